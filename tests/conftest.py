@@ -1,0 +1,117 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import os
+
+
+# Before any Hugging Face library is imported: these are read once, at import.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+FACTS = [
+    ("Where was Ada Marlow born?", "Ada Marlow was born in the harbour town of Veldt."),
+    ("What did Bo Lindgren write?", "Bo Lindgren wrote a long novel about winter bees."),
+    ("Which prize did Cyra Oduya win?", "Cyra Oduya won the Silver Quill for her third play."),
+    ("What do the parents of Dov Peretz do?", "The parents of Dov Peretz repair old church organs."),
+    ("Where does Edda Brandt live?", "Edda Brandt lives above a bakery near the canal."),
+    ("What does Faro Quintal study?", "Faro Quintal studies the songs of desert larks."),
+]
+
+
+@pytest.fixture(scope="session")
+def _tokenizer():
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([text for fact in FACTS for text in fact], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|pad|>", additional_special_tokens=special[1:2]
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+@pytest.fixture
+def tiny_tokenizer(_tokenizer):
+    """A ChatML tokenizer of 400 tokens, a copy for each test."""
+    return _tokenizer.__class__(
+        tokenizer_object=_tokenizer.backend_tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=CHATML,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_tokenizer):
+    """A random Llama of two layers that agrees with `tiny_tokenizer`."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def conversations(facts) -> Dataset:
+    """Question-answer pairs as conversational prompt-completion rows."""
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": question}],
+                "completion": [{"role": "assistant", "content": answer}],
+            }
+            for question, answer in facts
+        ]
+    )
+
+
+@pytest.fixture
+def forget_rows():
+    """Three conversational rows."""
+    return conversations(FACTS[:3])
+
+
+@pytest.fixture
+def retain_rows():
+    """Three other conversational rows."""
+    return conversations(FACTS[3:])

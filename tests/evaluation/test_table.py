@@ -1,0 +1,58 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import io
+
+from rich.console import Console
+
+from trl_unlearn.evaluation.table import print_results, results_markdown
+from trl_unlearn.records import METRICS, EvaluationResult, Measurement
+
+
+def make_result() -> EvaluationResult:
+    full = {name: Measurement(-0.123, 400, 0.011) for name, _, _ in METRICS}
+    return EvaluationResult(
+        parity="strict",
+        suites=["tofu"],
+        models={"target": full, "unlearned": full | {"own/metric": Measurement(1.0)}, "retrained": None},
+        protocol={"fluency_source": "standin"},
+        environment={},
+    )
+
+
+def printed(width: int = 80) -> str:
+    stream = io.StringIO()
+    print_results(make_result(), Console(file=stream, width=width))
+    return stream.getvalue()
+
+
+def test_the_table_fits_80_columns_with_every_name_and_value_unbroken():
+    lines = printed().splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in lines if "/" in line.split(" ")[0]}
+    assert list(cells) == [name for name, _, _ in METRICS] + ["own/metric"]
+    assert " ".join(cells["forget/paraphrase_probability"].split()) == "-0.123 ± 0.011 -0.123 ± 0.011 not run"
+    assert " ".join(cells["own/metric"].split()) == "not run 1.000 not run"
+
+
+def test_the_table_says_parity_fluency_source_and_what_was_not_evaluated():
+    text = " ".join(printed().split())
+    assert "Parity: strict." in text and "stand-in" in text and "The retrained model was not evaluated." in text
+
+
+def test_the_markdown_table_has_a_row_for_each_metric_in_order():
+    lines = results_markdown(make_result()).splitlines()
+    assert lines[:2] == ["| metric | target | unlearned | retrained |", "|---|--:|--:|--:|"]
+    assert [line.split("`")[1] for line in lines[2:]] == [name for name, _, _ in METRICS] + ["own/metric"]
+    assert lines[2] == "| `forget/extraction_strength` | -0.123 ± 0.011 | -0.123 ± 0.011 | not run |"

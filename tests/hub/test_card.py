@@ -1,0 +1,232 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import hashlib
+import json
+import math
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from huggingface_hub import ModelCard
+
+from trl_unlearn.hub.card import render_card
+from trl_unlearn.records import (
+    AdapterRecord,
+    BeliefAudit,
+    BeliefRefresh,
+    DatasetRecord,
+    EvaluationResult,
+    Measurement,
+    UnlearningRun,
+)
+
+
+SECRET_FOLDER = "/home/someone/private"
+UNLEARNED = {
+    "forget/extraction_strength": Measurement(0.1, 4, 0.02),
+    "forget/exact_memorization": Measurement(0.5, 4, 0.02),
+    "forget/squeezing": Measurement(-1.0, 4, 0.1),
+    "retain/probability": Measurement(0.9, 8, 0.01),
+    "aggregate/agg": Measurement(0.6),
+}
+
+
+def make_run(adapter=True, hub=True, retain=True, **changes) -> UnlearningRun:
+    folder = "" if hub else SECRET_FOLDER + "/"
+    sets = [
+        DatasetRecord(
+            f"{folder}org/{'data' if hub else name + '.jsonl'}", 4, "ab" * 32, name if hub else None, "train", hub
+        )
+        for name in ("forget10", "retain90")
+    ]
+    values = {
+        "base_model": f"{folder}org/model-1b",
+        "base_model_on_hub": hub,
+        "base_model_revision": "abc123" if hub else None,
+        "adapter": AdapterRecord("LORA", 8, 16, ["q_proj"], f"{SECRET_FOLDER}/first") if adapter else None,
+        "forget_set": sets[0],
+        "retain_set": sets[1] if retain else None,
+        "hyperparameters": {
+            "forget_loss_type": "bs_t",
+            "lambda_bss": 0.5,
+            "output_dir": f"{SECRET_FOLDER}/out",
+            "logging_dir": "runs",
+            "hub_token": "hf_verysecret",
+            "deepspeed": "./zero2.json",
+            "nested": {"file": f"{SECRET_FOLDER}/x"},
+            "warmup_steps": 3,
+        },
+        "steps": 2,
+        "epochs": 1.0,
+        "effective_batch_size": 2,
+        "seed": 0,
+        "world_size": 1,
+        "belief_audit": BeliefAudit(1.0, [BeliefRefresh(0.0, 12, 5.5, -0.25, 0.5, 1.0, "cd" * 32)]),
+        "started_at": "2026-01-02T03:04:05+00:00",
+        "seconds": 1.5,
+        "hardware": "CPU",
+        "versions": {"torch": "2.13.0"},
+    }
+    return UnlearningRun(**(values | changes))
+
+
+def make_result(retrained=True, **unlearned) -> EvaluationResult:
+    reference = {
+        "forget/extraction_strength": Measurement(0.05, 4, 0.01),
+        "forget/exact_memorization": Measurement(0.45, 4, 0.01),
+    }
+    return EvaluationResult(
+        parity="open-unlearning",
+        suites=["tofu"],
+        models={
+            "target": {"retain/probability": Measurement(0.95, 8, 0.01)},
+            "unlearned": UNLEARNED | unlearned,
+            "retrained": reference if retrained else None,
+        },
+        protocol={"fluency_source": "standin", "model": f"{SECRET_FOLDER}/target"},
+        environment={"torch": "2.13.0"},
+    )
+
+
+def failures(card: str) -> str:
+    return card.split("## Known failures")[1].split("## Versions")[0]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "hub", "retain", "result"),
+    product([True, False], [True, False], [True, False], [None, make_result(), make_result(retrained=False)]),
+)
+def test_every_card_parses_and_names_no_path_and_no_secret(adapter, hub, retain, result):
+    run = make_run(adapter, hub, retain)
+    content = render_card(run, result, ["figures/evaluation.png"])
+    data = ModelCard(content).data.to_dict()
+
+    assert data["library_name"] == ("peft" if adapter else "transformers")
+    assert data.get("base_model") == ("org/model-1b" if hub else None)
+    assert data.get("base_model_relation") == (("adapter" if adapter else "finetune") if hub else None)
+    assert data.get("datasets") == (["org/data"] if hub else None)
+    assert {"unlearning", "trl-unlearn", "trl", "bs-s"} <= set(data["tags"])
+    assert ("model-index" in data) == (result is not None)
+    assert ("PeftModel" in content) == ("merge_and_unload" in content) == adapter
+    assert ("a local checkpoint" in content) == (not hub)
+    assert ("Results are missing" in content) == (result is None)
+    assert ("There was no retain set" in content) == (not retain)
+    for hidden in ("/home", "someone", "private", "hf_verysecret", "zero2", "`logging_dir`"):
+        assert hidden not in content
+    assert "\n\n\n" not in content
+
+
+@pytest.mark.parametrize("hub", [True, False])
+def test_the_model_index_holds_the_figures_of_the_unlearned_model(hub):
+    data = ModelCard(render_card(make_run(hub=hub), make_result())).data
+    assert {entry.metric_type: entry.metric_value for entry in data.eval_results} == {
+        name: measurement.value for name, measurement in UNLEARNED.items()
+    }
+    sets = {entry.metric_type: (entry.dataset_type, entry.dataset_config) for entry in data.eval_results}
+    assert sets["forget/squeezing"] == (("org/data", "forget10") if hub else ("forget10.jsonl", None))
+    assert sets["retain/probability"] == (("org/data", "retain90") if hub else ("retain90.jsonl", None))
+    assert sets["aggregate/agg"][1] == "tofu suite"
+
+
+def test_a_relative_folder_that_looks_like_a_hub_id_stays_out_of_the_card():
+    run = make_run(
+        base_model="outputs/secret", base_model_on_hub=False, forget_set=DatasetRecord("mine/rows", 4, "ab")
+    )
+    content = render_card(run, make_result())
+    assert "outputs/" not in content and "mine/" not in content
+    assert "`secret`, a local checkpoint" in content
+
+
+def test_a_path_that_was_taken_for_a_hub_id_stays_out_of_the_card():
+    dataset = DatasetRecord(f"{SECRET_FOLDER}/rows", 4, "ab", on_hub=True)
+    content = render_card(make_run(base_model=f"{SECRET_FOLDER}/target", forget_set=dataset), make_result())
+    assert "someone" not in content and "`target`, a local checkpoint" in content
+    assert "base_model" not in ModelCard(content).data.to_dict()
+
+
+def test_a_windows_path_is_cut_to_its_last_part():
+    content = render_card(make_run(base_model="C:\\Users\\someone\\target", base_model_on_hub=False), None)
+    assert "someone" not in content and "`target`, a local checkpoint" in content
+
+
+def test_no_line_of_the_forget_set_is_on_the_card():
+    rows = [
+        {"prompt": f"Where was person {i} born?", "completion": f"Person {i} was born in a small town, number {i}."}
+        for i in range(4)
+    ]
+    dataset = DatasetRecord("archive", len(rows), hashlib.sha256(json.dumps(rows).encode()).hexdigest())
+    content = render_card(make_run(forget_set=dataset), make_result())
+    assert not [row for row in rows if row["prompt"] in content or row["completion"] in content]
+
+
+def test_what_was_not_run_is_said_and_is_never_zero():
+    content = render_card(make_run(), make_result(retrained=False))
+    row = next(line for line in content.splitlines() if line.startswith("| `forget/extraction_strength`"))
+    assert row == "| `forget/extraction_strength` | not run | 0.100 ± 0.020 | not run | 4 |"
+    assert "The retrained model was not evaluated." in content
+    assert "Not run: relearning" in content
+
+
+def test_a_metric_that_is_not_finite_stays_out_of_the_model_index():
+    result = make_result(**{"aggregate/agg": Measurement(math.nan)})
+    content = render_card(make_run(), result)
+    assert "aggregate/agg" not in {entry.metric_type for entry in ModelCard(content).data.eval_results}
+    assert "| `aggregate/agg` | not run | not finite | not run |" in content
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"forget/extraction_strength": Measurement(0.16)}, "Under-forgotten: `forget/extraction_strength` is 0.160"),
+        ({"forget/exact_memorization": Measurement(0.3)}, "Over-forgotten: `forget/exact_memorization` is 0.300"),
+        ({"retain/probability": Measurement(0.7)}, "Damaged: `retain/probability` fell from 0.950 to 0.700"),
+        ({"forget/squeezing": Measurement(0.2)}, "Squeezed: `forget/squeezing` is +0.200"),
+    ],
+)
+def test_a_failure_is_read_off_the_figures(changes, word):
+    assert "None of the automatic checks failed" in failures(render_card(make_run(), make_result()))
+    found = failures(render_card(make_run(), make_result(**changes)))
+    assert word in found
+    assert found.count("\n- ") == 1
+
+
+def test_without_a_reference_or_an_evaluation_the_card_says_that_nothing_can_be_said():
+    assert "No retrained model was evaluated" in failures(render_card(make_run(), make_result(retrained=False)))
+    assert "has not been evaluated" in failures(render_card(make_run(), None))
+    partial = replace(make_result(), models={"unlearned": {"aggregate/agg": Measurement(0.5)}, "retrained": {}})
+    found = failures(render_card(make_run(), partial))
+    assert "`retain/probability` is not known" in found and "`forget/squeezing` was not measured" in found
+
+
+def test_a_run_that_diverged_or_missed_rows_says_so():
+    audit = BeliefAudit(0.75, [BeliefRefresh(0.0, 3, math.nan, math.nan, 0.0, 1.0, "ab")])
+    run = make_run(
+        belief_audit=audit, training_log=[{"step": 1, "loss/forget": None}, {"step": 2, "loss/forget": 1.0}]
+    )
+    found = failures(render_card(run, make_result()))
+    assert "Diverged: 1 entries" in found and "Only 75.0% of the forget rows" in found
+
+
+def test_settings_of_another_method_are_not_shown_as_the_method():
+    settings = {"forget_loss_type": "npo", "lambda_bss": 0, "lambda_bst": 0.2, "beta": 0.1, "num_beliefs": 3}
+    method = render_card(make_run(hyperparameters=settings, belief_audit=None)).split("<details>")[0]
+    assert "| `beta` | 0.1 |" in method
+    assert "lambda_bst" not in method and "num_beliefs" not in method
+
+
+@pytest.mark.parametrize("figure", ["/home/x.png", "../x.png", "C:\\x.png", "~/x.png"])
+def test_a_figure_outside_the_folder_of_the_card_is_refused(figure):
+    with pytest.raises(ValueError, match="expected paths relative to the card"):
+        render_card(make_run(), None, [figure])

@@ -1,0 +1,103 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trl_unlearn import metrics
+from trl_unlearn.metrics import ForgetQuality, HarmonicMean, Probability, Squeezing, TruthRatio, memorization_score
+
+
+CASES = json.loads(Path(__file__).with_name("cases.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_the_metric_gives_the_hand_worked_value(case):
+    result = getattr(metrics, case["metric"])().compute(**case["inputs"])
+    for name, expected in case["expected"].items():
+        if isinstance(expected, dict):
+            assert result[name].keys() == expected.keys()
+            for key, values in expected.items():
+                assert result[name][key] == pytest.approx(values, abs=1e-12)
+        else:
+            assert result[name] == pytest.approx(expected, abs=1e-12)
+
+
+def test_every_metric_file_has_a_case():
+    files = {path.stem for path in Path(metrics.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
+    assert files == {case["module"] for case in CASES}
+
+
+def test_the_published_components_give_the_published_aggregates():
+    wrong, paraphrase = 0.0406795, 0.0534963
+    memorization = memorization_score(
+        extraction_strength=0.0597550,
+        exact_memorization=0.5860680,
+        paraphrase_probability=paraphrase,
+        truth_ratio_knowledge=paraphrase / (paraphrase + wrong),
+    )
+    utility = HarmonicMean().compute(terms=[0.5892923, 0.8981131])["harmonic_mean"]
+    agg = HarmonicMean().compute(terms=[memorization, utility])["harmonic_mean"]
+    assert (memorization, utility, agg) == pytest.approx((0.584, 0.712, 0.641), abs=1e-3)
+
+
+def test_everything_remembered_gives_memorization_zero():
+    assert (
+        memorization_score(
+            extraction_strength=1.0, exact_memorization=0.5, paraphrase_probability=0.5, truth_ratio_knowledge=0.5
+        )
+        == 0.0
+    )
+
+
+def test_the_logarithm_of_a_p_value_that_underflows_is_finite():
+    # 1000 against 1000 without overlap: log10 of 2 exp(-2 * 500).
+    quality = ForgetQuality().compute(unlearned=list(range(1000)), retrained=list(range(1000, 2000)))
+    assert quality["p_value"] == 0.0
+    assert quality["log10_p_value"] == pytest.approx(0.30103 - 434.29448, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "metric", [getattr(metrics, case["metric"]) for case in CASES], ids=lambda metric: metric.__name__
+)
+def test_an_empty_input_is_refused(metric):
+    with pytest.raises(ValueError, match=f"`{metric.__name__}` got no rows"):
+        metric().compute(**{name: [] for name in metric.inputs})
+
+
+def test_inputs_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"different lengths.*'true_logps': 2, 'wrong_logps': 1"):
+        TruthRatio().compute(true_logps=[-1.0, -2.0], wrong_logps=[[-1.0]])
+
+
+def test_a_missing_input_is_named():
+    with pytest.raises(ValueError, match="`TruthRatio` got no `wrong_logps`"):
+        TruthRatio().compute(true_logps=[-1.0])
+
+
+def test_a_row_without_tokens_is_named():
+    with pytest.raises(ValueError, match="no log-probabilities in row 1"):
+        Probability().compute(logps=[[-1.0], []])
+
+
+def test_a_row_with_another_number_of_beliefs_is_named():
+    with pytest.raises(ValueError, match="2 beliefs now and 1 before in row 0"):
+        Squeezing().compute(now=[[-1.0, -2.0]], before=[[-1.0]])
+
+
+def test_an_unknown_parity_is_refused():
+    with pytest.raises(ValueError, match="`parity` is 'paper'"):
+        TruthRatio().compute(true_logps=[-1.0], wrong_logps=[[-1.0]], parity="paper")

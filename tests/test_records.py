@@ -1,0 +1,223 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from trl_unlearn.records import (
+    METRIC_GROUPS,
+    METRICS,
+    AdapterRecord,
+    BeliefAudit,
+    BeliefRefresh,
+    DatasetRecord,
+    EvaluationResult,
+    Measurement,
+    UnlearningRun,
+    format_measurement,
+)
+
+
+def make_run(**changes) -> UnlearningRun:
+    values = {
+        "base_model": "org/model",
+        "base_model_on_hub": True,
+        "base_model_revision": "abc",
+        "adapter": AdapterRecord("LORA", r=8, alpha=16, target_modules=["q_proj"]),
+        "forget_set": DatasetRecord("org/data", rows=4, sha256="aa", config="forget10", split="train", on_hub=True),
+        "hyperparameters": {"forget_loss_type": "bs_t", "lambda_bss": 0.5, "generation_kwargs": {"min_p": 0.1}},
+        "steps": 2,
+        "epochs": 1.0,
+        "effective_batch_size": 2,
+        "seed": 0,
+        "world_size": 1,
+        "belief_audit": BeliefAudit(1.0, [BeliefRefresh(0.0, 12, 5.5, -0.25, 0.5, 1.0, "bb")]),
+        "training_log": [
+            {"step": 1, "epoch": 0.5, "loss/forget": -0.5},
+            {"step": 2, "epoch": 1.0, "loss/forget": None},
+        ],
+        "final_metrics": {"train_loss": -0.75},
+        "versions": {"torch": "2.13.0"},
+        "started_at": "2026-01-02T03:04:05+00:00",
+        "seconds": 1.5,
+        "hardware": "CPU",
+    }
+    return UnlearningRun(**(values | changes))
+
+
+def make_result(**changes) -> EvaluationResult:
+    values = {
+        "parity": "strict",
+        "suites": ["tofu"],
+        "models": {
+            "target": {"forget/probability": Measurement(0.9, n=4, stderr=0.1)},
+            "unlearned": {"forget/probability": Measurement(0.2, n=4, stderr=0.1), "aggregate/agg": Measurement(0.5)},
+            "retrained": None,
+        },
+        "protocol": {"fluency_source": "standin", "rows": {"forget": 4}},
+        "environment": {"torch": "2.13.0"},
+    }
+    return EvaluationResult(**(values | changes))
+
+
+@pytest.mark.parametrize("changes", [{}, {"adapter": None, "belief_audit": None, "base_model_revision": None}])
+def test_a_run_is_the_same_after_saving_and_loading(tmp_path, changes):
+    run = make_run(**changes)
+    run.save(tmp_path / "new" / "run.json")
+    assert UnlearningRun.load(tmp_path / "new" / "run.json") == run
+
+
+def test_a_result_is_the_same_after_saving_and_loading(tmp_path):
+    result = make_result()
+    result.save(tmp_path / "eval_results.json")
+    assert EvaluationResult.load(tmp_path / "eval_results.json") == result
+
+
+def test_an_adapter_may_name_its_modules_by_a_pattern():
+    run = make_run(adapter=AdapterRecord("LORA", target_modules="all-linear"))
+    assert UnlearningRun.from_dict(run.to_dict()) == run
+
+
+def test_what_is_not_finite_is_written_as_null_and_never_as_nan(tmp_path):
+    log = [{"step": 1, "loss/forget": -math.inf, "forget/logps": math.nan}]
+    make_run(training_log=log).save(tmp_path / "run.json")
+    text = (tmp_path / "run.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert UnlearningRun.load(tmp_path / "run.json").training_log == [
+        {"step": 1, "loss/forget": None, "forget/logps": None}
+    ]
+
+
+def test_a_metric_that_is_no_number_comes_back_as_nan():
+    result = make_result(models={"unlearned": {"forget/probability": Measurement(math.inf, n=2)}})
+    again = EvaluationResult.from_dict(result.to_dict()).get("unlearned", "forget/probability")
+    assert math.isnan(again.value) and again.n == 2
+
+
+def test_numbers_of_numpy_are_written_as_numbers():
+    models = {"unlearned": {"forget/probability": Measurement(np.float32(0.5), n=np.int64(3))}}
+    data = json.loads(json.dumps(make_result(models=models).to_dict()))
+    assert data["models"]["unlearned"]["forget/probability"] == {"value": 0.5, "n": 3, "stderr": None}
+
+
+def test_a_value_without_a_json_form_is_refused_by_its_key():
+    run = make_run(hyperparameters={"forget_loss_type": "ga", "lambda_bss": 0, "kwargs": {"stop": {1}}})
+    with pytest.raises(ValueError, match=r"`UnlearningRun\.hyperparameters\.kwargs\.stop` is a `set`"):
+        run.to_dict()
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    make_run(seed=1).save(tmp_path / "run.json")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make_run(seed=2).save(tmp_path / "run.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert UnlearningRun.load(tmp_path / "run.json").seed == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "`schema_version` is 2"),
+        ({"surprise": 1}, r"unknown keys \['surprise'\]"),
+        ({"seed": "0"}, r"`UnlearningRun\.seed` is '0' \(`str`\), expected `int`"),
+        ({"seed": True}, r"`UnlearningRun\.seed` is True"),
+        ({"steps": None}, r"`UnlearningRun\.steps` is None"),
+        ({"forget_set": {"name": "x"}}, r"`UnlearningRun\.forget_set` lacks the keys \['rows', 'sha256'\]"),
+        ({"training_log": [{"step": "one"}]}, r"`UnlearningRun\.training_log\[0\]\.step` is 'one'"),
+        ({"hyperparameters": {"lambda_bss": 0}}, r"`hyperparameters` lacks \['forget_loss_type'\]"),
+    ],
+)
+def test_a_run_that_is_not_one_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        UnlearningRun.from_dict(make_run().to_dict() | change)
+
+
+def test_a_run_without_a_key_is_refused():
+    data = make_run().to_dict()
+    del data["base_model"]
+    with pytest.raises(ValueError, match=r"lacks the keys \['base_model'\]"):
+        UnlearningRun.from_dict(data)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "null"])
+def test_a_file_that_holds_no_record_is_refused(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"is not JSON|`schema_version` is None"):
+        UnlearningRun.load(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"parity": "loose"}, "`parity` is 'loose'"), ({"models": {"base": {}}}, r"\['base'\]")]
+)
+def test_a_result_with_an_unknown_parity_or_model_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_result(**change)
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight", "name"),
+    [
+        ("bs_t", 0, "BS-T"),
+        ("bs_t", 0.5, "BS-S"),
+        ("ga", 0.0, "GA"),
+        ("npo", 0, "NPO"),
+        ("npo", 0.5, "BS-S on NPO"),
+    ],
+)
+def test_the_method_is_named_after_its_objective_and_its_beliefs(loss, weight, name):
+    assert make_run(hyperparameters={"forget_loss_type": loss, "lambda_bss": weight}).method == name
+
+
+def test_rows_hold_every_metric_in_order_and_what_else_was_measured_at_the_end():
+    result = make_result(models={"unlearned": {"own/metric": Measurement(1.0), "aggregate/agg": Measurement(0.5)}})
+    rows = list(result.rows())
+    assert [name for _, name, _ in rows] == [name for name, _, _ in METRICS] + ["own/metric"]
+    assert rows[-2] == ("aggregate", "aggregate/agg", [None, Measurement(0.5), None])
+    assert rows[-1] == ("other", "own/metric", [None, Measurement(1.0), None])
+    assert {group for _, _, group in METRICS} == set(METRIC_GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("measurement", "text"),
+    [
+        (None, "not run"),
+        (Measurement(math.nan), "not finite"),
+        (Measurement(0.0), "0.000"),
+        (Measurement(0.12345, n=3, stderr=0.0126), "0.123 ± 0.013"),
+        (Measurement(0.5, n=1, stderr=math.nan), "0.500"),
+        (Measurement(4.2e-7), "4e-07"),
+        (Measurement(-6.4), "-6.400"),
+    ],
+)
+def test_a_measurement_is_shown_with_its_error_and_its_absence(measurement, text):
+    assert format_measurement(measurement) == text
+
+
+def test_the_notes_say_what_a_reader_could_take_for_granted():
+    notes = " ".join(make_result().notes())
+    assert "The retrained model was not evaluated." in notes
+    assert "Parity: strict." in notes
+    assert "stand-in" in notes
+    published = replace(make_result(), parity="open-unlearning", protocol={"fluency_source": "classifier"})
+    assert "Parity: open-unlearning." in " ".join(published.notes())
+    assert "stand-in" not in " ".join(published.notes())

@@ -1,0 +1,257 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Rows to token ids and labels: the only tokenisation, for training and evaluation alike."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+
+ENCODED_COLUMNS = ("input_ids", "labels", "prompt_length")
+_ROW_FORMS = (
+    "`prompt` and `completion` (strings or messages), `messages` (the last turn is the assistant's), `{text_field}`, "
+    "or `input_ids` and `labels`"
+)
+
+
+def ends_turn(token_id: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """
+    Tell whether a token closes a completion: the EOS token or another special token, such as `<|eot_id|>`.
+
+    Args:
+        token_id (`int`):
+            Last label of a row.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer that made it.
+
+    Returns:
+        `bool`: `True` for a special token.
+    """
+    if token_id in tokenizer.all_special_ids:
+        return True
+    added = tokenizer.added_tokens_decoder.get(token_id)
+    return added is not None and added.special
+
+
+def answer_text(row: Mapping[str, Any]) -> str:
+    """
+    Text of a row's completion.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            Row of prompt-completion (standard or conversational) or `messages` form.
+
+    Returns:
+        `str`: The completion without surrounding white space.
+    """
+    completion = row["messages"] if "messages" in row else row["completion"]
+    return (completion if isinstance(completion, str) else completion[-1]["content"]).strip()
+
+
+def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
+    """
+    A row's prompt with another completion of the same form.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            Row of prompt-completion (standard or conversational) or `messages` form.
+        answer (`str`):
+            Text of the new completion.
+
+    Returns:
+        `dict[str, Any]`: The new row; leading white space of a plain-text completion is kept.
+    """
+    if "messages" in row:
+        return {"messages": [*row["messages"][:-1], {"role": "assistant", "content": answer}]}
+    completion = row["completion"]
+    if isinstance(completion, str):
+        lead = completion[: len(completion) - len(completion.lstrip())]
+        return {"prompt": row["prompt"], "completion": lead + answer}
+    return {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": answer}]}
+
+
+def _common_prefix_length(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _encode_conversation(prompt: list[dict], completion: list[dict], tokenizer) -> tuple[list[int], int]:
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"has messages, but the tokenizer (`{type(tokenizer).__name__}`) has no chat template. Set "
+            "`tokenizer.chat_template`, pass `--chat_template_path`, or give `prompt` and `completion` as strings."
+        )
+    prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+    ids = tokenizer.apply_chat_template(prompt + completion, return_dict=False)
+    # What a template writes after the end of turn (a line break in ChatML) is never generated: as a label it would
+    # dilute every probability.
+    end = len(ids)
+    while end > 1 and not ends_turn(ids[end - 1], tokenizer) and not tokenizer.decode(ids[end - 1]).strip():
+        end -= 1
+    if ends_turn(ids[end - 1], tokenizer):
+        ids = ids[:end]
+    return ids, _common_prefix_length(prompt_ids, ids)
+
+
+def _with_eos(text: str, tokenizer) -> str:
+    eos = tokenizer.eos_token
+    return text if eos is None or text.endswith(eos) else text + eos
+
+
+def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[list[int], int | None]:
+    """Token ids of a row that is not tokenised yet, and where its labels start (`None`: at the first token)."""
+    if "messages" in row:
+        messages = row["messages"]
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise ValueError(
+                "has `messages` that do not end in an assistant turn after a prompt (roles: "
+                f"{[message['role'] for message in messages]}). The last assistant turn is what is scored: cut the "
+                "conversation after it."
+            )
+        return _encode_conversation(messages[:-1], messages[-1:], tokenizer)
+    if "prompt" in row and "completion" in row:
+        prompt, completion = row["prompt"], row["completion"]
+        if isinstance(prompt, str) != isinstance(completion, str):
+            raise ValueError(
+                f"has a `prompt` of type `{type(prompt).__name__}` and a `completion` of type "
+                f"`{type(completion).__name__}`. Both must be strings or both lists of messages."
+            )
+        if not isinstance(prompt, str):
+            return _encode_conversation(prompt, completion, tokenizer)
+        prompt_ids = tokenizer(prompt)["input_ids"]
+        ids = tokenizer(_with_eos(prompt + completion, tokenizer))["input_ids"]
+        return ids, _common_prefix_length(prompt_ids, ids)
+    if text_field in row:
+        return tokenizer(_with_eos(row[text_field], tokenizer))["input_ids"], None
+    raise ValueError(
+        f"has the columns {sorted(row)}, of which none can be used. Expected "
+        f"{_ROW_FORMS.format(text_field=text_field)}; rename the columns or map the dataset to one of these forms."
+    )
+
+
+def encode_row(
+    row: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int | None = None,
+    prompt_length: int = 64,
+    text_field: str = "text",
+) -> dict[str, Any]:
+    """
+    Encode a row of any of the four dataset forms.
+
+    The label of a prompt token is `-100`; the last label of an answer is its end-of-turn token, and what a chat
+    template writes after that is cut off.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            Row with `prompt` and `completion` (strings or messages), `messages` (the last assistant turn is the
+            completion), raw text (every token is a label), or `input_ids` and `labels` (taken as they are).
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer, with a chat template for conversational rows.
+        max_length (`int`, *optional*):
+            Number of tokens after which a row is cut.
+        prompt_length (`int`, *optional*, defaults to `64`):
+            Number of first tokens of a raw text (or of a row whose labels start at its first token) that are the
+            prompt of its beliefs.
+        text_field (`str`, *optional*, defaults to `"text"`):
+            Column of raw text.
+
+    Returns:
+        `dict[str, Any]`: `input_ids` and `labels` (lists of the same length) and `prompt_length` (number of tokens
+        that a belief of this row is generated from).
+
+    Raises:
+        `ValueError`: If the row has none of the forms, no chat template where one is needed, or no label token left.
+            The sentence starts with a verb, for [`encode_dataset`] to put the row's index before it.
+    """
+    if "input_ids" in row and "labels" in row:
+        ids, labels = list(row["input_ids"]), list(row["labels"])
+        if len(ids) != len(labels):
+            raise ValueError(f"has {len(ids)} `input_ids` and {len(labels)} `labels`; both need one entry a token.")
+        start = next((i for i, label in enumerate(labels) if label != -100), len(labels))
+    else:
+        ids, first = _encode_form(row, tokenizer, text_field)
+        start = first or 0
+        labels = [-100] * start + ids[start:]
+        if all(label == -100 or ends_turn(label, tokenizer) for label in labels):
+            raise ValueError("has a completion without a token. Remove the row or give it an answer.")
+        ids, labels = ids[:max_length], labels[:max_length]
+    # The first token has nothing before it and is never predicted.
+    if all(label == -100 for label in labels[1:]):
+        raise ValueError(
+            f"has no label token within `max_length={max_length}`: its prompt takes {start} tokens. Raise "
+            "`max_length` or shorten the prompt."
+            if max_length is not None
+            else "has no label token. Every label is -100, or the text has a single token."
+        )
+    prompt = start if start > 0 else min(prompt_length, len(ids) - 1)
+    return {"input_ids": ids, "labels": labels, "prompt_length": prompt}
+
+
+def encode_dataset(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    max_length: int | None = None,
+    prompt_length: int = 64,
+    text_field: str = "text",
+    num_proc: int | None = None,
+) -> Dataset:
+    """
+    Encode every row of a dataset with [`encode_row`].
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Rows of one of the four forms.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer, with a chat template for conversational rows.
+        name (`str`):
+            What the rows are, for messages: `"forget"`, `"retain"`, `"eval"`.
+        max_length, prompt_length, text_field:
+            See [`encode_row`].
+        num_proc (`int`, *optional*):
+            Number of processes.
+
+    Returns:
+        [`~datasets.Dataset`]: `input_ids`, `labels` and `prompt_length`, in the order of the rows.
+
+    Raises:
+        `ValueError`: If the dataset is empty, or a row cannot be encoded; names the row by index.
+    """
+    if len(dataset) == 0:
+        raise ValueError(f"The {name} set is empty. Give at least one row; check the split and the config name.")
+
+    def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
+        try:
+            return encode_row(
+                {key: value for key, value in row.items() if value is not None},
+                tokenizer,
+                max_length=max_length,
+                prompt_length=prompt_length,
+                text_field=text_field,
+            )
+        except ValueError as error:
+            raise ValueError(f"Row {index} of the {name} set {error}") from None
+
+    return dataset.map(
+        encode,
+        with_indices=True,
+        remove_columns=[column for column in dataset.column_names if column not in ENCODED_COLUMNS],
+        num_proc=num_proc,
+        desc=f"Encoding the {name} set",
+    )

@@ -1,0 +1,189 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Figures of a run and of its evaluation, as PNG files 800 pixels wide."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..records import METRIC_GROUPS, METRICS, MODEL_ROLES, EvaluationResult
+
+
+DPI = 100
+WIDTH = 8.0
+
+# Okabe and Ito's colours, and a shape or a dash of its own for each, so that nothing hangs on colour alone.
+ROLE_STYLES = {"target": ("#D55E00", "s"), "unlearned": ("#0072B2", "o"), "retrained": ("#009E73", "D")}
+TRAINING_STYLES = {
+    "forget/logps": ("forget rows", "#D55E00", "-"),
+    "beliefs/logps": ("beliefs", "#0072B2", "--"),
+    "retain/logps": ("retain rows", "#009E73", "-."),
+}
+PLOTTED = (
+    "forget/extraction_strength",
+    "forget/exact_memorization",
+    "forget/probability",
+    "forget/paraphrase_probability",
+    "forget/truth_ratio",
+    "forget/rougeL_recall",
+    "retain/probability",
+    "retain/rougeL_recall",
+    "utility/model_utility",
+    "utility/fluency",
+    "utility/fluency_standin",
+    "aggregate/memorization",
+    "aggregate/utility",
+    "aggregate/agg",
+)
+GROUP_TITLES = {"forget": "Forget set", "keep": "What is to be kept", "aggregate": "Aggregates"}
+
+
+def _measured(result: EvaluationResult, group: str) -> list[tuple[str, str]]:
+    """(name, label) of the group's metrics that at least one model has."""
+    return [
+        (name, label)
+        for name, label, of_group in METRICS
+        if of_group == group and name in PLOTTED and any(result.get(role, name) for role in MODEL_ROLES)
+    ]
+
+
+def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[tuple[str, str]]) -> None:
+    for role, (colour, marker) in ROLE_STYLES.items():
+        for y, (name, _) in enumerate(metrics):
+            measurement = result.get(role, name)
+            if measurement is None or not math.isfinite(measurement.value):
+                continue
+            axes.errorbar(
+                measurement.value,
+                y,
+                xerr=measurement.stderr,
+                fmt=marker,
+                color=colour,
+                markersize=9 if role == "unlearned" else 8,
+                # The reference is hollow: a dot that lies right on it must not hide it.
+                markerfacecolor="none" if role == "retrained" else colour,
+                markeredgewidth=1.8,
+                capsize=3,
+                clip_on=False,
+                zorder=4 if role == "retrained" else 3,
+            )
+    axes.set_yticks(range(len(metrics)), [label for _, label in metrics])
+    axes.set_ylim(len(metrics) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.grid(axis="both", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    hint = METRIC_GROUPS[group]
+    if group == "forget" and result.models["retrained"] is None:
+        hint = "no retrained model to compare with"
+    axes.set_title(f"{GROUP_TITLES[group]}: {hint}", loc="left", fontsize=11)
+
+
+def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:
+    """
+    Draws a dot plot of the three models on the main metrics, with standard errors.
+
+    Args:
+        result ([`EvaluationResult`]):
+            What to draw. What was not run is left out.
+        path (`str` or `os.PathLike`):
+            The PNG file to write.
+
+    Raises:
+        `ValueError`: if none of the main metrics was run.
+    """
+    groups = {group: metrics for group in METRIC_GROUPS if (metrics := _measured(result, group))}
+    if not groups:
+        raise ValueError(
+            f"`result` holds none of the metrics that are drawn, {list(PLOTTED)}: evaluate a model first."
+        )
+    rows = [len(metrics) for metrics in groups.values()]
+    # Inches: a row of dots, what a panel needs around them, the title and the legend.
+    figure = Figure(figsize=(WIDTH, 0.33 * sum(rows) + 0.75 * len(groups) + 0.7), dpi=DPI, layout="constrained")
+    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[count + 0.4 for count in rows])[:, 0]
+    for axes, (group, metrics) in zip(panels, groups.items(), strict=True):
+        _draw_group(axes, result, group, metrics)
+    reference = ", and one that never saw the forget set" if result.models["retrained"] is not None else ""
+    figure.suptitle(f"The model before and after unlearning{reference}", fontsize=13)
+    handles = [
+        axes.plot([], [], marker, color=colour, markerfacecolor="none" if role == "retrained" else colour)[0]
+        for role, (colour, marker) in ROLE_STYLES.items()
+        if result.models[role] is not None
+    ]
+    roles = [role for role in ROLE_STYLES if result.models[role] is not None]
+    figure.legend(handles, roles, loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def plot_training(
+    log: Sequence[dict[str, float | None]], path: str | os.PathLike, refresh_epochs: Sequence[float] = ()
+) -> None:
+    """
+    Draws the mean log-probability of forget rows, beliefs and retain rows over the steps of a run.
+
+    Args:
+        log (`Sequence[dict[str, float | None]]`):
+            The run's `training_log`: `step`, `epoch`, and in nats a token `forget/logps`, `beliefs/logps`,
+            `retain/logps`.
+        path (`str` or `os.PathLike`):
+            The PNG file to write.
+        refresh_epochs (`Sequence[float]`, *optional*, defaults to `()`):
+            When beliefs were sampled, in epochs; drawn as vertical lines.
+
+    Raises:
+        `ValueError`: if the log has none of the three curves.
+    """
+    curves = {
+        name: [(entry["step"], entry[name]) for entry in log if _is_finite(entry.get(name))]
+        for name in TRAINING_STYLES
+    }
+    if not any(curves.values()):
+        raise ValueError(f"`log` has none of the curves that are drawn, {list(TRAINING_STYLES)}: nothing was logged.")
+    figure = Figure(figsize=(WIDTH, 4.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    timed = [entry for entry in log if entry.get("epoch")]
+    if timed:
+        steps_per_epoch = timed[-1]["step"] / timed[-1]["epoch"]
+        for i, epoch in enumerate(refresh_epochs):
+            label = "beliefs sampled" if i == 0 else None
+            axes.axvline(epoch * steps_per_epoch, color="#BBBBBB", linewidth=1, label=label, zorder=1)
+    for name, (label, colour, dash) in TRAINING_STYLES.items():
+        if curves[name]:
+            # A short run has few points: they are to be seen as such.
+            marker = "o" if len(curves[name]) <= 20 else ""
+            x, y = zip(*curves[name], strict=True)
+            axes.plot(x, y, dash, color=colour, marker=marker, markersize=4, linewidth=2, label=label)
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel("mean log-probability (nats a token)")
+    axes.set_title("How likely the model finds its rows while it unlearns", loc="left", fontsize=13)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    _save(figure, path)
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
+    FigureCanvasAgg(figure).print_png(path)

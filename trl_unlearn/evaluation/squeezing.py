@@ -1,0 +1,133 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Beliefs that are frozen before unlearning, to see where the probability of the answers goes."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..encoding import ends_turn
+from ..generation import eos_token_ids, generate
+from ..token_scores import score_rows
+
+
+def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list[int]]:
+    """
+    Encoded row of a generated completion, whose tokens are all labels.
+
+    Args:
+        prompt (`list[int]`):
+            Token ids of the prompt.
+        completion (`list[int]`):
+            Token ids of the completion.
+
+    Returns:
+        `dict[str, list[int]]`: `input_ids` and `labels`.
+    """
+    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+
+
+def freeze_beliefs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    num_beliefs: int,
+    max_new_tokens: int,
+    pad_token_id: int,
+    seed: int,
+    batch_size: int | None = None,
+) -> list[list[dict[str, list[int]]]]:
+    """
+    Sample what a model believes beside the true answers, at temperature 1.
+
+    Kept are distinct samples with at least one token. Those that repeat the answer are left out: that their
+    probability falls is forgetting, not squeezing.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model before unlearning.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        rows (`Sequence[Mapping[str, Any]]`):
+            Encoded forget rows (`input_ids`, `labels`, `prompt_length`).
+        num_beliefs (`int`):
+            Number of samples a row.
+        max_new_tokens (`int`):
+            Longest belief, in tokens.
+        pad_token_id (`int`):
+            Token of the padding.
+        seed (`int`):
+            Seed of the samples; a row's samples depend on it and on the row's index only.
+        batch_size (`int`, *optional*):
+            Rows a `generate` call takes. `None` chooses.
+
+    Returns:
+        `list[list[dict[str, list[int]]]]`: Encoded beliefs of each row, of any number up to `num_beliefs`.
+    """
+    prompts = [list(row["input_ids"][: row["prompt_length"]]) for row in rows]
+    samples = generate(
+        model,
+        [prompt for prompt in prompts for _ in range(num_beliefs)],
+        pad_token_id=pad_token_id,
+        eos_token_ids=eos_token_ids(model, tokenizer),
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        keys=[(seed, 0, index, j) for index in range(len(rows)) for j in range(num_beliefs)],
+        desc="Sampling beliefs of the original model",
+    )
+    beliefs = []
+    for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        answer = list(row["input_ids"][row["prompt_length"] :])
+        if ends_turn(answer[-1], tokenizer):
+            answer.pop()
+        kept = {}
+        for sample in samples[index * num_beliefs : (index + 1) * num_beliefs]:
+            text = sample.ids[:-1] if sample.ended else sample.ids
+            if text and text != answer:
+                kept.setdefault(tuple(text), sample.ids)
+        beliefs.append([continuation_row(prompt, ids) for ids in kept.values()])
+    return beliefs
+
+
+def belief_logps(
+    model: nn.Module,
+    beliefs: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    pad_token_id: int,
+    batch_size: int = 32,
+) -> list[list[float]]:
+    """
+    Mean log-probability of frozen beliefs under a model.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model in question.
+        beliefs (`Sequence[Sequence[Mapping[str, Any]]]`):
+            Beliefs of each row, from [`freeze_beliefs`].
+        pad_token_id (`int`):
+            Token of the padding.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Beliefs a forward pass takes.
+
+    Returns:
+        `list[list[float]]`: Mean log pi_y a token of each belief, in nats, of the rows that have one.
+    """
+    flat = [belief for row in beliefs for belief in row]
+    scores = iter(score_rows(model, flat, pad_token_id=pad_token_id, batch_size=batch_size, desc="Scoring beliefs"))
+    return [[fmean(next(scores).logps) for _ in row] for row in beliefs if row]

@@ -1,0 +1,65 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The results as a table: in the terminal, and in Markdown."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ..records import MODEL_ROLES, EvaluationResult, format_measurement
+
+
+def print_results(result: EvaluationResult, console: Console | None = None) -> None:
+    """
+    Prints a table of the three models, and the notes that belong to it. It fits into 80 columns and needs no colour.
+
+    Args:
+        result ([`EvaluationResult`]):
+            What to print.
+        console (`rich.console.Console`, *optional*):
+            Where to print; defaults to standard output.
+    """
+    console = console or Console()
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("metric", no_wrap=True)
+    for role in MODEL_ROLES:
+        table.add_column(role, justify="right")
+    previous = None
+    for group, name, measurements in result.rows():
+        if previous not in (None, group):
+            table.add_row()
+        table.add_row(name, *map(format_measurement, measurements))
+        previous = group
+    console.print(table)
+    console.print()
+    for note in result.notes():
+        console.print(note, style="dim", highlight=False, markup=False)
+
+
+def results_markdown(result: EvaluationResult) -> str:
+    """
+    The same table in Markdown.
+
+    Args:
+        result ([`EvaluationResult`]):
+            What to show.
+
+    Returns:
+        `str`: a table with a row for each metric, without a line break at its end.
+    """
+    lines = [f"| metric | {' | '.join(MODEL_ROLES)} |", "|---|" + "--:|" * len(MODEL_ROLES)]
+    for _, name, measurements in result.rows():
+        lines.append(f"| `{name}` | {' | '.join(map(format_measurement, measurements))} |")
+    return "\n".join(lines)

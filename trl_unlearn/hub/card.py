@@ -1,0 +1,291 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The model card: a pure function of the two records. No text of the data, no path of a machine."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import PurePosixPath
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from ..records import (
+    METRIC_GROUPS,
+    METRICS,
+    MODEL_ROLES,
+    DatasetRecord,
+    EvaluationResult,
+    UnlearningRun,
+    format_measurement,
+)
+
+
+# How far a figure may be off before the card calls it a failure.
+MEMORIZATION_MARGIN = 0.1
+RETAIN_SHARE = 0.8
+
+# The settings that make the method, and those that only some methods read. The others stand in a fold below.
+METHOD_SETTINGS = (
+    "forget_loss_type",
+    "forget_weight",
+    "retain_loss_type",
+    "retain_weight",
+    "beta",
+    "learning_rate",
+    "num_train_epochs",
+)
+TOKEN_BELIEF_SETTINGS = ("lambda_bst", "belief_top_k", "belief_temperature", "belief_exclude_target")
+SEQUENCE_BELIEF_SETTINGS = ("lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
+
+
+def _last_part(name: str) -> str:
+    """What may be said of a path: its last component."""
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].lstrip("~.") or "local"
+
+
+def _public_name(name: str, on_hub: bool) -> tuple[str, bool]:
+    # A record may err: a folder that was moved since looks like an id that the machine does not have.
+    on_hub = on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is not None
+    return (name if on_hub else _last_part(name)), on_hub
+
+
+def _public_dataset(dataset: DatasetRecord) -> DatasetRecord:
+    name, on_hub = _public_name(dataset.name, dataset.on_hub)
+    return replace(dataset, name=name, on_hub=on_hub)
+
+
+def _public_run(run: UnlearningRun) -> UnlearningRun:
+    """The run with every path cut to its last component."""
+    name, on_hub = _public_name(run.base_model, run.base_model_on_hub)
+    return replace(
+        run,
+        base_model=name,
+        base_model_on_hub=on_hub,
+        forget_set=_public_dataset(run.forget_set),
+        retain_set=run.retain_set and _public_dataset(run.retain_set),
+    )
+
+
+def _public_settings(settings: dict[str, Any]) -> dict[str, str]:
+    """Setting -> value as a cell of a table, without secrets and without what is or may be a path."""
+    public = {}
+    for name, value in settings.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if value is None or re.search(r"[/\\]|\"[~.]", text) or re.search(r"(^|_)(dir|token|path)$", name):
+            continue
+        public[name] = text.strip('"').replace("|", "&#124;")
+    return public
+
+
+def _method_settings(run: UnlearningRun) -> list[str]:
+    names = list(METHOD_SETTINGS)
+    if run.hyperparameters["forget_loss_type"] == "bs_t":
+        names += TOKEN_BELIEF_SETTINGS
+    if run.hyperparameters["lambda_bss"] > 0:
+        names += SEQUENCE_BELIEF_SETTINGS
+    return names
+
+
+def _dataset_label(dataset: DatasetRecord) -> str:
+    return ", ".join(f"`{part}`" for part in (dataset.name, dataset.config, dataset.split) if part)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+
+
+def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResult]:
+    """The unlearned model's finite figures, each under the data set that it was measured on."""
+    labels = {name: label for name, label, _ in METRICS}
+    entries = []
+    for name, measurement in (result.models["unlearned"] or {}).items():
+        if not math.isfinite(measurement.value):
+            continue
+        dataset = run.retain_set if name.startswith("retain/") and run.retain_set is not None else run.forget_set
+        config, split = dataset.config, dataset.split
+        if not name.startswith("forget") and dataset is run.forget_set:
+            # Measured on several sets: the data set as a whole.
+            config, split = f"{', '.join(result.suites)} suite", None
+        entries.append(
+            EvalResult(
+                task_type="text-generation",
+                task_name="Unlearning",
+                # The Hub takes letters, digits, dots and dashes here, and one slash between owner and name.
+                dataset_type=dataset.name if dataset.on_hub else re.sub(r"[^\w.-]+", "-", dataset.name),
+                dataset_name=f"{dataset.name} {config or ''}".strip(),
+                dataset_config=config,
+                dataset_split=split,
+                metric_type=name,
+                metric_name=labels.get(name, name),
+                metric_value=measurement.value,
+            )
+        )
+    return entries
+
+
+def _card_data(run: UnlearningRun, result: EvaluationResult | None) -> ModelCardData:
+    method = _slug(run.method)
+    datasets = [dataset.name for dataset in (run.forget_set, run.retain_set) if dataset is not None and dataset.on_hub]
+    eval_results = _eval_results(run, result) if result is not None else []
+    return ModelCardData(
+        base_model=run.base_model if run.base_model_on_hub else None,
+        base_model_relation=("adapter" if run.adapter else "finetune") if run.base_model_on_hub else None,
+        library_name="peft" if run.adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["unlearning", "trl-unlearn", "trl", method, *([_slug(run.adapter.type)] if run.adapter else [])],
+        datasets=list(dict.fromkeys(datasets)) or None,
+        model_name=f"{_last_part(run.base_model)}-{method}" if eval_results else None,
+        eval_results=eval_results or None,
+    )
+
+
+def _value(result: EvaluationResult, role: str, metric: str) -> float | None:
+    measurement = result.get(role, metric)
+    return measurement.value if measurement is not None and math.isfinite(measurement.value) else None
+
+
+def _against_retrained(result: EvaluationResult) -> list[str]:
+    """What the comparison with a model that never saw the forget set shows, and what cannot be said without it."""
+    if result.models["retrained"] is None:
+        return [
+            "No retrained model was evaluated. Whether this model forgot too little or too much cannot be said: only "
+            "the change against the target is known."
+        ]
+    found = []
+    for metric in ("forget/extraction_strength", "forget/exact_memorization"):
+        unlearned, retrained = _value(result, "unlearned", metric), _value(result, "retrained", metric)
+        if unlearned is None or retrained is None:
+            found.append(f"`{metric}` is not known for both the unlearned and the retrained model.")
+        elif unlearned > retrained + MEMORIZATION_MARGIN:
+            found.append(
+                f"Under-forgotten: `{metric}` is {unlearned:.3f}, {unlearned - retrained:.3f} above the retrained "
+                f"model's. Part of the forget set can still be read out."
+            )
+        elif unlearned < retrained - MEMORIZATION_MARGIN:
+            found.append(
+                f"Over-forgotten: `{metric}` is {unlearned:.3f}, {retrained - unlearned:.3f} below the retrained "
+                f"model's. A model that never knew the rows does not look like this: the removal is visible."
+            )
+    return found
+
+
+def _side_effects(result: EvaluationResult) -> list[str]:
+    """Damage to what was to be kept, and mass that moved to the rephrasings."""
+    found = []
+    before, after = (_value(result, role, "retain/probability") for role in ("target", "unlearned"))
+    if before is None or after is None:
+        found.append("`retain/probability` is not known before and after. Damage to the retained rows cannot be said.")
+    elif after < RETAIN_SHARE * before:
+        found.append(
+            f"Damaged: `retain/probability` fell from {before:.3f} to {after:.3f}, to {after / before:.0%} of the "
+            f"target's."
+        )
+    squeezing = _value(result, "unlearned", "forget/squeezing")
+    if squeezing is None:
+        found.append("`forget/squeezing` was not measured. Whether mass moved to rephrasings cannot be said.")
+    elif squeezing > 0:
+        found.append(
+            f"Squeezed: `forget/squeezing` is +{squeezing:.3f} nats a token. The rephrasings that the model held "
+            f"before became more likely: the knowledge moved there."
+        )
+    return found
+
+
+def _known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list[str]:
+    found = []
+    broken = sum(
+        any(value is None or not math.isfinite(value) for value in entry.values()) for entry in run.training_log
+    )
+    if broken:
+        found.append(f"Diverged: {broken} entries of the training log hold a number that is not finite.")
+    if run.belief_audit is not None and run.belief_audit.coverage < 1:
+        found.append(f"Only {run.belief_audit.coverage:.1%} of the forget rows had beliefs of their own.")
+    if result is None or result.models["unlearned"] is None:
+        return [*found, "This model has not been evaluated. Nothing can be said of what it forgot or kept."]
+    return found + _against_retrained(result) + _side_effects(result)
+
+
+def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]]:
+    """(heading, rows of cells): metric, the three models, n."""
+    groups: dict[str, list[list[str]]] = {}
+    for group, name, measurements in result.rows():
+        counts = sorted({m.n for m in measurements if m is not None and m.n is not None})
+        cells = [f"`{name}`", *map(format_measurement, measurements), " / ".join(map(str, counts))]
+        groups.setdefault(group, []).append(cells)
+    headings = {group: f"{group.capitalize()}: {hint}" for group, hint in METRIC_GROUPS.items()}
+    return [(headings.get(group, group.capitalize()), rows) for group, rows in groups.items()]
+
+
+def _target_modules(run: UnlearningRun) -> str:
+    modules = run.adapter.target_modules if run.adapter else None
+    return ", ".join(f"`{name}`" for name in ([modules] if isinstance(modules, str) else modules or []))
+
+
+def render_card(run: UnlearningRun, result: EvaluationResult | None = None, figures: Sequence[str] = ()) -> str:
+    """
+    Writes the model card.
+
+    Args:
+        run ([`UnlearningRun`]):
+            The run that made the model.
+        result ([`EvaluationResult`], *optional*):
+            What was measured; without it the card says that results are missing.
+        figures (`Sequence[str]`, *optional*, defaults to `()`):
+            The PNG files to show, as paths relative to the card, for instance `"figures/evaluation.png"`.
+
+    Returns:
+        `str`: the content of `README.md`: a YAML head with the `model-index`, and Markdown. It holds no row of the
+        data and no path of the machine.
+
+    Raises:
+        `ValueError`: if a figure's path leads out of the card's folder.
+    """
+    for figure in figures:
+        if re.match(r"[/\\~]|[A-Za-z]:", figure) or ".." in PurePosixPath(figure).parts:
+            raise ValueError(
+                f"`figures` has {figure!r}, expected paths relative to the card's folder, such as "
+                f"`figures/evaluation.png`: save the figure there and pass that path."
+            )
+    run = _public_run(run)
+    settings, of_method = _public_settings(run.hyperparameters), _method_settings(run)
+    template = files(__package__).joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    # Jinja is not to escape: the output is Markdown, and no value comes from the data.
+    body = environment.from_string(template).render(
+        run=run,
+        result=result,
+        roles=MODEL_ROLES,
+        continued_from=run.adapter and run.adapter.continued_from and _last_part(run.adapter.continued_from),
+        target_modules=_target_modules(run),
+        method_settings={name: settings[name] for name in of_method if name in settings},
+        other_settings={name: value for name, value in settings.items() if name not in of_method},
+        datasets=[
+            (role, dataset, _dataset_label(dataset))
+            for role, dataset in (("forget", run.forget_set), ("retain", run.retain_set))
+            if dataset is not None
+        ],
+        figures=[(PurePosixPath(figure).stem.replace("_", " "), figure) for figure in figures],
+        result_groups=_result_groups(result) if result is not None else [],
+        protocol=_public_settings(result.protocol | result.environment) if result is not None else {},
+        failures=_known_failures(run, result),
+    )
+    return f"---\n{_card_data(run, result).to_yaml()}\n---\n\n{body}"

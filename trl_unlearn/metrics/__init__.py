@@ -1,0 +1,41 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Metrics: numbers or text in, numbers out."""
+
+from .aggregate import HarmonicMean, memorization_score
+from .exact_memorization import ExactMemorization
+from .extraction_strength import ExtractionStrength
+from .fluency_standin import FluencyStandin
+from .forget_quality import ForgetQuality
+from .normalized_probability import NormalizedProbability
+from .probability import Probability
+from .rouge_recall import RougeRecall
+from .squeezing import Squeezing
+from .truth_ratio import TruthRatio
+
+
+__all__ = [
+    "ExactMemorization",
+    "ExtractionStrength",
+    "FluencyStandin",
+    "ForgetQuality",
+    "HarmonicMean",
+    "NormalizedProbability",
+    "Probability",
+    "RougeRecall",
+    "Squeezing",
+    "TruthRatio",
+    "memorization_score",
+]

@@ -1,0 +1,62 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What is minimised on rows that must stay: pure functions of per-token scores, one loss an example."""
+
+from torch import Tensor
+
+from .forget import reduce_tokens
+
+
+def nll(logps: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
+    r"""
+    Negative log-likelihood: \\(-\log \pi_y\\).
+
+    Args:
+        logps (`torch.Tensor`):
+            log pi_y of each label token, in nats, of shape `(num_rows, max_labels)`.
+        mask (`torch.Tensor`):
+            `True` at label tokens, of the same shape.
+        reduction (`str`, *optional*, defaults to `"mean"`):
+            `"mean"` or `"sum"` over the label tokens of a row.
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+    """
+    return -reduce_tokens(logps, mask, reduction)
+
+
+def kl(token_kl: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
+    r"""
+    Divergence from the original model: \\(KL(\pi_{ref} \| \pi)\\) at each label token.
+
+    Args:
+        token_kl (`torch.Tensor`):
+            KL divergence over the vocabulary at each label position (see [`~trl_unlearn.token_scores.token_kl`]), in
+            nats, of shape `(num_rows, max_labels)`.
+        mask (`torch.Tensor`):
+            `True` at label tokens, of the same shape.
+        reduction (`str`, *optional*, defaults to `"mean"`):
+            `"mean"` or `"sum"` over the label tokens of a row.
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+    """
+    return reduce_tokens(token_kl, mask, reduction)

@@ -1,0 +1,366 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The typed records of a run and of its evaluation, and their JSON form. Standard library only."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._json_record import SCHEMA_VERSION, JsonRecord
+
+
+PARITIES = ("open-unlearning", "strict")
+MODEL_ROLES = ("target", "unlearned", "retrained")
+
+# The order and the words of every table, card and figure: group -> which direction is better.
+METRIC_GROUPS = {
+    "forget": "closer to retrained is better",
+    "keep": "higher is better",
+    "aggregate": "higher is better",
+}
+
+# (name in eval_results.json, label in figures, group)
+METRICS = (
+    ("forget/extraction_strength", "extraction strength", "forget"),
+    ("forget/exact_memorization", "exact memorization", "forget"),
+    ("forget/probability", "probability", "forget"),
+    ("forget/paraphrase_probability", "paraphrase probability", "forget"),
+    ("forget/truth_ratio", "truth ratio", "forget"),
+    ("forget/truth_ratio_knowledge", "truth ratio, knowledge", "forget"),
+    ("forget/rougeL_recall", "ROUGE-L recall", "forget"),
+    ("forget/squeezing", "squeezing", "forget"),
+    ("forget_quality/p_value", "forget quality, p-value", "forget"),
+    ("forget_quality/log10_p_value", "forget quality, log10 p-value", "forget"),
+    ("forget_quality/ks_statistic", "forget quality, KS statistic", "forget"),
+    ("retain/probability", "retain probability", "keep"),
+    ("retain/rougeL_recall", "retain ROUGE-L recall", "keep"),
+    ("retain/truth_ratio", "retain truth ratio", "keep"),
+    ("utility/model_utility", "model utility", "keep"),
+    ("utility/fluency", "fluency", "keep"),
+    ("utility/fluency_standin", "fluency (stand-in)", "keep"),
+    ("aggregate/memorization", "Mem", "aggregate"),
+    ("aggregate/utility", "Util", "aggregate"),
+    ("aggregate/agg", "Agg", "aggregate"),
+)
+
+_METHOD_LABELS = {"bs_t": "BS-T"}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """
+    The value of a metric.
+
+    Args:
+        value (`float`):
+            The value. NaN if it was computed and is not a number.
+        n (`int`, *optional*):
+            The number of rows it is the mean of; None for a value that is no mean over rows.
+        stderr (`float`, *optional*):
+            The standard error of the mean.
+    """
+
+    value: float
+    n: int | None = None
+    stderr: float | None = None
+
+
+@dataclass(kw_only=True)
+class EvaluationResult(JsonRecord):
+    """
+    What an evaluation measured: `eval_results.json`. A metric that was not run is absent, never zero.
+
+    Args:
+        schema_version (`int`, *optional*, defaults to 1):
+            The version of this format.
+        parity (`str`):
+            `"open-unlearning"` or `"strict"`: whose definitions the metrics follow.
+        suites (`list[str]`):
+            The suites that were run, for instance `["tofu"]`.
+        models (`dict[str, dict[str, Measurement] | None]`):
+            `"target"`, `"unlearned"` and `"retrained"` -> metric name -> measurement. None, or no entry, for a model
+            that was not evaluated.
+        protocol (`dict[str, Any]`):
+            How it was measured: rows a set, `fluency_source`, `max_completion_length`, seed, dtype.
+        environment (`dict[str, Any]`):
+            Versions of the libraries, and the device.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    parity: str
+    suites: list[str]
+    models: dict[str, dict[str, Measurement] | None]
+    protocol: dict[str, Any]
+    environment: dict[str, Any]
+
+    def __post_init__(self):
+        if self.parity not in PARITIES:
+            raise ValueError(f"`parity` is {self.parity!r}, expected one of {list(PARITIES)}.")
+        unknown = sorted(set(self.models) - set(MODEL_ROLES))
+        if unknown:
+            raise ValueError(f"`models` has the keys {unknown}, expected {list(MODEL_ROLES)}: rename or remove them.")
+        self.models = {role: self.models.get(role) for role in MODEL_ROLES}
+
+    def get(self, role: str, metric: str) -> Measurement | None:
+        """
+        One measurement.
+
+        Args:
+            role (`str`):
+                `"target"`, `"unlearned"` or `"retrained"`.
+            metric (`str`):
+                The metric's name, for instance `"forget/probability"`.
+
+        Returns:
+            [`Measurement`] or None: None if it was not run.
+        """
+        return (self.models[role] or {}).get(metric)
+
+    def rows(self) -> Iterator[tuple[str, str, list[Measurement | None]]]:
+        """
+        The rows of a table: every metric of `METRICS` in its order, then what else was measured.
+
+        Returns:
+            `Iterator[tuple[str, str, list[Measurement | None]]]`: group (`"other"` for what `METRICS` does not have),
+            metric name, and a measurement (None = not run) for each of `MODEL_ROLES`.
+        """
+        groups = {name: group for name, _, group in METRICS}
+        measured = {name: "other" for metrics in self.models.values() for name in metrics or {}}
+        for name, group in (groups | {name: "other" for name in measured if name not in groups}).items():
+            yield group, name, [self.get(role, name) for role in MODEL_ROLES]
+
+    def notes(self) -> list[str]:
+        """
+        What must be said below a table of these results.
+
+        Returns:
+            `list[str]`: one sentence or two an item.
+        """
+        notes = ["Forget metrics: closer to retrained is better. Keep and aggregate metrics: higher is better."]
+        notes += [f"The {role} model was not evaluated." for role in MODEL_ROLES if self.models[role] is None]
+        if self.parity == "strict":
+            notes.append("Parity: strict. Not to be compared with numbers of open-unlearning.")
+        else:
+            notes.append("Parity: open-unlearning. The definitions are those of published numbers.")
+        source = self.protocol.get("fluency_source")
+        if source == "standin":
+            notes.append("Fluency is a stand-in, not the published classifier: Util and Agg are not comparable.")
+        elif source is not None:
+            notes.append(f"Fluency source: {source}.")
+        return notes
+
+
+def format_measurement(measurement: Measurement | None) -> str:
+    """
+    A measurement as a table shows it.
+
+    Args:
+        measurement ([`Measurement`] or None):
+            What to show; None = not run.
+
+    Returns:
+        `str`: for instance `"0.931 ± 0.012"`, `"4e-07"`, `"not finite"` or `"not run"`.
+    """
+    if measurement is None:
+        return "not run"
+    if not math.isfinite(measurement.value):
+        return "not finite"
+    text = f"{measurement.value:.0e}" if 0 < abs(measurement.value) < 5e-4 else f"{measurement.value:.3f}"
+    if measurement.stderr is None or not math.isfinite(measurement.stderr):
+        return text
+    return f"{text} ± {measurement.stderr:.3f}"
+
+
+@dataclass
+class DatasetRecord:
+    """
+    A data set by name, size and hash; never its text.
+
+    Args:
+        name (`str`):
+            The name or the path as it was given.
+        rows (`int`):
+            The number of rows that were used.
+        sha256 (`str`):
+            The hash of the encoded rows, hexadecimal.
+        config (`str`, *optional*):
+            The configuration, for instance `"forget10"`.
+        split (`str`, *optional*):
+            The split, for instance `"train[:100]"`.
+        on_hub (`bool`, *optional*, defaults to `False`):
+            Whether `name` is an id on the Hub. A relative path looks the same, so it has to be said.
+    """
+
+    name: str
+    rows: int
+    sha256: str
+    config: str | None = None
+    split: str | None = None
+    on_hub: bool = False
+
+
+@dataclass
+class AdapterRecord:
+    """
+    The adapter that was trained.
+
+    Args:
+        type (`str`):
+            PEFT's name of the kind, for instance `"LORA"`.
+        r (`int`, *optional*):
+            The rank, for kinds that have one.
+        alpha (`float`, *optional*):
+            The scale, for kinds that have one.
+        target_modules (`list[str]` or `str`, *optional*):
+            The modules it is on.
+        continued_from (`str`, *optional*):
+            The adapter that training went on from, name or path as given.
+    """
+
+    type: str
+    r: int | None = None
+    alpha: float | None = None
+    target_modules: list[str] | str | None = None
+    continued_from: str | None = None
+
+
+@dataclass
+class BeliefRefresh:
+    """
+    One sampling of the beliefs.
+
+    Args:
+        epoch (`float`):
+            When, in epochs.
+        count (`int`):
+            The number of beliefs kept.
+        mean_length (`float`):
+            Their mean length, in tokens.
+        mean_logp (`float`):
+            The mean over beliefs of their mean log-probability a token, in nats, when they were sampled.
+        target_share (`float`):
+            The share that repeats the target.
+        seconds (`float`):
+            How long it took.
+        sha256 (`str`):
+            The hash of the beliefs, hexadecimal.
+    """
+
+    epoch: float
+    count: int
+    mean_length: float
+    mean_logp: float
+    target_share: float
+    seconds: float
+    sha256: str
+
+
+@dataclass
+class BeliefAudit:
+    """
+    What can be said of the beliefs without their text.
+
+    Args:
+        coverage (`float`):
+            The share of forget rows that had beliefs of their own; must be 1.
+        refreshes (`list[BeliefRefresh]`):
+            Every sampling, in order.
+    """
+
+    coverage: float
+    refreshes: list[BeliefRefresh]
+
+
+@dataclass(kw_only=True)
+class UnlearningRun(JsonRecord):
+    """
+    What a training run was: `run.json`. No text of the data, no text of a belief.
+
+    Args:
+        schema_version (`int`, *optional*, defaults to 1):
+            The version of this format.
+        status (`str`, *optional*, defaults to `"trained"`):
+            What was done to the model.
+        base_model (`str`):
+            Name or path of the model as given.
+        base_model_on_hub (`bool`):
+            Whether `base_model` is an id on the Hub. A relative path looks the same, so it has to be said.
+        base_model_revision (`str`, *optional*):
+            Its revision.
+        adapter ([`AdapterRecord`], *optional*):
+            The adapter; None for full fine-tuning.
+        forget_set ([`DatasetRecord`]):
+            What was to be forgotten.
+        retain_set ([`DatasetRecord`], *optional*):
+            What was to be kept; None if there was none.
+        hyperparameters (`dict[str, Any]`):
+            The fields of the training config, `forget_loss_type` and `lambda_bss` among them.
+        steps (`int`), epochs (`float`), effective_batch_size (`int`), seed (`int`), world_size (`int`):
+            What was realised.
+        belief_audit ([`BeliefAudit`], *optional*):
+            None for a method without sequence beliefs.
+        training_log (`list[dict[str, float | None]]`):
+            `step`, `epoch` and what was logged there. None stands for a number that was not finite.
+        final_metrics (`dict[str, float | None]`):
+            The metrics that training ended with.
+        versions (`dict[str, str]`):
+            Library -> version.
+        started_at (`str`):
+            ISO 8601.
+        seconds (`float`):
+            How long it took.
+        hardware (`str`):
+            In words.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    status: str = "trained"
+    base_model: str
+    base_model_on_hub: bool
+    base_model_revision: str | None = None
+    adapter: AdapterRecord | None = None
+    forget_set: DatasetRecord
+    retain_set: DatasetRecord | None = None
+    hyperparameters: dict[str, Any]
+    steps: int
+    epochs: float
+    effective_batch_size: int
+    seed: int
+    world_size: int
+    belief_audit: BeliefAudit | None = None
+    training_log: list[dict[str, float | None]] = field(default_factory=list)
+    final_metrics: dict[str, float | None] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    started_at: str
+    seconds: float
+    hardware: str
+
+    def __post_init__(self):
+        missing = [name for name in ("forget_loss_type", "lambda_bss") if name not in self.hyperparameters]
+        if missing:
+            raise ValueError(
+                f"`hyperparameters` lacks {missing}; the method is named after them: record them also where the "
+                f"default was used."
+            )
+
+    @property
+    def method(self) -> str:
+        """`str`: the method's name: `"BS-T"`, `"BS-S"`, `"NPO"`, or `"BS-S on NPO"`."""
+        loss = self.hyperparameters["forget_loss_type"]
+        label = _METHOD_LABELS.get(loss, loss.upper())
+        if self.hyperparameters["lambda_bss"] == 0:
+            return label
+        return "BS-S" if loss == "bs_t" else f"BS-S on {label}"

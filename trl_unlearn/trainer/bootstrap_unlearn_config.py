@@ -1,0 +1,291 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Configuration of [`BootstrapUnlearnTrainer`]."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from trl import SFTConfig
+
+from ..generation import RESERVED_GENERATION_KWARGS
+
+
+FORGET_LOSS_TYPES = ("ga", "npo", "bs_t")
+RETAIN_LOSS_TYPES = ("nll", "kl", "none")
+# Options of the parent that would be ignored, or that would change what is scored: (name, value allowed, why).
+_FIXED_OPTIONS = (
+    ("packing", False, "a belief belongs to one row, and packing joins rows"),
+    ("eval_packing", None, "a belief belongs to one row, and packing joins rows"),
+    ("padding_free", False, "beliefs and retain rows are joined to a batch after collation"),
+    ("loss_type", "nll", "use `forget_loss_type` and `retain_loss_type`"),
+    ("assistant_only_loss", False, "the completion, or the last assistant turn, is always what is scored"),
+    ("completion_only_loss", None, "the completion, or the last assistant turn, is always what is scored"),
+    ("truncation_mode", "keep_start", "the start of a row is its prompt"),
+    ("shuffle_dataset", False, "rows are shuffled anew in each epoch, and are known by their index"),
+    ("label_smoothing_factor", 0.0, "it belongs to another loss"),
+    ("use_liger_kernel", False, "its fused loss cannot give per-token log-probabilities"),
+)
+
+
+@dataclass
+class BootstrapUnlearnConfig(SFTConfig):
+    r"""
+    Configuration class for the [`BootstrapUnlearnTrainer`].
+
+    This class includes only the parameters that are specific to unlearning. For a full list of training arguments,
+    please refer to [`~trl.SFTConfig`] and [`~transformers.TrainingArguments`]. It runs without any flag on a machine
+    that has no accelerator: there `use_cpu` is set, and `bf16` is off unless asked for.
+
+    Parameters:
+        > Parameters that control the two terms
+
+        forget_loss_type (`str`, *optional*, defaults to `"bs_t"`):
+            What is minimised on the forget set: `"ga"` (gradient ascent), `"npo"` (negative preference optimisation)
+            or `"bs_t"` (bootstrapping on tokens).
+        forget_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the forget term.
+        retain_loss_type (`str`, *optional*, defaults to `"nll"`):
+            What is minimised on the retain set: `"nll"`, `"kl"` (divergence from the original model) or `"none"`
+            (no retain set is needed).
+        retain_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the retain term.
+        beta (`float`, *optional*, defaults to `0.1`):
+            Inverse temperature of `"npo"`.
+        token_reduction (`str`, *optional*, defaults to `"mean"`):
+            `"mean"` or `"sum"` over the label tokens of a row. NPO always sums.
+
+        > Parameters that control token beliefs (BS-T)
+
+        lambda_bst (`float`, *optional*, defaults to `0.2`):
+            Weight of the token beliefs, in [0, 1]. Up to the mass of the `belief_top_k` tokens they attenuate
+            squeezing and do not reverse it.
+        belief_top_k (`int`, *optional*, defaults to `20`):
+            Number of most likely tokens that are a position's beliefs.
+        belief_temperature (`float`, *optional*, defaults to `1.0`):
+            Sharpens (below 1) or flattens the weights of these tokens.
+        belief_exclude_target (`bool`, *optional*, defaults to `False`):
+            Whether the label is left out of its own beliefs. It raises a target that is still dominant, as long as its
+            probability is above `1 - lambda_bst`.
+
+        > Parameters that control sequence beliefs (BS-S)
+
+        lambda_bss (`float`, *optional*, defaults to `0.5`):
+            Weight of the sequence beliefs, in [0, 1]. 0 turns them off.
+        num_beliefs (`int`, *optional*, defaults to `3`):
+            Beliefs kept for each forget row (N).
+        num_belief_candidates (`int`, *optional*):
+            Sequences sampled for each forget row, of which the `num_beliefs` with the highest mean log-prob are kept.
+            Defaults to `num_beliefs`.
+        belief_refresh_epochs (`float`, *optional*, defaults to `2.0`):
+            Epochs after which beliefs are sampled anew from the current model (on-policy). 0 samples once, from the
+            original model (off-policy).
+        belief_batch_size (`int`, *optional*):
+            Rows a `generate` call takes. Defaults to 64. It does not change the beliefs.
+        max_completion_length (`int`, *optional*, defaults to `256`):
+            Most tokens of a belief.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature that beliefs are sampled at.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Mass of the most likely tokens that is sampled from.
+        top_k (`int`, *optional*, defaults to `0`):
+            Number of most likely tokens that are sampled from. 0 takes all.
+        generation_kwargs (`dict[str, Any]`, *optional*):
+            Further fields of [`~transformers.GenerationConfig`] for beliefs, such as `repetition_penalty`.
+        prompt_length (`int`, *optional*, defaults to `64`):
+            Raw text only: number of first tokens of a row that are the prompt of its beliefs.
+
+        > Parameters that control the model
+
+        disable_dropout (`bool`, *optional*, defaults to `True`):
+            Whether dropout is set to 0 in the model and its adapter.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~trl.SFTConfig`]:
+    > - `learning_rate`: `None`, which means 2e-4 with a PEFT adapter and 1e-5 (as published) without one.
+    > - `num_train_epochs`: 10 instead of 3, `warmup_steps`: 0.1 of all steps instead of 0, `weight_decay`: 0.01
+    >   instead of 0 (all as published).
+    > - `logging_nan_inf_filter`: `False` instead of `True`, because the filter hides a diverging ascent.
+    > - `bf16`: `False` on a machine without an accelerator.
+    """
+
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "generation_kwargs"]  # noqa: RUF012
+
+    # Parameters whose default values are overridden from the parents
+    learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "The initial learning rate for AdamW. If not set: 2e-4 with a PEFT adapter, 1e-5 without one."
+        },
+    )
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Number of passes over the forget set."})
+    warmup_steps: float = field(
+        default=0.1,
+        metadata={"help": "Steps of linear warm-up: a number of steps, or a share of all steps if it is below 1."},
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay for AdamW."})
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Whether to hide NaN and inf losses in the log. Off, because they show a diverging ascent."},
+    )
+
+    # Parameters that control the two terms
+    forget_loss_type: str = field(
+        default="bs_t",
+        metadata={
+            "help": "Objective on the forget set: 'ga' (gradient ascent), 'npo' (negative preference optimisation) or "
+            "'bs_t' (bootstrapping on tokens).",
+            "choices": list(FORGET_LOSS_TYPES),
+        },
+    )
+    forget_weight: float = field(default=1.0, metadata={"help": "Weight of the forget term."})
+    retain_loss_type: str = field(
+        default="nll",
+        metadata={
+            "help": "Objective on the retain set: 'nll', 'kl' (divergence from the original model) or 'none' (no "
+            "retain set is needed).",
+            "choices": list(RETAIN_LOSS_TYPES),
+        },
+    )
+    retain_weight: float = field(default=1.0, metadata={"help": "Weight of the retain term."})
+    beta: float = field(default=0.1, metadata={"help": "Inverse temperature of 'npo'."})
+    token_reduction: str = field(
+        default="mean",
+        metadata={
+            "help": "'mean' or 'sum' over the label tokens of a row. NPO always sums.",
+            "choices": ["mean", "sum"],
+        },
+    )
+
+    # Parameters that control token beliefs
+    lambda_bst: float = field(default=0.2, metadata={"help": "Weight of the token beliefs (BS-T), in [0, 1]."})
+    belief_top_k: int = field(
+        default=20, metadata={"help": "Number of most likely tokens that are the beliefs at a position."}
+    )
+    belief_temperature: float = field(
+        default=1.0, metadata={"help": "Sharpens (below 1) or flattens the weights of the token beliefs."}
+    )
+    belief_exclude_target: bool = field(
+        default=False, metadata={"help": "Whether to leave the label out of its own token beliefs."}
+    )
+
+    # Parameters that control sequence beliefs
+    lambda_bss: float = field(
+        default=0.5, metadata={"help": "Weight of the sequence beliefs (BS-S), in [0, 1]. 0 turns them off."}
+    )
+    num_beliefs: int = field(default=3, metadata={"help": "Sequence beliefs kept for each forget row."})
+    num_belief_candidates: int | None = field(
+        default=None,
+        metadata={
+            "help": "Sequences sampled for each forget row, of which the `num_beliefs` most likely are kept. Defaults "
+            "to `num_beliefs`."
+        },
+    )
+    belief_refresh_epochs: float = field(
+        default=2.0,
+        metadata={"help": "Epochs after which beliefs are sampled anew. 0 samples once, from the original model."},
+    )
+    belief_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Rows a `generate` call takes. Defaults to 64. It does not change the beliefs."},
+    )
+    max_completion_length: int = field(default=256, metadata={"help": "Most tokens of a belief."})
+    temperature: float = field(default=1.0, metadata={"help": "Temperature that beliefs are sampled at."})
+    top_p: float = field(default=1.0, metadata={"help": "Mass of the most likely tokens that is sampled from."})
+    top_k: int = field(
+        default=0, metadata={"help": "Number of most likely tokens that are sampled from. 0 takes all."}
+    )
+    generation_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Further fields of `GenerationConfig` for beliefs, such as `repetition_penalty`."},
+    )
+    prompt_length: int = field(
+        default=64,
+        metadata={"help": "Raw text only: number of first tokens of a row that are the prompt of its beliefs."},
+    )
+
+    # Parameters that control the model
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "Whether to set dropout to 0 in the model and its adapter."}
+    )
+
+    def __post_init__(self):
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        if self.use_cpu and self.bf16 is None:
+            self.bf16 = False
+        super().__post_init__()
+        if self.num_belief_candidates is None:
+            self.num_belief_candidates = self.num_beliefs
+        self._refuse_choices()
+        self._refuse_ranges()
+        self._refuse_inherited()
+
+    def _refuse_choices(self) -> None:
+        for name, allowed in (
+            ("forget_loss_type", FORGET_LOSS_TYPES),
+            ("retain_loss_type", RETAIN_LOSS_TYPES),
+            ("token_reduction", ("mean", "sum")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"Unknown `{name}`: {getattr(self, name)!r}. Set it to one of {', '.join(map(repr, allowed))}."
+                )
+
+    def _refuse_ranges(self) -> None:
+        for name in ("lambda_bst", "lambda_bss"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"`{name}` must be in [0, 1], got {getattr(self, name)}. It is the share of the loss that goes to "
+                    "the beliefs; the rest stays on the target."
+                )
+        for name in ("forget_weight", "retain_weight", "belief_refresh_epochs", "top_k"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        for name in ("beta", "belief_temperature", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
+        for name in ("belief_top_k", "max_completion_length", "prompt_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}.")
+        if self.belief_batch_size is not None and self.belief_batch_size < 1:
+            raise ValueError(
+                f"`belief_batch_size` must be at least 1, got {self.belief_batch_size}. Leave it out for the default."
+            )
+        if self.lambda_bss > 0 and self.num_beliefs < 1:
+            raise ValueError(
+                f"`num_beliefs` is {self.num_beliefs} while `lambda_bss` is {self.lambda_bss}: there would be no "
+                "belief to weigh. Raise `num_beliefs`, or set `lambda_bss=0` for BS-T or the bare objective."
+            )
+        if self.num_belief_candidates < self.num_beliefs:
+            raise ValueError(
+                f"`num_belief_candidates` ({self.num_belief_candidates}) must not be below `num_beliefs` "
+                f"({self.num_beliefs}): the beliefs are the best of the candidates."
+            )
+        clashes = sorted(RESERVED_GENERATION_KWARGS & set(self.generation_kwargs or {}))
+        if clashes:
+            raise ValueError(
+                f"`generation_kwargs` must not hold {', '.join(f'`{name}`' for name in clashes)}. Use the fields of "
+                "the config (`temperature`, `top_p`, `top_k`, `max_completion_length`); the trainer sets the rest."
+            )
+
+    def _refuse_inherited(self) -> None:
+        for name, allowed, why in _FIXED_OPTIONS:
+            if getattr(self, name) != allowed:
+                raise ValueError(
+                    f"`{name}={getattr(self, name)!r}` is not supported in unlearning: {why}. Leave it at {allowed!r}."
+                )

@@ -1,0 +1,139 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A trainer's run as an [`~trl_unlearn.records.UnlearningRun`]."""
+
+import datetime
+import enum
+import hashlib
+import platform
+import time
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from trl import SFTConfig
+
+from ..records import AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, UnlearningRun
+
+
+_LIBRARIES = ("trl-unlearn", "trl", "transformers", "peft", "accelerate", "datasets", "torch")
+# Fields that say where things go or who may write them, and nothing about the run.
+_LEFT_OUT = ("output_dir", "logging_dir", "run_name", "hub_token", "push_to_hub_token", "hub_model_id")
+
+
+class RunClock:
+    """When a run began."""
+
+    def __init__(self):
+        self.started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        """`float`: Seconds since then."""
+        return time.perf_counter() - self._start
+
+
+def _dataset_record(dataset: Dataset, source: dict[str, Any]) -> DatasetRecord:
+    digest = hashlib.sha256()
+    for row in dataset.select_columns(["input_ids", "labels"]):
+        digest.update(repr((row["input_ids"], row["labels"])).encode())
+    return DatasetRecord(rows=len(dataset), sha256=digest.hexdigest(), **({"name": "in memory"} | source))
+
+
+def _adapter_record(trainer) -> AdapterRecord | None:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not is_peft_model(model):
+        return None
+    config = model.peft_config[model.active_adapter]
+    modules = config.target_modules
+    return AdapterRecord(
+        type=str(config.peft_type.value),
+        r=getattr(config, "r", None),
+        alpha=getattr(config, "lora_alpha", None),
+        target_modules=sorted(modules) if isinstance(modules, set | list) else modules,
+        continued_from=trainer.dataset_sources.get("adapter", {}).get("name", "in memory")
+        if trainer._continues_adapter
+        else None,
+    )
+
+
+def _hyperparameters(args) -> dict[str, Any]:
+    """Every field that `SFTConfig` does not have, and every other one that differs from its default there."""
+    inherited = {field.name: field.default for field in fields(SFTConfig)}
+    kept = {}
+    for field in fields(args):
+        value = getattr(args, field.name)
+        if isinstance(value, enum.Enum):
+            value = value.value
+        plain = isinstance(value, bool | int | float | str | None)
+        # What is left are objects and lists that the parents fill in with defaults of their own.
+        if field.name in inherited and (not plain or value == inherited[field.name]):
+            continue
+        if field.name not in _LEFT_OUT:
+            kept[field.name] = value if plain else str(value)
+    return kept
+
+
+def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
+    """
+    Record what a trainer did, without any text of the data.
+
+    Args:
+        trainer ([`BootstrapUnlearnTrainer`]):
+            The trainer.
+        clock ([`RunClock`]):
+            Its clock.
+
+    Returns:
+        [`~trl_unlearn.records.UnlearningRun`]: The record.
+    """
+    args, state, store = trainer.args, trainer.state, trainer.belief_store
+    base = trainer.accelerator.unwrap_model(trainer.model)
+    base = base.get_base_model() if is_peft_model(base) else base
+    name = base.config._name_or_path or "in memory"
+    history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in state.log_history]
+    audit = None
+    if store is not None and store.audits:
+        known = {field.name for field in fields(BeliefRefresh)}
+        refreshes = [BeliefRefresh(**{k: v for k, v in one.items() if k in known}) for one in store.audits]
+        audit = BeliefAudit(coverage=min(one["coverage"] for one in store.audits), refreshes=refreshes)
+    device = torch.accelerator.current_accelerator() if not args.use_cpu else None
+    return UnlearningRun(
+        base_model=name,
+        base_model_on_hub=name != "in memory" and not Path(name).exists(),
+        base_model_revision=getattr(base.config, "_commit_hash", None),
+        adapter=_adapter_record(trainer),
+        forget_set=_dataset_record(trainer.train_dataset, trainer.dataset_sources.get("forget", {})),
+        retain_set=None
+        if trainer.retain_dataset is None
+        else _dataset_record(trainer.retain_dataset, trainer.dataset_sources.get("retain", {})),
+        hyperparameters=_hyperparameters(args),
+        steps=state.global_step,
+        epochs=state.epoch or 0.0,
+        effective_batch_size=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        seed=args.seed,
+        world_size=args.world_size,
+        belief_audit=audit,
+        training_log=[entry for entry in history if "train_runtime" not in entry],
+        final_metrics=next((entry for entry in reversed(history) if "train_runtime" in entry), {}),
+        versions={library: version(library) for library in _LIBRARIES} | {"python": platform.python_version()},
+        started_at=clock.started_at,
+        seconds=clock.seconds(),
+        hardware=f"{args.world_size} x {torch.cuda.get_device_name() if device and device.type == 'cuda' else 'CPU'}",
+    )
