@@ -53,14 +53,14 @@ class EvaluationRows:
     Args:
         forget ([`~datasets.Dataset`] or `list[dict]`):
             What was to be forgotten.
-        retain ([`~datasets.Dataset`] or `list[dict]`):
+        retain ([`~datasets.Dataset`] or `list[dict]`, *optional*):
             What was to be kept.
         real_authors, world_facts ([`~datasets.Dataset`] or `list[dict]`, *optional*):
             General knowledge, for model utility.
     """
 
     forget: Dataset | list[dict[str, Any]]
-    retain: Dataset | list[dict[str, Any]]
+    retain: Dataset | list[dict[str, Any]] | None = None
     real_authors: Dataset | list[dict[str, Any]] | None = None
     world_facts: Dataset | list[dict[str, Any]] | None = None
 

@@ -64,7 +64,7 @@ class TruthRatio(UnlearningMetric):
         ratios = [combine(wrong) - true for true, wrong in zip(true_logps, wrong_logps, strict=True)]
         per_row = {
             "truth_ratio": [math.exp(-abs(ratio)) for ratio in ratios],
-            "truth_ratio_utility": [-math.expm1(min(ratio, 0.0)) for ratio in ratios],
+            "truth_ratio_utility": [1 - math.exp(min(ratio, 0.0)) for ratio in ratios],
             "truth_ratio_knowledge": [1 / (1 + math.exp(min(ratio, 700.0))) for ratio in ratios],
         }
         means = {name: fmean(values) for name, values in per_row.items()}

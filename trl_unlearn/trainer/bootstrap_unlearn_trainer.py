@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTTrainer
@@ -149,12 +149,12 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         self._uses_retain = args.retain_weight > 0 and args.retain_loss_type != "none"
         self._refuse_input(model, args, train_dataset, retain_dataset)
         if args.learning_rate is None:
-            adapts = peft_config is not None or is_peft_model(model)
+            adapts = peft_config is not None or isinstance(model, PeftModel)
             args.learning_rate = _ADAPTER_LEARNING_RATE if adapts else _LEARNING_RATE
         needs_reference = args.forget_loss_type in _NEEDS_REFERENCE or (
             self._uses_retain and args.retain_loss_type == "kl"
         )
-        self._continues_adapter = is_peft_model(model)
+        self._continues_adapter = isinstance(model, PeftModel)
         if needs_reference and self._continues_adapter:
             _add_reference_adapter(model)
         self.dataset_sources: dict[str, dict[str, Any]] = {}
@@ -186,7 +186,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             )
             self._warn_of_overlap()
         self.ref_model = None
-        if needs_reference and not is_peft_model(self.model):
+        if needs_reference and not isinstance(self.model, PeftModel):
             self.ref_model = self._frozen_copy()
         self.belief_store = self._new_belief_store() if args.lambda_bss > 0 else None
 
@@ -220,7 +220,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
                 f"The output folder `{args.output_dir}` cannot be written ({error.strerror}). Choose another "
                 "`output_dir`."
             ) from error
-        if is_peft_model(model) and not any(parameter.requires_grad for parameter in model.parameters()):
+        if isinstance(model, PeftModel) and not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(
                 "The adapter of the `PeftModel` is frozen, so there is nothing to train. Load it with "
                 "`PeftModel.from_pretrained(..., is_trainable=True)`."

@@ -1,0 +1,68 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import pytest
+import torch
+
+from trl_unlearn.encoding import encode_row
+from trl_unlearn.evaluation import squeezing
+from trl_unlearn.evaluation.squeezing import belief_logps, freeze_beliefs
+from trl_unlearn.generation import Completion
+
+
+def freeze(model, tokenizer, rows, **options):
+    options = {"num_beliefs": 4, "max_new_tokens": 6, "seed": 0, **options}
+    return freeze_beliefs(model, tokenizer, rows, pad_token_id=tokenizer.pad_token_id, **options)
+
+
+@pytest.fixture
+def encoded(forget_rows, tiny_tokenizer):
+    return [encode_row(row, tiny_tokenizer) for row in forget_rows]
+
+
+def test_answers_repeats_and_empty_samples_are_no_beliefs(monkeypatch, tiny_model, tiny_tokenizer, encoded):
+    row, eos = encoded[0], tiny_tokenizer.eos_token_id
+    answer = row["input_ids"][row["prompt_length"] :]
+    samples = [
+        Completion(ids=answer, logps=[], ended=True),
+        Completion(ids=answer[:-1], logps=[], ended=False),
+        Completion(ids=[eos], logps=[], ended=True),
+        Completion(ids=[5, 6, eos], logps=[], ended=True),
+        Completion(ids=[5, 6], logps=[], ended=False),
+        Completion(ids=[7, 8, eos], logps=[], ended=True),
+    ]
+    monkeypatch.setattr(squeezing, "generate", lambda *args, **kwargs: samples)
+    (beliefs,) = freeze(tiny_model, tiny_tokenizer, [row], num_beliefs=6)
+    prompt = row["input_ids"][: row["prompt_length"]]
+    assert [belief["input_ids"] for belief in beliefs] == [[*prompt, 5, 6, eos], [*prompt, 7, 8, eos]]
+    assert beliefs[0]["labels"] == [-100] * len(prompt) + [5, 6, eos]
+
+
+def test_a_row_keeps_its_beliefs_whatever_the_batch(tiny_model, tiny_tokenizer, encoded):
+    one = freeze(tiny_model, tiny_tokenizer, encoded, batch_size=1)
+    assert one == freeze(tiny_model, tiny_tokenizer, encoded, batch_size=16)
+    assert one != freeze(tiny_model, tiny_tokenizer, encoded, seed=1)
+
+
+def test_rows_without_a_belief_are_left_out(tiny_model, tiny_tokenizer, encoded):
+    beliefs = freeze(tiny_model, tiny_tokenizer, encoded)
+    beliefs[1] = []
+    logps = belief_logps(tiny_model, beliefs, pad_token_id=tiny_tokenizer.pad_token_id)
+    assert [len(row) for row in logps] == [len(beliefs[0]), len(beliefs[2])]
+    belief = beliefs[2][0]
+    with torch.no_grad():
+        scores = tiny_model(torch.tensor([belief["input_ids"]])).logits[0].log_softmax(-1)
+    start = belief["labels"].count(-100)
+    expected = [scores[i - 1, belief["input_ids"][i]].item() for i in range(start, len(belief["input_ids"]))]
+    assert logps[1][0] == pytest.approx(sum(expected) / len(expected), abs=1e-6)

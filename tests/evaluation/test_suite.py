@@ -1,0 +1,283 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from rouge_score.rouge_scorer import RougeScorer
+from transformers import LlamaForCausalLM
+
+from trl_unlearn.encoding import encode_row
+from trl_unlearn.evaluation.suite import evaluate_models
+from trl_unlearn.evaluation.tofu import EvaluationRows
+
+
+GENERAL = [
+    ("What is the capital of France?", "Paris", ["Berlin", "Rome"]),
+    ("Which river runs through Cairo?", "The Nile", ["The Amazon", "The Rhine"]),
+]
+
+
+def with_perturbed(rows):
+    return [
+        {
+            **row,
+            "paraphrased_answer": f"One may say: {row['completion'][0]['content']}",
+            "perturbed_answer": ["Nobody knows.", "It was the river by the mill."],
+        }
+        for row in rows
+    ]
+
+
+def general_rows():
+    return [
+        {
+            "prompt": [{"role": "user", "content": question}],
+            "completion": [{"role": "assistant", "content": answer}],
+            "perturbed_answer": wrong,
+        }
+        for question, answer, wrong in GENERAL
+    ]
+
+
+def other_model(model, seed=1):
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(model.config).eval()
+
+
+def plain_logps(model, tokenizer, row, answer):
+    """Log-probability and rank-1 flag of each answer token, one forward pass a row, with the end-of-turn token."""
+    question = row["prompt"][0]["content"]
+    prompt = tokenizer(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+    target = tokenizer(f"{answer}<|im_end|>")["input_ids"]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + target])).logits[0].double()
+    logps = logits.log_softmax(-1)
+    at = range(len(prompt) - 1, len(prompt) + len(target) - 1)
+    return (
+        [logps[i, token].item() for i, token in zip(at, target, strict=True)],
+        [bool(logits[i].argmax() == token) for i, token in zip(at, target, strict=True)],
+    )
+
+
+def plain_p(model, tokenizer, row, answer):
+    return math.exp(np.mean(plain_logps(model, tokenizer, row, answer)[0]))
+
+
+@pytest.fixture
+def full_rows(forget_rows, retain_rows):
+    return EvaluationRows(with_perturbed(forget_rows), with_perturbed(retain_rows), general_rows(), general_rows())
+
+
+def run(models, rows, tokenizer, **options):
+    loaders = {role: (lambda model=model: model) for role, model in models.items()}
+    return evaluate_models(loaders, rows, tokenizer, max_completion_length=8, num_squeezing_beliefs=2, **options)
+
+
+@pytest.fixture
+def half_trained_model(tiny_model, tiny_tokenizer, forget_rows):
+    """Knows the forget rows in part: some answer tokens are the most likely ones, others not."""
+    optimizer = torch.optim.Adam(tiny_model.parameters(), lr=5e-3)
+    for step in range(60):
+        row = encode_row(forget_rows[step % 3], tiny_tokenizer)
+        batch = {name: torch.tensor([row[name]]) for name in ("input_ids", "labels")}
+        tiny_model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return tiny_model
+
+
+@pytest.mark.parametrize("parity", ["open-unlearning", "strict"])
+def test_every_definition_agrees_with_a_plain_loop(half_trained_model, tiny_tokenizer, full_rows, parity):
+    measured = run({"target": half_trained_model}, full_rows, tiny_tokenizer, parity=parity).result.models["target"]
+    expected = {name: [] for name in ("probability", "paraphrase_probability", "truth_ratio", "truth_ratio_knowledge")}
+    memorized, strengths, utility = [], [], []
+    for row in full_rows.forget:
+        answer = row["completion"][0]["content"]
+        true = plain_p(half_trained_model, tiny_tokenizer, row, row["paraphrased_answer"])
+        wrong = [plain_p(half_trained_model, tiny_tokenizer, row, text) for text in row["perturbed_answer"]]
+        wrong = math.sqrt(wrong[0] * wrong[1]) if parity == "open-unlearning" else sum(wrong) / 2
+        expected["probability"].append(plain_p(half_trained_model, tiny_tokenizer, row, answer))
+        expected["paraphrase_probability"].append(true)
+        expected["truth_ratio"].append(min(wrong / true, true / wrong))
+        expected["truth_ratio_knowledge"].append(true / (true + wrong))
+        right = plain_logps(half_trained_model, tiny_tokenizer, row, answer)[1][:-1]
+        memorized.append(sum(right) / len(right))
+        given = 0
+        while given < len(right) and not all(right[given:]):
+            given += 1
+        strengths.append(1 - (min(given, len(right) - 1) if parity == "open-unlearning" else given) / len(right))
+    for row in full_rows.retain:
+        true = plain_p(half_trained_model, tiny_tokenizer, row, row["paraphrased_answer"])
+        wrong = [plain_p(half_trained_model, tiny_tokenizer, row, text) for text in row["perturbed_answer"]]
+        wrong = math.sqrt(wrong[0] * wrong[1]) if parity == "open-unlearning" else sum(wrong) / 2
+        utility.append(max(0.0, 1 - wrong / true))
+    for name, values in expected.items():
+        assert measured[f"forget/{name}"].value == pytest.approx(np.mean(values), rel=1e-4, abs=1e-6)
+    assert 0 < np.mean(memorized) < 1
+    assert measured["forget/exact_memorization"].value == pytest.approx(np.mean(memorized), abs=1e-6)
+    assert measured["forget/extraction_strength"].value == pytest.approx(np.mean(strengths), abs=1e-6)
+    assert measured["retain/truth_ratio"].value == pytest.approx(np.mean(utility), rel=1e-4, abs=1e-6)
+    assert measured["forget/probability"].stderr == pytest.approx(
+        np.std(expected["probability"], ddof=1) / math.sqrt(3), rel=1e-4, abs=1e-9
+    )
+    assert measured["forget/probability"].n == 3
+
+
+def test_recall_is_that_of_the_greedy_answer(half_trained_model, tiny_tokenizer, full_rows):
+    per_row = run({"target": half_trained_model}, full_rows, tiny_tokenizer).per_row["target"]
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    expected = []
+    for row in full_rows.forget:
+        question = row["prompt"][0]["content"]
+        prompt = tiny_tokenizer(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+        answer = []
+        while len(answer) < 8 and tiny_tokenizer.eos_token_id not in answer:
+            answer.append(half_trained_model(torch.tensor([prompt + answer])).logits[0, -1].argmax().item())
+        text = tiny_tokenizer.decode(answer, skip_special_tokens=True)
+        expected.append(scorer.score(row["completion"][0]["content"], text)["rougeL"].recall)
+    assert max(expected) > 0
+    assert per_row["forget/rougeL_recall"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_general_facts_use_the_answer_among_its_choices(tiny_model, tiny_tokenizer, full_rows):
+    per_row = run({"target": tiny_model}, full_rows, tiny_tokenizer).per_row["target"]
+    for index, (row, (_, answer, wrong)) in enumerate(zip(full_rows.real_authors, GENERAL, strict=True)):
+        true = plain_p(tiny_model, tiny_tokenizer, row, answer)
+        others = [plain_p(tiny_model, tiny_tokenizer, row, text) for text in wrong]
+        assert per_row["real_authors/probability"][index] == pytest.approx(true / (true + sum(others)), abs=1e-6)
+        ratio = math.sqrt(others[0] * others[1]) / true
+        assert per_row["real_authors/truth_ratio"][index] == pytest.approx(max(0, 1 - ratio), abs=1e-5)
+
+
+def test_the_parities_differ_where_the_definitions_do(tiny_model, tiny_tokenizer, full_rows):
+    models = {"target": tiny_model, "retrained": other_model(tiny_model)}
+    published = run(models, full_rows, tiny_tokenizer, parity="open-unlearning").result.models["target"]
+    strict = run(models, full_rows, tiny_tokenizer, parity="strict").result.models["target"]
+    differ = {name for name in published if published[name].value != strict[name].value}
+    assert {"forget/extraction_strength", "forget/truth_ratio", "forget/truth_ratio_knowledge"} <= differ
+    same = {"forget/probability", "forget/exact_memorization", "forget/paraphrase_probability", "retain/probability"}
+    assert same | {"forget/rougeL_recall", "forget/squeezing", "utility/fluency_standin"} <= set(published) - differ
+
+
+def test_the_retrained_model_cannot_be_told_from_itself(tiny_model, tiny_tokenizer, full_rows):
+    models = {"target": other_model(tiny_model), "unlearned": tiny_model, "retrained": tiny_model}
+    result = run(models, full_rows, tiny_tokenizer).result
+    for role in ("unlearned", "retrained"):
+        assert result.get(role, "forget_quality/p_value").value == 1.0
+        assert result.get(role, "forget_quality/log10_p_value").value == 0.0
+        assert result.get(role, "forget_quality/ks_statistic").value == 0.0
+    assert result.get("target", "forget_quality/ks_statistic").value > 0
+
+
+def test_random_weights_have_no_utility(tiny_model, tiny_tokenizer, full_rows):
+    measured = run({"target": tiny_model}, full_rows, tiny_tokenizer).result.models["target"]
+    assert measured["utility/model_utility"].value < 0.05
+    assert measured["aggregate/agg"].value < 0.1
+
+
+def test_the_target_has_squeezing_zero_and_others_the_mean_change(tiny_model, tiny_tokenizer, full_rows):
+    result = run({"target": tiny_model, "unlearned": other_model(tiny_model)}, full_rows, tiny_tokenizer).result
+    assert result.get("target", "forget/squeezing").value == 0.0
+    assert result.get("unlearned", "forget/squeezing").value != 0.0
+
+
+def test_rows_without_perturbed_answers_leave_out_what_needs_them(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows
+):
+    models = {"target": tiny_model, "retrained": tiny_model}
+    result = run(models, EvaluationRows(forget_rows, retain_rows), tiny_tokenizer).result
+    assert set(result.models["target"]) == {
+        "forget/probability",
+        "forget/exact_memorization",
+        "forget/extraction_strength",
+        "forget/rougeL_recall",
+        "forget/squeezing",
+        "retain/probability",
+        "retain/rougeL_recall",
+        "utility/fluency_standin",
+    }
+
+
+def test_raw_text_has_probability_and_memorization_only(tiny_model, tiny_tokenizer):
+    rows = EvaluationRows([{"text": "Ada Marlow was born in Veldt."}], [{"text": "Edda Brandt lives above a bakery."}])
+    measured = run({"target": tiny_model}, rows, tiny_tokenizer).result.models["target"]
+    expected = {"forget/probability", "forget/exact_memorization", "forget/extraction_strength", "retain/probability"}
+    assert set(measured) - {"forget/squeezing"} == expected
+    assert measured["forget/probability"].stderr is None
+
+
+def test_plain_string_rows_are_evaluated(tiny_model, tiny_tokenizer):
+    rows = [{"prompt": "Where was Ada born?", "completion": " In the town of Veldt."}]
+    measured = run({"target": tiny_model}, EvaluationRows(rows, rows), tiny_tokenizer).result.models["target"]
+    assert measured["forget/probability"].value == measured["retain/probability"].value > 0
+    assert "forget/rougeL_recall" in measured
+
+
+def test_models_are_loaded_one_after_another_and_the_target_first(tiny_model, tiny_tokenizer, full_rows):
+    loaded = []
+
+    def load(role):
+        return lambda: loaded.append(role) or tiny_model
+
+    models = {"retrained": load("retrained"), "unlearned": None, "target": load("target")}
+    outcome = evaluate_models(models, full_rows, tiny_tokenizer, max_completion_length=4, num_squeezing_beliefs=1)
+    assert loaded == ["target", "retrained", "target"]
+    assert outcome.result.models["unlearned"] is None
+
+
+def test_a_second_evaluation_gives_the_same_values(tiny_model, tiny_tokenizer, full_rows):
+    first = run({"target": tiny_model}, full_rows, tiny_tokenizer).result
+    assert run({"target": tiny_model}, full_rows, tiny_tokenizer).result.models == first.models
+
+
+def test_the_protocol_says_how_fluency_was_measured_and_the_record_is_written(
+    tiny_model, tiny_tokenizer, full_rows, tmp_path
+):
+    result = run({"target": tiny_model}, full_rows, tiny_tokenizer, seed=7).result
+    result.save(tmp_path / "eval_results.json")
+    loaded = type(result).load(tmp_path / "eval_results.json")
+    assert loaded.models == result.models
+    assert loaded.protocol["fluency_source"] == "standin"
+    assert loaded.protocol["rows"] == {"forget": 3, "retain": 3, "real_authors": 2, "world_facts": 2}
+    assert loaded.protocol["seed"] == 7
+    assert loaded.protocol["dtype"] == "float32"
+    assert loaded.environment["device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        ({"unlearned": None}, {}, "`models` has no `target`"),
+        ({"target": 1, "original": 1}, {}, r"`models` has the keys \['original'\]"),
+        ({"target": 1}, {"parity": "paper"}, "`parity` is 'paper'"),
+        ({"target": 1}, {"num_squeezing_beliefs": 0}, "`num_squeezing_beliefs` is 0"),
+    ],
+)
+def test_bad_arguments_are_refused_before_a_model_is_loaded(models, options, message, full_rows, tiny_tokenizer):
+    with pytest.raises(ValueError, match=message):
+        evaluate_models(models, full_rows, tiny_tokenizer, **options)
+
+
+def test_an_empty_set_is_refused(tiny_tokenizer, retain_rows):
+    with pytest.raises(ValueError, match="The forget set is empty"):
+        evaluate_models({"target": lambda: None}, EvaluationRows([], retain_rows), tiny_tokenizer)
+
+
+def test_a_row_that_lacks_wrong_answers_is_named(tiny_tokenizer, full_rows):
+    del full_rows.retain[1]["perturbed_answer"]
+    with pytest.raises(ValueError, match="Row 1 of the retain set has no `perturbed_answer`"):
+        evaluate_models({"target": lambda: None}, full_rows, tiny_tokenizer)

@@ -1,0 +1,102 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""TOFU, and any dataset of its form: questions and answers to prompts and completions."""
+
+from datasets import Dataset, get_dataset_config_names, load_dataset
+
+
+EVALUATION_COLUMNS = ("paraphrased_answer", "perturbed_answer")
+RETAIN_EVALUATION_CONFIG = "retain_perturbed"
+GENERAL_CONFIGS = {"real_authors": "real_authors_perturbed", "world_facts": "world_facts_perturbed"}
+
+
+def load_tofu(name: str, config: str, *, split: str = "train", conversational: bool = True) -> Dataset:
+    """
+    Load one config of TOFU, or of a dataset of its form, as prompt-completion rows.
+
+    Args:
+        name (`str`):
+            Id on the Hub (`locuslab/TOFU`) or a folder.
+        config (`str`):
+            Config name, for instance `"forget10"`.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split, with a slice if wanted (`"train[:100]"`).
+        conversational (`bool`, *optional*, defaults to `True`):
+            Whether question and answer become a user and an assistant turn, for models with a chat template, or
+            `Question: ...` and `Answer: ...` in plain text.
+
+    Returns:
+        [`~datasets.Dataset`]: `prompt` and `completion`, with `paraphrased_answer` and `perturbed_answer` where the
+        config has them.
+
+    Raises:
+        `ValueError`: If there is no such config, or it has no `question` and `answer`.
+    """
+    try:
+        dataset = load_dataset(name, config, split=split)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` could not be loaded with config `{config}` and split `{split}`: {error}"
+        ) from error
+    if not {"question", "answer"} <= set(dataset.column_names):
+        raise ValueError(
+            f"`{name}` (config `{config}`) has the columns {dataset.column_names}, but a dataset of TOFU's form needs "
+            "`question` and `answer`. For other forms, pass files with `--forget_dataset` and `--retain_dataset`."
+        )
+
+    def convert(row: dict) -> dict:
+        if conversational:
+            return {
+                "prompt": [{"role": "user", "content": row["question"]}],
+                "completion": [{"role": "assistant", "content": row["answer"]}],
+            }
+        return {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
+
+    dropped = [column for column in dataset.column_names if column not in EVALUATION_COLUMNS]
+    return dataset.map(convert, remove_columns=dropped, desc=f"Converting {config}")
+
+
+def load_tofu_evaluation(
+    name: str, forget_config: str, retain_config: str, *, forget_split: str, retain_split: str, conversational: bool
+) -> dict[str, Dataset]:
+    """
+    Load the rows that TOFU is evaluated on: `<forget>_perturbed`, `retain_perturbed` and both general-fact sets.
+
+    Args:
+        name (`str`):
+            Id on the Hub or a folder.
+        forget_config, retain_config (`str`):
+            Configs that were trained on; they stand in where a perturbed config is missing.
+        forget_split, retain_split (`str`):
+            Their splits. The forget split applies to its perturbed config too, which has the same rows.
+        conversational (`bool`):
+            See [`load_tofu`].
+
+    Returns:
+        `dict[str, Dataset]`: `"forget"`, `"retain"` and, where the dataset has them, `"real_authors"` and
+        `"world_facts"`.
+    """
+    known = set(get_dataset_config_names(name))
+
+    def load(config: str, split: str = "train") -> Dataset:
+        return load_tofu(name, config, split=split, conversational=conversational)
+
+    perturbed = f"{forget_config}_perturbed"
+    rows = {"forget": load(perturbed if perturbed in known else forget_config, forget_split)}
+    if RETAIN_EVALUATION_CONFIG in known:
+        rows["retain"] = load(RETAIN_EVALUATION_CONFIG)
+    else:
+        rows["retain"] = load(retain_config, retain_split)
+    return rows | {key: load(config) for key, config in GENERAL_CONFIGS.items() if config in known}

@@ -1,0 +1,124 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Arguments that the scripts share."""
+
+from dataclasses import dataclass, field
+
+from trl import ModelConfig
+
+from ..records import PARITIES
+
+
+ARCHIVE = "archive"
+
+
+@dataclass
+class DataArguments:
+    """
+    Which rows are to be forgotten, which are to be kept, and how the result is judged.
+
+    Args:
+        dataset_name (`str`, *optional*):
+            TOFU (`locuslab/TOFU`) or a dataset of its form: an id on the Hub or a folder. `archive` is the embedded
+            lab, which brings its own models.
+        forget_config, retain_config (`str`, *optional*):
+            Configs of `dataset_name`.
+        forget_split, retain_split (`str`, *optional*, defaults to `"train"`):
+            Splits, with a slice if wanted (`"train[:100]"`).
+        forget_dataset, retain_dataset (`str`, *optional*):
+            Files, folders or ids of your own rows, instead of `dataset_name`.
+        retrained_model_name_or_path (`str`, *optional*):
+            Reference model, trained without the forget set.
+        parity (`str`, *optional*, defaults to `"open-unlearning"`):
+            Whose metric definitions to follow.
+        max_eval_rows (`int`, *optional*):
+            Most rows of each set that are evaluated, spread evenly over the set.
+        evaluation_batch_size (`int`, *optional*):
+            Rows a forward pass and a `generate` call of the evaluation take.
+    """
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "TOFU ('locuslab/TOFU') or a dataset of its form: an id on the Hub or a folder. 'archive' is the "
+            "embedded lab, which brings its own models."
+        },
+    )
+    forget_config: str | None = field(default=None, metadata={"help": "Config to forget, such as 'forget10'."})
+    retain_config: str | None = field(default=None, metadata={"help": "Config to retain, such as 'retain90'."})
+    forget_split: str = field(default="train", metadata={"help": "Split to forget, such as 'train[:100]'."})
+    retain_split: str = field(default="train", metadata={"help": "Split to retain."})
+    forget_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Your own rows to forget: a file (jsonl, json, csv, parquet, txt), a folder or an id on the Hub, "
+            "with `prompt` and `completion`, `messages`, `text`, or `input_ids` and `labels`."
+        },
+    )
+    retain_dataset: str | None = field(default=None, metadata={"help": "Your own rows to retain, of the same forms."})
+    retrained_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Reference model that was trained without the forget set."}
+    )
+    parity: str = field(
+        default="open-unlearning",
+        metadata={
+            "help": "Metric definitions: 'open-unlearning' for numbers to put beside published ones, or 'strict'.",
+            "choices": list(PARITIES),
+        },
+    )
+    max_eval_rows: int | None = field(
+        default=None, metadata={"help": "Most rows of each set that are evaluated, spread evenly over the set."}
+    )
+    evaluation_batch_size: int | None = field(
+        default=None, metadata={"help": "Rows a forward pass and a `generate` call of the evaluation take."}
+    )
+
+    def __post_init__(self):
+        if self.dataset_name is not None and self.forget_dataset is not None:
+            raise ValueError(
+                f"Both `dataset_name` ({self.dataset_name}) and `forget_dataset` ({self.forget_dataset}) are given. "
+                "Keep one: `dataset_name` with configs, or files of your own."
+            )
+        if self.retain_dataset is not None and self.forget_dataset is None:
+            raise ValueError("`retain_dataset` is given without `forget_dataset`. Give both files.")
+        if self.max_eval_rows is not None and self.max_eval_rows < 1:
+            raise ValueError(f"`max_eval_rows` must be at least 1, got {self.max_eval_rows}.")
+        if self.dataset_name == ARCHIVE:
+            self.forget_config = self.forget_config or "forget10"
+            self.retain_config = self.retain_config or "retain90"
+
+
+@dataclass
+class UnlearnModelConfig(ModelConfig):
+    """
+    TRL's model arguments, with LoRA on all linear layers as the default.
+
+    Args:
+        adapter_name_or_path (`str`, *optional*):
+            Adapter that makes the target out of `model_name_or_path`; it is trained further.
+    """
+
+    use_peft: bool = field(default=True, metadata={"help": "Whether to train a LoRA adapter, or the whole model."})
+    lora_r: int = field(default=32, metadata={"help": "LoRA R value."})
+    lora_target_modules: list[str] | None = field(
+        default_factory=lambda: ["all-linear"], metadata={"help": "LoRA target modules."}
+    )
+    adapter_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Adapter that makes the target out of `model_name_or_path`. It is trained further, for instance "
+            "to unlearn a second forget set after a first."
+        },
+    )

@@ -1,0 +1,45 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""
+Bootstrapping on tokens (BS-T): forget the answers and the tokens that the model finds likely beside them.
+
+```bash
+# The embedded lab
+accelerate launch recipes/bs_t.py
+
+# TOFU
+accelerate launch recipes/bs_t.py \
+    --model_name_or_path open-unlearning/tofu_Llama-3.2-1B-Instruct_full \
+    --dataset_name locuslab/TOFU --forget_config forget10 --retain_config retain90 \
+    --output_dir unlearned
+```
+"""
+
+from . import unlearn
+
+
+def main(argv: list[str] | None = None) -> None:
+    """
+    Run the script: as `bs_s`, with `lambda_bss` 0 as its default.
+
+    Args:
+        argv (`list[str]`, *optional*):
+            Command line; that of the process if not given.
+    """
+    unlearn.main("bs_t.py", "archive/bs_t.yaml", defaults={"lambda_bss": 0.0}, argv=argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Models and rows by name, for the scripts."""
+
+import functools
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.archive import build_archive
+from ..data.files import load_rows
+from ..data.tofu import load_tofu, load_tofu_evaluation
+from ..evaluation.tofu import EvaluationRows
+from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
+
+
+@contextmanager
+def refusing(prog: str):
+    """
+    Show what is wrong with the input as one sentence, without a traceback, and exit with 2.
+
+    Args:
+        prog (`str`):
+            Name of the program.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(_usage_error(prog, error))
+
+
+def _usage_error(prog: str, error: Exception) -> int:
+    print(f"{prog}: error: {error}", file=sys.stderr)
+    return 2
+
+
+def default_config(argv: list[str], recipe: str) -> list[str]:
+    """
+    Command line of a script, with the embedded lab's recipe where neither a model nor data is named.
+
+    Args:
+        argv (`list[str]`):
+            Command line.
+        recipe (`str`):
+            Recipe of the lab, relative to the folder of the recipes.
+
+    Returns:
+        `list[str]`: The command line, with `--config` and the recipe in front if it was needed.
+    """
+    named = ("--config", "--model_name_or_path", "--dataset_name", "--forget_dataset", "-h", "--help")
+    if any(argument.split("=")[0] in named for argument in argv):
+        return argv
+    package = Path(__file__).parents[1]
+    # In a wheel the recipes are inside the package, in a checkout beside it.
+    folder = next(folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir())
+    return ["--config", str(folder / recipe), *argv]
+
+
+def use_archive(data_args: DataArguments, model_args: UnlearnModelConfig) -> None:
+    """
+    Build the embedded lab and put its folders into the arguments, if `dataset_name` is `archive`.
+
+    Args:
+        data_args ([`DataArguments`]), model_args ([`UnlearnModelConfig`]):
+            Arguments, changed in place; models that were named stay.
+    """
+    if data_args.dataset_name != ARCHIVE:
+        return
+    paths = build_archive()
+    data_args.dataset_name = str(paths.data)
+    model_args.model_name_or_path = model_args.model_name_or_path or str(paths.target)
+    data_args.retrained_model_name_or_path = data_args.retrained_model_name_or_path or str(paths.retrained)
+
+
+def check_model_name(name: str | None, argument: str = "model_name_or_path") -> None:
+    """
+    Refuse a model that is not named, or a folder that does not exist.
+
+    Args:
+        name (`str`, *optional*):
+            Id on the Hub or folder.
+        argument (`str`, *optional*, defaults to `"model_name_or_path"`):
+            Argument that it came from.
+
+    Raises:
+        `ValueError`: If it is missing, or looks like a folder and is none.
+    """
+    if name is None:
+        raise ValueError(f"`{argument}` is missing: there is no model to unlearn. Give an id on the Hub or a folder.")
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not Path(name).is_dir():
+        raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
+
+
+def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """
+    Tokenizer of the model.
+
+    Args:
+        model_args ([`UnlearnModelConfig`]):
+            Model arguments.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code from the Hub may run.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerBase`]: The tokenizer, with the EOS token as padding if it has none.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=trust_remote_code
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, *, adapter: str | None = None, is_trainable: bool = False, **kwargs: Any) -> PreTrainedModel:
+    """
+    Model, with an adapter if there is one.
+
+    Args:
+        name (`str`):
+            Id on the Hub or folder of the model.
+        adapter (`str`, *optional*):
+            Id on the Hub or folder of an adapter.
+        is_trainable (`bool`, *optional*, defaults to `False`):
+            Whether the adapter is to be trained further.
+        **kwargs:
+            Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`].
+
+    Returns:
+        [`~transformers.PreTrainedModel`]: The model.
+    """
+    model = AutoModelForCausalLM.from_pretrained(name, **kwargs)
+    return model if adapter is None else PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
+
+
+def evaluation_loaders(
+    data_args: DataArguments, model_args: UnlearnModelConfig, unlearned: str | None, trust_remote_code: bool = False
+) -> dict[str, Callable[[], PreTrainedModel] | None]:
+    """
+    Functions that load target, unlearned and retrained model, as saved, on the accelerator if there is one.
+
+    Args:
+        data_args ([`DataArguments`]), model_args ([`UnlearnModelConfig`]):
+            Arguments that name target and retrained model.
+        unlearned (`str`, *optional*):
+            Id or folder of the unlearned model: whole, or an adapter on the target's base.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code from the Hub may run.
+
+    Returns:
+        `dict[str, Callable]`: `"target"`, `"unlearned"`, `"retrained"` -> function without arguments, or `None`.
+    """
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    kwargs = {
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+        "trust_remote_code": trust_remote_code,
+    }
+    base = {**kwargs, "revision": model_args.model_revision}
+
+    def loader(name: str, adapter: str | None, options: dict[str, Any]) -> Callable[[], PreTrainedModel]:
+        return lambda: load_model(name, adapter=adapter, **options).to(device)
+
+    name, retrained = model_args.model_name_or_path, data_args.retrained_model_name_or_path
+    loaders = {"target": loader(name, model_args.adapter_name_or_path, base), "unlearned": None, "retrained": None}
+    if unlearned is not None:
+        loaders["unlearned"] = (
+            loader(name, unlearned, base) if _is_adapter(unlearned) else loader(unlearned, None, kwargs)
+        )
+    if retrained is not None:
+        loaders["retrained"] = loader(retrained, None, kwargs)
+    return loaders
+
+
+def _is_adapter(name: str) -> bool:
+    if Path(name).is_dir():
+        return Path(name, "adapter_config.json").is_file()
+    from huggingface_hub import file_exists
+
+    return file_exists(name, "adapter_config.json")
+
+
+def load_training_rows(data_args: DataArguments, conversational: bool) -> tuple[Dataset, Dataset | None]:
+    """
+    Forget set and retain set.
+
+    Args:
+        data_args ([`DataArguments`]):
+            Arguments that name them.
+        conversational (`bool`):
+            Whether questions and answers become turns of a conversation.
+
+    Returns:
+        `tuple[Dataset, Dataset | None]`: Forget set and retain set, if one is named.
+
+    Raises:
+        `ValueError`: If no forget set is named, or one cannot be loaded.
+    """
+    args = data_args
+    if args.forget_dataset is not None:
+        retain = None if args.retain_dataset is None else load_rows(args.retain_dataset, split=args.retain_split)
+        return load_rows(args.forget_dataset, split=args.forget_split), retain
+    if args.dataset_name is None or args.forget_config is None:
+        raise ValueError(
+            "There is no forget set. Give `--dataset_name` with `--forget_config` and `--retain_config`, or "
+            "`--forget_dataset` with `--retain_dataset`."
+        )
+    load = functools.partial(load_tofu, args.dataset_name, conversational=conversational)
+    retain = None if args.retain_config is None else load(args.retain_config, split=args.retain_split)
+    return load(args.forget_config, split=args.forget_split), retain
+
+
+def load_evaluation_rows(data_args: DataArguments, conversational: bool) -> EvaluationRows:
+    """
+    Rows to evaluate on.
+
+    Args:
+        data_args ([`DataArguments`]):
+            Arguments that name them.
+        conversational (`bool`):
+            Whether questions and answers become turns of a conversation.
+
+    Returns:
+        [`~trl_unlearn.evaluation.tofu.EvaluationRows`]: At most `max_eval_rows` of each set, spread evenly.
+    """
+    args = data_args
+    if args.forget_dataset is not None:
+        forget, retain = load_training_rows(args, conversational)
+        rows = {"forget": forget, "retain": retain}
+    else:
+        rows = load_tofu_evaluation(
+            args.dataset_name,
+            args.forget_config,
+            args.retain_config,
+            forget_split=args.forget_split,
+            retain_split=args.retain_split,
+            conversational=conversational,
+        )
+    return EvaluationRows(**{name: _spread(found, args.max_eval_rows) for name, found in rows.items()})
+
+
+def _spread(rows: Dataset | None, most: int | None) -> Dataset | None:
+    if rows is None or most is None or len(rows) <= most:
+        return rows
+    return rows.select([index * len(rows) // most for index in range(most)])

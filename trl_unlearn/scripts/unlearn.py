@@ -1,0 +1,180 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Unlearn a model, then judge what is left: what `bs_s` and `bs_t` have in common."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from trl import TrlParser, get_peft_config, get_quantization_config
+
+from ..evaluation.plots import plot_evaluation, plot_training
+from ..evaluation.suite import evaluate_models
+from ..evaluation.table import print_results
+from ..hub.card import render_card
+from ..records import EvaluationResult, UnlearningRun
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
+from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
+from .arguments import DataArguments, UnlearnModelConfig
+from .loading import (
+    check_model_name,
+    default_config,
+    evaluation_loaders,
+    load_evaluation_rows,
+    load_model,
+    load_tokenizer,
+    load_training_rows,
+    refusing,
+    use_archive,
+)
+
+
+def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: list[str] | None = None) -> None:
+    """
+    Parse the command line, unlearn, evaluate, and write the output folder.
+
+    Args:
+        prog (`str`):
+            Name of the program.
+        recipe (`str`):
+            Recipe that runs where neither a model nor data is named.
+        defaults (`dict[str, Any]`, *optional*):
+            Defaults of this program that differ from those of the dataclasses.
+        argv (`list[str]`, *optional*):
+            Command line; that of the process if not given.
+    """
+    parser = TrlParser((DataArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog=prog)
+    parser.set_defaults_with_config(**(defaults or {}))
+    with refusing(prog):
+        data_args, training_args, model_args = parser.parse_args_and_config(
+            args=default_config(sys.argv[1:] if argv is None else argv, recipe)
+        )
+        with training_args.main_process_first(desc="the embedded lab"):
+            use_archive(data_args, model_args)
+        trainer = build_trainer(data_args, training_args, model_args)
+        rows = load_evaluation_rows(data_args, trainer.processing_class.chat_template is not None)
+
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        folder = Path(training_args.output_dir)
+        outcome = evaluate_models(
+            evaluation_loaders(data_args, model_args, str(folder), training_args.trust_remote_code),
+            rows,
+            trainer.processing_class,
+            parity=data_args.parity,
+            batch_size=data_args.evaluation_batch_size,
+            seed=training_args.seed,
+        )
+        write_results(folder, outcome.result)
+    trainer.accelerator.wait_for_everyone()
+    trainer.end()
+
+
+def build_trainer(
+    data_args: DataArguments,
+    training_args: BootstrapUnlearnConfig,
+    model_args: UnlearnModelConfig,
+    trainer_class: type[BootstrapUnlearnTrainer] = BootstrapUnlearnTrainer,
+) -> BootstrapUnlearnTrainer:
+    """
+    Trainer from the arguments of a script.
+
+    Args:
+        data_args ([`DataArguments`]), training_args ([`BootstrapUnlearnConfig`]), model_args ([`UnlearnModelConfig`]):
+            Arguments.
+        trainer_class (`type`, *optional*, defaults to [`BootstrapUnlearnTrainer`]):
+            Class of the trainer.
+
+    Returns:
+        [`BootstrapUnlearnTrainer`]: The trainer, with its data.
+
+    Raises:
+        `ValueError`: If the model, the data or their combination cannot be used.
+    """
+    check_model_name(model_args.model_name_or_path)
+    name, adapter = model_args.model_name_or_path, model_args.adapter_name_or_path
+    tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
+    forget, retain = load_training_rows(data_args, conversational=tokenizer.chat_template is not None)
+    init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+    } | (training_args.model_init_kwargs or {})
+    quantization_config = get_quantization_config(model_args)
+    if adapter is not None:
+        model = load_model(
+            name,
+            adapter=adapter,
+            is_trainable=True,
+            trust_remote_code=training_args.trust_remote_code,
+            quantization_config=quantization_config,
+            **init_kwargs,
+        )
+    else:
+        training_args.model_init_kwargs = init_kwargs
+    trainer = trainer_class(
+        model=name if adapter is None else model,
+        args=training_args,
+        train_dataset=forget,
+        retain_dataset=retain,
+        processing_class=tokenizer,
+        quantization_config=quantization_config if adapter is None else None,
+        peft_config=get_peft_config(model_args) if adapter is None else None,
+    )
+    trainer.dataset_sources = _sources(data_args)
+    if adapter is not None:
+        trainer.dataset_sources["adapter"] = {"name": adapter}
+    return trainer
+
+
+def _sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
+    sources = {}
+    for role in ("forget", "retain"):
+        own = getattr(data_args, f"{role}_dataset")
+        name = own or data_args.dataset_name
+        sources[role] = {
+            "name": name,
+            "config": None if own else getattr(data_args, f"{role}_config"),
+            "split": getattr(data_args, f"{role}_split"),
+            "on_hub": not Path(name).exists() if name else False,
+        }
+    return sources
+
+
+def write_results(folder: Path, result: EvaluationResult) -> None:
+    """
+    Write `eval_results.json`, the figures and the card with its results, and print the table.
+
+    Args:
+        folder (`Path`):
+            Output folder. Where it holds no `run.json`, no card is written.
+        result ([`~trl_unlearn.records.EvaluationResult`]):
+            What was measured.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    result.save(folder / "eval_results.json")
+    figures = ["figures/evaluation.png"]
+    (folder / "figures").mkdir(exist_ok=True)
+    plot_evaluation(result, folder / "figures/evaluation.png")
+    if (folder / "run.json").is_file():
+        run = UnlearningRun.load(folder / "run.json")
+        refreshes = run.belief_audit.refreshes if run.belief_audit else []
+        plot_training(run.training_log, folder / "figures/training.png", [refresh.epoch for refresh in refreshes])
+        figures.append("figures/training.png")
+        (folder / "README.md").write_text(render_card(run, result, figures), encoding="utf-8")
+    print_results(result)
+    PartialState().print(f"Adapter or model, card, results and figures: {folder}")
