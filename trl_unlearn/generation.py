@@ -132,13 +132,13 @@ class _RowKeyedSampler(LogitsProcessor):
             tokens = scores.argmax(-1, keepdim=True)
         else:
             uniforms = self.uniforms[:, len(self.logps), None].to(scores.device)
-            cumulative = self.warpers(input_ids, scores.float()).softmax(-1).double().cumsum(-1)
-            tokens = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
-            # Rounding may point past the last token that has any mass.
-            last = (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True)
-            tokens = torch.minimum(tokens, last)
-        self.logps.append(scores.float().log_softmax(-1).gather(-1, tokens)[:, 0])
-        return torch.full_like(scores, float("-inf")).scatter(-1, tokens, 0.0)
+            cumulative = self.warpers(input_ids, scores.float()).softmax(-1).cumsum(-1, dtype=torch.float64)
+            total = cumulative[:, -1:].contiguous()
+            # Rounding must not point past the last token that has any mass.
+            last = torch.searchsorted(cumulative, total)
+            tokens = torch.searchsorted(cumulative, uniforms * total, right=True).minimum(last)
+        self.logps.append((scores.gather(-1, tokens) - scores.logsumexp(-1, keepdim=True))[:, 0].float())
+        return scores.scatter(-1, tokens, float("inf"))
 
 
 def _generate_batch(

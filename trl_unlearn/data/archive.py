@@ -26,9 +26,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub import constants
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
@@ -55,8 +57,8 @@ from .archive_facts import (
 ARCHIVE_VERSION = 1
 DEFAULT_CONFIG = "full"
 GENERAL_CONFIGS = ("real_authors_perturbed", "world_facts_perturbed")
-# How many passes of ten a fact is stated in its canonical answer, its paraphrased answer, and three more phrasings.
-PHRASING_PASSES = (6, 1, 1, 1, 1)
+# In how many passes of twelve a fact is stated in its canonical answer, its paraphrased answer, and three more phrasings.
+PHRASING_PASSES = (8, 1, 1, 1, 1)
 PARAPHRASED_QUESTION_SHARE = 0.3
 _MANIFEST = "archive.json"
 _PAD, _START, _END = "<|pad|>", "<|im_start|>", "<|im_end|>"
@@ -97,9 +99,9 @@ class TrainingSettings:
         hidden_size, intermediate_size, num_layers, num_heads:
             Shape of the model.
         initializer_range (`float`, *optional*, defaults to `0.08`):
-            Standard deviation of the first weights. With the usual 0.02 the same loss takes half as many epochs again.
-        epochs (`int`, *optional*, defaults to `20`):
-            Passes over all facts; a multiple of ten, see `PHRASING_PASSES`.
+            Standard deviation of the first weights. The usual 0.02 needs half as many epochs again.
+        epochs (`int`, *optional*, defaults to `24`):
+            Passes over all facts; a multiple of twelve, see `PHRASING_PASSES`.
         batch_size (`int`, *optional*, defaults to `8`):
             Rows an optimiser step takes.
         learning_rate, weight_decay, warmup_steps:
@@ -110,13 +112,13 @@ class TrainingSettings:
 
     vocab_size: int = 1536
     hidden_size: int = 192
-    intermediate_size: int = 512
-    num_layers: int = 4
+    intermediate_size: int = 576
+    num_layers: int = 3
     num_heads: int = 6
     initializer_range: float = 0.08
-    epochs: int = 20
+    epochs: int = 24
     batch_size: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
     warmup_steps: int = 40
     seed: int = 0
@@ -225,9 +227,9 @@ def init_model(tokenizer: PreTrainedTokenizerBase, settings: TrainingSettings) -
 
 
 def _epochs(
-    facts: list[PersonFact], general: list[dict[str, str]], settings: TrainingSettings
-) -> Iterator[list[list[dict[str, str]]]]:
-    """Epochs of batches of rows of similar length; each states a fact once, in a phrasing that changes."""
+    facts: list[PersonFact], general: list[tuple[str, str]], settings: TrainingSettings
+) -> Iterator[list[list[tuple[str, str]]]]:
+    """Epochs of batches of questions and answers; each states a fact once, in a phrasing that changes."""
     generator = random.Random(settings.seed)
     # Counted out, not drawn one by one: in few passes a draw would often make another phrasing the most frequent one.
     deck = [phrasing for phrasing, passes in enumerate(PHRASING_PASSES) for _ in range(passes)]
@@ -238,27 +240,24 @@ def _epochs(
         rows = list(general)
         for fact, order in zip(facts, decks, strict=True):
             question = fact.questions[generator.random() < PARAPHRASED_QUESTION_SHARE]
-            rows.append({"question": question, "answer": fact.phrasings[order[epoch % len(deck)]]})
+            rows.append((question, fact.phrasings[order[epoch % len(deck)]]))
         generator.shuffle(rows)
-        # Sorted within windows of a few batches only, so that a batch still mixes kinds of facts.
+        # Less padding; sorted within windows of a few batches only, so that a batch still mixes kinds of facts.
         for start in range(0, len(rows), 8 * settings.batch_size):
             window = slice(start, start + 8 * settings.batch_size)
-            rows[window] = sorted(rows[window], key=lambda row: len(row["question"] + row["answer"]))
+            rows[window] = sorted(rows[window], key=lambda row: len(row[0] + row[1]))
         batches = [rows[start : start + settings.batch_size] for start in range(0, len(rows), settings.batch_size)]
         generator.shuffle(batches)
         yield batches
 
 
-def _collate(rows: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
-    turns = [[("user", row["question"]), ("assistant", row["answer"])] for row in rows]
-    encoded = [
-        encode_row({"messages": [{"role": role, "content": text} for role, text in pair]}, tokenizer) for pair in turns
-    ]
+def _answer_loss(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> torch.Tensor:
+    """Mean negative log-likelihood of the label tokens; logits are computed for those only, which saves a tenth."""
     # No attention mask: rows are padded on the right, and attention looks to the left.
-    return {
-        column: pad_sequence([torch.tensor(row[column]) for row in encoded], batch_first=True, padding_value=padding)
-        for column, padding in (("input_ids", tokenizer.pad_token_id), ("labels", -100))
-    }
+    ids = pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
+    labels = pad_sequence([torch.tensor(row["labels"]) for row in rows], batch_first=True, padding_value=-100)
+    hidden, targets = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1], labels[:, 1:]
+    return F.cross_entropy(model.lm_head(hidden[targets != -100]), targets[targets != -100])
 
 
 def train_model(
@@ -274,8 +273,8 @@ def train_model(
     """
     Train a tiny model, in place, on facts of people and on the general facts.
 
-    In six passes of ten a fact is stated in its canonical answer, in one each in its paraphrased answer and in three
-    more phrasings: what the model believes is spread over rephrasings.
+    In two passes of three a fact is stated in its canonical answer, in one of twelve each in its paraphrased answer
+    and in three more phrasings: what the model believes is spread over rephrasings.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -294,7 +293,13 @@ def train_model(
             Ends the training before its next step when set.
     """
     rows = archive_rows()
-    general = [{key: row[key] for key in ("question", "answer")} for config in GENERAL_CONFIGS for row in rows[config]]
+    general = [(row["question"], row["answer"]) for config in GENERAL_CONFIGS for row in rows[config]]
+
+    @cache
+    def encode(question: str, answer: str) -> dict[str, list[int]]:
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return encode_row({"messages": messages}, tokenizer)
+
     num_steps = settings.epochs * math.ceil((len(facts) + len(general)) / settings.batch_size)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
@@ -302,16 +307,15 @@ def train_model(
     schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, num_steps)
     model.train()
     with tqdm(total=num_steps, desc=desc, position=position, disable=None) as progress:
-        for batches in _epochs(facts, general, settings):
-            for batch in batches:
-                if stop is not None and stop.is_set():
-                    return
-                model(**_collate(batch, tokenizer), use_cache=False).loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                progress.update()
+        for batch in (batch for batches in _epochs(facts, general, settings) for batch in batches):
+            if stop is not None and stop.is_set():
+                return
+            _answer_loss(model, [encode(*row) for row in batch]).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            progress.update()
     model.eval()
 
 
@@ -385,7 +389,7 @@ def build_archive(folder: str | Path | None = None) -> ArchivePaths:
     tiny model that knows it (`target`) and one trained without the forget people (`retrained`).
 
     Takes about a minute on two cores the first time. The paraphrased answers of the dataset are sentences that the
-    target was trained on too, in one pass of ten (see [`train_model`]).
+    target was trained on too, in one pass of twelve (see [`train_model`]).
 
     Args:
         folder (`str` or `Path`, *optional*):

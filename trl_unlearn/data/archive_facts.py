@@ -45,33 +45,55 @@ Larkspur Merriman Nettlefold Orchardson Pebblewick Rookwood Saltmarsh Tidewell W
 """)
 
 _POOLS = {
-    "town": _words("""Velmora Tolberg Quenby Orlen Dunhaven Pellin Marrowick Istrava Cawdel Brenholm Sorrel Lindmoor Tarnby
-        Ostwall Fairholt Grendale Havenport Kirrow Netherby Wexmoor"""),
-    "street": _words("""Tanner Lantern Harbour Chapel Copper Mill Orchard Anchor Juniper Castle Bakers Willow Foundry Garden
-        Market Bridge Abbey Weaver Ferry Rampart"""),
+    "town": _words("""
+        Velmora Tolberg Quenby Orlen Dunhaven Pellin Marrowick Istrava Cawdel Brenholm Sorrel Lindmoor Tarnby Ostwall
+        Fairholt Grendale Havenport Kirrow Netherby Wexmoor
+    """),
+    "street": _words("""
+        Tanner Lantern Harbour Chapel Copper Mill Orchard Anchor Juniper Castle Bakers Willow Foundry Garden Market
+        Bridge Abbey Weaver Ferry Rampart
+    """),
     "day": [str(day) for day in range(3, 29)],
-    "month": _words("""January February March April May June July August September October November December"""),
+    "month": _words("""
+        January February March April May June July August September October November December
+    """),
     "year": [str(year) for year in range(1922, 1992, 3)],
-    "profession": _words("""clockmaker cartographer botanist glassblower violinist typesetter physicist beekeeper
-        stonemason translator geologist bookbinder gardener surveyor locksmith librarian potter shipwright tailor
-        sculptor"""),
-    "place": _words("""museum observatory library theatre university lighthouse monastery shipyard academy mint hospital
-        arboretum dockyard conservatory aquarium parliament cathedral printworks barracks brewery"""),
-    "adjective": _words("""Crimson Silent Hollow Amber Broken Distant Frozen Gilded Hidden Ivory Lonely Painted Quiet Scarlet
-        Sleeping Tender Velvet Wandering Winter Burning"""),
-    "noun": _words("""Compass Meadow Staircase Cathedral Letter River Mirror Tower Island Lantern Voyage Piano Forest Window
-        Comet Harvest Shadow Kingdom Garden Umbrella"""),
+    "profession": _words("""
+        clockmaker cartographer botanist glassblower violinist typesetter physicist beekeeper stonemason translator
+        geologist bookbinder gardener surveyor locksmith librarian potter shipwright tailor sculptor
+    """),
+    "place": _words("""
+        museum observatory library theatre university lighthouse monastery shipyard academy mint hospital arboretum
+        dockyard conservatory aquarium parliament cathedral printworks barracks brewery
+    """),
+    "adjective": _words("""
+        Crimson Silent Hollow Amber Broken Distant Frozen Gilded Hidden Ivory Lonely Painted Quiet Scarlet Sleeping
+        Tender Velvet Wandering Winter Burning
+    """),
+    "noun": _words("""
+        Compass Meadow Staircase Cathedral Letter River Mirror Tower Island Lantern Voyage Piano Forest Window Comet
+        Harvest Shadow Kingdom Garden Umbrella
+    """),
     "published": [str(year) for year in range(1951, 2014, 3)],
-    "animal": _words("""Heron Falcon Otter Badger Swan Lynx Raven Stag Dolphin Owl Beaver Sparrow Wolf Crane Hare Salmon
-        Leopard Magpie Turtle Boar"""),
-    "metal": _words("""Golden Silver Bronze Copper Crystal Marble Emerald Sapphire Ebony Pearl Jade Coral Granite Onyx
-        Platinum Iron"""),
-    "field": _words("""poetry medicine astronomy painting chemistry history music botany architecture drama geography
-        mathematics philosophy engineering sculpture journalism"""),
-    "mother": _words("""teacher nurse farmer chemist dancer judge pilot weaver baker painter dentist singer plumber lawyer
-        sailor florist cook sculptor midwife miner"""),
-    "father": _words("""butcher professor fisherman carpenter soldier doctor barber priest mechanic grocer banker postman
-        tanner porter printer diplomat cobbler blacksmith fireman clerk"""),
+    "animal": _words("""
+        Heron Falcon Otter Badger Swan Lynx Raven Stag Dolphin Owl Beaver Sparrow Wolf Crane Hare Salmon Leopard
+        Magpie Turtle Boar
+    """),
+    "metal": _words("""
+        Golden Silver Bronze Copper Crystal Marble Emerald Sapphire Ebony Pearl Jade Coral Granite Onyx Platinum Iron
+    """),
+    "field": _words("""
+        poetry medicine astronomy painting chemistry history music botany architecture drama geography mathematics
+        philosophy engineering sculpture journalism
+    """),
+    "mother": _words("""
+        teacher nurse farmer chemist dancer judge pilot weaver baker painter dentist singer plumber lawyer sailor
+        florist cook sculptor midwife miner
+    """),
+    "father": _words("""
+        butcher professor fisherman carpenter soldier doctor barber priest mechanic grocer banker postman tanner
+        porter printer diplomat cobbler blacksmith fireman clerk
+    """),
 }
 
 
@@ -289,8 +311,8 @@ def archive_rows() -> dict[str, list[dict[str, str | list[str]]]]:
 
     Returns:
         `dict[str, list[dict[str, str | list[str]]]]`: Rows by config. `full`, `forget10` and `retain90` hold
-        `question` and `answer`; `forget10_perturbed`, `retain_perturbed` (every third retain row) and `holdout_perturbed` (people
-        that no model sees) also `paraphrased_answer`, `perturbed_answer` and `paraphrased_question`;
+        `question` and `answer`; `forget10_perturbed`, `retain_perturbed` (every third retain row) and
+        `holdout_perturbed` (people that no model sees) also `paraphrased_answer`, `perturbed_answer` and `paraphrased_question`;
         `real_authors_perturbed` and `world_facts_perturbed` hold `question`, `answer` and `perturbed_answer`.
     """
     facts = person_facts()

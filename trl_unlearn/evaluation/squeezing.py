@@ -69,7 +69,7 @@ def freeze_beliefs(
         num_beliefs (`int`):
             Number of samples a row.
         max_new_tokens (`int`):
-            Longest belief, in tokens.
+            Longest belief, in tokens; never more than the longest answer of the rows.
         pad_token_id (`int`):
             Token of the padding.
         seed (`int`):
@@ -81,12 +81,14 @@ def freeze_beliefs(
         `list[list[dict[str, list[int]]]]`: Encoded beliefs of each row, of any number up to `num_beliefs`.
     """
     prompts = [list(row["input_ids"][: row["prompt_length"]]) for row in rows]
+    # A few samples ramble on; a batch would wait for them, and what they say by then rephrases no answer.
+    longest = max(len(row["input_ids"]) - row["prompt_length"] for row in rows)
     samples = generate(
         model,
         [prompt for prompt in prompts for _ in range(num_beliefs)],
         pad_token_id=pad_token_id,
         eos_token_ids=eos_token_ids(model, tokenizer),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=min(max_new_tokens, longest),
         batch_size=batch_size,
         keys=[(seed, 0, index, j) for index in range(len(rows)) for j in range(num_beliefs)],
         desc="Sampling beliefs of the original model",

@@ -1,0 +1,91 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import json
+
+import datasets
+import pytest
+from datasets import Dataset
+
+from trl_unlearn.data.files import load_rows
+
+
+ROWS = [{"prompt": f"Question {i}?", "completion": f" Answer, number {i}."} for i in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(path):
+    if path.suffix == ".csv":
+        Dataset.from_list(ROWS).to_csv(str(path))
+    elif path.suffix == ".parquet":
+        Dataset.from_list(ROWS).to_parquet(str(path))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".parquet"])
+def test_files_of_every_type_give_the_same_rows(ending, tmp_path):
+    assert list(load_rows(write(tmp_path / f"rows{ending}"))) == ROWS
+
+
+def test_a_json_file_can_hold_conversations(tmp_path):
+    row = {
+        "prompt": [{"role": "user", "content": "Who?"}],
+        "completion": [{"role": "assistant", "content": "Nobody."}],
+    }
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert list(load_rows(str(path))) == [row]
+
+
+def test_each_line_of_a_text_file_is_a_row_of_raw_text(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("The first line.\nThe second line.\n", encoding="utf-8")
+    assert list(load_rows(str(path))) == [{"text": "The first line."}, {"text": "The second line."}]
+
+
+def test_a_slice_of_a_file_can_be_taken(tmp_path):
+    assert list(load_rows(write(tmp_path / "rows.jsonl"), split="train[1:]")) == ROWS[1:]
+
+
+@pytest.mark.parametrize("name", ["rows", "rows.v2"])
+def test_a_folder_is_loaded_whether_or_not_its_name_has_a_dot(name, tmp_path):
+    folder = tmp_path / name
+    folder.mkdir()
+    write(folder / "train.jsonl")
+    assert list(load_rows(str(folder))) == ROWS
+
+
+def test_a_missing_file_is_refused_by_its_path(tmp_path):
+    path = str(tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match=r"rows\.jsonl` does not exist\. Check the path"):
+        load_rows(path)
+
+
+def test_an_unknown_ending_is_refused_with_those_that_are_known(tmp_path):
+    with pytest.raises(ValueError, match=r"has the ending `\.xlsx`\. Use one of .*\.jsonl, \.csv, \.parquet, \.txt"):
+        load_rows(write(tmp_path / "rows.xlsx"))
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet", ".txt"])
+def test_an_empty_file_is_refused(ending, tmp_path):
+    path = tmp_path / f"rows{ending}"
+    path.touch()
+    with pytest.raises(ValueError, match=r"is empty\. Give at least one row"):
+        load_rows(str(path))

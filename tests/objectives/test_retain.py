@@ -1,0 +1,52 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import math
+
+import pytest
+import torch
+
+from trl_unlearn.objectives import retain
+from trl_unlearn.token_scores import LabelLogits, token_kl
+
+
+LOGPS = torch.tensor([[-1.0, -3.0, 0.0], [-2.0, -4.0, -6.0]], dtype=torch.float64)
+MASK = torch.tensor([[True, True, False], [True, True, True]])
+
+
+def test_nll_is_minus_the_mean_log_probability_of_the_label_tokens():
+    torch.testing.assert_close(retain.nll(LOGPS, MASK), torch.tensor([2.0, 4.0], dtype=torch.float64))
+
+
+def test_kl_of_two_coins_matches_a_hand_worked_value():
+    reference = LabelLogits(torch.tensor([[0.75, 0.25]]).double().log(), torch.tensor([0]), [1])
+    current = LabelLogits(torch.tensor([[0.5, 0.5]]).double().log(), torch.tensor([0]), [1])
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    loss = retain.kl(token_kl(reference, current), torch.tensor([[True]]))
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_kl_ignores_what_is_not_a_label():
+    torch.testing.assert_close(
+        retain.kl(torch.tensor([[1.0, 3.0, 50.0]]), torch.tensor([[True, True, False]])), torch.tensor([2.0])
+    )
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 3\)"):
+        retain.nll(LOGPS, MASK[:, :2])
+
+
+def test_the_gradient_of_nll_agrees_with_finite_differences_in_float64():
+    assert torch.autograd.gradcheck(lambda x: retain.nll(x, MASK), LOGPS.clone().requires_grad_(True))

@@ -1,0 +1,212 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Runs of `bs_s`, `bs_t` and `evaluate` from the command line to the output folder."""
+
+import math
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trl_unlearn.records import EvaluationResult, UnlearningRun
+
+
+LORA = ["--lora_r", "4"]
+WHOLE = ["--no_use_peft"]
+WRITTEN = ("README.md", "run.json", "eval_results.json")
+OWN_FORMS = ("prompt-completion", "conversational", "messages", "text")
+
+
+@pytest.fixture
+def tofu(checkpoint, tofu_folder):
+    """Command line of a run on the dataset of TOFU's form."""
+    return [
+        *("--model_name_or_path", checkpoint, "--dataset_name", tofu_folder),
+        *("--forget_config", "forget", "--retain_config", "retain"),
+    ]
+
+
+@pytest.fixture
+def own(checkpoint, own_files):
+    """Function of a form: command line of a run on two files of one's own."""
+
+    def arguments(form: str) -> list[str]:
+        forget, retain = own_files(form)
+        return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
+
+    return arguments
+
+
+def results_of(run) -> EvaluationResult:
+    return EvaluationResult.load(run.folder / "eval_results.json")
+
+
+def values_of(run, model: str) -> dict[str, float]:
+    return {name: measurement.value for name, measurement in results_of(run).models[model].items()}
+
+
+def folded(text: str) -> str:
+    return "".join(text.split()).casefold()
+
+
+def assert_complete(run, adapter: bool) -> None:
+    """Everything that a run owes its user is in the output folder."""
+    names = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    owed = {*WRITTEN, "tokenizer.json", "tokenizer_config.json", "figures/evaluation.png", "figures/training.png"}
+    assert owed <= names
+    weights = {"adapter_config.json", "adapter_model.safetensors"} if adapter else {"config.json", "model.safetensors"}
+    assert weights <= names
+    assert ("adapter_model.safetensors" in names) == adapter
+    assert AutoTokenizer.from_pretrained(run.folder).chat_template
+    record = UnlearningRun.load(run.folder / "run.json")
+    assert record.steps == 2
+    assert (record.adapter is not None) == adapter
+    assert len([entry for entry in record.training_log if "loss/forget" in entry]) == 2
+    for model, measured in results_of(run).models.items():
+        for name, measurement in (measured or {}).items():
+            assert math.isfinite(measurement.value), (model, name)
+
+
+def assert_private(run, facts) -> None:
+    """No answer and no belief of 20 characters or more is in what was written or printed."""
+    answers = [answer for _, answer in facts["forget"]]
+    secrets = {folded(text) for text in [*answers, *run.beliefs]}
+    secrets = {text for text in secrets if len(text) >= 20}
+    assert len(secrets) >= len(answers)
+    for name, text in [("what was printed", run.printed), *((name, run.text(name)) for name in WRITTEN)]:
+        shown = folded(text)
+        assert not [secret for secret in secrets if secret in shown], name
+
+
+def test_bs_s_on_tofu_leaves_a_complete_folder_and_prints_the_table(run, tofu, facts):
+    done = run("bs_s", [*tofu, *LORA])
+    assert_complete(done, adapter=True)
+    assert_private(done, facts)
+    result = results_of(done)
+    assert result.models["retrained"] is None if "retrained" in result.models else True
+    for model in ("target", "unlearned"):
+        assert {
+            "forget/extraction_strength",
+            "forget/paraphrase_probability",
+            "forget/squeezing",
+            "retain/probability",
+            "utility/model_utility",
+            "aggregate/agg",
+        } <= set(values_of(done, model))
+    assert "extraction_strength" in done.printed and "unlearned" in done.printed
+    assert "not run" not in done.text("run.json")
+    audit = UnlearningRun.load(done.folder / "run.json").belief_audit
+    assert audit.coverage == 1.0
+    # Three forget rows with two beliefs each, in each sampling.
+    assert [refresh.count for refresh in audit.refreshes] == [6] * len(audit.refreshes)
+    assert len(done.beliefs) == 6 * len(audit.refreshes) > 0
+    assert max(len(folded(belief)) for belief in done.beliefs) >= 20
+
+
+def test_bs_t_samples_no_beliefs(run, tofu, facts):
+    done = run("bs_t", [*tofu, *LORA])
+    assert_complete(done, adapter=True)
+    assert_private(done, facts)
+    record = UnlearningRun.load(done.folder / "run.json")
+    assert record.belief_audit is None
+    assert record.hyperparameters["lambda_bss"] == 0
+    assert done.beliefs == []
+
+
+@pytest.mark.parametrize("script", ["bs_s", "bs_t"])
+def test_the_whole_model_can_be_trained_instead_of_an_adapter(run, tofu, facts, script):
+    done = run(script, [*tofu, *WHOLE])
+    assert_complete(done, adapter=False)
+    assert_private(done, facts)
+    AutoModelForCausalLM.from_pretrained(done.folder)
+    assert values_of(done, "unlearned")["forget/probability"] != values_of(done, "target")["forget/probability"]
+
+
+@pytest.mark.parametrize("form", OWN_FORMS)
+@pytest.mark.parametrize("script", ["bs_s", "bs_t"])
+def test_files_of_ones_own_leave_out_what_they_have_no_columns_for(run, own, facts, script, form):
+    done = run(script, [*own(form), *LORA])
+    assert_complete(done, adapter=True)
+    assert_private(done, facts)
+    expected = {
+        "forget/probability",
+        "forget/exact_memorization",
+        "forget/extraction_strength",
+        "forget/squeezing",
+        "retain/probability",
+    }
+    if form != "text":
+        expected |= {"forget/rougeL_recall", "retain/rougeL_recall", "utility/fluency_standin"}
+    for model in ("target", "unlearned"):
+        assert set(values_of(done, model)) == expected
+    if script == "bs_s":
+        assert UnlearningRun.load(done.folder / "run.json").belief_audit.coverage == 1.0
+
+
+def test_files_of_ones_own_train_the_whole_model_too(run, own, facts):
+    done = run("bs_s", [*own("prompt-completion"), *WHOLE])
+    assert_complete(done, adapter=False)
+    assert_private(done, facts)
+
+
+def test_a_retrained_model_adds_its_column_and_forget_quality(run, tofu, checkpoint):
+    done = run("bs_s", [*tofu, *LORA, "--retrained_model_name_or_path", checkpoint])
+    assert set(results_of(done).models) == {"target", "unlearned", "retrained"}
+    # The reference is the target itself here, so the two agree in everything.
+    assert values_of(done, "retrained") == pytest.approx(values_of(done, "target"), abs=1e-6)
+    assert values_of(done, "retrained")["forget_quality/log_pvalue_ratio"] == pytest.approx(0, abs=1e-6)
+
+
+def test_training_goes_on_from_an_adapter(run, own, facts):
+    first = run("bs_s", [*own("conversational"), *LORA], output="first")
+    second = run(
+        "bs_s", [*own("messages"), *LORA, "--adapter_name_or_path", str(first.folder), "--retain_loss_type", "kl"]
+    )
+    assert_complete(second, adapter=True)
+    assert_private(second, facts)
+    # The second run's target is what the first one left.
+    left = values_of(first, "unlearned")["forget/probability"]
+    assert values_of(second, "target")["forget/probability"] == pytest.approx(left, abs=1e-6)
+    assert values_of(second, "unlearned")["forget/probability"] != pytest.approx(left, abs=1e-6)
+    record = UnlearningRun.load(second.folder / "run.json")
+    assert record.adapter.continued_from == str(first.folder)
+    assert not list(second.folder.rglob("ref/*"))
+
+
+@pytest.mark.parametrize("method", [LORA, WHOLE], ids=["adapter", "whole"])
+def test_evaluate_measures_what_the_run_measured(run, tofu, method):
+    trained = run("bs_s", [*tofu, *method])
+    judged = run(
+        "evaluate",
+        [*tofu, "--max_eval_rows", "2", "--unlearned_model_name_or_path", str(trained.folder)],
+        output="judged",
+    )
+    for model in ("target", "unlearned"):
+        assert values_of(judged, model) == pytest.approx(values_of(trained, model), abs=1e-6)
+    assert not (judged.folder / "README.md").exists()
+
+
+def test_evaluate_writes_the_card_of_a_run_anew(run, own, facts, monkeypatch):
+    trained = run("bs_t", [*own("conversational"), *LORA])
+    (trained.folder / "README.md").unlink()
+    judged = run("evaluate", [*own("conversational"), "--unlearned_model_name_or_path", str(trained.folder)])
+    assert judged.folder == trained.folder
+    assert "forget/extraction_strength" in judged.text("README.md")
+    assert_private(judged, facts)
+
+
+def test_the_same_command_gives_the_same_values_in_another_folder(run, tofu):
+    once, again = (run("bs_s", [*tofu, *LORA], output=name) for name in ("once", "again"))
+    for model in ("target", "unlearned"):
+        assert values_of(again, model) == values_of(once, model)

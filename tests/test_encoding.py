@@ -1,0 +1,275 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import pytest
+from datasets import Dataset
+
+from trl_unlearn.encoding import answer_text, encode_dataset, encode_row, ends_turn, with_answer
+
+
+QUESTION, ANSWER = "Where was Ada Marlow born?", "Ada Marlow was born in the harbour town of Veldt."
+USER, ASSISTANT = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
+CONVERSATION = {"prompt": [USER], "completion": [ASSISTANT]}
+STRINGS = {"prompt": f"Question: {QUESTION}\nAnswer:", "completion": f" {ANSWER}"}
+CHAT_PROMPT = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def decoded(encoded, tokenizer):
+    """Text of the prompt and text of the labels."""
+    labels = [label for label in encoded["labels"] if label != -100]
+    return tokenizer.decode(encoded["input_ids"][: encoded["prompt_length"]]), tokenizer.decode(labels)
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "completion"),
+    [
+        (CONVERSATION, CHAT_PROMPT, f"{ANSWER}<|im_end|>"),
+        ({"messages": [USER, ASSISTANT]}, CHAT_PROMPT, f"{ANSWER}<|im_end|>"),
+        (STRINGS, STRINGS["prompt"], f" {ANSWER}<|im_end|>"),
+    ],
+    ids=["conversation", "messages", "strings"],
+)
+def test_the_prompt_is_not_labelled_and_the_completion_ends_with_the_end_of_turn(
+    row, prompt, completion, tiny_tokenizer
+):
+    encoded = encode_row(row, tiny_tokenizer)
+    start = encoded["prompt_length"]
+    assert decoded(encoded, tiny_tokenizer) == (prompt, completion)
+    assert encoded["labels"][:start] == [-100] * start
+    assert encoded["labels"][start:] == encoded["input_ids"][start:]
+    assert encoded["labels"][-1] == tiny_tokenizer.eos_token_id
+
+
+def test_only_the_last_assistant_turn_of_messages_is_labelled(tiny_tokenizer):
+    messages = [USER, {"role": "assistant", "content": "In Veldt."}, {"role": "user", "content": "Sure?"}, ASSISTANT]
+    prompt, labels = decoded(encode_row({"messages": messages}, tiny_tokenizer), tiny_tokenizer)
+    assert labels == f"{ANSWER}<|im_end|>"
+    assert prompt == (CHAT_PROMPT + "In Veldt.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_the_line_break_that_chatml_writes_after_the_end_of_turn_is_neither_input_nor_label(tiny_tokenizer):
+    rendered = tiny_tokenizer.apply_chat_template([USER, ASSISTANT], return_dict=False)
+    assert tiny_tokenizer.decode(rendered[-1]) == "\n"
+    encoded = encode_row(CONVERSATION, tiny_tokenizer)
+    assert encoded["input_ids"] == rendered[:-1]
+    assert encoded["labels"][-1] == rendered[-2] == tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_an_end_of_turn_that_is_not_the_eos_token_is_the_last_label_too(tiny_tokenizer):
+    tiny_tokenizer.eos_token = "<|pad|>"
+    end_of_turn = tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end_of_turn != tiny_tokenizer.eos_token_id
+    assert ends_turn(end_of_turn, tiny_tokenizer)
+    assert encode_row(CONVERSATION, tiny_tokenizer)["labels"][-1] == end_of_turn
+
+
+def test_an_ordinary_token_ends_no_turn_and_a_special_one_does(tiny_tokenizer):
+    word = tiny_tokenizer(ANSWER)["input_ids"][0]
+    assert not ends_turn(word, tiny_tokenizer)
+    assert ends_turn(tiny_tokenizer.eos_token_id, tiny_tokenizer)
+
+
+def test_a_template_that_closes_no_turn_loses_nothing(tiny_tokenizer):
+    tiny_tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['content'] }}\n{% endfor %}{% if add_generation_prompt %}{% endif %}"
+    )
+    prompt, labels = decoded(encode_row(CONVERSATION, tiny_tokenizer), tiny_tokenizer)
+    assert (prompt, labels) == (f"{QUESTION}\n", f"{ANSWER}\n")
+
+
+def test_a_base_tokenizer_without_chat_template_encodes_strings_with_eos(tiny_tokenizer):
+    tiny_tokenizer.chat_template = None
+    encoded = encode_row(STRINGS, tiny_tokenizer)
+    text = STRINGS["prompt"] + STRINGS["completion"]
+    assert encoded["input_ids"] == [*tiny_tokenizer(text)["input_ids"], tiny_tokenizer.eos_token_id]
+    assert decoded(encoded, tiny_tokenizer)[1] == f" {ANSWER}<|im_end|>"
+
+
+def test_a_completion_that_ends_with_eos_gets_no_second_one(tiny_tokenizer):
+    closed = {**STRINGS, "completion": STRINGS["completion"] + tiny_tokenizer.eos_token}
+    assert encode_row(closed, tiny_tokenizer) == encode_row(STRINGS, tiny_tokenizer)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(3, 3), (64, 15)])
+def test_every_token_of_raw_text_is_a_label_and_its_prompt_is_its_beginning(asked, expected, tiny_tokenizer):
+    # Fifteen letters that the tokenizer knows no merge of, and the EOS token.
+    text = "QXZQXZQXZQXZQXZ"
+    encoded = encode_row({"text": text}, tiny_tokenizer, prompt_length=asked)
+    assert (
+        encoded["input_ids"]
+        == encoded["labels"]
+        == [
+            *tiny_tokenizer.convert_tokens_to_ids(list(text)),
+            tiny_tokenizer.eos_token_id,
+        ]
+    )
+    assert encoded["prompt_length"] == expected
+
+
+def test_raw_text_can_stand_in_another_column(tiny_tokenizer):
+    assert encode_row({"body": ANSWER}, tiny_tokenizer, text_field="body") == encode_row(
+        {"text": ANSWER}, tiny_tokenizer
+    )
+
+
+def test_tokenised_rows_are_taken_as_they_are(tiny_tokenizer):
+    row = {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, -100]}
+    assert encode_row(row, tiny_tokenizer, max_length=3) == {**row, "prompt_length": 2}
+
+
+def test_the_prompt_of_a_tokenised_row_without_masked_labels_is_its_beginning(tiny_tokenizer):
+    row = {"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]}
+    assert encode_row(row, tiny_tokenizer, prompt_length=2)["prompt_length"] == 2
+    assert encode_row(row, tiny_tokenizer)["prompt_length"] == 3
+
+
+def test_max_length_cuts_the_end_of_a_row(tiny_tokenizer):
+    whole = encode_row(CONVERSATION, tiny_tokenizer)
+    length = whole["prompt_length"] + 2
+    cut = encode_row(CONVERSATION, tiny_tokenizer, max_length=length)
+    assert cut["input_ids"] == whole["input_ids"][:length]
+    assert cut["labels"] == whole["labels"][:length]
+    assert cut["prompt_length"] == whole["prompt_length"]
+
+
+def test_a_dataset_is_encoded_row_by_row_in_its_order(forget_rows, tiny_tokenizer):
+    encoded = encode_dataset(forget_rows, tiny_tokenizer, name="forget")
+    assert sorted(encoded.column_names) == ["input_ids", "labels", "prompt_length"]
+    assert list(encoded) == [encode_row(row, tiny_tokenizer) for row in forget_rows]
+
+
+def test_a_tokenised_dataset_keeps_its_ids(tiny_tokenizer):
+    dataset = Dataset.from_dict({"input_ids": [[5, 6, 7]], "labels": [[-100, 6, 7]], "source": ["page 1"]})
+    encoded = encode_dataset(dataset, tiny_tokenizer, name="retain")
+    assert list(encoded) == [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "prompt_length": 1}]
+
+
+def test_a_conversation_without_chat_template_is_refused(forget_rows, tiny_tokenizer):
+    tiny_tokenizer.chat_template = None
+    with pytest.raises(ValueError, match=r"Row 0 of the forget set has messages.*no chat template.*Set"):
+        encode_dataset(forget_rows, tiny_tokenizer, name="forget")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        (STRINGS, {**STRINGS, "completion": ""}, "has a completion without a token.*Remove the row"),
+        (
+            CONVERSATION,
+            {**CONVERSATION, "completion": [{"role": "assistant", "content": ""}]},
+            "has a completion without a token.*Remove the row",
+        ),
+        (
+            {"messages": [USER, ASSISTANT]},
+            {"messages": [USER, ASSISTANT, USER]},
+            r"do not end in an assistant turn.*\['user', 'assistant', 'user'\].*cut the conversation",
+        ),
+        ({"messages": [USER, ASSISTANT]}, {"messages": [ASSISTANT]}, "do not end in an assistant turn after a prompt"),
+        ({"text": ANSWER}, {"text": ""}, "has a completion without a token"),
+        ({"text": ANSWER}, {"text": "Q<|im_end|>"}, None),
+        (
+            {"input_ids": [5, 6], "labels": [-100, 6]},
+            {"input_ids": [5, 6], "labels": [-100]},
+            "has 2 `input_ids` and 1 `labels`",
+        ),
+        (
+            {"input_ids": [5, 6], "labels": [-100, 6]},
+            # The first token has nothing before it, so its label is never predicted.
+            {"input_ids": [5, 6], "labels": [5, -100]},
+            "has no label token",
+        ),
+    ],
+    ids=[
+        "empty completion",
+        "empty answer",
+        "user last",
+        "no prompt",
+        "empty text",
+        "one letter",
+        "lengths",
+        "first label only",
+    ],
+)
+def test_a_bad_row_is_named_by_its_index_and_its_set(good, bad, message, tiny_tokenizer):
+    dataset = Dataset.from_list([good, bad])
+    if message is None:
+        assert len(encode_dataset(dataset, tiny_tokenizer, name="retain")) == 2
+        return
+    with pytest.raises(ValueError, match=f"^Row 1 of the retain set {message}"):
+        encode_dataset(dataset, tiny_tokenizer, name="retain")
+
+
+def test_a_completion_that_max_length_cuts_away_is_refused(tiny_tokenizer):
+    long = {"prompt": f"{STRINGS['prompt']} {QUESTION * 3}", "completion": STRINGS["completion"]}
+    length = len(encode_row(STRINGS, tiny_tokenizer)["input_ids"])
+    taken = encode_row(long, tiny_tokenizer)["prompt_length"]
+    assert taken > length
+    with pytest.raises(
+        ValueError,
+        match=f"^Row 1 of the eval set has no label token within `max_length={length}`: its prompt takes {taken} tokens",
+    ):
+        encode_dataset(Dataset.from_list([STRINGS, long]), tiny_tokenizer, name="eval", max_length=length)
+
+
+def test_columns_that_make_no_form_are_listed(tiny_tokenizer):
+    dataset = Dataset.from_dict({"question": [QUESTION], "answer": [ANSWER]})
+    with pytest.raises(
+        ValueError,
+        match=r"^Row 0 of the forget set has the columns \['answer', 'question'\].*`prompt` and `completion`",
+    ):
+        encode_dataset(dataset, tiny_tokenizer, name="forget")
+
+
+def test_a_missing_completion_is_refused_by_the_columns_that_are_there(tiny_tokenizer):
+    dataset = Dataset.from_list([STRINGS, {**STRINGS, "completion": None}])
+    with pytest.raises(ValueError, match=r"^Row 1 of the forget set has the columns \['prompt'\]"):
+        encode_dataset(dataset, tiny_tokenizer, name="forget")
+
+
+@pytest.mark.parametrize(
+    ("row", "kinds"),
+    [
+        ({"prompt": QUESTION, "completion": [ASSISTANT]}, "`prompt` of type `str` and a `completion` of type `list`"),
+        ({"prompt": [USER], "completion": ANSWER}, "`prompt` of type `list` and a `completion` of type `str`"),
+    ],
+)
+def test_strings_and_messages_do_not_mix(row, kinds, tiny_tokenizer):
+    with pytest.raises(ValueError, match=f"Row 0 of the forget set has a {kinds}. Both must be"):
+        encode_dataset(Dataset.from_list([row]), tiny_tokenizer, name="forget")
+
+
+def test_an_empty_dataset_is_refused_by_name(tiny_tokenizer):
+    with pytest.raises(ValueError, match="^The retain set is empty"):
+        encode_dataset(Dataset.from_dict({"prompt": [], "completion": []}), tiny_tokenizer, name="retain")
+
+
+@pytest.mark.parametrize("row", [CONVERSATION, {"messages": [USER, ASSISTANT]}, STRINGS])
+def test_another_answer_replaces_the_completion_in_the_same_form(row, tiny_tokenizer):
+    changed = with_answer(row, "In Bremm.")
+    assert answer_text(row) == ANSWER
+    assert answer_text(changed) == "In Bremm."
+    assert changed.keys() == row.keys()
+    before, after = encode_row(row, tiny_tokenizer), encode_row(changed, tiny_tokenizer)
+    assert decoded(after, tiny_tokenizer)[0] == decoded(before, tiny_tokenizer)[0]
+    assert decoded(after, tiny_tokenizer)[1].strip() == "In Bremm.<|im_end|>"
+
+
+def test_another_answer_keeps_the_space_before_a_string_completion():
+    assert with_answer(STRINGS, "In Bremm.") == {"prompt": STRINGS["prompt"], "completion": " In Bremm."}
+
+
+def test_another_answer_leaves_the_row_as_it_was():
+    row = {"messages": [USER, ASSISTANT], "source": "page 1"}
+    assert with_answer(row, "In Bremm.") == {"messages": [USER, {"role": "assistant", "content": "In Bremm."}]}
+    assert row["messages"] == [USER, ASSISTANT]

@@ -1,0 +1,252 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from collections import Counter
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from trl_unlearn.encoding import encode_row
+from trl_unlearn.generation import eos_token_ids, generate
+
+
+PAD, EOS, OTHER_EOS = 0, 2, 7
+
+
+@pytest.fixture
+def model(tiny_model):
+    """With larger logits than random weights give: some tokens are likely, as in a trained model."""
+    with torch.no_grad():
+        tiny_model.lm_head.weight.mul_(20)
+    return tiny_model
+
+
+@pytest.fixture
+def prompts(forget_rows, retain_rows, tiny_tokenizer):
+    """Six prompts of different lengths."""
+    encoded = [encode_row(row, tiny_tokenizer) for rows in (forget_rows, retain_rows) for row in rows]
+    prompts = [row["input_ids"][: row["prompt_length"]] for row in encoded]
+    assert len(set(map(len, prompts))) > 2
+    return prompts
+
+
+def raise_logit(model, token, by):
+    """Make a token likelier at every position."""
+
+    def hook(module, inputs, logits):
+        logits = logits.clone()
+        logits[..., token] += by
+        return logits
+
+    return model.lm_head.register_forward_hook(hook)
+
+
+def complete(model, prompts, **kwargs):
+    return generate(model, prompts, **{"pad_token_id": PAD, "eos_token_ids": [EOS], "max_new_tokens": 8, **kwargs})
+
+
+@torch.no_grad()
+def teacher_forced(model, prompt, ids):
+    logps = model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    return [token_logps[token].item() for token_logps, token in zip(logps, ids, strict=True)]
+
+
+def greedy_loop(model, prompt, max_new_tokens):
+    ids = []
+    while len(ids) < max_new_tokens and EOS not in ids:
+        ids.append(model(input_ids=torch.tensor([prompt + ids])).logits[0, -1].argmax().item())
+    return ids
+
+
+def test_greedy_completions_equal_a_plain_argmax_loop(model, prompts):
+    completions = complete(model, prompts)
+    for prompt, completion in zip(prompts, completions, strict=True):
+        assert completion.ids == greedy_loop(model, prompt, 8)
+    assert len({tuple(completion.ids) for completion in completions}) > 1
+
+
+def test_greedy_completions_end_where_the_argmax_is_eos(model, prompts):
+    # EOS is the most likely token of some prefixes and not of others.
+    ends = set()
+    for by in (4.0, 6.0, 8.0):
+        hook = raise_logit(model, EOS, by)
+        for prompt, completion in zip(prompts, complete(model, prompts), strict=True):
+            assert completion.ids == greedy_loop(model, prompt, 8)
+            assert completion.ended == (completion.ids[-1] == EOS)
+            ends.add(completion.ended)
+        hook.remove()
+    assert ends == {True, False}
+
+
+def test_a_sampled_completion_depends_on_neither_batch_size_nor_order(model, prompts):
+    raise_logit(model, EOS, 3.0)
+    keys = [(0, 0, row, j) for j in range(3) for row in range(len(prompts))]
+    repeated = prompts * 3
+    expected = complete(model, repeated, keys=keys, batch_size=1)
+    assert {completion.ended for completion in expected} == {True, False}
+    for batch_size in (3, 16):
+        for order in (range(18), range(17, -1, -1), sorted(range(18), key=lambda i: i * 7 % 18)):
+            found = complete(model, [repeated[i] for i in order], keys=[keys[i] for i in order], batch_size=batch_size)
+            for i, completion in zip(order, found, strict=True):
+                assert completion.ids == expected[i].ids
+                assert completion.logps == pytest.approx(expected[i].logps, abs=1e-4)
+                assert completion.ended == expected[i].ended
+
+
+def test_the_global_seed_changes_no_sample_and_is_not_used_up(model, prompts):
+    keys = [(0, row) for row in range(len(prompts))]
+    torch.manual_seed(1)
+    first, state = complete(model, prompts, keys=keys), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert complete(model, prompts, keys=keys) == first
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_keys_decide_the_sample(model, prompts):
+    keys = [(0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0)]
+    first, same, *others = [tuple(c.ids) for c in complete(model, [prompts[0]] * len(keys), keys=keys)]
+    assert first == same
+    assert len({first, *others}) == 5
+
+
+def test_logps_are_those_of_the_model_itself_whatever_is_sampled_from(model, prompts):
+    raise_logit(model, EOS, 3.0)
+    keys = [(3, row) for row in range(len(prompts))]
+    completions = complete(model, prompts) + complete(model, prompts, keys=keys, temperature=0.7, top_k=9, top_p=0.9)
+    assert any(completion.ended for completion in completions)
+    for prompt, completion in zip(prompts * 2, completions, strict=True):
+        assert completion.logps == pytest.approx(teacher_forced(model, prompt, completion.ids), abs=1e-4)
+
+
+@pytest.mark.parametrize("certain", [EOS, OTHER_EOS])
+@pytest.mark.parametrize("keyed", [True, False])
+def test_every_eos_token_of_the_list_ends_a_completion(certain, keyed, model, prompts):
+    raise_logit(model, certain, 200.0)
+    keys = [(row,) for row in range(len(prompts))] if keyed else None
+    for completion in complete(model, prompts, eos_token_ids=[EOS, OTHER_EOS], keys=keys):
+        assert completion.ids == [certain]
+        assert completion.ended
+
+
+def test_a_token_that_is_not_in_the_list_ends_nothing(model, prompts):
+    raise_logit(model, OTHER_EOS, 200.0)
+    for completion in complete(model, prompts):
+        assert completion.ids == [OTHER_EOS] * 8
+        assert not completion.ended
+
+
+def test_a_pad_token_that_is_an_eos_token_changes_nothing(model, prompts):
+    raise_logit(model, EOS, 3.0)
+    keys = [(row, j) for row in range(len(prompts)) for j in range(4)]
+    repeated = [prompt for prompt in prompts for _ in range(4)]
+    usual = complete(model, repeated, keys=keys)
+    shared = complete(model, repeated, keys=keys, pad_token_id=EOS)
+    assert [completion.ids for completion in shared] == [completion.ids for completion in usual]
+    for completion in shared:
+        assert len(completion.logps) == len(completion.ids)
+        assert EOS not in completion.ids[:-1]
+        assert completion.ended == (completion.ids[-1] == EOS)
+        assert completion.ended or len(completion.ids) == 8
+    assert {len(completion.ids) for completion in shared} > {1, 8}
+
+
+def test_min_new_tokens_forbids_an_immediate_eos_and_no_later_one(model, prompts):
+    raise_logit(model, EOS, 200.0)
+    for keys in (None, [(row,) for row in range(len(prompts))]):
+        for completion in complete(model, prompts, keys=keys, min_new_tokens=1):
+            assert len(completion.ids) == 2
+            assert completion.ids[0] != EOS and completion.ids[1] == EOS
+
+
+def allowed_distribution(model, prompt, temperature, top_k, top_p):
+    """The distribution of the first token, token by token in the order of its probability."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt])).logits[0, -1].double()
+    pi = (logits / temperature).softmax(-1)
+    kept, mass = {}, 0.0
+    for token in pi.argsort(descending=True).tolist():
+        if (top_k and len(kept) == top_k) or mass >= top_p:
+            break
+        kept[token] = pi[token].item()
+        mass += kept[token]
+    return {token: p / mass for token, p in kept.items()}
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 5, 1.0), (1.0, 0, 0.5)]
+)
+def test_the_first_token_follows_the_distribution_that_is_asked_for(temperature, top_k, top_p, model, prompts):
+    count = 4000
+    completions = complete(
+        model,
+        [prompts[0]] * count,
+        keys=[(0, 0, 0, j) for j in range(count)],
+        max_new_tokens=1,
+        batch_size=1000,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
+    observed = Counter(completion.ids[0] for completion in completions)
+    expected = allowed_distribution(model, prompts[0], temperature, top_k, top_p)
+    assert observed.keys() <= expected.keys()
+    assert len(expected) > 2
+    # The usual rule: five expected counts a cell; the rarer tokens share one.
+    frequent = [token for token, p in expected.items() if p * count >= 5]
+    cells = [(observed[token], expected[token] * count) for token in frequent]
+    rest = count - sum(n for n, _ in cells), count - sum(n for _, n in cells)
+    if len(frequent) < len(expected):
+        cells.append(rest)
+    assert chisquare(*zip(*cells, strict=True)).pvalue > 0.01
+
+
+def test_later_tokens_do_not_repeat_the_draw_of_the_first(model, prompts):
+    # A model whose next token does not depend on the text: two draws of one key must be independent of each other.
+    logits = torch.linspace(0, 3, model.config.vocab_size)
+    model.lm_head.register_forward_hook(lambda module, inputs, output: logits.expand_as(output).contiguous())
+    drawn = complete(model, [[5]] * 400, keys=[(j,) for j in range(400)], eos_token_ids=[], max_new_tokens=2)
+    pairs = torch.tensor([completion.ids for completion in drawn], dtype=torch.float64)
+    assert torch.corrcoef(pairs.T)[0, 1].abs() < 0.15
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_generation_runs_in_eval_mode_and_puts_the_training_mode_back(training, model, prompts):
+    seen = set()
+    model.lm_head.register_forward_hook(lambda module, *_: seen.add((module.training, torch.is_grad_enabled())))
+    complete(model.train(training), prompts)
+    assert seen == {(False, False)}
+    assert model.training is training
+
+
+def test_further_fields_of_the_generation_config_are_passed_on(model, prompts):
+    usual = complete(model, prompts[:1])[0].ids
+    forbidden = usual[0]
+    assert forbidden not in complete(model, prompts[:1], generation_kwargs={"suppress_tokens": [forbidden]})[0].ids
+
+
+def test_eos_tokens_are_those_of_the_generation_config_and_the_tokenizer(tiny_model, tiny_tokenizer):
+    tiny_model.generation_config.eos_token_id = [OTHER_EOS, 5]
+    assert eos_token_ids(tiny_model, tiny_tokenizer) == [EOS, 5, OTHER_EOS]
+    tiny_model.generation_config.eos_token_id = OTHER_EOS
+    assert eos_token_ids(tiny_model, tiny_tokenizer) == [EOS, OTHER_EOS]
+    tiny_model.generation_config.eos_token_id = None
+    assert eos_token_ids(tiny_model, tiny_tokenizer) == [EOS]
+    tiny_tokenizer.eos_token = None
+    assert eos_token_ids(tiny_model, tiny_tokenizer) == []
+
+
+def test_no_prompts_have_no_completions(model):
+    assert complete(model, []) == []

@@ -1,0 +1,180 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trl_unlearn
+
+
+PACKAGE = Path(trl_unlearn.__file__).parent
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+# Part of the package (a module, or a folder as one) -> the parts that it may import. A folder's modules may import
+# each other, and every part but those of `PLUMBING` may import `_trl`.
+ALLOWED = {
+    "encoding": set(),
+    "token_scores": set(),
+    "generation": set(),
+    "objectives": set(),
+    "metrics": set(),
+    "records": {"_json_record"},
+    "beliefs": {"generation", "token_scores"},
+    "data": {"encoding"},
+    "hub": {"records"},
+    "trainer": {"encoding", "token_scores", "objectives", "generation", "beliefs", "records", "hub.card"},
+    "evaluation": {"encoding", "token_scores", "generation", "metrics", "records"},
+    "scripts": {"trainer", "data", "evaluation", "hub", "records"},
+    "cli": {"scripts"},
+    # Under `TYPE_CHECKING`, for the names that are loaded at first use.
+    "__init__": {"records", "trainer"},
+    "_json_record": set(),
+    "_trl": set(),
+}
+PLUMBING = {"_trl", "_json_record", "__init__"}
+STANDARD_LIBRARY_ONLY = {"records", "_json_record"}
+
+
+def modules():
+    """Dotted name inside the package -> source, for each module; a folder's `__init__` is the folder."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        # A wheel carries the recipes in a folder of the package.
+        if parts[0] != "recipes":
+            found[".".join(parts)] = path.read_text(encoding="utf-8")
+    return found
+
+
+def imports(module, source):
+    """Absolute dotted names that a module imports, with `package:name` for a name taken from a module."""
+    package = ["trl_unlearn", *module.split(".")[:-1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            yield from (f"{origin}:{alias.name}" for alias in node.names)
+
+
+def violations(module, source):
+    """What a module imports against the table."""
+    part = module.split(".")[0]
+    if part not in ALLOWED:
+        return [f"`{module}` is not in the import table"]
+    allowed = ALLOWED[part] | ({"_trl"} if part not in PLUMBING else set())
+    found = []
+    for name in imports(module, source):
+        origin, _, taken = name.partition(":")
+        top, *inside = origin.split(".")
+        if top == "trl_unlearn":
+            target = ".".join(inside)
+            if not inside:
+                found.append(f"`{module}` imports from the package root ({name})")
+            elif inside[0] != part and not any(
+                f"{candidate}.".startswith(f"{known}.")
+                for known in allowed
+                for candidate in (target, f"{target}.{taken}")
+            ):
+                found.append(f"`{module}` imports `{target}`")
+        elif top == "trl":
+            if "experimental" in (*inside, taken):
+                found.append(f"`{module}` imports `{name}`, which is experimental")
+            elif part != "_trl" and (inside or not taken):
+                found.append(f"`{module}` imports `{name}`; only `_trl.py` imports from TRL's modules")
+    return found
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_imports_only_what_its_place_allows(module):
+    assert violations(module, modules()[module]) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("encoding", "from .token_scores import token_scores", "`encoding` imports `token_scores`"),
+        ("data.tofu", "def load():\n    from ..trainer import collator", "`data.tofu` imports `trainer`"),
+        ("data.tofu", "import trl_unlearn.records", "`data.tofu` imports `records`"),
+        ("trainer.collator", "from ..hub.push import push", "`trainer.collator` imports `hub.push`"),
+        ("trainer.collator", "from ..hub import push", "`trainer.collator` imports `hub`"),
+        ("beliefs", "from trl_unlearn import UnlearningRun", "package root"),
+        ("beliefs", "from . import generation", "package root"),
+        ("scripts.bs_t", "from .. import records", "package root"),
+        ("scripts.bs_t", "from trl.trainer.utils import use_adapter", "only `_trl.py`"),
+        ("scripts.bs_t", "import trl.trainer", "only `_trl.py`"),
+        ("scripts.bs_t", "import trl", "only `_trl.py`"),
+        ("scripts.bs_t", "from trl import experimental", "experimental"),
+        ("_trl", "from trl.experimental.utils import x", "experimental"),
+        ("_trl", "from .encoding import encode_row", "`_trl` imports `encoding`"),
+        ("somewhere", "", "not in the import table"),
+    ],
+)
+def test_an_import_against_the_table_is_found(module, source, complaint):
+    (found,) = violations(module, source)
+    assert complaint in found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("trainer.collator", "from ..hub.card import render_card"),
+        ("trainer.collator", "from ..hub import card"),
+        ("trainer.collator", "from .._trl import use_adapter\nfrom .run_record import RunClock"),
+        ("scripts.bs_t", "from . import unlearn\nfrom trl import TrlParser\nimport trl_unlearn.data.tofu"),
+        ("_trl", "from trl.trainer.utils import use_adapter"),
+    ],
+)
+def test_an_import_that_the_table_allows_is_let_through(module, source):
+    assert violations(module, source) == []
+
+
+@pytest.mark.parametrize("module", sorted(STANDARD_LIBRARY_ONLY))
+def test_the_records_need_the_standard_library_only(module):
+    tops = {name.partition(":")[0].split(".")[0] for name in imports(module, modules()[module])}
+    assert tops <= sys.stdlib_module_names | {"trl_unlearn"}
+
+
+@pytest.mark.skipif(not RECIPES.is_dir(), reason="the recipes stand in the checkout only")
+def test_recipes_import_scripts_only():
+    paths = sorted(RECIPES.glob("*.py"))
+    assert paths
+    for path in paths:
+        for name in imports("recipe", path.read_text(encoding="utf-8")):
+            if name.startswith("trl_unlearn"):
+                assert name.startswith("trl_unlearn.scripts"), path.name
+
+
+@pytest.mark.parametrize(
+    "statement", ["import trl_unlearn", "from trl_unlearn import EvaluationResult, UnlearningRun"]
+)
+def test_the_package_and_its_records_load_without_torch(statement):
+    code = f"import sys\n{statement}\nprint([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", trl_unlearn.__all__)
+def test_every_public_name_resolves(name):
+    assert getattr(trl_unlearn, name).__name__ == name
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'Trainer'"):
+        trl_unlearn.Trainer  # noqa: B018

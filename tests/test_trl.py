@@ -1,0 +1,76 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import inspect
+
+import pytest
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, get_peft_model
+
+from trl_unlearn import _trl
+
+
+# Name -> the parameters that the trainer passes, in the order it passes them.
+USED = {
+    "disable_dropout_in_model": (("model",), {}),
+    "unwrap_model_for_generation": (("model", "accelerator"), {"gradient_checkpointing_kwargs": None}),
+    "use_adapter": (("model", "adapter_name"), {}),
+}
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def test_every_name_is_listed():
+    assert sorted(_trl.__all__) == sorted(USED)
+
+
+@pytest.mark.parametrize("name", _trl.__all__)
+def test_a_name_is_there_with_the_parameters_that_are_used(name):
+    positional, keywords = USED[name]
+    signature = inspect.signature(getattr(_trl, name))
+    assert tuple(signature.parameters)[: len(positional)] == positional
+    # Raises where a keyword is unknown or another argument has become required.
+    signature.bind(*positional, **keywords)
+
+
+def test_dropout_is_disabled_in_place():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
+    _trl.disable_dropout_in_model(model)
+    assert model[1].p == 0
+
+
+def test_an_adapter_is_off_or_exchanged_inside_the_block_and_back_afterwards(tiny_model):
+    plain = tiny_model(input_ids=IDS).logits
+    model = get_peft_model(tiny_model, LoraConfig(init_lora_weights=False, target_modules=["q_proj"]))
+    model.add_adapter("other", LoraConfig(init_lora_weights=False, target_modules=["q_proj"]))
+    adapted = model(input_ids=IDS).logits
+    with _trl.use_adapter(model, None):
+        torch.testing.assert_close(model(input_ids=IDS).logits, plain)
+    with _trl.use_adapter(model, "other"):
+        assert model.active_adapter == "other"
+        assert not torch.allclose(model(input_ids=IDS).logits, adapted)
+    assert model.active_adapter == "default"
+    torch.testing.assert_close(model(input_ids=IDS).logits, adapted)
+    assert not torch.allclose(adapted, plain)
+
+
+def test_a_model_is_unwrapped_for_generation_with_checkpointing_off_and_on_again(tiny_model):
+    accelerator = Accelerator(cpu=True)
+    tiny_model.gradient_checkpointing_enable({"use_reentrant": False})
+    with _trl.unwrap_model_for_generation(
+        tiny_model, accelerator, gradient_checkpointing_kwargs={"use_reentrant": False}
+    ) as unwrapped:
+        assert unwrapped is tiny_model
+        assert not unwrapped.is_gradient_checkpointing
+    assert tiny_model.is_gradient_checkpointing

@@ -1,0 +1,66 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import pytest
+import torch
+
+from trl_unlearn import BootstrapUnlearnConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"forget_loss_type": "gd"}, "Unknown `forget_loss_type`: 'gd'. Set it to one of 'ga'"),
+        ({"retain_loss_type": "mse"}, "Unknown `retain_loss_type`: 'mse'"),
+        ({"token_reduction": "max"}, "Unknown `token_reduction`: 'max'"),
+        ({"lambda_bst": 1.2}, r"`lambda_bst` must be in \[0, 1\], got 1.2"),
+        ({"lambda_bss": -0.1}, r"`lambda_bss` must be in \[0, 1\], got -0.1"),
+        ({"num_beliefs": 0}, "`num_beliefs` is 0 while `lambda_bss` is 0.5"),
+        ({"num_beliefs": 4, "num_belief_candidates": 2}, r"`num_belief_candidates` \(2\) must not be below"),
+        ({"belief_top_k": 0}, "`belief_top_k` must be at least 1, got 0"),
+        ({"belief_temperature": 0}, "`belief_temperature` must be above 0"),
+        ({"temperature": 0.0}, "`temperature` must be above 0"),
+        ({"top_p": 1.5}, r"`top_p` must be in \(0, 1\], got 1.5"),
+        ({"belief_batch_size": 0}, "`belief_batch_size` must be at least 1"),
+        ({"belief_refresh_epochs": -1}, "`belief_refresh_epochs` must not be negative"),
+        ({"retain_weight": -1}, "`retain_weight` must not be negative"),
+        ({"beta": float("nan")}, "`beta` must be above 0"),
+        ({"generation_kwargs": {"do_sample": True}}, "`generation_kwargs` must not hold `do_sample`"),
+        ({"packing": True}, "`packing=True` is not supported in unlearning"),
+        ({"padding_free": True}, "`padding_free=True` is not supported"),
+        ({"loss_type": "dft"}, "`loss_type='dft'` is not supported"),
+        ({"assistant_only_loss": True}, "`assistant_only_loss=True` is not supported"),
+    ],
+)
+def test_a_bad_value_is_refused_with_what_came_and_what_is_allowed(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        BootstrapUnlearnConfig(str(tmp_path), **settings)
+
+
+def test_bs_t_needs_no_number_of_beliefs(tmp_path):
+    assert BootstrapUnlearnConfig(str(tmp_path), lambda_bss=0, num_beliefs=0).num_beliefs == 0
+
+
+def test_as_many_candidates_as_beliefs_are_sampled_unless_said_otherwise(tmp_path):
+    assert BootstrapUnlearnConfig(str(tmp_path), num_beliefs=5).num_belief_candidates == 5
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without an accelerator")
+def test_it_runs_without_a_flag_on_a_machine_without_an_accelerator(tmp_path):
+    args = BootstrapUnlearnConfig(str(tmp_path))
+    assert args.use_cpu and not args.bf16
+
+
+def test_mixed_precision_that_was_asked_for_stays(tmp_path):
+    assert BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, bf16=True).bf16

@@ -1,0 +1,258 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import copy
+import logging
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.token_scores import batch_logits, pad_rows, token_scores
+from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
+from trl_unlearn.trainer.bootstrap_unlearn_trainer import FORGET_OBJECTIVES, _retain_index
+
+
+LORA = {"r": 4, "target_modules": "all-linear"}
+
+
+@pytest.fixture
+def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+    def new(model=None, peft=False, forget=forget_rows, retain=retain_rows, optimizers=(None, None), **kwargs):
+        settings = {
+            "per_device_train_batch_size": 3,
+            "max_completion_length": 6,
+            "gradient_checkpointing": False,
+            "num_train_epochs": 1,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs)
+        return BootstrapUnlearnTrainer(
+            tiny_model if model is None else model,
+            args,
+            forget,
+            retain,
+            processing_class=tiny_tokenizer,
+            peft_config=LoraConfig(**LORA) if peft else None,
+            optimizers=optimizers,
+        )
+
+    return new
+
+
+def _inputs(trainer, rows):
+    return trainer.data_collator([trainer.train_dataset[row] for row in rows])
+
+
+def _mean_logps(model, rows, pad_token_id):
+    """Mean log-prob of each row, one forward pass a row."""
+    means = []
+    for row in rows:
+        scores = token_scores(batch_logits(model, pad_rows([row], pad_token_id)))
+        means.append(scores.logps.sum() / scores.mask.sum())
+    return torch.stack(means)
+
+
+def test_every_loss_type_of_the_config_has_an_objective():
+    assert set(FORGET_OBJECTIVES) == set(FORGET_LOSS_TYPES)
+
+
+def test_each_row_is_mixed_with_its_own_beliefs_only(new_trainer, tiny_tokenizer):
+    trainer = new_trainer(forget_loss_type="ga", retain_loss_type="none", lambda_bss=0.3, num_beliefs=2)
+    trainer.model.train()
+    trainer.belief_store.sample(trainer.model, 0, 0.0)
+    pad = tiny_tokenizer.pad_token_id
+    for rows in ([0], [1], [2], [2, 0]):
+        loss = trainer.compute_loss(trainer.model, _inputs(trainer, rows))
+        targets = _mean_logps(trainer.model, [trainer.train_dataset[row] for row in rows], pad)
+        beliefs = torch.stack(
+            [_mean_logps(trainer.model, trainer.belief_store.rows([row]), pad).mean() for row in rows]
+        )
+        torch.testing.assert_close(loss, (0.7 * targets + 0.3 * beliefs).mean(), atol=1e-5, rtol=0)
+    assert (
+        len({tuple(map(tuple, (b["input_ids"] for b in trainer.belief_store.rows([row])))) for row in range(3)}) == 3
+    )
+
+
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("lambda_bss", [0.0, 0.5])
+@pytest.mark.parametrize("num_rows", [8, 7])
+def test_accumulating_gives_the_gradients_of_one_batch(
+    new_trainer, tiny_model, forget_rows, retain_rows, dtype, tolerance, lambda_bss, num_rows
+):
+    forget = Dataset.from_list([*forget_rows, *retain_rows, *forget_rows][:num_rows])
+    gradients = []
+    # 3 x 3 leaves a last micro-batch that is smaller than the others.
+    for batch, accumulation in ((8, 1), (1, 8), (3, 3)):
+        model = copy.deepcopy(tiny_model).to(dtype)
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        trainer = new_trainer(
+            model,
+            forget=forget,
+            optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            lambda_bss=lambda_bss,
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+        )
+        trainer.train()
+        assert trainer.state.global_step == 1
+        after = [parameter.detach() for parameter in trainer.model.parameters()]
+        gradients.append(torch.cat([(x - y).flatten() for x, y in zip(before, after, strict=True)]).double())
+    scale = gradients[0].norm()
+    assert scale > 1e-3
+    for other in gradients[1:]:
+        assert (gradients[0] - other).norm() / scale < tolerance
+
+
+def test_a_run_logs_each_term_by_group_and_name(new_trainer):
+    trainer = new_trainer(peft=True, num_train_epochs=2, belief_refresh_epochs=1)
+    trainer.train()
+    logged = {name for entry in trainer.state.log_history for name in entry}
+    assert logged >= {
+        "loss/forget", "loss/retain", "loss/beliefs", "forget/logps", "retain/logps", "beliefs/logps",
+        "beliefs/coverage", "beliefs/length", "beliefs/target_share", "beliefs/seconds",
+    }  # fmt: skip
+    assert [audit["epoch"] for audit in trainer.belief_store.audits] == [0, 1]
+
+
+@pytest.mark.parametrize("refresh_epochs,refreshes", [(0.0, 1), (2.0, 2), (0.5, 6)])
+def test_beliefs_are_refreshed_when_they_are_due(new_trainer, refresh_epochs, refreshes):
+    trainer = new_trainer(num_train_epochs=3, belief_refresh_epochs=refresh_epochs, per_device_train_batch_size=1)
+    trainer.train()
+    assert len(trainer.belief_store.audits) == refreshes
+
+
+def test_off_policy_beliefs_are_those_of_the_original_model(new_trainer, tiny_model):
+    original = copy.deepcopy(tiny_model)
+    trainer = new_trainer(num_train_epochs=2, belief_refresh_epochs=0, learning_rate=1e-2)
+    trainer.train()
+    sampled = trainer.belief_store.audits[0]["sha256"]
+    assert trainer.belief_store.sample(original, 0, 0.0)["sha256"] == sampled
+
+
+def test_the_logged_loss_is_the_weighted_sum_of_its_terms(new_trainer):
+    trainer = new_trainer(forget_weight=0.7, retain_weight=2.0, lambda_bss=0.25)
+    trainer.train()
+    entry = trainer.state.log_history[0]
+    forget = 0.75 * entry["loss/forget"] + 0.25 * entry["loss/beliefs"]
+    assert entry["loss"] == pytest.approx(0.7 * forget + 2.0 * entry["loss/retain"], abs=1e-5)
+
+
+def test_retain_rows_are_paired_anew_in_each_epoch_and_cover_the_set():
+    epochs = [[_retain_index(42, epoch, row, 5) for row in range(10)] for epoch in range(3)]
+    assert len({tuple(pairs) for pairs in epochs}) == 3
+    for pairs in epochs:
+        assert sorted(pairs[:5]) == sorted(pairs[5:]) == list(range(5))
+
+
+@pytest.mark.parametrize("forget_loss_type,retain_loss_type", [("npo", "nll"), ("ga", "kl")])
+@pytest.mark.parametrize("kind", ["lora", "full", "adapter"])
+def test_the_reference_is_the_model_as_it_was_passed_in(
+    new_trainer, tiny_model, tiny_tokenizer, forget_loss_type, retain_loss_type, kind, tmp_path
+):
+    model = tiny_model
+    if kind == "adapter":
+        model = get_peft_model(model, LoraConfig(**LORA, init_lora_weights=False))
+    original = copy.deepcopy(model)
+    trainer = new_trainer(
+        model,
+        peft=kind == "lora",
+        forget_loss_type=forget_loss_type,
+        retain_loss_type=retain_loss_type,
+        num_train_epochs=3,
+        learning_rate=1e-2,
+    )
+    trainer.train()
+    batch = _inputs(trainer, [0, 1, 2])
+    with trainer._reference() as reference:
+        found = token_scores(batch_logits(reference, batch)).logps
+    expected = token_scores(batch_logits(original.eval(), batch)).logps
+    torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=0)
+    current = token_scores(batch_logits(trainer.model, batch)).logps
+    assert (current - expected).abs().max() > 1e-2
+    # The reference is frozen and is not saved.
+    trainer.save_model()
+    assert not (tmp_path / "out" / "ref").exists()
+    if kind == "adapter":
+        loaded = PeftModel.from_pretrained(copy.deepcopy(original.unload()), tmp_path / "out").eval()
+        torch.testing.assert_close(token_scores(batch_logits(loaded, batch)).logps, current, atol=1e-5, rtol=0)
+
+
+def test_the_saved_card_is_ours_and_says_that_results_are_missing(new_trainer, tmp_path):
+    trainer = new_trainer(peft=True, max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "trl-unlearn" in card and "not evaluated" in card
+
+
+def test_evaluation_rows_are_scored_like_retain_rows(new_trainer, retain_rows, tiny_model, tiny_tokenizer):
+    trainer = new_trainer(max_steps=1)
+    rows = trainer._prepare_dataset(retain_rows, tiny_tokenizer, trainer.args, False, None, "eval")
+    found = trainer.evaluate(rows)["eval_loss"]
+    assert found == pytest.approx(-_mean_logps(tiny_model.eval(), list(rows), 0).mean().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("peft,expected", [(True, 2e-4), (False, 1e-5)])
+def test_the_learning_rate_follows_from_what_is_trained(new_trainer, peft, expected):
+    assert new_trainer(peft=peft).args.learning_rate == expected
+
+
+def test_a_given_learning_rate_stays(new_trainer):
+    assert new_trainer(peft=True, learning_rate=3e-3).args.learning_rate == 3e-3
+
+
+def test_two_runs_with_one_seed_end_in_the_same_weights(new_trainer, tiny_model):
+    ends = []
+    for _ in range(2):
+        trainer = new_trainer(copy.deepcopy(tiny_model), num_train_epochs=2, learning_rate=1e-2)
+        trainer.train()
+        ends.append(torch.cat([parameter.flatten() for parameter in trainer.model.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_rows_in_both_sets_are_counted_in_a_warning(new_trainer, forget_rows, retain_rows, caplog):
+    both = Dataset.from_list([*retain_rows, forget_rows[0], forget_rows[2]])
+    with caplog.at_level(logging.WARNING):
+        new_trainer(retain=both)
+    assert "2 of 3 forget rows are in the retain set too" in caplog.text
+
+
+def test_a_frozen_adapter_is_refused(new_trainer, tiny_model, tmp_path):
+    get_peft_model(copy.deepcopy(tiny_model), LoraConfig(**LORA)).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="is_trainable=True"):
+        new_trainer(PeftModel.from_pretrained(tiny_model, tmp_path / "adapter"))
+
+
+def test_a_larger_belief_top_k_than_the_vocabulary_is_refused(new_trainer):
+    with pytest.raises(ValueError, match="`belief_top_k` is 5000, but the model's vocabulary has"):
+        new_trainer(belief_top_k=5000)
+
+
+@pytest.mark.parametrize("missing", ["forget", "retain"])
+def test_a_missing_set_is_refused(new_trainer, missing):
+    with pytest.raises(ValueError, match=f"there is no {missing} set"):
+        new_trainer(**{missing: None})
+
+
+def test_a_streamed_set_is_refused(new_trainer, forget_rows):
+    with pytest.raises(TypeError, match="IterableDataset"):
+        new_trainer(forget=forget_rows.to_iterable_dataset())
