@@ -173,11 +173,14 @@ def test_a_conversation_without_chat_template_is_refused(forget_rows, tiny_token
         (
             {"messages": [USER, ASSISTANT]},
             {"messages": [USER, ASSISTANT, USER]},
-            r"do not end in an assistant turn.*\['user', 'assistant', 'user'\].*cut the conversation",
+            r"has `messages` that do not end in an assistant turn.*\['user', 'assistant', 'user'\].*cut",
         ),
-        ({"messages": [USER, ASSISTANT]}, {"messages": [ASSISTANT]}, "do not end in an assistant turn after a prompt"),
+        (
+            {"messages": [USER, ASSISTANT]},
+            {"messages": [ASSISTANT]},
+            "has `messages` that do not end in an assistant turn after a prompt",
+        ),
         ({"text": ANSWER}, {"text": ""}, "has a completion without a token"),
-        ({"text": ANSWER}, {"text": "Q<|im_end|>"}, None),
         (
             {"input_ids": [5, 6], "labels": [-100, 6]},
             {"input_ids": [5, 6], "labels": [-100]},
@@ -196,16 +199,12 @@ def test_a_conversation_without_chat_template_is_refused(forget_rows, tiny_token
         "user last",
         "no prompt",
         "empty text",
-        "one letter",
         "lengths",
         "first label only",
     ],
 )
 def test_a_bad_row_is_named_by_its_index_and_its_set(good, bad, message, tiny_tokenizer):
     dataset = Dataset.from_list([good, bad])
-    if message is None:
-        assert len(encode_dataset(dataset, tiny_tokenizer, name="retain")) == 2
-        return
     with pytest.raises(ValueError, match=f"^Row 1 of the retain set {message}"):
         encode_dataset(dataset, tiny_tokenizer, name="retain")
 
@@ -217,7 +216,7 @@ def test_a_completion_that_max_length_cuts_away_is_refused(tiny_tokenizer):
     assert taken > length
     with pytest.raises(
         ValueError,
-        match=f"^Row 1 of the eval set has no label token within `max_length={length}`: its prompt takes {taken} tokens",
+        match=f"^Row 1 of the eval set has no label token within `max_length={length}`: its prompt takes {taken} t",
     ):
         encode_dataset(Dataset.from_list([STRINGS, long]), tiny_tokenizer, name="eval", max_length=length)
 
@@ -250,7 +249,7 @@ def test_strings_and_messages_do_not_mix(row, kinds, tiny_tokenizer):
 
 
 def test_an_empty_dataset_is_refused_by_name(tiny_tokenizer):
-    with pytest.raises(ValueError, match="^The retain set is empty"):
+    with pytest.raises(ValueError, match=r"^The retain set is empty"):
         encode_dataset(Dataset.from_dict({"prompt": [], "completion": []}), tiny_tokenizer, name="retain")
 
 

@@ -27,9 +27,15 @@ PAD, EOS, OTHER_EOS = 0, 2, 7
 
 @pytest.fixture
 def model(tiny_model):
-    """With larger logits than random weights give: some tokens are likely, as in a trained model."""
+    """Larger weights than a new model's and a head of its own: its tokens depend on the text and differ in odds."""
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        tiny_model.lm_head.weight.mul_(20)
+        for layer in tiny_model.model.layers:
+            for weight in layer.parameters():
+                if weight.dim() == 2:
+                    weight.mul_(10)
+        head = torch.randn(tiny_model.lm_head.weight.shape, generator=generator)
+        tiny_model.lm_head.weight = torch.nn.Parameter(head * 0.35)
     return tiny_model
 
 

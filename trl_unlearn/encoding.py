@@ -106,9 +106,10 @@ def _encode_conversation(prompt: list[dict], completion: list[dict], tokenizer) 
     return ids, _common_prefix_length(prompt_ids, ids)
 
 
-def _with_eos(text: str, tokenizer) -> str:
-    eos = tokenizer.eos_token
-    return text if eos is None or text.endswith(eos) else text + eos
+def _tokenize(text: str, tokenizer) -> list[int]:
+    """Token ids that end in the EOS token, once."""
+    ids, eos = tokenizer(text)["input_ids"], tokenizer.eos_token_id
+    return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
 
 
 def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[list[int], int | None]:
@@ -130,12 +131,13 @@ def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[li
                 f"`{type(completion).__name__}`. Both must be strings or both lists of messages."
             )
         if not isinstance(prompt, str):
+            if not completion or completion[-1]["role"] != "assistant":
+                raise ValueError("has a `completion` that does not end in an assistant turn. Give it one.")
             return _encode_conversation(prompt, completion, tokenizer)
-        prompt_ids = tokenizer(prompt)["input_ids"]
-        ids = tokenizer(_with_eos(prompt + completion, tokenizer))["input_ids"]
-        return ids, _common_prefix_length(prompt_ids, ids)
+        ids = _tokenize(prompt + completion, tokenizer)
+        return ids, _common_prefix_length(tokenizer(prompt)["input_ids"], ids)
     if text_field in row:
-        return tokenizer(_with_eos(row[text_field], tokenizer))["input_ids"], None
+        return _tokenize(row[text_field], tokenizer), None
     raise ValueError(
         f"has the columns {sorted(row)}, of which none can be used. Expected "
         f"{_ROW_FORMS.format(text_field=text_field)}; rename the columns or map the dataset to one of these forms."
@@ -187,8 +189,8 @@ def encode_row(
         ids, first = _encode_form(row, tokenizer, text_field)
         start = first or 0
         labels = [-100] * start + ids[start:]
-        if all(label == -100 or ends_turn(label, tokenizer) for label in labels):
-            raise ValueError("has a completion without a token. Remove the row or give it an answer.")
+        if not tokenizer.decode([x for x in labels if x != -100 and not ends_turn(x, tokenizer)]).strip():
+            raise ValueError("has a completion without a token of text. Remove the row or give it an answer.")
         ids, labels = ids[:max_length], labels[:max_length]
     # The first token has nothing before it and is never predicted.
     if all(label == -100 for label in labels[1:]):

@@ -15,7 +15,8 @@
 """Prompts to completions: batched, seeded row by row. The only caller of `generate`."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,8 @@ class Completion:
         ids (`list[int]`):
             Token ids; if it ended, the last one is an EOS token.
         logps (`list[float]`):
-            Log-probability of each token under the model itself (temperature 1, nothing cut off), in nats.
+            Log-probability of each token at temperature 1 with nothing cut off, in nats; what `generation_kwargs` or
+            `min_new_tokens` change about the scores is in it.
         ended (`bool`):
             Whether an EOS token closed it, rather than the limit of new tokens.
     """
@@ -139,6 +141,22 @@ class _RowKeyedSampler(LogitsProcessor):
             tokens = torch.searchsorted(cumulative, uniforms * total, right=True).minimum(last)
         self.logps.append((scores.gather(-1, tokens) - scores.logsumexp(-1, keepdim=True))[:, 0].float())
         return scores.scatter(-1, tokens, float("inf"))
+
+
+@contextmanager
+def _for_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Eval mode, and no generation config of the model's own: `generate` fills what ours leaves open from it."""
+    holders = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    configs, was_training = [holder.generation_config for holder in holders], model.training
+    model.eval()
+    for holder in holders:
+        holder.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for holder, config in zip(holders, configs, strict=True):
+            holder.generation_config = config
+        model.train(was_training)
 
 
 def _generate_batch(
@@ -236,9 +254,7 @@ def generate(
     batch_size = batch_size or DEFAULT_BATCH_SIZE
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     completions: list[Completion | None] = [None] * len(prompts)
-    was_training = model.training
-    model.eval()
-    with tqdm(total=len(prompts), desc=desc, disable=None if desc else True) as progress:
+    with _for_generation(model), tqdm(total=len(prompts), desc=desc, disable=None if desc else True) as progress:
         for start in range(0, len(prompts), batch_size):
             indices = order[start : start + batch_size]
             sampler = _RowKeyedSampler(None if keys is None else [keys[i] for i in indices], max_new_tokens, warpers)
@@ -247,5 +263,4 @@ def generate(
             ):
                 completions[i] = done
             progress.update(len(indices))
-    model.train(was_training)
     return completions

@@ -227,15 +227,17 @@ def score_rows(
     scores: list[RowScore | None] = [None] * len(rows)
     was_training = model.training
     model.eval()
-    with tqdm(total=len(rows), desc=desc, disable=None if desc else True) as progress:
-        for start in range(0, len(rows), batch_size):
-            indices = order[start : start + batch_size]
-            batch = pad_rows([rows[i] for i in indices], pad_token_id)
-            found = batch_logits(model, {key: value.to(device) for key, value in batch.items()})
-            logps = token_scores(found).logps.tolist()
-            is_top1 = found.to_rows(found.logits.argmax(-1) == found.labels).tolist()
-            for i, length, row_logps, row_top1 in zip(indices, found.lengths, logps, is_top1, strict=True):
-                scores[i] = RowScore(logps=row_logps[:length], is_top1=row_top1[:length])
-            progress.update(len(indices))
-    model.train(was_training)
+    try:
+        with tqdm(total=len(rows), desc=desc, disable=None if desc else True) as progress:
+            for start in range(0, len(rows), batch_size):
+                indices = order[start : start + batch_size]
+                batch = pad_rows([rows[i] for i in indices], pad_token_id)
+                found = batch_logits(model, {key: value.to(device) for key, value in batch.items()})
+                logps = token_scores(found).logps.tolist()
+                is_top1 = found.to_rows(found.logits.argmax(-1) == found.labels).tolist()
+                for i, length, row_logps, row_top1 in zip(indices, found.lengths, logps, is_top1, strict=True):
+                    scores[i] = RowScore(logps=row_logps[:length], is_top1=row_top1[:length])
+                progress.update(len(indices))
+    finally:
+        model.train(was_training)
     return scores

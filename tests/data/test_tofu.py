@@ -101,7 +101,7 @@ def test_paraphrased_and_wrong_answers_are_kept_and_other_columns_dropped(conver
 
 def test_an_unknown_config_is_refused_by_name(tmp_path):
     name = write_folder(tmp_path / "facts", all_rows())
-    with pytest.raises(ValueError, match="could not be loaded with config `forget99` and split `train`.*forget10"):
+    with pytest.raises(ValueError, match=r"could not be loaded with config `forget99` and split `train`.*forget10"):
         load_tofu(name, "forget99")
 
 

@@ -312,8 +312,9 @@ def archive_rows() -> dict[str, list[dict[str, str | list[str]]]]:
     Returns:
         `dict[str, list[dict[str, str | list[str]]]]`: Rows by config. `full`, `forget10` and `retain90` hold
         `question` and `answer`; `forget10_perturbed`, `retain_perturbed` (every third retain row) and
-        `holdout_perturbed` (people that no model sees) also `paraphrased_answer`, `perturbed_answer` and `paraphrased_question`;
-        `real_authors_perturbed` and `world_facts_perturbed` hold `question`, `answer` and `perturbed_answer`.
+        `holdout_perturbed` (people that no model sees) also `paraphrased_answer`, `perturbed_answer` and
+        `paraphrased_question`; `real_authors_perturbed` and `world_facts_perturbed` hold `question`, `answer` and
+        `perturbed_answer`.
     """
     facts = person_facts()
     retain = [fact for fact in facts if fact.person < NUM_PEOPLE - NUM_FORGET_PEOPLE]

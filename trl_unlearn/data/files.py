@@ -17,6 +17,7 @@
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -39,14 +40,18 @@ def load_rows(name: str, *, split: str = "train") -> Dataset:
         `ValueError`: If the file does not exist, is empty, or is of another type.
     """
     path = Path(name)
-    if not path.suffix or path.is_dir():
-        return load_dataset(name, split=split)
-    if not path.is_file():
-        raise ValueError(f"The dataset file `{name}` does not exist. Check the path.")
-    if path.suffix not in _BUILDERS:
+    builder = _BUILDERS.get(path.suffix.lower())
+    if builder is None and path.is_file():
         raise ValueError(
             f"The dataset file `{name}` has the ending `{path.suffix}`. Use one of {', '.join(_BUILDERS)}."
         )
+    if builder is None or path.is_dir():
+        return load_dataset(name, split=split)
+    if not path.is_file():
+        raise ValueError(f"The dataset file `{name}` does not exist. Check the path.")
     if path.stat().st_size == 0:
         raise ValueError(f"The dataset file `{name}` is empty. Give at least one row.")
-    return load_dataset(_BUILDERS[path.suffix], data_files=name, split=split)
+    try:
+        return load_dataset(builder, data_files=name, split=split)
+    except DatasetGenerationError as error:
+        raise ValueError(f"The dataset file `{name}` cannot be read as {builder}: {error.__cause__}.") from error

@@ -101,6 +101,22 @@ class DataArguments:
 
 
 @dataclass
+class UnlearnArguments(DataArguments):
+    """
+    Arguments of the scripts that unlearn.
+
+    Args:
+        evaluate (`bool`, *optional*, defaults to `True`):
+            Whether training is followed by the evaluation; `recipes/evaluate.py` can do it later.
+    """
+
+    evaluate: bool = field(
+        default=True,
+        metadata={"help": "Whether to evaluate after training. `recipes/evaluate.py` can do it later."},
+    )
+
+
+@dataclass
 class UnlearnModelConfig(ModelConfig):
     """
     TRL's model arguments, with LoRA on all linear layers as the default.

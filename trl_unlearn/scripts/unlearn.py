@@ -28,7 +28,7 @@ from ..hub.card import render_card
 from ..records import EvaluationResult, UnlearningRun
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
-from .arguments import DataArguments, UnlearnModelConfig
+from .arguments import DataArguments, UnlearnArguments, UnlearnModelConfig
 from .loading import (
     check_model_name,
     default_config,
@@ -56,7 +56,7 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
         argv (`list[str]`, *optional*):
             Command line; that of the process if not given.
     """
-    parser = TrlParser((DataArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog=prog)
+    parser = TrlParser((UnlearnArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog=prog)
     parser.set_defaults_with_config(**(defaults or {}))
     with refusing(prog):
         data_args, training_args, model_args = parser.parse_args_and_config(
@@ -65,11 +65,12 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, model_args)
         trainer = build_trainer(data_args, training_args, model_args)
+        # Now, so that what is wrong with them is known before the training.
         rows = load_evaluation_rows(data_args, trainer.processing_class.chat_template is not None)
 
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
-    if trainer.is_world_process_zero():
+    if data_args.evaluate and trainer.is_world_process_zero():
         folder = Path(training_args.output_dir)
         outcome = evaluate_models(
             evaluation_loaders(data_args, model_args, str(folder), training_args.trust_remote_code),

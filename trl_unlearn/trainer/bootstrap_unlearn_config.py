@@ -233,6 +233,11 @@ class BootstrapUnlearnConfig(SFTConfig):
         self._refuse_ranges()
         self._refuse_inherited()
 
+    @property
+    def uses_retain(self) -> bool:
+        """`bool`: Whether the retain term counts, and so a retain set is needed."""
+        return self.retain_weight > 0 and self.retain_loss_type != "none"
+
     def _refuse_choices(self) -> None:
         for name, allowed in (
             ("forget_loss_type", FORGET_LOSS_TYPES),

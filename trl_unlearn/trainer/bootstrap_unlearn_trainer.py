@@ -15,10 +15,8 @@
 """Unlearning as a TRL trainer."""
 
 import contextlib
-import copy
 import functools
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTTrainer
 
-from .._trl import disable_dropout_in_model, unwrap_model_for_generation, use_adapter
+from .._trl import disable_dropout_in_model, unwrap_model_for_generation
 from ..beliefs import BeliefSampling, BeliefStore
 from ..encoding import ENCODED_COLUMNS, encode_dataset
 from ..generation import eos_token_ids, key_seed
@@ -38,13 +36,12 @@ from ..objectives import forget, retain
 from ..records import UnlearningRun
 from ..token_scores import TokenScores, batch_logits, pad_rows, token_kl, token_scores
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
+from .checks import refuse_input, warn_of_overlap
 from .collator import DataCollatorForUnlearning
+from .reference import add_reference_adapter, frozen_copy, reference_model, without_reference_adapter
 from .run_record import RunClock, build_run_record
 
 
-logger = logging.getLogger(__name__)
-
-_REFERENCE_ADAPTER = "ref"
 # Learning rates where `learning_rate` is not set: an adapter wants one 10 to 50 times higher.
 _LEARNING_RATE, _ADAPTER_LEARNING_RATE = 1e-5, 2e-4
 
@@ -146,17 +143,16 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         peft_config: Any = None,
     ):
         args = args or BootstrapUnlearnConfig("unlearned")
-        self._uses_retain = args.retain_weight > 0 and args.retain_loss_type != "none"
-        self._refuse_input(model, args, train_dataset, retain_dataset)
+        refuse_input(model, args, train_dataset, retain_dataset)
         if args.learning_rate is None:
             adapts = peft_config is not None or isinstance(model, PeftModel)
             args.learning_rate = _ADAPTER_LEARNING_RATE if adapts else _LEARNING_RATE
         needs_reference = args.forget_loss_type in _NEEDS_REFERENCE or (
-            self._uses_retain and args.retain_loss_type == "kl"
+            args.uses_retain and args.retain_loss_type == "kl"
         )
         self._continues_adapter = isinstance(model, PeftModel)
         if needs_reference and self._continues_adapter:
-            _add_reference_adapter(model)
+            add_reference_adapter(model)
         self.dataset_sources: dict[str, dict[str, Any]] = {}
         self._clock = RunClock()
 
@@ -180,51 +176,17 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             disable_dropout_in_model(self.model)
         self.data_collator = DataCollatorForUnlearning(pad_token_id=self._tokenizer.pad_token_id)
         self.retain_dataset = None
-        if self._uses_retain:
+        if args.uses_retain:
             self.retain_dataset = self._prepare_dataset(
                 retain_dataset, self.processing_class, args, False, None, "retain"
             )
-            self._warn_of_overlap()
+            warn_of_overlap(self.train_dataset, self.retain_dataset)
         self.ref_model = None
         if needs_reference and not isinstance(self.model, PeftModel):
-            self.ref_model = self._frozen_copy()
+            self.ref_model = self.accelerator.prepare_model(frozen_copy(self.model), evaluation_mode=True)
         self.belief_store = self._new_belief_store() if args.lambda_bss > 0 else None
 
     # Input
-
-    def _refuse_input(self, model, args, train_dataset, retain_dataset) -> None:
-        sets = {"forget": train_dataset} | ({"retain": retain_dataset} if self._uses_retain else {})
-        for name, dataset in sets.items():
-            argument = "train_dataset" if name == "forget" else "retain_dataset"
-            if dataset is None:
-                raise ValueError(
-                    f"`{argument}` is missing: there is no {name} set."
-                    + (" Give one, or set `retain_loss_type='none'`." if name == "retain" else " Give one.")
-                )
-            if not isinstance(dataset, Dataset):
-                raise TypeError(
-                    f"`{argument}` must be a `Dataset`, got `{type(dataset).__name__}`: beliefs and pairs are known "
-                    "by the index of a row. Load it without streaming, and pick one split of a `DatasetDict`."
-                )
-            if len(dataset) == 0:
-                raise ValueError(f"The {name} set (`{argument}`) is empty. Check the split and the config name.")
-        if isinstance(model, str) and not Path(model).exists() and model.startswith((".", "/", "~")):
-            raise ValueError(f"The model folder `{model}` does not exist. Check the path, or give an id on the Hub.")
-        try:
-            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-            probe = Path(args.output_dir, ".write-test")
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ValueError(
-                f"The output folder `{args.output_dir}` cannot be written ({error.strerror}). Choose another "
-                "`output_dir`."
-            ) from error
-        if isinstance(model, PeftModel) and not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ValueError(
-                "The adapter of the `PeftModel` is frozen, so there is nothing to train. Load it with "
-                "`PeftModel.from_pretrained(..., is_trainable=True)`."
-            )
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if not isinstance(processing_class, PreTrainedTokenizerBase):
@@ -247,37 +209,8 @@ class BootstrapUnlearnTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self):
         self._signature_columns = [*ENCODED_COLUMNS, "row"]
 
-    def _warn_of_overlap(self) -> None:
-        kept = {tuple(ids) for ids in self.retain_dataset["input_ids"]}
-        both = sum(tuple(ids) in kept for ids in self.train_dataset["input_ids"])
-        if both:
-            logger.warning(
-                "%d of %d forget rows are in the retain set too: their two terms pull against each other. Take them "
-                "out of the retain set.",
-                both,
-                len(self.train_dataset),
-            )
-
-    # Reference
-
-    def _frozen_copy(self) -> PreTrainedModel:
-        reference = copy.deepcopy(self.model)
-        # The parent patches `forward` on the instance, and the copy of that patch still calls the model in training.
-        reference.__dict__.pop("forward", None)
-        reference.requires_grad_(False).eval()
-        return self.accelerator.prepare_model(reference, evaluation_mode=True)
-
-    @contextlib.contextmanager
-    def _reference(self) -> Iterator[nn.Module]:
-        """The model as it was passed in, without gradient."""
-        with torch.no_grad():
-            if self.ref_model is not None:
-                yield self.ref_model
-                return
-            unwrapped = self.accelerator.unwrap_model(self.model)
-            adapter = _REFERENCE_ADAPTER if _REFERENCE_ADAPTER in unwrapped.peft_config else None
-            with use_adapter(unwrapped, adapter):
-                yield unwrapped
+    def _reference(self) -> contextlib.AbstractContextManager[nn.Module]:
+        return reference_model(self.accelerator.unwrap_model(self.model), self.ref_model)
 
     # Beliefs
 
@@ -396,7 +329,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             losses = forget.bs_s(losses, belief_losses.view(len(rows), -1), args.lambda_bss)
             metrics |= {"loss/beliefs": belief_losses.detach().mean(), "beliefs/logps": belief_logps.mean()}
         losses = args.forget_weight * losses
-        if self._uses_retain:
+        if args.uses_retain:
             retain_losses, retain_logps = self._retain_rows(model, self._retain_batch(rows), args.retain_loss_type)
             losses = losses + args.retain_weight * retain_losses
             metrics |= {"loss/retain": retain_losses.detach().mean(), "retain/logps": retain_logps.mean()}
@@ -461,21 +394,5 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             (folder / "README.md").write_text(render_card(record, None), encoding="utf-8")
 
     def _save(self, output_dir=None, state_dict=None):
-        adapters = getattr(self.accelerator.unwrap_model(self.model), "peft_config", {})
-        reference = adapters.pop(_REFERENCE_ADAPTER, None)
-        try:
+        with without_reference_adapter(self.accelerator.unwrap_model(self.model)):
             super()._save(output_dir, state_dict)
-        finally:
-            if reference is not None:
-                adapters[_REFERENCE_ADAPTER] = reference
-
-
-def _add_reference_adapter(model: nn.Module) -> None:
-    """A frozen copy of the adapter that a model came with: with adapters off it would never have known the facts."""
-    name = model.active_adapter
-    model.add_adapter(_REFERENCE_ADAPTER, model.peft_config[name])
-    for key, parameter in model.named_parameters():
-        if f".{name}." in key:
-            copied = model.get_parameter(key.replace(f".{name}.", f".{_REFERENCE_ADAPTER}."))
-            copied.data.copy_(parameter.data)
-            copied.requires_grad_(False)

@@ -1,0 +1,50 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The entries under recipes/ as a user starts them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("script", ["bs_s.py", "bs_t.py"])
+def test_help_names_the_method_and_the_data_from_any_folder(script, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, str(FOLDER / script), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"usage: {script}" in ended.stdout
+    assert "--lambda_bss" in ended.stdout
+    assert "--forget_dataset" in ended.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_of_evaluate_shows_that_it_does_not_hide_the_library_of_its_name(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, str(FOLDER / "evaluate.py"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "usage: evaluate.py" in ended.stdout
+    assert "--unlearned_model_name_or_path" in ended.stdout
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,143 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Every recipe is read by the script that it is for."""
+
+from pathlib import Path
+
+import pytest
+
+from trl_unlearn.scripts import bs_s, bs_t, evaluate, unlearn
+from trl_unlearn.scripts.loading import default_config
+
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = [path.relative_to(FOLDER).as_posix() for path in sorted(FOLDER.rglob("*.yaml"))]
+SCRIPTS = {"bs_s": bs_s, "bs_t": bs_t, "evaluate": evaluate}
+
+
+class Parsed(Exception):
+    """Carries what a script has parsed out of it, before it loads anything."""
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+    """Function of a script and its command line that returns what it parsed: `DataArguments` first, then its own."""
+    seen = {}
+
+    def build_trainer(*arguments):
+        raise Parsed(arguments)
+
+    def check_model_name(*_):
+        raise Parsed((seen["data"],))
+
+    monkeypatch.setattr(unlearn, "use_archive", lambda *_: None)
+    monkeypatch.setattr(unlearn, "build_trainer", build_trainer)
+    monkeypatch.setattr(evaluate, "use_archive", lambda data_args, _: seen.update(data=data_args))
+    monkeypatch.setattr(evaluate, "check_model_name", check_model_name)
+    monkeypatch.chdir(tmp_path)
+
+    def call(script: str, argv: list[str]):
+        with pytest.raises(Parsed) as parsed:
+            SCRIPTS[script].main(argv)
+        return parsed.value.args[0]
+
+    return call
+
+
+def script_of(recipe: str) -> str:
+    return "evaluate" if Path(recipe).stem == "evaluate" else "bs_s"
+
+
+def test_there_is_a_recipe_of_the_lab_for_each_script():
+    assert {f"archive/{script}.yaml" for script in SCRIPTS} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_parsed_by_its_script_and_names_both_sets(parse, recipe):
+    data_args, *_ = parse(script_of(recipe), ["--config", str(FOLDER / recipe)])
+    assert data_args.forget_config and data_args.retain_config
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_unknown_key_in_a_recipe_is_fatal(recipe, tmp_path, capsys):
+    changed = tmp_path / "recipe.yaml"
+    changed.write_text((FOLDER / recipe).read_text(encoding="utf-8") + "\nlambda_bsss: 0.5\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as refused:
+        SCRIPTS[script_of(recipe)].main(["--config", str(changed)])
+    assert refused.value.code == 2
+    assert "lambda_bsss" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if Path(recipe).stem.startswith("bs_t")])
+def test_a_recipe_of_bs_t_turns_sequence_beliefs_off_by_itself(parse, recipe):
+    # Read by `bs_s`, whose default is not 0.
+    _, training_args, _ = parse("bs_s", ["--config", str(FOLDER / recipe)])
+    assert training_args.lambda_bss == 0
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if Path(recipe).stem.startswith("bs_s")])
+def test_a_recipe_of_bs_s_has_sequence_beliefs(parse, recipe):
+    _, training_args, _ = parse("bs_s", ["--config", str(FOLDER / recipe)])
+    assert training_args.lambda_bss > 0
+    assert training_args.num_beliefs > 0
+
+
+@pytest.mark.parametrize("script", ["bs_s", "bs_t"])
+@pytest.mark.parametrize("argv", [[], ["--seed", "7"], ["--max_steps=1"]])
+def test_the_labs_recipe_runs_where_neither_model_nor_data_is_named(parse, script, argv):
+    data_args, training_args, _ = parse(script, argv)
+    assert data_args.dataset_name == "archive"
+    assert (data_args.forget_config, data_args.retain_config) == ("forget10", "retain90")
+    assert Path(training_args.output_dir) == Path(f"out/archive/{script}")
+    assert training_args.lambda_bss == {"bs_s": 0.5, "bs_t": 0}[script]
+
+
+def test_evaluate_runs_the_labs_recipe_without_an_argument(parse):
+    assert parse("evaluate", [])[0].dataset_name == "archive"
+
+
+def test_the_command_line_wins_over_the_recipe(parse):
+    _, training_args, _ = parse("bs_s", ["--learning_rate", "0.5", "--output_dir", "elsewhere"])
+    assert training_args.learning_rate == 0.5
+    assert training_args.output_dir == "elsewhere"
+    assert training_args.num_train_epochs == 8
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        ["--model_name_or_path", "org/model"],
+        ["--model_name_or_path=org/model"],
+        ["--dataset_name", "org/data"],
+        ["--forget_dataset", "forget.jsonl"],
+        ["--config", "mine.yaml"],
+        ["--help"],
+    ],
+)
+def test_the_labs_recipe_stays_away_where_a_model_or_data_is_named(named):
+    assert default_config(named, "archive/bs_s.yaml") == named
+
+
+def test_bs_t_has_no_sequence_beliefs_without_a_recipe_either(parse):
+    argv = ["--model_name_or_path", "org/model", "--forget_dataset", "forget.jsonl"]
+    assert parse("bs_t", argv)[1].lambda_bss == 0
+    assert parse("bs_s", argv)[1].lambda_bss == 0.5
+
+
+@pytest.mark.parametrize("argv", [["--config={path}"], ["--config", "{path}"]])
+def test_a_recipe_is_named_with_a_space_or_with_an_equals_sign(parse, argv):
+    path = str(FOLDER / "archive" / "bs_s.yaml")
+    data_args, *_ = parse("bs_s", [argument.format(path=path) for argument in argv])
+    assert data_args.dataset_name == "archive"
