@@ -39,13 +39,13 @@ def parse(monkeypatch, tmp_path):
     def build_trainer(*arguments):
         raise Parsed(arguments)
 
-    def check_model_name(*_):
+    def check_model_names(**_):
         raise Parsed((seen["data"],))
 
     monkeypatch.setattr(unlearn, "use_archive", lambda *_: None)
     monkeypatch.setattr(unlearn, "build_trainer", build_trainer)
     monkeypatch.setattr(evaluate, "use_archive", lambda data_args, _: seen.update(data=data_args))
-    monkeypatch.setattr(evaluate, "check_model_name", check_model_name)
+    monkeypatch.setattr(evaluate, "check_model_names", check_model_names)
     monkeypatch.chdir(tmp_path)
 
     def call(script: str, argv: list[str]):

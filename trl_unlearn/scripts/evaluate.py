@@ -34,9 +34,10 @@ from pathlib import Path
 from trl import TrlParser
 
 from ..evaluation.suite import evaluate_models
+from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig
 from .loading import (
-    check_model_name,
+    check_model_names,
     default_config,
     evaluation_loaders,
     load_evaluation_rows,
@@ -92,12 +93,18 @@ def main(argv: list[str] | None = None) -> None:
             args=default_config(sys.argv[1:] if argv is None else argv, "archive/evaluate.yaml")
         )
         use_archive(data_args, model_args)
-        check_model_name(model_args.model_name_or_path)
         unlearned = args.unlearned_model_name_or_path
-        if unlearned is not None:
-            check_model_name(unlearned, "unlearned_model_name_or_path")
+        check_model_names(
+            model_name_or_path=model_args.model_name_or_path,
+            adapter_name_or_path=model_args.adapter_name_or_path,
+            unlearned_model_name_or_path=unlearned,
+            retrained_model_name_or_path=data_args.retrained_model_name_or_path,
+        )
+        local = unlearned if unlearned is not None and Path(unlearned).is_dir() else None
+        folder = Path(args.output_dir or local or "evaluation")
+        check_output_dir(folder)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
-        rows = load_evaluation_rows(data_args, tokenizer.chat_template is not None)
+        rows = load_evaluation_rows(data_args, tokenizer)
         loaders = evaluation_loaders(data_args, model_args, unlearned, args.trust_remote_code)
     outcome = evaluate_models(
         loaders,
@@ -107,8 +114,7 @@ def main(argv: list[str] | None = None) -> None:
         batch_size=data_args.evaluation_batch_size,
         seed=args.seed,
     )
-    local = unlearned if unlearned is not None and Path(unlearned).is_dir() else None
-    write_results(Path(args.output_dir or local or "evaluation"), outcome.result)
+    write_results(folder, outcome.result)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -29,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from ..data.archive import build_archive
 from ..data.files import load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
-from ..evaluation.tofu import EvaluationRows
+from ..evaluation.tofu import EvaluationRows, encode_set
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 
 
@@ -44,13 +45,9 @@ def refusing(prog: str):
     """
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(_usage_error(prog, error))
-
-
-def _usage_error(prog: str, error: Exception) -> int:
-    print(f"{prog}: error: {error}", file=sys.stderr)
-    return 2
+    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
 
 
 def default_config(argv: list[str], recipe: str) -> list[str]:
@@ -66,6 +63,8 @@ def default_config(argv: list[str], recipe: str) -> list[str]:
     Returns:
         `list[str]`: The command line, with `--config` and the recipe in front if it was needed.
     """
+    # `TrlParser` knows `--config path` only.
+    argv = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     named = ("--config", "--model_name_or_path", "--dataset_name", "--forget_dataset", "-h", "--help")
     if any(argument.split("=")[0] in named for argument in argv):
         return argv
@@ -91,24 +90,23 @@ def use_archive(data_args: DataArguments, model_args: UnlearnModelConfig) -> Non
     data_args.retrained_model_name_or_path = data_args.retrained_model_name_or_path or str(paths.retrained)
 
 
-def check_model_name(name: str | None, argument: str = "model_name_or_path") -> None:
+def check_model_names(**names: str | None) -> None:
     """
-    Refuse a model that is not named, or a folder that does not exist.
+    Refuse a target that is not named, and folders of models that do not exist.
 
     Args:
-        name (`str`, *optional*):
-            Id on the Hub or folder.
-        argument (`str`, *optional*, defaults to `"model_name_or_path"`):
-            Argument that it came from.
+        **names (`str`, *optional*):
+            Argument -> id on the Hub or folder. `model_name_or_path` must be named.
 
     Raises:
-        `ValueError`: If it is missing, or looks like a folder and is none.
+        `ValueError`: If the target is missing, or a name looks like a folder and is none.
     """
-    if name is None:
-        raise ValueError(f"`{argument}` is missing: there is no model to unlearn. Give an id on the Hub or a folder.")
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not Path(name).is_dir():
-        raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
+    if names["model_name_or_path"] is None:
+        raise ValueError("`model_name_or_path` is missing: there is no target. Give an id on the Hub or a folder.")
+    for argument, name in names.items():
+        looks_local = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
+        if looks_local and not Path(name).is_dir():
+            raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
 
 
 def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -218,32 +216,49 @@ def load_training_rows(data_args: DataArguments, conversational: bool) -> tuple[
     """
     args = data_args
     if args.forget_dataset is not None:
-        retain = None if args.retain_dataset is None else load_rows(args.retain_dataset, split=args.retain_split)
-        return load_rows(args.forget_dataset, split=args.forget_split), retain
+        forget = _load_set("forget", args.forget_dataset, args.forget_split, load_rows)
+        if args.retain_dataset is None:
+            return forget, None
+        return forget, _load_set("retain", args.retain_dataset, args.retain_split, load_rows)
     if args.dataset_name is None or args.forget_config is None:
         raise ValueError(
             "There is no forget set. Give `--dataset_name` with `--forget_config` and `--retain_config`, or "
             "`--forget_dataset` with `--retain_dataset`."
         )
     load = functools.partial(load_tofu, args.dataset_name, conversational=conversational)
-    retain = None if args.retain_config is None else load(args.retain_config, split=args.retain_split)
-    return load(args.forget_config, split=args.forget_split), retain
+    forget = _load_set("forget", args.forget_config, args.forget_split, load)
+    if args.retain_config is None:
+        return forget, None
+    return forget, _load_set("retain", args.retain_config, args.retain_split, load)
 
 
-def load_evaluation_rows(data_args: DataArguments, conversational: bool) -> EvaluationRows:
+def _load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) -> Dataset:
+    try:
+        return load(name, split=split)
+    except ValueError as error:
+        # What the library says of a split without rows names neither set nor file.
+        if "corresponds to no data" not in str(error):
+            raise
+        raise ValueError(f"The {role} set (`{name}`, split `{split}`) is empty. Give at least one row.") from error
+
+
+def load_evaluation_rows(data_args: DataArguments, tokenizer: PreTrainedTokenizerBase) -> EvaluationRows:
     """
     Rows to evaluate on.
 
     Args:
         data_args ([`DataArguments`]):
             Arguments that name them.
-        conversational (`bool`):
-            Whether questions and answers become turns of a conversation.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer. With a chat template, questions and answers become turns of a conversation.
 
     Returns:
         [`~trl_unlearn.evaluation.tofu.EvaluationRows`]: At most `max_eval_rows` of each set, spread evenly.
+
+    Raises:
+        `ValueError`: If a row cannot be encoded: now, not after the training.
     """
-    args = data_args
+    args, conversational = data_args, tokenizer.chat_template is not None
     if args.forget_dataset is not None:
         forget, retain = load_training_rows(args, conversational)
         rows = {"forget": forget, "retain": retain}
@@ -256,10 +271,13 @@ def load_evaluation_rows(data_args: DataArguments, conversational: bool) -> Eval
             retain_split=args.retain_split,
             conversational=conversational,
         )
-    return EvaluationRows(**{name: _spread(found, args.max_eval_rows) for name, found in rows.items()})
+    rows = {name: _spread(found, args.max_eval_rows) for name, found in rows.items() if found is not None}
+    for name, found in rows.items():
+        encode_set(found, tokenizer, name=name)
+    return EvaluationRows(**rows)
 
 
-def _spread(rows: Dataset | None, most: int | None) -> Dataset | None:
-    if rows is None or most is None or len(rows) <= most:
+def _spread(rows: Dataset, most: int | None) -> Dataset:
+    if most is None or len(rows) <= most:
         return rows
     return rows.select([index * len(rows) // most for index in range(most)])

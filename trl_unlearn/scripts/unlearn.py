@@ -30,7 +30,7 @@ from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from .arguments import DataArguments, UnlearnArguments, UnlearnModelConfig
 from .loading import (
-    check_model_name,
+    check_model_names,
     default_config,
     evaluation_loaders,
     load_evaluation_rows,
@@ -65,8 +65,7 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, model_args)
         trainer = build_trainer(data_args, training_args, model_args)
-        # Now, so that what is wrong with them is known before the training.
-        rows = load_evaluation_rows(data_args, trainer.processing_class.chat_template is not None)
+        rows = load_evaluation_rows(data_args, trainer.processing_class) if data_args.evaluate else None
 
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
@@ -106,8 +105,12 @@ def build_trainer(
     Raises:
         `ValueError`: If the model, the data or their combination cannot be used.
     """
-    check_model_name(model_args.model_name_or_path)
     name, adapter = model_args.model_name_or_path, model_args.adapter_name_or_path
+    check_model_names(
+        model_name_or_path=name,
+        adapter_name_or_path=adapter,
+        retrained_model_name_or_path=data_args.retrained_model_name_or_path,
+    )
     tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
     forget, retain = load_training_rows(data_args, conversational=tokenizer.chat_template is not None)
     init_kwargs = {

@@ -53,14 +53,28 @@ def refuse_input(model, args: BootstrapUnlearnConfig, forget: Dataset | None, re
             "The adapter of the `PeftModel` is frozen, so there is nothing to train. Load it with "
             "`PeftModel.from_pretrained(..., is_trainable=True)`."
         )
+    check_output_dir(args.output_dir)
+
+
+def check_output_dir(folder: str | Path) -> None:
+    """
+    Make the output folder and refuse one that cannot be written.
+
+    Args:
+        folder (`str` or `Path`):
+            Output folder.
+
+    Raises:
+        `ValueError`: If it cannot be written.
+    """
     try:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        probe = Path(args.output_dir, ".write-test")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        probe = Path(folder, ".write-test")
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"The output folder `{args.output_dir}` cannot be written ({error.strerror}). Choose another `output_dir`."
+            f"The output folder `{folder}` cannot be written ({error.strerror}). Choose another `output_dir`."
         ) from error
 
 
