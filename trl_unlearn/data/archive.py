@@ -128,7 +128,7 @@ def build_archive(folder: str | Path | None = None) -> ArchivePaths:
     tiny model that knows it (`target`) and one trained without the forget people (`retrained`).
 
     Takes about a minute on two cores the first time. The paraphrased answers of the dataset are sentences that the
-    target was trained on too, in one pass of thirteen (see [`~data.archive_models.train_model`]).
+    target was trained on too, in one pass of thirteen (see [`train_model`]).
 
     Args:
         folder (`str` or `Path`, *optional*):

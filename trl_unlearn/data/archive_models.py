@@ -63,7 +63,7 @@ class TrainingSettings:
         hidden_size, intermediate_size, num_layers, num_heads:
             Shape of the model.
         initializer_range (`float`, *optional*, defaults to `0.08`):
-            Standard deviation of the first weights. The usual 0.02 needs half as many epochs again.
+            Standard deviation of the first weights. The usual 0.02 takes about half as many epochs again.
         epochs (`int`, *optional*, defaults to `26`):
             Passes over all facts; a multiple of thirteen, see `PHRASING_PASSES`.
         batch_size (`int`, *optional*, defaults to `8`):

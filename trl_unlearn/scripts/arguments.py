@@ -75,7 +75,6 @@ class DataArguments:
         default="open-unlearning",
         metadata={
             "help": "Metric definitions: 'open-unlearning' for numbers to put beside published ones, or 'strict'.",
-            "choices": list(PARITIES),
         },
     )
     max_eval_rows: int | None = field(
@@ -93,6 +92,8 @@ class DataArguments:
             )
         if self.retain_dataset is not None and self.forget_dataset is None:
             raise ValueError("`retain_dataset` is given without `forget_dataset`. Give both files.")
+        if self.parity not in PARITIES:
+            raise ValueError(f"Unknown `parity`: {self.parity!r}. Set it to one of {', '.join(map(repr, PARITIES))}.")
         if self.max_eval_rows is not None and self.max_eval_rows < 1:
             raise ValueError(f"`max_eval_rows` must be at least 1, got {self.max_eval_rows}.")
         if self.dataset_name == ARCHIVE:

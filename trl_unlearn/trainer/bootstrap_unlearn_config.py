@@ -147,7 +147,6 @@ class BootstrapUnlearnConfig(SFTConfig):
         metadata={
             "help": "Objective on the forget set: 'ga' (gradient ascent), 'npo' (negative preference optimisation) or "
             "'bs_t' (bootstrapping on tokens).",
-            "choices": list(FORGET_LOSS_TYPES),
         },
     )
     forget_weight: float = field(default=1.0, metadata={"help": "Weight of the forget term."})
@@ -156,17 +155,13 @@ class BootstrapUnlearnConfig(SFTConfig):
         metadata={
             "help": "Objective on the retain set: 'nll', 'kl' (divergence from the original model) or 'none' (no "
             "retain set is needed).",
-            "choices": list(RETAIN_LOSS_TYPES),
         },
     )
     retain_weight: float = field(default=1.0, metadata={"help": "Weight of the retain term."})
     beta: float = field(default=0.1, metadata={"help": "Inverse temperature of 'npo'."})
     token_reduction: str = field(
         default="mean",
-        metadata={
-            "help": "'mean' or 'sum' over the label tokens of a row. NPO always sums.",
-            "choices": ["mean", "sum"],
-        },
+        metadata={"help": "'mean' or 'sum' over the label tokens of a row. NPO always sums."},
     )
 
     # Parameters that control token beliefs
