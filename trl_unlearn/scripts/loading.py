@@ -85,6 +85,9 @@ def use_archive(data_args: DataArguments, model_args: UnlearnModelConfig) -> Non
     if data_args.dataset_name != ARCHIVE:
         return
     paths = build_archive()
+    # A second thread gains nothing on a model of this size, and the order of a sum, which decides its last bit, would
+    # differ from machine to machine.
+    torch.set_num_threads(1)
     data_args.dataset_name = str(paths.data)
     model_args.model_name_or_path = model_args.model_name_or_path or str(paths.target)
     data_args.retrained_model_name_or_path = data_args.retrained_model_name_or_path or str(paths.retrained)

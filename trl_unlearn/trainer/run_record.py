@@ -34,7 +34,15 @@ from ..records import AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, 
 
 _LIBRARIES = ("trl-unlearn", "trl", "transformers", "peft", "accelerate", "datasets", "torch")
 # Fields that say where things go or who may write them, and nothing about the run.
-_LEFT_OUT = ("output_dir", "logging_dir", "run_name", "hub_token", "push_to_hub_token", "hub_model_id")
+_LEFT_OUT = (
+    "output_dir",
+    "logging_dir",
+    "run_name",
+    "resume_from_checkpoint",
+    "hub_token",
+    "push_to_hub_token",
+    "hub_model_id",
+)
 
 
 class RunClock:
@@ -49,11 +57,19 @@ class RunClock:
         return time.perf_counter() - self._start
 
 
+def _portable(name: str) -> str:
+    """A name as it is, a folder or file of this machine by its last two parts."""
+    return "/".join(Path(name).resolve().parts[-2:]) if Path(name).exists() else name
+
+
 def _dataset_record(dataset: Dataset, source: dict[str, Any]) -> DatasetRecord:
     digest = hashlib.sha256()
     for row in dataset.select_columns(["input_ids", "labels"]):
         digest.update(repr((row["input_ids"], row["labels"])).encode())
-    return DatasetRecord(rows=len(dataset), sha256=digest.hexdigest(), **({"name": "in memory"} | source))
+    source = {"name": "in memory"} | source
+    return DatasetRecord(
+        rows=len(dataset), sha256=digest.hexdigest(), **(source | {"name": _portable(source["name"])})
+    )
 
 
 def _adapter_record(trainer) -> AdapterRecord | None:
@@ -67,7 +83,7 @@ def _adapter_record(trainer) -> AdapterRecord | None:
         r=getattr(config, "r", None),
         alpha=getattr(config, "lora_alpha", None),
         target_modules=sorted(modules) if isinstance(modules, set | list) else modules,
-        continued_from=trainer.dataset_sources.get("adapter", {}).get("name", "in memory")
+        continued_from=_portable(trainer.dataset_sources.get("adapter", {}).get("name", "in memory"))
         if trainer._continues_adapter
         else None,
     )
@@ -115,7 +131,7 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         audit = BeliefAudit(coverage=min(one["coverage"] for one in store.audits), refreshes=refreshes)
     device = torch.accelerator.current_accelerator() if not args.use_cpu else None
     return UnlearningRun(
-        base_model=name,
+        base_model=_portable(name),
         base_model_on_hub=name != "in memory" and not Path(name).exists(),
         base_model_revision=getattr(base.config, "_commit_hash", None),
         adapter=_adapter_record(trainer),
