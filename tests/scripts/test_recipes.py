@@ -112,7 +112,7 @@ def test_the_command_line_wins_over_the_recipe(parse):
     _, training_args, _ = parse("bs_s", ["--learning_rate", "0.5", "--output_dir", "elsewhere"])
     assert training_args.learning_rate == 0.5
     assert training_args.output_dir == "elsewhere"
-    assert training_args.num_train_epochs == 8
+    assert training_args.per_device_train_batch_size == 8
 
 
 @pytest.mark.parametrize(
