@@ -29,7 +29,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 # each other, and every part but those of `PLUMBING` may import `_trl`.
 ALLOWED = {
     "encoding": set(),
-    "token_scores": set(),
+    "_fused_scores": set(),
+    "token_scores": {"_fused_scores"},
     "generation": set(),
     "objectives": set(),
     "metrics": set(),

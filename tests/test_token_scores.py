@@ -17,7 +17,15 @@ import torch
 import torch.nn.functional as F
 
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.token_scores import LabelLogits, batch_logits, pad_rows, score_rows, token_kl, token_scores
+from trl_unlearn.token_scores import (
+    LabelStates,
+    LogitHead,
+    ScoreTerms,
+    pad_rows,
+    score_batch,
+    score_rows,
+    token_scores,
+)
 
 
 EXACT = {"atol": 1e-9, "rtol": 0.0}
@@ -61,15 +69,20 @@ def plain_beliefs(logps, labels, k, tau, exclude_target):
     return torch.stack(terms)
 
 
+def states_of(logits, labels, lengths):
+    """Logits as hidden states of a head that changes nothing."""
+    return LabelStates(logits, labels, lengths, LogitHead(torch.eye(logits.size(-1), dtype=logits.dtype)))
+
+
 def random_logits(lengths, vocab_size, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(sum(lengths), vocab_size, generator=generator, dtype=torch.float64)
     labels = torch.randint(vocab_size, (sum(lengths),), generator=generator)
-    return LabelLogits(logits=logits, labels=labels, lengths=lengths)
+    return states_of(logits, labels, lengths)
 
 
 def test_logps_of_a_padded_batch_equal_a_plain_loop_over_single_rows(double_model, rows):
-    scores = token_scores(batch_logits(double_model, pad_rows(rows, pad_token_id=0)))
+    scores = score_batch(double_model, pad_rows(rows, pad_token_id=0))
     assert scores.beliefs is None
     for i, row in enumerate(rows):
         logps, labels = plain_logps(double_model, row)
@@ -80,9 +93,7 @@ def test_logps_of_a_padded_batch_equal_a_plain_loop_over_single_rows(double_mode
 
 def test_scores_are_logs_of_probabilities_worked_by_hand():
     logits = torch.tensor([[1.0, 2.0, 5.0], [4.0, 4.0, 2.0]], dtype=torch.float64).log()
-    found = token_scores(
-        LabelLogits(logits=logits, labels=torch.tensor([0, 2]), lengths=[1, 1]), belief_top_k=2, belief_temperature=1.0
-    )
+    found = token_scores(states_of(logits, torch.tensor([0, 2]), [1, 1]), ScoreTerms(belief_top_k=2))
     # pi = (1, 2, 5) / 8 and (4, 4, 2) / 10; q = (2, 5) / 7 and (1, 1) / 2.
     torch.testing.assert_close(found.logps, torch.tensor([[1 / 8], [1 / 5]], dtype=torch.float64).log(), **EXACT)
     pi = torch.tensor([1 / 4, 5 / 8, 2 / 5], dtype=torch.float64).log()
@@ -91,7 +102,7 @@ def test_scores_are_logs_of_probabilities_worked_by_hand():
 
 
 def test_the_mask_holds_one_place_a_label_and_none_for_the_prompt(double_model, rows):
-    scores = token_scores(batch_logits(double_model, pad_rows(rows, pad_token_id=0)))
+    scores = score_batch(double_model, pad_rows(rows, pad_token_id=0))
     num_labels = [sum(label != -100 for label in row["labels"]) for row in rows]
     assert scores.mask.sum(1).tolist() == num_labels
     assert scores.logps.shape == (len(rows), max(num_labels))
@@ -99,18 +110,17 @@ def test_the_mask_holds_one_place_a_label_and_none_for_the_prompt(double_model, 
 
 @pytest.mark.parametrize("pad_token_id", [0, 2, 77])
 def test_a_row_scores_the_same_alone_and_among_longer_rows(pad_token_id, double_model, rows):
-    together = batch_logits(double_model, pad_rows(rows, pad_token_id))
-    scores = token_scores(together, belief_top_k=5)
+    scores = score_batch(double_model, pad_rows(rows, pad_token_id), ScoreTerms(belief_top_k=5))
     for i, row in enumerate(rows):
-        alone = token_scores(batch_logits(double_model, pad_rows([row], pad_token_id)), belief_top_k=5)
+        alone = score_batch(double_model, pad_rows([row], pad_token_id), ScoreTerms(belief_top_k=5))
         for name in ("logps", "beliefs"):
             together_row = getattr(scores, name)[i][scores.mask[i]]
             torch.testing.assert_close(together_row, getattr(alone, name)[0], **EXACT)
 
 
-def test_logits_of_a_half_precision_model_are_scored_in_float32(tiny_model, rows):
-    found = batch_logits(tiny_model.bfloat16(), pad_rows(rows[:2], pad_token_id=0))
-    assert found.logits.dtype == torch.float32
+def test_a_half_precision_model_is_scored_in_float32(tiny_model, rows):
+    found = score_batch(tiny_model.bfloat16(), pad_rows(rows[:2], pad_token_id=0))
+    assert found.logps.dtype == torch.float32
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.25])
@@ -118,12 +128,7 @@ def test_logits_of_a_half_precision_model_are_scored_in_float32(tiny_model, rows
 @pytest.mark.parametrize("k", [1, 5, "vocabulary"])
 def test_the_belief_term_equals_that_of_a_full_target_vector(k, exclude_target, tau, double_model, rows):
     k = double_model.config.vocab_size if k == "vocabulary" else k
-    scores = token_scores(
-        batch_logits(double_model, pad_rows(rows, pad_token_id=0)),
-        belief_top_k=k,
-        belief_temperature=tau,
-        belief_exclude_target=exclude_target,
-    )
+    scores = score_batch(double_model, pad_rows(rows, pad_token_id=0), ScoreTerms(k, tau, exclude_target))
     for i, row in enumerate(rows):
         logps, labels = plain_logps(double_model, row)
         expected = plain_beliefs(logps, labels, k, tau, exclude_target)
@@ -134,8 +139,8 @@ def test_the_belief_term_equals_that_of_a_full_target_vector(k, exclude_target, 
 @pytest.mark.parametrize("k", [4, 12])
 def test_no_gradient_flows_through_the_beliefs_weights(k, exclude_target):
     found = random_logits([3, 2], vocab_size=12, seed=0)
-    logits = found.logits.requires_grad_()
-    scores = token_scores(found, belief_top_k=k, belief_temperature=0.5, belief_exclude_target=exclude_target)
+    logits = found.hidden.requires_grad_()
+    scores = token_scores(found, ScoreTerms(k, 0.5, exclude_target))
     (gradient,) = torch.autograd.grad(scores.beliefs.sum(), logits)
     # d <q, log pi> / dz = q - pi for a q that is held fixed.
     candidates = logits.detach().clone()
@@ -146,22 +151,23 @@ def test_no_gradient_flows_through_the_beliefs_weights(k, exclude_target):
     torch.testing.assert_close(gradient, q - logits.detach().softmax(-1), **EXACT)
 
 
-def test_token_kl_equals_kl_div_summed_over_the_vocabulary():
+def test_the_divergence_equals_kl_div_summed_over_the_vocabulary():
     reference, current = random_logits([3, 1, 2], 17, seed=0), random_logits([3, 1, 2], 17, seed=1)
     expected = F.kl_div(
-        current.logits.log_softmax(-1), reference.logits.log_softmax(-1), reduction="none", log_target=True
+        current.hidden.log_softmax(-1), reference.hidden.log_softmax(-1), reduction="none", log_target=True
     ).sum(-1)
-    kl = token_kl(reference, current)
+    kl = token_scores(current, reference=reference).kl
     assert (expected > 0.1).all()
-    torch.testing.assert_close(kl, current.to_rows(expected), **EXACT)
+    torch.testing.assert_close(torch.cat([kl[0], kl[1, :1], kl[2, :2]]), expected, **EXACT)
     assert kl[1].tolist() == [pytest.approx(expected[3].item()), 0.0, 0.0]
 
 
-def test_token_kl_of_the_same_logits_is_zero():
+def test_the_divergence_of_the_same_logits_is_zero():
     found = random_logits([3, 2], 17, seed=0)
-    shifted = LabelLogits(logits=found.logits + 5.0, labels=found.labels, lengths=found.lengths)
-    assert token_kl(found, found).abs().max() == 0
-    torch.testing.assert_close(token_kl(found, shifted), torch.zeros(2, 3, dtype=torch.float64), **EXACT)
+    shifted = states_of(found.hidden + 5.0, found.labels, found.lengths)
+    for other in (found, shifted):
+        kl = token_scores(other, reference=found).kl
+        torch.testing.assert_close(kl, torch.zeros(2, 3, dtype=torch.float64), **EXACT)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])

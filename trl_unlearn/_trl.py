@@ -15,7 +15,24 @@
 """Everything from TRL that TRL does not export publicly, in one place (tests/test_trl.py holds that it is there)."""
 
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import disable_dropout_in_model, use_adapter
+from trl.trainer.utils import (
+    adjusted_mfu,
+    compute_flops_per_token,
+    compute_mfu,
+    disable_dropout_in_model,
+    get_peak_flops_per_device,
+    maybe_gather_lm_head_ctx,
+    use_adapter,
+)
 
 
-__all__ = ["disable_dropout_in_model", "unwrap_model_for_generation", "use_adapter"]
+__all__ = [
+    "adjusted_mfu",
+    "compute_flops_per_token",
+    "compute_mfu",
+    "disable_dropout_in_model",
+    "get_peak_flops_per_device",
+    "maybe_gather_lm_head_ctx",
+    "unwrap_model_for_generation",
+    "use_adapter",
+]

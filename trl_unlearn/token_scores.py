@@ -14,38 +14,79 @@
 
 """From label tokens to per-token scores: the only label shift and the only mask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
-from torch import nn
+from accelerate.utils import extract_model_from_parallel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from ._fused_scores import FusedScores, LogitHead, ScoreTerms
+from ._trl import maybe_gather_lm_head_ctx
+
+
+_LOGPS_ONLY = ScoreTerms()
+
 
 @dataclass
-class LabelLogits:
+class LabelStates:
     """
-    Logits at the label positions of a batch.
+    Hidden states at the label positions of a batch, before the head.
 
     Args:
-        logits (`torch.Tensor`):
-            Logits of the model that predict a label token, in float32 (float64 stays), of shape
-            `(num_labels, vocab_size)`.
+        hidden (`torch.Tensor`):
+            Hidden states that predict a label token, of shape `(num_labels, hidden_size)`.
         labels (`torch.Tensor`):
             The label tokens, of shape `(num_labels,)`.
         lengths (`list[int]`):
             Number of label tokens of each row; they sum to `num_labels`.
+        head ([`LogitHead`]):
+            From hidden states to logits.
     """
 
-    logits: torch.Tensor
-    labels: torch.Tensor
+    hidden: Tensor
+    labels: Tensor
     lengths: list[int]
+    head: LogitHead
 
-    def to_rows(self, values: torch.Tensor) -> torch.Tensor:
-        """Values of shape `(num_labels,)` as one row an example, `(num_rows, max_labels)`, zero padded."""
-        return pad_sequence(values.split(self.lengths), batch_first=True)
+    def rows(self, indices: Sequence[int]) -> "LabelStates":
+        """The states of some rows, by index."""
+        if list(indices) == list(range(len(self.lengths))):
+            return self
+        hidden, labels = self.hidden.split(self.lengths), self.labels.split(self.lengths)
+        return LabelStates(
+            hidden=torch.cat([hidden[i] for i in indices]),
+            labels=torch.cat([labels[i] for i in indices]),
+            lengths=[self.lengths[i] for i in indices],
+            head=self.head,
+        )
+
+
+@dataclass
+class RowGroup:
+    """
+    Rows of a batch that are scored alike.
+
+    Args:
+        rows (`Sequence[int]`):
+            Indices in the batch, at least one.
+        terms ([`ScoreTerms`], *optional*):
+            What is computed beside log pi_y.
+        reference ([`LabelStates`], *optional*):
+            States of the reference on these rows, for the divergence.
+    """
+
+    rows: Sequence[int]
+    terms: ScoreTerms = _LOGPS_ONLY
+    reference: LabelStates | None = None
 
 
 @dataclass
@@ -55,106 +96,282 @@ class TokenScores:
 
     Args:
         logps (`torch.Tensor`):
-            log pi_y of each label token, in nats, of shape `(num_rows, max_labels)`; 0 in the padding.
+            log pi_y of each label token, in nats, of shape `(num_rows, max_labels)`; 0 in the padding, as everywhere
+            below.
         mask (`torch.Tensor`):
             `True` at label tokens, of the same shape.
         beliefs (`torch.Tensor`, *optional*):
-            The belief term of BS-T, `sum_{v in H_k} q_v log pi_v`, of the same shape.
+            The belief term of BS-T, `sum_{v in H_k} q_v log pi_v`.
+        others (`torch.Tensor`, *optional*):
+            The same over all tokens but the label, with q = pi renormalised.
+        kl (`torch.Tensor`, *optional*):
+            KL(reference || pi), in nats.
+        entropy (`torch.Tensor`, *optional*):
+            Entropy of pi in nats, without gradient.
+        reference_entropy (`torch.Tensor`, *optional*):
+            Entropy of the reference in nats.
+        is_top1 (`torch.Tensor`, *optional*):
+            Whether the label is the most likely token.
     """
 
-    logps: torch.Tensor
-    mask: torch.Tensor
-    beliefs: torch.Tensor | None = None
+    logps: Tensor
+    mask: Tensor
+    beliefs: Tensor | None = None
+    others: Tensor | None = None
+    kl: Tensor | None = None
+    entropy: Tensor | None = None
+    reference_entropy: Tensor | None = None
+    is_top1: Tensor | None = None
 
 
-def batch_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> LabelLogits:
+# Models whose head was seen to do to its product what `LogitHead` says.
+_probed_models: WeakSet[nn.Module] = WeakSet()
+_PROBE = (1.0, 40.0)
+
+
+def _logit_transform(config: Any) -> tuple[float, float | None]:
+    """Scale and soft cap of the logits, from the names that model families give to them."""
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        scale = getattr(config, name, None)
+        if scale is not None:
+            break
+    if scale is None and getattr(config, "logits_scaling", None) is not None:
+        # HyperCLOVA X multiplies by what the others divide by.
+        scale = config.logits_scaling if config.model_type == "hyperclovax" else 1 / config.logits_scaling
+    return 1.0 if scale is None else float(scale), getattr(config, "final_logit_softcapping", None)
+
+
+def _head_module(model: nn.Module) -> nn.Module:
+    head = model.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer | ModulesToSaveWrapper):
+        raise ValueError(
+            "The model has an adapter on its LM head (`lm_head`), whose weight the scores need as one matrix. Take it "
+            "out of `target_modules` and `modules_to_save`, or merge the adapter first (`model.merge_and_unload()`)."
+        )
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            f"The model's output embedding is a `{type(head).__name__}`, expected a `Linear` layer over the "
+            "vocabulary. Only causal language models with one can be scored."
+        )
+    return head
+
+
+def check_head(model: nn.Module) -> None:
     """
-    Run a model on right-padded rows and keep the logits that predict a label.
+    Refuse a model whose head cannot be used.
 
     Args:
         model (`torch.nn.Module`):
-            Causal language model, wrapped or not.
+            Causal language model, not wrapped.
+
+    Raises:
+        `ValueError`: If the LM head is missing or carries an adapter.
+    """
+    _head_module(model)
+
+
+def _logit_head(model: nn.Module, module: nn.Module) -> LogitHead:
+    weight, bias = module.weight, module.bias
+    if isinstance(weight, DTensor):
+        weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
+    scale, softcap = _logit_transform(model.config.get_text_config())
+    return LogitHead(weight, bias, scale, softcap)
+
+
+def _check_probe(model: nn.Module, head: LogitHead, logits: Tensor) -> None:
+    """What the model does to logits after its head must be what the scores do: seen on two numbers."""
+    if model in _probed_models:
+        return
+    probe = torch.tensor(_PROBE) * head.scale
+    expected = probe if head.softcap is None else head.softcap * torch.tanh(probe / head.softcap)
+    found = logits.detach()[0, 0].float().cpu()
+    if not torch.allclose(found, expected, rtol=2e-2):
+        raise ValueError(
+            f"`{type(model).__name__}` turns logits {list(_PROBE)} into {[round(x, 4) for x in found.tolist()]}, but "
+            f"its config says {[round(x, 4) for x in expected.tolist()]}: it changes its logits in a way that is not "
+            "supported. Please report this model."
+        )
+    _probed_models.add(model)
+
+
+@contextmanager
+def _captured_head(module: nn.Module, seen: list[Tensor]):
+    """Let the head of a model hand out what it is given, in place of logits."""
+
+    def forward(hidden: Tensor) -> Tensor:
+        seen.append(hidden)
+        return hidden.new_tensor(_PROBE).expand(*hidden.shape[:-1], len(_PROBE))
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def label_states(model: nn.Module, batch: Mapping[str, Tensor]) -> LabelStates:
+    """
+    Run a model on right-padded rows and keep the hidden states that predict a label.
+
+    Args:
+        model (`torch.nn.Module`):
+            Causal language model, not wrapped.
         batch (`Mapping[str, torch.Tensor]`):
             `input_ids`, `attention_mask` and `labels` (-100 where nothing is to be scored), of shape `(rows, tokens)`.
 
     Returns:
-        [`LabelLogits`]: The logits, with the label tokens that they predict.
+        [`LabelStates`]: The hidden states, with the label tokens that they predict.
+
+    Raises:
+        `ValueError`: If the model's head cannot be used.
     """
     targets = batch["labels"][:, 1:]
     mask = targets != -100
-    # Leading columns that predict no label in any row need no projection to the vocabulary.
+    # Leading columns that predict no label in any row need not leave the last layer.
     first = int(mask.any(0).nonzero()[0])
     kept = batch["input_ids"].size(1) - first
-    outputs = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=kept
-    )
+    module, seen = _head_module(model), []
+    with _captured_head(module, seen):
+        # Not `model(...)`: this may run inside the forward of a wrapper around this very model.
+        outputs = model.forward(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=kept
+        )
+    head = _logit_head(model, module)
+    _check_probe(model, head, outputs.logits)
     # Prompt-learning adapters prepend virtual tokens: count from the end.
-    logits = outputs.logits[:, -kept:-1]
+    hidden = seen[0][:, -kept:-1]
     mask, targets = mask[:, first:], targets[:, first:]
-    logits = logits[mask]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return LabelLogits(logits=logits, labels=targets[mask], lengths=mask.sum(1).tolist())
+    # A model that is split over devices may end on another one than its head.
+    hidden = hidden[mask].to(head.weight.device)
+    return LabelStates(hidden=hidden, labels=targets[mask].to(hidden.device), lengths=mask.sum(1).tolist(), head=head)
+
+
+def _flat_scores(states: LabelStates, terms: ScoreTerms, reference: LabelStates | None) -> dict[str, Tensor]:
+    kind = states.hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.hidden.dtype
+    given = None if reference is None else (reference.hidden.detach(), reference.head)
+    parameters = [p for head in (states.head, given and given[1]) if head for p in (head.weight, head.bias)]
+    with torch.autocast(kind, enabled=False), maybe_gather_lm_head_ctx(*parameters):
+        values = FusedScores.apply(
+            states.hidden, states.head.weight, states.head.bias, states.head, states.labels, given, terms, dtype
+        )
+    names = ("logps", "beliefs", "others", "kl", "entropy", "reference_entropy", "is_top1")
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def _in_rows(flat: Mapping[str, Tensor], lengths: list[int]) -> TokenScores:
+    mask = torch.ones_like(flat["logps"], dtype=torch.bool)
+    return TokenScores(
+        **{
+            name: pad_sequence(values.split(lengths), batch_first=True)
+            for name, values in {**flat, "mask": mask}.items()
+        }
+    )
 
 
 def token_scores(
-    label_logits: LabelLogits,
-    *,
-    belief_top_k: int | None = None,
-    belief_temperature: float = 1.0,
-    belief_exclude_target: bool = False,
+    states: LabelStates, terms: ScoreTerms = _LOGPS_ONLY, reference: LabelStates | None = None
 ) -> TokenScores:
     r"""
-    Log-probability of each label token and, if asked, the belief term of BS-T.
+    Log-probability of each label token and, if asked, sums over the vocabulary.
 
     With \\(H_k\\) the `belief_top_k` most likely tokens and \\(q = softmax(z_H / \tau)\\) without gradient, the belief
-    term is \\(\sum_{v \in H_k} q_v z_v - logsumexp(z)\\): no target of the size of the vocabulary is built.
+    term of BS-T is \\(\sum_{v \in H_k} q_v z_v - logsumexp(z)\\): no target of the size of the vocabulary is built,
+    and the logits only in tiles.
 
     Args:
-        label_logits ([`LabelLogits`]):
-            Logits at the label positions.
-        belief_top_k (`int`, *optional*):
-            Size of \\(H_k\\). `None` leaves the belief term out.
-        belief_temperature (`float`, *optional*, defaults to `1.0`):
-            \\(\tau\\), which sharpens (below 1) or flattens q.
-        belief_exclude_target (`bool`, *optional*, defaults to `False`):
-            Whether the label is taken out of \\(H_k\\) (the k most likely *other* tokens).
+        states ([`LabelStates`]):
+            Hidden states at the label positions.
+        terms ([`ScoreTerms`], *optional*):
+            What is computed beside log pi_y.
+        reference ([`LabelStates`], *optional*):
+            Those of the reference on the same batch, for the divergence.
 
     Returns:
         [`TokenScores`]: Scores of shape `(num_rows, max_labels)`.
 
     Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), Eq. 5-6.
     """
-    logits, labels = label_logits.logits, label_logits.labels[:, None]
-    log_normaliser = logits.logsumexp(-1)
-    logps = logits.gather(-1, labels)[:, 0] - log_normaliser
-    mask = label_logits.to_rows(torch.ones_like(labels[:, 0], dtype=torch.bool))
-    beliefs = None
-    if belief_top_k is not None:
-        candidates = logits.detach()
-        if belief_exclude_target:
-            candidates = candidates.scatter(-1, labels, float("-inf"))
-        top_logits, top = candidates.topk(belief_top_k, dim=-1)
-        q = (top_logits / belief_temperature).softmax(-1)
-        # With k = |V| the excluded target is among the top with weight 0; 0 x its finite logit is 0.
-        beliefs = label_logits.to_rows((q * logits.gather(-1, top)).sum(-1) - log_normaliser)
-    return TokenScores(logps=label_logits.to_rows(logps), mask=mask, beliefs=beliefs)
+    return _in_rows(_flat_scores(states, terms, reference), states.lengths)
 
 
-def token_kl(reference: LabelLogits, current: LabelLogits) -> torch.Tensor:
+def _run_inside(wrapper: nn.Module, model: nn.Module, function: Callable[..., Any], inputs: dict[str, Tensor]) -> Any:
+    """Call a function in place of the forward of a wrapped model, so that the wrapper's hooks run around it."""
+    patch = vars(model).get("forward")
+
+    def restore() -> None:
+        vars(model).pop("forward", None)
+        if patch is not None:
+            model.forward = patch
+
+    def forward(**inputs: Tensor) -> Any:
+        restore()
+        return function(**inputs)
+
+    model.forward = forward
+    try:
+        return wrapper(**inputs)
+    finally:
+        restore()
+
+
+def score_groups(model: nn.Module, batch: Mapping[str, Tensor], groups: Sequence[RowGroup]) -> list[TokenScores]:
     """
-    KL(reference || current) over the vocabulary at each label position.
+    [`token_scores`] of groups of rows from one forward pass, inside the forward of whatever wraps the model (DDP,
+    FSDP, DeepSpeed).
 
     Args:
-        reference ([`LabelLogits`]):
-            Logits of the original model, without gradient.
-        current ([`LabelLogits`]):
-            Logits of the model in training on the same batch.
+        model (`torch.nn.Module`):
+            Causal language model, wrapped or not.
+        batch (`Mapping[str, torch.Tensor]`):
+            See [`label_states`].
+        groups (`Sequence[RowGroup]`):
+            Rows that are scored alike.
 
     Returns:
-        `torch.Tensor`: KL divergence in nats, of shape `(num_rows, max_labels)`; 0 in the padding.
+        `list[TokenScores]`: One a group, its rows in the order of `RowGroup.rows`.
+
+    Raises:
+        `ValueError`: If the model's head cannot be used.
     """
-    reference_logps, logps = reference.logits.log_softmax(-1), current.logits.log_softmax(-1)
-    return current.to_rows((reference_logps.exp() * (reference_logps - logps)).sum(-1))
+    unwrapped, lengths = extract_model_from_parallel(model), []
+
+    def forward(**batch: Tensor) -> dict[str, Tensor]:
+        states = label_states(unwrapped, batch)
+        flat = {}
+        for index, group in enumerate(groups):
+            chosen = states.rows(group.rows)
+            lengths.append(chosen.lengths)
+            scores = _flat_scores(chosen, group.terms, group.reference)
+            flat |= {(index, name): values for name, values in scores.items()}
+        # Tensors in a dictionary, where a wrapper looks for what needs a gradient.
+        return flat
+
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+    flat = _run_inside(model, unwrapped, forward, inputs)
+    return [
+        _in_rows({name: values for (of, name), values in flat.items() if of == index}, lengths[index])
+        for index in range(len(groups))
+    ]
+
+
+def score_batch(model: nn.Module, batch: Mapping[str, Tensor], terms: ScoreTerms = _LOGPS_ONLY) -> TokenScores:
+    """
+    [`token_scores`] of every row of a batch.
+
+    Args:
+        model, batch:
+            See [`score_groups`].
+        terms ([`ScoreTerms`], *optional*):
+            What is computed beside log pi_y.
+
+    Returns:
+        [`TokenScores`]: Scores of shape `(num_rows, max_labels)`.
+
+    Raises:
+        `ValueError`: If the model's head cannot be used.
+    """
+    return score_groups(model, batch, [RowGroup(range(len(batch["labels"])), terms)])[0]
 
 
 @dataclass
@@ -232,11 +449,14 @@ def score_rows(
             for start in range(0, len(rows), batch_size):
                 indices = order[start : start + batch_size]
                 batch = pad_rows([rows[i] for i in indices], pad_token_id)
-                found = batch_logits(model, {key: value.to(device) for key, value in batch.items()})
-                logps = token_scores(found).logps.tolist()
-                is_top1 = found.to_rows(found.logits.argmax(-1) == found.labels).tolist()
-                for i, length, row_logps, row_top1 in zip(indices, found.lengths, logps, is_top1, strict=True):
-                    scores[i] = RowScore(logps=row_logps[:length], is_top1=row_top1[:length])
+                found = score_batch(
+                    model, {key: value.to(device) for key, value in batch.items()}, ScoreTerms(is_top1=True)
+                )
+                lengths = found.mask.sum(-1).tolist()
+                for i, length, logps, is_top1 in zip(
+                    indices, lengths, found.logps.tolist(), found.is_top1.tolist(), strict=True
+                ):
+                    scores[i] = RowScore(logps=logps[:length], is_top1=is_top1[:length])
                 progress.update(len(indices))
     finally:
         model.train(was_training)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from trl_unlearn.objectives import forget
-from trl_unlearn.token_scores import LabelLogits, token_scores
+from trl_unlearn.token_scores import LabelStates, LogitHead, ScoreTerms, token_scores
 
 
 LOGPS = torch.tensor([[-1.0, -3.0, 0.0], [-2.0, -4.0, -6.0]], dtype=torch.float64)
@@ -29,11 +29,16 @@ def _logits(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=False)
 
 
+def _states(logits, labels, lengths):
+    """Logits as hidden states of a head that changes nothing."""
+    return LabelStates(logits, labels, lengths, LogitHead(torch.eye(logits.size(-1), dtype=logits.dtype)))
+
+
 def _bs_t_gradient(logits, label, **kwargs):
     """Gradient of BS-T on one token with respect to its logits."""
     lambda_bst = kwargs.pop("lambda_bst")
     logits = logits.clone().requires_grad_(True)
-    scores = token_scores(LabelLogits(logits[None], torch.tensor([label]), [1]), **kwargs)
+    scores = token_scores(_states(logits[None], torch.tensor([label]), [1]), ScoreTerms(**kwargs))
     forget.bs_t(scores.logps, scores.beliefs, scores.mask, lambda_bst).sum().backward()
     return logits.grad
 
@@ -90,12 +95,7 @@ def test_bs_t_equals_a_plain_implementation_with_the_full_target_vector(k, exclu
     k = min(k, vocab - 1) if exclude else k
 
     ours = logits.clone().requires_grad_(True)
-    scores = token_scores(
-        LabelLogits(ours, labels, lengths),
-        belief_top_k=k,
-        belief_temperature=temperature,
-        belief_exclude_target=exclude,
-    )
+    scores = token_scores(_states(ours, labels, lengths), ScoreTerms(k, temperature, exclude))
     loss = forget.bs_t(scores.logps, scores.beliefs, scores.mask, lambda_bst)
     loss.sum().backward()
 
@@ -168,11 +168,9 @@ def test_leaving_the_target_out_raises_it_only_while_its_probability_is_above_on
     assert bool(gradient[0] < 0) is raised
 
 
-def test_bs_s_mixes_each_row_with_the_mean_of_its_own_beliefs():
-    target = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    beliefs = torch.tensor([[3.0, 5.0, 1.0], [0.0, 0.0, 6.0]], dtype=torch.float64)
-    expected = torch.tensor([0.75 * 1 + 0.25 * 3, 0.75 * 2 + 0.25 * 2], dtype=torch.float64)
-    torch.testing.assert_close(forget.bs_s(target, beliefs, 0.25), expected)
+def test_bs_s_shares_its_weight_among_the_beliefs_of_a_row():
+    assert forget.bs_s_weights(0.25, 3) == (0.75, pytest.approx(0.25 / 3))
+    assert forget.bs_s_weights(0.0, 0) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +180,6 @@ def test_bs_s_mixes_each_row_with_the_mean_of_its_own_beliefs():
         lambda: forget.ga(LOGPS[0], MASK[0]),
         lambda: forget.npo(LOGPS, LOGPS[:, :2], MASK),
         lambda: forget.bs_t(LOGPS, LOGPS[:1], MASK),
-        lambda: forget.bs_s(LOGPS[:, 0], LOGPS[:1]),
-        lambda: forget.bs_s(LOGPS, LOGPS),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_with_both_shapes(call):

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from trl_unlearn.objectives import retain
-from trl_unlearn.token_scores import LabelLogits, token_kl
+from trl_unlearn.token_scores import LabelStates, LogitHead, token_scores
 
 
 LOGPS = torch.tensor([[-1.0, -3.0, 0.0], [-2.0, -4.0, -6.0]], dtype=torch.float64)
@@ -30,10 +30,12 @@ def test_nll_is_minus_the_mean_log_probability_of_the_label_tokens():
 
 
 def test_kl_of_two_coins_matches_a_hand_worked_value():
-    reference = LabelLogits(torch.tensor([[0.75, 0.25]]).double().log(), torch.tensor([0]), [1])
-    current = LabelLogits(torch.tensor([[0.5, 0.5]]).double().log(), torch.tensor([0]), [1])
+    head, label = LogitHead(torch.eye(2).double()), torch.tensor([0])
+    reference = LabelStates(torch.tensor([[0.75, 0.25]]).double().log(), label, [1], head)
+    current = LabelStates(torch.tensor([[0.5, 0.5]]).double().log(), label, [1], head)
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    loss = retain.kl(token_kl(reference, current), torch.tensor([[True]]))
+    scores = token_scores(current, reference=reference)
+    loss = retain.kl(scores.kl, scores.mask)
     assert loss.item() == pytest.approx(expected, abs=1e-12)
 
 

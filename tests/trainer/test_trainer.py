@@ -21,9 +21,10 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
-from trl_unlearn.token_scores import batch_logits, pad_rows, token_scores
+from trl_unlearn.token_scores import pad_rows, score_batch
 from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
-from trl_unlearn.trainer.bootstrap_unlearn_trainer import FORGET_OBJECTIVES, _retain_index
+from trl_unlearn.trainer.bootstrap_unlearn_trainer import FORGET_OBJECTIVES
+from trl_unlearn.trainer.passes import retain_index
 
 
 LORA = {"r": 4, "target_modules": "all-linear"}
@@ -64,7 +65,7 @@ def _mean_logps(model, rows, pad_token_id):
     """Mean log-prob of each row, one forward pass a row."""
     means = []
     for row in rows:
-        scores = token_scores(batch_logits(model, pad_rows([row], pad_token_id)))
+        scores = score_batch(model, pad_rows([row], pad_token_id))
         means.append(scores.logps.sum() / scores.mask.sum())
     return torch.stack(means)
 
@@ -79,7 +80,7 @@ def test_each_row_is_mixed_with_its_own_beliefs_only(new_trainer, tiny_tokenizer
     trainer.belief_store.sample(trainer.model, 0, 0.0)
     pad = tiny_tokenizer.pad_token_id
     for rows in ([0], [1], [2], [2, 0]):
-        loss = trainer.compute_loss(trainer.model, _inputs(trainer, rows))
+        loss = trainer.training_step(trainer.model, _inputs(trainer, rows))
         targets = _mean_logps(trainer.model, [trainer.train_dataset[row] for row in rows], pad)
         beliefs = torch.stack(
             [_mean_logps(trainer.model, trainer.belief_store.rows([row]), pad).mean() for row in rows]
@@ -122,6 +123,34 @@ def test_accumulating_gives_the_gradients_of_one_batch(
         assert (gradients[0] - other).norm() / scale < tolerance
 
 
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    "losses", [{}, {"forget_loss_type": "npo", "retain_loss_type": "kl"}, {"retain_loss_type": "none"}]
+)
+def test_beliefs_in_slices_give_the_gradients_of_one_pass(
+    new_trainer, tiny_model, dtype, tolerance, losses, monkeypatch
+):
+    gradients, passes = [], []
+    for max_tokens in (None, 10**9):
+        trainer = new_trainer(copy.deepcopy(tiny_model).to(dtype), num_beliefs=16, **losses)
+        if max_tokens:
+            monkeypatch.setattr(
+                "trl_unlearn.trainer.bootstrap_unlearn_trainer.padded_tokens", lambda rows, limit=max_tokens: limit
+            )
+        trainer.create_optimizer()
+        trainer.state.epoch = 0.0
+        passes.append(0)
+        trainer.model.model.register_forward_hook(lambda *_: passes.append(passes.pop() + 1))
+        inputs = _inputs(trainer, [0, 1, 2])
+        trainer._refresh_beliefs_if_due(trainer.model)
+        passes[-1] = 0
+        trainer.training_step(trainer.model, inputs)
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).double())
+    assert passes[0] > passes[1]
+    assert gradients[1].norm() > 1e-3
+    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < tolerance
+
+
 def test_a_run_logs_each_term_by_group_and_name(new_trainer):
     trainer = new_trainer(peft=True, num_train_epochs=2, belief_refresh_epochs=1)
     trainer.train()
@@ -129,6 +158,7 @@ def test_a_run_logs_each_term_by_group_and_name(new_trainer):
     assert logged >= {
         "loss/forget", "loss/retain", "loss/beliefs", "forget/logps", "retain/logps", "beliefs/logps",
         "beliefs/coverage", "beliefs/length", "beliefs/target_share", "beliefs/seconds",
+        "throughput/tokens_per_second",
     }  # fmt: skip
     assert [audit["epoch"] for audit in trainer.belief_store.audits] == [0, 1]
 
@@ -157,7 +187,7 @@ def test_the_logged_loss_is_the_weighted_sum_of_its_terms(new_trainer):
 
 
 def test_retain_rows_are_paired_anew_in_each_epoch_and_cover_the_set():
-    epochs = [[_retain_index(42, epoch, row, 5) for row in range(10)] for epoch in range(3)]
+    epochs = [[retain_index(42, epoch, row, 5) for row in range(10)] for epoch in range(3)]
     assert len({tuple(pairs) for pairs in epochs}) == 3
     for pairs in epochs:
         assert sorted(pairs[:5]) == sorted(pairs[5:]) == list(range(5))
@@ -183,17 +213,17 @@ def test_the_reference_is_the_model_as_it_was_passed_in(
     trainer.train()
     batch = _inputs(trainer, [0, 1, 2])
     with trainer._reference() as reference:
-        found = token_scores(batch_logits(reference, batch)).logps
-    expected = token_scores(batch_logits(original.eval(), batch)).logps
+        found = score_batch(reference, batch).logps
+    expected = score_batch(original.eval(), batch).logps
     torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=0)
-    current = token_scores(batch_logits(trainer.model, batch)).logps
+    current = score_batch(trainer.model, batch).logps
     assert (current - expected).abs().max() > 1e-2
     # The reference is frozen and is not saved.
     trainer.save_model()
     assert not (tmp_path / "out" / "ref").exists()
     if kind == "adapter":
         loaded = PeftModel.from_pretrained(copy.deepcopy(original.unload()), tmp_path / "out").eval()
-        torch.testing.assert_close(token_scores(batch_logits(loaded, batch)).logps, current, atol=1e-5, rtol=0)
+        torch.testing.assert_close(score_batch(loaded, batch).logps, current, atol=1e-5, rtol=0)
 
 
 def test_the_saved_card_is_ours_and_says_that_results_are_missing(new_trainer, tmp_path):

@@ -140,30 +140,20 @@ def bs_t(logps: Tensor, beliefs: Tensor, mask: Tensor, lambda_bst: float = 0.2, 
     return reduce_tokens(torch.lerp(logps, beliefs, lambda_bst), mask, reduction)
 
 
-def bs_s(target: Tensor, beliefs: Tensor, lambda_bss: float = 0.5) -> Tensor:
+def bs_s_weights(lambda_bss: float, num_beliefs: int) -> tuple[float, float]:
     r"""
     Bootstrapping on sequences: \\((1 - \lambda) L(y) + \lambda \frac{1}{N} \sum_j L(\hat y_j)\\), for any forget
-    objective L.
+    objective L. It is linear in the losses of rows, so that beliefs can be passed in slices.
 
     Args:
-        target (`torch.Tensor`):
-            Loss of each forget row, of shape `(num_rows,)`.
-        beliefs (`torch.Tensor`):
-            The same objective on the beliefs of each row, of shape `(num_rows, num_beliefs)`.
-        lambda_bss (`float`, *optional*, defaults to `0.5`):
-            Weight of the beliefs, in [0, 1].
+        lambda_bss (`float`):
+            \\(\lambda\\), weight of the beliefs, in [0, 1].
+        num_beliefs (`int`):
+            N, beliefs of each row.
 
     Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
-
-    Raises:
-        `ValueError`: If there is not one row of beliefs for each forget row.
+        `tuple[float, float]`: Weight of the loss of a forget row, and of the loss of each of its beliefs.
 
     Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), Eq. 7.
     """
-    if target.dim() != 1 or beliefs.dim() != 2 or beliefs.size(0) != target.size(0):
-        raise ValueError(
-            "Expected one loss a row and `(num_rows, num_beliefs)` losses of beliefs, got shapes "
-            f"{tuple(target.shape)} and {tuple(beliefs.shape)}."
-        )
-    return torch.lerp(target, beliefs.mean(-1), lambda_bss)
+    return 1 - lambda_bss, (lambda_bss / num_beliefs if lambda_bss else 0.0)

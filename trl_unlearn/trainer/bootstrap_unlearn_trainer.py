@@ -15,12 +15,13 @@
 """Unlearning as a TRL trainer."""
 
 import contextlib
-import functools
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
@@ -30,16 +31,28 @@ from trl import SFTTrainer
 from .._trl import disable_dropout_in_model, unwrap_model_for_generation
 from ..beliefs import BeliefSampling, BeliefStore
 from ..encoding import ENCODED_COLUMNS, encode_dataset
-from ..generation import eos_token_ids, key_seed
+from ..generation import eos_token_ids
 from ..hub.card import render_card
 from ..objectives import forget, retain
 from ..records import UnlearningRun
-from ..token_scores import TokenScores, batch_logits, pad_rows, token_kl, token_scores
+from ..token_scores import (
+    LabelStates,
+    RowGroup,
+    ScoreTerms,
+    TokenScores,
+    check_head,
+    label_states,
+    score_batch,
+    score_groups,
+    token_scores,
+)
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import refuse_input, warn_of_overlap
 from .collator import DataCollatorForUnlearning
+from .passes import StepRow, collate_rows, cut_rows, padded_tokens, retain_index, split_to, without_synchronisation
 from .reference import add_reference_adapter, frozen_copy, reference_model, without_reference_adapter
 from .run_record import RunClock, build_run_record
+from .throughput import StepMeter
 
 
 # Learning rates where `learning_rate` is not set: an adapter wants one 10 to 50 times higher.
@@ -53,18 +66,6 @@ FORGET_OBJECTIVES: dict[str, Callable[[TokenScores, Tensor | None, BootstrapUnle
     ),
 }
 _NEEDS_REFERENCE = frozenset({"npo"})
-
-
-@functools.lru_cache(maxsize=2)
-def _retain_order(seed: int, epoch: int, turn: int, num_retain: int) -> list[int]:
-    generator = torch.Generator().manual_seed(key_seed((seed, epoch, turn)))
-    return torch.randperm(num_retain, generator=generator).tolist()
-
-
-def _retain_index(seed: int, epoch: int, row: int, num_retain: int) -> int:
-    """Retain row of a forget row in an epoch: passes over the retain set in an order that only the key decides."""
-    turn, place = divmod(row, num_retain)
-    return _retain_order(seed, epoch, turn, num_retain)[place]
 
 
 class BootstrapUnlearnTrainer(SFTTrainer):
@@ -167,6 +168,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
+        check_head(self.model)
         vocab_size = self.model.config.get_text_config().vocab_size
         if args.forget_loss_type == "bs_t" and args.belief_top_k > vocab_size:
             raise ValueError(
@@ -184,6 +186,10 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         self.ref_model = None
         if needs_reference and not isinstance(self.model, PeftModel):
             self.ref_model = self.accelerator.prepare_model(frozen_copy(self.model), evaluation_mode=True)
+        sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        self._is_sharded = self.accelerator.distributed_type in sharded
+        self._meter = StepMeter(self.accelerator, self.model.config.get_text_config())
+        self._row_metrics: dict[str, list[Tensor]] = defaultdict(list)
         self.belief_store = self._new_belief_store() if args.lambda_bss > 0 else None
 
     # Input
@@ -279,71 +285,113 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         """
         return FORGET_OBJECTIVES[self.args.forget_loss_type](scores, reference_logps, self.args)
 
-    def _forget_rows(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Forget loss and mean log-prob of each row."""
-        args, reference_logps = self.args, None
-        if args.forget_loss_type in _NEEDS_REFERENCE:
-            with self._reference() as reference:
-                reference_logps = token_scores(batch_logits(reference, batch)).logps
-        scores = token_scores(
-            batch_logits(model, batch),
-            belief_top_k=args.belief_top_k if args.forget_loss_type == "bs_t" else None,
-            belief_temperature=args.belief_temperature,
-            belief_exclude_target=args.belief_exclude_target,
-        )
-        losses = self.compute_forget_loss(scores, reference_logps)
-        return losses, forget.reduce_tokens(scores.logps.detach(), scores.mask)
+    def _retain_loss(self, scores: TokenScores) -> Tensor:
+        args = self.args
+        if args.retain_loss_type == "kl":
+            return retain.kl(scores.kl, scores.mask, args.token_reduction)
+        return retain.nll(scores.logps, scores.mask, args.token_reduction)
 
-    def _retain_rows(self, model: nn.Module, batch: Mapping[str, Tensor], loss_type: str) -> tuple[Tensor, Tensor]:
-        """Retain loss and mean log-prob of each row."""
-        reference_logits = None
-        if loss_type == "kl":
-            with self._reference() as reference:
-                reference_logits = batch_logits(reference, batch)
-        logits = batch_logits(model, batch)
-        scores = token_scores(logits)
-        if loss_type == "kl":
-            losses = retain.kl(token_kl(reference_logits, logits), scores.mask, self.args.token_reduction)
-        else:
-            losses = retain.nll(scores.logps, scores.mask, self.args.token_reduction)
-        return losses, forget.reduce_tokens(scores.logps.detach(), scores.mask)
+    def _reference_states(self, inputs: Mapping[str, Tensor], rows: list[int]) -> LabelStates | None:
+        """Hidden states of the original model for some rows."""
+        if not rows and not self._is_sharded:
+            return None
+        # Where parameters are sharded, every process has to take part in a pass.
+        chosen = {name: inputs[name][rows or [0]] for name in ("input_ids", "attention_mask", "labels")}
+        with self._reference() as reference:
+            return label_states(reference, chosen)
 
-    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        return {k: v.to(self.args.device) for k, v in pad_rows(rows, self.data_collator.pad_token_id).items()}
+    def _row_groups(self, inputs: Mapping[str, Tensor], kinds: list[str]) -> dict[str, RowGroup]:
+        """Forget rows with their beliefs, and retain rows, as far as they are there."""
+        args = self.args
+        rows = {
+            "forget": [i for i, kind in enumerate(kinds) if kind != "retain"],
+            "retain": [i for i, kind in enumerate(kinds) if kind == "retain"],
+        }
+        terms = {
+            "forget": ScoreTerms(
+                belief_top_k=args.belief_top_k if args.forget_loss_type == "bs_t" else None,
+                belief_temperature=args.belief_temperature,
+                belief_exclude_target=args.belief_exclude_target,
+            ),
+            "retain": ScoreTerms(),
+        }
+        needed = {
+            "forget": args.forget_loss_type in _NEEDS_REFERENCE,
+            "retain": args.uses_retain and args.retain_loss_type == "kl",
+        }
+        states = {name: self._reference_states(inputs, rows[name]) if needed[name] else None for name in rows}
+        return {name: RowGroup(rows[name], terms[name], states[name]) for name in rows if rows[name]}
 
-    def _retain_batch(self, rows: list[int]) -> dict[str, Tensor]:
+    def _row_losses(self, model: nn.Module, inputs: Mapping[str, Tensor], kinds: list[str]) -> tuple[Tensor, Tensor]:
+        """Loss and mean log-prob of each row, from one forward pass."""
+        groups = self._row_groups(inputs, kinds)
+        count = len(kinds)
+        losses, logps = (torch.zeros(count, device=inputs["labels"].device) for _ in range(2))
+        found = score_groups(model, inputs, list(groups.values()))
+        for (name, group), scores in zip(groups.items(), found, strict=True):
+            if name == "retain":
+                values = self._retain_loss(scores)
+            else:
+                with torch.no_grad():
+                    reference = None if group.reference is None else token_scores(group.reference).logps
+                values = self.compute_forget_loss(scores, reference)
+            rows = torch.tensor(group.rows, device=losses.device)
+            losses = losses.to(values.dtype).index_copy(0, rows, values.to(losses.device))
+            means = forget.reduce_tokens(scores.logps.detach(), scores.mask)
+            logps = logps.to(means.dtype).index_copy(0, rows, means.to(logps.device))
+        return losses, logps
+
+    def _retain_rows(self, rows: list[int]) -> list[dict[str, Any]]:
         epoch, count = int(self.state.epoch + 1e-6), len(self.retain_dataset)
-        return self._batch([self.retain_dataset[_retain_index(self.args.seed, epoch, row, count)] for row in rows])
+        return [self.retain_dataset[retain_index(self.args.seed, epoch, row, count)] for row in rows]
+
+    def _step_rows(self, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | None) -> list[StepRow]:
+        """The rows of a micro-batch with the weight that each has in the loss of the step."""
+        args, rows = self.args, inputs["row"].tolist()
+        # `num_items_in_batch` counts the rows of every process, and DDP averages the gradients over processes.
+        processes = self.accelerator.num_processes if args.average_tokens_across_devices else 1
+        share = 1 / len(rows) if num_items_in_batch is None else processes / int(num_items_in_batch)
+        target, belief = forget.bs_s_weights(args.lambda_bss, args.num_beliefs)
+        lengths = inputs["attention_mask"].sum(-1).tolist()
+        encoded = [
+            {name: inputs[name][i, :length].tolist() for name in ("input_ids", "labels")}
+            for i, length in enumerate(lengths)
+        ]
+        found = [StepRow(row, "forget", args.forget_weight * target * share) for row in encoded]
+        if self.belief_store is not None:
+            weight = args.forget_weight * belief * share
+            found += [StepRow(row, "beliefs", weight) for row in self.belief_store.rows(rows)]
+        if args.uses_retain:
+            found += [StepRow(row, "retain", args.retain_weight * share) for row in self._retain_rows(rows)]
+        return found
+
+    def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
+        """The passes of a micro-batch: beliefs, however many, need no more memory than forget and retain rows."""
+        slices = cut_rows(rows, padded_tokens([row for row in rows if row.kind != "beliefs"]))
+        if self._is_sharded:
+            counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
+            slices = split_to(slices, int(counts.max()))
+        return [collate_rows(part, self.data_collator.pad_token_id) for part in slices]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if return_outputs:
             raise ValueError("`compute_metrics` is not supported: evaluate with `recipes/evaluate.py`, or a callback.")
         if not self.model.training:
-            return self._retain_rows(model, inputs, "nll")[0].mean()
-        args, rows = self.args, inputs["row"].tolist()
-        losses, logps = self._forget_rows(model, inputs)
-        metrics = {"loss/forget": losses.detach().mean(), "forget/logps": logps.mean()}
-        if self.belief_store is not None:
-            batch = self._batch(self.belief_store.rows(rows))
-            belief_losses, belief_logps = self._forget_rows(model, batch)
-            losses = forget.bs_s(losses, belief_losses.view(len(rows), -1), args.lambda_bss)
-            metrics |= {"loss/beliefs": belief_losses.detach().mean(), "beliefs/logps": belief_logps.mean()}
-        losses = args.forget_weight * losses
-        if args.uses_retain:
-            retain_losses, retain_logps = self._retain_rows(model, self._retain_batch(rows), args.retain_loss_type)
-            losses = losses + args.retain_weight * retain_losses
-            metrics |= {"loss/retain": retain_losses.detach().mean(), "retain/logps": retain_logps.mean()}
-        self._log_means(metrics)
-        if num_items_in_batch is None:
-            return losses.mean()
-        # `num_items_in_batch` counts the rows of every process, and DDP averages the gradients over processes.
-        processes = self.accelerator.num_processes if args.average_tokens_across_devices else 1
-        return losses.sum() * processes / num_items_in_batch
+            scores = score_batch(model, inputs)
+            return retain.nll(scores.logps, scores.mask, self.args.token_reduction).mean()
+        kinds, weights = inputs["kind"], inputs["weight"]
+        losses, logps = self._row_losses(model, inputs, kinds)
+        for kind, weight, row_loss, row_logp in zip(kinds, weights, losses.detach(), logps, strict=True):
+            if weight:
+                self._row_metrics[f"loss/{kind}"].append(row_loss)
+                self._row_metrics[f"{kind}/logps"].append(row_logp)
+        return (weights.to(losses) * losses).sum()
 
-    def _log_means(self, metrics: dict[str, Tensor]) -> None:
-        values = self.accelerator.reduce(torch.stack(list(metrics.values())), "mean")
-        for name, value in zip(metrics, values.tolist(), strict=True):
+    def _log_means(self) -> None:
+        values = torch.stack([torch.stack(found).mean() for found in self._row_metrics.values()])
+        for name, value in zip(self._row_metrics, self.accelerator.reduce(values, "mean").tolist(), strict=True):
             self._metrics["train"][name].append(value)
+        self._row_metrics.clear()
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         count = torch.tensor(sum(len(batch["row"]) for batch in batch_samples), device=device)
@@ -354,7 +402,22 @@ class BootstrapUnlearnTrainer(SFTTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self.belief_store is not None:
             self._refresh_beliefs_if_due(model)
-        return super().training_step(model, inputs, num_items_in_batch)
+        rows = self._step_rows(inputs, num_items_in_batch)
+        *earlier, last = self._slices(rows)
+        with self._meter.step([len(row) for row in rows]):
+            loss = torch.zeros((), device=self.args.device)
+            for part in earlier:
+                with without_synchronisation(self.accelerator, model):
+                    loss = loss + super().training_step(model, part, num_items_in_batch)
+            loss = loss + super().training_step(model, last, num_items_in_batch)
+            self._log_means()
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training:
+            for name, value in self._meter.read().items():
+                self._metrics["train"][name].append(value)
+        super().log(logs, start_time)
 
     # Output
 

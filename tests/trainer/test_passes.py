@@ -1,0 +1,54 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+import pytest
+
+from trl_unlearn.trainer.passes import StepRow, collate_rows, cut_rows, padded_tokens, split_to
+
+
+def rows_of(*lengths):
+    return [
+        StepRow({"input_ids": [7] * n, "labels": [-100, *[7] * (n - 1)]}, "beliefs", 1 / (i + 1))
+        for i, n in enumerate(lengths)
+    ]
+
+
+def test_rows_are_cut_into_as_few_slices_of_similar_length_as_fit():
+    slices = cut_rows(rows_of(3, 9, 4, 4, 3, 10), max_tokens=20)
+    assert [[len(row) for row in part] for part in slices] == [[10, 9], [4, 4, 3, 3]]
+    assert all(padded_tokens(part) <= 20 for part in slices)
+
+
+def test_a_row_longer_than_a_slice_passes_alone():
+    assert [[len(row) for row in part] for part in cut_rows(rows_of(30, 5, 5), 10)] == [[30], [5, 5]]
+
+
+def test_every_row_passes_once():
+    rows = rows_of(*range(2, 40))
+    assert sorted(map(id, (row for part in cut_rows(rows, 64) for row in part))) == sorted(map(id, rows))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_slices_are_split_until_there_are_enough_and_no_weight_changes(count):
+    slices = cut_rows(rows_of(4, 4, 4, 4), 16)
+    found = split_to(slices, count)
+    assert len(found) == count and all(found)
+    assert sum(row.weight for part in found for row in part) == pytest.approx(1 + 1 / 2 + 1 / 3 + 1 / 4)
+
+
+def test_a_slice_is_padded_to_its_longest_row():
+    inputs = collate_rows(rows_of(2, 4), pad_token_id=0)
+    assert inputs["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    assert inputs["kind"] == ["beliefs", "beliefs"] and inputs["weight"].tolist() == [1.0, 0.5]

@@ -1,0 +1,371 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Scores over the vocabulary in tiles of tokens, so that no `[tokens, vocabulary]` tensor is built."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ._trl import maybe_gather_lm_head_ctx
+
+
+# Logits of a tile: 32 MiB in float32 stay near a CPU's caches, an accelerator wants large products.
+_TILE_ELEMENTS, _ACCELERATOR_TILE_ELEMENTS = 2**23, 2**27
+
+
+@dataclass(frozen=True)
+class LogitHead:
+    """
+    From hidden states to logits: \\(z = c \\tanh(s (W h + b) / c)\\), without the tanh where c is `None`.
+
+    Args:
+        weight (`torch.Tensor`):
+            W, of shape `(vocab_size, hidden_size)`.
+        bias (`torch.Tensor`, *optional*):
+            b, of shape `(vocab_size,)`.
+        scale (`float`, *optional*, defaults to `1.0`):
+            s (Cohere, Granite).
+        softcap (`float`, *optional*):
+            c (Gemma).
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoreTerms:
+    """
+    What is computed beside log pi_y.
+
+    Args:
+        belief_top_k (`int`, *optional*):
+            Size of H_k in the belief term of BS-T. `None` leaves it out.
+        belief_temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature of q on H_k.
+        belief_exclude_target (`bool`, *optional*, defaults to `False`):
+            Whether the label is taken out of H_k (the k most likely *other* tokens).
+        others (`bool`, *optional*, defaults to `False`):
+            The sum over all tokens but the label (CE-U).
+        reference_shift (`float`, *optional*, defaults to `0.0`):
+            What is taken off the reference's logit of the label (UNDIAL).
+        entropy (`bool`, *optional*, defaults to `False`):
+            Entropy of pi, without gradient.
+        is_top1 (`bool`, *optional*, defaults to `False`):
+            Whether the label is the most likely token (the first of equals).
+    """
+
+    belief_top_k: int | None = None
+    belief_temperature: float = 1.0
+    belief_exclude_target: bool = False
+    others: bool = False
+    reference_shift: float = 0.0
+    entropy: bool = False
+    is_top1: bool = False
+
+
+class _Tiles:
+    """Products with the weight of a head, tile by tile, in buffers that are used again."""
+
+    def __init__(self, head: LogitHead, hidden: Tensor, dtype: torch.dtype, rows: int):
+        self.head, self.dtype = head, dtype
+        self.accumulator = torch.float64 if dtype == torch.float64 else torch.float32
+        self.weight = head.weight.detach().to(dtype)
+        vocab_size = self.weight.size(0)
+        self._logits = torch.empty(rows, vocab_size, device=hidden.device, dtype=self.accumulator)
+        self._low = None if dtype == self.accumulator else torch.empty_like(self._logits, dtype=dtype)
+        # From bfloat16 straight into float32, which only CUDA can.
+        self._widens = hidden.device.type == "cuda" and self._low is not None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        z = self._logits[: hidden.size(0)]
+        hidden = hidden.to(self.dtype)
+        if self._low is None:
+            torch.mm(hidden, self.weight.t(), out=z)
+        elif self._widens:
+            torch.mm(hidden, self.weight.t(), out_dtype=torch.float32, out=z)
+        else:
+            z.copy_(torch.mm(hidden, self.weight.t(), out=self._low[: hidden.size(0)]))
+        if self.head.bias is not None:
+            z.add_(self.head.bias)
+        if self.head.scale != 1.0:
+            z.mul_(self.head.scale)
+        if self.head.softcap is not None:
+            z.div_(self.head.softcap).tanh_().mul_(self.head.softcap)
+        return z
+
+    def slope(self, z: Tensor) -> Tensor | None:
+        """Derivative of the logits with respect to the head's product, where it is not a constant."""
+        return None if self.head.softcap is None else 1 - (z / self.head.softcap).square_()
+
+    def low(self, values: Tensor) -> Tensor:
+        return values if self._low is None else self._low[: values.size(0)].copy_(values)
+
+    def pull(self, values: Tensor) -> Tensor:
+        """Vectors over the vocabulary to the hidden space: `values @ W`."""
+        low = self.low(values)
+        if self._widens:
+            return torch.mm(low, self.weight, out_dtype=torch.float32)
+        return torch.mm(low, self.weight).to(self.accumulator)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total += a @ b` without rounding the product of a tile to the dtype of its factors."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    elif total.device.type == "cuda":
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(a.to(total.dtype), b.to(total.dtype))
+
+
+def _tile_rows(hidden: Tensor, vocab_size: int) -> int:
+    budget = _TILE_ELEMENTS if hidden.device.type == "cpu" else _ACCELERATOR_TILE_ELEMENTS
+    return min(max(1, budget // vocab_size), hidden.size(0))
+
+
+def _softmax_of_reference(tiles: _Tiles, hidden: Tensor, labels: Tensor, shift: float) -> tuple[Tensor, Tensor]:
+    """Log-softmax of the reference, and its softmax in a buffer of its own."""
+    z = tiles.logits(hidden)
+    if shift:
+        z.scatter_add_(-1, labels, torch.full_like(labels, -shift, dtype=z.dtype))
+    log_t = z.sub_(z.logsumexp(-1, keepdim=True))
+    return log_t, log_t.exp()
+
+
+class FusedScores(torch.autograd.Function):
+    r"""
+    Per-token scores of hidden states, with gradients for the hidden states and the head.
+
+    The gradient of each score with respect to a hidden state is a difference of two averages of rows of W (for log
+    pi_y: \\(W_y - \pi W\\); for the belief term: \\(q W - \pi W\\)). With a frozen head these are stored by the
+    forward, and the backward only weighs them. With a trainable head the backward makes each tile anew.
+
+    Args:
+        hidden (`torch.Tensor`):
+            Hidden states of shape `(num_labels, hidden_size)`.
+        weight, bias (`torch.Tensor`):
+            Parameters of the head, which get gradients if they want them.
+        head ([`LogitHead`]):
+            The head.
+        labels (`torch.Tensor`):
+            Label tokens, of shape `(num_labels,)`.
+        reference (`tuple[Tensor, LogitHead]`, *optional*):
+            Hidden states of the reference at the same positions, and its head.
+        terms ([`ScoreTerms`]):
+            What is computed.
+        dtype (`torch.dtype`):
+            Dtype of the products; sums are in float32, or float64 if this is.
+
+    Returns:
+        `tuple[Tensor | None, ...]`: Of shape `(num_labels,)` each: log pi_y; \\(\sum_v q_v \log \pi_v\\) on H_k; the
+        same with q = pi without the label; KL(t || pi) of the (shifted) reference t; then without gradient the entropy
+        of pi, the entropy of t, and whether the label is the most likely token. `None` where not asked for.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, head, labels, reference, terms, dtype):
+        ctx.set_materialize_grads(False)
+        rows = _tile_rows(hidden, weight.size(0))
+        tiles = _Tiles(head, hidden, dtype, rows)
+        reference_tiles = None
+        if reference is not None:
+            reference_tiles = _Tiles(reference[1], hidden, dtype, rows)
+        trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        keeps_gradients = ctx.needs_input_grad[0] and not trains_head
+        found: list[dict[str, Tensor]] = []
+        exponentials = torch.empty_like(tiles._logits)
+        for part, part_labels in zip(hidden.split(rows), labels[:, None].split(rows), strict=True):
+            start = sum(len(scores["logps"]) for scores in found)
+            given = None if reference is None else reference[0][start : start + rows]
+            buffer = exponentials[: part.size(0)]
+            found.append(
+                _score_tile(tiles, part, part_labels, buffer, (reference_tiles, given), terms, keeps_gradients)
+            )
+        scores = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+
+        ctx.head, ctx.reference, ctx.terms, ctx.dtype, ctx.trains_head = head, reference, terms, dtype, trains_head
+        ctx.hidden_dtype = hidden.dtype
+        if trains_head:
+            ctx.save_for_backward(hidden, weight, bias, labels, scores["log_z"], scores.get("top"), scores.get("q"))
+        elif keeps_gradients:
+            ctx.save_for_backward(*(scores.get(f"d_{name}") for name in _DIFFERENTIABLE))
+        unread = [scores[name] for name in _READ_ONLY if name in scores]
+        ctx.mark_non_differentiable(*unread)
+        return tuple(scores.get(name) for name in (*_DIFFERENTIABLE, *_READ_ONLY))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *upstream):
+        upstream = upstream[: len(_DIFFERENTIABLE)]
+        if ctx.trains_head:
+            return (*_backward_with_head(ctx, upstream), *[None] * 5)
+        total = None
+        for gradient, direction in zip(upstream, ctx.saved_tensors, strict=True):
+            if gradient is not None:
+                term = gradient[:, None] * direction
+                total = term if total is None else total.add_(term)
+        return None if total is None else total.to(ctx.hidden_dtype), *[None] * 7
+
+
+_DIFFERENTIABLE = ("logps", "beliefs", "others", "kl")
+_READ_ONLY = ("entropy", "reference_entropy", "is_top1")
+
+
+def _score_tile(
+    tiles: _Tiles,
+    hidden: Tensor,
+    labels: Tensor,
+    buffer: Tensor,
+    reference: tuple[_Tiles | None, Tensor | None],
+    terms: ScoreTerms,
+    keeps_gradients: bool,
+) -> dict[str, Tensor]:
+    """Scores of one tile of tokens by name, those that a backward needs included."""
+    z = tiles.logits(hidden)
+    z_y = z.gather(-1, labels)
+    found: dict[str, Tensor] = {}
+    if terms.is_top1:
+        top, index = z.max(-1, keepdim=True)
+        found["is_top1"] = (index == labels)[:, 0]
+    else:
+        top = z.amax(-1, keepdim=True)
+    slope = tiles.slope(z) if keeps_gradients else None
+    candidates = None
+    if terms.belief_top_k is not None:
+        if terms.belief_exclude_target:
+            z.scatter_(-1, labels, float("-inf"))
+        top_z, candidates = z.topk(terms.belief_top_k, dim=-1)
+        q = (top_z / terms.belief_temperature).softmax(-1)
+        z.scatter_(-1, labels, z_y)
+        # With k = |V| the excluded target is among the top with weight 0; 0 x its finite logit is 0.
+        belief_z = (q * (z.gather(-1, candidates) - top)).sum(-1, keepdim=True)
+
+    # The label stands apart from the other tokens: where it has nearly all of the mass, nothing cancels.
+    e = torch.exp(torch.sub(z, top, out=buffer), out=buffer)
+    e_y = e.gather(-1, labels)
+    e.scatter_(-1, labels, 0.0)
+    e_others = e.sum(-1, keepdim=True)
+    total = e_others + e_y
+    log_total = total.log()
+    found["logps"] = (z_y - top - log_total)[:, 0]
+    found["log_z"] = (top + log_total)[:, 0]
+    if candidates is not None:
+        found["beliefs"] = (belief_z - log_total)[:, 0]
+        found |= {"top": candidates, "q": q}
+    if terms.entropy or terms.others:
+        mean_z = torch.bmm(e[:, None], z[:, :, None])[:, 0]
+        if terms.others:
+            found["others"] = (mean_z / e_others - top - log_total)[:, 0]
+        if terms.entropy:
+            found["entropy"] = (top + log_total - (mean_z + e_y * z_y) / total)[:, 0]
+
+    t = None
+    if reference[0] is not None:
+        log_t, t = _softmax_of_reference(*reference, labels, terms.reference_shift)
+        found["reference_entropy"] = -torch.bmm(t[:, None], log_t[:, :, None])[:, 0, 0]
+        log_ratio = log_t.sub_(z).add_(top + log_total)
+        found["kl"] = torch.bmm(t[:, None], log_ratio[:, :, None])[:, 0, 0]
+    if not keeps_gradients:
+        return found
+    return found | _directions(tiles, labels, e, e_y, e_others, slope, found, t)
+
+
+def _directions(
+    tiles: _Tiles,
+    labels: Tensor,
+    e: Tensor,
+    e_y: Tensor,
+    e_others: Tensor,
+    slope: Tensor | None,
+    found: dict[str, Tensor],
+    t: Tensor | None,
+) -> dict[str, Tensor]:
+    """Gradient of each score with respect to the hidden states, as `d_<name>`; consumes `e` and `t`."""
+    weight, scale, total = tiles.weight, tiles.head.scale, e_others + e_y
+    row_y = weight[labels[:, 0]].to(e.dtype)
+    if slope is not None:
+        e.mul_(slope)
+        row_y = row_y * slope.gather(-1, labels)
+    others = tiles.pull(e)
+    gradients = {"d_logps": (e_others * row_y - others) / total * scale}
+    mean_row = (others + e_y * row_y) / total
+    if "beliefs" in found:
+        q, candidates = found["q"], found["top"]
+        if slope is not None:
+            q = q * slope.gather(-1, candidates)
+        believed = F.embedding_bag(candidates, weight, per_sample_weights=q.to(weight.dtype), mode="sum")
+        gradients["d_beliefs"] = (believed.to(e.dtype) - mean_row) * scale
+    if "others" in found:
+        gradients["d_others"] = (others / e_others - mean_row) * scale
+    if t is not None:
+        if slope is not None:
+            t.mul_(slope)
+        gradients["d_kl"] = (mean_row - tiles.pull(t)) * scale
+    return gradients
+
+
+def _backward_with_head(ctx: Any, upstream: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Gradients of the hidden states, the weight and the bias, from tiles that are made anew."""
+    hidden, weight, bias, labels, log_z, candidates, q = ctx.saved_tensors
+    with maybe_gather_lm_head_ctx(weight, bias):
+        head = LogitHead(weight.detach(), None if bias is None else bias.detach(), ctx.head.scale, ctx.head.softcap)
+        rows = _tile_rows(hidden, weight.size(0))
+        tiles = _Tiles(head, hidden, ctx.dtype, rows)
+        reference_tiles = None if ctx.reference is None else _Tiles(ctx.reference[1], hidden, ctx.dtype, rows)
+        zeros = torch.zeros_like(log_z)
+        g_y, g_beliefs, g_others, g_kl = (zeros if g is None else g for g in upstream)
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight, dtype=tiles.accumulator) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias, dtype=tiles.accumulator) if ctx.needs_input_grad[2] else None
+        for start in range(0, hidden.size(0), rows):
+            part = slice(start, start + rows)
+            y = labels[part, None]
+            z = tiles.logits(hidden[part])
+            slope = tiles.slope(z)
+            p = z.sub_(log_z[part, None]).exp_()
+            p_y = p.gather(-1, y)
+            p_others = p.scatter_(-1, y, 0.0).sum(-1, keepdim=True) if ctx.terms.others else 1.0
+            g = [x[part, None] for x in (g_y, g_beliefs, g_others, g_kl)]
+            common = g[3] - g[0] - g[1] - g[2]
+            p.mul_(common + g[2] / p_others)
+            p.scatter_(-1, y, common * p_y + g[0])
+            if candidates is not None:
+                p.scatter_add_(-1, candidates[part], g[1] * q[part])
+            if reference_tiles is not None:
+                shift = ctx.terms.reference_shift
+                p.sub_(_softmax_of_reference(reference_tiles, ctx.reference[0][part], y, shift)[1].mul_(g[3]))
+            if slope is not None:
+                p.mul_(slope)
+            if head.scale != 1.0:
+                p.mul_(head.scale)
+            if grad_hidden is not None:
+                grad_hidden[part] = tiles.pull(p)
+            if grad_weight is not None:
+                _add_product(grad_weight, tiles.low(p).t(), hidden[part].to(ctx.dtype))
+            if grad_bias is not None:
+                grad_bias += p.sum(0)
+    return (
+        grad_hidden,
+        None if grad_weight is None else grad_weight.to(weight.dtype),
+        None if grad_bias is None else grad_bias.to(bias.dtype),
+    )

@@ -1,0 +1,170 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What passes through the model in a step: the rows of a micro-batch, cut into slices of similar length."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ..generation import key_seed
+from ..token_scores import pad_rows
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """
+    A row of a micro-batch.
+
+    Args:
+        encoded (`dict[str, Any]`):
+            `input_ids` and `labels`.
+        kind (`str`):
+            `"forget"`, `"beliefs"` or `"retain"`.
+        weight (`float`):
+            Factor of its loss in the loss of the step.
+    """
+
+    encoded: dict[str, Any]
+    kind: str
+    weight: float
+
+    def __len__(self) -> int:
+        return len(self.encoded["input_ids"])
+
+
+def padded_tokens(rows: Sequence[StepRow]) -> int:
+    """Tokens of rows as one padded batch."""
+    return len(rows) * max(map(len, rows), default=0)
+
+
+def cut_rows(rows: Sequence[StepRow], max_tokens: int) -> list[list[StepRow]]:
+    """
+    Cut rows into slices of similar length, in as few as go.
+
+    Args:
+        rows (`Sequence[StepRow]`):
+            Rows of the micro-batch.
+        max_tokens (`int`):
+            Most tokens of a slice, padding included; a longer row is a slice of its own.
+
+    Returns:
+        `list[list[StepRow]]`: The slices, longest rows first.
+    """
+    slices: list[list[StepRow]] = []
+    for row in sorted(rows, key=len, reverse=True):
+        if slices and padded_tokens([*slices[-1], row]) <= max_tokens:
+            slices[-1].append(row)
+        else:
+            slices.append([row])
+    return slices
+
+
+def split_to(slices: list[list[StepRow]], count: int) -> list[list[StepRow]]:
+    """
+    Split slices further, so that every process makes as many passes: where parameters are sharded, each pass is one
+    of all processes.
+
+    Args:
+        slices (`list[list[StepRow]]`):
+            Slices of this process.
+        count (`int`):
+            Number of slices to have, at least as many as there are.
+
+    Returns:
+        `list[list[StepRow]]`: `count` slices; if there are too few rows, one is passed again with weight 0.
+    """
+    slices = list(slices)
+    while len(slices) < count:
+        largest = max(slices, key=len)
+        half = len(largest) // 2
+        if half:
+            slices.remove(largest)
+            slices += [largest[:half], largest[half:]]
+        else:
+            row = largest[0]
+            slices.insert(0, [StepRow(row.encoded, row.kind, 0.0)])
+    return slices
+
+
+def collate_rows(rows: Sequence[StepRow], pad_token_id: int) -> dict[str, Any]:
+    """
+    Rows to the inputs of one pass.
+
+    Args:
+        rows (`Sequence[StepRow]`):
+            Rows of a slice.
+        pad_token_id (`int`):
+            Token of the padding.
+
+    Returns:
+        `dict[str, Any]`: `input_ids`, `attention_mask` and `labels` of shape `(rows, tokens)`, `weight` of shape
+        `(rows,)`, and `kind` (`list[str]`).
+    """
+    return {
+        **pad_rows([row.encoded for row in rows], pad_token_id),
+        "weight": torch.tensor([row.weight for row in rows], dtype=torch.float64),
+        "kind": [row.kind for row in rows],
+    }
+
+
+@contextmanager
+def without_synchronisation(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
+    """
+    Keep gradients on this process, and let DeepSpeed not step: more of the micro-batch is to come.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]):
+            Accelerator that has prepared the model.
+        model (`torch.nn.Module`):
+            Wrapped model.
+    """
+    state = accelerator.gradient_state
+    synchronised = state.sync_gradients
+    state._set_sync_gradients(False)
+    try:
+        with accelerator.no_sync(model):
+            yield
+    finally:
+        state._set_sync_gradients(synchronised)
+
+
+@functools.lru_cache(maxsize=2)
+def _retain_order(seed: int, epoch: int, turn: int, num_retain: int) -> list[int]:
+    generator = torch.Generator().manual_seed(key_seed((seed, epoch, turn)))
+    return torch.randperm(num_retain, generator=generator).tolist()
+
+
+def retain_index(seed: int, epoch: int, row: int, num_retain: int) -> int:
+    """
+    Retain row of a forget row in an epoch: passes over the retain set in an order that only the key decides.
+
+    Args:
+        seed, epoch, row (`int`):
+            The key; `row` is an index in the forget set.
+        num_retain (`int`):
+            Size of the retain set.
+
+    Returns:
+        `int`: Index in the retain set.
+    """
+    turn, place = divmod(row, num_retain)
+    return _retain_order(seed, epoch, turn, num_retain)[place]
