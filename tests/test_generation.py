@@ -18,8 +18,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from trl_unlearn import generation
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.generation import eos_token_ids, generate
+from trl_unlearn.generation import eos_token_ids, generate, rows_that_fit
 
 
 PAD, EOS, OTHER_EOS = 0, 2, 7
@@ -252,6 +253,46 @@ def test_eos_tokens_are_those_of_the_generation_config_and_the_tokenizer(tiny_mo
     assert eos_token_ids(tiny_model, tiny_tokenizer) == [EOS]
     tiny_tokenizer.eos_token = None
     assert eos_token_ids(tiny_model, tiny_tokenizer) == []
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(model, prompts, monkeypatch):
+    keys = [(0, i) for i in range(len(prompts))]
+    expected = complete(model, prompts, keys=keys)
+    sizes, plain = [], model.generate
+
+    def limited(input_ids, **kwargs):
+        sizes.append(len(input_ids))
+        if len(input_ids) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(model, "generate", limited)
+    assert [x.ids for x in complete(model, prompts, keys=keys, batch_size=len(prompts))] == [x.ids for x in expected]
+    assert sizes[0] == len(prompts) and max(sizes[2:]) <= 2
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. ", "index out of range"])
+def test_what_halving_cannot_help_is_raised(message, model, prompts, monkeypatch):
+    def fail(**kwargs):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(model, "generate", fail)
+    with pytest.raises(RuntimeError, match=message):
+        complete(model, prompts)
+
+
+@pytest.mark.parametrize(("free", "expected"), [(0, 1), (10**15, 128)])
+def test_the_batch_size_follows_free_memory(free, expected, model, monkeypatch):
+    monkeypatch.setattr(generation, "_free_bytes", lambda device: free)
+    assert rows_that_fit(model, 64) == expected
+
+
+def test_half_of_free_memory_holds_the_rows_that_fit(model, monkeypatch):
+    config = model.config
+    cache = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 100 * 4
+    row = cache + 6 * config.vocab_size * 4
+    monkeypatch.setattr(generation, "_free_bytes", lambda device: 2 * 10 * row)
+    assert rows_that_fit(model, 100) == 10
 
 
 def test_no_prompts_have_no_completions(model):

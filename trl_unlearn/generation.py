@@ -15,13 +15,17 @@
 """Prompts to completions: batched, seeded row by row. The only caller of `generate`."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import (
     GenerationConfig,
@@ -35,7 +39,14 @@ from transformers import (
 )
 
 
-DEFAULT_BATCH_SIZE = 64
+logger = logging.getLogger(__name__)
+
+# Most rows of a `generate` call where memory allows more: beyond, larger batches only wait for their longest row.
+_MAX_BATCH_SIZE = {"cpu": 128, "cuda": 512}
+# Where free memory is not known.
+_CAUTIOUS_BATCH_SIZE = 64
+# Tokens that are summed before one is picked.
+_BLOCK = 256
 # What `generate` is asked for by name elsewhere, or what would undo the sampling that is keyed on the row.
 RESERVED_GENERATION_KWARGS = frozenset(
     {
@@ -111,6 +122,25 @@ def key_seed(key: tuple[int, ...]) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def _pick(masses: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Among masses laid end to end, where points of shape `(rows, 1)` fall, and how far into that mass."""
+    cumulative = masses.cumsum(-1, dtype=torch.float64)
+    # Rounding must not point past the last mass that is not zero.
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    index = torch.searchsorted(cumulative, points, right=True).minimum(last)
+    return index, points - cumulative.gather(-1, index) + masses.gather(-1, index)
+
+
+def _invert(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Invert the distribution function: first the block of tokens, then the token, which spares a sum over all."""
+    missing = -probabilities.size(-1) % _BLOCK
+    blocks = (F.pad(probabilities, (0, missing)) if missing else probabilities).unflatten(-1, (-1, _BLOCK))
+    masses = blocks.sum(-1)
+    block, rest = _pick(masses, uniforms * masses.sum(-1, keepdim=True, dtype=torch.float64))
+    within = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]]
+    return block * _BLOCK + _pick(within, rest)[0]
+
+
 class _RowKeyedSampler(LogitsProcessor):
     """
     Picks each row's next token with a uniform number of the row's own generator, by inverting the distribution
@@ -120,7 +150,9 @@ class _RowKeyedSampler(LogitsProcessor):
     def __init__(self, keys: list[tuple[int, ...]] | None, max_new_tokens: int, warpers: LogitsProcessorList):
         self.warpers = warpers
         self.logps: list[torch.Tensor] = []
-        self.uniforms = None
+        # One buffer for all steps: on a CPU, fresh memory costs more than what is written to it.
+        self.probabilities: torch.Tensor | None = None
+        self.uniforms: torch.Tensor | None = None
         if keys is not None:
             self.uniforms = torch.stack([self._uniforms(key, max_new_tokens) for key in keys])
 
@@ -134,13 +166,12 @@ class _RowKeyedSampler(LogitsProcessor):
             tokens = scores.argmax(-1, keepdim=True)
         else:
             uniforms = self.uniforms[:, len(self.logps), None].to(scores.device)
-            cumulative = self.warpers(input_ids, scores.float()).softmax(-1).cumsum(-1, dtype=torch.float64)
-            total = cumulative[:, -1:].contiguous()
-            # Rounding must not point past the last token that has any mass.
-            last = torch.searchsorted(cumulative, total)
-            tokens = torch.searchsorted(cumulative, uniforms * total, right=True).minimum(last)
+            if self.probabilities is None:
+                self.probabilities = torch.empty_like(scores, dtype=torch.float32)
+            warped = self.warpers(input_ids, scores.float())
+            tokens = _invert(torch.softmax(warped, -1, out=self.probabilities), uniforms)
         self.logps.append((scores.gather(-1, tokens) - scores.logsumexp(-1, keepdim=True))[:, 0].float())
-        return scores.scatter(-1, tokens, float("inf"))
+        return scores.scatter_(-1, tokens, float("inf"))
 
 
 @contextmanager
@@ -157,6 +188,40 @@ def _for_generation(model: PreTrainedModel) -> Iterator[None]:
         for holder, config in zip(holders, configs, strict=True):
             holder.generation_config = config
         model.train(was_training)
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    if device.type == "cpu":
+        return psutil.virtual_memory().available
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return None
+
+
+def rows_that_fit(model: PreTrainedModel, width: int) -> int:
+    """
+    Rows of a `generate` call that half of the free memory holds.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model that generates.
+        width (`int`):
+            Tokens of a row, prompt and completion.
+
+    Returns:
+        `int`: Between 1 and 128 (CPU) or 512 (CUDA).
+    """
+    config, device = model.config.get_text_config(), next(model.parameters()).device
+    free = _free_bytes(device)
+    if free is None:
+        return _CAUTIOUS_BATCH_SIZE
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # Twice: the cache grows by copying itself. Scores: those of the model, ours, and what sampling makes of them.
+    cache = 2 * 2 * config.num_hidden_layers * heads * head_size * width * model.dtype.itemsize
+    scores = 6 * config.vocab_size * torch.float32.itemsize
+    return max(1, min(_MAX_BATCH_SIZE[device.type], free // 2 // (cache + scores)))
 
 
 def _generate_batch(
@@ -219,7 +284,8 @@ def generate(
         min_new_tokens (`int`, *optional*):
             Tokens before which no EOS token is allowed.
         batch_size (`int`, *optional*):
-            Prompts a `generate` call takes. `None` takes 64.
+            Prompts a `generate` call takes. `None` chooses from free memory. Halved where memory runs out all the
+            same.
         keys (`Sequence[tuple[int, ...]]`, *optional*):
             One key a prompt, which alone seeds its sampling, for instance `(seed, refresh, row, j)`. `None` is greedy.
         temperature (`float`, *optional*, defaults to `1.0`):
@@ -251,16 +317,25 @@ def generate(
         warpers.append(TopKLogitsWarper(top_k))
     if top_p < 1.0:
         warpers.append(TopPLogitsWarper(top_p))
-    batch_size = batch_size or DEFAULT_BATCH_SIZE
+    if batch_size is None and prompts:
+        batch_size = rows_that_fit(model, max(map(len, prompts)) + max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     completions: list[Completion | None] = [None] * len(prompts)
     with _for_generation(model), tqdm(total=len(prompts), desc=desc, disable=None if desc else True) as progress:
-        for start in range(0, len(prompts), batch_size):
-            indices = order[start : start + batch_size]
+        while order:
+            indices = order[:batch_size]
             sampler = _RowKeyedSampler(None if keys is None else [keys[i] for i in indices], max_new_tokens, warpers)
-            for i, done in zip(
-                indices, _generate_batch(model, [prompts[i] for i in indices], sampler, config), strict=True
-            ):
-                completions[i] = done
+            try:
+                found = _generate_batch(model, [prompts[i] for i in indices], sampler, config)
+            except RuntimeError as error:
+                if len(indices) == 1 or not should_reduce_batch_size(error):
+                    raise
+                batch_size = len(indices) // 2
+                logger.warning("Out of memory with %d rows: going on with %d at a time.", len(indices), batch_size)
+                clear_device_cache(garbage_collection=True)
+                continue
+            for i, completion in zip(indices, found, strict=True):
+                completions[i] = completion
+            order = order[batch_size:]
             progress.update(len(indices))
     return completions

@@ -42,7 +42,7 @@ def test_answers_repeats_and_empty_samples_are_no_beliefs(monkeypatch, tiny_mode
         Completion(ids=[5, 6], logps=[], ended=False),
         Completion(ids=[7, 8, eos], logps=[], ended=True),
     ]
-    monkeypatch.setattr(squeezing, "generate", lambda *args, **kwargs: samples)
+    monkeypatch.setattr(squeezing, "generate_together", lambda *args, **kwargs: samples)
     (beliefs,) = freeze(tiny_model, tiny_tokenizer, [row], num_beliefs=6)
     prompt = row["input_ids"][: row["prompt_length"]]
     assert [belief["input_ids"] for belief in beliefs] == [[*prompt, 5, 6, eos], [*prompt, 7, 8, eos]]

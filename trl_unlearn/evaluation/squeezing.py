@@ -22,8 +22,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import ends_turn
-from ..generation import eos_token_ids, generate
-from ..token_scores import score_rows
+from ..generation import eos_token_ids
+from .sharing import generate_together, score_rows_together
 
 
 def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list[int]]:
@@ -83,7 +83,7 @@ def freeze_beliefs(
     prompts = [list(row["input_ids"][: row["prompt_length"]]) for row in rows]
     # A few samples ramble on; a batch would wait for them, and what they say by then rephrases no answer.
     longest = max(len(row["input_ids"]) - row["prompt_length"] for row in rows)
-    samples = generate(
+    samples = generate_together(
         model,
         [prompt for prompt in prompts for _ in range(num_beliefs)],
         pad_token_id=pad_token_id,
@@ -131,5 +131,7 @@ def belief_logps(
         `list[list[float]]`: Mean log pi_y a token of each belief, in nats, of the rows that have one.
     """
     flat = [belief for row in beliefs for belief in row]
-    scores = iter(score_rows(model, flat, pad_token_id=pad_token_id, batch_size=batch_size, desc="Scoring beliefs"))
+    scores = iter(
+        score_rows_together(model, flat, pad_token_id=pad_token_id, batch_size=batch_size, desc="Scoring beliefs")
+    )
     return [[fmean(next(scores).logps) for _ in row] for row in beliefs if row]

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..generation import Completion
 from ..metrics import FluencyStandin, ForgetQuality, Squeezing
 from ..records import MODEL_ROLES, PARITIES, EvaluationResult, Measurement
-from ..token_scores import score_rows
+from .sharing import score_rows_together
 from .squeezing import belief_logps, continuation_row, freeze_beliefs
 from .tofu import (
     EncodedSet,
@@ -138,7 +138,7 @@ def _fluency(
     for role, texts in ids.items():
         rows = [continuation_row(prompt, text) for prompt, text in zip(prompts, texts, strict=True) if text]
         scores = iter(
-            score_rows(
+            score_rows_together(
                 target,
                 rows,
                 pad_token_id=setting.pad_token_id,

@@ -24,7 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import answer_text, encode_row, ends_turn, with_answer
-from ..generation import Completion, eos_token_ids, generate
+from ..generation import Completion, eos_token_ids
 from ..metrics import (
     ExactMemorization,
     ExtractionStrength,
@@ -35,7 +35,7 @@ from ..metrics import (
     TruthRatio,
     memorization_score,
 )
-from ..token_scores import score_rows
+from .sharing import generate_together, score_rows_together
 
 
 UTILITY_METRICS = ("probability", "rougeL_recall", "truth_ratio")
@@ -184,7 +184,7 @@ def generate_answers(
     Returns:
         `list[Completion]`: One answer a row.
     """
-    return generate(
+    return generate_together(
         model,
         [list(row["input_ids"][: row["prompt_length"]]) for row in encoded.answers],
         pad_token_id=pad_token_id,
@@ -218,7 +218,9 @@ def score_set(
     """
     name = encoded.name
     flat = [*encoded.answers, *(encoded.paraphrases or []), *(row for rows in encoded.wrong or [] for row in rows)]
-    scores = score_rows(model, flat, pad_token_id=pad_token_id, batch_size=batch_size, desc=f"Scoring the {name} set")
+    scores = score_rows_together(
+        model, flat, pad_token_id=pad_token_id, batch_size=batch_size, desc=f"Scoring the {name} set"
+    )
     answers = scores[: len(encoded.answers)]
     means = iter([fmean(score.logps) for score in scores[len(answers) :]])
     paraphrase_logps = [next(means) for _ in encoded.paraphrases or []]

@@ -46,8 +46,8 @@ def kl(token_kl: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
 
     Args:
         token_kl (`torch.Tensor`):
-            KL divergence over the vocabulary at each label position (see [`~trl_unlearn.token_scores.TokenScores`]), in
-            nats, of shape `(num_rows, max_labels)`.
+            KL divergence over the vocabulary at each label position, in nats, of shape `(num_rows, max_labels)` (see
+            [`~trl_unlearn.token_scores.TokenScores`]).
         mask (`torch.Tensor`):
             `True` at label tokens, of the same shape.
         reduction (`str`, *optional*, defaults to `"mean"`):

@@ -31,6 +31,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accelerate import PartialState
 from trl import TrlParser
 
 from ..evaluation.suite import evaluate_models
@@ -92,7 +93,8 @@ def main(argv: list[str] | None = None) -> None:
         data_args, args, model_args = parser.parse_args_and_config(
             args=default_config(sys.argv[1:] if argv is None else argv, "archive/evaluate.yaml")
         )
-        use_archive(data_args, model_args)
+        with PartialState().main_process_first():
+            use_archive(data_args, model_args)
         unlearned = args.unlearned_model_name_or_path
         check_model_names(
             model_name_or_path=model_args.model_name_or_path,
@@ -114,7 +116,8 @@ def main(argv: list[str] | None = None) -> None:
         batch_size=data_args.evaluation_batch_size,
         seed=args.seed,
     )
-    write_results(folder, outcome.result)
+    if PartialState().is_main_process:
+        write_results(folder, outcome.result)
 
 
 if __name__ == "__main__":

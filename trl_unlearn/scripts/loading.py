@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -171,7 +172,7 @@ def evaluation_loaders(
     Returns:
         `dict[str, Callable]`: `"target"`, `"unlearned"`, `"retrained"` -> function without arguments, or `None`.
     """
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = PartialState().device
     kwargs = {
         "dtype": model_args.dtype,
         "attn_implementation": model_args.attn_implementation,

@@ -69,8 +69,10 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
 
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
-    if data_args.evaluate and trainer.is_world_process_zero():
+    if data_args.evaluate:
         folder = Path(training_args.output_dir)
+        # The files of the main process are there for all.
+        trainer.accelerator.wait_for_everyone()
         outcome = evaluate_models(
             evaluation_loaders(data_args, model_args, str(folder), training_args.trust_remote_code),
             rows,
@@ -79,7 +81,8 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
             batch_size=data_args.evaluation_batch_size,
             seed=training_args.seed,
         )
-        write_results(folder, outcome.result)
+        if trainer.is_world_process_zero():
+            write_results(folder, outcome.result)
     trainer.accelerator.wait_for_everyone()
     trainer.end()
 

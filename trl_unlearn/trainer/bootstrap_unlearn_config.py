@@ -93,7 +93,8 @@ class BootstrapUnlearnConfig(SFTConfig):
             Epochs after which beliefs are sampled anew from the current model (on-policy). 0 samples once, from the
             original model (off-policy).
         belief_batch_size (`int`, *optional*):
-            Rows a `generate` call takes. Defaults to 64. It does not change the beliefs.
+            Rows a `generate` call takes. Chosen from free memory by default, and halved where memory runs out all the
+            same. It does not change the beliefs.
         max_completion_length (`int`, *optional*, defaults to `256`):
             Most tokens of a belief.
         temperature (`float`, *optional*, defaults to `1.0`):
@@ -194,7 +195,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     )
     belief_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Rows a `generate` call takes. Defaults to 64. It does not change the beliefs."},
+        metadata={"help": "Rows a `generate` call takes. Chosen from free memory by default."},
     )
     max_completion_length: int = field(default=256, metadata={"help": "Most tokens of a belief."})
     temperature: float = field(default=1.0, metadata={"help": "Temperature that beliefs are sampled at."})
@@ -264,7 +265,8 @@ class BootstrapUnlearnConfig(SFTConfig):
             raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}.")
         if self.belief_batch_size is not None and self.belief_batch_size < 1:
             raise ValueError(
-                f"`belief_batch_size` must be at least 1, got {self.belief_batch_size}. Leave it out for the default."
+                f"`belief_batch_size` must be at least 1, got {self.belief_batch_size}. Leave it "
+                "out to choose it from free memory."
             )
         if self.lambda_bss > 0 and self.num_beliefs < 1:
             raise ValueError(

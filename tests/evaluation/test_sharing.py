@@ -1,0 +1,76 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from trl_unlearn.evaluation.suite import evaluate_models
+from trl_unlearn.evaluation.tofu import EvaluationRows
+
+
+SCRIPT = """
+import json, sys
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl_unlearn.evaluation.suite import evaluate_models
+from trl_unlearn.evaluation.tofu import EvaluationRows
+
+folder, rows, out = sys.argv[1:]
+state = PartialState(cpu=True)
+assert state.num_processes == 2 and state.distributed_type.value == "MULTI_CPU", state
+load = lambda: AutoModelForCausalLM.from_pretrained(folder)
+forget, retain = json.load(open(rows))
+outcome = evaluate_models(
+    {"target": load}, EvaluationRows(forget, retain), AutoTokenizer.from_pretrained(folder), max_completion_length=12
+)
+json.dump([outcome.result.to_dict(), outcome.per_row], open(f"{out}.{state.process_index}", "w"))
+"""
+
+
+def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path
+):
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    rows = [
+        [
+            {**row, "paraphrased_answer": "One may say so.", "perturbed_answer": ["Nobody knows.", "No."]}
+            for row in part
+        ]
+        for part in (list(forget_rows), list(retain_rows))
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "run.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        + [str(tmp_path / name) for name in ("run.py", "model", "rows.json", "out")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = evaluate_models(
+        {"target": lambda: tiny_model}, EvaluationRows(*rows), tiny_tokenizer, max_completion_length=12
+    )
+    for rank in range(2):
+        result, per_row = json.loads((tmp_path / f"out.{rank}").read_text())
+        for name, values in expected.per_row["target"].items():
+            assert per_row["target"][name] == pytest.approx(values, abs=1e-6), name
+        for name, measured in expected.result.models["target"].items():
+            assert result["models"]["target"][name]["value"] == pytest.approx(measured.value, abs=1e-6), name
