@@ -158,7 +158,7 @@ def test_a_run_logs_each_term_by_group_and_name(new_trainer):
     assert logged >= {
         "loss/forget", "loss/retain", "loss/beliefs", "forget/logps", "retain/logps", "beliefs/logps",
         "beliefs/coverage", "beliefs/length", "beliefs/target_share", "beliefs/seconds",
-        "throughput/tokens_per_second",
+        "forget/entropy", "retain/entropy", "beliefs/entropy", "throughput/tokens_per_second",
     }  # fmt: skip
     assert [audit["epoch"] for audit in trainer.belief_store.audits] == [0, 1]
 

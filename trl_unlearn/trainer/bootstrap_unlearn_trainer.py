@@ -312,8 +312,9 @@ class BootstrapUnlearnTrainer(SFTTrainer):
                 belief_top_k=args.belief_top_k if args.forget_loss_type == "bs_t" else None,
                 belief_temperature=args.belief_temperature,
                 belief_exclude_target=args.belief_exclude_target,
+                entropy=True,
             ),
-            "retain": ScoreTerms(),
+            "retain": ScoreTerms(entropy=True),
         }
         needed = {
             "forget": args.forget_loss_type in _NEEDS_REFERENCE,
@@ -322,24 +323,22 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         states = {name: self._reference_states(inputs, rows[name]) if needed[name] else None for name in rows}
         return {name: RowGroup(rows[name], terms[name], states[name]) for name in rows if rows[name]}
 
-    def _row_losses(self, model: nn.Module, inputs: Mapping[str, Tensor], kinds: list[str]) -> tuple[Tensor, Tensor]:
-        """Loss and mean log-prob of each row, from one forward pass."""
+    def _score_rows(self, model: nn.Module, inputs: Mapping[str, Tensor], kinds: list[str]) -> dict[str, Tensor]:
+        """`loss`, mean `logps` and mean `entropy` of each row, from one forward pass."""
         groups = self._row_groups(inputs, kinds)
-        count = len(kinds)
-        losses, logps = (torch.zeros(count, device=inputs["labels"].device) for _ in range(2))
         found = score_groups(model, inputs, list(groups.values()))
+        device, parts = inputs["labels"].device, []
         for (name, group), scores in zip(groups.items(), found, strict=True):
             if name == "retain":
-                values = self._retain_loss(scores)
+                loss = self._retain_loss(scores)
             else:
                 with torch.no_grad():
                     reference = None if group.reference is None else token_scores(group.reference).logps
-                values = self.compute_forget_loss(scores, reference)
-            rows = torch.tensor(group.rows, device=losses.device)
-            losses = losses.to(values.dtype).index_copy(0, rows, values.to(losses.device))
-            means = forget.reduce_tokens(scores.logps.detach(), scores.mask)
-            logps = logps.to(means.dtype).index_copy(0, rows, means.to(logps.device))
-        return losses, logps
+                loss = self.compute_forget_loss(scores, reference)
+            means = [forget.reduce_tokens(x.detach(), scores.mask) for x in (scores.logps, scores.entropy)]
+            parts.append(torch.stack([loss, *means]).to(device))
+        order = torch.tensor([row for group in groups.values() for row in group.rows], device=device).argsort()
+        return dict(zip(("loss", "logps", "entropy"), torch.cat(parts, 1)[:, order], strict=True))
 
     def _retain_rows(self, rows: list[int]) -> list[dict[str, Any]]:
         epoch, count = int(self.state.epoch + 1e-6), len(self.retain_dataset)
@@ -380,12 +379,12 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             scores = score_batch(model, inputs)
             return retain.nll(scores.logps, scores.mask, self.args.token_reduction).mean()
         kinds, weights = inputs["kind"], inputs["weight"]
-        losses, logps = self._row_losses(model, inputs, kinds)
-        for kind, weight, row_loss, row_logp in zip(kinds, weights, losses.detach(), logps, strict=True):
-            if weight:
-                self._row_metrics[f"loss/{kind}"].append(row_loss)
-                self._row_metrics[f"{kind}/logps"].append(row_logp)
-        return (weights.to(losses) * losses).sum()
+        scores = self._score_rows(model, inputs, kinds)
+        for name, values in scores.items():
+            for kind, value in zip(kinds, values.detach(), strict=True):
+                if kind:
+                    self._row_metrics[f"loss/{kind}" if name == "loss" else f"{kind}/{name}"].append(value)
+        return (weights.to(scores["loss"]) * scores["loss"]).sum()
 
     def _log_means(self) -> None:
         values = torch.stack([torch.stack(found).mean() for found in self._row_metrics.values()])

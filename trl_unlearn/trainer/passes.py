@@ -38,7 +38,7 @@ class StepRow:
         encoded (`dict[str, Any]`):
             `input_ids` and `labels`.
         kind (`str`):
-            `"forget"`, `"beliefs"` or `"retain"`.
+            `"forget"`, `"beliefs"` or `"retain"`; empty for a row that is only there for its pass.
         weight (`float`):
             Factor of its loss in the loss of the step.
     """
@@ -90,7 +90,7 @@ def split_to(slices: list[list[StepRow]], count: int) -> list[list[StepRow]]:
             Number of slices to have, at least as many as there are.
 
     Returns:
-        `list[list[StepRow]]`: `count` slices; if there are too few rows, one is passed again with weight 0.
+        `list[list[StepRow]]`: `count` slices; if there are too few rows, one is passed again and counts for nothing.
     """
     slices = list(slices)
     while len(slices) < count:
@@ -100,8 +100,7 @@ def split_to(slices: list[list[StepRow]], count: int) -> list[list[StepRow]]:
             slices.remove(largest)
             slices += [largest[:half], largest[half:]]
         else:
-            row = largest[0]
-            slices.insert(0, [StepRow(row.encoded, row.kind, 0.0)])
+            slices.insert(0, [StepRow(largest[0].encoded, "", 0.0)])
     return slices
 
 

@@ -1,0 +1,100 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Time and memory of a function, and tables of them."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def timed(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """
+    Time functions in turn, A B C A B C ..., so that a drift of the machine meets all of them.
+
+    Args:
+        functions (`dict[str, Callable]`):
+            Name -> function without arguments.
+        rounds (`int`):
+            Counted rounds, after one that is not.
+
+    Returns:
+        `dict[str, list[float]]`: Seconds of each round.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for counted in range(-1, rounds):
+        for name, function in functions.items():
+            _synchronise()
+            started = time.perf_counter()
+            function()
+            _synchronise()
+            if counted >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field)) * 1024
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """
+    Peak memory of a function over what is there when it starts: allocated on CUDA, resident on a CPU (Linux).
+
+    Args:
+        function (`Callable`):
+            Function without arguments.
+
+    Returns:
+        `int`: Bytes.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        _synchronise()
+        return torch.cuda.max_memory_allocated() - before
+    before = _status("VmRSS")
+    # Sets the peak back to what is resident now.
+    with open(f"/proc/{os.getpid()}/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    function()
+    return _status("VmHWM") - before
+
+
+def spread(values: list[float], unit: str = "", digits: int = 2) -> str:
+    """Minimum, median and maximum as text."""
+    found = min(values), statistics.median(values), max(values)
+    return " - ".join(f"{value:.{digits}f}" for value in found) + unit
+
+
+def ratios(of: list[float], to: list[float]) -> list[float]:
+    """Ratios of two lists, round by round."""
+    return [a / b for a, b in zip(of, to, strict=True)]
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,0 +1,103 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+r"""
+Time and memory beside public ways of doing the same, in one command. Prints Markdown tables.
+
+```bash
+python benchmarks/run.py --benchmarks loss
+python benchmarks/run.py --benchmarks step beliefs evaluation \
+    --model_name_or_path org/model --dataset_name locuslab/TOFU
+```
+"""
+
+import platform
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+
+import beliefs
+import evaluation
+import loss
+import step
+import torch
+from measure import peak_bytes, ratios, spread, table, timed
+from settings import Settings
+from transformers import HfArgumentParser
+
+
+MODULES = {"loss": loss, "step": step, "beliefs": beliefs, "evaluation": evaluation}
+
+
+def _machine(settings: Settings) -> str:
+    name = torch.cuda.get_device_name() if settings.device.type == "cuda" else platform.processor() or "CPU"
+    libraries = ", ".join(f"{library} {version(library)}" for library in ("torch", "transformers", "trl", "peft"))
+    return f"{name}, {torch.get_num_threads()} threads, {libraries}, Python {platform.python_version()}"
+
+
+def _cases(module) -> dict:
+    return module.CASES | getattr(module, "MEMORY_CASES", {})
+
+
+def _memory(name: str) -> float:
+    """Peak memory of a case in MiB, from a fresh process."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory_of", name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"Measuring the memory of `{name}` failed:\n{done.stderr[-2000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def _report(name: str, settings: Settings) -> None:
+    module = MODULES[name]
+    seconds = timed({case: setup(settings) for case, setup in module.CASES.items()}, settings.rounds)
+    print(table(["", "seconds"], [[case.split("/")[1], spread(values)] for case, values in seconds.items()]))
+    memory = {case: _memory(case) for case in _cases(module)} if settings.memory and name in ("loss", "step") else {}
+    if memory:
+        print()
+        print(table(["", "peak memory, MiB"], [[case.split("/")[1], f"{mib:.0f}"] for case, mib in memory.items()]))
+    rows = []
+    for case, others in module.COMPARED.items():
+        for other in others:
+            cells = [f"{case.split('/')[1]} / {other.split('/')[1]}"]
+            cells.append(spread(ratios(seconds[case], seconds[other])) if case in seconds else "")
+            if memory:
+                cells.append(f"{memory[case] / memory[other]:.3f}")
+            rows.append(cells)
+    print()
+    print(table(["ratio", "time", *(["memory"] if memory else [])], rows))
+
+
+def main() -> None:
+    (settings,) = HfArgumentParser(Settings, description=__doc__).parse_args_into_dataclasses()
+    unknown = sorted(set(settings.benchmarks) - set(MODULES))
+    if unknown:
+        raise SystemExit(f"Unknown benchmarks {unknown}. Choose from {list(MODULES)}.")
+    if settings.benchmarks != ["loss"] and None in (settings.model_name_or_path, settings.dataset_name):
+        raise SystemExit("Give `--model_name_or_path` and `--dataset_name`, or `--benchmarks loss`.")
+    if settings.memory_of is not None:
+        case = _cases(MODULES[settings.memory_of.split("/")[0]])[settings.memory_of]
+        # A first call with few rows would set up what a library keeps; what is counted is one call from cold.
+        print(peak_bytes(case(replace(settings, memory_of=None))) / 2**20)
+        return
+    print(_machine(settings))
+    for name in settings.benchmarks:
+        print(f"\n## {name}\n\n{MODULES[name].__doc__.strip()}\n")
+        _report(name, settings)
+
+
+if __name__ == "__main__":
+    main()

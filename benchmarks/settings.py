@@ -1,0 +1,62 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What a benchmark runs on."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Settings:
+    """
+    What a benchmark runs on.
+
+    Args:
+        benchmarks (`list[str]`):
+            Which to run: `loss`, `step`, `beliefs`, `evaluation`.
+        model_name_or_path (`str`, *optional*):
+            Chat model of all but `loss`.
+        dataset_name (`str`, *optional*):
+            TOFU or a dataset of its form, of all but `loss`.
+        forget_config, retain_config (`str`):
+            Its configs.
+        rounds (`int`, *optional*, defaults to `5`):
+            Counted rounds.
+        memory (`bool`, *optional*, defaults to `True`):
+            Whether peak memory is measured too, each case in a process of its own.
+        prompts (`int`, *optional*, defaults to `80`):
+            Forget prompts of `beliefs` and forget and retain rows of `evaluation`.
+        memory_of (`str`, *optional*):
+            Used by the program itself: measure the memory of this case and print it.
+    """
+
+    benchmarks: list[str] = field(
+        default_factory=lambda: ["loss", "step", "beliefs", "evaluation"],
+        metadata={"help": "Which to run: loss, step, beliefs, evaluation."},
+    )
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Chat model of all but `loss`."})
+    dataset_name: str | None = field(default=None, metadata={"help": "TOFU, or a dataset of its form."})
+    forget_config: str = field(default="forget10", metadata={"help": "Config of the forget set."})
+    retain_config: str = field(default="retain90", metadata={"help": "Config of the retain set."})
+    rounds: int = field(default=5, metadata={"help": "Counted rounds."})
+    memory: bool = field(default=True, metadata={"help": "Measure peak memory too, each case in its own process."})
+    prompts: int = field(default=80, metadata={"help": "Forget prompts of `beliefs`, rows of `evaluation`."})
+    memory_of: str | None = field(default=None, metadata={"help": "Used by the program itself."})
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")

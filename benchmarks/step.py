@@ -1,0 +1,198 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""One step (forward and backward) on 8 forget and 8 retain rows, with LoRA under bfloat16 autocast."""
+
+import tempfile
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from peft import LoraConfig, get_peft_model
+from settings import Settings
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.data.tofu import load_tofu
+
+
+ROWS = 8
+LORA = {"r": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+TOP_K, LAMBDA_BST, LAMBDA_BSS = 20, 0.2, 0.5
+COMMON = {
+    "per_device_train_batch_size": ROWS,
+    "bf16": True,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+
+
+@cache
+def _tokenizer(name: str):
+    return AutoTokenizer.from_pretrained(name)
+
+
+def _model(settings: Settings) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(settings.model_name_or_path, dtype=torch.float32)
+
+
+def _trainer(settings: Settings, **kwargs) -> BootstrapUnlearnTrainer:
+    args = BootstrapUnlearnConfig(tempfile.mkdtemp(), max_completion_length=64, **COMMON, **kwargs)
+    forget = load_tofu(settings.dataset_name, settings.forget_config, split=f"train[:{ROWS}]")
+    retain = load_tofu(settings.dataset_name, settings.retain_config, split=f"train[:{ROWS}]")
+    trainer = BootstrapUnlearnTrainer(
+        _model(settings),
+        args,
+        forget,
+        retain,
+        processing_class=_tokenizer(settings.model_name_or_path),
+        peft_config=LoraConfig(**LORA),
+    )
+    trainer.state.epoch = 0.0
+    trainer.model.train()
+    return trainer
+
+
+def _forget_inputs(trainer: BootstrapUnlearnTrainer) -> dict[str, torch.Tensor]:
+    inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(ROWS)])
+    return {name: value.to(trainer.args.device) for name, value in inputs.items()}
+
+
+def ours(settings: Settings, **kwargs) -> Callable[[], None]:
+    trainer = _trainer(settings, **kwargs)
+    inputs = _forget_inputs(trainer)
+    if trainer.belief_store is not None:
+        trainer._refresh_beliefs_if_due(trainer.model)
+
+    def run() -> None:
+        trainer.model.zero_grad()
+        trainer.training_step(trainer.model, inputs, torch.tensor(ROWS))
+
+    return run
+
+
+def sft(settings: Settings) -> Callable[[], None]:
+    """TRL's `SFTTrainer` on the same 16 rows."""
+    rows = [
+        row
+        for config in (settings.forget_config, settings.retain_config)
+        for row in load_tofu(settings.dataset_name, config, split=f"train[:{ROWS}]").select_columns(
+            ["prompt", "completion"]
+        )
+    ]
+    from datasets import Dataset
+
+    args = SFTConfig(tempfile.mkdtemp(), use_cpu=settings.device.type == "cpu", **COMMON)
+    trainer = SFTTrainer(
+        _model(settings),
+        args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=_tokenizer(settings.model_name_or_path),
+        peft_config=LoraConfig(**LORA),
+    )
+    trainer.model.train()
+    inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(2 * ROWS)])
+    count = (inputs["labels"] != -100).sum()
+
+    def run() -> None:
+        trainer.model.zero_grad()
+        trainer.training_step(trainer.model, dict(inputs), count)
+
+    return run
+
+
+def _batches(settings: Settings, num_beliefs: int = 0) -> tuple[list[dict[str, torch.Tensor]], torch.nn.Module]:
+    """Forget, retain and belief rows as padded batches, and a model of its own that nothing has patched."""
+    kwargs = {"lambda_bss": LAMBDA_BSS, "num_beliefs": num_beliefs} if num_beliefs else {"lambda_bss": 0.0}
+    trainer = _trainer(settings, forget_loss_type="ga", **kwargs)
+    if num_beliefs:
+        trainer._refresh_beliefs_if_due(trainer.model)
+    rows = trainer._step_rows(_forget_inputs(trainer), None)
+    batches = []
+    for kind in ("forget", "retain", "beliefs") if num_beliefs else ("forget", "retain"):
+        encoded = [row.encoded for row in rows if row.kind == kind]
+        padded = trainer.data_collator(encoded)
+        batches.append({name: value.to(settings.device) for name, value in padded.items()})
+    model = get_peft_model(_model(settings), LoraConfig(**LORA)).to(settings.device).train()
+    return batches, model
+
+
+def plain(settings: Settings) -> Callable[[], None]:
+    """`model(**batch).loss` of the same 16 rows in one batch."""
+    trainer = _trainer(settings, forget_loss_type="ga", lambda_bss=0.0)
+    encoded = [row.encoded for row in trainer._step_rows(_forget_inputs(trainer), None)]
+    batch = {name: value.to(settings.device) for name, value in trainer.data_collator(encoded).items()}
+    model = get_peft_model(_model(settings), LoraConfig(**LORA)).to(settings.device).train()
+
+    def run() -> None:
+        model.zero_grad()
+        with torch.autocast(settings.device.type, torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+
+    return run
+
+
+def dense(settings: Settings, num_beliefs: int) -> Callable[[], None]:
+    """BS-T and BS-S as public code does it: dense logits and targets, one backward for all rows."""
+    batches, model = _batches(settings, num_beliefs)
+
+    def bs_t(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        labels, mask = batch["labels"][:, 1:].clamp(min=0), batch["labels"][:, 1:] != -100
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        logps = model(**inputs).logits[:, :-1].float().log_softmax(-1)
+        with torch.no_grad():
+            probabilities = logps.exp()
+            top, index = probabilities.topk(TOP_K, dim=-1)
+            beliefs = torch.zeros_like(probabilities).scatter(-1, index, top / top.sum(-1, keepdim=True))
+            onehot = torch.zeros_like(probabilities).scatter(-1, labels[..., None], 1.0)
+            target = LAMBDA_BST * beliefs + (1 - LAMBDA_BST) * onehot
+        return (((target * logps).sum(-1) * mask).sum(-1) / mask.sum(-1)).mean()
+
+    def run() -> None:
+        model.zero_grad()
+        with torch.autocast(settings.device.type, torch.bfloat16):
+            loss = bs_t(batches[0])
+            if num_beliefs:
+                loss = (1 - LAMBDA_BSS) * loss + LAMBDA_BSS * bs_t(batches[2])
+            loss = loss + model(**batches[1]).loss
+        loss.backward()
+
+    return run
+
+
+CASES = {
+    "step/plain": plain,
+    "step/SFTTrainer": sft,
+    "step/GradDiff": lambda settings: ours(settings, forget_loss_type="ga", lambda_bss=0.0),
+    "step/BS-T": lambda settings: ours(settings, forget_loss_type="bs_t", lambda_bss=0.0),
+    "step/BS-T, dense": lambda settings: dense(settings, 0),
+    "step/BS-S, N = 3": lambda settings: ours(settings, num_beliefs=3),
+    "step/BS-S, N = 3, dense": lambda settings: dense(settings, 3),
+}
+# Measured for their memory only.
+MEMORY_CASES = {
+    "step/BS-S, N = 1": lambda settings: ours(settings, num_beliefs=1),
+    "step/BS-S, N = 16": lambda settings: ours(settings, num_beliefs=16),
+}
+COMPARED = {
+    "step/GradDiff": ["step/plain", "step/SFTTrainer"],
+    "step/BS-T": ["step/GradDiff", "step/BS-T, dense"],
+    "step/BS-S, N = 3": ["step/GradDiff", "step/BS-S, N = 3, dense"],
+    "step/BS-S, N = 16": ["step/BS-S, N = 1"],
+}
