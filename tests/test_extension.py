@@ -30,7 +30,7 @@ class FlooredConfig(BootstrapUnlearnConfig):
 
 
 class FlooredTrainer(BootstrapUnlearnTrainer):
-    def compute_forget_loss(self, scores, reference_logps):
+    def compute_forget_loss(self, scores):
         return forget.ga(scores.logps.clamp(min=self.args.logp_floor), scores.mask)
 
 

@@ -14,7 +14,7 @@
 
 """From label tokens to per-token scores: the only label shift and the only mask."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,23 +50,31 @@ class LabelStates:
             Number of label tokens of each row; they sum to `num_labels`.
         head ([`LogitHead`]):
             From hidden states to logits.
+        inner (`torch.Tensor`, *optional*):
+            Hidden states after an inner layer at the same positions, of shape `(num_labels, hidden_size)`.
     """
 
     hidden: Tensor
     labels: Tensor
     lengths: list[int]
     head: LogitHead
+    inner: Tensor | None = None
 
     def rows(self, indices: Sequence[int]) -> "LabelStates":
         """The states of some rows, by index."""
         if list(indices) == list(range(len(self.lengths))):
             return self
-        hidden, labels = self.hidden.split(self.lengths), self.labels.split(self.lengths)
+
+        def chosen(values: Tensor) -> Tensor:
+            parts = values.split(self.lengths)
+            return torch.cat([parts[i] for i in indices])
+
         return LabelStates(
-            hidden=torch.cat([hidden[i] for i in indices]),
-            labels=torch.cat([labels[i] for i in indices]),
+            hidden=chosen(self.hidden),
+            labels=chosen(self.labels),
             lengths=[self.lengths[i] for i in indices],
             head=self.head,
+            inner=None if self.inner is None else chosen(self.inner),
         )
 
 
@@ -112,6 +120,9 @@ class TokenScores:
             Entropy of the reference in nats.
         is_top1 (`torch.Tensor`, *optional*):
             Whether the label is the most likely token.
+        inner (`torch.Tensor`, *optional*):
+            Hidden states after an inner layer where the label is predicted, of shape `(num_rows, max_labels,
+            hidden_size)`.
     """
 
     logps: Tensor
@@ -122,6 +133,7 @@ class TokenScores:
     entropy: Tensor | None = None
     reference_entropy: Tensor | None = None
     is_top1: Tensor | None = None
+    inner: Tensor | None = None
 
 
 # Models whose head was seen to do to its product what `LogitHead` says.
@@ -195,7 +207,7 @@ def _check_probe(model: nn.Module, head: LogitHead, logits: Tensor) -> None:
 
 
 @contextmanager
-def _captured_head(module: nn.Module, seen: list[Tensor]):
+def _captured_head(module: nn.Module, seen: list[Tensor]) -> Iterator[None]:
     """Let the head of a model hand out what it is given, in place of logits."""
 
     def forward(hidden: Tensor) -> Tensor:
@@ -209,7 +221,44 @@ def _captured_head(module: nn.Module, seen: list[Tensor]):
         del module.forward
 
 
-def label_states(model: nn.Module, batch: Mapping[str, Tensor]) -> LabelStates:
+def layer_of(model: nn.Module, index: int) -> nn.Module:
+    """
+    A layer of the decoder.
+
+    Args:
+        model (`torch.nn.Module`):
+            Causal language model, not wrapped.
+        index (`int`):
+            Index of the layer.
+
+    Returns:
+        `torch.nn.Module`: The layer.
+
+    Raises:
+        `ValueError`: If there is no such layer.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    if not stacks or not 0 <= index < count:
+        raise ValueError(f"`{type(model).__name__}` has no decoder layer {index}: it has {count} layers.")
+    return stacks[0][index]
+
+
+@contextmanager
+def _captured_layer(model: nn.Module, index: int | None, seen: list[Tensor]) -> Iterator[None]:
+    if index is None:
+        yield
+        return
+    handle = layer_of(model, index).register_forward_hook(
+        lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def label_states(model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None) -> LabelStates:
     """
     Run a model on right-padded rows and keep the hidden states that predict a label.
 
@@ -218,6 +267,8 @@ def label_states(model: nn.Module, batch: Mapping[str, Tensor]) -> LabelStates:
             Causal language model, not wrapped.
         batch (`Mapping[str, torch.Tensor]`):
             `input_ids`, `attention_mask` and `labels` (-100 where nothing is to be scored), of shape `(rows, tokens)`.
+        layer (`int`, *optional*):
+            Inner layer whose hidden states are kept too.
 
     Returns:
         [`LabelStates`]: The hidden states, with the label tokens that they predict.
@@ -230,8 +281,8 @@ def label_states(model: nn.Module, batch: Mapping[str, Tensor]) -> LabelStates:
     # Leading columns that predict no label in any row need not leave the last layer.
     first = int(mask.any(0).nonzero()[0])
     kept = batch["input_ids"].size(1) - first
-    module, seen = _head_module(model), []
-    with _captured_head(module, seen):
+    module, seen, inner = _head_module(model), [], []
+    with _captured_head(module, seen), _captured_layer(model, layer, inner):
         # Not `model(...)`: this may run inside the forward of a wrapper around this very model.
         outputs = model.forward(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=kept
@@ -239,11 +290,16 @@ def label_states(model: nn.Module, batch: Mapping[str, Tensor]) -> LabelStates:
     head = _logit_head(model, module)
     _check_probe(model, head, outputs.logits)
     # Prompt-learning adapters prepend virtual tokens: count from the end.
-    hidden = seen[0][:, -kept:-1]
     mask, targets = mask[:, first:], targets[:, first:]
     # A model that is split over devices may end on another one than its head.
-    hidden = hidden[mask].to(head.weight.device)
-    return LabelStates(hidden=hidden, labels=targets[mask].to(hidden.device), lengths=mask.sum(1).tolist(), head=head)
+    hidden, *inner = (states[:, -kept:-1][mask].to(head.weight.device) for states in (seen[0], *inner))
+    return LabelStates(
+        hidden=hidden,
+        labels=targets[mask].to(hidden.device),
+        lengths=mask.sum(1).tolist(),
+        head=head,
+        inner=inner[0] if inner else None,
+    )
 
 
 def _flat_scores(states: LabelStates, terms: ScoreTerms, reference: LabelStates | None) -> dict[str, Tensor]:
@@ -256,7 +312,8 @@ def _flat_scores(states: LabelStates, terms: ScoreTerms, reference: LabelStates 
             states.hidden, states.head.weight, states.head.bias, states.head, states.labels, given, terms, dtype
         )
     names = ("logps", "beliefs", "others", "kl", "entropy", "reference_entropy", "is_top1")
-    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    found = dict(zip(names, values, strict=True)) | {"inner": states.inner}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _in_rows(flat: Mapping[str, Tensor], lengths: list[int]) -> TokenScores:
@@ -315,7 +372,9 @@ def _run_inside(wrapper: nn.Module, model: nn.Module, function: Callable[..., An
         restore()
 
 
-def score_groups(model: nn.Module, batch: Mapping[str, Tensor], groups: Sequence[RowGroup]) -> list[TokenScores]:
+def score_groups(
+    model: nn.Module, batch: Mapping[str, Tensor], groups: Sequence[RowGroup], layer: int | None = None
+) -> list[TokenScores]:
     """
     [`token_scores`] of groups of rows from one forward pass, inside the forward of whatever wraps the model (DDP,
     FSDP, DeepSpeed).
@@ -327,6 +386,8 @@ def score_groups(model: nn.Module, batch: Mapping[str, Tensor], groups: Sequence
             See [`label_states`].
         groups (`Sequence[RowGroup]`):
             Rows that are scored alike.
+        layer (`int`, *optional*):
+            Inner layer whose hidden states are kept too.
 
     Returns:
         `list[TokenScores]`: One a group, its rows in the order of `RowGroup.rows`.
@@ -337,7 +398,7 @@ def score_groups(model: nn.Module, batch: Mapping[str, Tensor], groups: Sequence
     unwrapped, lengths = extract_model_from_parallel(model), []
 
     def forward(**batch: Tensor) -> dict[str, Tensor]:
-        states = label_states(unwrapped, batch)
+        states = label_states(unwrapped, batch, layer)
         flat = {}
         for index, group in enumerate(groups):
             chosen = states.rows(group.rows)

@@ -79,6 +79,154 @@ def test_the_gradient_of_npo_becomes_that_of_summed_ga_as_beta_goes_to_zero():
     torch.testing.assert_close(logps.grad, MASK.double(), atol=1e-8, rtol=0)
 
 
+def test_simnpo_matches_a_hand_worked_value_without_a_reference():
+    # Mean -2: -2/0.5 * log(sigmoid(0.5 * 2 - 0.25)) = 4 * log(1 + exp(-0.75)).
+    loss = forget.simnpo(LOGPS[:1], MASK[:1], beta=0.5, gamma=0.25)
+    assert loss.item() == pytest.approx(4 * math.log1p(math.exp(-0.75)), abs=1e-12)
+
+
+def test_simnpo_does_not_depend_on_how_often_an_answer_is_repeated():
+    twice = forget.simnpo(LOGPS.repeat(1, 2), MASK.repeat(1, 2))
+    torch.testing.assert_close(twice, forget.simnpo(LOGPS, MASK))
+
+
+def test_wga_weighs_log_pi_by_a_power_of_pi():
+    # pi 1/4 and 1/2, beta 2: weights 1/16 and 1/4 on -2 log 2 and -log 2.
+    logps = torch.tensor([[0.25, 0.5]], dtype=torch.float64).log()
+    loss = forget.wga(logps, torch.ones_like(logps, dtype=torch.bool), beta=2.0, reduction="sum")
+    assert loss.item() == pytest.approx(-(1 / 8 + 1 / 4) * math.log(2), abs=1e-12)
+
+
+def test_tnpo_matches_a_hand_worked_value():
+    # pi 1/4 against 3/4 and 1/2 against 1/4, beta 1: weights 2 * 1/4 = 1/2 and 2 * 2/3 = 4/3.
+    logps = torch.tensor([[0.25, 0.5]], dtype=torch.float64).log()
+    reference = torch.tensor([[0.75, 0.25]], dtype=torch.float64).log()
+    loss = forget.tnpo(logps, reference, torch.ones_like(logps, dtype=torch.bool), beta=1.0)
+    assert loss.item() == pytest.approx(-(1 + 4 / 3) / 2 * math.log(2), abs=1e-12)
+
+
+def test_the_gradient_of_tnpo_is_that_of_npo_on_each_token_alone():
+    logps, tokens = LOGPS.clone().requires_grad_(True), LOGPS.reshape(-1, 1).clone().requires_grad_(True)
+    reference = LOGPS.flip(-1) - 0.3
+    forget.tnpo(logps, reference, MASK, beta=0.7, reduction="sum").sum().backward()
+    forget.npo(tokens, reference.reshape(-1, 1), MASK.reshape(-1, 1), beta=0.7).sum().backward()
+    torch.testing.assert_close(logps.grad, tokens.grad.view_as(logps), atol=1e-12, rtol=0)
+
+
+def test_satimp_weighs_log_pi_by_powers_of_pi_and_of_the_rest():
+    # pi 1/4 and 1/2, beta 2 and 1: weights 1/16 * 3/4 and 1/4 * 1/2 on -2 log 2 and -log 2.
+    logps = torch.tensor([[0.25, 0.5]], dtype=torch.float64).log()
+    loss = forget.satimp(logps, torch.ones_like(logps, dtype=torch.bool), 2.0, 1.0, "sum")
+    assert loss.item() == pytest.approx(-(3 / 32 + 1 / 8) * math.log(2), abs=1e-12)
+
+
+def test_satimp_leaves_a_token_that_is_certain_alone():
+    logps = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+    forget.satimp(logps, torch.ones(1, 1, dtype=torch.bool)).sum().backward()
+    assert logps.grad.item() == 0
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: forget.wga(x, MASK, 0.0),
+        lambda x: forget.tnpo(x, LOGPS - 0.3, MASK, 0.0),
+        lambda x: forget.satimp(x, MASK, 0.0, 0.0),
+    ],
+)
+def test_weighted_objectives_with_exponents_of_zero_are_ga(loss):
+    ours, ga = (LOGPS.clone().requires_grad_(True) for _ in range(2))
+    torch.testing.assert_close(loss(ours), forget.ga(ga, MASK))
+    loss(ours).sum().backward()
+    forget.ga(ga, MASK).sum().backward()
+    torch.testing.assert_close(ours.grad, ga.grad)
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight"),
+    [
+        (lambda x, r: forget.wga(x, MASK, 0.4, "sum"), lambda x, r: x.exp() ** 0.4),
+        (lambda x, r: forget.tnpo(x, r, MASK, 0.4, "sum"), lambda x, r: 2 / (1 + (r.exp() / x.exp()) ** 0.4)),
+        (lambda x, r: forget.satimp(x, MASK, 3.0, 0.5, "sum"), lambda x, r: x.exp() ** 3 * (1 - x.exp()) ** 0.5),
+    ],
+)
+def test_the_gradient_of_a_weighted_objective_is_its_weight_and_the_reference_has_none(loss, weight):
+    logps, reference = LOGPS.clone().requires_grad_(True), (LOGPS - 0.3).requires_grad_(True)
+    loss(logps, reference).sum().backward()
+    expected = weight(LOGPS, LOGPS - 0.3).masked_fill(~MASK, 0)
+    torch.testing.assert_close(logps.grad, expected, atol=1e-12, rtol=0)
+    assert reference.grad is None
+
+
+def test_dpo_of_an_unchanged_model_is_two_log_two_over_beta():
+    loss = forget.dpo(LOGPS, LOGPS, MASK, LOGPS[:, :2], LOGPS[:, :2], MASK[:, :2], beta=0.5)
+    torch.testing.assert_close(loss, torch.full((2,), 2 / 0.5 * math.log(2), dtype=torch.float64))
+
+
+def test_dpo_matches_a_hand_worked_value_for_answers_of_other_lengths():
+    # Rejected: -4 against -3, log-ratio -1; chosen: -2 against -5, log-ratio 3. 2/0.5 * log(1 + exp(-0.5 * 4)).
+    reference = torch.tensor([[-1.0, -2.0, 0.0]], dtype=torch.float64)
+    chosen, chosen_reference = (torch.tensor([[x]], dtype=torch.float64) for x in (-2.0, -5.0))
+    loss = forget.dpo(LOGPS[:1], reference, MASK[:1], chosen, chosen_reference, MASK[:1, :1], beta=0.5)
+    assert loss.item() == pytest.approx(4 * math.log1p(math.exp(-2)), abs=1e-12)
+
+
+def test_dpo_with_a_chosen_answer_that_stays_as_it_was_is_npo():
+    reference = LOGPS - 0.3
+    loss = forget.dpo(LOGPS, reference, MASK, LOGPS, LOGPS, MASK, beta=0.2)
+    torch.testing.assert_close(loss, forget.npo(LOGPS, reference, MASK, beta=0.2))
+
+
+def test_dpo_refuses_another_number_of_chosen_answers_than_rows():
+    with pytest.raises(ValueError, match="2 rows and `chosen_logps` 1"):
+        forget.dpo(LOGPS, LOGPS, MASK, LOGPS[:1], LOGPS[:1], MASK[:1])
+
+
+def test_undial_is_the_cross_entropy_with_the_reference_whose_label_was_lowered():
+    # A reference of (3/4, 1/4) with log 3 off the label is (1/2, 1/2).
+    reference, pi = (torch.tensor([x], dtype=torch.float64).log() for x in ([0.75, 0.25], [0.8, 0.2]))
+    pi.requires_grad_(True)
+    label = torch.tensor([0])
+    scores = token_scores(
+        _states(pi, label, [1]), ScoreTerms(reference_shift=math.log(3)), _states(reference, label, [1])
+    )
+    loss = forget.undial(scores.kl, scores.reference_entropy, scores.mask)
+    assert loss.item() == pytest.approx(-0.5 * math.log(0.8) - 0.5 * math.log(0.2), abs=1e-12)
+    loss.sum().backward()
+    torch.testing.assert_close(pi.grad, torch.tensor([[0.3, -0.3]], dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_ceu_is_the_cross_entropy_with_pi_without_the_label():
+    # pi (0.5, 0.3, 0.2) and label 0: q = (0, 0.6, 0.4), and the gradient of a cross-entropy is pi - q.
+    logits = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64).log().requires_grad_(True)
+    scores = token_scores(_states(logits, torch.tensor([0]), [1]), ScoreTerms(others=True))
+    loss = forget.ceu(scores.others, scores.mask)
+    assert loss.item() == pytest.approx(-0.6 * math.log(0.3) - 0.4 * math.log(0.2), abs=1e-12)
+    loss.sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[0.5, -0.3, -0.2]], dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("value", [7.0, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: forget.simnpo(x, MASK),
+        lambda x: forget.wga(x, MASK),
+        lambda x: forget.tnpo(x, x.detach() - 0.3, MASK),
+        lambda x: forget.satimp(x, MASK),
+        lambda x: forget.dpo(x, LOGPS - 0.3, MASK, x, LOGPS, MASK),
+        lambda x: forget.undial(x, x.detach(), MASK),
+        lambda x: forget.ceu(x, MASK),
+    ],
+)
+def test_what_is_no_label_changes_neither_a_loss_nor_its_gradient(loss, value):
+    zero, other = (LOGPS.masked_fill(~MASK, x).requires_grad_(True) for x in (0.0, value))
+    torch.testing.assert_close(loss(other), loss(zero), atol=0, rtol=0)
+    loss(zero).sum().backward()
+    loss(other).sum().backward()
+    torch.testing.assert_close(other.grad, zero.grad, atol=0, rtol=0)
+
+
 def test_bs_t_with_lambda_zero_is_ga_and_with_lambda_one_the_belief_term_alone():
     beliefs = LOGPS - 1
     torch.testing.assert_close(forget.bs_t(LOGPS, beliefs, MASK, 0.0), forget.ga(LOGPS, MASK))
@@ -180,6 +328,14 @@ def test_bs_s_shares_its_weight_among_the_beliefs_of_a_row():
         lambda: forget.ga(LOGPS[0], MASK[0]),
         lambda: forget.npo(LOGPS, LOGPS[:, :2], MASK),
         lambda: forget.bs_t(LOGPS, LOGPS[:1], MASK),
+        lambda: forget.simnpo(LOGPS, MASK[:1]),
+        lambda: forget.wga(LOGPS, MASK[:, :1]),
+        lambda: forget.tnpo(LOGPS, LOGPS[:1], MASK),
+        lambda: forget.satimp(LOGPS, MASK[:, :1]),
+        lambda: forget.dpo(LOGPS, LOGPS[:1], MASK, LOGPS, LOGPS, MASK),
+        lambda: forget.dpo(LOGPS, LOGPS, MASK, LOGPS, LOGPS[:, :2], MASK),
+        lambda: forget.undial(LOGPS, LOGPS[:1], MASK),
+        lambda: forget.ceu(LOGPS, MASK[:1]),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_with_both_shapes(call):
@@ -198,6 +354,10 @@ def test_an_unknown_reduction_is_refused():
         lambda x: forget.ga(x, MASK),
         lambda x: forget.npo(x, LOGPS - 0.5, MASK, beta=0.3),
         lambda x: forget.bs_t(x, 2 * x - 1, MASK, 0.4),
+        lambda x: forget.simnpo(x, MASK, beta=0.7, gamma=0.2),
+        lambda x: forget.dpo(x, LOGPS - 0.5, MASK, 2 * x[:, :2], LOGPS[:, :2], MASK[:, :2], beta=0.3),
+        lambda x: forget.undial(x, LOGPS.abs(), MASK),
+        lambda x: forget.ceu(x, MASK, "sum"),
     ],
 )
 def test_gradients_agree_with_finite_differences_in_float64(loss):

@@ -39,10 +39,13 @@ def test_kl_of_two_coins_matches_a_hand_worked_value():
     assert loss.item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_kl_ignores_what_is_not_a_label():
-    torch.testing.assert_close(
-        retain.kl(torch.tensor([[1.0, 3.0, 50.0]]), torch.tensor([[True, True, False]])), torch.tensor([2.0])
-    )
+@pytest.mark.parametrize("value", [50.0, math.nan, math.inf])
+def test_kl_ignores_what_is_not_a_label(value):
+    token_kl = torch.tensor([[1.0, 3.0, value]], requires_grad=True)
+    loss = retain.kl(token_kl, torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(loss, torch.tensor([2.0]))
+    loss.sum().backward()
+    torch.testing.assert_close(token_kl.grad, torch.tensor([[0.5, 0.5, 0.0]]))
 
 
 def test_shapes_that_do_not_fit_are_refused():

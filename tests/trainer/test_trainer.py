@@ -14,6 +14,7 @@
 
 import copy
 import logging
+import re
 
 import pytest
 import torch
@@ -21,10 +22,13 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.encoding import encode_row
 from trl_unlearn.token_scores import pad_rows, score_batch
+from trl_unlearn.trainer import pass_scorer
 from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
-from trl_unlearn.trainer.bootstrap_unlearn_trainer import FORGET_OBJECTIVES
+from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
 from trl_unlearn.trainer.passes import retain_index
+from trl_unlearn.trainer.refusals import refusal_of
 
 
 LORA = {"r": 4, "target_modules": "all-linear"}
@@ -125,7 +129,14 @@ def test_accumulating_gives_the_gradients_of_one_batch(
 
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 @pytest.mark.parametrize(
-    "losses", [{}, {"forget_loss_type": "npo", "retain_loss_type": "kl"}, {"retain_loss_type": "none"}]
+    "losses",
+    [
+        {},
+        {"forget_loss_type": "npo", "retain_loss_type": "kl"},
+        {"forget_loss_type": "dpo", "retain_loss_type": "none"},
+        {"forget_loss_type": "undial"},
+        {"forget_loss_type": "rmu", "retain_loss_type": "hidden"},
+    ],
 )
 def test_beliefs_in_slices_give_the_gradients_of_one_pass(
     new_trainer, tiny_model, dtype, tolerance, losses, monkeypatch
@@ -145,10 +156,100 @@ def test_beliefs_in_slices_give_the_gradients_of_one_pass(
         trainer._refresh_beliefs_if_due(trainer.model)
         passes[-1] = 0
         trainer.training_step(trainer.model, inputs)
-        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).double())
+        found = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+        gradients.append(torch.cat(found).double())
     assert passes[0] > passes[1]
     assert gradients[1].norm() > 1e-3
     assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < tolerance
+
+
+@pytest.fixture
+def knowing_model(tiny_model, tiny_tokenizer, forget_rows):
+    """The tiny model, which knows the forget set: weighted objectives leave alone what is not known."""
+    batch = pad_rows([encode_row(row, tiny_tokenizer) for row in forget_rows], tiny_tokenizer.pad_token_id)
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-2)
+    for _ in range(60):
+        (-score_batch(tiny_model, batch).logps.mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert score_batch(tiny_model, batch).logps.mean() > -0.1
+    return tiny_model
+
+
+@pytest.mark.parametrize("peft", [True, False])
+@pytest.mark.parametrize("forget_loss_type", FORGET_OBJECTIVES)
+def test_each_objective_does_to_the_forget_set_what_it_is_for(new_trainer, knowing_model, forget_loss_type, peft):
+    trainer = new_trainer(
+        knowing_model,
+        peft=peft,
+        forget_loss_type=forget_loss_type,
+        retain_loss_type="none",
+        lambda_bss=0.0,
+        num_train_epochs=8,
+        warmup_steps=0,
+        learning_rate=1e-2 if peft else 2e-3,
+        lr_scheduler_type="constant",
+        rmu_coefficient=5.0,
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss/forget" in entry]
+    if forget_loss_type == "rmu":
+        assert logged[-1]["loss/forget"] < 0.9 * logged[0]["loss/forget"]
+    else:
+        assert logged[-1]["forget/logps"] < logged[0]["forget/logps"] - 0.1
+
+
+def test_the_original_model_scores_each_forget_row_once(new_trainer, monkeypatch):
+    scored = []
+    plain = pass_scorer.score_batch
+    monkeypatch.setattr(
+        pass_scorer, "score_batch", lambda model, batch: scored.append(len(batch["labels"])) or plain(model, batch)
+    )
+    trainer = new_trainer(forget_loss_type="npo", num_train_epochs=4, lambda_bss=0.5, belief_refresh_epochs=2)
+    trainer.train()
+    beliefs = {tuple(row["input_ids"]) for row in trainer.belief_store.rows(range(3))}
+    assert len(beliefs) == 9
+    # Three rows, and nine beliefs at each of two refreshes, which may repeat one another.
+    assert 3 + 9 < sum(scored) <= 3 + 2 * 9
+
+
+def test_dpo_prefers_a_refusal_to_the_answer_and_to_its_beliefs(new_trainer, tiny_tokenizer):
+    trainer = new_trainer(forget_loss_type="dpo", retain_loss_type="none", num_beliefs=2)
+    trainer.state.epoch = 0.0
+    trainer.model.train()
+    trainer._refresh_beliefs_if_due(trainer.model)
+    rows = trainer._step_rows(_inputs(trainer, [1]), None)
+    assert [row.kind for row in rows] == ["forget", "beliefs", "beliefs"]
+    for row in rows:
+        text = tiny_tokenizer.decode(row.chosen["input_ids"])
+        assert text.endswith(f"{refusal_of(42, 1)}<|im_end|>")
+        prompt = rows[0].encoded["labels"].count(-100)
+        assert row.chosen["input_ids"][:prompt] == rows[0].encoded["input_ids"][:prompt]
+
+
+def test_dpo_without_prompts_is_refused(new_trainer):
+    with pytest.raises(ValueError, match=r"has the columns \['text'\]"):
+        new_trainer(
+            forget=Dataset.from_list([{"text": "one two three four"}]), forget_loss_type="dpo", prompt_length=2
+        )
+
+
+@pytest.mark.parametrize("peft", [True, False])
+@pytest.mark.parametrize("names", [None, r"layers\.1\.mlp\.down_proj"])
+def test_rmu_trains_only_what_it_was_told_to(new_trainer, names, peft):
+    trainer = new_trainer(
+        peft=peft, forget_loss_type="rmu", rmu_layer=1, rmu_parameters=names, lambda_bss=0.0, warmup_steps=0
+    )
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    changed = [name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])]
+    assert changed
+    assert all(re.search(names or r"layers\.[01]\.", name) for name in changed)
+
+
+def test_rmu_without_anything_to_train_is_refused(new_trainer):
+    with pytest.raises(ValueError, match="leave no parameter to train"):
+        new_trainer(forget_loss_type="rmu", rmu_parameters="layers.77")
 
 
 def test_a_run_logs_each_term_by_group_and_name(new_trainer):

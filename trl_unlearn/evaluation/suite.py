@@ -20,6 +20,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,67 +129,44 @@ def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, lis
     return values, forget_answers
 
 
-def _fluency(
-    target: PreTrainedModel, answers: dict[str, list[Completion]], setting: _Setting
-) -> dict[str, list[float]]:
-    """Fluency of each model's answers to the forget set, judged by the target."""
+def _answer_logps(
+    judge: PreTrainedModel, role: str, answers: list[Completion], setting: _Setting
+) -> list[list[float]]:
+    """Log-probs of the tokens of a model's answers to the forget set under the target."""
     prompts = [row["input_ids"][: row["prompt_length"]] for row in setting.sets["forget"].answers]
-    ids = {role: [_text_ids(answer) for answer in found] for role, found in answers.items()}
-    logps = {}
-    for role, texts in ids.items():
-        rows = [continuation_row(prompt, text) for prompt, text in zip(prompts, texts, strict=True) if text]
-        scores = iter(
-            score_rows_together(
-                target,
-                rows,
-                pad_token_id=setting.pad_token_id,
-                batch_size=setting.score_batch_size,
-                desc=f"Judging the fluency of {role}",
-            )
+    texts = [_text_ids(answer) for answer in answers]
+    rows = [continuation_row(prompt, text) for prompt, text in zip(prompts, texts, strict=True) if text]
+    scores = iter(
+        score_rows_together(
+            judge,
+            rows,
+            pad_token_id=setting.pad_token_id,
+            batch_size=setting.score_batch_size,
+            desc=f"Judging the fluency of {role}",
         )
-        logps[role] = [next(scores).logps if text else [] for text in texts]
-    metric, vocab_size = FluencyStandin(), len(setting.tokenizer)
-    return {
-        role: metric.compute(ids=ids[role], logps=logps[role], own_logps=logps["target"], vocab_size=vocab_size)[
-            "per_row"
-        ]
-        for role in answers
-    }
+    )
+    return [next(scores).logps if text else [] for text in texts]
 
 
-def _run_models(
-    models: Mapping[str, Callable[[], PreTrainedModel]], setting: _Setting
-) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
-    """Values of each row, model by model, and what is to be known of the target: its dtype and device."""
-    per_row, answers, frozen, info = {}, {}, [], {}
-    before: list[list[float]] = []
-    for role, load in models.items():
-        model = load()
-        if role == "target":
-            info = {"dtype": str(model.dtype).removeprefix("torch."), "device": str(model.device.type)}
-            frozen = freeze_beliefs(
-                model,
-                setting.tokenizer,
-                setting.sets["forget"].answers,
-                num_beliefs=setting.num_squeezing_beliefs,
-                max_new_tokens=setting.max_completion_length,
-                pad_token_id=setting.pad_token_id,
-                seed=setting.seed,
-                batch_size=setting.batch_size,
-            )
-        per_row[role], answers[role] = _run_model(model, setting)
-        if any(frozen):
-            now = belief_logps(model, frozen, pad_token_id=setting.pad_token_id, batch_size=setting.score_batch_size)
-            before = before or now
-            per_row[role]["forget/squeezing"] = Squeezing().compute(now=now, before=before)["per_row"]
-        del model
-        _free_memory()
-    if answers["target"]:
-        # Loaded a second time rather than kept: only one model has to fit in memory.
-        for role, values in _fluency(models["target"](), answers, setting).items():
-            per_row[role]["utility/fluency_standin"] = values
-        _free_memory()
-    return per_row, info
+@dataclass
+class _Target:
+    """What every other model is measured against."""
+
+    beliefs: list[list[dict[str, list[int]]]]
+    belief_logps: list[list[float]]
+    answer_logps: list[list[float]]
+
+
+def _with_squeezing(
+    model: PreTrainedModel, setting: _Setting, beliefs: list[list[dict[str, list[int]]]], before: list[list[float]]
+) -> tuple[dict[str, list[float]], list[Completion], list[list[float]]]:
+    """Values of each row, the answers to the forget set, and the log-probs of the frozen beliefs."""
+    values, answers = _run_model(model, setting)
+    if not any(beliefs):
+        return values, answers, []
+    now = belief_logps(model, beliefs, pad_token_id=setting.pad_token_id, batch_size=setting.score_batch_size)
+    values["forget/squeezing"] = Squeezing().compute(now=now, before=before or now)["per_row"]
+    return values, answers, now
 
 
 def _summarise(per_row: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, Measurement]]:
@@ -225,19 +203,9 @@ def _check(
         raise ValueError(f"`num_squeezing_beliefs` is {num_squeezing_beliefs}. Give at least 1 sample a forget row.")
 
 
-def evaluate_models(
-    models: Mapping[str, Callable[[], PreTrainedModel] | None],
-    rows: EvaluationRows,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    parity: str = "open-unlearning",
-    batch_size: int | None = None,
-    max_completion_length: int = 200,
-    num_squeezing_beliefs: int = 4,
-    seed: int = 42,
-) -> EvaluationOutcome:
+class Suite:
     """
-    Run the TOFU suite on a target, an unlearned and a retrained model.
+    The TOFU suite with a target and a retrained model that are measured once, for any number of unlearned ones.
 
     What a row set has no columns for is left out of the result: paraphrase probability needs `paraphrased_answer`,
     truth ratios, forget quality and Mem `perturbed_answer` too, model utility and Util `real_authors` and
@@ -246,9 +214,9 @@ def evaluate_models(
 
     Args:
         models (`Mapping[str, Callable]`):
-            `"target"` (required), `"unlearned"` and `"retrained"` -> function without arguments that loads the model.
-            They are loaded one after another and dropped after use; the target a second time at the end, to judge
-            fluency. `None` leaves a model out.
+            `"target"` (required) and `"retrained"` -> function without arguments that loads the model. They are loaded
+            one after another and dropped after use; the target again where fluency is judged. `None` leaves a model
+            out.
         rows ([`~evaluation.tofu.EvaluationRows`]):
             Row sets.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -264,45 +232,143 @@ def evaluate_models(
         seed (`int`, *optional*, defaults to `42`):
             Seed of these samples.
 
-    Returns:
-        [`EvaluationOutcome`]: The result with number of rows and standard error (standard deviation / sqrt(n)) of
-        every mean, and the values of each row.
-
     Raises:
         `ValueError`: If `target` is missing, a name or option is unknown, or a row cannot be encoded.
     """
-    _check(models, parity, num_squeezing_beliefs)
-    given = {
-        "forget": rows.forget,
-        "retain": rows.retain,
-        "real_authors": rows.real_authors,
-        "world_facts": rows.world_facts,
-    }
-    setting = _Setting(
-        tokenizer=tokenizer,
-        sets={name: encode_set(found, tokenizer, name=name) for name, found in given.items() if found is not None},
-        parity=parity,
-        batch_size=batch_size,
-        max_completion_length=max_completion_length,
-        num_squeezing_beliefs=num_squeezing_beliefs,
-        seed=seed,
-    )
-    per_row, info = _run_models({role: models[role] for role in MODEL_ROLES if models.get(role)}, setting)
-    protocol = {
-        "parity": parity,
-        "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
-        "max_completion_length": max_completion_length,
-        "num_squeezing_beliefs": num_squeezing_beliefs,
-        "fluency_source": "standin",
-        "seed": seed,
-        "dtype": info["dtype"],
-    }
-    environment = {
-        "python": platform.python_version(),
-        **{library: version(library) for library in _LIBRARIES},
-        "device": info["device"],
-    }
-    result = EvaluationResult(
-        parity=parity, suites=["tofu"], models=_summarise(per_row), protocol=protocol, environment=environment
-    )
-    return EvaluationOutcome(result=result, per_row=per_row)
+
+    def __init__(
+        self,
+        models: Mapping[str, Callable[[], PreTrainedModel] | None],
+        rows: EvaluationRows,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        parity: str = "open-unlearning",
+        batch_size: int | None = None,
+        max_completion_length: int = 200,
+        num_squeezing_beliefs: int = 4,
+        seed: int = 42,
+    ):
+        _check(models, parity, num_squeezing_beliefs)
+        given = {name: getattr(rows, name) for name in ("forget", "retain", "real_authors", "world_facts")}
+        self.setting = _Setting(
+            tokenizer=tokenizer,
+            sets={name: encode_set(found, tokenizer, name=name) for name, found in given.items() if found is not None},
+            parity=parity,
+            batch_size=batch_size,
+            max_completion_length=max_completion_length,
+            num_squeezing_beliefs=num_squeezing_beliefs,
+            seed=seed,
+        )
+        self._load_target = models["target"]
+        self._per_row: dict[str, dict[str, list[float]]] = {}
+        self._measure_target()
+        if models.get("retrained") is not None:
+            self._per_row["retrained"] = self._measure("retrained", models["retrained"])
+
+    def _measure_target(self) -> None:
+        setting = self.setting
+        model = self._load_target()
+        self._dtype, self._device = str(model.dtype).removeprefix("torch."), model.device.type
+        beliefs = freeze_beliefs(
+            model,
+            setting.tokenizer,
+            setting.sets["forget"].answers,
+            num_beliefs=setting.num_squeezing_beliefs,
+            max_new_tokens=setting.max_completion_length,
+            pad_token_id=setting.pad_token_id,
+            seed=setting.seed,
+            batch_size=setting.batch_size,
+        )
+        values, answers, logps = _with_squeezing(model, setting, beliefs, [])
+        answer_logps = _answer_logps(model, "target", answers, setting) if answers else []
+        self._target = _Target(beliefs, logps, answer_logps)
+        self._per_row["target"] = values
+        if answers:
+            values["utility/fluency_standin"] = self._fluency(answers, answer_logps)
+        del model
+        _free_memory()
+
+    def _measure(self, role: str, load: Callable[[], PreTrainedModel]) -> dict[str, list[float]]:
+        model = load()
+        values, answers, _ = _with_squeezing(model, self.setting, self._target.beliefs, self._target.belief_logps)
+        del model
+        _free_memory()
+        if answers:
+            # Loaded again rather than kept: only one model has to fit in memory.
+            logps = _answer_logps(self._load_target(), role, answers, self.setting)
+            values["utility/fluency_standin"] = self._fluency(answers, logps)
+            _free_memory()
+        return values
+
+    def _fluency(self, answers: list[Completion], logps: list[list[float]]) -> list[float]:
+        return FluencyStandin().compute(
+            ids=[_text_ids(answer) for answer in answers],
+            logps=logps,
+            own_logps=self._target.answer_logps,
+            vocab_size=len(self.setting.tokenizer),
+        )["per_row"]
+
+    def evaluate(self, unlearned: Callable[[], PreTrainedModel] | None = None) -> EvaluationOutcome:
+        """
+        Results of an unlearned model beside the others'.
+
+        Args:
+            unlearned (`Callable`, *optional*):
+                Function without arguments that loads the model. `None` leaves it out.
+
+        Returns:
+            [`EvaluationOutcome`]: The result with number of rows and standard error (standard deviation / sqrt(n)) of
+            every mean, and the values of each row.
+        """
+        per_row = dict(self._per_row)
+        if unlearned is not None:
+            per_row["unlearned"] = self._measure("unlearned", unlearned)
+        per_row = {role: per_row[role] for role in MODEL_ROLES if role in per_row}
+        setting = self.setting
+        protocol = {
+            "parity": setting.parity,
+            "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
+            "max_completion_length": setting.max_completion_length,
+            "num_squeezing_beliefs": setting.num_squeezing_beliefs,
+            "fluency_source": "standin",
+            "seed": setting.seed,
+            "dtype": self._dtype,
+        }
+        environment = {
+            "python": platform.python_version(),
+            **{library: version(library) for library in _LIBRARIES},
+            "device": self._device,
+        }
+        result = EvaluationResult(
+            parity=setting.parity,
+            suites=["tofu"],
+            models=_summarise(per_row),
+            protocol=protocol,
+            environment=environment,
+        )
+        return EvaluationOutcome(result=result, per_row=per_row)
+
+
+def evaluate_models(
+    models: Mapping[str, Callable[[], PreTrainedModel] | None],
+    rows: EvaluationRows,
+    tokenizer: PreTrainedTokenizerBase,
+    **options: Any,
+) -> EvaluationOutcome:
+    """
+    Run the TOFU suite once, on a target, an unlearned and a retrained model.
+
+    Args:
+        models (`Mapping[str, Callable]`):
+            `"target"` (required), `"unlearned"` and `"retrained"` -> function without arguments that loads the model.
+        rows, tokenizer, options:
+            See [`Suite`].
+
+    Returns:
+        [`EvaluationOutcome`]: See [`Suite.evaluate`].
+
+    Raises:
+        `ValueError`: See [`Suite`].
+    """
+    suite = Suite(models, rows, tokenizer, **options)
+    return suite.evaluate(models.get("unlearned"))

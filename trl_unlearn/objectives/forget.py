@@ -104,6 +104,203 @@ def npo(logps: Tensor, reference_logps: Tensor, mask: Tensor, beta: float = 0.1)
     return -F.logsigmoid(-beta * log_ratio) * 2 / beta
 
 
+def simnpo(logps: Tensor, mask: Tensor, beta: float = 4.5, gamma: float = 0.0) -> Tensor:
+    r"""
+    Simple negative preference optimisation, without a reference:
+    \\(-\frac{2}{\beta} \log \sigma(-\frac{\beta}{|y|} \log \pi(y|x) - \gamma)\\).
+
+    Args:
+        logps, mask:
+            See [`ga`]. log pi_y is averaged over the label tokens of a row.
+        beta (`float`, *optional*, defaults to `4.5`):
+            Inverse temperature.
+        gamma (`float`, *optional*, defaults to `0.0`):
+            Margin, as in the paper: outside of beta. OpenUnlearning's `delta` is gamma / beta.
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+
+    Source: Simplicity Prevails (https://huggingface.co/papers/2410.07163).
+    """
+    return -F.logsigmoid(-beta * reduce_tokens(logps, mask) - gamma) * 2 / beta
+
+
+def _weighted_ga(weights: Tensor, logps: Tensor, mask: Tensor, reduction: str) -> Tensor:
+    # A weight of 0 at what is no label: the gradient of a NaN there is then 0 too.
+    return reduce_tokens(weights.detach().masked_fill(~mask, 0) * logps, mask, reduction)
+
+
+def wga(logps: Tensor, mask: Tensor, beta: float = 1.0, reduction: str = "mean") -> Tensor:
+    r"""
+    Weighted gradient ascent: \\(sg(\pi_y^\beta) \log \pi_y\\). The weight has no gradient; it takes a token that is
+    already unlikely out of the ascent.
+
+    Args:
+        logps, mask, reduction:
+            See [`ga`].
+        beta (`float`, *optional*, defaults to `1.0`):
+            Exponent; 0 is [`ga`].
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+
+    Source: Rethinking LLM Unlearning Objectives (https://huggingface.co/papers/2502.19301).
+    """
+    _check_shapes(logps=logps, mask=mask)
+    return _weighted_ga((beta * logps).exp(), logps, mask, reduction)
+
+
+def tnpo(logps: Tensor, reference_logps: Tensor, mask: Tensor, beta: float = 1.0, reduction: str = "mean") -> Tensor:
+    r"""
+    Token-wise NPO: \\(sg(w) \log \pi_y\\) with
+    \\(w = \frac{2 \pi_y^\beta}{\pi_y^\beta + \pi_{ref,y}^\beta} = 2 \sigma(\beta \log \frac{\pi_y}{\pi_{ref,y}})\\).
+
+    The weight has no gradient, as in the authors' code; the gradient is that of [`npo`] on each token alone.
+
+    Args:
+        logps, mask, reduction:
+            See [`ga`].
+        reference_logps (`torch.Tensor`):
+            log pi_y under the model as it was passed in, of the same shape.
+        beta (`float`, *optional*, defaults to `1.0`):
+            Inverse temperature; 0 is [`ga`].
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+
+    Source: Rethinking LLM Unlearning Objectives (https://huggingface.co/papers/2502.19301).
+    """
+    _check_shapes(logps=logps, reference_logps=reference_logps, mask=mask)
+    return _weighted_ga(2 * (beta * (logps - reference_logps)).sigmoid(), logps, mask, reduction)
+
+
+def satimp(logps: Tensor, mask: Tensor, beta1: float = 5.0, beta2: float = 1.0, reduction: str = "mean") -> Tensor:
+    r"""
+    Saturation and importance: \\(sg(\pi_y^{\beta_1} (1 - \pi_y)^{\beta_2}) \log \pi_y\\). The weight has no gradient.
+
+    Args:
+        logps, mask, reduction:
+            See [`ga`].
+        beta1 (`float`, *optional*, defaults to `5.0`):
+            Exponent of the saturation: an unlikely token counts less.
+        beta2 (`float`, *optional*, defaults to `1.0`):
+            Exponent of the importance: a sure token counts less. With both 0 this is [`ga`], with only this 0
+            [`wga`].
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+
+    Source: Exploring Criteria of Loss Reweighting (https://huggingface.co/papers/2505.11953).
+    """
+    _check_shapes(logps=logps, mask=mask)
+    return _weighted_ga((beta1 * logps).exp() * (-torch.expm1(logps)) ** beta2, logps, mask, reduction)
+
+
+def dpo(
+    logps: Tensor,
+    reference_logps: Tensor,
+    mask: Tensor,
+    chosen_logps: Tensor,
+    chosen_reference_logps: Tensor,
+    chosen_mask: Tensor,
+    beta: float = 0.1,
+) -> Tensor:
+    r"""
+    Direct preference optimisation of an "I don't know" answer over the answer to forget:
+    \\(-\frac{2}{\beta} \log \sigma(\beta \log \frac{\pi(y_c|x)}{\pi_{ref}(y_c|x)} -
+    \beta \log \frac{\pi(y|x)}{\pi_{ref}(y|x)})\\), with log-probabilities summed over a row.
+
+    Of the scales in use (NPO's paper 1 / beta, its code and OpenUnlearning 2 / beta, TOFU's code 1) this is 2 / beta:
+    [`npo`] is then the same loss with the chosen answer left out.
+
+    Args:
+        logps, reference_logps, mask:
+            The answer to forget, which is rejected; see [`npo`].
+        chosen_logps, chosen_reference_logps, chosen_mask (`torch.Tensor`):
+            The same of the chosen answer, of shape `(num_rows, max_chosen_labels)`.
+        beta (`float`, *optional*, defaults to `0.1`):
+            Inverse temperature.
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes of an answer differ, or the numbers of rows.
+
+    Source: Negative Preference Optimization (https://huggingface.co/papers/2404.05868), Eq. 2, and its code.
+    """
+    _check_shapes(logps=logps, reference_logps=reference_logps, mask=mask)
+    _check_shapes(chosen_logps=chosen_logps, chosen_reference_logps=chosen_reference_logps, chosen_mask=chosen_mask)
+    if len(logps) != len(chosen_logps):
+        raise ValueError(
+            f"`logps` has {len(logps)} rows and `chosen_logps` {len(chosen_logps)}. Pass one chosen answer a row."
+        )
+    rejected = reduce_tokens(logps - reference_logps, mask, "sum")
+    chosen = reduce_tokens(chosen_logps - chosen_reference_logps, chosen_mask, "sum")
+    return -F.logsigmoid(beta * (chosen - rejected)) * 2 / beta
+
+
+def undial(kl: Tensor, reference_entropy: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
+    r"""
+    Self-distillation on adjusted logits: the cross-entropy \\(KL(t \| \pi) + H(t)\\) with the reference t, whose
+    logit of the label was lowered. Only label tokens count; OpenUnlearning averages over prompt and padding as well.
+
+    Args:
+        kl (`torch.Tensor`):
+            KL(t || pi) of each label token, in nats, of shape `(num_rows, max_labels)` (see
+            [`~trl_unlearn.token_scores.TokenScores`], with `ScoreTerms(reference_shift=strength)`).
+        reference_entropy (`torch.Tensor`):
+            Entropy of t, in nats, of the same shape.
+        mask, reduction:
+            See [`ga`].
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+
+    Source: UNDIAL (https://huggingface.co/papers/2402.10052).
+    """
+    _check_shapes(kl=kl, reference_entropy=reference_entropy, mask=mask)
+    return reduce_tokens(kl + reference_entropy, mask, reduction)
+
+
+def ceu(others: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
+    r"""
+    Cross-entropy unlearning: \\(-\sum_{v \ne y} sg(q_v) \log \pi_v\\), where q is pi without the label, renormalised.
+    Every label token counts, where the authors leave out the first of an answer.
+
+    Args:
+        others (`torch.Tensor`):
+            \\(\sum_{v \ne y} q_v \log \pi_v\\) of each label token, in nats, of shape `(num_rows, max_labels)` (see
+            [`~trl_unlearn.token_scores.TokenScores`]).
+        mask, reduction:
+            See [`ga`].
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+
+    Source: CE-U (https://huggingface.co/papers/2503.01224).
+    """
+    return -reduce_tokens(others, mask, reduction)
+
+
 def bs_t(logps: Tensor, beliefs: Tensor, mask: Tensor, lambda_bst: float = 0.2, reduction: str = "mean") -> Tensor:
     r"""
     Bootstrapping on tokens: \\(\langle t, \log \pi \rangle\\) with the target

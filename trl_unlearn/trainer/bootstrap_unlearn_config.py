@@ -23,8 +23,10 @@ from trl import SFTConfig
 from ..generation import RESERVED_GENERATION_KWARGS
 
 
-FORGET_LOSS_TYPES = ("ga", "npo", "bs_t")
-RETAIN_LOSS_TYPES = ("nll", "kl", "none")
+FORGET_LOSS_TYPES = ("ga", "npo", "simnpo", "wga", "tnpo", "dpo", "undial", "satimp", "ceu", "rmu", "bs_t")
+RETAIN_LOSS_TYPES = ("nll", "kl", "hidden", "none")
+# `beta` where it is not set: the published settings of each objective.
+_BETAS = {"npo": 0.1, "dpo": 0.1, "simnpo": 4.5, "wga": 1.0, "tnpo": 1.0}
 # Options of the parent that would be ignored, or that would change what is scored: (name, value allowed, why).
 _FIXED_OPTIONS = (
     ("packing", False, "a belief belongs to one row, and packing joins rows"),
@@ -53,19 +55,38 @@ class BootstrapUnlearnConfig(SFTConfig):
         > Parameters that control the two terms
 
         forget_loss_type (`str`, *optional*, defaults to `"bs_t"`):
-            What is minimised on the forget set: `"ga"` (gradient ascent), `"npo"` (negative preference optimisation)
-            or `"bs_t"` (bootstrapping on tokens).
+            What is minimised on the forget set: `"bs_t"` (bootstrapping on tokens), `"ga"` (gradient ascent), `"npo"`
+            (negative preference optimisation), `"simnpo"` (without a reference), `"wga"`, `"tnpo"`, `"satimp"` (token
+            weights), `"dpo"` (prefers "I don't know" answers), `"undial"` (self-distillation with a lowered label),
+            `"ceu"` (cross-entropy without the label) or `"rmu"` (hidden states to a random direction).
         forget_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the forget term.
         retain_loss_type (`str`, *optional*, defaults to `"nll"`):
-            What is minimised on the retain set: `"nll"`, `"kl"` (divergence from the original model) or `"none"`
-            (no retain set is needed).
+            What is minimised on the retain set: `"nll"`, `"kl"` (divergence from the original model), `"hidden"`
+            (distance of hidden states from the original model's, for RMU) or `"none"` (no retain set is needed).
         retain_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the retain term.
-        beta (`float`, *optional*, defaults to `0.1`):
-            Inverse temperature of `"npo"`.
         token_reduction (`str`, *optional*, defaults to `"mean"`):
-            `"mean"` or `"sum"` over the label tokens of a row. NPO always sums.
+            `"mean"` or `"sum"` over the label tokens of a row. NPO and DPO always sum, SimNPO averages.
+
+        > Parameters of single objectives
+
+        beta (`float`, *optional*):
+            Inverse temperature of `"npo"` and `"dpo"` (0.1 if not set), `"simnpo"` (4.5) and `"tnpo"` (1), exponent of
+            the weights of `"wga"` (1).
+        gamma (`float`, *optional*, defaults to `0.0`):
+            Margin of `"simnpo"`.
+        undial_strength (`float`, *optional*, defaults to `10.0`):
+            What `"undial"` takes off the label's logit in the distribution that it distils.
+        satimp_beta1, satimp_beta2 (`float`, *optional*, defaults to `5.0` and `1.0`):
+            Exponents of the probability, and of one minus it, in the weights of `"satimp"`.
+        rmu_layer (`int`, *optional*):
+            Layer whose hidden states `"rmu"` and the retain loss `"hidden"` act on. A third of the depth if not set.
+        rmu_coefficient (`float`, *optional*, defaults to `2.0`):
+            Length of the vector that `"rmu"` pushes hidden states to.
+        rmu_parameters (`str`, *optional*):
+            Regular expression of the names of the parameters that `"rmu"` trains. Those of `rmu_layer` and of the two
+            layers before it if not set.
 
         > Parameters that control token beliefs (BS-T)
 
@@ -146,23 +167,53 @@ class BootstrapUnlearnConfig(SFTConfig):
     forget_loss_type: str = field(
         default="bs_t",
         metadata={
-            "help": "Objective on the forget set: 'ga' (gradient ascent), 'npo' (negative preference optimisation) or "
-            "'bs_t' (bootstrapping on tokens).",
+            "help": "Objective on the forget set: 'bs_t' (bootstrapping on tokens), 'ga' (gradient ascent), 'npo', "
+            "'simnpo', 'wga', 'tnpo', 'satimp', 'dpo', 'undial', 'ceu' or 'rmu'.",
         },
     )
     forget_weight: float = field(default=1.0, metadata={"help": "Weight of the forget term."})
     retain_loss_type: str = field(
         default="nll",
         metadata={
-            "help": "Objective on the retain set: 'nll', 'kl' (divergence from the original model) or 'none' (no "
-            "retain set is needed).",
+            "help": "Objective on the retain set: 'nll', 'kl' (divergence from the original model), 'hidden' "
+            "(distance of hidden states from the original model's, for 'rmu') or 'none' (no retain set is needed).",
         },
     )
     retain_weight: float = field(default=1.0, metadata={"help": "Weight of the retain term."})
-    beta: float = field(default=0.1, metadata={"help": "Inverse temperature of 'npo'."})
+    beta: float | None = field(
+        default=None,
+        metadata={
+            "help": "Inverse temperature of 'npo', 'dpo' (both 0.1 if not set), 'simnpo' (4.5) and 'tnpo' (1), "
+            "exponent of the weights of 'wga' (1)."
+        },
+    )
+    gamma: float = field(default=0.0, metadata={"help": "Margin of 'simnpo'."})
+    undial_strength: float = field(
+        default=10.0, metadata={"help": "What 'undial' takes off the label's logit in the target."}
+    )
+    satimp_beta1: float = field(
+        default=5.0, metadata={"help": "Exponent of the probability in the weights of 'satimp'."}
+    )
+    satimp_beta2: float = field(
+        default=1.0, metadata={"help": "Exponent of one minus the probability in the weights of 'satimp'."}
+    )
+    rmu_layer: int | None = field(
+        default=None,
+        metadata={"help": "Layer whose hidden states 'rmu' and 'hidden' act on. If not set: a third of the depth."},
+    )
+    rmu_coefficient: float = field(
+        default=2.0, metadata={"help": "Length of the vector that 'rmu' pushes hidden states to."}
+    )
+    rmu_parameters: str | None = field(
+        default=None,
+        metadata={
+            "help": "Regular expression of the names of the parameters that 'rmu' trains. If not set: those of "
+            "`rmu_layer` and of the two layers before it."
+        },
+    )
     token_reduction: str = field(
         default="mean",
-        metadata={"help": "'mean' or 'sum' over the label tokens of a row. NPO always sums."},
+        metadata={"help": "'mean' or 'sum' over the label tokens of a row. NPO and DPO always sum."},
     )
 
     # Parameters that control token beliefs
@@ -225,6 +276,8 @@ class BootstrapUnlearnConfig(SFTConfig):
         super().__post_init__()
         if self.num_belief_candidates is None:
             self.num_belief_candidates = self.num_beliefs
+        if self.beta is None:
+            self.beta = _BETAS.get(self.forget_loss_type)
         self._refuse_choices()
         self._refuse_ranges()
         self._refuse_inherited()
@@ -252,10 +305,14 @@ class BootstrapUnlearnConfig(SFTConfig):
                     f"`{name}` must be in [0, 1], got {getattr(self, name)}. It is the share of the loss that goes to "
                     "the beliefs; the rest stays on the target."
                 )
-        for name in ("forget_weight", "retain_weight", "belief_refresh_epochs", "top_k"):
+        weights = ("forget_weight", "retain_weight", "undial_strength", "satimp_beta1", "satimp_beta2")
+        for name in (*weights, "belief_refresh_epochs", "top_k"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        for name in ("beta", "belief_temperature", "temperature"):
+        for name in ("beta", "belief_temperature", "temperature", "rmu_coefficient"):
+            # `wga` with exponent 0 is gradient ascent.
+            if getattr(self, name) is None or (name == "beta" and self.forget_loss_type == "wga" and self.beta == 0):
+                continue
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         for name in ("belief_top_k", "max_completion_length", "prompt_length"):

@@ -15,8 +15,9 @@
 """Unlearning as a TRL trainer."""
 
 import contextlib
+import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,47 +26,32 @@ from accelerate import DistributedType
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTTrainer
 
 from .._trl import disable_dropout_in_model, unwrap_model_for_generation
 from ..beliefs import BeliefSampling, BeliefStore
-from ..encoding import ENCODED_COLUMNS, encode_dataset
+from ..encoding import ENCODED_COLUMNS, encode_dataset, encode_row, with_answer
 from ..generation import eos_token_ids
 from ..hub.card import render_card
-from ..objectives import forget, retain
+from ..objectives import forget, hidden, retain
 from ..records import UnlearningRun
-from ..token_scores import (
-    LabelStates,
-    RowGroup,
-    ScoreTerms,
-    TokenScores,
-    check_head,
-    label_states,
-    score_batch,
-    score_groups,
-    token_scores,
-)
+from ..token_scores import LabelStates, TokenScores, check_head, layer_of, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import refuse_input, warn_of_overlap
 from .collator import DataCollatorForUnlearning
+from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
+from .pass_scorer import PassScorer
 from .passes import StepRow, collate_rows, cut_rows, padded_tokens, retain_index, split_to, without_synchronisation
 from .reference import add_reference_adapter, frozen_copy, reference_model, without_reference_adapter
+from .refusals import refusal_of
 from .run_record import RunClock, build_run_record
 from .throughput import StepMeter
 
 
 # Learning rates where `learning_rate` is not set: an adapter wants one 10 to 50 times higher.
 _LEARNING_RATE, _ADAPTER_LEARNING_RATE = 1e-5, 2e-4
-
-FORGET_OBJECTIVES: dict[str, Callable[[TokenScores, Tensor | None, BootstrapUnlearnConfig], Tensor]] = {
-    "ga": lambda scores, reference, args: forget.ga(scores.logps, scores.mask, args.token_reduction),
-    "npo": lambda scores, reference, args: forget.npo(scores.logps, reference, scores.mask, args.beta),
-    "bs_t": lambda scores, reference, args: forget.bs_t(
-        scores.logps, scores.beliefs, scores.mask, args.lambda_bst, args.token_reduction
-    ),
-}
-_NEEDS_REFERENCE = frozenset({"npo"})
 
 
 class BootstrapUnlearnTrainer(SFTTrainer):
@@ -148,8 +134,9 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         if args.learning_rate is None:
             adapts = peft_config is not None or isinstance(model, PeftModel)
             args.learning_rate = _ADAPTER_LEARNING_RATE if adapts else _LEARNING_RATE
-        needs_reference = args.forget_loss_type in _NEEDS_REFERENCE or (
-            args.uses_retain and args.retain_loss_type == "kl"
+        self._objective = FORGET_OBJECTIVES[args.forget_loss_type]
+        needs_reference = self._objective.needs_reference or (
+            args.uses_retain and args.retain_loss_type in ("kl", "hidden")
         )
         self._continues_adapter = isinstance(model, PeftModel)
         if needs_reference and self._continues_adapter:
@@ -186,9 +173,11 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         self.ref_model = None
         if needs_reference and not isinstance(self.model, PeftModel):
             self.ref_model = self.accelerator.prepare_model(frozen_copy(self.model), evaluation_mode=True)
+        self._choose_inner_layer()
         sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
         self._is_sharded = self.accelerator.distributed_type in sharded
         self._meter = StepMeter(self.accelerator, self.model.config.get_text_config())
+        self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded)
         self._row_metrics: dict[str, list[Tensor]] = defaultdict(list)
         self.belief_store = self._new_belief_store() if args.lambda_bss > 0 else None
 
@@ -210,13 +199,63 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             text_field=args.dataset_text_field,
             num_proc=args.dataset_num_proc,
         )
-        return encoded.add_column("row", list(range(len(encoded)))) if name == "forget" else encoded
+        if name != "forget":
+            return encoded
+        if self._objective.needs_chosen:
+            encoded = self._with_refusals(encoded, dataset, processing_class, args)
+        return encoded.add_column("row", list(range(len(encoded))))
+
+    @staticmethod
+    def _with_refusals(
+        encoded: Dataset, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: BootstrapUnlearnConfig
+    ) -> Dataset:
+        """Beside each forget row, an "I don't know" answer to its prompt."""
+        columns = set(dataset.column_names)
+        if not ({"prompt", "completion"} <= columns or "messages" in columns):
+            raise ValueError(
+                f"`forget_loss_type='dpo'` prefers other answers to the same prompts, but the forget set has the "
+                f"columns {dataset.column_names}. Give `prompt` and `completion`, or `messages`."
+            )
+        answers = [with_answer(row, refusal_of(args.seed, index)) for index, row in enumerate(dataset)]
+        chosen = [encode_row(row, tokenizer, max_length=args.max_length) for row in answers]
+        for name in ("input_ids", "labels"):
+            encoded = encoded.add_column(f"chosen_{name}", [row[name] for row in chosen])
+        return encoded
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = [*ENCODED_COLUMNS, "row"]
 
     def _reference(self) -> contextlib.AbstractContextManager[nn.Module]:
         return reference_model(self.accelerator.unwrap_model(self.model), self.ref_model)
+
+    def _choose_inner_layer(self) -> None:
+        """Resolve `rmu_layer`, and for RMU let only the parameters train that it is about."""
+        args = self.args
+        if not self._objective.needs_inner and args.retain_loss_type != "hidden":
+            return
+        if args.rmu_layer is None:
+            args.rmu_layer = self.model.config.get_text_config().num_hidden_layers // 3
+        layer_of(self.model, args.rmu_layer)
+        if not self._objective.needs_inner:
+            return
+        layers = range(max(0, args.rmu_layer - 2), args.rmu_layer + 1)
+        kept = {
+            id(parameter)
+            for layer in layers
+            for parameter in layer_of(self.model, layer).parameters()
+            if args.rmu_parameters is None
+        }
+        names = []
+        for name, parameter in self.model.named_parameters():
+            chosen = id(parameter) in kept if args.rmu_parameters is None else re.search(args.rmu_parameters, name)
+            parameter.requires_grad_(bool(parameter.requires_grad and chosen))
+            if parameter.requires_grad:
+                names.append(name)
+        if not names:
+            raise ValueError(
+                f"`rmu_parameters={args.rmu_parameters!r}` and `rmu_layer={args.rmu_layer}` leave no parameter to "
+                "train. Choose names of parameters that train (with LoRA, those of the adapter)."
+            )
 
     # Beliefs
 
@@ -247,6 +286,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         due = int(self.state.epoch / every + 1e-6) if every > 0 else 0
         if self.belief_store.refresh == due:
             return
+        self._scorer.forget_beliefs()
         show = self.accelerator.is_main_process and not self.args.disable_tqdm
         kwargs = self.args.gradient_checkpointing_kwargs
         with (
@@ -269,80 +309,56 @@ class BootstrapUnlearnTrainer(SFTTrainer):
 
     # Loss
 
-    def compute_forget_loss(self, scores: TokenScores, reference_logps: Tensor | None) -> Tensor:
+    def compute_forget_loss(self, scores: ForgetScores) -> Tensor:
         """
         The forget objective: override it for one of your own. BS-S applies it to the beliefs as well.
 
         Args:
-            scores ([`~trl_unlearn.token_scores.TokenScores`]):
-                Per-token scores; `beliefs` is there with `forget_loss_type="bs_t"`.
-            reference_logps (`torch.Tensor`, *optional*):
-                log pi_y under the original model, of the shape of `scores.logps`; there with
-                `forget_loss_type="npo"`.
+            scores ([`ForgetScores`]):
+                Per-token scores of forget rows and beliefs: `logps` and `mask`, and what `forget_loss_type` asks for
+                (`beliefs` with `"bs_t"`, `reference_logps` with `"npo"`, ...).
 
         Returns:
-            `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised.
+            `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. A row's loss must not depend on
+            other rows: they may be passed in other slices.
         """
-        return FORGET_OBJECTIVES[self.args.forget_loss_type](scores, reference_logps, self.args)
+        return self._objective.loss(scores, self.args)
 
-    def _retain_loss(self, scores: TokenScores) -> Tensor:
+    def _retain_loss(self, scores: TokenScores, reference: LabelStates | None) -> Tensor:
         args = self.args
         if args.retain_loss_type == "kl":
             return retain.kl(scores.kl, scores.mask, args.token_reduction)
+        if args.retain_loss_type == "hidden":
+            inner = pad_sequence(reference.inner.split(reference.lengths), batch_first=True)
+            return hidden.rmu_retain(scores.inner, inner, scores.mask)
         return retain.nll(scores.logps, scores.mask, args.token_reduction)
 
-    def _reference_states(self, inputs: Mapping[str, Tensor], rows: list[int]) -> LabelStates | None:
-        """Hidden states of the original model for some rows."""
-        if not rows and not self._is_sharded:
-            return None
-        # Where parameters are sharded, every process has to take part in a pass.
-        chosen = {name: inputs[name][rows or [0]] for name in ("input_ids", "attention_mask", "labels")}
-        with self._reference() as reference:
-            return label_states(reference, chosen)
-
-    def _row_groups(self, inputs: Mapping[str, Tensor], kinds: list[str]) -> dict[str, RowGroup]:
-        """Forget rows with their beliefs, and retain rows, as far as they are there."""
-        args = self.args
-        rows = {
-            "forget": [i for i, kind in enumerate(kinds) if kind != "retain"],
-            "retain": [i for i, kind in enumerate(kinds) if kind == "retain"],
-        }
-        terms = {
-            "forget": ScoreTerms(
-                belief_top_k=args.belief_top_k if args.forget_loss_type == "bs_t" else None,
-                belief_temperature=args.belief_temperature,
-                belief_exclude_target=args.belief_exclude_target,
-                entropy=True,
-            ),
-            "retain": ScoreTerms(entropy=True),
-        }
-        needed = {
-            "forget": args.forget_loss_type in _NEEDS_REFERENCE,
-            "retain": args.uses_retain and args.retain_loss_type == "kl",
-        }
-        states = {name: self._reference_states(inputs, rows[name]) if needed[name] else None for name in rows}
-        return {name: RowGroup(rows[name], terms[name], states[name]) for name in rows if rows[name]}
-
-    def _score_rows(self, model: nn.Module, inputs: Mapping[str, Tensor], kinds: list[str]) -> dict[str, Tensor]:
-        """`loss`, mean `logps` and mean `entropy` of each row, from one forward pass."""
-        groups = self._row_groups(inputs, kinds)
-        found = score_groups(model, inputs, list(groups.values()))
-        device, parts = inputs["labels"].device, []
-        for (name, group), scores in zip(groups.items(), found, strict=True):
-            if name == "retain":
-                loss = self._retain_loss(scores)
-            else:
-                with torch.no_grad():
-                    reference = None if group.reference is None else token_scores(group.reference).logps
-                loss = self.compute_forget_loss(scores, reference)
+    def _score_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """`loss`, mean `logps` and mean `entropy` of each row but those that DPO prefers, from one forward pass."""
+        forget_part, retain_part = self._scorer.score(model, inputs)
+        parts = []
+        if forget_part is not None:
+            rows, scores = forget_part
+            parts.append((rows, scores, self.compute_forget_loss(scores)))
+        if retain_part is not None:
+            rows, scores, reference = retain_part
+            parts.append((rows, scores, self._retain_loss(scores, reference)))
+        device, columns = inputs["labels"].device, []
+        for _, scores, loss in parts:
             means = [forget.reduce_tokens(x.detach(), scores.mask) for x in (scores.logps, scores.entropy)]
-            parts.append(torch.stack([loss, *means]).to(device))
-        order = torch.tensor([row for group in groups.values() for row in group.rows], device=device).argsort()
-        return dict(zip(("loss", "logps", "entropy"), torch.cat(parts, 1)[:, order], strict=True))
+            columns.append(torch.stack([loss, *means]).to(device))
+        order = torch.tensor([row for rows, *_ in parts for row in rows], device=device).argsort()
+        return dict(zip(("loss", "logps", "entropy"), torch.cat(columns, 1)[:, order], strict=True))
 
     def _retain_rows(self, rows: list[int]) -> list[dict[str, Any]]:
         epoch, count = int(self.state.epoch + 1e-6), len(self.retain_dataset)
         return [self.retain_dataset[retain_index(self.args.seed, epoch, row, count)] for row in rows]
+
+    def _refusals(self, rows: list[int]) -> list[dict[str, Any] | None]:
+        if not self._objective.needs_chosen:
+            return [None] * len(rows)
+        found = (self.train_dataset[row] for row in rows)
+        return [{name: row[f"chosen_{name}"] for name in ("input_ids", "labels")} for row in found]
 
     def _step_rows(self, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | None) -> list[StepRow]:
         """The rows of a micro-batch with the weight that each has in the loss of the step."""
@@ -356,10 +372,16 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             {name: inputs[name][i, :length].tolist() for name in ("input_ids", "labels")}
             for i, length in enumerate(lengths)
         ]
-        found = [StepRow(row, "forget", args.forget_weight * target * share) for row in encoded]
+        chosen = self._refusals(rows)
+        weight = args.forget_weight * target * share
+        found = [StepRow(row, "forget", weight, refusal) for row, refusal in zip(encoded, chosen, strict=True)]
         if self.belief_store is not None:
             weight = args.forget_weight * belief * share
-            found += [StepRow(row, "beliefs", weight) for row in self.belief_store.rows(rows)]
+            repeated = [refusal for refusal in chosen for _ in range(args.num_beliefs)]
+            found += [
+                StepRow(row, "beliefs", weight, refusal)
+                for row, refusal in zip(self.belief_store.rows(rows), repeated, strict=True)
+            ]
         if args.uses_retain:
             found += [StepRow(row, "retain", args.retain_weight * share) for row in self._retain_rows(rows)]
         return found
@@ -378,8 +400,10 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         if not self.model.training:
             scores = score_batch(model, inputs)
             return retain.nll(scores.logps, scores.mask, self.args.token_reduction).mean()
-        kinds, weights = inputs["kind"], inputs["weight"]
-        scores = self._score_rows(model, inputs, kinds)
+        # Answers that DPO prefers come last, and are part of the loss of their row.
+        kinds = [kind for kind in inputs["kind"] if kind != "chosen"]
+        weights = inputs["weight"][: len(kinds)]
+        scores = self._score_rows(model, inputs)
         for name, values in scores.items():
             for kind, value in zip(kinds, values.detach(), strict=True):
                 if kind:
@@ -403,7 +427,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             self._refresh_beliefs_if_due(model)
         rows = self._step_rows(inputs, num_items_in_batch)
         *earlier, last = self._slices(rows)
-        with self._meter.step([len(row) for row in rows]):
+        with self._meter.step([length for row in rows for length in row.lengths]):
             loss = torch.zeros((), device=self.args.device)
             for part in earlier:
                 with without_synchronisation(self.accelerator, model):

@@ -18,7 +18,7 @@
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,19 +41,27 @@ class StepRow:
             `"forget"`, `"beliefs"` or `"retain"`; empty for a row that is only there for its pass.
         weight (`float`):
             Factor of its loss in the loss of the step.
+        chosen (`dict[str, Any]`, *optional*):
+            The answer that DPO prefers to it, which passes with it.
     """
 
     encoded: dict[str, Any]
     kind: str
     weight: float
+    chosen: dict[str, Any] | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """`list[int]`: Tokens of each row that passes through the model."""
+        return [len(row["input_ids"]) for row in (self.encoded, self.chosen) if row is not None]
 
     def __len__(self) -> int:
-        return len(self.encoded["input_ids"])
+        return max(self.lengths)
 
 
 def padded_tokens(rows: Sequence[StepRow]) -> int:
     """Tokens of rows as one padded batch."""
-    return len(rows) * max(map(len, rows), default=0)
+    return sum(len(row.lengths) for row in rows) * max(map(len, rows), default=0)
 
 
 def cut_rows(rows: Sequence[StepRow], max_tokens: int) -> list[list[StepRow]]:
@@ -100,7 +108,7 @@ def split_to(slices: list[list[StepRow]], count: int) -> list[list[StepRow]]:
             slices.remove(largest)
             slices += [largest[:half], largest[half:]]
         else:
-            slices.insert(0, [StepRow(largest[0].encoded, "", 0.0)])
+            slices.insert(0, [replace(largest[0], kind="", weight=0.0)])
     return slices
 
 
@@ -116,12 +124,13 @@ def collate_rows(rows: Sequence[StepRow], pad_token_id: int) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: `input_ids`, `attention_mask` and `labels` of shape `(rows, tokens)`, `weight` of shape
-        `(rows,)`, and `kind` (`list[str]`).
+        `(rows,)`, and `kind` (`list[str]`). The answers that DPO prefers come last, as rows of kind `"chosen"`.
     """
+    chosen = [row.chosen for row in rows if row.chosen is not None]
     return {
-        **pad_rows([row.encoded for row in rows], pad_token_id),
-        "weight": torch.tensor([row.weight for row in rows], dtype=torch.float64),
-        "kind": [row.kind for row in rows],
+        **pad_rows([*(row.encoded for row in rows), *chosen], pad_token_id),
+        "weight": torch.tensor([row.weight for row in rows] + [0.0] * len(chosen), dtype=torch.float64),
+        "kind": [row.kind for row in rows] + ["chosen"] * len(chosen),
     }
 
 

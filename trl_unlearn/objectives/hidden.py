@@ -1,0 +1,90 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What RMU minimises, on the hidden states of one layer: one loss an example."""
+
+import torch
+from torch import Tensor
+
+from .forget import reduce_tokens
+
+
+def _distance(hidden: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    if hidden.dim() != 3 or mask.shape != hidden.shape[:2]:
+        raise ValueError(
+            f"`hidden` has shape {tuple(hidden.shape)} and `mask` {tuple(mask.shape)}. Pass hidden states of shape "
+            "`(num_rows, max_tokens, hidden_size)` and a mask of shape `(num_rows, max_tokens)`."
+        )
+    # Masked before the square, whose gradient at a NaN would be NaN.
+    difference = (hidden - target).masked_fill(~mask[..., None], 0)
+    # As for all scores, sums are in float32 at least.
+    difference = difference.to(torch.promote_types(difference.dtype, torch.float32))
+    return reduce_tokens(difference.square().mean(-1), mask)
+
+
+def rmu_forget(hidden: Tensor, direction: Tensor, coefficient: float, mask: Tensor) -> Tensor:
+    r"""
+    Representation misdirection on rows that must go: \\(\frac{1}{d} \|h - c u\|^2\\), averaged over tokens. The paper
+    has no 1 / d; its code has.
+
+    Args:
+        hidden (`torch.Tensor`):
+            Hidden states h of the model, of shape `(num_rows, max_tokens, hidden_size)`.
+        direction (`torch.Tensor`):
+            Fixed random unit vector u, of shape `(hidden_size,)`.
+        coefficient (`float`):
+            c, length of the target.
+        mask (`torch.Tensor`):
+            `True` at tokens that count, of shape `(num_rows, max_tokens)`.
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes do not fit.
+
+    Source: The WMDP Benchmark (https://huggingface.co/papers/2403.03218).
+    """
+    if direction.shape != hidden.shape[-1:]:
+        raise ValueError(
+            f"`direction` has shape {tuple(direction.shape)} and `hidden` {tuple(hidden.shape)}. Pass one direction "
+            "of shape `(hidden_size,)`."
+        )
+    return _distance(hidden, coefficient * direction, mask)
+
+
+def rmu_retain(hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> Tensor:
+    r"""
+    Representation misdirection on rows that must stay: \\(\frac{1}{d} \|h - h_{ref}\|^2\\), averaged over tokens.
+
+    Args:
+        hidden, mask:
+            See [`rmu_forget`].
+        reference_hidden (`torch.Tensor`):
+            Hidden states of the model as it was passed in, of the same shape as `hidden`.
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+
+    Raises:
+        `ValueError`: If the shapes do not fit.
+
+    Source: The WMDP Benchmark (https://huggingface.co/papers/2403.03218).
+    """
+    if reference_hidden.shape != hidden.shape:
+        raise ValueError(
+            f"`reference_hidden` has shape {tuple(reference_hidden.shape)} and `hidden` {tuple(hidden.shape)}. Pass "
+            "the states of both models on the same batch."
+        )
+    return _distance(hidden, reference_hidden, mask)

@@ -1,0 +1,142 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Scores of the rows of one pass, with what their objectives ask of the original model."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from ..token_scores import LabelStates, RowGroup, ScoreTerms, TokenScores, label_states, score_batch, score_groups
+from .bootstrap_unlearn_config import BootstrapUnlearnConfig
+from .forget_objectives import ForgetObjective, ForgetScores
+
+
+class PassScorer:
+    """
+    Scores forget rows with their beliefs, the answers that DPO prefers, and retain rows, from one forward pass.
+
+    Args:
+        args ([`BootstrapUnlearnConfig`]):
+            Configuration.
+        objective ([`ForgetObjective`]):
+            Objective on the forget rows.
+        reference (`Callable`):
+            Function that gives a context in which the original model can be used.
+        is_sharded (`bool`):
+            Whether parameters are sharded over processes, so that each has to take part in every pass.
+    """
+
+    def __init__(
+        self,
+        args: BootstrapUnlearnConfig,
+        objective: ForgetObjective,
+        reference: Callable[[], AbstractContextManager[nn.Module]],
+        is_sharded: bool,
+    ):
+        self.args, self.objective = args, objective
+        self._reference, self._is_sharded = reference, is_sharded
+        self._known_logps: dict[str, dict[bytes, Tensor]] = {"forget": {}, "beliefs": {}, "chosen": {}}
+        retain_acts_inside = args.uses_retain and args.retain_loss_type == "hidden"
+        self._layer = args.rmu_layer if objective.needs_inner or retain_acts_inside else None
+
+    def forget_beliefs(self) -> None:
+        """Drop what is known of beliefs, which are about to be replaced."""
+        self._known_logps["beliefs"].clear()
+
+    def score(
+        self, model: nn.Module, inputs: Mapping[str, Any]
+    ) -> tuple[tuple[list[int], ForgetScores] | None, tuple[list[int], TokenScores, LabelStates | None] | None]:
+        """
+        Score one pass.
+
+        Args:
+            model (`torch.nn.Module`):
+                Model in training, wrapped or not.
+            inputs (`Mapping[str, Any]`):
+                Inputs from [`~trl_unlearn.trainer.passes.collate_rows`].
+
+        Returns:
+            `tuple`: Of forget rows and beliefs, their indices and scores, and of retain rows, theirs and the states of
+            the original model if the retain loss reads them; `None` where the pass has no such rows.
+        """
+        kinds = inputs["kind"]
+        forget = [i for i, kind in enumerate(kinds) if kind not in ("retain", "chosen")]
+        chosen = [i for i, kind in enumerate(kinds) if kind == "chosen"]
+        retain = [i for i, kind in enumerate(kinds) if kind == "retain"]
+        forget_states = self._states(inputs, forget) if self.objective.needs_states else None
+        compares = self.args.uses_retain and self.args.retain_loss_type in ("kl", "hidden")
+        retain_states = self._states(inputs, retain) if compares else None
+
+        groups = {
+            "forget": RowGroup(forget, self.objective.terms(self.args), forget_states),
+            "chosen": RowGroup(chosen),
+            "retain": RowGroup(
+                retain,
+                ScoreTerms(entropy=True),
+                retain_states if self.args.retain_loss_type == "kl" else None,
+            ),
+        }
+        groups = {name: group for name, group in groups.items() if group.rows}
+        found = dict(zip(groups, score_groups(model, inputs, list(groups.values()), self._layer), strict=True))
+
+        def with_reference(rows: list[int], scores: TokenScores) -> ForgetScores:
+            logps = self._reference_logps(inputs, rows) if self.objective.needs_logps else None
+            return ForgetScores(**vars(scores), reference_logps=logps)
+
+        scored = None
+        if forget:
+            scores = with_reference(forget, found["forget"])
+            if chosen:
+                scores = replace(scores, chosen=with_reference(chosen, found["chosen"]))
+            scored = forget, scores
+        return scored, (retain, found["retain"], retain_states) if retain else None
+
+    def _states(self, inputs: Mapping[str, Any], rows: list[int]) -> LabelStates | None:
+        if not rows and not self._is_sharded:
+            return None
+        with self._reference() as reference:
+            return label_states(reference, _rows_of(inputs, rows or [0]), self._layer)
+
+    def _reference_logps(self, inputs: Mapping[str, Any], rows: list[int]) -> Tensor:
+        """Log-probs under the original model, which are computed once for each row."""
+        keys, known = [_digest(inputs, row) for row in rows], {}
+        for row, key in zip(rows, keys, strict=True):
+            cached = self._known_logps[inputs["kind"][row] or "forget"]
+            if key not in cached or self._is_sharded:
+                known[key] = row, cached
+        if known:
+            with self._reference() as reference:
+                scores = score_batch(reference, _rows_of(inputs, [row for row, _ in known.values()]))
+            for (key, (_, cached)), logps, mask in zip(known.items(), scores.logps, scores.mask, strict=True):
+                cached[key] = logps[mask].cpu()
+        found = [self._known_logps[inputs["kind"][row] or "forget"][key] for row, key in zip(rows, keys, strict=True)]
+        return pad_sequence(found, batch_first=True).to(inputs["labels"].device)
+
+
+def _rows_of(inputs: Mapping[str, Any], rows: list[int]) -> dict[str, Tensor]:
+    return {name: inputs[name][rows] for name in ("input_ids", "attention_mask", "labels")}
+
+
+def _digest(inputs: Mapping[str, Any], row: int) -> bytes:
+    length = int(inputs["attention_mask"][row].sum())
+    values = torch.stack([inputs["input_ids"][row, :length], inputs["labels"][row, :length]]).cpu()
+    return hashlib.blake2b(values.numpy().tobytes(), digest_size=16).digest()
