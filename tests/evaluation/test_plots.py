@@ -19,7 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trl_unlearn.evaluation.plots import plot_evaluation, plot_training
+from trl_unlearn.evaluation import plots
+from trl_unlearn.evaluation.plots import (
+    plot_evaluation,
+    plot_squeezing,
+    plot_squeezing_comparison,
+    plot_training,
+)
 from trl_unlearn.records import EvaluationResult, Measurement
 
 
@@ -72,6 +78,86 @@ def test_the_refreshes_of_the_beliefs_are_drawn_as_lines(tmp_path):
 def test_a_log_without_curves_is_refused(tmp_path):
     with pytest.raises(ValueError, match="none of the curves that are drawn"):
         plot_training([{"step": 1, "epoch": 1.0, "train_loss": 0.1}], tmp_path / "t.png")
+
+
+def squeezing_history(**bands: float) -> list[dict[str, float]]:
+    """Each band from -1, by its own difference an epoch."""
+    return [
+        {"step": 2 * i, "epoch": float(i), **{band: i * slope - 1.0 for band, slope in bands.items()}}
+        for i in range(5)
+    ]
+
+
+def test_the_bands_that_were_measured_are_drawn_and_no_other(tmp_path):
+    history = squeezing_history(target=-0.5, high=0.1)
+    # A diverged entry, in memory and from JSON.
+    history += [{"step": 10, "epoch": 5.0, "target": -math.inf, "high": math.nan}]
+    history += [{"step": 12, "epoch": 6.0, "target": None, "high": None}]
+    plot_squeezing(history, tmp_path / "new" / "s.png")
+    assert Image.open(tmp_path / "new" / "s.png").size[0] == 800
+    assert coloured_pixels(tmp_path / "new" / "s.png", TARGET) > 200
+    assert coloured_pixels(tmp_path / "new" / "s.png", UNLEARNED) > 200
+    assert coloured_pixels(tmp_path / "new" / "s.png", RETRAINED) == 0
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """(points, shape, style) of each curve of a squeezing panel."""
+    found, draw = [], plots._draw_changes
+
+    def note(axes, points, shape, **style):
+        found.append((points, tuple(shape), style))
+        draw(axes, points, shape, **style)
+
+    monkeypatch.setattr(plots, "_draw_changes", note)
+    return found
+
+
+def test_a_bands_curve_is_its_change_from_the_start(tmp_path, drawn):
+    history = [{"epoch": 0.0, "target": -1.0, "high": -2.0}, {"epoch": 0.5, "target": -3.0, "high": -1.75}]
+    plot_squeezing(history, tmp_path / "s.png")
+    assert {style["label"]: points for points, _, style in drawn} == {
+        "true answer": [(0.0, 0.0), (0.5, -2.0)],
+        "own responses: high": [(0.0, 0.0), (0.5, 0.25)],
+    }
+
+
+def test_a_rise_is_seen_beside_a_fall_of_a_hundred_nats(tmp_path):
+    heights = []
+    for fall in (-0.5, -25.0):
+        plot_squeezing(squeezing_history(target=fall, high=0.2), tmp_path / "s.png")
+        pixels = np.asarray(Image.open(tmp_path / "s.png").convert("RGB")).astype(int)
+        # Above the legend.
+        blue = (np.abs(pixels - UNLEARNED).sum(axis=-1) < 30)[:380].any(axis=1)
+        heights.append(int(np.ptp(np.flatnonzero(blue))))
+    assert heights[1] > 30
+    assert heights[0] > heights[1]
+
+
+def test_methods_are_compared_on_the_target_and_on_the_high_band(tmp_path):
+    histories = {
+        "ga": squeezing_history(target=-1.0, high=0.2, low=5.0),
+        "npo": squeezing_history(target=-0.5, high=0.1, low=5.0),
+    }
+    plot_squeezing_comparison(histories, tmp_path / "c.png")
+    pixels = np.asarray(Image.open(tmp_path / "c.png").convert("RGB")).astype(int)
+    assert pixels.shape[1] == 800
+    for half in (pixels[:350, :400], pixels[:350, 400:]):
+        for colour in (UNLEARNED, TARGET):
+            assert (np.abs(half - colour).sum(axis=-1) < 30).sum() > 100
+    assert coloured_pixels(tmp_path / "c.png", RETRAINED) == 0
+
+
+def test_each_of_twenty_one_methods_has_a_line_of_its_own_looks(tmp_path, drawn):
+    plot_squeezing_comparison({str(i): squeezing_history(target=-1.0) for i in range(21)}, tmp_path / "c.png")
+    assert len({(shape, style["color"]) for _, shape, style in drawn}) == 21
+
+
+def test_a_history_without_bands_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="none of the bands that are drawn"):
+        plot_squeezing([{"step": 0, "epoch": 0.0}], tmp_path / "s.png")
+    with pytest.raises(ValueError, match="nothing was measured"):
+        plot_squeezing_comparison({"ga": []}, tmp_path / "c.png")
 
 
 def test_plotting_does_not_touch_the_state_of_pyplot(tmp_path):

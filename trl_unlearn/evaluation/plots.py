@@ -16,8 +16,9 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -36,6 +37,16 @@ TRAINING_STYLES = {
     "beliefs/logps": ("beliefs", "#0072B2", "--"),
     "retain/logps": ("retain rows", "#009E73", "-."),
 }
+BAND_STYLES = {
+    "target": ("true answer", "#D55E00", "-", "s"),
+    "high": ("own responses: high", "#0072B2", "-", "o"),
+    "middle": ("own responses: middle", "#56B4E9", "--", "^"),
+    "low": ("own responses: low", "#999999", "-.", "v"),
+    "paraphrase": ("paraphrase", "#E69F00", "--", "D"),
+    "wrong": ("wrong answers", "#009E73", ":", "X"),
+}
+METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+METHOD_SHAPES = (("-", "o"), ("--", "s"), (":", "^"))
 PLOTTED = (
     "forget/extraction_strength",
     "forget/exact_memorization",
@@ -176,6 +187,103 @@ def plot_training(
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    _save(figure, path)
+
+
+def _changes(history: Sequence[Mapping[str, float | None]], band: str) -> list[tuple[float, float]]:
+    """(epoch, change from the start) of a band, where both are finite."""
+    found = [(entry["epoch"], entry.get(band)) for entry in history]
+    if not found or not _is_finite(found[0][1]):
+        return []
+    return [(epoch, value - found[0][1]) for epoch, value in found if _is_finite(value)]
+
+
+def _draw_changes(axes: Axes, points: list[tuple[float, float]], shape: tuple[str, str], **style: Any) -> None:
+    dash, marker = shape
+    x, y = zip(*points, strict=True)
+    axes.plot(
+        x, y, dash, marker=marker if len(points) <= 20 else "", markersize=5, linewidth=2, clip_on=False, **style
+    )
+
+
+def _frame_changes(axes: Axes) -> None:
+    axes.axhline(0, color="#888888", linewidth=1, zorder=1.8)
+    unit = "nats per token"
+    lowest, highest = axes.get_ylim()
+    if highest - lowest > 4:
+        # A target may fall by tens of nats where a band rises by tenths of one: both are to be seen.
+        axes.set_yscale("symlog", linthresh=1.0)
+        axes.yaxis.set_major_formatter("{x:g}")
+        unit += ", logarithmic beyond 1"
+    axes.set_ylabel(f"change of mean log-probability\n({unit})")
+    axes.set_xlabel("epoch")
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_squeezing(
+    history: Sequence[Mapping[str, float | None]], path: str | os.PathLike, title: str | None = None
+) -> None:
+    """
+    Draws how far the mean log-probability of each band of the squeezing panel went from its start.
+
+    Args:
+        history (`Sequence[Mapping[str, float | None]]`):
+            Measurements in order, the first from before training: `epoch` and the bands, in nats per token.
+        path (`str` or `os.PathLike`):
+            The PNG file to write.
+        title (`str`, *optional*):
+            Title of the figure.
+
+    Raises:
+        `ValueError`: if no band was measured.
+    """
+    curves = {name: points for name in BAND_STYLES if (points := _changes(history, name))}
+    if not curves:
+        raise ValueError(f"`history` has none of the bands that are drawn, {list(BAND_STYLES)}: nothing was measured.")
+    figure = Figure(figsize=(WIDTH, 4.6), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        label, colour, *shape = BAND_STYLES[name]
+        _draw_changes(axes, points, shape, color=colour, label=label)
+    _frame_changes(axes)
+    axes.set_title(title or "Where the probability goes while the model unlearns", loc="left", fontsize=13)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def plot_squeezing_comparison(
+    histories: Mapping[str, Sequence[Mapping[str, float | None]]], path: str | os.PathLike
+) -> None:
+    """
+    Draws the true answer and the high band of several methods side by side.
+
+    Args:
+        histories (`Mapping[str, Sequence[Mapping[str, float | None]]]`):
+            Method -> its history, see [`plot_squeezing`]; up to 21 methods have a line of their own looks.
+        path (`str` or `os.PathLike`):
+            The PNG file to write.
+
+    Raises:
+        `ValueError`: if no method has a measurement of either.
+    """
+    bands = {"target": "True answer", "high": "Likely responses beside it"}
+    curves = {band: {name: _changes(history, band) for name, history in histories.items()} for band in bands}
+    if not any(points for found in curves.values() for points in found.values()):
+        raise ValueError(f"`histories` has no measurement of {list(bands)}: nothing was measured.")
+    figure = Figure(figsize=(WIDTH, 3.9 + 0.22 * math.ceil(len(histories) / 3)), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, (band, title) in zip(panels, bands.items(), strict=True):
+        for i, (name, points) in enumerate(curves[band].items()):
+            # A new dash and marker for each round of the colours.
+            rounds, colour = divmod(i, len(METHOD_COLOURS))
+            style = {"color": METHOD_COLOURS[colour], "label": name if axes is panels[0] else None}
+            if points:
+                _draw_changes(axes, points, METHOD_SHAPES[rounds % len(METHOD_SHAPES)], **style)
+        _frame_changes(axes)
+        axes.set_title(title, loc="left", fontsize=11)
+    figure.suptitle("Where the probability goes: above 0 on the right is squeezing", fontsize=13)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, path)
 
 

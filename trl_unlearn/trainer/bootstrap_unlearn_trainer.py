@@ -398,12 +398,15 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         if return_outputs:
             raise ValueError("`compute_metrics` is not supported: evaluate with `recipes/evaluate.py`, or a callback.")
         if not self.model.training:
-            scores = score_batch(model, inputs)
+            with self.accelerator.autocast():
+                scores = score_batch(model, inputs)
             return retain.nll(scores.logps, scores.mask, self.args.token_reduction).mean()
         # Answers that DPO prefers come last, and are part of the loss of their row.
         kinds = [kind for kind in inputs["kind"] if kind != "chosen"]
         weights = inputs["weight"][: len(kinds)]
-        scores = self._score_rows(model, inputs)
+        # `accelerate` puts the model's forward under autocast, but not the head, which runs beside it.
+        with self.accelerator.autocast():
+            scores = self._score_rows(model, inputs)
         for name, values in scores.items():
             for kind, value in zip(kinds, values.detach(), strict=True):
                 if kind:

@@ -1,0 +1,235 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Methods side by side: at the end of training, and where they have forgotten equally much."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Self
+
+from rich.console import Console
+from rich.table import Table
+
+
+# Equal forgetting: where the strict extraction strength has come this close to the retrained model's.
+MARGIN = 0.05
+# Column -> metric of `eval_results.json`.
+_METRICS = {
+    "ES": "forget/extraction_strength",
+    "retain prob.": "retain/probability",
+    "fluency": "utility/fluency_standin",
+    "Mem": "aggregate/memorization",
+    "Util": "aggregate/utility",
+    "Agg": "aggregate/agg",
+}
+
+
+@dataclass
+class ComparedRun:
+    """
+    One method with one seed.
+
+    Args:
+        method (`str`):
+            Name of the method.
+        seed (`int`):
+            Seed.
+        steps (`int`):
+            Optimiser steps.
+        seconds (`float`):
+            Training, with what was measured during it.
+        curve (`list[dict[str, float]]`):
+            `step`, `epoch`, strict `extraction_strength` and `retain_probability` of each measurement, in order.
+        squeezing (`list[dict[str, float]]`):
+            History of the squeezing panel.
+        squeezing_index (`float`):
+            Of the whole history, in nats per token.
+        metrics (`dict[str, float]`):
+            Values of the evaluation after training.
+    """
+
+    method: str
+    seed: int
+    steps: int
+    seconds: float
+    curve: list[dict[str, float]]
+    squeezing: list[dict[str, float]]
+    squeezing_index: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The run that `to_dict` gave."""
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as JSON values."""
+        return asdict(self)
+
+
+def retain_at(curve: Sequence[Mapping[str, float]], goal: float) -> float | None:
+    """
+    Retain probability where a curve first comes down to an extraction strength, interpolated between measurements.
+
+    Args:
+        curve (`Sequence[Mapping[str, float]]`):
+            `extraction_strength` and `retain_probability`, in the order of training.
+        goal (`float`):
+            Extraction strength.
+
+    Returns:
+        `float | None`: The retain probability; `None` if the curve never comes down to the goal.
+    """
+    previous = None
+    for point in curve:
+        if point["extraction_strength"] <= goal:
+            if previous is None:
+                return point["retain_probability"]
+            high, low = previous["extraction_strength"], point["extraction_strength"]
+            share = (high - goal) / (high - low)
+            return previous["retain_probability"] + share * (
+                point["retain_probability"] - previous["retain_probability"]
+            )
+        previous = point
+    return None
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{fmean(values):.3f}{spread}"
+
+
+def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[list[str], list[list[str]]]:
+    """
+    Table of a comparison: mean and standard deviation over seeds.
+
+    Args:
+        runs (`Sequence[ComparedRun]`):
+            Runs, grouped by method in the order of their first one.
+        goal (`float`, *optional*):
+            Strict extraction strength of equal forgetting. `None` (no retrained model) leaves its column out.
+
+    Returns:
+        `tuple[list[str], list[list[str]]]`: Header, and one row a method. Where not every seed reached the goal, the
+        number that did stands behind the mean.
+    """
+    header = ["method", "seeds", "steps", *_METRICS]
+    if goal is not None:
+        header.append(f"retain prob. at ES {goal:.3f}")
+    header += ["squeezing index", "seconds"]
+    methods: dict[str, list[ComparedRun]] = {}
+    for run in runs:
+        methods.setdefault(run.method, []).append(run)
+    rows = []
+    for method, found in methods.items():
+        steps = sorted({run.steps for run in found})
+        row = [method, str(len(found)), "/".join(map(str, steps))]
+        row += [_cell([run.metrics[name] for run in found if name in run.metrics]) for name in _METRICS.values()]
+        if goal is not None:
+            reached = [value for run in found if (value := retain_at(run.curve, goal)) is not None]
+            some = f" ({len(reached)} of {len(found)})" if 0 < len(reached) < len(found) else ""
+            row.append(_cell(reached) + some if reached else "not reached")
+        row += [_cell([run.squeezing_index for run in found]), f"{fmean(run.seconds for run in found):.0f}"]
+        rows.append(row)
+    return header, rows
+
+
+def comparison_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """
+    A comparison as a Markdown table.
+
+    Args:
+        header (`Sequence[str]`), rows (`Sequence[Sequence[str]]`):
+            See [`comparison_rows`].
+
+    Returns:
+        `str`: The table.
+    """
+    rule = ["---"] + ["--:"] * (len(header) - 1)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)) + "\n"
+
+
+def print_comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """
+    Print a comparison; a method is a column where the terminal is too narrow for a method a row.
+
+    Args:
+        header (`Sequence[str]`), rows (`Sequence[Sequence[str]]`):
+            See [`comparison_rows`].
+    """
+    console = Console()
+    wide = sum(max(len(cell) for cell in column) + 3 for column in zip(header, *rows, strict=True)) <= console.width
+    if not wide:
+        header, *rows = [list(column) for column in zip(header, *rows, strict=True)]
+    table = Table(title="Comparison")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def comparison_dict(runs: Sequence[ComparedRun], baselines: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """
+    A comparison as JSON values.
+
+    Args:
+        runs (`Sequence[ComparedRun]`):
+            Runs.
+        baselines (`Mapping[str, Mapping[str, float]]`):
+            `target` and `retrained` -> strict extraction strength and retain probability.
+
+    Returns:
+        `dict[str, Any]`: `schema_version`, `baselines`, `goal` and `runs`.
+    """
+    return {
+        "schema_version": 1,
+        "baselines": {name: dict(values) for name, values in baselines.items()},
+        "goal": goal_of(baselines),
+        "runs": [run.to_dict() for run in runs],
+    }
+
+
+def goal_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
+    """
+    Strict extraction strength of equal forgetting: the retrained model's and a margin of 0.05.
+
+    Args:
+        baselines (`Mapping[str, Mapping[str, float]]`):
+            See [`comparison_dict`].
+
+    Returns:
+        `float | None`: The goal; `None` without a retrained model.
+    """
+    retrained = baselines.get("retrained")
+    return None if retrained is None else retrained["extraction_strength"] + MARGIN
+
+
+def finished_run(folder: Path) -> bool:
+    """
+    Whether a run of a comparison is complete.
+
+    Args:
+        folder (`Path`):
+            Its folder.
+
+    Returns:
+        `bool`: Whether its last file was written.
+    """
+    return (folder / "compared.json").is_file()
