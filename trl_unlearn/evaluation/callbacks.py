@@ -17,18 +17,142 @@
 import json
 import math
 import os
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from .._trl import unwrap_model_for_generation
 from .plots import plot_squeezing
 from .squeezing_panel import SqueezingPanel, squeezing_index
+from .tofu import EncodedSet, score_set
 
 
-class SqueezingPanelCallback(TrainerCallback):
+class _MeasuringCallback(TrainerCallback):
+    """
+    Measures a model before training, at each interval and at the end of training.
+
+    Attributes:
+        history (`list[dict[str, float]]`):
+            `step`, `epoch` and the values of every measurement, in order.
+    """
+
+    group: str
+
+    def __init__(self, trainer: Trainer, every_steps: int | None):
+        if every_steps is not None and every_steps < 1:
+            raise ValueError(f"`every_steps` is {every_steps}. Give at least 1, or `None` to measure once an epoch.")
+        self.trainer, self.every_steps = trainer, every_steps
+        self.history: list[dict[str, float]] = []
+
+    @abstractmethod
+    def values(self, model: PreTrainedModel) -> dict[str, float]:
+        """Values of a model, not wrapped."""
+
+    def logged(self, values: dict[str, float]) -> dict[str, float]:
+        """What the log shows of a measurement, which is in the history already."""
+        return values
+
+    def _measure(self, state, control) -> None:
+        trainer = self.trainer
+        kwargs = trainer.args.gradient_checkpointing_kwargs
+        with (
+            unwrap_model_for_generation(
+                trainer.model_wrapped, trainer.accelerator, gradient_checkpointing_kwargs=kwargs
+            ) as model,
+            trainer.accelerator.autocast(),
+        ):
+            values = self.values(model)
+        self.history.append({"step": state.global_step, "epoch": state.epoch, **values})
+        # Not `trainer.log`: TRL's would put the means of the training steps into this entry. And logging lowers the
+        # flag of an entry that is due at this step.
+        due = control.should_log
+        Trainer.log(trainer, {f"{self.group}/{name}": value for name, value in self.logged(values).items()})
+        control.should_log = due
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.history = []
+        self._measure(state, control)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.every_steps is not None and state.global_step % self.every_steps == 0:
+            self._measure(state, control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        # At the end of the last epoch and not of training, when reporters are closed and the best model may be loaded.
+        due = self.every_steps is None or control.should_training_stop
+        if due and self.history[-1]["step"] < state.global_step:
+            self._measure(state, control)
+
+
+class ForgettingCurveCallback(_MeasuringCallback):
+    """
+    Follows how much is forgotten and how much is kept: strict extraction strength and mean answer probability.
+
+    Logs `curve/extraction_strength`, `curve/forget_probability` and `curve/retain_probability`.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            Trainer that the callback is added to.
+        forget, retain ([`~evaluation.tofu.EncodedSet`]):
+            Row sets.
+        pad_token_id (`int`):
+            Token of the padding.
+        every_steps (`int`, *optional*):
+            Optimiser steps between measurements. `None` measures once an epoch.
+    """
+
+    group = "curve"
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        forget: EncodedSet,
+        retain: EncodedSet,
+        *,
+        pad_token_id: int,
+        every_steps: int | None = None,
+    ):
+        super().__init__(trainer, every_steps)
+        self.sets, self.pad_token_id = (forget, retain), pad_token_id
+
+    def values(self, model: PreTrainedModel) -> dict[str, float]:
+        """See [`curve_point`]."""
+        return curve_point(model, *self.sets, pad_token_id=self.pad_token_id)
+
+
+def curve_point(
+    model: PreTrainedModel, forget: EncodedSet, retain: EncodedSet, *, pad_token_id: int
+) -> dict[str, float]:
+    """
+    How much a model has forgotten and kept.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model in question.
+        forget, retain ([`~evaluation.tofu.EncodedSet`]):
+            Row sets, of which the true answers are scored.
+        pad_token_id (`int`):
+            Token of the padding.
+
+    Returns:
+        `dict[str, float]`: Strict `extraction_strength`, `forget_probability` and `retain_probability`.
+    """
+    found = {}
+    for encoded in (forget, retain):
+        answers = EncodedSet(encoded.name, encoded.answers, encoded.closed)
+        found |= score_set(model, answers, parity="strict", pad_token_id=pad_token_id)
+    return {
+        "extraction_strength": fmean(found["forget/extraction_strength"]),
+        "forget_probability": fmean(found["forget/probability"]),
+        "retain_probability": fmean(found["retain/probability"]),
+    }
+
+
+class SqueezingPanelCallback(_MeasuringCallback):
     """
     Follows a [`SqueezingPanel`] during training: before it, at each interval and at its end.
 
@@ -61,13 +185,11 @@ class SqueezingPanelCallback(TrainerCallback):
         path (`str` or `os.PathLike`, *optional*):
             Folder of `squeezing.json` (the history) and `figures/squeezing.png`. `None` writes nothing.
 
-    Attributes:
-        history (`list[dict[str, float]]`):
-            `step`, `epoch` and each band of every measurement, in order.
-
     Raises:
         `ValueError`: When training begins, if it goes on from a checkpoint, or the panel cannot be frozen.
     """
+
+    group = "squeezing"
 
     def __init__(
         self,
@@ -82,9 +204,8 @@ class SqueezingPanelCallback(TrainerCallback):
         every_steps: int | None = None,
         path: str | os.PathLike | None = None,
     ):
-        if every_steps is not None and every_steps < 1:
-            raise ValueError(f"`every_steps` is {every_steps}. Give at least 1, or `None` to measure once an epoch.")
-        self.trainer, self.rows = trainer, rows
+        super().__init__(trainer, every_steps)
+        self.rows = rows
         self.settings = {
             "max_new_tokens": max_new_tokens,
             "num_prompts": num_prompts,
@@ -92,32 +213,20 @@ class SqueezingPanelCallback(TrainerCallback):
             "seed": seed,
             "batch_size": batch_size,
         }
-        self.every_steps = every_steps
         self.path = None if path is None else Path(path)
         self.panel: SqueezingPanel | None = None
-        self.history: list[dict[str, float]] = []
 
-    def _measure(self, state, control) -> None:
-        trainer = self.trainer
-        kwargs = trainer.args.gradient_checkpointing_kwargs
-        with (
-            unwrap_model_for_generation(
-                trainer.model_wrapped, trainer.accelerator, gradient_checkpointing_kwargs=kwargs
-            ) as model,
-            trainer.accelerator.autocast(),
-        ):
-            if self.panel is None:
-                tokenizer = trainer.processing_class
-                pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-                self.panel = SqueezingPanel.freeze(model, tokenizer, self.rows, pad_token_id=pad, **self.settings)
-            values = self.panel.measure(model)
-        self.history.append({"step": state.global_step, "epoch": state.epoch, **values})
-        values["index"] = squeezing_index(self.history)
-        # Not `trainer.log`: TRL's would put the means of the training steps into this entry. And logging lowers the
-        # flag of an entry that is due at this step.
-        due = control.should_log
-        Trainer.log(trainer, {f"squeezing/{name}": value for name, value in values.items()})
-        control.should_log = due
+    def values(self, model: PreTrainedModel) -> dict[str, float]:
+        """Mean log-prob of each band, see [`SqueezingPanel.measure`]."""
+        if self.panel is None:
+            tokenizer = self.trainer.processing_class
+            pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+            self.panel = SqueezingPanel.freeze(model, tokenizer, self.rows, pad_token_id=pad, **self.settings)
+        return self.panel.measure(model)
+
+    def logged(self, values: dict[str, float]) -> dict[str, float]:
+        """The bands, and the index so far."""
+        return values | {"index": squeezing_index(self.history)}
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step > 0:
@@ -125,18 +234,8 @@ class SqueezingPanelCallback(TrainerCallback):
                 f"Training goes on from step {state.global_step}, where the responses of the squeezing panel would be "
                 "those of a model that forgets already. Train from the start, or leave `SqueezingPanelCallback` out."
             )
-        self.panel, self.history = None, []
-        self._measure(state, control)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.every_steps is not None and state.global_step % self.every_steps == 0:
-            self._measure(state, control)
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        # At the end of the last epoch and not of training, when reporters are closed and the best model may be loaded.
-        due = self.every_steps is None or control.should_training_stop
-        if due and self.history[-1]["step"] < state.global_step:
-            self._measure(state, control)
+        self.panel = None
+        super().on_train_begin(args, state, control, **kwargs)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.path is None or not state.is_world_process_zero:

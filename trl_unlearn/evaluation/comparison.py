@@ -17,9 +17,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -70,11 +69,6 @@ class ComparedRun:
     squeezing: list[dict[str, float]]
     squeezing_index: float
     metrics: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The run that `to_dict` gave."""
-        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON values."""
@@ -219,17 +213,3 @@ def goal_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
     """
     retrained = baselines.get("retrained")
     return None if retrained is None else retrained["extraction_strength"] + MARGIN
-
-
-def finished_run(folder: Path) -> bool:
-    """
-    Whether a run of a comparison is complete.
-
-    Args:
-        folder (`Path`):
-            Its folder.
-
-    Returns:
-        `bool`: Whether its last file was written.
-    """
-    return (folder / "compared.json").is_file()

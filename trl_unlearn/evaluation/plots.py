@@ -287,6 +287,60 @@ def plot_squeezing_comparison(
     _save(figure, path)
 
 
+def plot_curves(
+    curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
+    path: str | os.PathLike,
+    baselines: Mapping[str, Mapping[str, float]],
+    goal: float | None,
+) -> None:
+    """
+    Draws what methods keep against what is left to forget, as training goes on.
+
+    Args:
+        curves (`Mapping[str, Sequence[Sequence[Mapping[str, float]]]]`):
+            Method -> curve of each seed, with strict `extraction_strength` and `retain_probability`.
+        path (`str` or `os.PathLike`):
+            The PNG file to write.
+        baselines (`Mapping[str, Mapping[str, float]]`):
+            `target` and `retrained` -> their point.
+        goal (`float`, *optional*):
+            Extraction strength of equal forgetting.
+    """
+    figure = Figure(figsize=(WIDTH, 5.2 + 0.22 * math.ceil(len(curves) / 3)), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    for i, (name, seeds) in enumerate(curves.items()):
+        rounds, colour = divmod(i, len(METHOD_COLOURS))
+        line, marker = METHOD_SHAPES[rounds % len(METHOD_SHAPES)]
+        for j, curve in enumerate(seeds):
+            axes.plot(
+                [point["extraction_strength"] for point in curve],
+                [point["retain_probability"] for point in curve],
+                linestyle=line,
+                marker=marker,
+                markersize=3,
+                linewidth=1.2,
+                alpha=0.8,
+                color=METHOD_COLOURS[colour],
+                label=name if j == 0 else None,
+            )
+    for role, point in baselines.items():
+        colour, marker = ROLE_STYLES[role]
+        where = (point["extraction_strength"], point["retain_probability"])
+        axes.plot(*where, marker=marker, markersize=9, color=colour, markeredgecolor="black", linestyle="", label=role)
+    if goal is not None:
+        axes.axvline(goal, color="#666666", linewidth=0.8, linestyle=":")
+        axes.annotate(f"equal forgetting\n(ES {goal:.3f})", (goal, 0.02), xytext=(4, 0), textcoords="offset points")
+    axes.set_xlabel("extraction strength of the forget set (strict), lower is more forgotten")
+    axes.set_ylabel("probability of the retain answers")
+    # Training goes from right to left as it is read from left to right.
+    axes.set_xlim(1.03, -0.03)
+    axes.set_ylim(0, 1.03)
+    axes.grid(alpha=0.25)
+    axes.set_title("What is kept, at every degree of forgetting", loc="left", fontsize=13)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
 def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
