@@ -1,0 +1,102 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+import functools
+import json
+
+import pytest
+
+from trl_unlearn.evaluation import suite
+from trl_unlearn.scripts import compare
+
+
+METHODS = {"ga": {"forget_loss_type": "ga", "lambda_bss": 0}, "bs_s": {"lambda_bss": 0.5, "num_beliefs": 2}}
+
+
+@pytest.fixture
+def call(checkpoint, tofu_folder, tmp_path, monkeypatch):
+    """Function that compares on the tiny model; returns the methods that it trained."""
+    monkeypatch.setattr(
+        compare, "Suite", functools.partial(suite.Suite, max_completion_length=8, num_squeezing_beliefs=1)
+    )
+    trained, build = [], compare.build_trainer
+    monkeypatch.setattr(
+        compare, "build_trainer", lambda data, args, model: trained.append(args.output_dir) or build(data, args, model)
+    )
+
+    def run(*extra: str, methods=METHODS) -> list[str]:
+        trained.clear()
+        compare.main(
+            [
+                *("--model_name_or_path", checkpoint, "--retrained_model_name_or_path", checkpoint),
+                *("--dataset_name", tofu_folder, "--forget_config", "forget", "--retain_config", "retain"),
+                *("--output_dir", str(tmp_path / "out"), "--methods", json.dumps(methods), "--seeds", "1", "2"),
+                *("--num_train_epochs", "2", "--per_device_train_batch_size", "3", "--max_completion_length", "12"),
+                *("--panel_prompts", "2", "--report_to", "none", "--save_strategy", "no", "--max_eval_rows", "2"),
+                *("--gradient_checkpointing", "false", "--learning_rate", "1e-3", *extra),
+            ]
+        )
+        return [folder.removeprefix(f"{tmp_path}/out/") for folder in trained]
+
+    return run
+
+
+def test_every_method_runs_with_every_seed_and_leaves_a_table_and_figures(call, tmp_path, capsys):
+    assert call() == ["ga/seed-1", "bs_s/seed-1", "ga/seed-2", "bs_s/seed-2"]
+    folder = tmp_path / "out"
+    found = json.loads((folder / "comparison.json").read_text())
+    assert set(found["baselines"]) == {"target", "retrained"}
+    assert [(run["method"], run["seed"]) for run in found["runs"]] == [
+        ("ga", 1), ("bs_s", 1), ("ga", 2), ("bs_s", 2),
+    ]  # fmt: skip
+    for run in found["runs"]:
+        assert [point["step"] for point in run["curve"]] == [0, 1, 2]
+        assert [point["step"] for point in run["squeezing"]] == [0, 1, 2]
+        assert run["steps"] == 2
+        # The tiny model is its own reference: before training, every run stands where the target does.
+        assert run["curve"][0]["retain_probability"] == pytest.approx(
+            found["baselines"]["target"]["retain_probability"], abs=1e-6
+        )
+        assert run["metrics"]["retain/probability"] == pytest.approx(run["curve"][-1]["retain_probability"], abs=1e-6)
+    assert (folder / "comparison.md").read_text().count("\n") == 4
+    assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "squeezing.png"}
+    assert "squeezing index" in capsys.readouterr().out
+
+
+def test_what_is_finished_is_not_run_again_and_what_was_cut_off_is(call, tmp_path):
+    call()
+    before = json.loads((tmp_path / "out/comparison.json").read_text())
+    (tmp_path / "out/bs_s/seed-1/compared.json").unlink()
+    assert call() == ["bs_s/seed-1"]
+    after = json.loads((tmp_path / "out/comparison.json").read_text())
+    for old, new in zip(before["runs"], after["runs"], strict=True):
+        assert {**old, "seconds": 0} == {**new, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("methods", "complaint"),
+    [
+        ({"long": {"num_train_epochs": 9}}, "same number of optimiser steps"),
+        ({"typo": {"lambda_bs": 0.5}}, "no field of the config"),
+        ({"bad": {"lambda_bst": 3}}, r"`lambda_bst` must be in \[0, 1\]"),
+        ({}, "`methods` is missing"),
+    ],
+)
+def test_a_mistake_in_a_method_is_found_before_anything_runs(call, methods, complaint, tmp_path, capsys):
+    with pytest.raises(SystemExit) as refused:
+        call(methods={**METHODS, **methods} if methods else {})
+    assert refused.value.code == 2
+    assert complaint.replace("\\", "") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
