@@ -20,8 +20,9 @@ from collections.abc import Callable
 import torch
 from settings import Settings
 
+from trl_unlearn.label_states import LabelStates, LogitHead
 from trl_unlearn.objectives import forget
-from trl_unlearn.token_scores import LabelStates, LogitHead, ScoreTerms, token_scores
+from trl_unlearn.token_scores import ScoreTerms, token_scores
 
 
 ROWS, TOKENS, HIDDEN, VOCAB = 16, 96, 576, 49_152

@@ -17,8 +17,9 @@ import math
 import pytest
 import torch
 
+from trl_unlearn.label_states import LabelStates, LogitHead
 from trl_unlearn.objectives import retain
-from trl_unlearn.token_scores import LabelStates, LogitHead, token_scores
+from trl_unlearn.token_scores import token_scores
 
 
 LOGPS = torch.tensor([[-1.0, -3.0, 0.0], [-2.0, -4.0, -6.0]], dtype=torch.float64)

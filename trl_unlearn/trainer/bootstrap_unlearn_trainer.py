@@ -35,9 +35,10 @@ from ..beliefs import BeliefSampling, BeliefStore
 from ..encoding import ENCODED_COLUMNS, encode_dataset, encode_row, with_answer
 from ..generation import eos_token_ids
 from ..hub.card import render_card
+from ..label_states import LabelStates, check_head, layer_of
 from ..objectives import forget, hidden, retain
 from ..records import UnlearningRun
-from ..token_scores import LabelStates, TokenScores, check_head, layer_of, score_batch
+from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import refuse_input, warn_of_overlap
 from .collator import DataCollatorForUnlearning

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..token_scores import LabelStates, RowGroup, ScoreTerms, TokenScores, label_states, score_batch, score_groups
+from ..label_states import LabelStates, label_states
+from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score_groups
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective, ForgetScores
 

@@ -1,0 +1,238 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Hidden states where a label is predicted, and the head that turns them into logits: the only label shift."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from ._fused_scores import LogitHead
+
+
+@dataclass
+class LabelStates:
+    """
+    Hidden states at the label positions of a batch, before the head.
+
+    Args:
+        hidden (`torch.Tensor`):
+            Hidden states that predict a label token, of shape `(num_labels, hidden_size)`.
+        labels (`torch.Tensor`):
+            The label tokens, of shape `(num_labels,)`.
+        lengths (`list[int]`):
+            Number of label tokens of each row; they sum to `num_labels`.
+        head ([`LogitHead`]):
+            From hidden states to logits.
+        inner (`torch.Tensor`, *optional*):
+            Hidden states after an inner layer at the same positions, of shape `(num_labels, hidden_size)`.
+    """
+
+    hidden: Tensor
+    labels: Tensor
+    lengths: list[int]
+    head: LogitHead
+    inner: Tensor | None = None
+
+    def rows(self, indices: Sequence[int]) -> "LabelStates":
+        """The states of some rows, by index."""
+        if list(indices) == list(range(len(self.lengths))):
+            return self
+
+        def chosen(values: Tensor) -> Tensor:
+            parts = values.split(self.lengths)
+            return torch.cat([parts[i] for i in indices])
+
+        return LabelStates(
+            hidden=chosen(self.hidden),
+            labels=chosen(self.labels),
+            lengths=[self.lengths[i] for i in indices],
+            head=self.head,
+            inner=None if self.inner is None else chosen(self.inner),
+        )
+
+
+# Models whose head was seen to do to its product what `LogitHead` says.
+_probed_models: WeakSet[nn.Module] = WeakSet()
+_PROBE = (1.0, 40.0)
+
+
+def _logit_transform(config: Any) -> tuple[float, float | None]:
+    """Scale and soft cap of the logits, from the names that model families give to them."""
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        scale = getattr(config, name, None)
+        if scale is not None:
+            break
+    if scale is None and getattr(config, "logits_scaling", None) is not None:
+        # HyperCLOVA X multiplies by what the others divide by.
+        scale = config.logits_scaling if config.model_type == "hyperclovax" else 1 / config.logits_scaling
+    return 1.0 if scale is None else float(scale), getattr(config, "final_logit_softcapping", None)
+
+
+def _head_module(model: nn.Module) -> nn.Module:
+    head = model.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer | ModulesToSaveWrapper):
+        raise ValueError(
+            "The model has an adapter on its LM head (`lm_head`), whose weight the scores need as one matrix. Take it "
+            "out of `target_modules` and `modules_to_save`, or merge the adapter first (`model.merge_and_unload()`)."
+        )
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            f"The model's output embedding is a `{type(head).__name__}`, expected a `Linear` layer over the "
+            "vocabulary. Only causal language models with one can be scored."
+        )
+    return head
+
+
+def check_head(model: nn.Module) -> None:
+    """
+    Refuse a model whose head cannot be used.
+
+    Args:
+        model (`torch.nn.Module`):
+            Causal language model, not wrapped.
+
+    Raises:
+        `ValueError`: If the LM head is missing or carries an adapter.
+    """
+    _head_module(model)
+
+
+def _logit_head(model: nn.Module, module: nn.Module) -> LogitHead:
+    weight, bias = module.weight, module.bias
+    if isinstance(weight, DTensor):
+        weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
+    scale, softcap = _logit_transform(model.config.get_text_config())
+    return LogitHead(weight, bias, scale, softcap)
+
+
+def _check_probe(model: nn.Module, head: LogitHead, logits: Tensor) -> None:
+    """What the model does to logits after its head must be what the scores do: seen on two numbers."""
+    if model in _probed_models:
+        return
+    probe = torch.tensor(_PROBE) * head.scale
+    expected = probe if head.softcap is None else head.softcap * torch.tanh(probe / head.softcap)
+    found = logits.detach()[0, 0].float().cpu()
+    if not torch.allclose(found, expected, rtol=2e-2):
+        raise ValueError(
+            f"`{type(model).__name__}` turns logits {list(_PROBE)} into {[round(x, 4) for x in found.tolist()]}, but "
+            f"its config says {[round(x, 4) for x in expected.tolist()]}: it changes its logits in a way that is not "
+            "supported. Please report this model."
+        )
+    _probed_models.add(model)
+
+
+@contextmanager
+def _captured_head(module: nn.Module, seen: list[Tensor]) -> Iterator[None]:
+    """Let the head of a model hand out what it is given, in place of logits."""
+
+    def forward(hidden: Tensor) -> Tensor:
+        seen.append(hidden)
+        return hidden.new_tensor(_PROBE).expand(*hidden.shape[:-1], len(_PROBE))
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def layer_of(model: nn.Module, index: int) -> nn.Module:
+    """
+    A layer of the decoder.
+
+    Args:
+        model (`torch.nn.Module`):
+            Causal language model, not wrapped.
+        index (`int`):
+            Index of the layer.
+
+    Returns:
+        `torch.nn.Module`: The layer.
+
+    Raises:
+        `ValueError`: If there is no such layer.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    if not stacks or not 0 <= index < count:
+        raise ValueError(f"`{type(model).__name__}` has no decoder layer {index}: it has {count} layers.")
+    return stacks[0][index]
+
+
+@contextmanager
+def _captured_layer(model: nn.Module, index: int | None, seen: list[Tensor]) -> Iterator[None]:
+    if index is None:
+        yield
+        return
+    handle = layer_of(model, index).register_forward_hook(
+        lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def label_states(model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None) -> LabelStates:
+    """
+    Run a model on right-padded rows and keep the hidden states that predict a label.
+
+    Args:
+        model (`torch.nn.Module`):
+            Causal language model, not wrapped.
+        batch (`Mapping[str, torch.Tensor]`):
+            `input_ids`, `attention_mask` and `labels` (-100 where nothing is to be scored), of shape `(rows, tokens)`.
+        layer (`int`, *optional*):
+            Inner layer whose hidden states are kept too.
+
+    Returns:
+        [`LabelStates`]: The hidden states, with the label tokens that they predict.
+
+    Raises:
+        `ValueError`: If the model's head cannot be used.
+    """
+    targets = batch["labels"][:, 1:]
+    mask = targets != -100
+    # Leading columns that predict no label in any row need not leave the last layer.
+    first = int(mask.any(0).nonzero()[0])
+    kept = batch["input_ids"].size(1) - first
+    module, seen, inner = _head_module(model), [], []
+    with _captured_head(module, seen), _captured_layer(model, layer, inner):
+        # Not `model(...)`: this may run inside the forward of a wrapper around this very model.
+        outputs = model.forward(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=kept
+        )
+    head = _logit_head(model, module)
+    _check_probe(model, head, outputs.logits)
+    # Prompt-learning adapters prepend virtual tokens: count from the end.
+    mask, targets = mask[:, first:], targets[:, first:]
+    # A model that is split over devices may end on another one than its head.
+    hidden, *inner = (states[:, -kept:-1][mask].to(head.weight.device) for states in (seen[0], *inner))
+    return LabelStates(
+        hidden=hidden,
+        labels=targets[mask].to(hidden.device),
+        lengths=mask.sum(1).tolist(),
+        head=head,
+        inner=inner[0] if inner else None,
+    )
