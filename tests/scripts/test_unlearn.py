@@ -14,6 +14,7 @@
 
 """Runs of `bs_s`, `bs_t` and `evaluate` from the command line to the output folder."""
 
+import json
 import math
 
 import pytest
@@ -111,6 +112,15 @@ def test_bs_s_on_tofu_leaves_a_complete_folder_and_prints_the_table(run, tofu, f
     assert [refresh.count for refresh in audit.refreshes] == [6] * len(audit.refreshes)
     assert len(done.beliefs) == 6 * len(audit.refreshes) > 0
     assert max(len(folded(belief)) for belief in done.beliefs) >= 20
+
+
+def test_the_squeezing_panel_leaves_its_history_and_a_figure_on_the_card(run, tofu, facts):
+    done = run("bs_s", [*tofu, *LORA, "--panel_prompts", "2"])
+    history = json.loads(done.text("squeezing.json"))
+    assert history[0]["step"] == 0 and history[-1]["step"] == 2
+    assert {"target", "high", "middle", "low", "paraphrase", "wrong"} <= history[0].keys()
+    assert "figures/squeezing.png" in done.text("README.md")
+    assert_private(done, facts)
 
 
 def test_bs_t_samples_no_beliefs(run, tofu, facts):

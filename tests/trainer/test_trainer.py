@@ -213,6 +213,15 @@ def test_the_original_model_scores_each_forget_row_once(new_trainer, monkeypatch
     assert 3 + 9 < sum(scored) <= 3 + 2 * 9
 
 
+def test_a_belief_may_repeat_its_target(new_trainer, monkeypatch):
+    trainer = new_trainer(forget_loss_type="npo", retain_loss_type="none", num_beliefs=2)
+    repeated = [{name: row[name] for name in ("input_ids", "labels")} for row in trainer.train_dataset]
+    monkeypatch.setattr(trainer.belief_store, "rows", lambda indices: [repeated[i] for i in indices for _ in range(2)])
+    trainer.train()
+    entry = trainer.state.log_history[0]
+    assert entry["loss/beliefs"] == pytest.approx(entry["loss/forget"])
+
+
 def test_dpo_prefers_a_refusal_to_the_answer_and_to_its_beliefs(new_trainer, tiny_tokenizer):
     trainer = new_trainer(forget_loss_type="dpo", retain_loss_type="none", num_beliefs=2)
     trainer.state.epoch = 0.0

@@ -109,12 +109,23 @@ class UnlearnArguments(DataArguments):
     Args:
         evaluate (`bool`, *optional*, defaults to `True`):
             Whether training is followed by the evaluation; `recipes/evaluate.py` can do it later.
+        panel_prompts (`int`, *optional*, defaults to `0`):
+            Forget prompts whose likely answers are followed during training, once an epoch; 0 follows none.
     """
 
     evaluate: bool = field(
         default=True,
         metadata={"help": "Whether to evaluate after training. `recipes/evaluate.py` can do it later."},
     )
+    panel_prompts: int = field(
+        default=0,
+        metadata={"help": "Forget prompts whose likely answers are followed during training. 0 follows none."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.panel_prompts < 0:
+            raise ValueError(f"`panel_prompts` must not be negative, got {self.panel_prompts}. 0 leaves it out.")
 
 
 @dataclass

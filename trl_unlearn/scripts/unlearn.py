@@ -21,6 +21,7 @@ from typing import Any
 from accelerate import PartialState
 from trl import TrlParser, get_peft_config, get_quantization_config
 
+from ..evaluation.callbacks import SqueezingPanelCallback
 from ..evaluation.plots import plot_evaluation, plot_training
 from ..evaluation.suite import evaluate_models
 from ..evaluation.table import print_results
@@ -65,8 +66,21 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, model_args)
         trainer = build_trainer(data_args, training_args, model_args)
-        rows = load_evaluation_rows(data_args, trainer.processing_class) if data_args.evaluate else None
+        rows = None
+        if data_args.evaluate or data_args.panel_prompts:
+            rows = load_evaluation_rows(data_args, trainer.processing_class)
 
+    if data_args.panel_prompts and not training_args.resume_from_checkpoint:
+        # What was likely before cannot be frozen from a model that is half unlearned.
+        panel = SqueezingPanelCallback(
+            trainer,
+            list(rows.forget),
+            max_new_tokens=training_args.max_completion_length,
+            num_prompts=data_args.panel_prompts,
+            seed=training_args.seed,
+            path=training_args.output_dir,
+        )
+        trainer.add_callback(panel)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
     if data_args.evaluate:
@@ -182,6 +196,8 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
         refreshes = run.belief_audit.refreshes if run.belief_audit else []
         plot_training(run.training_log, folder / "figures/training.png", [refresh.epoch for refresh in refreshes])
         figures.append("figures/training.png")
+        if (folder / "figures/squeezing.png").is_file():
+            figures.append("figures/squeezing.png")
         (folder / "README.md").write_text(render_card(run, result, figures), encoding="utf-8")
     print_results(result)
     PartialState().print(f"Adapter or model, card, results and figures: {folder}")

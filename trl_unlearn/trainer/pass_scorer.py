@@ -119,17 +119,19 @@ class PassScorer:
 
     def _reference_logps(self, inputs: Mapping[str, Any], rows: list[int]) -> Tensor:
         """Log-probs under the original model, which are computed once for each row."""
-        keys, known = [_digest(inputs, row) for row in rows], {}
-        for row, key in zip(rows, keys, strict=True):
-            cached = self._known_logps[inputs["kind"][row] or "forget"]
-            if key not in cached or self._is_sharded:
-                known[key] = row, cached
-        if known:
+        # A belief may repeat its target, and is forgotten earlier.
+        keys = [(inputs["kind"][row] or "forget", _digest(inputs, row)) for row in rows]
+        unknown = {
+            (kind, digest): row
+            for row, (kind, digest) in zip(rows, keys, strict=True)
+            if digest not in self._known_logps[kind] or self._is_sharded
+        }
+        if unknown:
             with self._reference() as reference:
-                scores = score_batch(reference, _rows_of(inputs, [row for row, _ in known.values()]))
-            for (key, (_, cached)), logps, mask in zip(known.items(), scores.logps, scores.mask, strict=True):
-                cached[key] = logps[mask].cpu()
-        found = [self._known_logps[inputs["kind"][row] or "forget"][key] for row, key in zip(rows, keys, strict=True)]
+                scores = score_batch(reference, _rows_of(inputs, list(unknown.values())))
+            for (kind, digest), logps, mask in zip(unknown, scores.logps, scores.mask, strict=True):
+                self._known_logps[kind][digest] = logps[mask].cpu()
+        found = [self._known_logps[kind][digest] for kind, digest in keys]
         return pad_sequence(found, batch_first=True).to(inputs["labels"].device)
 
 
