@@ -415,8 +415,10 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         return (weights.to(scores["loss"]) * scores["loss"]).sum()
 
     def _log_means(self) -> None:
-        values = torch.stack([torch.stack(found).mean() for found in self._row_metrics.values()])
-        for name, value in zip(self._row_metrics, self.accelerator.reduce(values, "mean").tolist(), strict=True):
+        # Processes meet the kinds of rows in an order of their own.
+        names = sorted(self._row_metrics)
+        values = torch.stack([torch.stack(self._row_metrics[name]).mean() for name in names])
+        for name, value in zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True):
             self._metrics["train"][name].append(value)
         self._row_metrics.clear()
 
