@@ -15,7 +15,6 @@
 """Unlearning as a TRL trainer."""
 
 import contextlib
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,10 +31,10 @@ from trl import SFTTrainer
 
 from .._trl import disable_dropout_in_model, unwrap_model_for_generation
 from ..beliefs import BeliefSampling, BeliefStore
-from ..encoding import ENCODED_COLUMNS, encode_dataset, encode_row, with_answer
+from ..encoding import ENCODED_COLUMNS, encode_dataset
 from ..generation import eos_token_ids
 from ..hub.card import render_card
-from ..label_states import LabelStates, check_head, layer_of
+from ..label_states import LabelStates, check_head
 from ..objectives import forget, hidden, retain
 from ..records import UnlearningRun
 from ..token_scores import TokenScores, score_batch
@@ -43,10 +42,11 @@ from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import refuse_input, warn_of_overlap
 from .collator import DataCollatorForUnlearning
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
+from .inner_layer import resolve_layer, train_around_layer
 from .pass_scorer import PassScorer
 from .passes import StepRow, collate_rows, cut_rows, padded_tokens, retain_index, split_to, without_synchronisation
 from .reference import add_reference_adapter, frozen_copy, reference_model, without_reference_adapter
-from .refusals import refusal_of
+from .refusals import with_refusals
 from .run_record import RunClock, build_run_record
 from .throughput import StepMeter
 
@@ -174,7 +174,10 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         self.ref_model = None
         if needs_reference and not isinstance(self.model, PeftModel):
             self.ref_model = self.accelerator.prepare_model(frozen_copy(self.model), evaluation_mode=True)
-        self._choose_inner_layer()
+        if self._objective.needs_inner or (args.uses_retain and args.retain_loss_type == "hidden"):
+            args.rmu_layer = resolve_layer(self.model, args.rmu_layer)
+        if self._objective.needs_inner:
+            train_around_layer(self.model, args.rmu_layer, args.rmu_parameters)
         sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
         self._is_sharded = self.accelerator.distributed_type in sharded
         self._meter = StepMeter(self.accelerator, self.model.config.get_text_config())
@@ -203,60 +206,14 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         if name != "forget":
             return encoded
         if self._objective.needs_chosen:
-            encoded = self._with_refusals(encoded, dataset, processing_class, args)
+            encoded = with_refusals(encoded, dataset, processing_class, seed=args.seed, max_length=args.max_length)
         return encoded.add_column("row", list(range(len(encoded))))
-
-    @staticmethod
-    def _with_refusals(
-        encoded: Dataset, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: BootstrapUnlearnConfig
-    ) -> Dataset:
-        """Beside each forget row, an "I don't know" answer to its prompt."""
-        columns = set(dataset.column_names)
-        if not ({"prompt", "completion"} <= columns or "messages" in columns):
-            raise ValueError(
-                f"`forget_loss_type='dpo'` prefers other answers to the same prompts, but the forget set has the "
-                f"columns {dataset.column_names}. Give `prompt` and `completion`, or `messages`."
-            )
-        answers = [with_answer(row, refusal_of(args.seed, index)) for index, row in enumerate(dataset)]
-        chosen = [encode_row(row, tokenizer, max_length=args.max_length) for row in answers]
-        for name in ("input_ids", "labels"):
-            encoded = encoded.add_column(f"chosen_{name}", [row[name] for row in chosen])
-        return encoded
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = [*ENCODED_COLUMNS, "row"]
 
     def _reference(self) -> contextlib.AbstractContextManager[nn.Module]:
         return reference_model(self.accelerator.unwrap_model(self.model), self.ref_model)
-
-    def _choose_inner_layer(self) -> None:
-        """Resolve `rmu_layer`, and for RMU let only the parameters train that it is about."""
-        args = self.args
-        if not self._objective.needs_inner and args.retain_loss_type != "hidden":
-            return
-        if args.rmu_layer is None:
-            args.rmu_layer = self.model.config.get_text_config().num_hidden_layers // 3
-        layer_of(self.model, args.rmu_layer)
-        if not self._objective.needs_inner:
-            return
-        layers = range(max(0, args.rmu_layer - 2), args.rmu_layer + 1)
-        kept = {
-            id(parameter)
-            for layer in layers
-            for parameter in layer_of(self.model, layer).parameters()
-            if args.rmu_parameters is None
-        }
-        names = []
-        for name, parameter in self.model.named_parameters():
-            chosen = id(parameter) in kept if args.rmu_parameters is None else re.search(args.rmu_parameters, name)
-            parameter.requires_grad_(bool(parameter.requires_grad and chosen))
-            if parameter.requires_grad:
-                names.append(name)
-        if not names:
-            raise ValueError(
-                f"`rmu_parameters={args.rmu_parameters!r}` and `rmu_layer={args.rmu_layer}` leave no parameter to "
-                "train. Choose names of parameters that train (with LoRA, those of the adapter)."
-            )
 
     # Beliefs
 

@@ -15,6 +15,10 @@
 
 """Answers of a model that does not know, which DPO prefers to those that must go."""
 
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ..encoding import encode_row, with_answer
 from ..generation import key_seed
 
 
@@ -52,3 +56,40 @@ def refusal_of(seed: int, row: int) -> str:
         `str`: One of `REFUSALS`, the same in every epoch.
     """
     return REFUSALS[key_seed((seed, "refusal", row)) % len(REFUSALS)]
+
+
+def with_refusals(
+    encoded: Dataset, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_length: int | None
+) -> Dataset:
+    """
+    Beside each forget row, a refusal as the answer to its prompt.
+
+    Args:
+        encoded ([`~datasets.Dataset`]):
+            Encoded forget rows.
+        dataset ([`~datasets.Dataset`]):
+            The same rows as they came, with prompts.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer.
+        seed (`int`):
+            Seed of the run.
+        max_length (`int`, *optional*):
+            Most tokens of a row.
+
+    Returns:
+        [`~datasets.Dataset`]: The encoded rows, with `chosen_input_ids` and `chosen_labels`.
+
+    Raises:
+        `ValueError`: If the rows have no prompt.
+    """
+    columns = set(dataset.column_names)
+    if not ({"prompt", "completion"} <= columns or "messages" in columns):
+        raise ValueError(
+            "`forget_loss_type='dpo'` prefers other answers to the same prompts, but the forget set has the columns "
+            f"{dataset.column_names}. Give `prompt` and `completion`, or `messages`."
+        )
+    answers = (with_answer(row, refusal_of(seed, index)) for index, row in enumerate(dataset))
+    chosen = [encode_row(row, tokenizer, max_length=max_length) for row in answers]
+    for name in ("input_ids", "labels"):
+        encoded = encoded.add_column(f"chosen_{name}", [row[name] for row in chosen])
+    return encoded
