@@ -21,6 +21,7 @@ from PIL import Image
 
 from trl_unlearn.evaluation import plots
 from trl_unlearn.evaluation.plots import (
+    plot_curves,
     plot_evaluation,
     plot_squeezing,
     plot_squeezing_comparison,
@@ -158,6 +159,19 @@ def test_a_history_without_bands_is_refused(tmp_path):
         plot_squeezing([{"step": 0, "epoch": 0.0}], tmp_path / "s.png")
     with pytest.raises(ValueError, match="nothing was measured"):
         plot_squeezing_comparison({"ga": []}, tmp_path / "c.png")
+
+
+def test_curves_show_every_method_both_baselines_and_the_goal_if_there_is_one(tmp_path):
+    curve = [
+        {"extraction_strength": es, "retain_probability": kept} for es, kept in ((1.0, 0.9), (0.5, 0.8), (0.1, 0.3))
+    ]
+    baselines = {role: {"extraction_strength": 0.05, "retain_probability": 0.95} for role in ("target", "retrained")}
+    plot_curves({"ga": [curve, curve], "npo": [curve[:2]]}, tmp_path / "c.png", baselines, 0.1)
+    assert Image.open(tmp_path / "c.png").size[0] == 800
+    assert coloured_pixels(tmp_path / "c.png", UNLEARNED) > 50
+    assert coloured_pixels(tmp_path / "c.png", RETRAINED) > 50
+    plot_curves({"ga": [curve]}, tmp_path / "alone.png", {"target": baselines["target"]}, None)
+    assert coloured_pixels(tmp_path / "alone.png", RETRAINED) == 0
 
 
 def test_plotting_does_not_touch_the_state_of_pyplot(tmp_path):
