@@ -192,16 +192,17 @@ def score_groups(
             chosen = states.rows(group.rows)
             lengths.append(chosen.lengths)
             scores = _flat_scores(chosen, group.terms, group.reference)
-            flat |= {(index, name): values for name, values in scores.items()}
-        # Tensors in a dictionary, where a wrapper looks for what needs a gradient.
+            flat |= {f"{index}/{name}": values for name, values in scores.items()}
+        # Tensors in a dictionary with text as keys, where every wrapper looks for what needs a gradient.
         return flat
 
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
     flat = _run_inside(model, unwrapped, forward, inputs)
-    return [
-        _in_rows({name: values for (of, name), values in flat.items() if of == index}, lengths[index])
-        for index in range(len(groups))
-    ]
+    found: list[dict[str, Tensor]] = [{} for _ in groups]
+    for key, values in flat.items():
+        index, name = key.split("/")
+        found[int(index)][name] = values
+    return [_in_rows(scores, of_rows) for scores, of_rows in zip(found, lengths, strict=True)]
 
 
 def score_batch(model: nn.Module, batch: Mapping[str, Tensor], terms: ScoreTerms = _LOGPS_ONLY) -> TokenScores:
