@@ -15,6 +15,8 @@
 
 """Time and memory of a function, and tables of them."""
 
+import ctypes
+import gc
 import os
 import statistics
 import time
@@ -75,6 +77,9 @@ def peak_bytes(function: Callable[[], object]) -> int:
         function()
         _synchronise()
         return torch.cuda.max_memory_allocated() - before
+    # What was freed while loading, and is still resident, would hide as much of the peak.
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = _status("VmRSS")
     # Sets the peak back to what is resident now.
     with open(f"/proc/{os.getpid()}/clear_refs", "w", encoding="ascii") as file:

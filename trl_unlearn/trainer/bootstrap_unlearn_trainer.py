@@ -345,8 +345,8 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         return found
 
     def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
-        """The passes of a micro-batch: beliefs, however many, need no more memory than forget and retain rows."""
-        slices = cut_rows(rows, padded_tokens([row for row in rows if row.kind != "beliefs"]))
+        """The passes of a micro-batch: retain rows and beliefs, however many, need no more memory than forget rows."""
+        slices = cut_rows(rows, padded_tokens([row for row in rows if row.kind == "forget"]))
         if self._is_sharded:
             counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
             slices = split_to(slices, int(counts.max()))
