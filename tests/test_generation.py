@@ -255,6 +255,21 @@ def test_eos_tokens_are_those_of_the_generation_config_and_the_tokenizer(tiny_mo
     assert eos_token_ids(tiny_model, tiny_tokenizer) == []
 
 
+@pytest.mark.parametrize("keyed", [True, False])
+def test_rows_that_go_on_without_those_that_ended_are_completed_the_same(keyed, model, prompts, monkeypatch):
+    keys = [(0, i) for i in range(len(prompts))] if keyed else None
+    expected = complete(model, prompts, keys=keys, max_new_tokens=20)
+    assert len({len(x.ids) for x in expected}) > 1 or not keyed
+    sizes, plain = [], model.generate
+    monkeypatch.setattr(model, "generate", lambda **kwargs: sizes.append(len(kwargs["input_ids"])) or plain(**kwargs))
+    monkeypatch.setattr(generation, "_STAGE", 3)
+    found = complete(model, prompts, keys=keys, max_new_tokens=20)
+    assert [(x.ids, x.ended) for x in found] == [(x.ids, x.ended) for x in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.logps == pytest.approx(theirs.logps, abs=1e-5)
+    assert len(sizes) > 1 and sizes == sorted(sizes, reverse=True)
+
+
 def test_out_of_memory_halves_the_batch_and_loses_nothing(model, prompts, monkeypatch):
     keys = [(0, i) for i in range(len(prompts))]
     expected = complete(model, prompts, keys=keys)

@@ -47,6 +47,8 @@ _MAX_BATCH_SIZE = {"cpu": 128, "cuda": 512}
 _CAUTIOUS_BATCH_SIZE = 64
 # Tokens that are summed before one is picked.
 _BLOCK = 256
+# Tokens after which the rows that have ended are taken out of their batch.
+_STAGE = 64
 # What `generate` is asked for by name elsewhere, or what would undo the sampling that is keyed on the row.
 RESERVED_GENERATION_KWARGS = frozenset(
     {
@@ -147,19 +149,21 @@ class _RowKeyedSampler(LogitsProcessor):
     function, and leaves `generate` no other choice. A completion then does not depend on its batch.
     """
 
-    def __init__(self, keys: list[tuple[int, ...]] | None, max_new_tokens: int, warpers: LogitsProcessorList):
+    def __init__(
+        self, keys: list[tuple[int, ...]] | None, start: int, max_new_tokens: int, warpers: LogitsProcessorList
+    ):
         self.warpers = warpers
         self.logps: list[torch.Tensor] = []
         # One buffer for all steps: on a CPU, fresh memory costs more than what is written to it.
         self.probabilities: torch.Tensor | None = None
         self.uniforms: torch.Tensor | None = None
         if keys is not None:
-            self.uniforms = torch.stack([self._uniforms(key, max_new_tokens) for key in keys])
+            self.uniforms = torch.stack([self._uniforms(key, start, max_new_tokens) for key in keys])
 
     @staticmethod
-    def _uniforms(key: tuple[int, ...], count: int) -> torch.Tensor:
+    def _uniforms(key: tuple[int, ...], start: int, count: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(key_seed(key))
-        return torch.rand(count, generator=generator, dtype=torch.float64)
+        return torch.rand(start + count, generator=generator, dtype=torch.float64)[start:]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if self.uniforms is None:
@@ -302,14 +306,7 @@ def generate(
     Returns:
         `list[Completion]`: In the order of the prompts.
     """
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens,
-        pad_token_id=pad_token_id,
-        eos_token_id=eos_token_ids or None,
-        **(generation_kwargs or {}),
-    )
+    fields = {"pad_token_id": pad_token_id, "eos_token_id": eos_token_ids or None, **(generation_kwargs or {})}
     warpers = LogitsProcessorList()
     if temperature != 1.0:
         warpers.append(TemperatureLogitsWarper(temperature))
@@ -319,23 +316,33 @@ def generate(
         warpers.append(TopPLogitsWarper(top_p))
     if batch_size is None and prompts:
         batch_size = rows_that_fit(model, max(map(len, prompts)) + max_new_tokens)
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    completions: list[Completion | None] = [None] * len(prompts)
+    completions = [Completion([], [], False) for _ in prompts]
     with _for_generation(model), tqdm(total=len(prompts), desc=desc, disable=None if desc else True) as progress:
-        while order:
-            indices = order[:batch_size]
-            sampler = _RowKeyedSampler(None if keys is None else [keys[i] for i in indices], max_new_tokens, warpers)
-            try:
-                found = _generate_batch(model, [prompts[i] for i in indices], sampler, config)
-            except RuntimeError as error:
-                if len(indices) == 1 or not should_reduce_batch_size(error):
-                    raise
-                batch_size = len(indices) // 2
-                logger.warning("Out of memory with %d rows: going on with %d at a time.", len(indices), batch_size)
-                clear_device_cache(garbage_collection=True)
-                continue
-            for i, completion in zip(indices, found, strict=True):
-                completions[i] = completion
-            order = order[batch_size:]
-            progress.update(len(indices))
+        for start in range(0, max_new_tokens, _STAGE):
+            count = min(_STAGE, max_new_tokens - start)
+            # EOS is forbidden before the first token only, which is of the first stage.
+            least = min_new_tokens if start == 0 else None
+            config = GenerationConfig(do_sample=False, max_new_tokens=count, min_new_tokens=least, **fields)
+            # A batch runs until its last row ends: rows that have not ended go on among themselves.
+            order = [i for i, found in enumerate(completions) if not found.ended]
+            order.sort(key=lambda i: -len(prompts[i]) - len(completions[i].ids))
+            while order:
+                indices = order[:batch_size]
+                given = [prompts[i] + completions[i].ids for i in indices]
+                chosen = None if keys is None else [keys[i] for i in indices]
+                sampler = _RowKeyedSampler(chosen, start, count, warpers)
+                try:
+                    found = _generate_batch(model, given, sampler, config)
+                except RuntimeError as error:
+                    if len(indices) == 1 or not should_reduce_batch_size(error):
+                        raise
+                    batch_size = len(indices) // 2
+                    logger.warning("Out of memory with %d rows: going on with %d at a time.", len(indices), batch_size)
+                    clear_device_cache(garbage_collection=True)
+                    continue
+                for i, more in zip(indices, found, strict=True):
+                    before = completions[i]
+                    completions[i] = Completion(before.ids + more.ids, before.logps + more.logps, more.ended)
+                order = order[batch_size:]
+                progress.update(sum(more.ended or start + count == max_new_tokens for more in found))
     return completions
