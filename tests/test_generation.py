@@ -257,9 +257,13 @@ def test_eos_tokens_are_those_of_the_generation_config_and_the_tokenizer(tiny_mo
 
 @pytest.mark.parametrize("keyed", [True, False])
 def test_rows_that_go_on_without_those_that_ended_are_completed_the_same(keyed, model, prompts, monkeypatch):
+    def favour_the_end(module, args, output):
+        output[..., EOS] += 3.0
+
+    model.lm_head.register_forward_hook(favour_the_end)
     keys = [(0, i) for i in range(len(prompts))] if keyed else None
     expected = complete(model, prompts, keys=keys, max_new_tokens=20)
-    assert len({len(x.ids) for x in expected}) > 1 or not keyed
+    assert any(x.ended for x in expected) or not keyed
     sizes, plain = [], model.generate
     monkeypatch.setattr(model, "generate", lambda **kwargs: sizes.append(len(kwargs["input_ids"])) or plain(**kwargs))
     monkeypatch.setattr(generation, "_STAGE", 3)
