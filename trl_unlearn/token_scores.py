@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
@@ -240,7 +241,7 @@ class RowScore:
     is_top1: list[bool]
 
 
-def pad_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+def pad_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int, multiple: int = 1) -> dict[str, torch.Tensor]:
     """
     Encoded rows to one right-padded batch.
 
@@ -249,16 +250,23 @@ def pad_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, 
             Rows with `input_ids` and `labels`.
         pad_token_id (`int`):
             Token of the padding.
+        multiple (`int`, *optional*, defaults to `1`):
+            Number that the width is a multiple of.
 
     Returns:
         `dict[str, torch.Tensor]`: `input_ids`, `attention_mask` and `labels`, of shape `(rows, tokens)`.
     """
     ids = [torch.tensor(row["input_ids"]) for row in rows]
     labels = [torch.tensor(row["labels"]) for row in rows]
+    missing = -max(map(len, ids)) % multiple
+
+    def padded(values: list[Tensor], value: int) -> Tensor:
+        return F.pad(pad_sequence(values, batch_first=True, padding_value=value), (0, missing), value=value)
+
     return {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
-        "attention_mask": pad_sequence([torch.ones_like(x) for x in ids], batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+        "input_ids": padded(ids, pad_token_id),
+        "attention_mask": padded([torch.ones_like(x) for x in ids], 0),
+        "labels": padded(labels, -100),
     }
 
 

@@ -26,13 +26,13 @@ def rows_of(*lengths):
 
 
 def test_rows_are_cut_into_as_few_slices_of_similar_length_as_fit():
-    slices = cut_rows(rows_of(3, 9, 4, 4, 3, 10), max_tokens=20)
+    slices = cut_rows(rows_of(3, 9, 4, 4, 3, 10), max_tokens=32)
     assert [[len(row) for row in part] for part in slices] == [[10, 9], [4, 4, 3, 3]]
-    assert all(padded_tokens(part) <= 20 for part in slices)
+    assert [padded_tokens(part) for part in slices] == [32, 32]
 
 
 def test_a_row_longer_than_a_slice_passes_alone():
-    assert [[len(row) for row in part] for part in cut_rows(rows_of(30, 5, 5), 10)] == [[30], [5, 5]]
+    assert [[len(row) for row in part] for part in cut_rows(rows_of(30, 5, 5), 16)] == [[30], [5, 5]]
 
 
 def test_every_row_passes_once():
@@ -43,6 +43,7 @@ def test_every_row_passes_once():
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
 def test_slices_are_split_until_there_are_enough_and_no_weight_changes(count):
     slices = cut_rows(rows_of(4, 4, 4, 4), 16)
+    assert len(slices) == 2
     found = split_to(slices, count)
     assert len(found) == count and all(found)
     counted = [row for part in found for row in part if row.kind]
@@ -50,7 +51,8 @@ def test_slices_are_split_until_there_are_enough_and_no_weight_changes(count):
     assert all(row.weight == 0 for part in found for row in part if not row.kind)
 
 
-def test_a_slice_is_padded_to_its_longest_row():
-    inputs = collate_rows(rows_of(2, 4), pad_token_id=0)
-    assert inputs["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+def test_a_slice_is_padded_to_a_multiple_of_eight():
+    inputs = collate_rows(rows_of(2, 9), pad_token_id=0)
+    assert inputs["attention_mask"].tolist() == [[1] * 2 + [0] * 14, [1] * 9 + [0] * 7]
+    assert inputs["labels"][1].tolist() == [-100] + [7] * 8 + [-100] * 7
     assert inputs["kind"] == ["beliefs", "beliefs"] and inputs["weight"].tolist() == [1.0, 0.5]

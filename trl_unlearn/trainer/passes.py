@@ -29,6 +29,11 @@ from ..generation import key_seed
 from ..token_scores import pad_rows
 
 
+# Of the width of a pass. Passes whose shapes come again find the memory of the last ones, where every shape of its own
+# would leave gaps that add up with the number of beliefs.
+_MULTIPLE = 8
+
+
 @dataclass(frozen=True)
 class StepRow:
     """
@@ -61,7 +66,8 @@ class StepRow:
 
 def padded_tokens(rows: Sequence[StepRow]) -> int:
     """Tokens of rows as one padded batch."""
-    return sum(len(row.lengths) for row in rows) * max(map(len, rows), default=0)
+    longest = max(map(len, rows), default=0)
+    return sum(len(row.lengths) for row in rows) * (longest + -longest % _MULTIPLE)
 
 
 def cut_rows(rows: Sequence[StepRow], max_tokens: int) -> list[list[StepRow]]:
@@ -128,7 +134,7 @@ def collate_rows(rows: Sequence[StepRow], pad_token_id: int) -> dict[str, Any]:
     """
     chosen = [row.chosen for row in rows if row.chosen is not None]
     return {
-        **pad_rows([*(row.encoded for row in rows), *chosen], pad_token_id),
+        **pad_rows([*(row.encoded for row in rows), *chosen], pad_token_id, _MULTIPLE),
         "weight": torch.tensor([row.weight for row in rows] + [0.0] * len(chosen), dtype=torch.float64),
         "kind": [row.kind for row in rows] + ["chosen"] * len(chosen),
     }
