@@ -122,7 +122,9 @@ def sft(settings: Settings) -> Callable[[], None]:
 
     def run() -> None:
         trainer.model.zero_grad()
-        trainer.training_step(trainer.model, dict(inputs), count)
+        # `train` puts the model under autocast, a step alone does not.
+        with trainer.accelerator.autocast():
+            trainer.training_step(trainer.model, dict(inputs), count)
 
     return run
 

@@ -27,7 +27,7 @@ from ._trl import maybe_gather_lm_head_ctx
 
 
 # Logits of a tile: 32 MiB in float32 stay near a CPU's caches, an accelerator wants large products.
-_TILE_ELEMENTS, _ACCELERATOR_TILE_ELEMENTS = 2**22, 2**27
+_TILE_ELEMENTS, _ACCELERATOR_TILE_ELEMENTS = 2**23, 2**27
 
 
 @dataclass(frozen=True)
