@@ -152,15 +152,15 @@ def test_conversational_rows_need_a_chat_template(good, refuse, tiny_tokenizer, 
 
 @pytest.mark.parametrize(("field", "known"), [("forget_loss_type", "npo"), ("retain_loss_type", "kl")])
 def test_an_unknown_loss_type(good, refuse, field, known):
-    sentence = refuse("bs_s", [*good, f"--{field}", "dpo"])
-    assert "dpo" in sentence and field in sentence and known in sentence
+    sentence = refuse("bs_s", [*good, f"--{field}", "ppo"])
+    assert "ppo" in sentence and field in sentence and known in sentence
 
 
 def test_an_unknown_loss_type_in_a_recipe(good, refuse, tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("forget_loss_type: dpo\n", encoding="utf-8")
+    recipe.write_text("forget_loss_type: ppo\n", encoding="utf-8")
     sentence = refuse("bs_s", ["--config", str(recipe), *good])
-    assert "`forget_loss_type`" in sentence and "dpo" in sentence and "bs_t" in sentence
+    assert "`forget_loss_type`" in sentence and "ppo" in sentence and "bs_t" in sentence
 
 
 @pytest.mark.parametrize("field", ["lambda_bst", "lambda_bss"])
