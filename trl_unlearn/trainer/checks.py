@@ -15,6 +15,7 @@
 """Input that cannot be used, refused before any training."""
 
 import logging
+import tempfile
 from pathlib import Path
 
 from datasets import Dataset
@@ -69,9 +70,9 @@ def check_output_dir(folder: str | Path) -> None:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        probe = Path(folder, ".write-test")
-        probe.touch()
-        probe.unlink()
+        # A name of its own: the processes of a launch probe one folder at the same time.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):
+            pass
     except OSError as error:
         raise ValueError(
             f"The output folder `{folder}` cannot be written ({error.strerror}). Choose another `output_dir`."
