@@ -44,21 +44,25 @@ def _forget_leaves(*leaves: torch.Tensor) -> None:
         leaf.grad = None
 
 
+def dense_bs_t(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """BS-T from the logits of every position, with a target vector of the size of the vocabulary."""
+    logps = logits.float().log_softmax(-1)
+    with torch.no_grad():
+        probabilities = logps.exp()
+        top, index = probabilities.topk(TOP_K, dim=-1)
+        beliefs = torch.zeros_like(probabilities).scatter(-1, index, top / top.sum(-1, keepdim=True))
+        onehot = torch.zeros_like(probabilities).scatter(-1, labels[..., None], 1.0)
+        target = LAMBDA * beliefs + (1 - LAMBDA) * onehot
+    return (((target * logps).sum(-1) * mask).sum(-1) / mask.sum(-1)).mean()
+
+
 def dense(settings: Settings, trains_head: bool) -> Callable[[], None]:
     """As public code does it: the logits of every position, and a target vector of the size of the vocabulary."""
     hidden, weight, labels, mask = _inputs(settings, trains_head)
 
     def run() -> None:
         _forget_leaves(hidden, weight)
-        logps = (hidden @ weight.t()).float().log_softmax(-1)
-        with torch.no_grad():
-            probabilities = logps.exp()
-            top, index = probabilities.topk(TOP_K, dim=-1)
-            beliefs = torch.zeros_like(probabilities).scatter(-1, index, top / top.sum(-1, keepdim=True))
-            onehot = torch.zeros_like(probabilities).scatter(-1, labels[..., None], 1.0)
-            target = LAMBDA * beliefs + (1 - LAMBDA) * onehot
-        losses = (target * logps).sum(-1)
-        ((losses * mask).sum(-1) / mask.sum(-1)).mean().backward()
+        dense_bs_t(hidden @ weight.t(), labels, mask).backward()
 
     return run
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
+from loss import dense_bs_t
 from peft import LoraConfig, get_peft_model
 from settings import Settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -32,7 +33,7 @@ from trl_unlearn.generation import Completion
 
 ROWS = 8
 LORA = {"r": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-TOP_K, LAMBDA_BST, LAMBDA_BSS = 20, 0.2, 0.5
+LAMBDA_BSS = 0.5
 COMMON = {
     "per_device_train_batch_size": ROWS,
     "bf16": True,
@@ -168,14 +169,7 @@ def dense(settings: Settings, num_beliefs: int) -> Callable[[], None]:
     def bs_t(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         labels, mask = batch["labels"][:, 1:].clamp(min=0), batch["labels"][:, 1:] != -100
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        logps = model(**inputs).logits[:, :-1].float().log_softmax(-1)
-        with torch.no_grad():
-            probabilities = logps.exp()
-            top, index = probabilities.topk(TOP_K, dim=-1)
-            beliefs = torch.zeros_like(probabilities).scatter(-1, index, top / top.sum(-1, keepdim=True))
-            onehot = torch.zeros_like(probabilities).scatter(-1, labels[..., None], 1.0)
-            target = LAMBDA_BST * beliefs + (1 - LAMBDA_BST) * onehot
-        return (((target * logps).sum(-1) * mask).sum(-1) / mask.sum(-1)).mean()
+        return dense_bs_t(model(**inputs).logits[:, :-1], labels, mask)
 
     def run() -> None:
         model.zero_grad()

@@ -24,6 +24,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
 from .generation import Completion, generate
+from .token_scores import continuation_row
 
 
 # After this many draws that held nothing but an EOS token, the EOS token is not allowed as the first one.
@@ -221,7 +222,7 @@ class BeliefStore:
             the prompt).
         """
         return [
-            {"input_ids": prompt + belief.ids, "labels": [-100] * len(prompt) + belief.ids}
+            continuation_row(prompt, belief.ids)
             for prompt, beliefs in ((self.prompts[i], self._beliefs[i]) for i in indices)
             for belief in beliefs
         ]

@@ -241,6 +241,22 @@ class RowScore:
     is_top1: list[bool]
 
 
+def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list[int]]:
+    """
+    Encoded row of a generated completion, whose tokens are all labels.
+
+    Args:
+        prompt (`list[int]`):
+            Token ids of the prompt.
+        completion (`list[int]`):
+            Token ids of the completion.
+
+    Returns:
+        `dict[str, list[int]]`: `input_ids` and `labels`.
+    """
+    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+
+
 def pad_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int, multiple: int = 1) -> dict[str, torch.Tensor]:
     """
     Encoded rows to one right-padded batch.

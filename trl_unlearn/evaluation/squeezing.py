@@ -22,24 +22,61 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import ends_turn
-from ..generation import eos_token_ids
+from ..generation import Completion, eos_token_ids
+from ..token_scores import continuation_row
 from .sharing import generate_together, score_rows_together
 
 
-def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list[int]]:
+def sample_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, Any]],
+    keys: Sequence[Sequence[tuple[int, ...]]],
+    *,
+    max_new_tokens: int,
+    pad_token_id: int,
+    batch_size: int | None = None,
+    desc: str,
+) -> list[tuple[list[int], list[int], list[Completion]]]:
     """
-    Encoded row of a generated completion, whose tokens are all labels.
+    Sample responses to the prompts of rows, at temperature 1.
 
     Args:
-        prompt (`list[int]`):
-            Token ids of the prompt.
-        completion (`list[int]`):
-            Token ids of the completion.
+        model ([`~transformers.PreTrainedModel`]):
+            Model in question.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        rows (`Sequence[Mapping[str, Any]]`):
+            Encoded rows (`input_ids`, `prompt_length`).
+        keys (`Sequence[Sequence[tuple[int, ...]]]`):
+            Key of each sample of each row.
+        max_new_tokens (`int`):
+            Longest response, in tokens; never more than the longest answer of the rows.
+        pad_token_id, batch_size, desc:
+            See [`~trl_unlearn.generation.generate`].
 
     Returns:
-        `dict[str, list[int]]`: `input_ids` and `labels`.
+        `list[tuple]`: Of each row its prompt, its answer without the end-of-turn token, and its samples.
     """
-    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+    prompts = [list(row["input_ids"][: row["prompt_length"]]) for row in rows]
+    answers = [list(row["input_ids"][row["prompt_length"] :]) for row in rows]
+    samples = iter(
+        generate_together(
+            model,
+            [prompt for prompt, of_row in zip(prompts, keys, strict=True) for _ in of_row],
+            pad_token_id=pad_token_id,
+            eos_token_ids=eos_token_ids(model, tokenizer),
+            # A few samples ramble on; a batch would wait for them, and what they say by then rephrases no answer.
+            max_new_tokens=min(max_new_tokens, max(map(len, answers))),
+            batch_size=batch_size,
+            keys=[key for of_row in keys for key in of_row],
+            desc=desc,
+        )
+    )
+    return [
+        (prompt, answer[:-1] if ends_turn(answer[-1], tokenizer) else answer, [next(samples) for _ in of_row])
+        for prompt, answer, of_row in zip(prompts, answers, keys, strict=True)
+    ]
 
 
 def freeze_beliefs(
@@ -80,26 +117,20 @@ def freeze_beliefs(
     Returns:
         `list[list[dict[str, list[int]]]]`: Encoded beliefs of each row, of any number up to `num_beliefs`.
     """
-    prompts = [list(row["input_ids"][: row["prompt_length"]]) for row in rows]
-    # A few samples ramble on; a batch would wait for them, and what they say by then rephrases no answer.
-    longest = max(len(row["input_ids"]) - row["prompt_length"] for row in rows)
-    samples = generate_together(
-        model,
-        [prompt for prompt in prompts for _ in range(num_beliefs)],
-        pad_token_id=pad_token_id,
-        eos_token_ids=eos_token_ids(model, tokenizer),
-        max_new_tokens=min(max_new_tokens, longest),
-        batch_size=batch_size,
-        keys=[(seed, 0, index, j) for index in range(len(rows)) for j in range(num_beliefs)],
-        desc="Sampling beliefs of the original model",
-    )
+    keys = [[(seed, 0, index, j) for j in range(num_beliefs)] for index in range(len(rows))]
     beliefs = []
-    for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        answer = list(row["input_ids"][row["prompt_length"] :])
-        if ends_turn(answer[-1], tokenizer):
-            answer.pop()
+    for prompt, answer, samples in sample_responses(
+        model,
+        tokenizer,
+        rows,
+        keys,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad_token_id,
+        batch_size=batch_size,
+        desc="Sampling beliefs of the original model",
+    ):
         kept = {}
-        for sample in samples[index * num_beliefs : (index + 1) * num_beliefs]:
+        for sample in samples:
             text = sample.ids[:-1] if sample.ended else sample.ids
             if text and text != answer:
                 kept.setdefault(tuple(text), sample.ids)

@@ -23,10 +23,10 @@ from typing import Any, Self
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import ends_turn
-from ..generation import Completion, eos_token_ids
-from .sharing import generate_together, score_rows_together
-from .squeezing import continuation_row
+from ..generation import Completion
+from ..token_scores import continuation_row
+from .sharing import score_rows_together
+from .squeezing import sample_responses
 from .tofu import encode_set
 
 
@@ -128,25 +128,19 @@ class SqueezingPanel:
         count = min(num_prompts, len(encoded.answers))
         chosen = [i * len(encoded.answers) // count for i in range(count)]
         targets = [encoded.answers[index] for index in chosen]
-        prompts = [row["input_ids"][: row["prompt_length"]] for row in targets]
-        # A few samples ramble on; a batch would wait for them, and what they say by then rephrases no answer.
-        longest = max(len(row["input_ids"]) - row["prompt_length"] for row in targets)
-        samples = generate_together(
-            model,
-            [prompt for prompt in prompts for _ in range(num_candidates)],
-            pad_token_id=pad_token_id,
-            eos_token_ids=eos_token_ids(model, tokenizer),
-            max_new_tokens=min(max_new_tokens, longest),
-            batch_size=batch_size,
-            keys=[(seed, 1, index, j) for index in chosen for j in range(num_candidates)],
-            desc="Sampling responses of the original model",
-        )
+        keys = [[(seed, 1, index, j) for j in range(num_candidates)] for index in chosen]
         candidates = []
-        for i, (row, prompt) in enumerate(zip(targets, prompts, strict=True)):
-            answer = row["input_ids"][row["prompt_length"] :]
-            if ends_turn(answer[-1], tokenizer):
-                answer = answer[:-1]
-            found = _responses(samples[i * num_candidates : (i + 1) * num_candidates], answer)
+        for prompt, answer, samples in sample_responses(
+            model,
+            tokenizer,
+            targets,
+            keys,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad_token_id,
+            batch_size=batch_size,
+            desc="Sampling responses of the original model",
+        ):
+            found = _responses(samples, answer)
             if len(found) >= 3:
                 candidates.append([continuation_row(prompt, ids) for ids in found])
         if not candidates:

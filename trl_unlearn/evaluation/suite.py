@@ -29,8 +29,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..generation import Completion
 from ..metrics import FluencyStandin, ForgetQuality, Squeezing
 from ..records import MODEL_ROLES, PARITIES, EvaluationResult, Measurement
+from ..token_scores import continuation_row
 from .sharing import score_rows_together
-from .squeezing import belief_logps, continuation_row, freeze_beliefs
+from .squeezing import belief_logps, freeze_beliefs
 from .tofu import (
     EncodedSet,
     EvaluationRows,

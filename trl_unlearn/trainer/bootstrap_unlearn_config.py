@@ -287,6 +287,11 @@ class BootstrapUnlearnConfig(SFTConfig):
         """`bool`: Whether the retain term counts, and so a retain set is needed."""
         return self.retain_weight > 0 and self.retain_loss_type != "none"
 
+    @property
+    def compares_retain(self) -> bool:
+        """`bool`: Whether the retain loss reads the original model."""
+        return self.uses_retain and self.retain_loss_type in ("kl", "hidden")
+
     def _refuse_choices(self) -> None:
         for name, allowed in (
             ("forget_loss_type", FORGET_LOSS_TYPES),

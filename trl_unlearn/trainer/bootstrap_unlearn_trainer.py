@@ -136,9 +136,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             adapts = peft_config is not None or isinstance(model, PeftModel)
             args.learning_rate = _ADAPTER_LEARNING_RATE if adapts else _LEARNING_RATE
         self._objective = FORGET_OBJECTIVES[args.forget_loss_type]
-        needs_reference = self._objective.needs_reference or (
-            args.uses_retain and args.retain_loss_type in ("kl", "hidden")
-        )
+        needs_reference = self._objective.needs_reference or args.compares_retain
         self._continues_adapter = isinstance(model, PeftModel)
         if needs_reference and self._continues_adapter:
             add_reference_adapter(model)

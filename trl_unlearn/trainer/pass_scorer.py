@@ -84,8 +84,7 @@ class PassScorer:
         chosen = [i for i, kind in enumerate(kinds) if kind == "chosen"]
         retain = [i for i, kind in enumerate(kinds) if kind == "retain"]
         forget_states = self._states(inputs, forget) if self.objective.needs_states else None
-        compares = self.args.uses_retain and self.args.retain_loss_type in ("kl", "hidden")
-        retain_states = self._states(inputs, retain) if compares else None
+        retain_states = self._states(inputs, retain) if self.args.compares_retain else None
 
         groups = {
             "forget": RowGroup(forget, self.objective.terms(self.args), forget_states),
