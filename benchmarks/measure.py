@@ -25,7 +25,9 @@ from collections.abc import Callable
 import torch
 
 
-def timed(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def timed(
+    functions: dict[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
+) -> tuple[dict[str, list[float]], dict[str, object]]:
     """
     Time functions in turn, A B C A B C ..., so that a drift of the machine meets all of them.
 
@@ -33,21 +35,24 @@ def timed(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
         functions (`dict[str, Callable]`):
             Name -> function without arguments.
         rounds (`int`):
-            Counted rounds, after one that is not.
+            Counted rounds.
+        warm_up (`bool`, *optional*, defaults to `True`):
+            Whether one round that is not counted goes before.
 
     Returns:
-        `dict[str, list[float]]`: Seconds of each round.
+        `tuple[dict[str, list[float]], dict[str, object]]`: Seconds of each round, and what each function gave last.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for counted in range(-1, rounds):
+    returned = {}
+    for counted in range(-warm_up, rounds):
         for name, function in functions.items():
             _synchronise()
             started = time.perf_counter()
-            function()
+            returned[name] = function()
             _synchronise()
             if counted >= 0:
                 seconds[name].append(time.perf_counter() - started)
-    return seconds
+    return seconds, returned
 
 
 def _synchronise() -> None:

@@ -63,7 +63,8 @@ def _memory(name: str) -> float:
 
 def _report(name: str, settings: Settings) -> None:
     module = MODULES[name]
-    seconds = timed({case: setup(settings) for case, setup in module.CASES.items()}, settings.rounds)
+    functions = {case: setup(settings) for case, setup in module.CASES.items()}
+    seconds, returned = timed(functions, settings.rounds, warm_up=getattr(module, "WARM_UP", True))
     print(table(["", "seconds"], [[case.split("/")[1], spread(values)] for case, values in seconds.items()]))
     memory = {case: _memory(case) for case in _cases(module)} if settings.memory and name in ("loss", "step") else {}
     if memory:
@@ -79,6 +80,8 @@ def _report(name: str, settings: Settings) -> None:
             rows.append(cells)
     print()
     print(table(["ratio", "time", *(["memory"] if memory else [])], rows))
+    if hasattr(module, "agreement"):
+        print(f"\n{module.agreement(*returned.values())}")
 
 
 def main() -> None:

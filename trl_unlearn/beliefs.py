@@ -226,3 +226,22 @@ class BeliefStore:
             for prompt, beliefs in ((self.prompts[i], self._beliefs[i]) for i in indices)
             for belief in beliefs
         ]
+
+    def apart_from_target(self, index: int) -> dict[str, Any] | None:
+        """
+        The most likely belief of a forget row that does not repeat its target.
+
+        Args:
+            index (`int`):
+                Index in the forget set.
+
+        Returns:
+            `dict[str, Any]` or None: As an encoded row, see [`BeliefStore.rows`]; None if all repeat it.
+        """
+        target = self.targets[index]
+        for belief in self._beliefs[index]:
+            text = self._without_end(belief.ids, self.eos_token_ids)
+            # A belief that was cut off repeats the target as far as it goes.
+            if text != (target if belief.ended else target[: len(text)]):
+                return continuation_row(self.prompts[index], belief.ids)
+        return None

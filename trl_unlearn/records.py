@@ -284,6 +284,28 @@ class BeliefAudit:
     refreshes: list[BeliefRefresh]
 
 
+@dataclass
+class ChainLink:
+    """
+    One of several unlearning requests that were served one after another.
+
+    Args:
+        request (`str`):
+            The name of the request.
+        forget_set ([`DatasetRecord`]):
+            What was to be forgotten.
+        steps (`int`):
+            The optimiser steps it took.
+        seconds (`float`):
+            How long it took.
+    """
+
+    request: str
+    forget_set: DatasetRecord
+    steps: int
+    seconds: float
+
+
 @dataclass(kw_only=True)
 class UnlearningRun(JsonRecord):
     """
@@ -310,6 +332,10 @@ class UnlearningRun(JsonRecord):
             The fields of the training config, `forget_loss_type` and `lambda_bss` among them.
         steps (`int`), epochs (`float`), effective_batch_size (`int`), seed (`int`), world_size (`int`):
             What was realised.
+        stopped (`str`, *optional*):
+            Why training ended before its last step, in a sentence; None if it did not.
+        chain (`list[ChainLink]`):
+            The requests that were served before this one, in order.
         belief_audit ([`BeliefAudit`], *optional*):
             None for a method without sequence beliefs.
         training_log (`list[dict[str, float | None]]`):
@@ -340,6 +366,8 @@ class UnlearningRun(JsonRecord):
     effective_batch_size: int
     seed: int
     world_size: int
+    stopped: str | None = None
+    chain: list[ChainLink] = field(default_factory=list)
     belief_audit: BeliefAudit | None = None
     training_log: list[dict[str, float | None]] = field(default_factory=list)
     final_metrics: dict[str, float | None] = field(default_factory=dict)

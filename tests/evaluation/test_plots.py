@@ -23,6 +23,7 @@ from trl_unlearn.evaluation import plots
 from trl_unlearn.evaluation.plots import (
     plot_curves,
     plot_evaluation,
+    plot_sequence,
     plot_squeezing,
     plot_squeezing_comparison,
     plot_training,
@@ -172,6 +173,29 @@ def test_curves_show_every_method_both_baselines_and_the_goal_if_there_is_one(tm
     assert coloured_pixels(tmp_path / "c.png", RETRAINED) > 50
     plot_curves({"ga": [curve]}, tmp_path / "alone.png", {"target": baselines["target"]}, None)
     assert coloured_pixels(tmp_path / "alone.png", RETRAINED) == 0
+
+
+def test_a_sequence_shows_a_line_a_request_what_is_kept_and_the_retrained_model_if_there_is_one(tmp_path):
+    def point(first: float, second: float) -> dict:
+        strengths = {"a": {"extraction_strength": first}, "b": {"extraction_strength": second}}
+        return {"requests": strengths, "retain_probability": 0.9}
+
+    stages = [{"request": "a", **point(0.1, 0.9)}, {"request": "b", **point(0.1, 0.1)}]
+    baselines = {"target": point(1.0, 1.0)}
+    plot_sequence(stages, baselines, tmp_path / "new" / "alone.png")
+    plot_sequence(stages, baselines | {"retrained": point(0.5, 0.3)}, tmp_path / "both.png")
+    assert Image.open(tmp_path / "new" / "alone.png").size[0] == 800
+    for colour in (UNLEARNED, TARGET, (0, 0, 0)):
+        assert coloured_pixels(tmp_path / "new" / "alone.png", colour) > 200
+    gaps = []
+    for name in ("new/alone.png", "both.png"):
+        # Between the axes and the title.
+        pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))[30:380].astype(int)
+        columns = np.flatnonzero((np.abs(pixels - UNLEARNED).sum(axis=-1) < 30).any(axis=0))
+        gaps.append(int(np.diff(columns).max()))
+    # No line leads to the retrained model, which no request was served from.
+    assert gaps[0] < 30
+    assert gaps[1] > 100
 
 
 def test_plotting_does_not_touch_the_state_of_pyplot(tmp_path):

@@ -152,12 +152,12 @@ def run(tiny_tokenizer, tmp_path, monkeypatch, capfd):
     for module in (unlearn, evaluate):
         monkeypatch.setattr(module, "evaluate_models", short)
 
-    def call(script: str, argv: list[str], output: str = "out") -> Run:
+    def call(script: str, argv: list[str], output: str = "out", override: tuple[str, ...] = ()) -> Run:
         beliefs.clear()
         capfd.readouterr()
         folder = tmp_path / output
         quick = [] if script == "evaluate" else QUICK
-        SCRIPTS[script].main([*argv, *quick, "--output_dir", str(folder)])
+        SCRIPTS[script].main([*argv, *quick, *override, "--output_dir", str(folder)])
         captured = capfd.readouterr()
         return Run(folder=folder, printed=captured.out + captured.err, beliefs=list(beliefs))
 

@@ -278,6 +278,30 @@ def test_rows_that_only_the_evaluation_cannot_use(checkpoint, tofu_folder, refus
     assert "Row 1 of the forget set" in sentence and "paraphrased_answer" in sentence
 
 
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--stop_at", "soon"], "`stop_at` is 'soon'"),
+        (["--stop_at", "1.5"], "a number in [0, 1)"),
+        (["--stop_at", "nan"], "`stop_at` is 'nan'"),
+        (["--stop_at=0.1", "--stop_metric", "forget_logp"], "a number below 0"),
+        (["--stop_at", "0.1", "--stop_metric", "loss"], "Unknown `stop_metric`: 'loss'"),
+        (["--stop_at", "0.1", "--stop_retain_floor", "1"], "`stop_retain_floor` is 1.0"),
+        (["--stop_at", "0.1", "--stop_every_steps", "0"], "`stop_every_steps` is 0"),
+        (["--stop_retain_floor", "0.5"], "`stop_retain_floor` is given without `stop_at`"),
+        (["--stop_at", "retrained"], "`retrained_model_name_or_path` is missing"),
+    ],
+)
+def test_a_goal_that_cannot_be_used(good, refuse, argv, complaint):
+    assert complaint in refuse("bs_s", [*good, *argv])
+
+
+def test_a_goal_needs_a_retain_set(good, refuse):
+    argv = replaced(good, retain_dataset=None)
+    sentence = refuse("bs_s", [*argv, "--retain_loss_type", "none", "--stop_at", "0.1"])
+    assert "`stop_at` needs a retain set" in sentence
+
+
 def test_a_row_in_both_sets_is_a_warning_with_the_count(good, write, tmp_path, monkeypatch, caplog, facts):
     rows = [
         {"prompt": question, "completion": answer} for question, answer in [*facts["retain"][:1], *facts["forget"][:2]]

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from trl_unlearn.scripts import bs_s, bs_t, compare, evaluate, unlearn
+from trl_unlearn.scripts import bs_s, bs_t, compare, evaluate, sequence, unlearn
 from trl_unlearn.scripts.loading import default_config
 
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = [path.relative_to(FOLDER).as_posix() for path in sorted(FOLDER.rglob("*.yaml"))]
-SCRIPTS = {"bs_s": bs_s, "bs_t": bs_t, "evaluate": evaluate, "compare": compare}
+SCRIPTS = {"bs_s": bs_s, "bs_t": bs_t, "evaluate": evaluate, "compare": compare, "sequence": sequence}
 
 
 class Parsed(Exception):
@@ -44,7 +44,7 @@ def parse(monkeypatch, tmp_path):
 
     monkeypatch.setattr(unlearn, "use_archive", lambda *_: None)
     monkeypatch.setattr(unlearn, "build_trainer", build_trainer)
-    for module in (evaluate, compare):
+    for module in (evaluate, compare, sequence):
         monkeypatch.setattr(module, "use_archive", lambda data_args, _: seen.update(data=data_args))
         monkeypatch.setattr(module, "check_model_names", check_model_names)
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,8 @@ def parse(monkeypatch, tmp_path):
 
 
 def script_of(recipe: str) -> str:
-    return next((name for name in ("evaluate", "compare") if Path(recipe).stem.startswith(name)), "bs_s")
+    named = ("evaluate", "compare", "sequence")
+    return next((name for name in named if Path(recipe).stem.startswith(name)), "bs_s")
 
 
 def test_there_is_a_recipe_of_the_lab_for_each_script():

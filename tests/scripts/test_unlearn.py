@@ -18,6 +18,7 @@ import json
 import math
 
 import pytest
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_unlearn.records import EvaluationResult, UnlearningRun
@@ -227,3 +228,19 @@ def test_the_same_command_gives_the_same_values_in_another_folder(run, tofu):
     once, again = (run("bs_s", [*tofu, *LORA], output=name) for name in ("once", "again"))
     for model in ("target", "unlearned"):
         assert values_of(again, model) == values_of(once, model)
+
+
+def test_a_run_that_diverges_ends_with_a_message_exit_code_3_and_a_usable_adapter(run, tofu, facts, tmp_path, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        run("bs_t", [*tofu, *LORA], override=("--learning_rate", "100", "--max_steps", "4"))
+    assert stopped.value.code == 3
+    message = capfd.readouterr().err
+    assert "bs_t.py: stopped:" in message and "weights of step 0 again" in message and "They are saved in" in message
+    folder = tmp_path / "out"
+    record = UnlearningRun.load(folder / "run.json")
+    assert "weights of step 0 again" in record.stopped
+    assert "Stopped before its last step" in (folder / "README.md").read_text(encoding="utf-8")
+    adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tofu[1]), folder)
+    assert all(value.isfinite().all() for value in adapter.state_dict().values())
+    assert not (folder / "eval_results.json").exists()
+    assert not [text for _, text in facts["forget"] if folded(text) in folded(message)]

@@ -17,6 +17,7 @@
 import json
 import math
 import os
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +57,8 @@ class _MeasuringCallback(TrainerCallback):
         """What the log shows of a measurement, which is in the history already."""
         return values
 
-    def _measure(self, state, control) -> None:
+    def _current_values(self) -> dict[str, float]:
+        """Values of the model as it is now."""
         trainer = self.trainer
         kwargs = trainer.args.gradient_checkpointing_kwargs
         with (
@@ -65,13 +67,19 @@ class _MeasuringCallback(TrainerCallback):
             ) as model,
             trainer.accelerator.autocast(),
         ):
-            values = self.values(model)
-        self.history.append({"step": state.global_step, "epoch": state.epoch, **values})
+            return self.values(model)
+
+    def _log(self, values: dict[str, float], control) -> None:
         # Not `trainer.log`: TRL's would put the means of the training steps into this entry. And logging lowers the
         # flag of an entry that is due at this step.
         due = control.should_log
-        Trainer.log(trainer, {f"{self.group}/{name}": value for name, value in self.logged(values).items()})
+        Trainer.log(self.trainer, {f"{self.group}/{name}": value for name, value in values.items()})
         control.should_log = due
+
+    def _measure(self, state, control) -> None:
+        values = self._current_values()
+        self.history.append({"step": state.global_step, "epoch": state.epoch, **values})
+        self._log(self.logged(values), control)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.history = []
@@ -92,7 +100,7 @@ class ForgettingCurveCallback(_MeasuringCallback):
     """
     Follows how much is forgotten and how much is kept: strict extraction strength and mean answer probability.
 
-    Logs `curve/extraction_strength`, `curve/forget_probability` and `curve/retain_probability`.
+    Logs `curve/extraction_strength`, `curve/forget_probability`, `curve/forget_logp` and `curve/retain_probability`.
 
     Args:
         trainer ([`~transformers.Trainer`]):
@@ -139,15 +147,19 @@ def curve_point(
             Token of the padding.
 
     Returns:
-        `dict[str, float]`: Strict `extraction_strength`, `forget_probability` and `retain_probability`.
+        `dict[str, float]`: Strict `extraction_strength`, `forget_probability`, `forget_logp` (mean over rows of the
+        mean log-prob of an answer, in nats per token) and `retain_probability`.
     """
     found = {}
     for encoded in (forget, retain):
         answers = EncodedSet(encoded.name, encoded.answers, encoded.closed)
         found |= score_set(model, answers, parity="strict", pad_token_id=pad_token_id)
+    # The smallest number above 0 is e^-708: an answer that is less likely has no probability above 0 in a float.
+    logps = [math.log(max(probability, sys.float_info.min)) for probability in found["forget/probability"]]
     return {
         "extraction_strength": fmean(found["forget/extraction_strength"]),
         "forget_probability": fmean(found["forget/probability"]),
+        "forget_logp": fmean(logps),
         "retain_probability": fmean(found["retain/probability"]),
     }
 

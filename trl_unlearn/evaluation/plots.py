@@ -341,6 +341,55 @@ def plot_curves(
     _save(figure, path)
 
 
+def plot_sequence(
+    stages: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]], path: str | os.PathLike
+) -> None:
+    """
+    Draws what is left of each unlearning request, and what is kept, as one is served after another.
+
+    Args:
+        stages (`Sequence[Mapping[str, Any]]`):
+            After each request: `request` (its name), `requests` (name -> strict `extraction_strength`) and
+            `retain_probability`.
+        baselines (`Mapping[str, Mapping[str, Any]]`):
+            `target` (before the first request) and, if there is one, `retrained`: the last two of these.
+        path (`str` or `os.PathLike`):
+            The PNG file to write.
+    """
+    points = [baselines["target"], *stages]
+    names = list(points[0]["requests"])
+    figure = Figure(figsize=(WIDTH, 4.4 + 0.22 * math.ceil((len(names) + 1) / 3)), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    labels = ["before", *(f"after\n{stage['request']}" for stage in stages)]
+    retrained = baselines.get("retrained")
+    if retrained is not None:
+        labels.append("retrained")
+
+    def draw(values: list[float], last: float | None, colour: str, shape: tuple[str, str], label: str) -> None:
+        style = {"color": colour, "marker": shape[1], "markersize": 7, "clip_on": False}
+        axes.plot(range(len(values)), values, linestyle=shape[0], linewidth=2, label=label, **style)
+        if last is not None:
+            axes.plot(len(points), last, linestyle="", markerfacecolor="none", markeredgewidth=1.8, **style)
+
+    for i, name in enumerate(names):
+        # Black is for what is kept.
+        rounds, colour = divmod(i, len(METHOD_COLOURS) - 1)
+        values = [point["requests"][name]["extraction_strength"] for point in points]
+        last = None if retrained is None else retrained["requests"][name]["extraction_strength"]
+        shape = METHOD_SHAPES[rounds % len(METHOD_SHAPES)]
+        draw(values, last, METHOD_COLOURS[colour], shape, f"{name}: extraction strength")
+    values = [point["retain_probability"] for point in points]
+    last = None if retrained is None else retrained["retain_probability"]
+    draw(values, last, METHOD_COLOURS[-1], ("-.", "D"), "retain rows: probability")
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_ylim(0, 1.03)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("What is left of each request, and what is kept", loc="left", fontsize=13)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    _save(figure, path)
+
+
 def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 

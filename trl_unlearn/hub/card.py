@@ -80,6 +80,7 @@ def _public_run(run: UnlearningRun) -> UnlearningRun:
         base_model_on_hub=on_hub,
         forget_set=_public_dataset(run.forget_set),
         retain_set=run.retain_set and _public_dataset(run.retain_set),
+        chain=[replace(link, forget_set=_public_dataset(link.forget_set)) for link in run.chain],
     )
 
 

@@ -14,14 +14,17 @@
 
 """Arguments that the scripts share."""
 
+import math
 from dataclasses import dataclass, field
 
 from trl import ModelConfig
 
+from ..evaluation.stopping import STOP_METRICS
 from ..records import PARITIES
 
 
 ARCHIVE = "archive"
+RETRAINED = "retrained"
 
 
 @dataclass
@@ -102,7 +105,82 @@ class DataArguments:
 
 
 @dataclass
-class UnlearnArguments(DataArguments):
+class StoppingArguments(DataArguments):
+    """
+    Arguments of the scripts that can end training at a goal.
+
+    Args:
+        stop_at (`str`, *optional*):
+            Value of `stop_metric` at which training ends: `"retrained"` (the retrained model's) or a number. The state
+            closest to it is kept. `num_train_epochs` is an upper bound then.
+        stop_metric (`str`, *optional*, defaults to `"extraction_strength"`):
+            `"extraction_strength"` (strict) or `"forget_logp"` (nats per token) of the forget set.
+        stop_retain_floor (`float`, *optional*):
+            Mean retain probability below which training ends too, in (0, 1).
+        stop_every_steps (`int`, *optional*):
+            Optimiser steps between measurements. Once an epoch if not set; few are better.
+    """
+
+    stop_at: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where training ends, and the closest state is kept: 'retrained' (the value of the retrained "
+            "model) or a value of `stop_metric`. `num_train_epochs` is an upper bound then, over which the default "
+            "schedule decays the learning rate to zero: set `lr_scheduler_type` to 'constant' where the number is not "
+            "known."
+        },
+    )
+    stop_metric: str = field(
+        default="extraction_strength",
+        metadata={
+            "help": "What `stop_at` is a value of: 'extraction_strength' (strict) or 'forget_logp' (nats per token)."
+        },
+    )
+    stop_retain_floor: float | None = field(
+        default=None, metadata={"help": "Mean retain probability below which training ends, too. In (0, 1)."}
+    )
+    stop_every_steps: int | None = field(
+        default=None,
+        metadata={"help": "Steps between measurements of `stop_metric`. Once an epoch if not set; few are better."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.stop_at is None:
+            for name in ("stop_retain_floor", "stop_every_steps"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"`{name}` is given without `stop_at`. Give both: 'retrained', or a number.")
+            return
+        # A number in a YAML file is no string.
+        self.stop_at = str(self.stop_at)
+        if self.stop_metric not in STOP_METRICS:
+            known = ", ".join(map(repr, STOP_METRICS))
+            raise ValueError(f"Unknown `stop_metric`: {self.stop_metric!r}. Set it to one of {known}.")
+        if self.stop_at != RETRAINED:
+            bounds = (0, 1) if self.stop_metric == "extraction_strength" else (-math.inf, 0)
+            try:
+                is_value = bounds[0] <= float(self.stop_at) < bounds[1] and math.isfinite(float(self.stop_at))
+            except ValueError:
+                is_value = False
+            if not is_value:
+                allowed = "in [0, 1)" if bounds == (0, 1) else "below 0 (nats per token)"
+                raise ValueError(
+                    f"`stop_at` is {self.stop_at!r}. Set it to 'retrained', or to a number {allowed} for the "
+                    f"`stop_metric` {self.stop_metric!r}."
+                )
+        if self.stop_retain_floor is not None and not 0 < self.stop_retain_floor < 1:
+            raise ValueError(
+                f"`stop_retain_floor` is {self.stop_retain_floor}. Give a probability in (0, 1), or leave it out."
+            )
+        if self.stop_every_steps is not None and self.stop_every_steps < 1:
+            raise ValueError(
+                f"`stop_every_steps` is {self.stop_every_steps}. Give at least 1, or leave it out to measure once an "
+                "epoch."
+            )
+
+
+@dataclass
+class UnlearnArguments(StoppingArguments):
     """
     Arguments of the scripts that unlearn.
 

@@ -15,21 +15,25 @@
 """Unlearn a model, then judge what is left: what `bs_s` and `bs_t` have in common."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from accelerate import PartialState
 from trl import TrlParser, get_peft_config, get_quantization_config
 
-from ..evaluation.callbacks import SqueezingPanelCallback
+from ..evaluation.callbacks import SqueezingPanelCallback, curve_point
 from ..evaluation.plots import plot_evaluation, plot_training
+from ..evaluation.stopping import UnlearnUntil
 from ..evaluation.suite import evaluate_models
 from ..evaluation.table import print_results
+from ..evaluation.tofu import EncodedSet, EvaluationRows, encode_set
 from ..hub.card import render_card
 from ..records import EvaluationResult, UnlearningRun
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
-from .arguments import DataArguments, UnlearnArguments, UnlearnModelConfig
+from ..trainer.guard import DivergenceError
+from .arguments import RETRAINED, DataArguments, StoppingArguments, UnlearnArguments, UnlearnModelConfig
 from .loading import (
     check_model_names,
     default_config,
@@ -67,8 +71,11 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
             use_archive(data_args, model_args)
         trainer = build_trainer(data_args, training_args, model_args)
         rows = None
-        if data_args.evaluate or data_args.panel_prompts:
+        if data_args.evaluate or data_args.panel_prompts or data_args.stop_at:
             rows = load_evaluation_rows(data_args, trainer.processing_class)
+        if data_args.stop_at:
+            # In front of the panel, which is to see the state that is kept.
+            trainer.add_callback(_stopping_callback(data_args, model_args, trainer, rows))
 
     if data_args.panel_prompts and not training_args.resume_from_checkpoint:
         # What was likely before cannot be frozen from a model that is half unlearned.
@@ -81,7 +88,10 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
             path=training_args.output_dir,
         )
         trainer.add_callback(panel)
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    except DivergenceError as error:
+        _end_diverged(prog, trainer, error)
     trainer.save_model()
     if data_args.evaluate:
         folder = Path(training_args.output_dir)
@@ -99,6 +109,18 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
             write_results(folder, outcome.result)
     trainer.accelerator.wait_for_everyone()
     trainer.end()
+
+
+def _end_diverged(prog: str, trainer: BootstrapUnlearnTrainer, error: DivergenceError) -> NoReturn:
+    """Save the last good weights, if there are any, say what happened, and exit with 3."""
+    trainer.stop_reason = " ".join(str(error).split())
+    saved = ""
+    if error.good_step is not None:
+        trainer.save_model()
+        saved = f" They are saved in {trainer.args.output_dir}."
+    if trainer.is_world_process_zero():
+        print(f"{prog}: stopped: {trainer.stop_reason}{saved}", file=sys.stderr)
+    sys.exit(3)
 
 
 def build_trainer(
@@ -160,6 +182,66 @@ def build_trainer(
     if adapter is not None:
         trainer.dataset_sources["adapter"] = {"name": adapter}
     return trainer
+
+
+def _stopping_callback(
+    data_args: UnlearnArguments, model_args: UnlearnModelConfig, trainer: BootstrapUnlearnTrainer, rows: EvaluationRows
+) -> UnlearnUntil:
+    """The callback that ends training at the goal of the arguments."""
+    if rows.retain is None:
+        raise ValueError("`stop_at` needs a retain set, of which it measures what is left. Give one.")
+    forget, retain = (
+        encode_set(getattr(rows, name), trainer.processing_class, name=name) for name in ("forget", "retain")
+    )
+    retrained = None
+    if data_args.stop_at == RETRAINED:
+        load = evaluation_loaders(data_args, model_args, None, trainer.args.trust_remote_code)["retrained"]
+        if load is not None:
+            with trainer.accelerator.autocast():
+                retrained = curve_point(load(), forget, retain, pad_token_id=trainer.processing_class.pad_token_id)
+    return unlearn_until(data_args, trainer, forget, retain, retrained)
+
+
+def unlearn_until(
+    data_args: StoppingArguments,
+    trainer: BootstrapUnlearnTrainer,
+    forget: EncodedSet,
+    retain: EncodedSet,
+    retrained: Mapping[str, float] | None,
+) -> UnlearnUntil:
+    """
+    Callback that ends training at the goal of the arguments.
+
+    Args:
+        data_args ([`StoppingArguments`]):
+            Arguments, with `stop_at`.
+        trainer ([`BootstrapUnlearnTrainer`]):
+            Trainer that the callback is for.
+        forget, retain ([`~trl_unlearn.evaluation.tofu.EncodedSet`]):
+            Rows to measure on.
+        retrained (`Mapping[str, float]`, *optional*):
+            Value of `stop_metric` of the retrained model, by name.
+
+    Returns:
+        [`~trl_unlearn.evaluation.stopping.UnlearnUntil`]: The callback.
+
+    Raises:
+        `ValueError`: If the goal is the retrained model's, and there is none.
+    """
+    if data_args.stop_at == RETRAINED and retrained is None:
+        raise ValueError(
+            "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or a number."
+        )
+    return UnlearnUntil(
+        trainer,
+        forget,
+        retain,
+        pad_token_id=trainer.processing_class.pad_token_id,
+        goal=retrained[data_args.stop_metric] if data_args.stop_at == RETRAINED else float(data_args.stop_at),
+        metric=data_args.stop_metric,
+        retain_floor=data_args.stop_retain_floor,
+        every_steps=data_args.stop_every_steps,
+    )
 
 
 def _sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:

@@ -24,9 +24,12 @@ from ..generation import RESERVED_GENERATION_KWARGS
 
 
 FORGET_LOSS_TYPES = ("ga", "npo", "simnpo", "wga", "tnpo", "dpo", "undial", "satimp", "ceu", "rmu", "bs_t")
+LAMBDA_SCHEDULES = ("constant", "linear", "adaptive")
 RETAIN_LOSS_TYPES = ("nll", "kl", "hidden", "none")
 # `beta` where it is not set: the published settings of each objective.
 _BETAS = {"npo": 0.1, "dpo": 0.1, "simnpo": 4.5, "wga": 1.0, "tnpo": 1.0}
+# `forget_floor` with the adaptive schedule: weights that follow an ascent without end do not settle.
+_ADAPTIVE_FLOOR = -2.5
 # Options of the parent that would be ignored, or that would change what is scored: (name, value allowed, why).
 _FIXED_OPTIONS = (
     ("packing", False, "a belief belongs to one row, and packing joins rows"),
@@ -61,11 +64,19 @@ class BootstrapUnlearnConfig(SFTConfig):
             `"ceu"` (cross-entropy without the label) or `"rmu"` (hidden states to a random direction).
         forget_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the forget term.
+        forget_floor (`float`, *optional*):
+            Mean log-prob of an answer or a belief, in nats per token, below which it is left alone. It bounds an
+            ascent that would go on for ever. If not set: -2.5 (a probability of 0.08, as of a model that never saw the
+            row) with `lambda_schedule="adaptive"`, otherwise no bound.
         retain_loss_type (`str`, *optional*, defaults to `"nll"`):
             What is minimised on the retain set: `"nll"`, `"kl"` (divergence from the original model), `"hidden"`
             (distance of hidden states from the original model's, for RMU) or `"none"` (no retain set is needed).
         retain_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the retain term.
+        retain_max_drop (`float`, *optional*):
+            Nats per token that the retain rows may become less likely. Where they fall further, `retain_weight` grows,
+            to 20 times its value at most, see [`~trl_unlearn.trainer.schedules.adapted_retain_weight`]. It stays as it
+            is if not set.
         token_reduction (`str`, *optional*, defaults to `"mean"`):
             `"mean"` or `"sum"` over the label tokens of a row. NPO and DPO always sum, SimNPO averages.
 
@@ -101,6 +112,14 @@ class BootstrapUnlearnConfig(SFTConfig):
             Whether the label is left out of its own beliefs. It raises a target that is still dominant, as long as its
             probability is above `1 - lambda_bst`.
 
+        > Parameters that control the weights of beliefs
+
+        lambda_schedule (`str`, *optional*, defaults to `"constant"`):
+            What `lambda_bst` and `lambda_bss` do during training: `"constant"`, `"linear"` (they grow from 0 to their
+            values) or `"adaptive"` (they start at their values, grow while beliefs that were frozen before unlearning
+            fall less than half as much as the target, and fall while these fall more, see
+            [`~trl_unlearn.trainer.schedules.adapted_share`]).
+
         > Parameters that control sequence beliefs (BS-S)
 
         lambda_bss (`float`, *optional*, defaults to `0.5`):
@@ -133,6 +152,10 @@ class BootstrapUnlearnConfig(SFTConfig):
 
         disable_dropout (`bool`, *optional*, defaults to `True`):
             Whether dropout is set to 0 in the model and its adapter.
+        stop_on_divergence (`bool`, *optional*, defaults to `True`):
+            Whether training ends with a [`~trl_unlearn.trainer.guard.DivergenceError`] where a loss or gradient is not
+            finite, or the retain rows become less likely than a uniform guess. The last good weights are put back, of
+            which a copy is kept in main memory.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -172,6 +195,13 @@ class BootstrapUnlearnConfig(SFTConfig):
         },
     )
     forget_weight: float = field(default=1.0, metadata={"help": "Weight of the forget term."})
+    forget_floor: float | None = field(
+        default=None,
+        metadata={
+            "help": "Mean log-prob of an answer or a belief, in nats per token, below which it is left alone. If not "
+            "set: -2.5 with the adaptive schedule, otherwise no bound."
+        },
+    )
     retain_loss_type: str = field(
         default="nll",
         metadata={
@@ -180,6 +210,13 @@ class BootstrapUnlearnConfig(SFTConfig):
         },
     )
     retain_weight: float = field(default=1.0, metadata={"help": "Weight of the retain term."})
+    retain_max_drop: float | None = field(
+        default=None,
+        metadata={
+            "help": "Nats per token that the retain rows may become less likely before `retain_weight` grows. If not "
+            "set, it stays as it is."
+        },
+    )
     beta: float | None = field(
         default=None,
         metadata={
@@ -228,6 +265,15 @@ class BootstrapUnlearnConfig(SFTConfig):
         default=False, metadata={"help": "Whether to leave the label out of its own token beliefs."}
     )
 
+    # Parameters that control the weights of beliefs
+    lambda_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "What `lambda_bst` and `lambda_bss` do: 'constant', 'linear' (grow from 0 to their values) or "
+            "'adaptive' (follow how far beliefs that were frozen before unlearning have fallen)."
+        },
+    )
+
     # Parameters that control sequence beliefs
     lambda_bss: float = field(
         default=0.5, metadata={"help": "Weight of the sequence beliefs (BS-S), in [0, 1]. 0 turns them off."}
@@ -267,6 +313,13 @@ class BootstrapUnlearnConfig(SFTConfig):
     disable_dropout: bool = field(
         default=True, metadata={"help": "Whether to set dropout to 0 in the model and its adapter."}
     )
+    stop_on_divergence: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether to end with exit code 3 and the last good weights where a loss or gradient is not "
+            "finite, or the retain rows become less likely than a uniform guess."
+        },
+    )
 
     def __post_init__(self):
         if not torch.accelerator.is_available():
@@ -276,6 +329,8 @@ class BootstrapUnlearnConfig(SFTConfig):
         super().__post_init__()
         if self.num_belief_candidates is None:
             self.num_belief_candidates = self.num_beliefs
+        if self.forget_floor is None and self.lambda_schedule == "adaptive":
+            self.forget_floor = _ADAPTIVE_FLOOR
         if self.beta is None:
             self.beta = _BETAS.get(self.forget_loss_type)
         self._refuse_choices()
@@ -296,6 +351,7 @@ class BootstrapUnlearnConfig(SFTConfig):
         for name, allowed in (
             ("forget_loss_type", FORGET_LOSS_TYPES),
             ("retain_loss_type", RETAIN_LOSS_TYPES),
+            ("lambda_schedule", LAMBDA_SCHEDULES),
             ("token_reduction", ("mean", "sum")),
         ):
             if getattr(self, name) not in allowed:
@@ -314,7 +370,7 @@ class BootstrapUnlearnConfig(SFTConfig):
         for name in (*weights, "belief_refresh_epochs", "top_k"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        for name in ("beta", "belief_temperature", "temperature", "rmu_coefficient"):
+        for name in ("beta", "belief_temperature", "temperature", "rmu_coefficient", "retain_max_drop"):
             # `wga` with exponent 0 is gradient ascent.
             if getattr(self, name) is None or (name == "beta" and self.forget_loss_type == "wga" and self.beta == 0):
                 continue
@@ -323,6 +379,11 @@ class BootstrapUnlearnConfig(SFTConfig):
         for name in ("belief_top_k", "max_completion_length", "prompt_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.forget_floor is not None and not self.forget_floor < 0:
+            raise ValueError(
+                f"`forget_floor` is a log-prob, in nats per token, and must be below 0, got {self.forget_floor}. Try "
+                "-2.5, or leave it out."
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}.")
         if self.belief_batch_size is not None and self.belief_batch_size < 1:
@@ -339,6 +400,11 @@ class BootstrapUnlearnConfig(SFTConfig):
             raise ValueError(
                 f"`num_belief_candidates` ({self.num_belief_candidates}) must not be below `num_beliefs` "
                 f"({self.num_beliefs}): the beliefs are the best of the candidates."
+            )
+        if self.retain_max_drop is not None and not self.uses_retain:
+            raise ValueError(
+                f"`retain_max_drop` is {self.retain_max_drop}, but there is no retain term (`retain_loss_type` is "
+                f"{self.retain_loss_type!r}, `retain_weight` {self.retain_weight}). Leave it out, or use one."
             )
         clashes = sorted(RESERVED_GENERATION_KWARGS & set(self.generation_kwargs or {}))
         if clashes:

@@ -15,6 +15,7 @@
 """Unlearning as a TRL trainer."""
 
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,20 +37,25 @@ from ..generation import eos_token_ids
 from ..hub.card import render_card
 from ..label_states import LabelStates, check_head
 from ..objectives import forget, hidden, retain
-from ..records import UnlearningRun
+from ..records import ChainLink, UnlearningRun
 from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import refuse_input, warn_of_overlap
 from .collator import DataCollatorForUnlearning
+from .drift import MONITOR_CANDIDATES, DriftMonitor, frozen_beliefs, spread_over
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
+from .guard import DivergenceGuard
 from .inner_layer import resolve_layer, train_around_layer
 from .pass_scorer import PassScorer
 from .passes import StepRow, collate_rows, cut_rows, padded_tokens, retain_index, split_to, without_synchronisation
 from .reference import add_reference_adapter, frozen_copy, reference_model, without_reference_adapter
 from .refusals import with_refusals
 from .run_record import RunClock, build_run_record
+from .schedules import TermWeights
 from .throughput import StepMeter
 
+
+logger = logging.getLogger(__name__)
 
 # Learning rates where `learning_rate` is not set: an adapter wants one 10 to 50 times higher.
 _LEARNING_RATE, _ADAPTER_LEARNING_RATE = 1e-5, 2e-4
@@ -107,9 +113,15 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         dataset_sources (`dict[str, dict[str, Any]]`):
             Where the sets came from, for the record and the card: `"forget"` and `"retain"` -> `name`, `config`,
             `split`, `on_hub`.
+        earlier_requests (`list[ChainLink]`):
+            Requests that the model has forgotten before, for the record and the card.
+        stop_reason (`str` or `None`):
+            Why training ended before its last step, in a sentence. Whoever stops it says so here.
 
     Raises:
         `ValueError`: Before any training, if the data, the model and the config do not fit together.
+        [`~trl_unlearn.trainer.guard.DivergenceError`]: From `train`, if a loss or gradient is not finite, or the
+            retain rows have become less likely than a uniform guess (unless `stop_on_divergence=False`).
     """
 
     _tag_names = ["trl", "trl-unlearn", "unlearning"]  # noqa: RUF012
@@ -141,6 +153,8 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         if needs_reference and self._continues_adapter:
             add_reference_adapter(model)
         self.dataset_sources: dict[str, dict[str, Any]] = {}
+        self.earlier_requests: list[ChainLink] = []
+        self.stop_reason: str | None = None
         self._clock = RunClock()
 
         super().__init__(
@@ -181,7 +195,11 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         self._meter = StepMeter(self.accelerator, self.model.config.get_text_config())
         self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded)
         self._row_metrics: dict[str, list[Tensor]] = defaultdict(list)
-        self.belief_store = self._new_belief_store() if args.lambda_bss > 0 else None
+        self.belief_store = self._new_belief_store(list(self.train_dataset)) if args.lambda_bss > 0 else None
+        self._weights, self._monitor = TermWeights(args), None
+        self._guard = None
+        if args.stop_on_divergence:
+            self._guard = DivergenceGuard(self.model, vocab_size, keeps_copy=not self.is_deepspeed_enabled)
 
     # Input
 
@@ -215,13 +233,13 @@ class BootstrapUnlearnTrainer(SFTTrainer):
 
     # Beliefs
 
-    def _new_belief_store(self) -> BeliefStore:
+    def _new_belief_store(self, rows: list[dict[str, Any]], num_candidates: int | None = None) -> BeliefStore:
         args = self.args
         return BeliefStore(
-            list(self.train_dataset),
+            rows,
             BeliefSampling(
-                num_beliefs=args.num_beliefs,
-                num_candidates=args.num_belief_candidates,
+                num_beliefs=num_candidates or args.num_beliefs,
+                num_candidates=num_candidates or args.num_belief_candidates,
                 max_completion_length=args.max_completion_length,
                 temperature=args.temperature,
                 top_p=args.top_p,
@@ -243,18 +261,8 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         if self.belief_store.refresh == due:
             return
         self._scorer.forget_beliefs()
-        show = self.accelerator.is_main_process and not self.args.disable_tqdm
-        kwargs = self.args.gradient_checkpointing_kwargs
-        with (
-            unwrap_model_for_generation(model, self.accelerator, gradient_checkpointing_kwargs=kwargs) as unwrapped,
-            self.accelerator.autocast(),
-        ):
-            audit = self.belief_store.sample(
-                unwrapped,
-                due,
-                self.state.epoch,
-                desc=f"Sampling beliefs (epoch {self.state.epoch:g})" if show else None,
-            )
+        desc = f"Sampling beliefs (epoch {self.state.epoch:g})"
+        audit = self._sample(model, self.belief_store, due, desc)
         for name, key in (
             ("coverage", "coverage"),
             ("length", "mean_length"),
@@ -262,6 +270,49 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             ("seconds", "seconds"),
         ):
             self._metrics["train"][f"beliefs/{name}"].append(audit[key])
+
+    def _sample(self, model: nn.Module, store: BeliefStore, refresh: int, desc: str) -> dict[str, Any]:
+        show = self.accelerator.is_main_process and not self.args.disable_tqdm
+        kwargs = self.args.gradient_checkpointing_kwargs
+        with (
+            unwrap_model_for_generation(model, self.accelerator, gradient_checkpointing_kwargs=kwargs) as unwrapped,
+            self.accelerator.autocast(),
+        ):
+            return store.sample(unwrapped, refresh, self.state.epoch, desc=desc if show else None)
+
+    # Weights
+
+    def _freeze_monitor(self, model: nn.Module) -> DriftMonitor:
+        args, beliefs, retain = self.args, [], []
+        if self.state.global_step > 0:
+            raise ValueError(
+                f"Training goes on from step {self.state.global_step}, but `lambda_schedule='adaptive'` and "
+                "`retain_max_drop` follow what the model found likely before unlearning. Train from the start."
+            )
+        target = [self.train_dataset[i] for i in spread_over(len(self.train_dataset))]
+        if args.lambda_schedule == "adaptive":
+            store = self._new_belief_store(target, MONITOR_CANDIDATES)
+            self._sample(model, store, 0, "Sampling beliefs to follow")
+            beliefs = frozen_beliefs(store)
+            if not beliefs:
+                logger.warning(
+                    "All samples of the model repeat the answers that are to be forgotten: "
+                    "`lambda_schedule='adaptive'` has no beliefs to follow, and the weights stay as they are. "
+                    "Raise `temperature`."
+                )
+        if args.retain_max_drop is not None:
+            retain = [self.retain_dataset[i] for i in spread_over(len(self.retain_dataset))]
+        return DriftMonitor(target, beliefs, retain, self._tokenizer.pad_token_id)
+
+    def _update_weights(self, model: nn.Module) -> None:
+        weights, step = self._weights, self.state.global_step
+        weights.advance(step, self.state.max_steps)
+        if weights.is_due(step):
+            self._monitor = self._monitor or self._freeze_monitor(model)
+            with self.accelerator.autocast():
+                weights.adapt(self._monitor.measure(model), step)
+        for name, value in weights.logs().items():
+            self._metrics["train"][name].append(value)
 
     # Loss
 
@@ -278,7 +329,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. A row's loss must not depend on
             other rows: they may be passed in other slices.
         """
-        return self._objective.loss(scores, self.args)
+        return self._objective.loss(scores, self._weights.now)
 
     def _retain_loss(self, scores: TokenScores, reference: LabelStates | None) -> Tensor:
         args = self.args
@@ -295,6 +346,8 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         parts = []
         if forget_part is not None:
             rows, scores = forget_part
+            if self.args.forget_floor is not None:
+                scores = scores.bounded(self.args.forget_floor)
             parts.append((rows, scores, self.compute_forget_loss(scores)))
         if retain_part is not None:
             rows, scores, reference = retain_part
@@ -318,7 +371,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
 
     def _step_rows(self, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | None) -> list[StepRow]:
         """The rows of a micro-batch with the weight that each has in the loss of the step."""
-        args, rows = self.args, inputs["row"].tolist()
+        args, rows = self._weights.now, inputs["row"].tolist()
         # `num_items_in_batch` counts the rows of every process, and DDP averages the gradients over processes.
         processes = self.accelerator.num_processes if args.average_tokens_across_devices else 1
         share = 1 / len(rows) if num_items_in_batch is None else processes / int(num_items_in_batch)
@@ -369,13 +422,15 @@ class BootstrapUnlearnTrainer(SFTTrainer):
                     self._row_metrics[f"loss/{kind}" if name == "loss" else f"{kind}/{name}"].append(value)
         return (weights.to(scores["loss"]) * scores["loss"]).sum()
 
-    def _log_means(self) -> None:
+    def _log_means(self) -> dict[str, float]:
         # Processes meet the kinds of rows in an order of their own.
         names = sorted(self._row_metrics)
         values = torch.stack([torch.stack(self._row_metrics[name]).mean() for name in names])
-        for name, value in zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True):
+        means = dict(zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+        for name, value in means.items():
             self._metrics["train"][name].append(value)
         self._row_metrics.clear()
+        return means
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         count = torch.tensor(sum(len(batch["row"]) for batch in batch_samples), device=device)
@@ -386,6 +441,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self.belief_store is not None:
             self._refresh_beliefs_if_due(model)
+        self._update_weights(model)
         rows = self._step_rows(inputs, num_items_in_batch)
         *earlier, last = self._slices(rows)
         with self._meter.step([length for row in rows for length in row.lengths]):
@@ -394,8 +450,17 @@ class BootstrapUnlearnTrainer(SFTTrainer):
                 with without_synchronisation(self.accelerator, model):
                     loss = loss + super().training_step(model, part, num_items_in_batch)
             loss = loss + super().training_step(model, last, num_items_in_batch)
-            self._log_means()
+            means = self._log_means()
+        if self._guard is not None:
+            self._guard.check(means, self.state.global_step, inputs["row"].tolist())
         return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        # A gradient scaler leaves out the steps that overflow, and goes on with a smaller scale.
+        if self._guard is not None and self.accelerator.scaler is None:
+            self._guard.check_gradient(norm, self.state.global_step)
+        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:

@@ -16,7 +16,7 @@
 """Which objective each `forget_loss_type` is, and what it has to be given."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -42,6 +42,25 @@ class ForgetScores(TokenScores):
 
     reference_logps: Tensor | None = None
     chosen: "ForgetScores | None" = None
+
+    def bounded(self, floor: float) -> "ForgetScores":
+        """
+        The same scores without the gradient of rows that are unlikely already.
+
+        Args:
+            floor (`float`):
+                Mean log-prob, in nats per token, below which a row has no gradient.
+
+        Returns:
+            [`ForgetScores`]: The scores, of the same values.
+        """
+        above = forget.reduce_tokens(self.logps.detach(), self.mask)[:, None] >= floor
+        kept = {
+            name: torch.where(above, value, value.detach())
+            for name in ("logps", "beliefs", "others", "kl")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **kept)
 
 
 @dataclass(frozen=True)

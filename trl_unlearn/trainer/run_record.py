@@ -145,6 +145,8 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         effective_batch_size=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         seed=args.seed,
         world_size=args.world_size,
+        stopped=trainer.stop_reason,
+        chain=trainer.earlier_requests,
         belief_audit=audit,
         training_log=[entry for entry in history if "train_runtime" not in entry],
         final_metrics=next((entry for entry in reversed(history) if "train_runtime" in entry), {}),

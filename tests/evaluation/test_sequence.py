@@ -1,0 +1,92 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import io
+
+import pytest
+from rich.console import Console
+
+from trl_unlearn.evaluation.sequence import (
+    SequenceStage,
+    print_sequence,
+    sequence_dict,
+    sequence_point,
+    sequence_rows,
+)
+from trl_unlearn.evaluation.tofu import encode_set
+
+
+NAMES = ("person 36", "person 37", "person 38")
+
+
+def point(*strengths: float, kept: float) -> dict:
+    requests = {
+        name: {"extraction_strength": strength, "forget_probability": strength / 2}
+        for name, strength in zip(NAMES, strengths, strict=True)
+    }
+    return {"requests": requests, "retain_probability": kept}
+
+
+STAGES = [
+    SequenceStage("person 36", 40, 12.4, **point(0.05, 0.9, 0.95, kept=0.91)),
+    SequenceStage("person 37", 30, 9.6, **point(0.06, 0.08, 0.9, kept=0.88)),
+]
+TARGET, RETRAINED = point(1.0, 0.98, 0.99, kept=0.95), point(0.1, 0.12, 0.08, kept=0.94)
+
+
+def test_a_table_begins_with_the_target_and_ends_with_the_retrained_model():
+    header, rows = sequence_rows(STAGES, {"target": TARGET, "retrained": RETRAINED})
+    assert header == ["after", "ES person 36", "ES person 37", "ES person 38", "retain prob.", "steps", "seconds"]
+    assert rows == [
+        ["target", "1.000", "0.980", "0.990", "0.950", "-", "-"],
+        ["person 36", "0.050", "0.900", "0.950", "0.910", "40", "12"],
+        ["person 37", "0.060", "0.080", "0.900", "0.880", "30", "10"],
+        ["retrained", "0.100", "0.120", "0.080", "0.940", "-", "-"],
+    ]
+    assert [row[0] for row in sequence_rows(STAGES, {"target": TARGET})[1]] == ["target", "person 36", "person 37"]
+
+
+def test_three_requests_fit_into_eighty_columns():
+    stream = io.StringIO()
+    print_sequence(*sequence_rows(STAGES, {"target": TARGET, "retrained": RETRAINED}), Console(file=stream, width=80))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = (line for line in lines if line.startswith("person 37"))
+    assert row.split() == ["person", "37", "0.060", "0.080", "0.900", "0.880", "30", "10"]
+
+
+def test_the_json_values_have_the_stages_in_order_with_every_request():
+    found = sequence_dict(STAGES, {"target": TARGET})
+    assert (found["schema_version"], found["baselines"]) == (1, {"target": TARGET})
+    assert found["stages"][1] == {
+        "request": "person 37",
+        "steps": 30,
+        "seconds": 9.6,
+        **point(0.06, 0.08, 0.9, kept=0.88),
+    }
+    assert [SequenceStage(**stage) for stage in found["stages"]] == STAGES
+
+
+def test_a_point_is_the_mean_over_the_rows_of_each_set(tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+    def measure(*sets) -> dict:
+        forget = {str(i): encode_set(rows, tiny_tokenizer, name="forget") for i, rows in enumerate(sets)}
+        retain = encode_set(retain_rows, tiny_tokenizer, name="retain")
+        return sequence_point(tiny_model, forget, retain, pad_token_id=tiny_tokenizer.pad_token_id, batch_size=2)
+
+    found = measure(forget_rows, *(forget_rows.select([i]) for i in range(3)))
+    assert list(found["requests"]) == ["0", "1", "2", "3"]
+    alone = [found["requests"][name]["forget_probability"] for name in ("1", "2", "3")]
+    assert len(set(alone)) == 3
+    assert found["requests"]["0"]["forget_probability"] == pytest.approx(sum(alone) / 3, rel=1e-5)
+    assert 0 < found["retain_probability"] < 1

@@ -1,0 +1,279 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import logging
+import math
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.evaluation.callbacks import curve_point
+from trl_unlearn.evaluation.stopping import UnlearnUntil
+from trl_unlearn.evaluation.tofu import encode_set
+from trl_unlearn.token_scores import pad_rows
+
+
+MEMORISED: dict[str, torch.Tensor] = {}
+
+
+@pytest.fixture
+def sets(tiny_tokenizer, forget_rows, retain_rows):
+    """Forget and retain set, encoded."""
+    rows = {"forget": forget_rows, "retain": retain_rows}
+    return [encode_set(rows[name], tiny_tokenizer, name=name) for name in rows]
+
+
+@pytest.fixture
+def knowing_model(tiny_model, tiny_tokenizer, sets):
+    """`tiny_model` after it has learned all rows by heart."""
+    if not MEMORISED:
+        batch = pad_rows([row for encoded in sets for row in encoded.answers], tiny_tokenizer.pad_token_id)
+        optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-2)
+        for _ in range(80):
+            optimizer.zero_grad()
+            tiny_model(**batch).loss.backward()
+            optimizer.step()
+        MEMORISED.update({name: value.clone() for name, value in tiny_model.state_dict().items()})
+    tiny_model.load_state_dict(MEMORISED)
+    return tiny_model
+
+
+@pytest.fixture
+def new_trainer(tmp_path, knowing_model, tiny_tokenizer, forget_rows):
+    def new(peft=False, **kwargs):
+        settings = {
+            "per_device_train_batch_size": 1,
+            "learning_rate": 2e-2 if peft else 2e-3,
+            "lr_scheduler_type": "constant",
+            "forget_loss_type": "ga",
+            "retain_loss_type": "none",
+            "lambda_bss": 0.0,
+            "gradient_checkpointing": False,
+            "num_train_epochs": 1000,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+        }
+        return BootstrapUnlearnTrainer(
+            knowing_model,
+            BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs),
+            forget_rows,
+            processing_class=tiny_tokenizer,
+            peft_config=LoraConfig(r=4, target_modules="all-linear") if peft else None,
+        )
+
+    return new
+
+
+@pytest.fixture
+def until(sets, tiny_tokenizer):
+    """Function that makes the callback of a trainer and adds it."""
+
+    def make(trainer, **options):
+        callback = UnlearnUntil(trainer, *sets, pad_token_id=tiny_tokenizer.pad_token_id, **options)
+        trainer.add_callback(callback)
+        return callback
+
+    return make
+
+
+@pytest.fixture
+def measured(sets, tiny_tokenizer):
+    """Function of a trainer: what its model is now."""
+    return lambda trainer: curve_point(trainer.model, *sets, pad_token_id=tiny_tokenizer.pad_token_id)
+
+
+def values_of(point):
+    return {name: value for name, value in point.items() if name not in ("step", "epoch")}
+
+
+class AtStep(TrainerCallback):
+    """Does something to the weights after a step."""
+
+    def __init__(self, step, change):
+        self.step, self.change = step, change
+
+    @torch.no_grad()
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            self.change(model)
+
+
+@pytest.mark.parametrize("peft", [False, True])
+@pytest.mark.parametrize(
+    ("metric", "goal", "tolerance"), [("extraction_strength", 0.4, 0.1), ("forget_logp", -3.0, 0.2)]
+)
+def test_a_run_that_jumps_over_the_goal_ends_within_the_tolerance(
+    new_trainer, until, measured, metric, goal, tolerance, peft
+):
+    trainer = new_trainer(peft)
+    callback = until(trainer, goal=goal, metric=metric, tolerance=tolerance)
+    trainer.train()
+    by_step = {entry["step"]: entry[metric] for entry in callback.history}
+    assert list(by_step) == sorted(by_step) and len(by_step) == len(callback.history)
+    whole = [step for step in by_step if step == int(step)]
+    assert by_step[whole[-2]] > goal + tolerance
+    assert by_step[whole[-1]] < goal - tolerance
+    assert whole[-1] == trainer.state.global_step < trainer.state.max_steps
+    kept = callback.kept
+    assert whole[-2] < kept["step"] < whole[-1]
+    assert kept[metric] == pytest.approx(goal, abs=tolerance)
+    assert kept in callback.history
+    assert trainer.stop_reason == f"`{metric}` reached {kept[metric]:.3f} (goal {goal:.3f}) at step {kept['step']:g}."
+    # What is reported is what the model is.
+    assert measured(trainer) == values_of(kept)
+
+
+def test_a_measurement_within_the_tolerance_is_kept_as_it_is(new_trainer, until, measured):
+    trainer = new_trainer()
+    callback = until(trainer, goal=-6.0, metric="forget_logp", tolerance=5.5, every_steps=1)
+    trainer.train()
+    assert [entry["step"] for entry in callback.history] == list(range(trainer.state.global_step + 1))
+    assert callback.kept is callback.history[-1]
+    assert measured(trainer) == values_of(callback.kept)
+    assert trainer.stop_reason.endswith(f"at step {trainer.state.global_step}.")
+
+
+def test_the_state_closest_to_the_goal_is_kept_where_none_is_within_the_tolerance(new_trainer, until, measured):
+    trainer = new_trainer()
+    callback = until(trainer, goal=-3.0, metric="forget_logp", tolerance=1e-9)
+    trainer.train()
+    closest = min(callback.history, key=lambda entry: abs(entry["forget_logp"] + 3))
+    assert callback.kept == closest
+    assert closest["forget_logp"] == pytest.approx(-3, abs=0.2)
+    assert measured(trainer) == values_of(closest)
+    assert "past the goal of -3.000; kept is the closest state" in trainer.stop_reason
+
+
+def test_a_retain_probability_below_the_floor_ends_the_run_above_it(new_trainer, until, measured):
+    trainer = new_trainer()
+    callback = until(trainer, goal=-50.0, metric="forget_logp", retain_floor=0.5)
+    trainer.train()
+    *_, last = callback.history
+    assert last["retain_probability"] < 0.5
+    above = [entry for entry in callback.history if entry["retain_probability"] >= 0.5]
+    assert callback.kept == min(above, key=lambda entry: entry["forget_logp"])
+    assert callback.kept["step"] > callback.history[0]["step"]
+    assert measured(trainer) == values_of(callback.kept)
+    assert trainer.stop_reason.startswith(
+        f"retain probability fell to {last['retain_probability']:.3f}, below the floor of 0.5; kept is the state of "
+    )
+    assert trainer.state.global_step < trainer.state.max_steps
+
+
+def test_a_state_that_is_not_finite_is_never_kept(new_trainer, until, measured):
+    trainer = new_trainer()
+    trainer.add_callback(AtStep(2, lambda model: [parameter.fill_(math.nan) for parameter in model.parameters()]))
+    # A broken model predicts nothing, as the goal asks for.
+    callback = until(trainer, goal=0.0, every_steps=1)
+    trainer.train()
+    assert callback.kept["step"] < 2
+    assert all(math.isfinite(value) for value in measured(trainer).values())
+    assert measured(trainer) == values_of(callback.kept)
+
+
+def test_a_run_that_ends_before_the_goal_gets_its_best_state_back_and_says_so(
+    new_trainer, until, measured, knowing_model, caplog
+):
+    trainer = new_trainer(max_steps=3)
+    before = {name: value.clone() for name, value in knowing_model.state_dict().items()}
+    trainer.add_callback(AtStep(3, lambda model: model.load_state_dict(before)))
+    callback = until(trainer, goal=-50.0, metric="forget_logp", every_steps=1)
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert [entry["step"] for entry in callback.history] == [0, 1, 2, 3]
+    assert callback.kept is callback.history[2]
+    assert measured(trainer) == values_of(callback.kept) != values_of(callback.history[3])
+    assert trainer.stop_reason is None
+    (warned,) = [record.getMessage() for record in caplog.records if "goal" in record.getMessage()]
+    assert warned.startswith(
+        f"The goal was not reached in 3 steps: `forget_logp` is {callback.kept['forget_logp']:.3f} (goal -50.000)"
+    )
+
+
+def test_the_log_has_the_curve_and_last_of_all_the_state_that_is_kept(new_trainer, until):
+    trainer = new_trainer()
+    callback = until(trainer, goal=-3.0, metric="forget_logp", tolerance=0.2)
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "curve/forget_logp" in entry]
+    whole = [entry["forget_logp"] for entry in callback.history if entry["step"] == int(entry["step"])]
+    assert [entry["curve/forget_logp"] for entry in entries] == [*whole, callback.kept["forget_logp"]]
+    assert entries[-1]["curve/step"] == callback.kept["step"]
+
+
+def test_a_run_after_a_run_begins_anew(new_trainer, until):
+    trainer = new_trainer(max_steps=2)
+    callback = until(trainer, goal=-50.0, metric="forget_logp", every_steps=1)
+    trainer.stop_reason = "left over"
+    for _ in range(2):
+        trainer.train()
+        assert [entry["step"] for entry in callback.history] == [0, 1, 2]
+        assert trainer.stop_reason is None
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"goal": 0.99}, r"`extraction_strength` is 1\.000 before training, where the goal is 0\.990"),
+        ({"goal": 0.1, "retain_floor": 0.9999}, "below the floor of 0.9999"),
+    ],
+)
+def test_a_start_that_leaves_nothing_to_do_is_refused_when_training_begins(new_trainer, until, options, complaint):
+    trainer = new_trainer()
+    until(trainer, **options)
+    with pytest.raises(ValueError, match=complaint):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"metric": "loss"}, "Unknown `metric`: 'loss'"),
+        ({"tolerance": 0}, "`tolerance` is 0"),
+        ({"tolerance": math.nan}, "`tolerance` is nan"),
+        ({"retain_floor": 0}, "`retain_floor` is 0"),
+        ({"retain_floor": 1.0}, "`retain_floor` is 1.0"),
+        ({"every_steps": 0}, "`every_steps` is 0"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(new_trainer, until, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        until(new_trainer(), goal=0.1, **options)
+
+
+def test_deepspeed_is_refused(new_trainer, until):
+    trainer = new_trainer()
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(ValueError, match="DeepSpeed has copies of its own"):
+        until(trainer, goal=0.1)
+
+
+def test_another_choice_of_the_best_state_is_refused(new_trainer, until, forget_rows):
+    trainer = new_trainer()
+    trainer.args.load_best_model_at_end = True
+    with pytest.raises(ValueError, match="`load_best_model_at_end` would replace"):
+        until(trainer, goal=0.1)
+
+
+def test_an_impossible_answer_has_a_finite_log_prob(knowing_model, sets, tiny_tokenizer):
+    with torch.no_grad():
+        knowing_model.model.norm.weight.mul_(-1e5)
+    point = curve_point(knowing_model, *sets, pad_token_id=tiny_tokenizer.pad_token_id)
+    assert point["forget_probability"] == 0
+    assert point["forget_logp"] == pytest.approx(-708, abs=1)

@@ -1,0 +1,55 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Runs that end at a goal, from the command line to the record."""
+
+import pytest
+import torch
+
+from trl_unlearn.records import UnlearningRun
+from trl_unlearn.scripts import unlearn
+
+
+STOPPING = ["--stop_metric", "forget_logp", "--stop_every_steps", "1", "--no_use_peft", "--no_evaluate"]
+
+
+@pytest.fixture
+def own(checkpoint, own_files):
+    """Command line of a run on two files of one's own."""
+    forget, retain = own_files("conversational")
+    return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain, *STOPPING]
+
+
+def test_a_run_ends_at_a_number_and_its_record_says_so(run, own):
+    done = run("bs_t", [*own, "--stop_at=-6.04"])
+    record = UnlearningRun.load(done.folder / "run.json")
+    assert record.stopped.startswith("`forget_logp` reached -6.0") and "(goal -6.040) at step 1." in record.stopped
+    assert record.stopped in done.text("README.md")
+
+
+def test_the_goal_can_be_measured_of_the_retrained_model(run, own, tiny_model, tmp_path, monkeypatch):
+    folder, measured, measure = str(tmp_path / "retrained"), [], unlearn.curve_point
+    with torch.no_grad():
+        tiny_model.model.norm.weight.mul_(3)
+    tiny_model.save_pretrained(folder)
+
+    def watched(*args, **kwargs):
+        measured.append(measure(*args, **kwargs))
+        return measured[-1]
+
+    monkeypatch.setattr(unlearn, "curve_point", watched)
+    done = run("bs_t", [*own, "--stop_at", "retrained", "--retrained_model_name_or_path", folder])
+    (goal,) = measured
+    stopped = UnlearningRun.load(done.folder / "run.json").stopped
+    assert "reached" in stopped and f"(goal {goal['forget_logp']:.3f})" in stopped

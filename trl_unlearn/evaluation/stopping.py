@@ -1,0 +1,250 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Ends training where enough is forgotten, and keeps the state that is closest to that."""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from transformers import Trainer
+
+from .callbacks import ForgettingCurveCallback
+from .tofu import EncodedSet
+
+
+logger = logging.getLogger(__name__)
+
+STOP_METRICS = ("extraction_strength", "forget_logp")
+_HALVINGS = 7
+
+
+class UnlearnUntil(ForgettingCurveCallback):
+    """
+    Ends training when the forget set is forgotten as far as a goal, or when too little of the retain set is left.
+
+    Unlearning falls slowly and then all at once: one measurement is far above the goal, and the next far below it.
+    When one has come down to the goal, or its retain probability is below the floor, the states between the best one
+    so far and the current one are searched, by at most 7 halvings of the way between their weights (linear
+    interpolation of each trained parameter), for one within the tolerance.
+
+    **What is kept**: of all measured states whose retain probability is not below the floor, those of the search
+    included, the one whose metric is closest to the goal, and of equals the one that was measured first. The model has
+    its weights when training ends, also when it ends by itself before the goal is reached.
+
+    Logs what [`ForgettingCurveCallback`] logs, and after a search the state that is kept, with its `curve/step`. Says
+    in `trainer.stop_reason` why training has ended.
+
+    Example:
+
+    ```python
+    goal = curve_point(retrained, forget, retain, pad_token_id=pad)["extraction_strength"]
+    trainer.add_callback(UnlearnUntil(trainer, forget, retain, pad_token_id=pad, goal=goal, every_steps=3))
+    trainer.train()
+    ```
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            Trainer that the callback is added to.
+        forget, retain ([`~evaluation.tofu.EncodedSet`]):
+            Row sets.
+        pad_token_id (`int`):
+            Token of the padding.
+        goal (`float`):
+            Value of the metric to come down to, for instance the retrained model's.
+        metric (`str`, *optional*, defaults to `"extraction_strength"`):
+            `"extraction_strength"` (strict) or `"forget_logp"`, see [`curve_point`].
+        retain_floor (`float`, *optional*):
+            Mean retain probability to stay above, in (0, 1). `None` sets none.
+        tolerance (`float`, *optional*, defaults to `0.02`):
+            Distance from the goal that counts as reached, in units of the metric.
+        every_steps (`int`, *optional*):
+            Optimiser steps between measurements; few are better, since the search goes back to the last one. `None`
+            measures once an epoch.
+
+    Attributes:
+        kept (`dict[str, float]` or `None`):
+            Entry of the history whose state is kept so far. Entries of the search have a `step` between two steps.
+
+    Raises:
+        `ValueError`: If an argument or the trainer cannot be used; when training begins, if the goal is reached
+            already or the retain probability is below the floor.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        forget: EncodedSet,
+        retain: EncodedSet,
+        *,
+        pad_token_id: int,
+        goal: float,
+        metric: str = "extraction_strength",
+        retain_floor: float | None = None,
+        tolerance: float = 0.02,
+        every_steps: int | None = None,
+    ):
+        super().__init__(trainer, forget, retain, pad_token_id=pad_token_id, every_steps=every_steps)
+        if metric not in STOP_METRICS:
+            raise ValueError(f"Unknown `metric`: {metric!r}. Set it to one of {', '.join(map(repr, STOP_METRICS))}.")
+        if not tolerance > 0:
+            raise ValueError(f"`tolerance` is {tolerance}. Give more than 0: a goal is never met exactly.")
+        if retain_floor is not None and not 0 < retain_floor < 1:
+            raise ValueError(f"`retain_floor` is {retain_floor}. Give a probability in (0, 1), or `None` for none.")
+        if trainer.is_deepspeed_enabled:
+            raise ValueError(
+                "`UnlearnUntil` changes the weights, and DeepSpeed has copies of its own. Train with DDP or FSDP, or "
+                "set the number of steps."
+            )
+        if trainer.args.load_best_model_at_end:
+            raise ValueError(
+                "`load_best_model_at_end` would replace the state that `UnlearnUntil` keeps. Set one of the two."
+            )
+        self.goal, self.metric, self.tolerance = goal, metric, tolerance
+        # A probability that is not a number is below any floor.
+        self.retain_floor = 0.0 if retain_floor is None else retain_floor
+        self.kept: dict[str, float] | None = None
+        self._parameters: list[Tensor] = []
+        self._kept_weights: list[Tensor] = []
+        self._ended = False
+
+    def _keeps_enough(self, point: dict[str, float]) -> bool:
+        return point["retain_probability"] >= self.retain_floor
+
+    def _goes_on(self, point: dict[str, float]) -> bool:
+        return self._keeps_enough(point) and point[self.metric] > self.goal + self.tolerance
+
+    def _distance(self, point: dict[str, float]) -> float:
+        return abs(point[self.metric] - self.goal)
+
+    def _reaches(self, point: dict[str, float]) -> bool:
+        return self._keeps_enough(point) and self._distance(point) <= self.tolerance
+
+    def _copy(self) -> list[Tensor]:
+        return [_local(parameter).to("cpu", copy=True) for parameter in self._parameters]
+
+    def _reshard(self) -> None:
+        # FSDP2 may leave parameters gathered after a forward pass, and would not see that their shards change.
+        for module in self.trainer.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    @torch.no_grad()
+    def _put(self, weights: Iterable[Tensor]) -> None:
+        self._reshard()
+        for parameter, weight in zip(self._parameters, weights, strict=True):
+            _local(parameter).copy_(weight)
+
+    def _measure(self, state, control) -> None:
+        if self._ended:
+            return
+        super()._measure(state, control)
+        point = self.history[-1]
+        if self._goes_on(point):
+            if self.kept is None or self._distance(point) < self._distance(self.kept):
+                self.kept, self._kept_weights = point, self._copy()
+            return
+        if self.kept is None:
+            self._refuse_start(point)
+        self._ended = True
+        if self._reaches(point):
+            self.kept = point
+        else:
+            self._search(point)
+            self._log(self.kept, control)
+        self.trainer.stop_reason = self._reason(point)
+        control.should_training_stop = True
+
+    def _refuse_start(self, point: dict[str, float]) -> None:
+        if not self._keeps_enough(point):
+            raise ValueError(
+                f"The retain probability is {point['retain_probability']:.3f} before training, below the floor of "
+                f"{self.retain_floor:g}. Lower the floor."
+            )
+        raise ValueError(
+            f"`{self.metric}` is {point[self.metric]:.3f} before training, where the goal is {self.goal:.3f} "
+            f"(tolerance {self.tolerance:g}): there is nothing to unlearn. Set a lower goal, or check that the model "
+            "is one that knows the forget set."
+        )
+
+    def _search(self, passed: dict[str, float]) -> None:
+        """Measure states between the one that is kept and the one that went too far, and keep the best of all."""
+        start, start_weights, end_weights = self.kept, self._kept_weights, self._copy()
+
+        def between(share: float) -> Iterable[Tensor]:
+            # At 0 without the other end: a weight that is not finite has no share of 0.
+            if share == 0:
+                return start_weights
+            return (low.lerp(high, share) for low, high in zip(start_weights, end_weights, strict=True))
+
+        found, low, high = {0.0: start, 1.0: passed}, 0.0, 1.0
+        for _ in range(_HALVINGS):
+            share = (low + high) / 2
+            self._put(between(share))
+            where = {name: start[name] + share * (passed[name] - start[name]) for name in ("step", "epoch")}
+            point = found[share] = where | self._current_values()
+            if self._reaches(point):
+                break
+            low, high = (share, high) if self._goes_on(point) else (low, share)
+        self.history = sorted([*self.history, *list(found.values())[2:]], key=lambda entry: entry["step"])
+        enough = [share for share, point in found.items() if self._keeps_enough(point)]
+        best = min(enough, key=lambda share: self._distance(found[share]))
+        self._put(between(best))
+        self.kept = found[best]
+
+    def _reason(self, passed: dict[str, float]) -> str:
+        kept = self.kept
+        value, goal = f"{kept[self.metric]:.3f}", f"{self.goal:.3f}"
+        if self._reaches(kept):
+            return f"`{self.metric}` reached {value} (goal {goal}) at step {kept['step']:g}."
+        if not self._keeps_enough(passed):
+            return (
+                f"retain probability fell to {passed['retain_probability']:.3f}, below the floor of "
+                f"{self.retain_floor:g}; kept is the state of step {kept['step']:g}, where `{self.metric}` is {value} "
+                f"(goal {goal})."
+            )
+        return (
+            f"`{self.metric}` fell to {passed[self.metric]:.3f}, past the goal of {goal}; kept is the closest state, "
+            f"of step {kept['step']:g}, where it is {value}."
+        )
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._reshard()
+        self._parameters = [parameter for parameter in self.trainer.model.parameters() if parameter.requires_grad]
+        self.kept, self._ended, self.trainer.stop_reason = None, False, None
+        super().on_train_begin(args, state, control, **kwargs)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if not self._ended:
+            self._put(self._kept_weights)
+            if state.is_world_process_zero:
+                logger.warning(
+                    "The goal was not reached in %d steps: `%s` is %.3f (goal %.3f) in the state that is kept, of "
+                    "step %g. Train for more epochs, or with a higher learning rate.",
+                    state.global_step,
+                    self.metric,
+                    self.kept[self.metric],
+                    self.goal,
+                    self.kept["step"],
+                )
+        self._parameters, self._kept_weights = [], []
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """A parameter's values, of which FSDP gives this process a part."""
+    parameter = parameter.detach()
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter

@@ -1,0 +1,314 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""
+Serve unlearning requests one after another, each on top of those before, and see whether these stay forgotten.
+
+```bash
+# The embedded lab: three people ask, one after another
+accelerate launch recipes/sequence.py
+
+# Requests of your own; a sequence that was cut off goes on with the request where it stopped
+accelerate launch recipes/sequence.py --config my_requests.yaml --output_dir out/mine
+```
+
+The YAML file is that of a single run, with `requests` (name -> fields that differ), in the order of serving.
+"""
+
+import dataclasses
+import gc
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import TrlParser
+
+from ..evaluation.comparison import comparison_markdown
+from ..evaluation.plots import plot_sequence
+from ..evaluation.sequence import SequenceStage, print_sequence, sequence_dict, sequence_point, sequence_rows
+from ..evaluation.tofu import EncodedSet, encode_set
+from ..records import ChainLink, UnlearningRun
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
+from ..trainer.checks import check_output_dir
+from ..trainer.guard import DivergenceError
+from .arguments import RETRAINED, StoppingArguments, UnlearnModelConfig
+from .loading import (
+    check_model_names,
+    default_config,
+    evaluation_loaders,
+    load_evaluation_rows,
+    load_tokenizer,
+    load_training_rows,
+    refusing,
+    use_archive,
+)
+from .unlearn import build_trainer, unlearn_until
+
+
+_FORGET = ("forget_config", "forget_split", "forget_dataset")
+_FINISHED = "stage.json"
+
+
+@dataclass
+class SequenceArguments(StoppingArguments):
+    """
+    What is forgotten, in which order.
+
+    Args:
+        requests (`dict[str, dict[str, Any]]`):
+            Name of a request -> its `forget_split`, `forget_config` or `forget_dataset`, and fields of the config in
+            which it differs. The names stand in `run.json` and on the card: let them tell nothing.
+    """
+
+    requests: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a request -> its forget rows (`forget_split`, `forget_config` or `forget_dataset`) and "
+            "fields of the config in which it differs, in the order of serving (a mapping in the YAML file). The "
+            "names stand in run.json and on the card."
+        },
+    )
+
+    def __post_init__(self):
+        self.requests = _checked(self.requests)
+        if self.retain_dataset is not None and self.forget_dataset is None:
+            # Each request may name a file of its own; the parent wants one beside the retain rows.
+            self.forget_dataset = next(iter(self.requests.values())).get("forget_dataset")
+        super().__post_init__()
+
+
+def _checked(requests: Any) -> dict[str, dict[str, Any]]:
+    """Requests by name, or what is wrong with them."""
+    if isinstance(requests, str):
+        requests = json.loads(requests)
+    if not requests:
+        raise ValueError("`requests` is missing. Give at least one: name -> its forget rows, in the order of serving.")
+    if not isinstance(requests, Mapping) or not all(isinstance(fields, Mapping) for fields in requests.values()):
+        raise ValueError(
+            "`requests` must give each request its fields. Write it as `first: {forget_split: 'train[:20]'}`."
+        )
+    known = {*_FORGET, *(f.name for f in dataclasses.fields(BootstrapUnlearnConfig))} - {"output_dir"}
+    by_folder: dict[str, str] = {}
+    for name, fields in requests.items():
+        other = by_folder.setdefault(_cleaned(name), name)
+        if other != name:
+            raise ValueError(f"Requests `{other}` and `{name}` have one name, `{_cleaned(name)}`. Rename one.")
+        for key in fields:
+            if key not in known:
+                raise ValueError(
+                    f"Request `{name}` sets `{key}`, but a request sets its forget rows and fields of the training "
+                    "config. Check its name, or set it for all, outside `requests`."
+                )
+        if not any(key in fields for key in _FORGET):
+            raise ValueError(
+                f"Request `{name}` has no forget rows of its own. Give it `forget_split`, `forget_config` or "
+                "`forget_dataset`."
+            )
+    return {str(name): dict(fields) for name, fields in requests.items()}
+
+
+def _cleaned(name: Any) -> str:
+    return re.sub(r"[^\w.-]+", "-", str(name))
+
+
+@dataclass
+class _Job:
+    """One request, parsed."""
+
+    request: str
+    folder: Path
+    data_args: SequenceArguments
+    training_args: BootstrapUnlearnConfig
+    model_args: UnlearnModelConfig
+
+
+def _parse(argv: list[str]) -> tuple[SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
+    parser = TrlParser((SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog="sequence.py")
+    return parser.parse_args_and_config(args=list(argv))
+
+
+def _jobs(argv: list[str], requests: Mapping[str, Mapping[str, Any]], folder: Path) -> list[_Job]:
+    """Every request, parsed before the first is served, so that a mistake in the last is found now."""
+    jobs = []
+    for i, (request, fields) in enumerate(requests.items(), 1):
+        own = folder / f"{i}-{_cleaned(request)}"
+        flags = [part for key, value in fields.items() for part in (f"--{key}", str(value))]
+        jobs.append(_Job(request, own, *_parse([*argv, *flags, "--output_dir", str(own)])))
+    return jobs
+
+
+def _row_sets(jobs: list[_Job], tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, EncodedSet], EncodedSet]:
+    """Evaluated rows of each request, and the retain rows, which are the same for all."""
+    forget: dict[str, EncodedSet] = {}
+    for job in jobs:
+        try:
+            # What is trained on is loaded now, too: rows that are missing are missed before the first request.
+            _, retain = load_training_rows(job.data_args, conversational=tokenizer.chat_template is not None)
+            if retain is None:
+                raise ValueError(
+                    "There is no retain set, on which to measure what is kept. Give `retain_config` with "
+                    "`dataset_name`, or `retain_dataset`."
+                )
+            rows = load_evaluation_rows(job.data_args, tokenizer)
+        except ValueError as error:
+            raise ValueError(f"Request `{job.request}`: {error}") from error
+        forget[job.request] = encode_set(rows.forget, tokenizer, name="forget")
+    return forget, encode_set(rows.retain, tokenizer, name="retain")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """
+    Run the script.
+
+    Args:
+        argv (`list[str]`, *optional*):
+            Command line; that of the process if not given.
+    """
+    with refusing("sequence.py"):
+        argv = default_config(sys.argv[1:] if argv is None else argv, "archive/sequence.yaml")
+        data_args, training_args, model_args = _parse(argv)
+        folder = Path(training_args.output_dir)
+        jobs = _jobs(argv, data_args.requests, folder)
+        with training_args.main_process_first(desc="the embedded lab"):
+            use_archive(data_args, model_args)
+        for job in jobs:
+            job.data_args.dataset_name = data_args.dataset_name
+            job.model_args.model_name_or_path = model_args.model_name_or_path
+        check_model_names(
+            model_name_or_path=model_args.model_name_or_path,
+            adapter_name_or_path=model_args.adapter_name_or_path,
+            retrained_model_name_or_path=data_args.retrained_model_name_or_path,
+        )
+        if data_args.stop_at == RETRAINED and data_args.retrained_model_name_or_path is None:
+            raise ValueError(
+                "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or a number."
+            )
+        tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
+        forget, retain = _row_sets(jobs, tokenizer)
+        check_output_dir(folder)
+
+    sequence = _Sequence(data_args, model_args, training_args, tokenizer.pad_token_id, forget, retain)
+    stages: list[SequenceStage] = []
+    stale = False
+    for i, job in enumerate(tqdm(jobs, desc="Requests", disable=not PartialState().is_main_process)):
+        finished = job.folder / _FINISHED
+        # What was served on top of a request that is served again is of another model.
+        stale = stale or not finished.is_file()
+        if stale:
+            sequence.serve(job, jobs[:i])
+            PartialState().wait_for_everyone()
+        stages.append(SequenceStage(**json.loads(finished.read_text(encoding="utf-8"))))
+    if PartialState().is_main_process:
+        write_sequence(folder, stages, sequence.baselines)
+
+
+class _Sequence:
+    """What all requests share: the rows that are measured, and the target and the retrained model on them."""
+
+    def __init__(self, data_args, model_args, training_args, pad_token_id, forget, retain):
+        self.data_args, self.model_args = data_args, model_args
+        self.trust_remote_code = training_args.trust_remote_code
+        self.pad_token_id, self.forget, self.retain = pad_token_id, forget, retain
+        self.baselines = {role: self._point(load) for role, load in self._loaders(None).items() if load is not None}
+
+    def _loaders(self, unlearned: str | None) -> dict[str, Callable[[], PreTrainedModel] | None]:
+        return evaluation_loaders(self.data_args, self.model_args, unlearned, self.trust_remote_code)
+
+    def _point(self, load: Callable[[], PreTrainedModel]) -> dict[str, Any]:
+        return sequence_point(
+            load(),
+            self.forget,
+            self.retain,
+            pad_token_id=self.pad_token_id,
+            batch_size=self.data_args.evaluation_batch_size or 32,
+        )
+
+    def serve(self, job: _Job, earlier: list[_Job]) -> None:
+        """Unlearn one request on top of the earlier ones and measure it; its last file says that it is complete."""
+        if PartialState().is_main_process and job.folder.exists():
+            # What a run left that was cut off.
+            shutil.rmtree(job.folder)
+        PartialState().wait_for_everyone()
+        if earlier:
+            previous = earlier[-1].folder
+            if (previous / "adapter_config.json").is_file():
+                job.model_args.adapter_name_or_path = str(previous)
+            else:
+                job.model_args.model_name_or_path = str(previous)
+        trainer = build_trainer(job.data_args, job.training_args, job.model_args)
+        trainer.earlier_requests = [_link(one) for one in earlier]
+        if job.data_args.stop_at:
+            retrained = self.baselines.get("retrained")
+            goals = retrained and retrained["requests"][job.request]
+            until = unlearn_until(job.data_args, trainer, self.forget[job.request], self.retain, goals)
+            trainer.add_callback(until)
+        started = time.perf_counter()
+        try:
+            trainer.train()
+        except DivergenceError as error:
+            # Nothing is to be served on top of a model that is lost. The folder counts as cut off.
+            if PartialState().is_main_process:
+                print(f"sequence.py: stopped: request `{job.request}`: {error}", file=sys.stderr)
+            sys.exit(3)
+        seconds = time.perf_counter() - started
+        trainer.save_model()
+        steps = trainer.state.global_step
+        trainer.accelerator.wait_for_everyone()
+        # The model and its optimizer, before the saved one is loaded.
+        del trainer
+        gc.collect()
+        point = self._point(self._loaders(str(job.folder))["unlearned"])
+        stage = SequenceStage(request=job.request, steps=steps, seconds=seconds, **point)
+        if PartialState().is_main_process:
+            text = json.dumps(stage.to_dict(), indent=2) + "\n"
+            (job.folder / _FINISHED).write_text(text, encoding="utf-8")
+
+
+def _link(job: _Job) -> ChainLink:
+    run = UnlearningRun.load(job.folder / "run.json")
+    return ChainLink(request=job.request, forget_set=run.forget_set, steps=run.steps, seconds=run.seconds)
+
+
+def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[str, dict[str, Any]]) -> None:
+    """
+    Write `sequence.json`, `sequence.md` and the figure, and print the table.
+
+    Args:
+        folder (`Path`):
+            Output folder.
+        stages (`list[SequenceStage]`):
+            The model after each request, in order.
+        baselines (`dict[str, dict[str, Any]]`):
+            Points of the target and of the retrained model.
+    """
+    found = sequence_dict(stages, baselines)
+    header, rows = sequence_rows(stages, baselines)
+    (folder / "sequence.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (folder / "sequence.md").write_text(comparison_markdown(header, rows), encoding="utf-8")
+    plot_sequence(found["stages"], baselines, folder / "figures/sequence.png")
+    print_sequence(header, rows)
+    print(f"A folder a request, table, numbers and figure: {folder}")
+
+
+if __name__ == "__main__":
+    main()
