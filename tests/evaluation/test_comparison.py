@@ -35,7 +35,7 @@ def curve(*points):
 
 def run(method, seed, points, agg):
     metrics = {"aggregate/agg": agg, "forget/extraction_strength": points[-1][0]}
-    return ComparedRun(method, seed, 40, 10.0 * seed, curve(*points), [], 0.1 * seed, metrics)
+    return ComparedRun(method, seed, "a1", 40, 10.0 * seed, curve(*points), [], 0.1 * seed, metrics)
 
 
 def test_what_is_kept_at_equal_forgetting_is_interpolated_where_the_goal_is_first_reached():

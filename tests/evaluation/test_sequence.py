@@ -39,8 +39,8 @@ def point(*strengths: float, kept: float) -> dict:
 
 
 STAGES = [
-    SequenceStage("person 36", 40, 12.4, **point(0.05, 0.9, 0.95, kept=0.91)),
-    SequenceStage("person 37", 30, 9.6, **point(0.06, 0.08, 0.9, kept=0.88)),
+    SequenceStage("person 36", "a1", 40, 12.4, **point(0.05, 0.9, 0.95, kept=0.91)),
+    SequenceStage("person 37", "b2", 30, 9.6, **point(0.06, 0.08, 0.9, kept=0.88)),
 ]
 TARGET, RETRAINED = point(1.0, 0.98, 0.99, kept=0.95), point(0.1, 0.12, 0.08, kept=0.94)
 
@@ -71,6 +71,7 @@ def test_the_json_values_have_the_stages_in_order_with_every_request():
     assert (found["schema_version"], found["baselines"]) == (1, {"target": TARGET})
     assert found["stages"][1] == {
         "request": "person 37",
+        "settings": "b2",
         "steps": 30,
         "seconds": 9.6,
         **point(0.06, 0.08, 0.9, kept=0.88),

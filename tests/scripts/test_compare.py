@@ -85,6 +85,17 @@ def test_what_is_finished_is_not_run_again_and_what_was_cut_off_is(call, tmp_pat
         assert {**old, "seconds": 0} == {**new, "seconds": 0}
 
 
+def test_a_finished_run_with_other_settings_is_refused_and_a_method_more_is_not(call, tmp_path, capsys):
+    call()
+    with pytest.raises(SystemExit) as refused:
+        call("--learning_rate", "2e-3")
+    assert refused.value.code == 2
+    assert "holds a finished run with other settings" in capsys.readouterr().err
+    assert call("--logging_steps", "1", methods={**METHODS, "npo": {"forget_loss_type": "npo", "lambda_bss": 0}}) == [
+        "npo/seed-1", "npo/seed-2",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("methods", "complaint"),
     [

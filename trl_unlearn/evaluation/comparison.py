@@ -47,6 +47,8 @@ class ComparedRun:
             Name of the method.
         seed (`int`):
             Seed.
+        settings (`str`):
+            Digest of its settings.
         steps (`int`):
             Optimiser steps.
         seconds (`float`):
@@ -63,6 +65,7 @@ class ComparedRun:
 
     method: str
     seed: int
+    settings: str
     steps: int
     seconds: float
     curve: list[dict[str, float]]

@@ -35,6 +35,8 @@ class SequenceStage:
     Args:
         request (`str`):
             Name of the request that was served last.
+        settings (`str`):
+            Digest of its settings.
         steps (`int`):
             Its optimiser steps.
         seconds (`float`):
@@ -47,6 +49,7 @@ class SequenceStage:
     """
 
     request: str
+    settings: str
     steps: int
     seconds: float
     requests: dict[str, dict[str, float]]

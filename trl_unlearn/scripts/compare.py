@@ -62,7 +62,9 @@ from .loading import (
     evaluation_loaders,
     load_evaluation_rows,
     load_tokenizer,
+    refuse_other_settings,
     refusing,
+    settings_digest,
     use_archive,
 )
 from .unlearn import build_trainer
@@ -126,6 +128,7 @@ class _Job:
     folder: Path
     training_args: BootstrapUnlearnConfig
     model_args: UnlearnModelConfig
+    settings: str = ""
 
 
 def _parse(argv: list[str]) -> tuple[CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
@@ -162,6 +165,8 @@ def main(argv: list[str] | None = None) -> None:
             use_archive(data_args, model_args)
         for job in jobs:
             job.model_args.model_name_or_path = model_args.model_name_or_path
+            job.settings = settings_digest(data_args, job.training_args, job.model_args)
+            refuse_other_settings(job.folder / _FINISHED, job.settings)
         check_model_names(
             model_name_or_path=model_args.model_name_or_path,
             adapter_name_or_path=model_args.adapter_name_or_path,
@@ -244,6 +249,7 @@ class _Comparison:
         run = ComparedRun(
             method=job.method,
             seed=job.seed,
+            settings=job.settings,
             steps=steps,
             seconds=seconds,
             curve=curve.history,

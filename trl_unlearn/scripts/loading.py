@@ -14,7 +14,10 @@
 
 """Models and rows by name, for the scripts."""
 
+import dataclasses
 import functools
+import hashlib
+import json
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -33,6 +36,13 @@ from ..data.files import load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
 from ..evaluation.tofu import EvaluationRows, encode_set
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
+
+
+# Beginnings of the names of fields that do not change a run.
+_NO_SETTINGS = (
+    *("output_dir", "logging_", "run_name", "report_to", "disable_tqdm", "push_to_hub", "hub_"),
+    *("methods", "seeds", "requests"),
+)
 
 
 @contextmanager
@@ -111,6 +121,47 @@ def check_model_names(**names: str | None) -> None:
         looks_local = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
         if looks_local and not Path(name).is_dir():
             raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
+
+
+def settings_digest(*arguments: Any) -> str:
+    """
+    A digest of what decides a run, to know whether a finished one is still the one that is asked for.
+
+    Args:
+        *arguments (dataclasses):
+            Parsed arguments. Where a run is written and how it is reported does not count, nor which others stand
+            beside it.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    found = {
+        field.name: str(getattr(one, field.name))
+        for one in arguments
+        for field in dataclasses.fields(one)
+        if not field.name.startswith(_NO_SETTINGS)
+    }
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def refuse_other_settings(finished: Path, settings: str) -> None:
+    """
+    Refuse to take over a finished run that had other settings.
+
+    Args:
+        finished (`Path`):
+            Its last file, JSON with `settings`; nothing is refused where it does not exist.
+        settings (`str`):
+            See [`settings_digest`].
+
+    Raises:
+        `ValueError`: If the settings differ.
+    """
+    if finished.is_file() and json.loads(finished.read_text(encoding="utf-8")).get("settings") != settings:
+        raise ValueError(
+            f"`{finished.parent}` holds a finished run with other settings. Delete the folder, or give another "
+            "`--output_dir`."
+        )
 
 
 def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -59,7 +59,9 @@ from .loading import (
     load_evaluation_rows,
     load_tokenizer,
     load_training_rows,
+    refuse_other_settings,
     refusing,
+    settings_digest,
     use_archive,
 )
 from .unlearn import build_trainer, unlearn_until
@@ -140,6 +142,7 @@ class _Job:
     data_args: SequenceArguments
     training_args: BootstrapUnlearnConfig
     model_args: UnlearnModelConfig
+    settings: str = ""
 
 
 def _parse(argv: list[str]) -> tuple[SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
@@ -194,6 +197,8 @@ def main(argv: list[str] | None = None) -> None:
         for job in jobs:
             job.data_args.dataset_name = data_args.dataset_name
             job.model_args.model_name_or_path = model_args.model_name_or_path
+            job.settings = settings_digest(job.data_args, job.training_args, job.model_args)
+            refuse_other_settings(job.folder / _FINISHED, job.settings)
         check_model_names(
             model_name_or_path=model_args.model_name_or_path,
             adapter_name_or_path=model_args.adapter_name_or_path,
@@ -278,7 +283,7 @@ class _Sequence:
         del trainer
         gc.collect()
         point = self._point(self._loaders(str(job.folder))["unlearned"])
-        stage = SequenceStage(request=job.request, steps=steps, seconds=seconds, **point)
+        stage = SequenceStage(request=job.request, settings=job.settings, steps=steps, seconds=seconds, **point)
         if PartialState().is_main_process:
             text = json.dumps(stage.to_dict(), indent=2) + "\n"
             (job.folder / _FINISHED).write_text(text, encoding="utf-8")
