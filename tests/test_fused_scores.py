@@ -44,6 +44,7 @@ def dense_scores(hidden, head, labels, terms, reference=None):
     logps = z.log_softmax(-1)
     found = {"logps": logps.gather(-1, y)[:, 0], "is_top1": z.argmax(-1) == labels}
     found["entropy"] = -(logps.exp() * logps).sum(-1)
+    found["log_variance"] = (logps.exp() * logps.square()).sum(-1) - found["entropy"].square()
     candidates = z.detach()
     if terms.belief_exclude_target:
         candidates = candidates.scatter(-1, y, float("-inf"))
@@ -103,7 +104,8 @@ def test_scores_and_gradients_are_those_of_the_dense_oracle(
     trainable, bias, scale, softcap, k, exclude, temperature, tiles
 ):
     leaves, head, labels, reference = random_case(bias=bias, scale=scale, softcap=softcap, trainable=trainable)
-    terms = ScoreTerms(k, temperature, exclude, others=True, reference_shift=1.5, entropy=True, is_top1=True)
+    asked = {"others": True, "reference_shift": 1.5, "entropy": True, "is_top1": True, "log_variance": True}
+    terms = ScoreTerms(k, temperature, exclude, **asked)
     found = fused_scores(leaves[0], head, labels, terms, reference)
     expected = dense_scores(leaves[0], head, labels, terms, reference)
     assert found.keys() == expected.keys()
@@ -144,6 +146,16 @@ def test_nothing_cancels_where_the_label_has_nearly_all_of_the_mass():
             for scores, leaf in zip(found, leaves, strict=True)
         )
         torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-5, atol=1e-16)
+
+
+def test_the_variance_of_log_pi_does_not_cancel_where_pi_is_nearly_flat():
+    z = 7 + 1e-3 * torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(0))
+    states = LabelStates(z, torch.tensor([0, 1, 2]), [3], LogitHead(torch.eye(VOCAB)))
+    found = token_scores(states, ScoreTerms(log_variance=True)).log_variance[0]
+    logps = z.double().log_softmax(-1)
+    mean = (logps.exp() * logps).sum(-1, keepdim=True)
+    expected = (logps.exp() * (logps - mean).square()).sum(-1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("tied", [False, True])

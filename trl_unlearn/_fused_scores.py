@@ -72,6 +72,8 @@ class ScoreTerms:
             Entropy of pi, without gradient.
         is_top1 (`bool`, *optional*, defaults to `False`):
             Whether the label is the most likely token (the first of equals).
+        log_variance (`bool`, *optional*, defaults to `False`):
+            Variance of log pi under pi, without gradient.
     """
 
     belief_top_k: int | None = None
@@ -81,6 +83,7 @@ class ScoreTerms:
     reference_shift: float = 0.0
     entropy: bool = False
     is_top1: bool = False
+    log_variance: bool = False
 
 
 class _Tiles:
@@ -179,7 +182,8 @@ class FusedScores(torch.autograd.Function):
     Returns:
         `tuple[Tensor | None, ...]`: Of shape `(num_labels,)` each: log pi_y; \\(\sum_v q_v \log \pi_v\\) on H_k; the
         same with q = pi without the label; KL(t || pi) of the (shifted) reference t; then without gradient the entropy
-        of pi, the entropy of t, and whether the label is the most likely token. `None` where not asked for.
+        of pi, the entropy of t, whether the label is the most likely token, and the variance of log pi under pi. `None`
+        where not asked for.
     """
 
     @staticmethod
@@ -228,7 +232,7 @@ class FusedScores(torch.autograd.Function):
 
 
 _DIFFERENTIABLE = ("logps", "beliefs", "others", "kl")
-_READ_ONLY = ("entropy", "reference_entropy", "is_top1")
+_READ_ONLY = ("entropy", "reference_entropy", "is_top1", "log_variance")
 
 
 def _score_tile(
@@ -272,12 +276,18 @@ def _score_tile(
     if candidates is not None:
         found["beliefs"] = (belief_z - log_total)[:, 0]
         found |= {"top": candidates, "q": q}
-    if terms.entropy or terms.others:
+    if terms.entropy or terms.others or terms.log_variance:
         mean_z = torch.bmm(e[:, None], z[:, :, None])[:, 0]
         if terms.others:
             found["others"] = (mean_z / e_others - top - log_total)[:, 0]
+        mean_z = (mean_z + e_y * z_y) / total
         if terms.entropy:
-            found["entropy"] = (top + log_total - (mean_z + e_y * z_y) / total)[:, 0]
+            found["entropy"] = (top + log_total - mean_z)[:, 0]
+        if terms.log_variance:
+            # About the mean: a difference of two second moments would cancel where pi is nearly flat.
+            squares = (z - mean_z).square_()
+            spread = torch.bmm(e[:, None], squares[:, :, None])[:, 0]
+            found["log_variance"] = ((spread + e_y * (z_y - mean_z).square()) / total)[:, 0]
 
     t = None
     if reference[0] is not None:

@@ -75,6 +75,8 @@ class TokenScores:
             Entropy of the reference in nats.
         is_top1 (`torch.Tensor`, *optional*):
             Whether the label is the most likely token.
+        log_variance (`torch.Tensor`, *optional*):
+            Variance of log pi under pi, in squared nats, without gradient.
         inner (`torch.Tensor`, *optional*):
             Hidden states after an inner layer where the label is predicted, of shape `(num_rows, max_labels,
             hidden_size)`.
@@ -88,6 +90,7 @@ class TokenScores:
     entropy: Tensor | None = None
     reference_entropy: Tensor | None = None
     is_top1: Tensor | None = None
+    log_variance: Tensor | None = None
     inner: Tensor | None = None
 
 
@@ -100,7 +103,7 @@ def _flat_scores(states: LabelStates, terms: ScoreTerms, reference: LabelStates 
         values = FusedScores.apply(
             states.hidden, states.head.weight, states.head.bias, states.head, states.labels, given, terms, dtype
         )
-    names = ("logps", "beliefs", "others", "kl", "entropy", "reference_entropy", "is_top1")
+    names = ("logps", "beliefs", "others", "kl", "entropy", "reference_entropy", "is_top1", "log_variance")
     found = dict(zip(names, values, strict=True)) | {"inner": states.inner}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -235,10 +238,16 @@ class RowScore:
             log pi_y of each label token, in nats, the end-of-turn token included.
         is_top1 (`list[bool]`):
             Whether each label token is the most likely one.
+        entropy (`list[float]`, *optional*):
+            Entropy of pi where each label token is predicted, in nats.
+        log_variance (`list[float]`, *optional*):
+            Variance of log pi under pi there, in squared nats.
     """
 
     logps: list[float]
     is_top1: list[bool]
+    entropy: list[float] | None = None
+    log_variance: list[float] | None = None
 
 
 def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list[int]]:
@@ -293,6 +302,7 @@ def score_rows(
     *,
     pad_token_id: int,
     batch_size: int = 32,
+    moments: bool = False,
     desc: str | None = None,
 ) -> list[RowScore]:
     """
@@ -307,6 +317,8 @@ def score_rows(
             Token of the padding.
         batch_size (`int`, *optional*, defaults to `32`):
             Rows a forward pass takes.
+        moments (`bool`, *optional*, defaults to `False`):
+            Whether entropy and variance of log pi are kept too.
         desc (`str`, *optional*):
             Label of the progress bar. `None` shows none.
 
@@ -314,6 +326,8 @@ def score_rows(
         `list[RowScore]`: In the order of the rows.
     """
     device = next(model.parameters()).device
+    names = ("logps", "is_top1", *(("entropy", "log_variance") if moments else ()))
+    terms = ScoreTerms(is_top1=True, entropy=moments, log_variance=moments)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
     scores: list[RowScore | None] = [None] * len(rows)
     was_training = model.training
@@ -323,14 +337,11 @@ def score_rows(
             for start in range(0, len(rows), batch_size):
                 indices = order[start : start + batch_size]
                 batch = pad_rows([rows[i] for i in indices], pad_token_id)
-                found = score_batch(
-                    model, {key: value.to(device) for key, value in batch.items()}, ScoreTerms(is_top1=True)
-                )
+                found = score_batch(model, {key: value.to(device) for key, value in batch.items()}, terms)
                 lengths = found.mask.sum(-1).tolist()
-                for i, length, logps, is_top1 in zip(
-                    indices, lengths, found.logps.tolist(), found.is_top1.tolist(), strict=True
-                ):
-                    scores[i] = RowScore(logps=logps[:length], is_top1=is_top1[:length])
+                columns = {name: getattr(found, name).tolist() for name in names}
+                for row, (i, length) in enumerate(zip(indices, lengths, strict=True)):
+                    scores[i] = RowScore(**{name: values[row][:length] for name, values in columns.items()})
                 progress.update(len(indices))
     finally:
         model.train(was_training)

@@ -32,9 +32,9 @@ from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 folder, rows, out, batch_size, world_size = sys.argv[1:]
 forget, retain = (Dataset.from_list(part) for part in json.load(open(rows)))
 args = BootstrapUnlearnConfig(
-    out, use_cpu=True, per_device_train_batch_size=int(batch_size), max_completion_length=8, num_train_epochs=2,
+    out, use_cpu=True, per_device_train_batch_size=int(batch_size), max_completion_length=8, num_train_epochs=3,
     belief_refresh_epochs=1, gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to="none",
-    disable_tqdm=True, warmup_steps=0, learning_rate=1e-3,
+    disable_tqdm=True, warmup_steps=0, learning_rate=1e-3, lambda_schedule="adaptive", retain_max_drop=0.01,
 )
 trainer = BootstrapUnlearnTrainer(
     AutoModelForCausalLM.from_pretrained(folder), args, forget, retain,
@@ -73,9 +73,10 @@ def test_two_processes_log_and_train_what_one_does(tiny_model, tiny_tokenizer, f
     (alone, alone_beliefs), (together, together_beliefs) = histories
     assert alone_beliefs[0] == together_beliefs[0]
     logged = [[entry for entry in history if "loss/forget" in entry] for history in (alone, together)]
-    assert len(logged[0]) == len(logged[1]) == 2
+    assert len(logged[0]) == len(logged[1]) == 3
     for one, two in zip(*logged, strict=True):
         names = [name for name in one if "/" in name and not name.startswith(("throughput", "beliefs/seconds"))]
-        assert {"loss/forget", "loss/beliefs", "loss/retain", "forget/logps"} <= set(names)
+        assert {"loss/forget", "loss/beliefs", "loss/retain", "forget/logps", "drift/beliefs"} <= set(names)
         for name in (*names, "loss", "grad_norm"):
             assert two[name] == pytest.approx(one[name], abs=1e-4), name
+    assert logged[0][0]["weights/lambda_bss"] != logged[0][2]["weights/lambda_bss"]

@@ -1,0 +1,439 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Attacks that bring back what is only hidden: relearning, rounded weights, other prompts, many samples."""
+
+import gc
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache
+from peft import PeftModel
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..encoding import encode_row
+from ..generation import eos_token_ids
+from ..metrics import ExtractionStrength, LeakAtK, RougeRecall
+from ..records import MODEL_ROLES, Measurement
+from ..token_scores import pad_rows, score_batch
+from .sharing import generate_together, score_rows_together
+from .squeezing import sample_responses
+from .tofu import EncodedSet, EvaluationRows, encode_set
+
+
+# Steps of relearning after which is measured; 0 is before it.
+RELEARNING_STEPS = (0, 1, 2, 4, 8)
+# One row in this many is relearned on.
+RELEARNING_SHARE = 5
+RELEARNING_RATE = 1e-3
+LEAK_ATTEMPTS = (1, 4, 8)
+# bits -> weights that share a scale (`None`: a whole output channel).
+QUANTIZATIONS = {8: None, 4: 32}
+NUM_EXAMPLES = 3
+_MAX_SAMPLE_LENGTH = 64
+
+
+@dataclass
+class _Setting:
+    """What is the same for every model and attack."""
+
+    tokenizer: PreTrainedTokenizerBase
+    rows: list[dict[str, Any]]
+    forget: EncodedSet
+    batch_size: int | None
+    seed: int
+
+    @property
+    def pad_token_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    @property
+    def score_batch_size(self) -> int:
+        return self.batch_size or 32
+
+    def answer_ids(self) -> list[list[int]]:
+        """Answers without the end-of-turn token."""
+        return [
+            list(row["input_ids"][row["prompt_length"] : len(row["input_ids"]) - closed])
+            for row, closed in zip(self.forget.answers, self.forget.closed, strict=True)
+        ]
+
+    def prompts(self) -> list[list[int]]:
+        return [list(row["input_ids"][: row["prompt_length"]]) for row in self.forget.answers]
+
+
+def _extraction_strength(
+    model: nn.Module, setting: _Setting, desc: str | None, chosen: Sequence[int] | None = None
+) -> list[float]:
+    """Strict extraction strength of each forget row, or of the chosen ones."""
+    chosen = range(len(setting.forget.answers)) if chosen is None else chosen
+    scores = score_rows_together(
+        model,
+        [setting.forget.answers[i] for i in chosen],
+        pad_token_id=setting.pad_token_id,
+        batch_size=setting.score_batch_size,
+        desc=desc,
+    )
+    is_top1 = [
+        score.is_top1[:-1] if setting.forget.closed[i] else score.is_top1
+        for i, score in zip(chosen, scores, strict=True)
+    ]
+    return ExtractionStrength().compute(is_top1=is_top1, parity="strict")["per_row"]
+
+
+def _recall(
+    model: PreTrainedModel, setting: _Setting, prompts: list[list[int]], references: list[str], desc: str
+) -> list[float]:
+    """ROUGE-L recall of the greedy continuation of each prompt, at most as long as the longest answer."""
+    completions = generate_together(
+        model,
+        prompts,
+        pad_token_id=setting.pad_token_id,
+        eos_token_ids=eos_token_ids(model, setting.tokenizer),
+        max_new_tokens=max(len(answer) + 1 for answer in setting.answer_ids()),
+        batch_size=setting.batch_size,
+        desc=desc,
+    )
+    texts = [_text(completion.ids, setting.tokenizer) for completion in completions]
+    return RougeRecall().compute(predictions=texts, references=references)["per_row"]
+
+
+def _text(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+    """ROUGE-L recall of the best of k samples at temperature 1; the same draws for every model."""
+    if setting.forget.texts is None:
+        return {}
+    most, count = max(LEAK_ATTEMPTS), len(setting.forget.texts)
+    found = sample_responses(
+        model,
+        setting.tokenizer,
+        setting.forget.answers,
+        [[(setting.seed, index, j) for j in range(most)] for index in range(count)],
+        max_new_tokens=_MAX_SAMPLE_LENGTH,
+        pad_token_id=setting.pad_token_id,
+        batch_size=setting.batch_size,
+        desc="Sampling answers to the forget set",
+    )
+    texts = [_text(sample.ids, setting.tokenizer) for _, _, samples in found for sample in samples]
+    references = [reference for reference in setting.forget.texts for _ in range(most)]
+    recall = RougeRecall().compute(predictions=texts, references=references)["per_row"]
+    scores = [recall[i * most : (i + 1) * most] for i in range(count)]
+    return {f"robustness/leak_at_{k}": LeakAtK().compute(scores=scores, k=k)["per_row"] for k in LEAK_ATTEMPTS}
+
+
+def prefix_prompts(
+    prompts: Sequence[list[int]], answers: Sequence[list[int]]
+) -> Iterator[tuple[list[int], list[int]]]:
+    """
+    Prompts that end in the first quarter of the answer's tokens, rounded down, at least one.
+
+    Args:
+        prompts (`Sequence[list[int]]`):
+            Token ids of each prompt.
+        answers (`Sequence[list[int]]`):
+            Token ids of each answer, without the end-of-turn token.
+
+    Returns:
+        `Iterator[tuple[list[int], list[int]]]`: The new prompt, and what is left of the answer; nothing of an answer
+        of one token.
+    """
+    for prompt, answer in zip(prompts, answers, strict=True):
+        given = max(1, len(answer) // 4)
+        yield prompt + answer[:given], answer[given:]
+
+
+def prefix_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+    """Recall of the rest of an answer whose first quarter is given; rows without a rest are left out."""
+    if setting.forget.texts is None:
+        return {}
+    pairs = [
+        (prompt, text)
+        for prompt, rest in prefix_prompts(setting.prompts(), setting.answer_ids())
+        if (text := _text(rest, setting.tokenizer))
+    ]
+    if not pairs:
+        return {}
+    prompts, rests = map(list, zip(*pairs, strict=True))
+    return {"robustness/prefix_rougeL_recall": _recall(model, setting, prompts, rests, "Completing answers")}
+
+
+def _parts(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Prompt and completion of a row that has an answer."""
+    if "messages" in row:
+        return row["messages"][:-1], row["messages"][-1:]
+    return row["prompt"], row["completion"]
+
+
+def with_examples(row: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """
+    A row after others: as earlier turns of its conversation, or as plain text in front.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            Row of prompt-completion (standard or conversational) or `messages` form.
+        examples (`Sequence[Mapping[str, Any]]`):
+            Rows of the same form. Their system messages are left out; the row's own stays the first.
+
+    Returns:
+        `dict[str, Any]`: `prompt` and `completion`.
+    """
+    prompt, completion = _parts(row)
+    if isinstance(prompt, str):
+        shown = "".join(f"{question}{answer}\n\n" for question, answer in map(_parts, examples))
+        return {"prompt": shown + prompt, "completion": completion}
+    first = next((i for i, turn in enumerate(prompt) if turn["role"] != "system"), 0)
+    turns = [turn for example in examples for part in _parts(example) for turn in part if turn["role"] != "system"]
+    return {"prompt": [*prompt[:first], *turns, *prompt[first:]], "completion": completion}
+
+
+def _asked(setting: _Setting, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Prompts of rows that are asked in another way."""
+    encoded = [encode_row(row, setting.tokenizer) for row in rows]
+    return [list(row["input_ids"][: row["prompt_length"]]) for row in encoded]
+
+
+def in_context_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+    """Recall after three other forget rows with their true answers, from elsewhere in the set."""
+    rows = setting.rows
+    if setting.forget.texts is None or len(rows) < 2:
+        return {}
+    asked = []
+    for i in range(len(rows)):
+        # Neighbours are about the same person, and might say what is asked.
+        others = dict.fromkeys((i + len(rows) * j // (NUM_EXAMPLES + 1)) % len(rows) for j in range(1, NUM_EXAMPLES + 1))
+        asked.append(with_examples(rows[i], [rows[other] for other in others if other != i]))
+    desc = "Answering after examples"
+    recall = _recall(model, setting, _asked(setting, asked), setting.forget.texts, desc)
+    return {"robustness/in_context_rougeL_recall": recall}
+
+
+def paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+    """Recall where the question is put in other words, for conversations with a `paraphrased_question` each."""
+    asked = []
+    for row in setting.rows:
+        question = row.get("paraphrased_question")
+        if setting.forget.texts is None or not question or isinstance(_parts(row)[0], str):
+            return {}
+        prompt, completion = _parts(row)
+        asked.append({"prompt": [*prompt[:-1], {**prompt[-1], "content": question}], "completion": completion})
+    desc = "Answering paraphrased questions"
+    recall = _recall(model, setting, _asked(setting, asked), setting.forget.texts, desc)
+    return {"robustness/paraphrased_question_rougeL_recall": recall}
+
+
+def _relearn(model: PreTrainedModel, rows: Sequence[Mapping[str, Any]], setting: _Setting) -> Iterator[int]:
+    """Train on rows, all of them a step, and stop after each number of steps that is measured."""
+    model.requires_grad_(True)
+    device = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RELEARNING_RATE, weight_decay=0.0)
+    tokens = sum(label != -100 for row in rows for label in row["labels"][1:])
+    yield 0
+    steps = range(1, max(RELEARNING_STEPS) + 1)
+    for step in tqdm(steps, desc="Relearning a share of the forget set", disable=None):
+        for start in range(0, len(rows), setting.score_batch_size):
+            batch = pad_rows(rows[start : start + setting.score_batch_size], setting.pad_token_id)
+            scores = score_batch(model, {key: value.to(device) for key, value in batch.items()})
+            (-scores.logps.sum() / tokens).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step in RELEARNING_STEPS:
+            yield step
+
+
+def relearning(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+    """
+    Extraction strength of the other forget rows while every fifth one is learned again. Changes the model.
+
+    AdamW at a constant rate of 1e-3 on all weights, the whole share a step, without dropout; in float32, because
+    updates of this size would be lost in the rounding of half precision.
+    """
+    answers = setting.forget.answers
+    if len(answers) < 2:
+        return {}
+    shown = answers[::RELEARNING_SHARE]
+    hidden = [i for i in range(len(answers)) if i % RELEARNING_SHARE]
+    model.float().eval()
+    return {
+        f"robustness/relearned_extraction_strength_{step}": _extraction_strength(model, setting, None, hidden)
+        for step in _relearn(model, shown, setting)
+    }
+
+
+def round_weights(weight: torch.Tensor, *, bits: int, group_size: int | None = None) -> torch.Tensor:
+    """
+    Weights after symmetric rounding to the nearest of 2^bits - 1 levels, as numbers of their own dtype.
+
+    Args:
+        weight (`torch.Tensor`):
+            Weights of shape `(out_features, in_features)`.
+        bits (`int`):
+            Bits of a weight.
+        group_size (`int`, *optional*):
+            Weights of an output channel that share a scale, the last group possibly fewer. `None`: all.
+
+    Returns:
+        `torch.Tensor`: Of the same shape; the largest magnitude of a group stays what it is.
+    """
+    size = group_size or weight.size(1)
+    groups = F.pad(weight.float(), (0, -weight.size(1) % size)).unflatten(1, (-1, size))
+    scale = groups.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    # A group of zeros has no scale.
+    rounded = (groups / scale.where(scale > 0, torch.ones_like(scale))).round() * scale
+    return rounded.flatten(1)[:, : weight.size(1)].to(weight.dtype)
+
+
+@torch.no_grad()
+def quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[str, list[float]]:
+    """
+    Extraction strength with rounded weights. Changes the model.
+
+    What is rounded are the weights of the linear layers but the output head, per output channel (8 bits) or in groups
+    of 32 (4 bits); they are multiplied in the model's own precision, which is what weight-only quantisation computes,
+    without its speed. Without a linear layer the result is left out.
+
+    Source: Zhang et al., Catastrophic Failure of LLM Unlearning via Quantization
+    (https://huggingface.co/papers/2410.16454).
+    """
+    head = model.get_output_embeddings()
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
+    if not layers:
+        return {}
+    for layer in layers:
+        layer.weight.copy_(round_weights(layer.weight, bits=bits, group_size=QUANTIZATIONS[bits]))
+    name = f"robustness/quantized_int{bits}_extraction_strength"
+    return {name: _extraction_strength(model, setting, f"Scoring with {bits} bits")}
+
+
+def adapter_off(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+    """Extraction strength without the adapter, where there is one."""
+    if not isinstance(model, PeftModel):
+        return {}
+    with model.disable_adapter():
+        values = _extraction_strength(model, setting, "Scoring without the adapter")
+    return {"robustness/adapter_off_extraction_strength": values}
+
+
+# One load for those that leave the model as it is, and one for each that changes it.
+_ATTACKS = (
+    (leak_at_k, prefix_recall, in_context_recall, paraphrased_question_recall),
+    (relearning,),
+    *((partial(quantization, bits=bits),) for bits in QUANTIZATIONS),
+)
+
+
+def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -> dict[str, list[float]]:
+    """Values of each row under every attack on one model, on merged weights."""
+    found, last = {}, None
+    for attacks in _ATTACKS:
+        model = load()
+        if last is not None and model is last():
+            raise ValueError(
+                f"The function that loads the {role} model gave the same model twice, but attacks change it. Load it "
+                "anew in every call."
+            )
+        last = weakref.ref(model)
+        if isinstance(model, PeftModel):
+            if role == "unlearned" and attacks is _ATTACKS[0]:
+                found |= adapter_off(model, setting)
+            model = model.merge_and_unload()
+        for attack in attacks:
+            found |= attack(model, setting)
+        del model
+        gc.collect()
+        clear_device_cache()
+    return found
+
+
+def _relearning_area(values: Mapping[str, list[float]], reference: Mapping[str, list[float]]) -> list[float]:
+    """Of each row, the mean over the curve of this model's extraction strength minus the reference's."""
+    names = [f"robustness/relearned_extraction_strength_{step}" for step in RELEARNING_STEPS]
+    differences = [
+        [a - b for a, b in zip(values[name], reference[name], strict=True)] for name in names if name in values
+    ]
+    return [fmean(of_row) for of_row in zip(*differences, strict=True)]
+
+
+def _measure(values: Sequence[float]) -> Measurement:
+    stderr = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Measurement(value=fmean(values), n=len(values), stderr=stderr)
+
+
+def measure_robustness(
+    models: Mapping[str, Callable[[], PreTrainedModel] | None],
+    rows: EvaluationRows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int | None,
+    seed: int,
+) -> dict[str, dict[str, Measurement]]:
+    """
+    Attacks on what is left of the forget set, on merged weights, without the model's makers: does it only hide?
+
+    | name, after `robustness/` | what it is, as a mean over forget rows |
+    |---|---|
+    | `leak_at_1`, `_4`, `_8` | ROUGE-L recall of the best of k samples at temperature 1, expected from 8 samples of at most 64 tokens |
+    | `prefix_rougeL_recall` | of the rest of the answer, when its first quarter (tokens, at least one) is given |
+    | `in_context_rougeL_recall` | of the answer, after three other forget rows with their true answers |
+    | `paraphrased_question_rougeL_recall` | of the answer to `paraphrased_question` (conversations) |
+    | `relearned_extraction_strength_0`, `_1`, `_2`, `_4`, `_8` | strict, of the rows not learned again, after so many steps on every fifth row |
+    | `relearning_area` | mean over that curve of the difference to the retrained model's |
+    | `quantized_int8_extraction_strength`, `_int4_` | strict, with rounded weights |
+    | `adapter_off_extraction_strength` | strict, of an unlearned adapter's base |
+
+    Answers are greedy where nothing is sampled, and at most as long as the longest true answer. What a retrained model
+    reaches under the same attack is not knowledge: compare with it. Rows without an answer (raw text, tokenised rows)
+    have extraction strengths only.
+
+    Args:
+        models (`Mapping[str, Callable]`):
+            `"target"`, `"unlearned"` and `"retrained"` -> function without arguments that loads the model anew: four
+            times each. `None` leaves a model out; without `"retrained"` there is no `relearning_area`.
+        rows ([`~evaluation.tofu.EvaluationRows`]):
+            Row sets, of which the forget set is used.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of all models.
+        batch_size (`int`, *optional*):
+            Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
+        seed (`int`):
+            Seed of the samples; they depend on it and on the row only.
+
+    Returns:
+        `dict[str, dict[str, Measurement]]`: Role -> name -> mean with number of rows and standard error (standard
+        deviation / sqrt(n)).
+
+    Raises:
+        `ValueError`: If the forget set is empty or a row cannot be encoded, or a function gives the same model twice.
+    """
+    found = [{key: value for key, value in row.items() if value is not None} for row in rows.forget]
+    setting = _Setting(tokenizer, found, encode_set(found, tokenizer, name="forget"), batch_size, seed)
+    per_row = {role: _attack(role, load, setting) for role in MODEL_ROLES if (load := models.get(role)) is not None}
+    if "retrained" in per_row:
+        for values in per_row.values():
+            if area := _relearning_area(values, per_row["retrained"]):
+                values["robustness/relearning_area"] = area
+    return {role: {name: _measure(row) for name, row in values.items()} for role, values in per_row.items()}
