@@ -45,14 +45,16 @@ RETAIN_SHARE = 0.8
 METHOD_SETTINGS = (
     "forget_loss_type",
     "forget_weight",
+    "forget_floor",
     "retain_loss_type",
     "retain_weight",
+    "retain_max_drop",
     "beta",
     "learning_rate",
     "num_train_epochs",
 )
-TOKEN_BELIEF_SETTINGS = ("lambda_bst", "belief_top_k", "belief_temperature", "belief_exclude_target")
-SEQUENCE_BELIEF_SETTINGS = ("lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
+TOKEN_BELIEF_SETTINGS = ("lambda_schedule", "lambda_bst", "belief_top_k", "belief_temperature", "belief_exclude_target")
+SEQUENCE_BELIEF_SETTINGS = ("lambda_schedule", "lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
 
 
 def _last_part(name: str) -> str:
