@@ -49,6 +49,13 @@ def test_the_adaptive_schedule_brings_a_floor_unless_one_is_set(tmp_path):
     assert floors == [None, -2.5, -5.0]
 
 
+def test_rmu_has_no_floor(tmp_path):
+    with pytest.raises(ValueError, match="acts on hidden states"):
+        BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, forget_loss_type="rmu", forget_floor=-3.0)
+    adaptive = {"forget_loss_type": "rmu", "lambda_schedule": "adaptive"}
+    assert BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, **adaptive).forget_floor is None
+
+
 @pytest.mark.parametrize("floor", [0.0, 1.0])
 def test_a_floor_that_is_no_log_prob_is_refused(tmp_path, floor):
     with pytest.raises(ValueError, match=f"must be below 0, got {floor}"):

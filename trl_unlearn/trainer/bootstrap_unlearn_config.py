@@ -329,7 +329,7 @@ class BootstrapUnlearnConfig(SFTConfig):
         super().__post_init__()
         if self.num_belief_candidates is None:
             self.num_belief_candidates = self.num_beliefs
-        if self.forget_floor is None and self.lambda_schedule == "adaptive":
+        if self.forget_floor is None and self.lambda_schedule == "adaptive" and self.forget_loss_type != "rmu":
             self.forget_floor = _ADAPTIVE_FLOOR
         if self.beta is None:
             self.beta = _BETAS.get(self.forget_loss_type)
@@ -383,6 +383,11 @@ class BootstrapUnlearnConfig(SFTConfig):
             raise ValueError(
                 f"`forget_floor` is a log-prob, in nats per token, and must be below 0, got {self.forget_floor}. Try "
                 "-2.5, or leave it out."
+            )
+        if self.forget_floor is not None and self.forget_loss_type == "rmu":
+            raise ValueError(
+                f"`forget_floor` is {self.forget_floor}, but `forget_loss_type='rmu'` acts on hidden states, whatever "
+                "the log-prob. Leave it out; `rmu_coefficient` bounds how far it goes."
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}.")
