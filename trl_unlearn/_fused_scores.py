@@ -182,8 +182,8 @@ class FusedScores(torch.autograd.Function):
     Returns:
         `tuple[Tensor | None, ...]`: Of shape `(num_labels,)` each: log pi_y; \\(\sum_v q_v \log \pi_v\\) on H_k; the
         same with q = pi without the label; KL(t || pi) of the (shifted) reference t; then without gradient the entropy
-        of pi, the entropy of t, whether the label is the most likely token, and the variance of log pi under pi. `None`
-        where not asked for.
+        of pi, the entropy of t, whether the label is the most likely token, and the variance of log pi under pi.
+        `None` where not asked for.
     """
 
     @staticmethod

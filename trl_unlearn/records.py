@@ -30,7 +30,10 @@ METRIC_GROUPS = {
     "forget": "closer to retrained is better",
     "keep": "higher is better",
     "aggregate": "higher is better",
+    "privacy": "closer to retrained is better",
 }
+# Those that the TOFU suite fills, which always runs. Any other group has the name of its suite.
+_TOFU_GROUPS = ("forget", "keep", "aggregate")
 
 # (name in eval_results.json, label in figures, group)
 METRICS = (
@@ -54,6 +57,17 @@ METRICS = (
     ("aggregate/memorization", "Mem", "aggregate"),
     ("aggregate/utility", "Util", "aggregate"),
     ("aggregate/agg", "Agg", "aggregate"),
+    ("privacy/loss_auc", "loss attack, AUC", "privacy"),
+    ("privacy/loss_tpr_at_1_fpr", "loss attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/zlib_auc", "zlib attack, AUC", "privacy"),
+    ("privacy/zlib_tpr_at_1_fpr", "zlib attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/min_k_auc", "Min-K attack, AUC", "privacy"),
+    ("privacy/min_k_tpr_at_1_fpr", "Min-K attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/min_k_pp_auc", "Min-K++ attack, AUC", "privacy"),
+    ("privacy/min_k_pp_tpr_at_1_fpr", "Min-K++ attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/reference_auc", "reference attack, AUC", "privacy"),
+    ("privacy/reference_tpr_at_1_fpr", "reference attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/privleak", "PrivLeak, %", "privacy"),
 )
 
 _METHOD_LABELS = {"bs_t": "BS-T"}
@@ -68,9 +82,9 @@ class Measurement:
         value (`float`):
             The value. NaN if it was computed and is not a number.
         n (`int`, *optional*):
-            The number of rows it is the mean of; None for a value that is no mean over rows.
+            The number of rows it is the mean of, or is made of where it has a standard error; None for other values.
         stderr (`float`, *optional*):
-            The standard error of the mean.
+            The standard error: of the mean, or a bootstrap's over rows.
     """
 
     value: float
@@ -131,14 +145,16 @@ class EvaluationResult(JsonRecord):
 
     def rows(self) -> Iterator[tuple[str, str, list[Measurement | None]]]:
         """
-        The rows of a table: every metric of `METRICS` in its order, then what else was measured.
+        The rows of a table: every metric of `METRICS` in its order, unless its suite was not run, then what else was
+        measured.
 
         Returns:
             `Iterator[tuple[str, str, list[Measurement | None]]]`: group (`"other"` for what `METRICS` does not have),
             metric name, and a measurement (None = not run) for each of `MODEL_ROLES`.
         """
-        groups = {name: group for name, _, group in METRICS}
-        measured = {name: "other" for metrics in self.models.values() for name in metrics or {}}
+        measured = dict.fromkeys(name for metrics in self.models.values() for name in metrics or {})
+        due = (*_TOFU_GROUPS, *self.suites)
+        groups = {name: group for name, _, group in METRICS if group in due or name in measured}
         for name, group in (groups | {name: "other" for name in measured if name not in groups}).items():
             yield group, name, [self.get(role, name) for role in MODEL_ROLES]
 
@@ -150,6 +166,7 @@ class EvaluationResult(JsonRecord):
             `list[str]`: one sentence or two an item.
         """
         notes = ["Forget metrics: closer to retrained is better. Keep and aggregate metrics: higher is better."]
+        notes += [f"{name.capitalize()}: {METRIC_GROUPS[name]}." for name in self.suites if name in METRIC_GROUPS]
         notes += [f"The {role} model was not evaluated." for role in MODEL_ROLES if self.models[role] is None]
         if self.parity == "strict":
             notes.append("Parity: strict. Not to be compared with numbers of open-unlearning.")
@@ -178,10 +195,12 @@ def format_measurement(measurement: Measurement | None) -> str:
         return "not run"
     if not math.isfinite(measurement.value):
         return "not finite"
-    text = f"{measurement.value:.0e}" if 0 < abs(measurement.value) < 5e-4 else f"{measurement.value:.3f}"
+    # Percentages: with three decimals a table would not fit into a terminal.
+    digits = 1 if abs(measurement.value) >= 100 else 3
+    text = f"{measurement.value:.0e}" if 0 < abs(measurement.value) < 5e-4 else f"{measurement.value:.{digits}f}"
     if measurement.stderr is None or not math.isfinite(measurement.stderr):
         return text
-    return f"{text} ± {measurement.stderr:.3f}"
+    return f"{text} ± {measurement.stderr:.{digits}f}"
 
 
 @dataclass

@@ -13,12 +13,27 @@
 # limitations under the License.
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from trl_unlearn import metrics
-from trl_unlearn.metrics import ForgetQuality, HarmonicMean, Probability, Squeezing, TruthRatio, memorization_score
+from trl_unlearn.metrics import (
+    ForgetQuality,
+    HarmonicMean,
+    LossAttack,
+    MembershipAUC,
+    MinKAttack,
+    MinKPlusPlusAttack,
+    PrivLeak,
+    Probability,
+    ReferenceAttack,
+    Squeezing,
+    TruthRatio,
+    ZlibAttack,
+    memorization_score,
+)
 
 
 CASES = json.loads(Path(__file__).with_name("cases.json").read_text())
@@ -96,6 +111,40 @@ def test_a_row_without_tokens_is_named():
 def test_a_row_with_another_number_of_beliefs_is_named():
     with pytest.raises(ValueError, match="2 beliefs now and 1 before in row 0"):
         Squeezing().compute(now=[[-1.0, -2.0]], before=[[-1.0]])
+
+
+def test_an_attack_without_non_members_is_refused():
+    with pytest.raises(ValueError, match="`MembershipAUC` got no non-members in row 0"):
+        MembershipAUC().compute(members=[[1.0]], non_members=[[]])
+
+
+@pytest.mark.parametrize("metric", [LossAttack, MinKAttack])
+def test_an_attack_on_a_row_without_tokens_is_refused(metric):
+    with pytest.raises(ValueError, match=f"`{metric.__name__}` got no log-probabilities in row 1"):
+        metric().compute(logps=[[-1.0], []])
+
+
+def test_a_row_without_tokens_has_no_compressed_rate_and_no_reference():
+    with pytest.raises(ValueError, match="`ZlibAttack` got no log-probabilities in row 0"):
+        ZlibAttack().compute(logps=[[]], texts=["a"])
+    with pytest.raises(ValueError, match="no log-probabilities of the reference in row 0"):
+        ReferenceAttack().compute(logps=[[-1.0]], reference_logps=[[]])
+
+
+def test_moments_of_another_number_of_tokens_are_refused():
+    with pytest.raises(ValueError, match=r"`MinKPlusPlusAttack` got \[2, 1, 2\] values.*in row 0"):
+        MinKPlusPlusAttack().compute(logps=[[-1.0, -2.0]], entropies=[[1.0]], log_variances=[[1.0, 1.0]])
+
+
+def test_a_retrained_model_that_an_attack_is_certain_of_is_no_reference():
+    with pytest.raises(ValueError, match="`PrivLeak` got an AUC of 1 for the retrained model in row 1"):
+        PrivLeak().compute(unlearned=[0.5, 0.5], retrained=[0.5, 1.0])
+
+
+def test_a_score_that_is_no_number_makes_an_attack_no_number_and_leaves_the_others():
+    found = MembershipAUC().compute(members=[[math.nan, 1.0], [2.0, 1.0]], non_members=[[0.0], [0.0]])["per_row"]
+    assert math.isnan(found["auc"][0]) and math.isnan(found["tpr_at_1_fpr"][0])
+    assert (found["auc"][1], found["tpr_at_1_fpr"][1]) == (1.0, 1.0)
 
 
 def test_an_unknown_parity_is_refused():

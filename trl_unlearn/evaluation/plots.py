@@ -62,8 +62,18 @@ PLOTTED = (
     "aggregate/memorization",
     "aggregate/utility",
     "aggregate/agg",
+    "privacy/loss_auc",
+    "privacy/zlib_auc",
+    "privacy/min_k_auc",
+    "privacy/min_k_pp_auc",
+    "privacy/reference_auc",
 )
-GROUP_TITLES = {"forget": "Forget set", "keep": "What is to be kept", "aggregate": "Aggregates"}
+GROUP_TITLES = {
+    "forget": "Forget set",
+    "keep": "What is to be kept",
+    "aggregate": "Aggregates",
+    "privacy": "Membership attacks",
+}
 
 
 def _measured(result: EvaluationResult, group: str) -> list[tuple[str, str]]:
@@ -102,7 +112,7 @@ def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     hint = METRIC_GROUPS[group]
-    if group == "forget" and result.models["retrained"] is None:
+    if "retrained" in hint and result.models["retrained"] is None:
         hint = "no retrained model to compare with"
     axes.set_title(f"{GROUP_TITLES[group]}: {hint}", loc="left", fontsize=11)
 

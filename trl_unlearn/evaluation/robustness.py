@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Attacks that bring back what is only hidden: relearning, rounded weights, other prompts, many samples."""
+"""Attacks that bring back what is only hidden: _relearning, rounded weights, other prompts, many samples."""
 
 import gc
 import math
@@ -46,7 +46,7 @@ from .tofu import EncodedSet, EvaluationRows, encode_set
 RELEARNING_STEPS = (0, 1, 2, 4, 8)
 # One row in this many is relearned on.
 RELEARNING_SHARE = 5
-RELEARNING_RATE = 1e-3
+RELEARNING_RATE = 1e-4
 LEAK_ATTEMPTS = (1, 4, 8)
 # bits -> weights that share a scale (`None`: a whole output channel).
 QUANTIZATIONS = {8: None, 4: 32}
@@ -124,7 +124,7 @@ def _text(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-def leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+def _leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
     """ROUGE-L recall of the best of k samples at temperature 1; the same draws for every model."""
     if setting.forget.texts is None:
         return {}
@@ -146,34 +146,22 @@ def leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float
     return {f"robustness/leak_at_{k}": LeakAtK().compute(scores=scores, k=k)["per_row"] for k in LEAK_ATTEMPTS}
 
 
-def prefix_prompts(
+def _prefix_prompts(
     prompts: Sequence[list[int]], answers: Sequence[list[int]]
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """
-    Prompts that end in the first quarter of the answer's tokens, rounded down, at least one.
-
-    Args:
-        prompts (`Sequence[list[int]]`):
-            Token ids of each prompt.
-        answers (`Sequence[list[int]]`):
-            Token ids of each answer, without the end-of-turn token.
-
-    Returns:
-        `Iterator[tuple[list[int], list[int]]]`: The new prompt, and what is left of the answer; nothing of an answer
-        of one token.
-    """
+    """Prompts that end in the first quarter of the answer (at least one token), and what is left of the answer."""
     for prompt, answer in zip(prompts, answers, strict=True):
         given = max(1, len(answer) // 4)
         yield prompt + answer[:given], answer[given:]
 
 
-def prefix_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+def _prefix_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
     """Recall of the rest of an answer whose first quarter is given; rows without a rest are left out."""
     if setting.forget.texts is None:
         return {}
     pairs = [
         (prompt, text)
-        for prompt, rest in prefix_prompts(setting.prompts(), setting.answer_ids())
+        for prompt, rest in _prefix_prompts(setting.prompts(), setting.answer_ids())
         if (text := _text(rest, setting.tokenizer))
     ]
     if not pairs:
@@ -189,23 +177,13 @@ def _parts(row: Mapping[str, Any]) -> tuple[Any, Any]:
     return row["prompt"], row["completion"]
 
 
-def with_examples(row: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """
-    A row after others: as earlier turns of its conversation, or as plain text in front.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            Row of prompt-completion (standard or conversational) or `messages` form.
-        examples (`Sequence[Mapping[str, Any]]`):
-            Rows of the same form. Their system messages are left out; the row's own stays the first.
-
-    Returns:
-        `dict[str, Any]`: `prompt` and `completion`.
-    """
+def _with_examples(row: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row after others of its form: as earlier turns of its conversation, or as plain text in front."""
     prompt, completion = _parts(row)
     if isinstance(prompt, str):
         shown = "".join(f"{question}{answer}\n\n" for question, answer in map(_parts, examples))
         return {"prompt": shown + prompt, "completion": completion}
+    # The row's own system message stays the first turn.
     first = next((i for i, turn in enumerate(prompt) if turn["role"] != "system"), 0)
     turns = [turn for example in examples for part in _parts(example) for turn in part if turn["role"] != "system"]
     return {"prompt": [*prompt[:first], *turns, *prompt[first:]], "completion": completion}
@@ -217,22 +195,22 @@ def _asked(setting: _Setting, rows: Sequence[Mapping[str, Any]]) -> list[list[in
     return [list(row["input_ids"][: row["prompt_length"]]) for row in encoded]
 
 
-def in_context_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+def _in_context_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
     """Recall after three other forget rows with their true answers, from elsewhere in the set."""
     rows = setting.rows
     if setting.forget.texts is None or len(rows) < 2:
         return {}
-    asked = []
-    for i in range(len(rows)):
-        # Neighbours are about the same person, and might say what is asked.
-        others = dict.fromkeys((i + len(rows) * j // (NUM_EXAMPLES + 1)) % len(rows) for j in range(1, NUM_EXAMPLES + 1))
-        asked.append(with_examples(rows[i], [rows[other] for other in others if other != i]))
-    desc = "Answering after examples"
-    recall = _recall(model, setting, _asked(setting, asked), setting.forget.texts, desc)
+    # Not the next rows: they may be about the same person, and say what is asked.
+    distances = {len(rows) * j // (NUM_EXAMPLES + 1) for j in range(1, NUM_EXAMPLES + 1)} - {0}
+    asked = [
+        _with_examples(row, [rows[(i + distance) % len(rows)] for distance in sorted(distances)])
+        for i, row in enumerate(rows)
+    ]
+    recall = _recall(model, setting, _asked(setting, asked), setting.forget.texts, "Answering after examples")
     return {"robustness/in_context_rougeL_recall": recall}
 
 
-def paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+def _paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
     """Recall where the question is put in other words, for conversations with a `paraphrased_question` each."""
     asked = []
     for row in setting.rows:
@@ -241,8 +219,7 @@ def paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> di
             return {}
         prompt, completion = _parts(row)
         asked.append({"prompt": [*prompt[:-1], {**prompt[-1], "content": question}], "completion": completion})
-    desc = "Answering paraphrased questions"
-    recall = _recall(model, setting, _asked(setting, asked), setting.forget.texts, desc)
+    recall = _recall(model, setting, _asked(setting, asked), setting.forget.texts, "Answering paraphrases")
     return {"robustness/paraphrased_question_rougeL_recall": recall}
 
 
@@ -253,8 +230,7 @@ def _relearn(model: PreTrainedModel, rows: Sequence[Mapping[str, Any]], setting:
     optimizer = torch.optim.AdamW(model.parameters(), lr=RELEARNING_RATE, weight_decay=0.0)
     tokens = sum(label != -100 for row in rows for label in row["labels"][1:])
     yield 0
-    steps = range(1, max(RELEARNING_STEPS) + 1)
-    for step in tqdm(steps, desc="Relearning a share of the forget set", disable=None):
+    for step in tqdm(range(1, max(RELEARNING_STEPS) + 1), desc="Relearning a share", disable=None):
         for start in range(0, len(rows), setting.score_batch_size):
             batch = pad_rows(rows[start : start + setting.score_batch_size], setting.pad_token_id)
             scores = score_batch(model, {key: value.to(device) for key, value in batch.items()})
@@ -265,12 +241,13 @@ def _relearn(model: PreTrainedModel, rows: Sequence[Mapping[str, Any]], setting:
             yield step
 
 
-def relearning(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
+def _relearning(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
     """
     Extraction strength of the other forget rows while every fifth one is learned again. Changes the model.
 
-    AdamW at a constant rate of 1e-3 on all weights, the whole share a step, without dropout; in float32, because
-    updates of this size would be lost in the rounding of half precision.
+    AdamW at a constant rate of 1e-4 on all weights, the whole share a step, without dropout; in float32, because
+    updates of this size would be lost in the rounding of half precision. The rate is one that real models are
+    fine-tuned with: at 1e-3 a single step makes a model of 135M that knew the rows by heart forget them.
     """
     answers = setting.forget.answers
     if len(answers) < 2:
@@ -284,21 +261,8 @@ def relearning(model: PreTrainedModel, setting: _Setting) -> dict[str, list[floa
     }
 
 
-def round_weights(weight: torch.Tensor, *, bits: int, group_size: int | None = None) -> torch.Tensor:
-    """
-    Weights after symmetric rounding to the nearest of 2^bits - 1 levels, as numbers of their own dtype.
-
-    Args:
-        weight (`torch.Tensor`):
-            Weights of shape `(out_features, in_features)`.
-        bits (`int`):
-            Bits of a weight.
-        group_size (`int`, *optional*):
-            Weights of an output channel that share a scale, the last group possibly fewer. `None`: all.
-
-    Returns:
-        `torch.Tensor`: Of the same shape; the largest magnitude of a group stays what it is.
-    """
+def _round_weights(weight: torch.Tensor, *, bits: int, group_size: int | None = None) -> torch.Tensor:
+    """Weights rounded to the nearest of 2^bits - 1 levels, symmetric, with a scale a channel or a group of one."""
     size = group_size or weight.size(1)
     groups = F.pad(weight.float(), (0, -weight.size(1) % size)).unflatten(1, (-1, size))
     scale = groups.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
@@ -308,7 +272,7 @@ def round_weights(weight: torch.Tensor, *, bits: int, group_size: int | None = N
 
 
 @torch.no_grad()
-def quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[str, list[float]]:
+def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[str, list[float]]:
     """
     Extraction strength with rounded weights. Changes the model.
 
@@ -324,15 +288,13 @@ def quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[s
     if not layers:
         return {}
     for layer in layers:
-        layer.weight.copy_(round_weights(layer.weight, bits=bits, group_size=QUANTIZATIONS[bits]))
-    name = f"robustness/quantized_int{bits}_extraction_strength"
-    return {name: _extraction_strength(model, setting, f"Scoring with {bits} bits")}
+        layer.weight.copy_(_round_weights(layer.weight, bits=bits, group_size=QUANTIZATIONS[bits]))
+    values = _extraction_strength(model, setting, f"Scoring with {bits} bits")
+    return {f"robustness/quantized_int{bits}_extraction_strength": values}
 
 
-def adapter_off(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
-    """Extraction strength without the adapter, where there is one."""
-    if not isinstance(model, PeftModel):
-        return {}
+def _adapter_off(model: PeftModel, setting: _Setting) -> dict[str, list[float]]:
+    """Extraction strength without the adapter."""
     with model.disable_adapter():
         values = _extraction_strength(model, setting, "Scoring without the adapter")
     return {"robustness/adapter_off_extraction_strength": values}
@@ -340,9 +302,9 @@ def adapter_off(model: PreTrainedModel, setting: _Setting) -> dict[str, list[flo
 
 # One load for those that leave the model as it is, and one for each that changes it.
 _ATTACKS = (
-    (leak_at_k, prefix_recall, in_context_recall, paraphrased_question_recall),
-    (relearning,),
-    *((partial(quantization, bits=bits),) for bits in QUANTIZATIONS),
+    (_leak_at_k, _prefix_recall, _in_context_recall, _paraphrased_question_recall),
+    (_relearning,),
+    *((partial(_quantization, bits=bits),) for bits in QUANTIZATIONS),
 )
 
 
@@ -359,7 +321,7 @@ def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -
         last = weakref.ref(model)
         if isinstance(model, PeftModel):
             if role == "unlearned" and attacks is _ATTACKS[0]:
-                found |= adapter_off(model, setting)
+                found |= _adapter_off(model, setting)
             model = model.merge_and_unload()
         for attack in attacks:
             found |= attack(model, setting)
@@ -372,10 +334,8 @@ def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -
 def _relearning_area(values: Mapping[str, list[float]], reference: Mapping[str, list[float]]) -> list[float]:
     """Of each row, the mean over the curve of this model's extraction strength minus the reference's."""
     names = [f"robustness/relearned_extraction_strength_{step}" for step in RELEARNING_STEPS]
-    differences = [
-        [a - b for a, b in zip(values[name], reference[name], strict=True)] for name in names if name in values
-    ]
-    return [fmean(of_row) for of_row in zip(*differences, strict=True)]
+    curves = [(values[name], reference[name]) for name in names if name in values]
+    return [fmean(mine[i] - other[i] for mine, other in curves) for i in range(len(curves[0][0]) if curves else 0)]
 
 
 def _measure(values: Sequence[float]) -> Measurement:
@@ -392,22 +352,22 @@ def measure_robustness(
     seed: int,
 ) -> dict[str, dict[str, Measurement]]:
     """
-    Attacks on what is left of the forget set, on merged weights, without the model's makers: does it only hide?
+    Attacks that bring back what a model only hides, on merged weights.
 
     | name, after `robustness/` | what it is, as a mean over forget rows |
     |---|---|
-    | `leak_at_1`, `_4`, `_8` | ROUGE-L recall of the best of k samples at temperature 1, expected from 8 samples of at most 64 tokens |
+    | `leak_at_1`, `_4`, `_8` | expected ROUGE-L recall of the best of k samples at temperature 1, from 8 samples |
     | `prefix_rougeL_recall` | of the rest of the answer, when its first quarter (tokens, at least one) is given |
     | `in_context_rougeL_recall` | of the answer, after three other forget rows with their true answers |
     | `paraphrased_question_rougeL_recall` | of the answer to `paraphrased_question` (conversations) |
-    | `relearned_extraction_strength_0`, `_1`, `_2`, `_4`, `_8` | strict, of the rows not learned again, after so many steps on every fifth row |
+    | `relearned_extraction_strength_<steps>` | strict, of the others after 0, 1, 2, 4, 8 steps on every fifth row |
     | `relearning_area` | mean over that curve of the difference to the retrained model's |
     | `quantized_int8_extraction_strength`, `_int4_` | strict, with rounded weights |
     | `adapter_off_extraction_strength` | strict, of an unlearned adapter's base |
 
-    Answers are greedy where nothing is sampled, and at most as long as the longest true answer. What a retrained model
-    reaches under the same attack is not knowledge: compare with it. Rows without an answer (raw text, tokenised rows)
-    have extraction strengths only.
+    Answers are at most as long as the longest true answer (samples: at most 64 tokens), and greedy where nothing is
+    sampled. What a retrained model reaches under the same attack is not knowledge: compare with it. Rows without an
+    answer (raw text, tokenised rows) have extraction strengths only.
 
     Args:
         models (`Mapping[str, Callable]`):

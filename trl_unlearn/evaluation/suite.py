@@ -93,7 +93,8 @@ def _measure(values: list[float]) -> Measurement:
     return Measurement(value=float(np.mean(values)), n=len(values), stderr=stderr)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Give back what a model took that was dropped."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -287,18 +288,18 @@ class Suite:
         if answers:
             values["utility/fluency_standin"] = self._fluency(answers, answer_logps)
         del model
-        _free_memory()
+        free_memory()
 
     def _measure(self, role: str, load: Callable[[], PreTrainedModel]) -> dict[str, list[float]]:
         model = load()
         values, answers, _ = _with_squeezing(model, self.setting, self._target.beliefs, self._target.belief_logps)
         del model
-        _free_memory()
+        free_memory()
         if answers:
             # Loaded again rather than kept: only one model has to fit in memory.
             logps = _answer_logps(self._load_target(), role, answers, self.setting)
             values["utility/fluency_standin"] = self._fluency(answers, logps)
-            _free_memory()
+            free_memory()
         return values
 
     def _fluency(self, answers: list[Completion], logps: list[list[float]]) -> list[float]:

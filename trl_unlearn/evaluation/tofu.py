@@ -57,12 +57,15 @@ class EvaluationRows:
             What was to be kept.
         real_authors, world_facts ([`~datasets.Dataset`] or `list[dict]`, *optional*):
             General knowledge, for model utility.
+        holdout ([`~datasets.Dataset`] or `list[dict]`, *optional*):
+            Rows like those of the forget set that no model was trained on, for membership attacks.
     """
 
     forget: Dataset | list[dict[str, Any]]
     retain: Dataset | list[dict[str, Any]] | None = None
     real_authors: Dataset | list[dict[str, Any]] | None = None
     world_facts: Dataset | list[dict[str, Any]] | None = None
+    holdout: Dataset | list[dict[str, Any]] | None = None
 
 
 @dataclass
@@ -72,7 +75,7 @@ class EncodedSet:
 
     Args:
         name (`str`):
-            `"forget"`, `"retain"`, `"real_authors"` or `"world_facts"`.
+            `"forget"`, `"retain"`, `"real_authors"`, `"world_facts"` or `"holdout"`.
         answers (`list[dict]`):
             Encoded rows with the true answer.
         closed (`list[bool]`):

@@ -19,11 +19,19 @@ from .exact_memorization import ExactMemorization
 from .extraction_strength import ExtractionStrength
 from .fluency_standin import FluencyStandin
 from .forget_quality import ForgetQuality
+from .leak_at_k import LeakAtK
+from .loss_attack import LossAttack
+from .membership_auc import MembershipAUC, separation
+from .min_k_attack import MinKAttack
+from .min_k_plus_plus_attack import MinKPlusPlusAttack
 from .normalized_probability import NormalizedProbability
+from .priv_leak import PrivLeak, relative_leak
 from .probability import Probability
+from .reference_attack import ReferenceAttack
 from .rouge_recall import RougeRecall
 from .squeezing import Squeezing
 from .truth_ratio import TruthRatio
+from .zlib_attack import ZlibAttack
 
 
 __all__ = [
@@ -32,10 +40,20 @@ __all__ = [
     "FluencyStandin",
     "ForgetQuality",
     "HarmonicMean",
+    "LeakAtK",
+    "LossAttack",
+    "MembershipAUC",
+    "MinKAttack",
+    "MinKPlusPlusAttack",
     "NormalizedProbability",
+    "PrivLeak",
     "Probability",
+    "ReferenceAttack",
     "RougeRecall",
     "Squeezing",
     "TruthRatio",
+    "ZlibAttack",
     "memorization_score",
+    "relative_leak",
+    "separation",
 ]

@@ -55,8 +55,8 @@ class LeakAtK(UnlearningMetric):
         for index, row in enumerate(scores):
             if len(row) < k:
                 raise ValueError(
-                    f"`LeakAtK` got {len(row)} scores in row {index}, fewer than `k` ({k}). Draw more samples or lower "
-                    "`k`."
+                    f"`LeakAtK` got {len(row)} scores in row {index}, fewer than `k` ({k}). Draw more "
+                    "samples, or lower `k`."
                 )
             orders = math.comb(len(row), k)
             per_row.append(

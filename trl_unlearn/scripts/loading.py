@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, get_dataset_config_names
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,8 +41,10 @@ from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 # Beginnings of the names of fields that do not change a run.
 _NO_SETTINGS = (
     *("output_dir", "logging_", "run_name", "report_to", "disable_tqdm", "push_to_hub", "hub_"),
-    *("methods", "seeds", "requests"),
+    *("methods", "seeds", "requests", "suites"),
 )
+# Endings of the files of a model's or an adapter's weights.
+_WEIGHTS = (".safetensors", ".bin")
 
 
 @contextmanager
@@ -330,6 +332,70 @@ def load_evaluation_rows(data_args: DataArguments, tokenizer: PreTrainedTokenize
     for name, found in rows.items():
         encode_set(found, tokenizer, name=name)
     return EvaluationRows(**rows)
+
+
+def load_holdout_rows(
+    data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, config: str | None, dataset: str | None
+) -> Dataset:
+    """
+    Rows that no model was trained on, for membership attacks.
+
+    Args:
+        data_args ([`DataArguments`]):
+            Arguments that name the forget set.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer. With a chat template, questions and answers become turns of a conversation.
+        config (`str`, *optional*):
+            Config of `dataset_name`. Default: `holdout10` for `forget10`, or `holdout_perturbed`, if there is one.
+        dataset (`str`, *optional*):
+            File, folder or id of your own rows, instead of a config.
+
+    Returns:
+        [`~datasets.Dataset`]: At most `max_eval_rows`, spread evenly.
+
+    Raises:
+        `ValueError`: If there are none, or a row cannot be encoded.
+    """
+    if dataset is not None:
+        rows = _load_set("holdout", dataset, "train", load_rows)
+    else:
+        name = data_args.dataset_name
+        if config is None and name is not None:
+            known = get_dataset_config_names(name)
+            guesses = (data_args.forget_config.replace("forget", "holdout"), "holdout_perturbed")
+            config = next((guess for guess in guesses if guess in known and guess != data_args.forget_config), None)
+        if name is None or config is None:
+            raise ValueError(
+                "The suite `privacy` has no non-members. Give rows that no model was trained on: `--holdout_config` "
+                "with `--dataset_name`, or `--holdout_dataset`."
+            )
+        load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
+        rows = _load_set("holdout", config, "train", load)
+    rows = _spread(rows, data_args.max_eval_rows)
+    encode_set(rows, tokenizer, name="holdout")
+    return rows
+
+
+def content_digest(rows: EvaluationRows, *names: str | None) -> str:
+    """
+    A digest of what a name does not tell: the rows, and when the files of local models were written.
+
+    Args:
+        rows ([`~trl_unlearn.evaluation.tofu.EvaluationRows`]):
+            Row sets.
+        *names (`str`, *optional*):
+            Folders of models; what is none, such as an id on the Hub, does not count.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    folders = [Path(name) for name in names if name is not None]
+    files = sorted(
+        path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix in _WEIGHTS
+    )
+    sets = {name: list(found) for name, found in vars(rows).items() if found is not None}
+    found = [sets, [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def _spread(rows: Dataset, most: int | None) -> Dataset:

@@ -1,0 +1,141 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import copy
+import logging
+import math
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from trl_unlearn.encoding import encode_row
+from trl_unlearn.evaluation.privacy import attack_scores, measure_privacy
+from trl_unlearn.evaluation.sharing import score_rows_together
+from trl_unlearn.evaluation.tofu import EvaluationRows
+
+
+ATTACKS = ("loss", "zlib", "min_k", "min_k_pp", "reference")
+
+
+def measure(models, rows, tokenizer, seed=1):
+    loaders = {role: (lambda model=model: model) for role, model in models.items()}
+    return measure_privacy(loaders, rows, tokenizer, batch_size=2, seed=seed)
+
+
+@pytest.fixture
+def rows(forget_rows, retain_rows):
+    """Three forget rows, and three held-out rows."""
+    return EvaluationRows(forget_rows, holdout=retain_rows)
+
+
+@pytest.fixture
+def trained_model(tiny_model, tiny_tokenizer, forget_rows):
+    """Knows the forget rows."""
+    model = copy.deepcopy(tiny_model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(45):
+        row = encode_row(forget_rows[step % 3], tiny_tokenizer)
+        batch = {name: torch.tensor([row[name]]) for name in ("input_ids", "labels")}
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def test_rows_that_were_trained_on_are_found_and_those_of_random_weights_are_not(
+    tiny_model, trained_model, rows, tiny_tokenizer
+):
+    measured = measure({"target": trained_model, "retrained": tiny_model}, rows, tiny_tokenizer)
+    for attack in ATTACKS:
+        assert measured["target"][f"privacy/{attack}_auc"].value > 0.9
+        assert measured["target"][f"privacy/{attack}_tpr_at_1_fpr"].value > 0.6
+    assert measured["target"]["privacy/min_k_auc"].value == 1.0
+    assert measured["retrained"]["privacy/min_k_auc"].value < 1.0
+    assert measured["target"]["privacy/privleak"].value == -100.0
+    assert measured["target"]["privacy/loss_auc"].n == 6
+
+
+def test_the_retrained_model_leaks_nothing_against_itself(tiny_model, rows, tiny_tokenizer):
+    measured = measure({"unlearned": tiny_model, "retrained": tiny_model}, rows, tiny_tokenizer)
+    assert measured["unlearned"] == measured["retrained"]
+    leak = measured["retrained"]["privacy/privleak"]
+    assert (leak.value, leak.stderr) == (0.0, 0.0)
+    assert measured["retrained"]["privacy/reference_auc"].value == 0.5
+    assert measured["retrained"]["privacy/reference_tpr_at_1_fpr"].value == 0.0
+
+
+def test_without_a_retrained_model_what_needs_it_is_absent(tiny_model, rows, tiny_tokenizer):
+    models = {"target": lambda: tiny_model, "unlearned": None, "retrained": None}
+    measured = measure_privacy(models, rows, tiny_tokenizer, batch_size=None, seed=1)
+    names = {f"privacy/{attack}_{what}" for attack in ATTACKS[:-1] for what in ("auc", "tpr_at_1_fpr")}
+    assert {role: set(found) for role, found in measured.items()} == {"target": names}
+
+
+def test_every_attack_agrees_with_a_plain_loop(trained_model, tiny_model, tiny_tokenizer, forget_rows):
+    encoded = [encode_row(row, tiny_tokenizer) for row in forget_rows]
+    texts = [row["completion"][0]["content"] for row in forget_rows]
+    scores, reference = (
+        score_rows_together(model, encoded, pad_token_id=0, batch_size=2, moments=True)
+        for model in (trained_model, tiny_model)
+    )
+    found = attack_scores(scores, texts, reference)
+    for index, (row, text) in enumerate(zip(encoded, texts, strict=True)):
+        start = row["prompt_length"]
+        labels = torch.tensor(row["input_ids"][start:])[:, None]
+        with torch.no_grad():
+            now, before = (
+                model(torch.tensor([row["input_ids"]])).logits[0, start - 1 : -1].double().log_softmax(-1)
+                for model in (trained_model, tiny_model)
+            )
+        logps = now.gather(-1, labels)[:, 0].numpy()
+        mean = (now.exp() * now).sum(-1).numpy()
+        std = np.sqrt((now.exp() * now.square()).sum(-1).numpy() - mean**2)
+        lowest = len(logps) // 5
+        assert lowest > 1
+        expected = {
+            "loss": logps.mean(),
+            "zlib": logps.mean() / len(zlib.compress(text.encode())),
+            "min_k": np.sort(logps)[:lowest].mean(),
+            "min_k_pp": np.sort((logps - mean) / std)[:lowest].mean(),
+            "reference": logps.mean() - before.gather(-1, labels).mean().item(),
+        }
+        assert {name: values[index] for name, values in found.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_raw_text_is_attacked_too(tiny_model, tiny_tokenizer):
+    rows = EvaluationRows([{"text": "Ada Marlow was born."}], holdout=[{"text": "Edda Brandt lives."}])
+    measured = measure({"target": tiny_model}, rows, tiny_tokenizer)["target"]
+    assert {found.n for found in measured.values()} == {2}
+    assert {found.stderr for found in measured.values()} == {None}
+    assert all(math.isfinite(found.value) for found in measured.values())
+
+
+def test_a_retrained_model_that_saw_the_rows_is_no_reference(trained_model, rows, tiny_tokenizer, caplog):
+    with caplog.at_level(logging.WARNING):
+        measured = measure({"target": trained_model, "retrained": trained_model}, rows, tiny_tokenizer)
+    assert measured["retrained"]["privacy/min_k_auc"].value == 1.0
+    assert "privacy/privleak" not in measured["target"]
+    assert "PrivLeak is left out" in caplog.text
+
+
+def test_a_second_measurement_gives_the_same_values(tiny_model, trained_model, rows, tiny_tokenizer):
+    models = {"target": trained_model, "retrained": tiny_model}
+    assert measure(models, rows, tiny_tokenizer) == measure(models, rows, tiny_tokenizer)
+
+
+def test_rows_without_non_members_are_refused(tiny_model, tiny_tokenizer, forget_rows):
+    with pytest.raises(ValueError, match="`privacy` has no non-members"):
+        measure({"target": tiny_model}, EvaluationRows(forget_rows), tiny_tokenizer)

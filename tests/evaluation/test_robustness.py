@@ -1,0 +1,306 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+import copy
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+from torch.testing import assert_close
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+
+from trl_unlearn.encoding import encode_row
+from trl_unlearn.evaluation import robustness
+from trl_unlearn.evaluation.robustness import measure_robustness
+from trl_unlearn.evaluation.robustness_plots import plot_leak, plot_relearning
+from trl_unlearn.evaluation.tofu import EvaluationRows, encode_set
+from trl_unlearn.metrics import LeakAtK
+from trl_unlearn.records import EvaluationResult, Measurement
+from trl_unlearn.token_scores import pad_rows, score_rows
+
+
+CURVE = [f"robustness/relearned_extraction_strength_{step}" for step in (0, 1, 2, 4, 8)]
+WEIGHTS = {*CURVE, "robustness/quantized_int8_extraction_strength", "robustness/quantized_int4_extraction_strength"}
+LEAK = ["robustness/leak_at_1", "robustness/leak_at_4", "robustness/leak_at_8"]
+PROMPTS = {*LEAK, "robustness/prefix_rougeL_recall", "robustness/in_context_rougeL_recall"}
+PARAPHRASED = "robustness/paraphrased_question_rougeL_recall"
+AREA = "robustness/relearning_area"
+OFF = "robustness/adapter_off_extraction_strength"
+
+
+def measure(models, rows, tokenizer, batch_size=None, seed=42):
+    loaders = {role: None if model is None else partial(copy.deepcopy, model) for role, model in models.items()}
+    return measure_robustness(loaders, EvaluationRows(rows), tokenizer, batch_size=batch_size, seed=seed)
+
+
+def setting_of(rows, tokenizer, batch_size=None):
+    rows = list(rows)
+    return robustness._Setting(tokenizer, rows, encode_set(rows, tokenizer, name="forget"), batch_size, 42)
+
+
+def train(model, rows, tokenizer, steps):
+    rows = [encode_row(row, tokenizer) for row in rows]
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(steps):
+        model(**pad_rows(rows, tokenizer.pad_token_id)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+@pytest.fixture
+def knowing_model(tiny_model, tiny_tokenizer, forget_rows):
+    """Knows the forget rows by heart."""
+    return train(tiny_model, forget_rows, tiny_tokenizer, 120)
+
+
+@pytest.fixture
+def half_knowing_model(tiny_model, tiny_tokenizer, forget_rows):
+    """Says the right answers at times."""
+    return train(tiny_model, forget_rows, tiny_tokenizer, 30)
+
+
+def other_model(model):
+    torch.manual_seed(1)
+    return LlamaForCausalLM(model.config).eval()
+
+
+def logp(model, row, tokenizer):
+    (score,) = score_rows(model, [row], pad_token_id=tokenizer.pad_token_id)
+    return sum(score.logps)
+
+
+def test_every_attack_is_measured_on_every_model(tiny_model, tiny_tokenizer, forget_rows):
+    rows = [{**row, "paraphrased_question": "Who?"} for row in forget_rows]
+    adapter = get_peft_model(copy.deepcopy(tiny_model), LoraConfig(r=2, target_modules=["q_proj"]))
+    models = {"target": tiny_model, "unlearned": adapter, "retrained": other_model(tiny_model)}
+    measured = measure(models, rows, tiny_tokenizer)
+    everything = {*WEIGHTS, *PROMPTS, PARAPHRASED, AREA}
+    assert {role: set(found) for role, found in measured.items()} == {
+        "target": everything,
+        "unlearned": {*everything, OFF},
+        "retrained": everything,
+    }
+    # Every fifth of three rows, that is the first, is learned again.
+    rows_of = {name: 2 if name in {*CURVE, AREA} else 3 for name in everything}
+    assert {name: measurement.n for name, measurement in measured["target"].items()} == rows_of
+
+
+def test_the_weights_are_those_of_the_merged_adapter_and_of_its_base_without_it(
+    knowing_model, tiny_tokenizer, forget_rows
+):
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    adapter = get_peft_model(copy.deepcopy(knowing_model), config)
+    merged = copy.deepcopy(adapter).merge_and_unload()
+    whole = measure({"target": knowing_model, "unlearned": merged}, forget_rows, tiny_tokenizer)
+    measured = measure({"unlearned": adapter}, forget_rows, tiny_tokenizer)["unlearned"]
+    assert measured.pop(OFF).value == 1.0
+    assert measured == whole["unlearned"]
+    assert measured[CURVE[0]].value < whole["target"][CURVE[0]].value == 1.0
+
+
+def test_the_area_is_the_mean_difference_to_the_retrained_models_curve(knowing_model, tiny_tokenizer, forget_rows):
+    retrained = other_model(knowing_model)
+    measured = measure({"target": knowing_model, "retrained": retrained}, forget_rows, tiny_tokenizer)
+    assert measured["retrained"][AREA].value == measured["retrained"][AREA].stderr == 0.0
+    differences = [measured["target"][name].value - measured["retrained"][name].value for name in CURVE]
+    assert measured["target"][AREA].value == pytest.approx(sum(differences) / 5)
+    assert measured["target"][AREA].value > 0.5
+
+
+def test_what_a_set_has_no_columns_or_models_for_is_left_out(tiny_model, tiny_tokenizer, forget_rows):
+    measured = measure({"target": tiny_model, "retrained": None}, forget_rows, tiny_tokenizer)
+    assert {role: set(found) for role, found in measured.items()} == {"target": {*WEIGHTS, *PROMPTS}}
+
+
+def test_raw_text_is_attacked_through_the_weights_only(tiny_model, tiny_tokenizer):
+    rows = [{"text": "Ada Marlow was born in Veldt."}, {"text": "Bo Lindgren wrote about bees."}]
+    assert set(measure({"target": tiny_model}, rows, tiny_tokenizer)["target"]) == WEIGHTS
+
+
+def test_a_single_row_leaves_nothing_to_relearn_or_to_show(tiny_model, tiny_tokenizer):
+    rows = [{"prompt": "Where was Ada born?", "completion": " In Veldt.", "paraphrased_question": "Ada's town?"}]
+    measured = measure({"target": tiny_model, "retrained": tiny_model}, rows, tiny_tokenizer)["target"]
+    assert set(measured) == {*WEIGHTS, *PROMPTS} - {*CURVE, "robustness/in_context_rougeL_recall"}
+    assert measured[LEAK[0]].stderr is None
+
+
+def test_a_loader_that_gives_the_same_model_twice_is_refused(tiny_model, tiny_tokenizer, forget_rows):
+    with pytest.raises(ValueError, match="loads the target model gave the same model twice"):
+        measure_robustness(
+            {"target": lambda: tiny_model}, EvaluationRows(forget_rows), tiny_tokenizer, batch_size=None, seed=0
+        )
+
+
+def test_each_attack_that_changes_the_weights_gets_the_model_as_it_was(knowing_model, tiny_tokenizer, forget_rows):
+    weights = copy.deepcopy(knowing_model.state_dict())
+    seen = []
+
+    def load():
+        seen.append(copy.deepcopy(knowing_model))
+        return seen[-1]
+
+    rows = EvaluationRows(forget_rows)
+    measured = measure_robustness({"target": load}, rows, tiny_tokenizer, batch_size=None, seed=42)["target"]
+    assert len(seen) == 4
+    assert_close(seen[0].state_dict(), weights, rtol=0, atol=0)
+    assert_close(knowing_model.state_dict(), weights, rtol=0, atol=0)
+    alone = robustness._quantization(copy.deepcopy(knowing_model), setting_of(forget_rows, tiny_tokenizer), 4)
+    (values,) = alone.values()
+    assert measured["robustness/quantized_int4_extraction_strength"].value == pytest.approx(sum(values) / 3)
+
+
+def test_relearning_learns_the_share_even_with_frozen_weights(tiny_model, tiny_tokenizer, forget_rows):
+    setting = setting_of(forget_rows, tiny_tokenizer)
+    tiny_model.requires_grad_(False).to(torch.bfloat16)
+    before = logp(tiny_model, setting.forget.answers[0], tiny_tokenizer)
+    robustness._relearning(tiny_model, setting)
+    assert logp(tiny_model, setting.forget.answers[0], tiny_tokenizer) > before + 1
+    assert not tiny_model.training
+
+
+def test_a_step_of_relearning_does_not_depend_on_the_batch_size(tiny_model, tiny_tokenizer, forget_rows):
+    found = []
+    for batch_size in (1, 2, None):
+        setting, model = setting_of(forget_rows, tiny_tokenizer, batch_size), copy.deepcopy(tiny_model)
+        for _ in robustness._relearn(model, setting.forget.answers, setting):
+            pass
+        found.append([logp(model, row, tiny_tokenizer) for row in setting.forget.answers])
+    assert found[0] == pytest.approx(found[2], rel=1e-3)
+    assert found[1] == pytest.approx(found[2], rel=1e-3)
+
+
+def test_weights_are_rounded_to_the_levels_of_their_channel():
+    weight = torch.tensor([[127.0, -63.6, 0.4], [0.0, 0.0, 0.0], [-2.54, 0.031, 1.0]])
+    expected = torch.tensor([[127.0, -64.0, 0.0], [0.0, 0.0, 0.0], [-2.54, 0.04, 1.0]])
+    assert_close(robustness._round_weights(weight, bits=8), expected)
+
+
+def test_weights_are_rounded_to_the_levels_of_their_group_and_the_last_group_may_be_short():
+    weight = torch.tensor([[7.0, -3.4, 14.0, 2.9, 0.3]], dtype=torch.float64)
+    assert_close(
+        robustness._round_weights(weight, bits=4, group_size=2),
+        torch.tensor([[7.0, -3.0, 14.0, 2.0, 0.3]], dtype=torch.float64),
+    )
+
+
+def test_all_linear_weights_but_those_of_the_head_are_rounded(tiny_model, tiny_tokenizer, forget_rows):
+    before = copy.deepcopy(tiny_model)
+    robustness._quantization(tiny_model, setting_of(forget_rows, tiny_tokenizer), 4)
+    for name, weight in tiny_model.state_dict().items():
+        was = before.state_dict()[name]
+        rounded = name.endswith("_proj.weight")
+        expected = robustness._round_weights(was, bits=4, group_size=32) if rounded else was
+        assert_close(weight, expected, rtol=0, atol=0)
+        assert torch.equal(weight, was) != rounded
+
+
+def test_a_model_without_linear_layers_is_not_quantised(tiny_tokenizer, forget_rows):
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=16, n_layer=1, n_head=2))
+    assert robustness._quantization(model, setting_of(forget_rows, tiny_tokenizer), 8) == {}
+
+
+def test_samples_do_not_depend_on_the_batch_size_and_do_on_the_seed(half_knowing_model, tiny_tokenizer, forget_rows):
+    setting = setting_of(forget_rows, tiny_tokenizer)
+    first = robustness._leak_at_k(half_knowing_model, setting)
+    assert 0 < math.fsum(first[LEAK[0]]) < 3
+    assert all(a < b < c for a, b, c in zip(*(first[name] for name in LEAK), strict=True))
+    setting.batch_size = 1
+    assert robustness._leak_at_k(half_knowing_model, setting) == first
+    setting.seed = 7
+    assert robustness._leak_at_k(half_knowing_model, setting) != first
+
+
+def test_more_attempts_than_samples_are_refused():
+    with pytest.raises(ValueError, match="2 scores in row 1, fewer than `k`"):
+        LeakAtK().compute(scores=[[0.1, 0.2, 0.3], [0.1, 0.2]], k=3)
+    with pytest.raises(ValueError, match="`k` is 0"):
+        LeakAtK().compute(scores=[[0.1]], k=0)
+
+
+def test_a_prefix_is_the_first_quarter_of_the_answer_and_at_least_one_token():
+    answers = [[5], [5, 6, 7], list(range(10, 18)), list(range(10, 21))]
+    assert list(robustness._prefix_prompts([[1, 2]] * 4, answers)) == [
+        ([1, 2, 5], []),
+        ([1, 2, 5], [6, 7]),
+        ([1, 2, 10, 11], [12, 13, 14, 15, 16, 17]),
+        ([1, 2, 10, 11], [12, 13, 14, 15, 16, 17, 18, 19, 20]),
+    ]
+
+
+def test_who_knows_the_answers_completes_them_and_answers_the_question_that_is_asked(
+    knowing_model, tiny_tokenizer, forget_rows
+):
+    assert robustness._prefix_recall(knowing_model, setting_of(forget_rows, tiny_tokenizer)) == {
+        "robustness/prefix_rougeL_recall": [1.0, 1.0, 1.0]
+    }
+    questions = [row["prompt"][0]["content"] for row in forget_rows]
+    questions[1] = questions[0]
+    rows = [{**row, "paraphrased_question": text} for row, text in zip(forget_rows, questions, strict=True)]
+    (recall,) = robustness._paraphrased_question_recall(knowing_model, setting_of(rows, tiny_tokenizer)).values()
+    assert recall[0] == recall[2] == 1.0 > recall[1]
+
+
+def test_examples_are_earlier_turns_after_the_rows_own_system_message():
+    def row(system, question, answer):
+        turns = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+        return {"messages": [*turns, {"role": "assistant", "content": answer}]}
+
+    shown = robustness._with_examples(row("Be brief.", "Q1", "A1"), [row("Be long.", "Q2", "A2"), row("", "Q3", "A3")])
+    assert [turn["content"] for turn in shown["prompt"]] == ["Be brief.", "Q2", "A2", "Q3", "A3", "Q1"]
+    assert [turn["content"] for turn in shown["completion"]] == ["A1"]
+
+
+def test_examples_of_plain_rows_stand_in_front():
+    rows = [{"prompt": f"Question: Q{i}\nAnswer:", "completion": f" A{i}"} for i in (1, 2)]
+    prompt = "Question: Q2\nAnswer: A2\n\nQuestion: Q1\nAnswer:"
+    assert robustness._with_examples(rows[0], rows[1:]) == {"prompt": prompt, "completion": " A1"}
+
+
+def test_three_other_rows_from_elsewhere_in_the_set_are_shown(tiny_model, tiny_tokenizer, monkeypatch):
+    rows = [{"prompt": f"Q{i}:", "completion": f" A{i}"} for i in range(8)]
+    asked = []
+    monkeypatch.setattr(robustness, "_asked", lambda setting, found: asked.extend(found) or [[5]] * len(found))
+    robustness._in_context_recall(tiny_model, setting_of(rows, tiny_tokenizer))
+    assert asked[3]["prompt"] == "Q5: A5\n\nQ7: A7\n\nQ1: A1\n\nQ3:"
+    assert all(row["completion"] == rows[i]["completion"] for i, row in enumerate(asked))
+
+
+def coloured_pixels(path, colour):
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    return int((np.abs(pixels - colour).sum(axis=-1) < 30).sum())
+
+
+def result_of(**models):
+    return EvaluationResult(parity="strict", suites=["robustness"], models=models, protocol={}, environment={})
+
+
+@pytest.mark.parametrize(("draw", "names"), [(plot_relearning, CURVE), (plot_leak, LEAK)])
+def test_the_models_that_were_attacked_are_drawn_and_no_other(draw, names, tmp_path):
+    values = {name: Measurement(0.2 + 0.1 * i, 4, 0.05 if i else None) for i, name in enumerate(names)}
+    draw(result_of(target={}, unlearned=values), tmp_path / "new" / "figure.png")
+    assert Image.open(tmp_path / "new" / "figure.png").size[0] == 800
+    assert coloured_pixels(tmp_path / "new" / "figure.png", (0x00, 0x72, 0xB2)) > 200
+    assert coloured_pixels(tmp_path / "new" / "figure.png", (0xD5, 0x5E, 0x00)) == 0
+
+
+@pytest.mark.parametrize("draw", [plot_relearning, plot_leak])
+def test_a_result_without_the_attack_is_refused(draw, tmp_path):
+    with pytest.raises(ValueError, match=r"holds none of .* run the suite `robustness` first"):
+        draw(result_of(target={"forget/probability": Measurement(0.4)}), tmp_path / "figure.png")

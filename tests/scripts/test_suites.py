@@ -1,0 +1,196 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`evaluate --suites`: what is measured beside TOFU's metrics, and an evaluation that was cut off."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from trl_unlearn.records import EvaluationResult
+from trl_unlearn.scripts import evaluate
+
+
+PRIVACY = ["--suites", "tofu", "privacy"]
+
+
+class CutOff(Exception):
+    """Stands for a killed process."""
+
+
+@pytest.fixture
+def holdout(facts, tmp_path) -> str:
+    """A file of rows that are neither in the forget nor in the retain set."""
+    path = tmp_path / "holdout.jsonl"
+    rows = [
+        {"prompt": f"Is it so? {question}", "completion": f" No. {answer}"} for question, answer in facts["retain"]
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def retrained(checkpoint, tmp_path) -> str:
+    """A folder with a model that differs from the checkpoint."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "retrained")
+    return str(tmp_path / "retrained")
+
+
+@pytest.fixture
+def own(checkpoint, retrained, own_files) -> list[str]:
+    """Command line on files of one's own."""
+    forget, retain = own_files("prompt-completion")
+    return [
+        *("--model_name_or_path", checkpoint, "--retrained_model_name_or_path", retrained),
+        *("--forget_dataset", forget, "--retain_dataset", retain),
+    ]
+
+
+@pytest.fixture
+def tofu(checkpoint, tofu_folder):
+    """Command line on the dataset of TOFU's form."""
+    return [
+        *("--model_name_or_path", checkpoint, "--dataset_name", tofu_folder),
+        *("--forget_config", "forget", "--retain_config", "retain"),
+    ]
+
+
+@pytest.fixture
+def refuse(tmp_path, capsys, monkeypatch):
+    """Function of a command line that returns the sentence with which it was refused, without a model loaded."""
+
+    def evaluate_models(*_, **__):
+        raise AssertionError("a model was evaluated")
+
+    def call(argv: list[str]) -> str:
+        monkeypatch.setattr(evaluate, "evaluate_models", evaluate_models)
+        with pytest.raises(SystemExit) as refused:
+            evaluate.main([*argv, "--output_dir", str(tmp_path / "out")])
+        assert refused.value.code == 2
+        return capsys.readouterr().err.rstrip().splitlines()[-1]
+
+    return call
+
+
+def add_config(folder: str, name: str, source: str) -> None:
+    """Give a dataset folder another config with the rows of one that it has."""
+    Path(folder, f"{name}.json").write_bytes(Path(folder, f"{source}.json").read_bytes())
+    readme = Path(folder, "README.md")
+    head = readme.read_text(encoding="utf-8").removesuffix("---\n")
+    readme.write_text(f"{head}- config_name: {name}\n  data_files: {name}.json\n---\n", encoding="utf-8")
+
+
+def result_of(done) -> EvaluationResult:
+    return EvaluationResult.load(done.folder / "eval_results.json")
+
+
+def cut_off(*_, **__):
+    raise CutOff
+
+
+def test_the_privacy_suite_adds_its_metrics_to_those_of_tofu(run, own, holdout):
+    plain = run("evaluate", own, output="plain")
+    done = run("evaluate", [*own, *PRIVACY, "--holdout_dataset", holdout])
+    before, result = result_of(plain), result_of(done)
+    assert before.suites == ["tofu"] and "privacy/" not in plain.printed
+    assert result.suites == ["tofu", "privacy"]
+    assert result.protocol["rows"] == before.protocol["rows"] | {"holdout": 3}
+    for role in ("target", "retrained"):
+        added = result.models[role].keys() - before.models[role].keys()
+        assert added == {name for name in result.models[role] if name.startswith("privacy/")} != set()
+        assert {name: result.models[role][name] for name in before.models[role]} == before.models[role]
+    assert result.get("retrained", "privacy/privleak").value == 0.0
+    assert "privacy/min_k_auc" in done.printed
+    assert not (done.folder / "stages").exists()
+
+
+@pytest.mark.parametrize("config", ["holdout", "holdout_perturbed"])
+def test_the_holdout_of_a_dataset_is_found_by_its_name(run, tofu, tofu_folder, config):
+    add_config(tofu_folder, config, "retain")
+    done = run("evaluate", [*tofu, *PRIVACY, "--max_eval_rows", "2"])
+    assert result_of(done).protocol["rows"]["holdout"] == 2
+
+
+def test_another_config_can_be_named(run, tofu, tofu_folder):
+    add_config(tofu_folder, "strangers", "retain")
+    done = run("evaluate", [*tofu, *PRIVACY, "--holdout_config", "strangers"])
+    assert result_of(done).protocol["rows"]["holdout"] == 3
+
+
+def test_an_evaluation_that_was_cut_off_goes_on_and_gives_the_same_file(run, own, holdout, monkeypatch, tmp_path):
+    argv = [*own, *PRIVACY, "--holdout_dataset", holdout]
+    whole = run("evaluate", argv, output="whole")
+    with monkeypatch.context() as patched, pytest.raises(CutOff):
+        patched.setitem(evaluate.SUITES, "privacy", cut_off)
+        run("evaluate", argv)
+    assert [path.name for path in (tmp_path / "out/stages").iterdir()] == ["tofu.json"]
+    assert not (tmp_path / "out/eval_results.json").exists()
+    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
+    done = run("evaluate", argv)
+    assert done.text("eval_results.json") == whole.text("eval_results.json")
+    assert not (done.folder / "stages").exists()
+
+
+@pytest.mark.parametrize("change", ["seed", "model", "rows"])
+def test_what_other_settings_left_is_measured_anew(run, own, holdout, monkeypatch, change):
+    argv = [*own, *PRIVACY, "--holdout_dataset", holdout]
+    with monkeypatch.context() as patched, pytest.raises(CutOff):
+        patched.setitem(evaluate.SUITES, "privacy", cut_off)
+        run("evaluate", argv)
+    if change == "seed":
+        argv += ["--seed", "7"]
+    elif change == "model":
+        folder = own[1]
+        AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)
+    else:
+        rows = Path(holdout).read_text(encoding="utf-8").splitlines(keepends=True)
+        Path(holdout).write_text("".join(rows[1:]), encoding="utf-8")
+    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
+    with pytest.raises(CutOff):
+        run("evaluate", argv)
+
+
+def test_an_unknown_suite_is_refused(refuse, own):
+    sentence = refuse([*own, "--suites", "tofu,privacy"])
+    assert "'tofu,privacy'" in sentence and "tofu, privacy" in sentence and "spaces" in sentence
+
+
+def test_privacy_without_non_members_is_refused(refuse, own, tofu):
+    for argv in (own, tofu):
+        sentence = refuse([*argv, *PRIVACY])
+        assert "no non-members" in sentence and "`--holdout_config`" in sentence and "`--holdout_dataset`" in sentence
+
+
+def test_two_sets_of_non_members_are_refused(refuse, tofu, holdout):
+    argv = [*tofu, *PRIVACY, "--holdout_config", "retain", "--holdout_dataset", holdout]
+    assert "`holdout_config` and `holdout_dataset`" in refuse(argv)
+
+
+def test_non_members_without_the_suite_that_needs_them_are_refused(refuse, own, holdout):
+    sentence = refuse([*own, "--holdout_dataset", holdout])
+    assert "`holdout_dataset`" in sentence and "`privacy`" in sentence
+
+
+def test_a_holdout_row_that_cannot_be_encoded_is_refused(refuse, own, tmp_path):
+    path = tmp_path / "broken.jsonl"
+    path.write_text('{"prompt": "Who?", "completion": " "}\n', encoding="utf-8")
+    assert "Row 0 of the holdout set" in refuse([*own, *PRIVACY, "--holdout_dataset", str(path)])
