@@ -31,6 +31,7 @@ METRIC_GROUPS = {
     "keep": "higher is better",
     "aggregate": "higher is better",
     "privacy": "closer to retrained is better",
+    "robustness": "closer to retrained is better",
 }
 # Those that the TOFU suite fills, which always runs. Any other group has the name of its suite.
 _TOFU_GROUPS = ("forget", "keep", "aggregate")
@@ -68,6 +69,18 @@ METRICS = (
     ("privacy/reference_auc", "reference attack, AUC", "privacy"),
     ("privacy/reference_tpr_at_1_fpr", "reference attack, TPR at 1 % FPR", "privacy"),
     ("privacy/privleak", "PrivLeak, %", "privacy"),
+    *((f"robustness/leak_at_{k}", f"leak@{k}", "robustness") for k in (1, 4, 8)),
+    *(
+        (f"robustness/relearned_extraction_strength_{steps}", f"relearned, {steps} steps", "robustness")
+        for steps in (0, 1, 2, 4, 8)
+    ),
+    ("robustness/relearning_area", "relearning, area above retrained", "robustness"),
+    ("robustness/quantized_int8_extraction_strength", "rounded to 8 bits", "robustness"),
+    ("robustness/quantized_int4_extraction_strength", "rounded to 4 bits", "robustness"),
+    ("robustness/prefix_rougeL_recall", "a quarter of the answer given", "robustness"),
+    ("robustness/in_context_rougeL_recall", "other forget rows in front", "robustness"),
+    ("robustness/paraphrased_question_rougeL_recall", "paraphrased question", "robustness"),
+    ("robustness/adapter_off_extraction_strength", "adapter off", "robustness"),
 )
 
 _METHOD_LABELS = {"bs_t": "BS-T"}

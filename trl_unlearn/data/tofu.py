@@ -17,7 +17,7 @@
 from datasets import Dataset, get_dataset_config_names, load_dataset
 
 
-EVALUATION_COLUMNS = ("paraphrased_answer", "perturbed_answer")
+EVALUATION_COLUMNS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
 RETAIN_EVALUATION_CONFIG = "retain_perturbed"
 GENERAL_CONFIGS = {"real_authors": "real_authors_perturbed", "world_facts": "world_facts_perturbed"}
 
@@ -38,8 +38,8 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
             `Question: ...` and `Answer: ...` in plain text.
 
     Returns:
-        [`~datasets.Dataset`]: `prompt` and `completion`, with `paraphrased_answer` and `perturbed_answer` where the
-        config has them.
+        [`~datasets.Dataset`]: `prompt` and `completion`, with `paraphrased_question`, `paraphrased_answer` and
+        `perturbed_answer` where the config has them.
 
     Raises:
         `ValueError`: If there is no such config, or it has no `question` and `answer`.

@@ -53,8 +53,20 @@ METHOD_SETTINGS = (
     "learning_rate",
     "num_train_epochs",
 )
-TOKEN_BELIEF_SETTINGS = ("lambda_schedule", "lambda_bst", "belief_top_k", "belief_temperature", "belief_exclude_target")
-SEQUENCE_BELIEF_SETTINGS = ("lambda_schedule", "lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
+TOKEN_BELIEF_SETTINGS = (
+    "lambda_schedule",
+    "lambda_bst",
+    "belief_top_k",
+    "belief_temperature",
+    "belief_exclude_target",
+)
+SEQUENCE_BELIEF_SETTINGS = (
+    "lambda_schedule",
+    "lambda_bss",
+    "num_beliefs",
+    "num_belief_candidates",
+    "belief_refresh_epochs",
+)
 
 
 def _last_part(name: str) -> str:

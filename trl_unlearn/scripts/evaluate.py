@@ -25,8 +25,9 @@ accelerate launch recipes/evaluate.py \
     --retrained_model_name_or_path org/retrained \
     --dataset_name locuslab/TOFU --forget_config forget10 --retain_config retain90
 
-# With membership attacks; an evaluation that was cut off goes on with the suite where it stopped
-accelerate launch recipes/evaluate.py --suites tofu privacy
+# With membership attacks, and attacks that bring knowledge back; an evaluation that was cut off goes on with the suite
+# where it stopped
+accelerate launch recipes/evaluate.py --suites tofu privacy robustness
 ```
 """
 
@@ -42,6 +43,7 @@ from accelerate import PartialState
 from trl import TrlParser
 
 from ..evaluation.privacy import measure_privacy
+from ..evaluation.robustness import measure_robustness
 from ..evaluation.suite import evaluate_models
 from ..evaluation.tofu import EvaluationRows
 from ..records import EvaluationResult
@@ -66,6 +68,7 @@ from .unlearn import write_results
 # `seed`, that returns role -> metric name -> measurement. `METRICS` groups a suite's metrics under its name.
 SUITES: dict[str, Callable[..., dict[str, dict[str, Any]]]] = {
     "privacy": measure_privacy,
+    "robustness": measure_robustness,
 }
 
 

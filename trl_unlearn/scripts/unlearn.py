@@ -24,6 +24,7 @@ from trl import TrlParser, get_peft_config, get_quantization_config
 
 from ..evaluation.callbacks import SqueezingPanelCallback, curve_point
 from ..evaluation.plots import plot_evaluation, plot_training
+from ..evaluation.robustness_plots import plot_leak, plot_relearning
 from ..evaluation.stopping import UnlearnUntil
 from ..evaluation.suite import evaluate_models
 from ..evaluation.table import print_results
@@ -270,9 +271,13 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     result.save(folder / "eval_results.json")
-    figures = ["figures/evaluation.png"]
     (folder / "figures").mkdir(exist_ok=True)
-    plot_evaluation(result, folder / "figures/evaluation.png")
+    plots = {"evaluation": plot_evaluation}
+    if "robustness" in result.suites:
+        plots |= {"relearning": plot_relearning, "leak_at_k": plot_leak}
+    for name, plot in plots.items():
+        plot(result, folder / f"figures/{name}.png")
+    figures = [f"figures/{name}.png" for name in plots]
     if (folder / "run.json").is_file():
         run = UnlearningRun.load(folder / "run.json")
         refreshes = run.belief_audit.refreshes if run.belief_audit else []
