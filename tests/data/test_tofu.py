@@ -91,10 +91,16 @@ def test_a_split_can_be_a_slice(tmp_path):
 
 
 @pytest.mark.parametrize("conversational", [True, False])
-def test_paraphrased_and_wrong_answers_are_kept_and_other_columns_dropped(conversational, tmp_path):
+def test_paraphrases_and_wrong_answers_are_kept_and_other_columns_dropped(conversational, tmp_path):
     name = write_folder(tmp_path / "facts", all_rows())
     rows = load_tofu(name, "forget10_perturbed", conversational=conversational)
-    assert set(rows.column_names) == {"prompt", "completion", "paraphrased_answer", "perturbed_answer"}
+    assert set(rows.column_names) == {
+        "prompt",
+        "completion",
+        "paraphrased_question",
+        "paraphrased_answer",
+        "perturbed_answer",
+    }
     assert rows[1]["paraphrased_answer"] == "In other words, answer 1 of forget10_perturbed."
     assert rows[1]["perturbed_answer"] == [f"Wrong answer 1{letter} of forget10_perturbed." for letter in "abc"]
 
