@@ -70,17 +70,14 @@ METRICS = (
     ("privacy/reference_tpr_at_1_fpr", "reference attack, TPR at 1 % FPR", "privacy"),
     ("privacy/privleak", "PrivLeak, %", "privacy"),
     *((f"robustness/leak_at_{k}", f"leak@{k}", "robustness") for k in (1, 4, 8)),
-    *(
-        (f"robustness/relearned_extraction_strength_{steps}", f"relearned, {steps} steps", "robustness")
-        for steps in (0, 1, 2, 4, 8)
-    ),
+    *((f"robustness/relearned_{steps}_steps", f"relearned, {steps} steps", "robustness") for steps in (0, 1, 2, 4, 8)),
     ("robustness/relearning_area", "relearning, area above retrained", "robustness"),
-    ("robustness/quantized_int8_extraction_strength", "rounded to 8 bits", "robustness"),
-    ("robustness/quantized_int4_extraction_strength", "rounded to 4 bits", "robustness"),
-    ("robustness/prefix_rougeL_recall", "a quarter of the answer given", "robustness"),
-    ("robustness/in_context_rougeL_recall", "other forget rows in front", "robustness"),
-    ("robustness/paraphrased_question_rougeL_recall", "paraphrased question", "robustness"),
-    ("robustness/adapter_off_extraction_strength", "adapter off", "robustness"),
+    ("robustness/quantized_int8", "rounded to 8 bits", "robustness"),
+    ("robustness/quantized_int4", "rounded to 4 bits", "robustness"),
+    ("robustness/prefix_rougeL", "a quarter of the answer given", "robustness"),
+    ("robustness/in_context_rougeL", "other forget rows in front", "robustness"),
+    ("robustness/paraphrased_rougeL", "paraphrased question", "robustness"),
+    ("robustness/adapter_off", "adapter off", "robustness"),
 )
 
 _METHOD_LABELS = {"bs_t": "BS-T"}

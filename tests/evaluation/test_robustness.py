@@ -35,13 +35,13 @@ from trl_unlearn.records import EvaluationResult, Measurement
 from trl_unlearn.token_scores import pad_rows, score_rows
 
 
-CURVE = [f"robustness/relearned_extraction_strength_{step}" for step in (0, 1, 2, 4, 8)]
-WEIGHTS = {*CURVE, "robustness/quantized_int8_extraction_strength", "robustness/quantized_int4_extraction_strength"}
+CURVE = [f"robustness/relearned_{step}_steps" for step in (0, 1, 2, 4, 8)]
+WEIGHTS = {*CURVE, "robustness/quantized_int8", "robustness/quantized_int4"}
 LEAK = ["robustness/leak_at_1", "robustness/leak_at_4", "robustness/leak_at_8"]
-PROMPTS = {*LEAK, "robustness/prefix_rougeL_recall", "robustness/in_context_rougeL_recall"}
-PARAPHRASED = "robustness/paraphrased_question_rougeL_recall"
+PROMPTS = {*LEAK, "robustness/prefix_rougeL", "robustness/in_context_rougeL"}
+PARAPHRASED = "robustness/paraphrased_rougeL"
 AREA = "robustness/relearning_area"
-OFF = "robustness/adapter_off_extraction_strength"
+OFF = "robustness/adapter_off"
 
 
 def measure(models, rows, tokenizer, batch_size=None, seed=42):
@@ -137,7 +137,7 @@ def test_raw_text_is_attacked_through_the_weights_only(tiny_model, tiny_tokenize
 def test_a_single_row_leaves_nothing_to_relearn_or_to_show(tiny_model, tiny_tokenizer):
     rows = [{"prompt": "Where was Ada born?", "completion": " In Veldt.", "paraphrased_question": "Ada's town?"}]
     measured = measure({"target": tiny_model, "retrained": tiny_model}, rows, tiny_tokenizer)["target"]
-    assert set(measured) == {*WEIGHTS, *PROMPTS} - {*CURVE, "robustness/in_context_rougeL_recall"}
+    assert set(measured) == {*WEIGHTS, *PROMPTS} - {*CURVE, "robustness/in_context_rougeL"}
     assert measured[LEAK[0]].stderr is None
 
 
@@ -163,7 +163,7 @@ def test_each_attack_that_changes_the_weights_gets_the_model_as_it_was(knowing_m
     assert_close(knowing_model.state_dict(), weights, rtol=0, atol=0)
     alone = robustness._quantization(copy.deepcopy(knowing_model), setting_of(forget_rows, tiny_tokenizer), 4)
     (values,) = alone.values()
-    assert measured["robustness/quantized_int4_extraction_strength"].value == pytest.approx(sum(values) / 3)
+    assert measured["robustness/quantized_int4"].value == pytest.approx(sum(values) / 3)
 
 
 def test_relearning_learns_the_share_even_with_frozen_weights(tiny_model, tiny_tokenizer, forget_rows):
@@ -248,7 +248,7 @@ def test_who_knows_the_answers_completes_them_and_answers_the_question_that_is_a
     knowing_model, tiny_tokenizer, forget_rows
 ):
     assert robustness._prefix_recall(knowing_model, setting_of(forget_rows, tiny_tokenizer)) == {
-        "robustness/prefix_rougeL_recall": [1.0, 1.0, 1.0]
+        "robustness/prefix_rougeL": [1.0, 1.0, 1.0]
     }
     questions = [row["prompt"][0]["content"] for row in forget_rows]
     questions[1] = questions[0]

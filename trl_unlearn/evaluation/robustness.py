@@ -167,7 +167,7 @@ def _prefix_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[
     if not pairs:
         return {}
     prompts, rests = map(list, zip(*pairs, strict=True))
-    return {"robustness/prefix_rougeL_recall": _recall(model, setting, prompts, rests, "Completing answers")}
+    return {"robustness/prefix_rougeL": _recall(model, setting, prompts, rests, "Completing answers")}
 
 
 def _parts(row: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -207,7 +207,7 @@ def _in_context_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, l
         for i, row in enumerate(rows)
     ]
     recall = _recall(model, setting, _asked(setting, asked), setting.forget.texts, "Answering after examples")
-    return {"robustness/in_context_rougeL_recall": recall}
+    return {"robustness/in_context_rougeL": recall}
 
 
 def _paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
@@ -220,7 +220,7 @@ def _paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> d
         prompt, completion = _parts(row)
         asked.append({"prompt": [*prompt[:-1], {**prompt[-1], "content": question}], "completion": completion})
     recall = _recall(model, setting, _asked(setting, asked), setting.forget.texts, "Answering paraphrases")
-    return {"robustness/paraphrased_question_rougeL_recall": recall}
+    return {"robustness/paraphrased_rougeL": recall}
 
 
 def _relearn(model: PreTrainedModel, rows: Sequence[Mapping[str, Any]], setting: _Setting) -> Iterator[int]:
@@ -256,7 +256,7 @@ def _relearning(model: PreTrainedModel, setting: _Setting) -> dict[str, list[flo
     hidden = [i for i in range(len(answers)) if i % RELEARNING_SHARE]
     model.float().eval()
     return {
-        f"robustness/relearned_extraction_strength_{step}": _extraction_strength(model, setting, None, hidden)
+        f"robustness/relearned_{step}_steps": _extraction_strength(model, setting, None, hidden)
         for step in _relearn(model, shown, setting)
     }
 
@@ -290,14 +290,14 @@ def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[
     for layer in layers:
         layer.weight.copy_(_round_weights(layer.weight, bits=bits, group_size=QUANTIZATIONS[bits]))
     values = _extraction_strength(model, setting, f"Scoring with {bits} bits")
-    return {f"robustness/quantized_int{bits}_extraction_strength": values}
+    return {f"robustness/quantized_int{bits}": values}
 
 
 def _adapter_off(model: PeftModel, setting: _Setting) -> dict[str, list[float]]:
     """Extraction strength without the adapter."""
     with model.disable_adapter():
         values = _extraction_strength(model, setting, "Scoring without the adapter")
-    return {"robustness/adapter_off_extraction_strength": values}
+    return {"robustness/adapter_off": values}
 
 
 # One load for those that leave the model as it is, and one for each that changes it.
@@ -333,7 +333,7 @@ def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -
 
 def _relearning_area(values: Mapping[str, list[float]], reference: Mapping[str, list[float]]) -> list[float]:
     """Of each row, the mean over the curve of this model's extraction strength minus the reference's."""
-    names = [f"robustness/relearned_extraction_strength_{step}" for step in RELEARNING_STEPS]
+    names = [f"robustness/relearned_{step}_steps" for step in RELEARNING_STEPS]
     curves = [(values[name], reference[name]) for name in names if name in values]
     return [fmean(mine[i] - other[i] for mine, other in curves) for i in range(len(curves[0][0]) if curves else 0)]
 
@@ -357,13 +357,13 @@ def measure_robustness(
     | name, after `robustness/` | what it is, as a mean over forget rows |
     |---|---|
     | `leak_at_1`, `_4`, `_8` | expected ROUGE-L recall of the best of k samples at temperature 1, from 8 samples |
-    | `prefix_rougeL_recall` | of the rest of the answer, when its first quarter (tokens, at least one) is given |
-    | `in_context_rougeL_recall` | of the answer, after three other forget rows with their true answers |
-    | `paraphrased_question_rougeL_recall` | of the answer to `paraphrased_question` (conversations) |
-    | `relearned_extraction_strength_<steps>` | strict, of the others after 0, 1, 2, 4, 8 steps on every fifth row |
+    | `prefix_rougeL` | ROUGE-L recall of the rest of the answer, when its first quarter (tokens, at least one) is given |
+    | `in_context_rougeL` | ROUGE-L recall of the answer, after three other forget rows with their true answers |
+    | `paraphrased_rougeL` | ROUGE-L recall of the answer to `paraphrased_question` (conversations) |
+    | `relearned_<steps>_steps` | strict extraction strength of the others after 0, 1, 2, 4, 8 steps on every fifth row |
     | `relearning_area` | mean over that curve of the difference to the retrained model's |
-    | `quantized_int8_extraction_strength`, `_int4_` | strict, with rounded weights |
-    | `adapter_off_extraction_strength` | strict, of an unlearned adapter's base |
+    | `quantized_int8`, `_int4` | strict extraction strength with rounded weights |
+    | `adapter_off` | strict extraction strength of an unlearned adapter's base |
 
     Answers are at most as long as the longest true answer (samples: at most 64 tokens), and greedy where nothing is
     sampled. What a retrained model reaches under the same attack is not knowledge: compare with it. Rows without an

@@ -45,7 +45,7 @@ def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
     Raises:
         `ValueError`: if no model was attacked in this way.
     """
-    names = [f"robustness/relearned_extraction_strength_{step}" for step in RELEARNING_STEPS]
+    names = [f"robustness/relearned_{step}_steps" for step in RELEARNING_STEPS]
     figure, axes = _figure(result, names)
     for role, (colour, marker) in ROLE_STYLES.items():
         curve = [result.get(role, name) for name in names]
