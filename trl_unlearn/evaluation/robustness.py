@@ -357,10 +357,10 @@ def measure_robustness(
     | name, after `robustness/` | what it is, as a mean over forget rows |
     |---|---|
     | `leak_at_1`, `_4`, `_8` | expected ROUGE-L recall of the best of k samples at temperature 1, from 8 samples |
-    | `prefix_rougeL` | ROUGE-L recall of the rest of the answer, when its first quarter (tokens, at least one) is given |
+    | `prefix_rougeL` | ROUGE-L recall of the rest of the answer, when its first quarter (one token or more) is given |
     | `in_context_rougeL` | ROUGE-L recall of the answer, after three other forget rows with their true answers |
     | `paraphrased_rougeL` | ROUGE-L recall of the answer to `paraphrased_question` (conversations) |
-    | `relearned_<steps>_steps` | strict extraction strength of the others after 0, 1, 2, 4, 8 steps on every fifth row |
+    | `relearned_<steps>_steps` | strict extraction strength of the others after steps on every fifth row |
     | `relearning_area` | mean over that curve of the difference to the retrained model's |
     | `quantized_int8`, `_int4` | strict extraction strength with rounded weights |
     | `adapter_off` | strict extraction strength of an unlearned adapter's base |
