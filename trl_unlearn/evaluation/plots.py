@@ -339,7 +339,9 @@ def plot_curves(
         axes.plot(*where, marker=marker, markersize=9, color=colour, markeredgecolor="black", linestyle="", label=role)
     if goal is not None:
         axes.axvline(goal, color="#666666", linewidth=0.8, linestyle=":")
-        axes.annotate(f"equal forgetting\n(ES {goal:.3f})", (goal, 0.02), xytext=(4, 0), textcoords="offset points")
+        # On the side of the start: a goal is near the right edge.
+        label = f"equal forgetting\n(ES {goal:.3f})"
+        axes.annotate(label, (goal, 0.02), xytext=(-4, 0), textcoords="offset points", ha="right")
     axes.set_xlabel("extraction strength of the forget set (strict), lower is more forgotten")
     axes.set_ylabel("probability of the retain answers")
     # Training goes from right to left as it is read from left to right.
