@@ -144,6 +144,21 @@ def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[li
     )
 
 
+def padding_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """
+    Token of the padding: the tokenizer's, or its EOS token if it has none.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer.
+
+    Returns:
+        `int`: Its id.
+    """
+    pad = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None else pad
+
+
 def encode_row(
     row: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase,

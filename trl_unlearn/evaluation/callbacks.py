@@ -27,6 +27,7 @@ from typing import Any
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from .._trl import unwrap_model_for_generation
+from ..encoding import padding_token_id
 from .plots import plot_squeezing
 from .squeezing_panel import SqueezingPanel, squeezing_index
 from .tofu import EncodedSet, score_set
@@ -232,7 +233,7 @@ class SqueezingPanelCallback(_MeasuringCallback):
         """Mean log-prob of each band, see [`SqueezingPanel.measure`]."""
         if self.panel is None:
             tokenizer = self.trainer.processing_class
-            pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+            pad = padding_token_id(tokenizer)
             self.panel = SqueezingPanel.freeze(model, tokenizer, self.rows, pad_token_id=pad, **self.settings)
         return self.panel.measure(model)
 

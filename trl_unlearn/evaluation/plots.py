@@ -150,7 +150,7 @@ def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:
     ]
     roles = [role for role in ROLE_STYLES if result.models[role] is not None]
     figure.legend(handles, roles, loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_training(
@@ -197,7 +197,7 @@ def plot_training(
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _changes(history: Sequence[Mapping[str, float | None]], band: str) -> list[tuple[float, float]]:
@@ -259,7 +259,7 @@ def plot_squeezing(
     _frame_changes(axes)
     axes.set_title(title or "Where the probability goes while the model unlearns", loc="left", fontsize=13)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_squeezing_comparison(
@@ -294,7 +294,7 @@ def plot_squeezing_comparison(
         axes.set_title(title, loc="left", fontsize=11)
     figure.suptitle("Where the probability goes: above 0 on the right is squeezing", fontsize=13)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_curves(
@@ -350,7 +350,7 @@ def plot_curves(
     axes.grid(alpha=0.25)
     axes.set_title("What is kept, at every degree of forgetting", loc="left", fontsize=13)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_sequence(
@@ -399,14 +399,23 @@ def plot_sequence(
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("What is left of each request, and what is kept", loc="left", fontsize=13)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """
+    Writes a figure with room around it, and the folder it lies in.
+
+    Args:
+        figure (`matplotlib.figure.Figure`):
+            The figure, with a constrained layout.
+        path (`str` or `os.PathLike`):
+            The PNG file to write.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
     FigureCanvasAgg(figure).print_png(path)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..encoding import padding_token_id
 from ..metrics import (
     LossAttack,
     MembershipAUC,
@@ -134,14 +135,18 @@ def measure_privacy(
     )
     answers = [*members, *non_members]
     texts = _answer_texts(answers, tokenizer)
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     scored: dict[str, list[RowScore]] = {}
     for role, load in models.items():
         if load is None:
             continue
         model = load()
         scored[role] = score_rows_together(
-            model, answers, pad_token_id=pad, batch_size=batch_size or 32, moments=True, desc=f"Attacking {role}"
+            model,
+            answers,
+            pad_token_id=padding_token_id(tokenizer),
+            batch_size=batch_size or 32,
+            moments=True,
+            desc=f"Attacking {role}",
         )
         del model
         free_memory()

@@ -13,32 +13,30 @@
 # limitations under the License.
 
 
-"""Attacks that bring back what is only hidden: _relearning, rounded weights, other prompts, many samples."""
+"""Attacks that bring back what is only hidden: relearning, rounded weights, other prompts, many samples."""
 
-import gc
-import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache
 from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import encode_row
+from ..encoding import encode_row, padding_token_id
 from ..generation import eos_token_ids
 from ..metrics import ExtractionStrength, LeakAtK, RougeRecall
 from ..records import MODEL_ROLES, Measurement
 from ..token_scores import pad_rows, score_batch
 from .sharing import generate_together, score_rows_together
 from .squeezing import sample_responses
+from .suite import free_memory, measurement_of
 from .tofu import EncodedSet, EvaluationRows, encode_set
 
 
@@ -66,8 +64,7 @@ class _Setting:
 
     @property
     def pad_token_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
+        return padding_token_id(self.tokenizer)
 
     @property
     def score_batch_size(self) -> int:
@@ -326,8 +323,7 @@ def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -
         for attack in attacks:
             found |= attack(model, setting)
         del model
-        gc.collect()
-        clear_device_cache()
+        free_memory()
     return found
 
 
@@ -336,11 +332,6 @@ def _relearning_area(values: Mapping[str, list[float]], reference: Mapping[str, 
     names = [f"robustness/relearned_{step}_steps" for step in RELEARNING_STEPS]
     curves = [(values[name], reference[name]) for name in names if name in values]
     return [fmean(mine[i] - other[i] for mine, other in curves) for i in range(len(curves[0][0]) if curves else 0)]
-
-
-def _measure(values: Sequence[float]) -> Measurement:
-    stderr = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Measurement(value=fmean(values), n=len(values), stderr=stderr)
 
 
 def measure_robustness(
@@ -396,4 +387,4 @@ def measure_robustness(
         for values in per_row.values():
             if area := _relearning_area(values, per_row["retrained"]):
                 values["robustness/relearning_area"] = area
-    return {role: {name: _measure(row) for name, row in values.items()} for role, values in per_row.items()}
+    return {role: {name: measurement_of(row) for name, row in values.items()} for role, values in per_row.items()}

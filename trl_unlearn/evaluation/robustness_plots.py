@@ -16,14 +16,12 @@
 """Figures of the robustness suite, as PNG files 800 pixels wide."""
 
 import os
-from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..records import EvaluationResult
-from .plots import DPI, ROLE_STYLES, WIDTH
+from .plots import DPI, ROLE_STYLES, WIDTH, save_figure
 from .robustness import LEAK_ATTEMPTS, RELEARNING_STEPS
 
 
@@ -70,7 +68,8 @@ def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
     axes.set_xlabel("optimiser steps on a fifth of the forget set")
     axes.set_ylabel("extraction strength of the other rows (strict)")
     axes.set_title("Relearning: does a share of the forget set bring back the rest?", loc="left", fontsize=13)
-    _save(figure, path)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    save_figure(figure, path)
 
 
 def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
@@ -106,7 +105,8 @@ def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
     axes.set_xticks(range(len(names)), [f"best of {k}" if k > 1 else "one sample" for k in LEAK_ATTEMPTS])
     axes.set_ylabel("ROUGE-L recall of the answer")
     axes.set_title("leak@k: what sampling again and again brings out", loc="left", fontsize=13)
-    _save(figure, path)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    save_figure(figure, path)
 
 
 def _figure(result: EvaluationResult, names: list[str]) -> tuple[Figure, Axes]:
@@ -119,10 +119,3 @@ def _figure(result: EvaluationResult, names: list[str]) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
-    FigureCanvasAgg(figure).print_png(path)

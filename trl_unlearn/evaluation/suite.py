@@ -17,7 +17,7 @@
 import gc
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..encoding import padding_token_id
 from ..generation import Completion
 from ..metrics import FluencyStandin, ForgetQuality, Squeezing
 from ..records import MODEL_ROLES, PARITIES, EvaluationResult, Measurement
@@ -80,15 +81,24 @@ class _Setting:
 
     @property
     def pad_token_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
+        return padding_token_id(self.tokenizer)
 
     @property
     def score_batch_size(self) -> int:
         return self.batch_size or 32
 
 
-def _measure(values: list[float]) -> Measurement:
+def measurement_of(values: Sequence[float]) -> Measurement:
+    """
+    Mean over rows with its standard error.
+
+    Args:
+        values (`Sequence[float]`):
+            Value of each row.
+
+    Returns:
+        [`~trl_unlearn.records.Measurement`]: Mean, number of rows, and standard deviation / sqrt(n).
+    """
     stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
     return Measurement(value=float(np.mean(values)), n=len(values), stderr=stderr)
 
@@ -176,7 +186,7 @@ def _summarise(per_row: Mapping[str, Mapping[str, list[float]]]) -> dict[str, di
     measured = {}
     reference = per_row.get("retrained", {}).get("forget/log_ratio")
     for role, values in per_row.items():
-        found = {name: _measure(row_values) for name, row_values in values.items()}
+        found = {name: measurement_of(row_values) for name, row_values in values.items()}
         aggregates = aggregate_values({name: measurement.value for name, measurement in found.items()})
         found |= {name: Measurement(value=value) for name, value in aggregates.items()}
         if reference is not None:
