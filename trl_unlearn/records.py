@@ -24,6 +24,11 @@ from ._json_record import SCHEMA_VERSION, JsonRecord
 
 PARITIES = ("open-unlearning", "strict")
 MODEL_ROLES = ("target", "unlearned", "retrained")
+# Name of a paired difference -> what is subtracted from what.
+DIFFERENCES = {
+    "unlearned - target": ("unlearned", "target"),
+    "unlearned - retrained": ("unlearned", "retrained"),
+}
 
 # The order and the words of every table, card and figure: group -> which direction is better.
 METRIC_GROUPS = {
@@ -33,7 +38,7 @@ METRIC_GROUPS = {
     "privacy": "closer to retrained is better",
     "robustness": "closer to retrained is better",
 }
-# Those that the TOFU suite fills, which always runs. Any other group has the name of its suite.
+# Those that the TOFU suite fills. Any other group has the name of its suite.
 _TOFU_GROUPS = ("forget", "keep", "aggregate")
 
 # (name in eval_results.json, label in figures, group)
@@ -102,6 +107,26 @@ class Measurement:
     stderr: float | None = None
 
 
+@dataclass(frozen=True)
+class Difference:
+    """
+    How far two models are apart on the same rows.
+
+    Args:
+        value (`float`):
+            The value of the one minus that of the other.
+        low, high (`float`):
+            The ends of a 95 % interval: percentiles of a bootstrap over rows, which are drawn for both alike.
+        n (`int`):
+            The number of rows.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
 @dataclass(kw_only=True)
 class EvaluationResult(JsonRecord):
     """
@@ -117,6 +142,8 @@ class EvaluationResult(JsonRecord):
         models (`dict[str, dict[str, Measurement] | None]`):
             `"target"`, `"unlearned"` and `"retrained"` -> metric name -> measurement. None, or no entry, for a model
             that was not evaluated.
+        differences (`dict[str, dict[str, Difference]]`, *optional*):
+            A key of `DIFFERENCES` -> metric name -> paired difference.
         protocol (`dict[str, Any]`):
             How it was measured: rows a set, `fluency_source`, `max_completion_length`, seed, dtype.
         environment (`dict[str, Any]`):
@@ -127,6 +154,7 @@ class EvaluationResult(JsonRecord):
     parity: str
     suites: list[str]
     models: dict[str, dict[str, Measurement] | None]
+    differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
     protocol: dict[str, Any]
     environment: dict[str, Any]
 
@@ -163,10 +191,23 @@ class EvaluationResult(JsonRecord):
             metric name, and a measurement (None = not run) for each of `MODEL_ROLES`.
         """
         measured = dict.fromkeys(name for metrics in self.models.values() for name in metrics or {})
-        due = (*_TOFU_GROUPS, *self.suites)
+        due = (*self.suites, *(_TOFU_GROUPS if "tofu" in self.suites else ()))
         groups = {name: group for name, _, group in METRICS if group in due or name in measured}
         for name, group in (groups | {name: "other" for name in measured if name not in groups}).items():
             yield group, name, [self.get(role, name) for role in MODEL_ROLES]
+
+    def difference_rows(self) -> Iterator[tuple[str, str, list[Difference | None]]]:
+        """
+        The rows of a table of paired differences, in the order of [`EvaluationResult.rows`].
+
+        Returns:
+            `Iterator[tuple[str, str, list[Difference | None]]]`: group, metric name, and a difference for each of
+            `DIFFERENCES`; metrics without any are left out.
+        """
+        for group, name, _ in self.rows():
+            found = [self.differences.get(key, {}).get(name) for key in DIFFERENCES]
+            if any(found):
+                yield group, name, found
 
     def notes(self) -> list[str]:
         """
@@ -175,7 +216,11 @@ class EvaluationResult(JsonRecord):
         Returns:
             `list[str]`: one sentence or two an item.
         """
-        notes = ["Forget metrics: closer to retrained is better. Keep and aggregate metrics: higher is better."]
+        notes = []
+        if "tofu" in self.suites:
+            notes.append(
+                "Forget metrics: closer to retrained is better. Keep and aggregate metrics: higher is better."
+            )
         notes += [f"{name.capitalize()}: {METRIC_GROUPS[name]}." for name in self.suites if name in METRIC_GROUPS]
         notes += [f"The {role} model was not evaluated." for role in MODEL_ROLES if self.models[role] is None]
         if self.parity == "strict":
@@ -205,12 +250,37 @@ def format_measurement(measurement: Measurement | None) -> str:
         return "not run"
     if not math.isfinite(measurement.value):
         return "not finite"
-    # Percentages: with three decimals a table would not fit into a terminal.
-    digits = 1 if abs(measurement.value) >= 100 else 3
+    digits = _digits(measurement.value)
     text = f"{measurement.value:.0e}" if 0 < abs(measurement.value) < 5e-4 else f"{measurement.value:.{digits}f}"
     if measurement.stderr is None or not math.isfinite(measurement.stderr):
         return text
     return f"{text} ± {measurement.stderr:.{digits}f}"
+
+
+def format_difference(difference: Difference | None) -> str:
+    """
+    A paired difference as a table shows it.
+
+    Args:
+        difference ([`Difference`] or None):
+            What to show; None = one of the two was not run.
+
+    Returns:
+        `str`: for instance `"-0.120 [-0.190, -0.055]"`, or `"not run"`.
+    """
+    if difference is None:
+        return "not run"
+    digits = min(_digits(number) for number in (difference.value, difference.low, difference.high))
+    # Adding zero takes the sign off a negative one.
+    value, low, high = (
+        f"{round(number, digits) + 0.0:.{digits}f}" for number in (difference.value, difference.low, difference.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def _digits(number: float) -> int:
+    # Percentages: with three decimals a table would not fit into a terminal.
+    return 1 if abs(number) >= 100 else 3
 
 
 @dataclass

@@ -46,7 +46,7 @@ OFF = "robustness/adapter_off"
 
 def measure(models, rows, tokenizer, batch_size=None, seed=42):
     loaders = {role: None if model is None else partial(copy.deepcopy, model) for role, model in models.items()}
-    return measure_robustness(loaders, EvaluationRows(rows), tokenizer, batch_size=batch_size, seed=seed)
+    return measure_robustness(loaders, EvaluationRows(rows), tokenizer, batch_size=batch_size, seed=seed).models
 
 
 def setting_of(rows, tokenizer, batch_size=None):
@@ -157,7 +157,7 @@ def test_each_attack_that_changes_the_weights_gets_the_model_as_it_was(knowing_m
         return seen[-1]
 
     rows = EvaluationRows(forget_rows)
-    measured = measure_robustness({"target": load}, rows, tiny_tokenizer, batch_size=None, seed=42)["target"]
+    measured = measure_robustness({"target": load}, rows, tiny_tokenizer, batch_size=None, seed=42).models["target"]
     assert len(seen) == 4
     assert_close(seen[0].state_dict(), weights, rtol=0, atol=0)
     assert_close(knowing_model.state_dict(), weights, rtol=0, atol=0)

@@ -17,7 +17,7 @@ import io
 from rich.console import Console
 
 from trl_unlearn.evaluation.table import print_results, results_markdown
-from trl_unlearn.records import METRICS, EvaluationResult, Measurement
+from trl_unlearn.records import DIFFERENCES, METRICS, Difference, EvaluationResult, Measurement
 
 
 def make_result() -> EvaluationResult:
@@ -26,6 +26,9 @@ def make_result() -> EvaluationResult:
         parity="strict",
         suites=["tofu"],
         models={"target": full, "unlearned": full | {"own/metric": Measurement(1.0)}, "retrained": None},
+        differences={
+            key: {name: Difference(-0.123, -0.456, -0.012, 400) for name, _, _ in METRICS} for key in DIFFERENCES
+        },
         protocol={"fluency_source": "standin"},
         environment={},
     )
@@ -40,10 +43,19 @@ def printed(width: int = 80) -> str:
 def test_the_table_fits_80_columns_with_every_name_and_value_unbroken():
     lines = printed().splitlines()
     assert max(map(len, lines)) <= 80
+    lines = lines[: next(i for i, line in enumerate(lines) if "unlearned - target" in line)]
     cells = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in lines if "/" in line.split(" ")[0]}
     assert list(cells) == [name for name, _, _ in METRICS] + ["own/metric"]
     assert " ".join(cells["forget/paraphrase_probability"].split()) == "-0.123 ± 0.011 -0.123 ± 0.011 not run"
     assert " ".join(cells["own/metric"].split()) == "not run 1.000 not run"
+
+
+def test_the_differences_stand_below_with_their_intervals():
+    lines = printed().splitlines()
+    lines = lines[next(i for i, line in enumerate(lines) if "unlearned - target" in line) :]
+    cells = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in lines if "/" in line.split(" ")[0]}
+    assert list(cells) == [name for name, _, _ in METRICS]
+    assert " ".join(cells["retain/probability"].split()) == " ".join(["-0.123 [-0.456, -0.012]"] * 2)
 
 
 def test_the_table_says_parity_fluency_source_and_what_was_not_evaluated():

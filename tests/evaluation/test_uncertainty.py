@@ -12,46 +12,85 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import math
+
 import numpy as np
 import pytest
 
-from trl_unlearn.evaluation.uncertainty import bootstrap_stderr
+from trl_unlearn.evaluation.uncertainty import bootstrap, drawn_means, summarise, summarise_rows
+from trl_unlearn.records import Difference, Measurement
+
+
+NUMBERS = [1.0, 2.0, 4.0, 9.0, 3.0, 5.0]
 
 
 def means(*samples):
     return np.array([sample.mean() for sample in samples])
 
 
-def test_the_bootstrap_of_a_mean_is_its_standard_error():
+def test_the_bootstrap_of_a_mean_has_its_standard_error():
     sample = np.random.default_rng(0).normal(size=200)
-    (error,) = bootstrap_stderr(means, sample, seed=1)
-    assert error == pytest.approx(sample.std() / np.sqrt(200), rel=0.1)
+    expected = pytest.approx(sample.std() / np.sqrt(200), rel=0.1)
+    assert bootstrap(means, sample, seed=1)[:, 0].std() == expected
+    assert drawn_means(sample, seed=1).std() == expected
 
 
-def test_the_same_seed_gives_the_same_error_and_another_seed_another():
-    sample = np.arange(10.0)
-    assert bootstrap_stderr(means, sample, seed=1) == bootstrap_stderr(means, sample, seed=1)
-    assert bootstrap_stderr(means, sample, seed=1) != bootstrap_stderr(means, sample, seed=2)
+def test_the_same_seed_gives_the_same_draws_and_another_seed_others():
+    for draw in (
+        lambda seed: bootstrap(means, np.arange(10.0), seed=seed),
+        lambda seed: drawn_means(NUMBERS, seed=seed),
+    ):
+        assert (draw(1) == draw(1)).all()
+        assert (draw(1) != draw(2)).any()
 
 
 def test_columns_are_drawn_together_and_samples_apart():
     sample = np.arange(50.0)
-    paired = bootstrap_stderr(lambda x: (x[:, 0] - x[:, 1]).mean(), np.stack([sample + 3, sample], 1), seed=1)
-    apart = bootstrap_stderr(lambda x, y: x.mean() - y.mean(), sample + 3, sample, seed=1)
-    assert paired == 0.0
-    assert apart == pytest.approx(np.sqrt(2 / 50) * sample.std(), rel=0.1)
+    paired = bootstrap(lambda x: (x[:, 0] - x[:, 1]).mean(), np.stack([sample + 3, sample], 1), seed=1)
+    apart = bootstrap(lambda x, y: x.mean() - y.mean(), sample + 3, sample, seed=1)
+    assert (paired == 3.0).all()
+    assert apart.std() == pytest.approx(np.sqrt(2 / 50) * sample.std(), rel=0.1)
 
 
 def test_a_single_row_has_no_error():
-    assert np.isnan(bootstrap_stderr(means, np.arange(5.0), np.array([1.0]), seed=1)).all()
+    assert np.isnan(bootstrap(means, np.arange(5.0), np.array([1.0]), seed=1)).all()
+    assert summarise_rows({"target": {"forget/a": [2.0]}}, seed=1).models == {
+        "target": {"forget/a": Measurement(2.0, n=1)}
+    }
 
 
 def test_draws_without_a_finite_value_do_not_count():
-    # 1 / 0 where all four draws are zero.
-    def inverse(sample):
-        with np.errstate(divide="ignore"):
-            return np.array([1 / sample.sum(), np.nan])
+    draws = {"half": np.array([1.0, 3.0, np.nan, np.inf]), "never": np.full(4, np.nan)}
+    values = {"half": 2.0, "never": math.nan, "undrawn": 5.0}
+    found = summarise({"target": values}, {"target": draws}, dict.fromkeys(values, 7)).models["target"]
+    assert found["half"] == Measurement(2.0, n=7, stderr=pytest.approx(math.sqrt(2)))
+    assert found["never"].stderr is None
+    assert found["undrawn"] == Measurement(5.0, n=7)
 
-    finite, never = bootstrap_stderr(inverse, np.array([0.0, 0.0, 0.0, 1.0]), seed=1)
-    assert 0 < finite < 1
-    assert np.isnan(never)
+
+def test_a_difference_has_the_percentiles_of_the_paired_draws_as_its_interval():
+    apart = np.arange(0.0, 1001.0) / 1000
+    other = np.random.default_rng(0).normal(size=1001)
+    values = {"unlearned": {"forget/a": 0.75}, "target": {"forget/a": 0.25}}
+    draws = {"unlearned": {"forget/a": other + apart}, "target": {"forget/a": other}}
+    found = summarise(values, draws, {"forget/a": 30}).differences
+    # Without a retrained model there is no difference to it.
+    assert found == {
+        "unlearned - target": {"forget/a": Difference(0.5, low=pytest.approx(0.025), high=pytest.approx(0.975), n=30)}
+    }
+
+
+def test_a_constant_gap_between_models_is_certain_though_the_means_are_not():
+    per_row = {
+        "target": {"forget/a": NUMBERS, "retain/a": [1.0, 5.0]},
+        "unlearned": {"forget/a": [x - 3 for x in NUMBERS], "retain/a": [5.0, 1.0]},
+        "retrained": {"forget/a": [x - 3 for x in NUMBERS]},
+    }
+    found = summarise_rows(per_row, seed=1)
+    assert found.models["target"]["forget/a"].value == 4.0
+    assert found.models["target"]["forget/a"].stderr == pytest.approx(np.std(NUMBERS) / math.sqrt(6), rel=0.1)
+    assert found.differences["unlearned - target"]["forget/a"] == Difference(
+        -3.0, low=pytest.approx(-3.0), high=pytest.approx(-3.0), n=6
+    )
+    assert found.differences["unlearned - target"]["retain/a"] == Difference(0.0, low=-4.0, high=4.0, n=2)
+    assert found.differences["unlearned - retrained"] == {"forget/a": Difference(0.0, low=0.0, high=0.0, n=6)}

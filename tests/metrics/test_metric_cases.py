@@ -20,6 +20,7 @@ import pytest
 
 from trl_unlearn import metrics
 from trl_unlearn.metrics import (
+    FADE,
     ForgetQuality,
     HarmonicMean,
     LossAttack,
@@ -29,6 +30,7 @@ from trl_unlearn.metrics import (
     PrivLeak,
     Probability,
     ReferenceAttack,
+    RougeF1,
     Squeezing,
     TruthRatio,
     ZlibAttack,
@@ -103,6 +105,11 @@ def test_a_missing_input_is_named():
         TruthRatio().compute(true_logps=[-1.0])
 
 
+def test_more_generated_texts_than_true_ones_are_refused():
+    with pytest.raises(ValueError, match=r"`RougeF1` got inputs of different lengths.*'predictions': 2"):
+        RougeF1().compute(predictions=["a", "b"], references=["a"])
+
+
 def test_a_row_without_tokens_is_named():
     with pytest.raises(ValueError, match="no log-probabilities in row 1"):
         Probability().compute(logps=[[-1.0], []])
@@ -145,6 +152,13 @@ def test_a_score_that_is_no_number_makes_an_attack_no_number_and_leaves_the_othe
     found = MembershipAUC().compute(members=[[math.nan, 1.0], [2.0, 1.0]], non_members=[[0.0], [0.0]])["per_row"]
     assert math.isnan(found["auc"][0]) and math.isnan(found["tpr_at_1_fpr"][0])
     assert (found["auc"][1], found["tpr_at_1_fpr"][1]) == (1.0, 1.0)
+
+
+def test_samples_that_one_model_did_not_score_are_refused():
+    with pytest.raises(ValueError, match=r"2 samples of U under U and 1 under R.*in row 0"):
+        FADE().compute(u_of_u=[[-1.0, -2.0]], r_of_u=[[-1.0]], u_of_r=[[-1.0]], r_of_r=[[-1.0]])
+    with pytest.raises(ValueError, match="`FADE` got no samples of R in row 1"):
+        FADE().compute(u_of_u=[[-1.0]] * 2, r_of_u=[[-1.0]] * 2, u_of_r=[[-1.0], []], r_of_r=[[-1.0], []])
 
 
 def test_an_unknown_parity_is_refused():

@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from trl_unlearn.records import EvaluationResult
-from trl_unlearn.scripts import evaluate
+from trl_unlearn.scripts import evaluate, suites
 
 
 PRIVACY = ["--suites", "tofu", "privacy"]
@@ -82,7 +82,7 @@ def refuse(tmp_path, capsys, monkeypatch):
         raise AssertionError("a model was evaluated")
 
     def call(argv: list[str]) -> str:
-        monkeypatch.setattr(evaluate, "evaluate_models", evaluate_models)
+        monkeypatch.setattr(suites, "evaluate_models", evaluate_models)
         with pytest.raises(SystemExit) as refused:
             evaluate.main([*argv, "--output_dir", str(tmp_path / "out")])
         assert refused.value.code == 2
@@ -144,7 +144,7 @@ def test_an_evaluation_that_was_cut_off_goes_on_and_gives_the_same_file(run, own
         run("evaluate", argv)
     assert [path.name for path in (tmp_path / "out/stages").iterdir()] == ["tofu.json"]
     assert not (tmp_path / "out/eval_results.json").exists()
-    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
+    monkeypatch.setattr(suites, "evaluate_models", cut_off)
     done = run("evaluate", argv)
     assert done.text("eval_results.json") == whole.text("eval_results.json")
     assert not (done.folder / "stages").exists()
@@ -164,14 +164,31 @@ def test_what_other_settings_left_is_measured_anew(run, own, holdout, monkeypatc
     else:
         rows = Path(holdout).read_text(encoding="utf-8").splitlines(keepends=True)
         Path(holdout).write_text("".join(rows[1:]), encoding="utf-8")
-    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
+    monkeypatch.setattr(suites, "evaluate_models", cut_off)
     with pytest.raises(CutOff):
         run("evaluate", argv)
 
 
 def test_an_unknown_suite_is_refused(refuse, own):
-    sentence = refuse([*own, "--suites", "tofu,privacy"])
-    assert "'tofu,privacy'" in sentence and "tofu, privacy" in sentence and "spaces" in sentence
+    for given in (["tofu,secrecy"], ["tofu", "secrecy"]):
+        sentence = refuse([*own, "--suites", *given])
+        assert "['secrecy']" in sentence and "tofu, privacy" in sentence and "commas" in sentence
+    assert "Unknown `suites`: []" in refuse([*own, "--suites", ","])
+
+
+def test_suites_are_separated_by_commas_or_spaces_and_run_in_the_order_of_the_table():
+    for given in (["privacy,tofu"], ["privacy", "tofu"], ["privacy,", "tofu"], "tofu,privacy"):
+        assert suites.SuiteArguments(suites=given).suites == ["tofu", "privacy"]
+
+
+def test_a_suite_runs_alone(run, own, holdout, monkeypatch):
+    monkeypatch.setattr(suites, "evaluate_models", cut_off)
+    done = run("evaluate", [*own, "--suites", "privacy", "--holdout_dataset", holdout])
+    result = result_of(done)
+    assert result.suites == ["privacy"]
+    assert result.protocol["rows"] == {"forget": 3, "holdout": 3}
+    assert all(name.startswith("privacy/") for name in result.models["target"])
+    assert "forget/" not in done.printed and "privacy/min_k_auc" in done.printed
 
 
 def test_privacy_without_non_members_is_refused(refuse, own, tofu):

@@ -67,12 +67,19 @@ PLOTTED = (
     "privacy/min_k_auc",
     "privacy/min_k_pp_auc",
     "privacy/reference_auc",
+    "robustness/quantized_int8",
+    "robustness/quantized_int4",
+    "robustness/prefix_rougeL",
+    "robustness/in_context_rougeL",
+    "robustness/paraphrased_rougeL",
+    "robustness/adapter_off",
 )
 GROUP_TITLES = {
     "forget": "Forget set",
     "keep": "What is to be kept",
     "aggregate": "Aggregates",
     "privacy": "Membership attacks",
+    "robustness": "After attacks",
 }
 
 

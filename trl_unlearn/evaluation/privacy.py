@@ -33,12 +33,11 @@ from ..metrics import (
     relative_leak,
     separation,
 )
-from ..records import Measurement
 from ..token_scores import RowScore
 from .sharing import score_rows_together
 from .suite import free_memory
 from .tofu import EvaluationRows, encode_set
-from .uncertainty import bootstrap_stderr
+from .uncertainty import SuiteOutcome, bootstrap, summarise
 
 
 logger = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def measure_privacy(
     *,
     batch_size: int | None,
     seed: int,
-) -> dict[str, dict[str, Measurement]]:
+) -> SuiteOutcome:
     """
     Membership attacks on the forget rows (members) against the held-out rows (non-members), for every model.
 
@@ -118,7 +117,7 @@ def measure_privacy(
             Seed of the bootstrap.
 
     Returns:
-        `dict[str, dict[str, Measurement]]`: Role -> `privacy/<attack>_auc`, `privacy/<attack>_tpr_at_1_fpr` (see
+        [`~evaluation.uncertainty.SuiteOutcome`]: Role -> `privacy/<attack>_auc`, `privacy/<attack>_tpr_at_1_fpr` (see
         [`~metrics.MembershipAUC`]) and `privacy/privleak` (see [`~metrics.PrivLeak`]; of the Min-K attack, absent
         without a retrained model), with the number of rows of both kinds and a bootstrap standard error over them.
 
@@ -155,10 +154,8 @@ def measure_privacy(
     return _summarise(found, len(members), seed)
 
 
-def _summarise(
-    found: Mapping[str, Mapping[str, list[float]]], num_members: int, seed: int
-) -> dict[str, dict[str, Measurement]]:
-    """Role -> name -> measurement, from role -> attack -> score of each row, the members' first."""
+def _summarise(found: Mapping[str, Mapping[str, list[float]]], num_members: int, seed: int) -> SuiteOutcome:
+    """Rates of every attack with their errors, from role -> attack -> score of each row, the members' first."""
     columns = [(role, attack) for role, scores in found.items() for attack in scores]
     table = np.array([found[role][attack] for role, attack in columns]).T
     members, non_members = table[:num_members], table[num_members:]
@@ -183,14 +180,15 @@ def _summarise(
 
     names = [(role, f"privacy/{attack}_auc") for role, attack in columns]
     names += [(role, f"privacy/{attack}_tpr_at_1_fpr") for role, attack in columns]
-    values = [*measured["auc"], *measured["tpr_at_1_fpr"]]
+    rates = [*measured["auc"], *measured["tpr_at_1_fpr"]]
     if reference is not None:
         names += [(role, "privacy/privleak") for role in found]
-        values += PrivLeak().compute(
+        rates += PrivLeak().compute(
             unlearned=[aucs[role, LEAK_ATTACK] for role in found], retrained=[reference] * len(found)
         )["per_row"]
-    results: dict[str, dict[str, Measurement]] = {role: {} for role in found}
-    errors = bootstrap_stderr(statistic, members, non_members, seed=seed).tolist()
-    for (role, name), value, error in zip(names, values, errors, strict=True):
-        results[role][name] = Measurement(value=value, n=len(table), stderr=error if np.isfinite(error) else None)
-    return results
+    values: dict[str, dict[str, float]] = {role: {} for role in found}
+    draws: dict[str, dict[str, np.ndarray]] = {role: {} for role in found}
+    drawn = bootstrap(statistic, members, non_members, seed=seed).T
+    for (role, name), value, resampled in zip(names, rates, drawn, strict=True):
+        values[role][name], draws[role][name] = value, resampled
+    return summarise(values, draws, {name: len(table) for _, name in names})

@@ -32,12 +32,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import encode_row, padding_token_id
 from ..generation import eos_token_ids
 from ..metrics import ExtractionStrength, LeakAtK, RougeRecall
-from ..records import MODEL_ROLES, Measurement
+from ..records import MODEL_ROLES
 from ..token_scores import pad_rows, score_batch
 from .sharing import generate_together, score_rows_together
 from .squeezing import sample_responses
-from .suite import free_memory, measurement_of
+from .suite import free_memory
 from .tofu import EncodedSet, EvaluationRows, encode_set
+from .uncertainty import SuiteOutcome, summarise_rows
 
 
 # Steps of relearning after which is measured; 0 is before it.
@@ -341,7 +342,7 @@ def measure_robustness(
     *,
     batch_size: int | None,
     seed: int,
-) -> dict[str, dict[str, Measurement]]:
+) -> SuiteOutcome:
     """
     Attacks that bring back what a model only hides, on merged weights.
 
@@ -371,11 +372,11 @@ def measure_robustness(
         batch_size (`int`, *optional*):
             Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
         seed (`int`):
-            Seed of the samples; they depend on it and on the row only.
+            Seed of the samples, which depend on it and on the row only, and of the bootstrap.
 
     Returns:
-        `dict[str, dict[str, Measurement]]`: Role -> name -> mean with number of rows and standard error (standard
-        deviation / sqrt(n)).
+        [`~evaluation.uncertainty.SuiteOutcome`]: Role -> name -> mean with number of rows and standard error, and the
+        paired differences.
 
     Raises:
         `ValueError`: If the forget set is empty or a row cannot be encoded, or a function gives the same model twice.
@@ -387,4 +388,4 @@ def measure_robustness(
         for values in per_row.values():
             if area := _relearning_area(values, per_row["retrained"]):
                 values["robustness/relearning_area"] = area
-    return {role: {name: measurement_of(row) for name, row in values.items()} for role, values in per_row.items()}
+    return summarise_rows(per_row, seed=seed)

@@ -15,38 +15,34 @@
 """Target, unlearned and retrained model side by side: one [`EvaluationResult`]."""
 
 import gc
-import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import padding_token_id
 from ..generation import Completion
-from ..metrics import FluencyStandin, ForgetQuality, Squeezing
-from ..records import MODEL_ROLES, PARITIES, EvaluationResult, Measurement
+from ..metrics import FluencyStandin, Squeezing
+from ..records import MODEL_ROLES, PARITIES, EvaluationResult
 from ..token_scores import continuation_row
 from .sharing import score_rows_together
 from .squeezing import belief_logps, freeze_beliefs
 from .tofu import (
     EncodedSet,
     EvaluationRows,
-    aggregate_values,
     encode_set,
     generate_answers,
     rouge_values,
     score_set,
 )
+from .tofu_summary import summarise_tofu
 
 
 FLUENCY_LENGTH = 32
-# Terms of other metrics: in `per_row`, but no line of the table.
-_TERMS = ("forget/log_ratio", "real_authors/", "world_facts/")
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 
 
@@ -88,19 +84,14 @@ class _Setting:
         return self.batch_size or 32
 
 
-def measurement_of(values: Sequence[float]) -> Measurement:
+def library_versions() -> dict[str, str]:
     """
-    Mean over rows with its standard error.
-
-    Args:
-        values (`Sequence[float]`):
-            Value of each row.
+    What an evaluation ran on.
 
     Returns:
-        [`~trl_unlearn.records.Measurement`]: Mean, number of rows, and standard deviation / sqrt(n).
+        `dict[str, str]`: Library -> version.
     """
-    stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Measurement(value=float(np.mean(values)), n=len(values), stderr=stderr)
+    return {"python": platform.python_version(), **{library: version(library) for library in _LIBRARIES}}
 
 
 def free_memory() -> None:
@@ -181,21 +172,6 @@ def _with_squeezing(
     return values, answers, now
 
 
-def _summarise(per_row: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, Measurement]]:
-    """Means with their standard errors, aggregates, and forget quality against the retrained model."""
-    measured = {}
-    reference = per_row.get("retrained", {}).get("forget/log_ratio")
-    for role, values in per_row.items():
-        found = {name: measurement_of(row_values) for name, row_values in values.items()}
-        aggregates = aggregate_values({name: measurement.value for name, measurement in found.items()})
-        found |= {name: Measurement(value=value) for name, value in aggregates.items()}
-        if reference is not None:
-            quality = ForgetQuality().compute(unlearned=values["forget/log_ratio"], retrained=reference)
-            found |= {f"forget_quality/{name}": Measurement(value=value) for name, value in quality.items()}
-        measured[role] = {name: value for name, value in found.items() if not name.startswith(_TERMS)}
-    return measured
-
-
 def _check(
     models: Mapping[str, Callable[[], PreTrainedModel] | None], parity: str, num_squeezing_beliefs: int
 ) -> None:
@@ -242,7 +218,7 @@ class Suite:
         num_squeezing_beliefs (`int`, *optional*, defaults to `4`):
             Samples of the target a forget row for `forget/squeezing`.
         seed (`int`, *optional*, defaults to `42`):
-            Seed of these samples.
+            Seed of these samples, and of the bootstrap.
 
     Raises:
         `ValueError`: If `target` is missing, a name or option is unknown, or a row cannot be encoded.
@@ -329,8 +305,8 @@ class Suite:
                 Function without arguments that loads the model. `None` leaves it out.
 
         Returns:
-            [`EvaluationOutcome`]: The result with number of rows and standard error (standard deviation / sqrt(n)) of
-            every mean, and the values of each row.
+            [`EvaluationOutcome`]: The result, with number of rows and standard error of each number and paired
+            differences, and the values of each row.
         """
         per_row = dict(self._per_row)
         if unlearned is not None:
@@ -346,17 +322,14 @@ class Suite:
             "seed": setting.seed,
             "dtype": self._dtype,
         }
-        environment = {
-            "python": platform.python_version(),
-            **{library: version(library) for library in _LIBRARIES},
-            "device": self._device,
-        }
+        summary = summarise_tofu(per_row, seed=setting.seed)
         result = EvaluationResult(
             parity=setting.parity,
             suites=["tofu"],
-            models=_summarise(per_row),
+            models=summary.models,
+            differences=summary.differences,
             protocol=protocol,
-            environment=environment,
+            environment=library_versions() | {"device": self._device},
         )
         return EvaluationOutcome(result=result, per_row=per_row)
 

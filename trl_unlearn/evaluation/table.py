@@ -18,12 +18,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..records import MODEL_ROLES, EvaluationResult, format_measurement
+from ..records import DIFFERENCES, MODEL_ROLES, EvaluationResult, format_difference, format_measurement
 
 
 def print_results(result: EvaluationResult, console: Console | None = None) -> None:
     """
-    Prints a table of the three models, and the notes that belong to it. It fits into 80 columns and needs no colour.
+    Prints a table of the three models, the notes that belong to it, and a table of the paired differences. They fit
+    into 80 columns and need no colour.
 
     Args:
         result ([`EvaluationResult`]):
@@ -32,25 +33,38 @@ def print_results(result: EvaluationResult, console: Console | None = None) -> N
             Where to print; defaults to standard output.
     """
     console = console or Console()
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column("metric", no_wrap=True)
-    for role in MODEL_ROLES:
-        table.add_column(role, justify="right")
-    previous = None
-    for group, name, measurements in result.rows():
-        if previous not in (None, group):
-            table.add_row()
-        table.add_row(name, *map(format_measurement, measurements))
-        previous = group
-    console.print(table)
+    rows = [(group, name, *map(format_measurement, found)) for group, name, found in result.rows()]
+    console.print(_table(MODEL_ROLES, rows))
     console.print()
     for note in result.notes():
         console.print(note, style="dim", highlight=False, markup=False)
+    rows = [(group, name, *map(format_difference, found)) for group, name, found in result.difference_rows()]
+    if rows:
+        console.print()
+        console.print(_table(tuple(DIFFERENCES), rows))
+        console.print()
+        note = "Differences on the same rows, with a 95 % interval (bootstrap over rows)."
+        console.print(note, style="dim", highlight=False, markup=False)
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    """Group, metric and a cell for each column, with an empty line between groups."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("metric", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    previous = None
+    for group, *cells in rows:
+        if previous not in (None, group):
+            table.add_row()
+        table.add_row(*cells)
+        previous = group
+    return table
 
 
 def results_markdown(result: EvaluationResult) -> str:
     """
-    The same table in Markdown.
+    The table of the models in Markdown.
 
     Args:
         result ([`EvaluationResult`]):

@@ -28,18 +28,12 @@ from ..generation import Completion, eos_token_ids
 from ..metrics import (
     ExactMemorization,
     ExtractionStrength,
-    HarmonicMean,
     NormalizedProbability,
     Probability,
     RougeRecall,
     TruthRatio,
-    memorization_score,
 )
 from .sharing import generate_together, score_rows_together
-
-
-UTILITY_METRICS = ("probability", "rougeL_recall", "truth_ratio")
-UTILITY_SETS = ("retain", "real_authors", "world_facts")
 
 
 @dataclass
@@ -280,31 +274,3 @@ def rouge_values(
     texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]
     recall = RougeRecall().compute(predictions=texts, references=encoded.texts)
     return {f"{encoded.name}/rougeL_recall": recall["per_row"]}
-
-
-def aggregate_values(means: Mapping[str, float]) -> dict[str, float]:
-    """
-    Model utility, Mem, Util and Agg, as far as their terms were measured.
-
-    Args:
-        means (`Mapping[str, float]`):
-            Metric name -> mean over rows.
-
-    Returns:
-        `dict[str, float]`: Those of `utility/model_utility`, `aggregate/memorization`, `aggregate/utility` and
-        `aggregate/agg` whose every term is there.
-    """
-    values = {}
-
-    def harmonic(name: str, terms: list[str]) -> None:
-        known = {**means, **values}
-        if all(term in known for term in terms):
-            values[name] = HarmonicMean().compute(terms=[known[term] for term in terms])["harmonic_mean"]
-
-    harmonic("utility/model_utility", [f"{name}/{metric}" for name in UTILITY_SETS for metric in UTILITY_METRICS])
-    remembered = ("extraction_strength", "exact_memorization", "paraphrase_probability", "truth_ratio_knowledge")
-    if all(f"forget/{term}" in means for term in remembered):
-        values["aggregate/memorization"] = memorization_score(**{term: means[f"forget/{term}"] for term in remembered})
-    harmonic("aggregate/utility", ["utility/model_utility", "utility/fluency_standin"])
-    harmonic("aggregate/agg", ["aggregate/memorization", "aggregate/utility"])
-    return values

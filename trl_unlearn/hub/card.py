@@ -27,12 +27,14 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from ..records import (
+    DIFFERENCES,
     METRIC_GROUPS,
     METRICS,
     MODEL_ROLES,
     DatasetRecord,
     EvaluationResult,
     UnlearningRun,
+    format_difference,
     format_measurement,
 )
 
@@ -248,6 +250,15 @@ def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]
     return [(headings.get(group, group.capitalize()), rows) for group, rows in groups.items()]
 
 
+def _differences(result: EvaluationResult) -> list[list[str]]:
+    """Cells of a row: metric, the differences, n."""
+    rows = []
+    for _, name, found in result.difference_rows():
+        counts = sorted({difference.n for difference in found if difference is not None})
+        rows.append([f"`{name}`", *map(format_difference, found), " / ".join(map(str, counts))])
+    return rows
+
+
 def _target_modules(run: UnlearningRun) -> str:
     modules = run.adapter.target_modules if run.adapter else None
     return ", ".join(f"`{name}`" for name in ([modules] if isinstance(modules, str) else modules or []))
@@ -300,6 +311,9 @@ def render_card(run: UnlearningRun, result: EvaluationResult | None = None, figu
         ],
         figures=[(PurePosixPath(figure).stem.replace("_", " "), figure) for figure in figures],
         result_groups=_result_groups(result) if result is not None else [],
+        attacked=result is not None and "robustness" in result.suites,
+        difference_names=tuple(DIFFERENCES),
+        differences=_differences(result) if result is not None else [],
         protocol=_public_settings(result.protocol | result.environment) if result is not None else {},
         failures=_known_failures(run, result),
     )

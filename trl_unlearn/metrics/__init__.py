@@ -14,9 +14,10 @@
 
 """Metrics: numbers or text in, numbers out."""
 
-from .aggregate import HarmonicMean, memorization_score
+from .aggregate import HarmonicMean, harmonic_mean, memorization_score
 from .exact_memorization import ExactMemorization
 from .extraction_strength import ExtractionStrength
+from .fade import FADE
 from .fluency_standin import FluencyStandin
 from .forget_quality import ForgetQuality
 from .leak_at_k import LeakAtK
@@ -28,6 +29,7 @@ from .normalized_probability import NormalizedProbability
 from .priv_leak import PrivLeak, relative_leak
 from .probability import Probability
 from .reference_attack import ReferenceAttack
+from .rouge_f1 import RougeF1
 from .rouge_recall import RougeRecall
 from .squeezing import Squeezing
 from .truth_ratio import TruthRatio
@@ -35,6 +37,7 @@ from .zlib_attack import ZlibAttack
 
 
 __all__ = [
+    "FADE",
     "ExactMemorization",
     "ExtractionStrength",
     "FluencyStandin",
@@ -49,10 +52,12 @@ __all__ = [
     "PrivLeak",
     "Probability",
     "ReferenceAttack",
+    "RougeF1",
     "RougeRecall",
     "Squeezing",
     "TruthRatio",
     "ZlibAttack",
+    "harmonic_mean",
     "memorization_score",
     "relative_leak",
     "separation",

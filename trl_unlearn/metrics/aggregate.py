@@ -14,12 +14,31 @@
 
 """One number of several, which a single bad one pulls down."""
 
-from statistics import fmean
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 from datasets import Features, Value
+from numpy.typing import ArrayLike
 
 from ._base import UnlearningMetric
+
+
+def harmonic_mean(terms: Sequence[ArrayLike]) -> np.ndarray:
+    """
+    Harmonic mean of terms that are better the higher they are; 0 where any of them is 0 or below.
+
+    Args:
+        terms (`Sequence[ArrayLike]`):
+            The terms, in [0, 1]: numbers, or arrays of one shape.
+
+    Returns:
+        `numpy.ndarray`: The mean, of the shape of a term.
+    """
+    stacked = np.stack([np.asarray(term, dtype=float) for term in terms])
+    with np.errstate(divide="ignore"):
+        mean = 1 / np.mean(1 / stacked, axis=0)
+    return np.where((stacked <= 0).any(0), 0.0, mean)
 
 
 class HarmonicMean(UnlearningMetric):
@@ -42,28 +61,27 @@ class HarmonicMean(UnlearningMetric):
     inputs: ClassVar[Features] = Features({"terms": Value("float64")})
 
     def _compute(self, terms: list[float]) -> dict[str, Any]:
-        mean = 0.0 if min(terms) <= 0 else 1 / fmean(1 / term for term in terms)
-        return {"harmonic_mean": mean, "per_row": terms}
+        return {"harmonic_mean": float(harmonic_mean(terms)), "per_row": terms}
 
 
 def memorization_score(
     *,
-    extraction_strength: float,
-    exact_memorization: float,
-    paraphrase_probability: float,
-    truth_ratio_knowledge: float,
-) -> float:
+    extraction_strength: ArrayLike,
+    exact_memorization: ArrayLike,
+    paraphrase_probability: ArrayLike,
+    truth_ratio_knowledge: ArrayLike,
+) -> np.ndarray:
     """
     Mem: how little is left of the forget set, as the harmonic mean of four complements.
 
     Args:
-        extraction_strength, exact_memorization, paraphrase_probability, truth_ratio_knowledge (`float`):
-            Means over the forget rows, in [0, 1].
+        extraction_strength, exact_memorization, paraphrase_probability, truth_ratio_knowledge (`ArrayLike`):
+            Means over the forget rows, in [0, 1]: numbers, or arrays of one shape.
 
     Returns:
-        `float`: Mem, in [0, 1]; higher is better.
+        `numpy.ndarray`: Mem, in [0, 1], of the shape of a term; higher is better.
 
     Source: OpenUnlearning (https://huggingface.co/papers/2506.12618).
     """
     remembered = [extraction_strength, exact_memorization, paraphrase_probability, truth_ratio_knowledge]
-    return HarmonicMean().compute(terms=[1 - value for value in remembered])["harmonic_mean"]
+    return harmonic_mean([1 - np.asarray(value) for value in remembered])

@@ -27,14 +27,13 @@ accelerate launch recipes/evaluate.py \
 
 # With membership attacks, and attacks that bring knowledge back; an evaluation that was cut off goes on with the suite
 # where it stopped
-accelerate launch recipes/evaluate.py --suites tofu privacy robustness
+accelerate launch recipes/evaluate.py --suites tofu,privacy,robustness
 ```
 """
 
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,11 +41,7 @@ from typing import Any
 from accelerate import PartialState
 from trl import TrlParser
 
-from ..evaluation.privacy import measure_privacy
-from ..evaluation.robustness import measure_robustness
-from ..evaluation.suite import evaluate_models
-from ..evaluation.tofu import EvaluationRows
-from ..records import EvaluationResult
+from ..records import MODEL_ROLES, EvaluationResult
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig
 from .loading import (
@@ -54,26 +49,17 @@ from .loading import (
     content_digest,
     default_config,
     evaluation_loaders,
-    load_evaluation_rows,
-    load_holdout_rows,
     load_tokenizer,
     refusing,
     settings_digest,
     use_archive,
 )
+from .suites import SUITES, SuiteArguments, load_suite_inputs
 from .unlearn import write_results
 
 
-# What can be measured beside TOFU's metrics: name -> function of models, rows and tokenizer, with `batch_size` and
-# `seed`, that returns role -> metric name -> measurement. `METRICS` groups a suite's metrics under its name.
-SUITES: dict[str, Callable[..., dict[str, dict[str, Any]]]] = {
-    "privacy": measure_privacy,
-    "robustness": measure_robustness,
-}
-
-
 @dataclass
-class EvaluateArguments:
+class EvaluateArguments(SuiteArguments):
     """
     What is evaluated and where the results go.
 
@@ -83,15 +69,6 @@ class EvaluateArguments:
         output_dir (`str`, *optional*):
             Folder of `eval_results.json` and the figures. Default: that of the unlearned model, whose card is written
             anew, or `evaluation`.
-        suites (`list[str]`, *optional*, defaults to `["tofu"]`):
-            What is measured: `tofu`, which always is, and any of [`SUITES`].
-        holdout_config (`str`, *optional*):
-            Config of `dataset_name` with rows that no model was trained on, for the suite `privacy`. Default:
-            `holdout10` for `forget10`, or `holdout_perturbed`, if there is one.
-        holdout_dataset (`str`, *optional*):
-            File, folder or id of such rows of your own.
-        seed (`int`, *optional*, defaults to `42`):
-            Seed of the frozen beliefs and of what other suites draw.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether code from the Hub may run.
     """
@@ -106,38 +83,7 @@ class EvaluateArguments:
             "written anew, or 'evaluation'."
         },
     )
-    suites: list[str] = field(
-        default_factory=lambda: ["tofu"],
-        metadata={"help": f"What is measured: tofu, which always is, and any of: {', '.join(SUITES)}."},
-    )
-    holdout_config: str | None = field(
-        default=None,
-        metadata={
-            "help": "Config of `dataset_name` with rows that no model was trained on, for the suite privacy. Default: "
-            "'holdout10' for 'forget10', or 'holdout_perturbed', if there is one."
-        },
-    )
-    holdout_dataset: str | None = field(
-        default=None, metadata={"help": "Such rows of your own: a file, a folder or an id on the Hub."}
-    )
-    seed: int = field(
-        default=42, metadata={"help": "Seed of the frozen beliefs of squeezing, and of what other suites draw."}
-    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Whether code from the Hub may run."})
-
-    def __post_init__(self):
-        # A single name in a YAML file is no list.
-        self.suites = [self.suites] if isinstance(self.suites, str) else self.suites
-        known = ["tofu", *SUITES]
-        unknown = [name for name in self.suites if name not in known]
-        if unknown:
-            raise ValueError(f"Unknown `suites`: {unknown}. Give some of {', '.join(known)}, separated by spaces.")
-        self.suites = [name for name in known if name in ("tofu", *self.suites)]
-        given = [name for name in ("holdout_config", "holdout_dataset") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError("Both `holdout_config` and `holdout_dataset` are given. Keep one.")
-        if given and "privacy" not in self.suites:
-            raise ValueError(f"`{given[0]}` is given without the suite that needs it. Add `privacy` to `suites`.")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -166,24 +112,18 @@ def main(argv: list[str] | None = None) -> None:
         folder = Path(args.output_dir or local or "evaluation")
         check_output_dir(folder)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
-        rows = load_evaluation_rows(data_args, tokenizer)
-        if "privacy" in args.suites:
-            rows.holdout = load_holdout_rows(data_args, tokenizer, args.holdout_config, args.holdout_dataset)
         loaders = evaluation_loaders(data_args, model_args, unlearned, args.trust_remote_code)
+        inputs = load_suite_inputs(data_args, args, loaders, tokenizer)
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
     models.append(data_args.retrained_model_name_or_path)
-    stages = _Stages(folder / "stages", settings_digest(data_args, args, model_args) + content_digest(rows, *models))
+    digests = settings_digest(data_args, args, model_args) + content_digest(inputs.rows, *models)
+    stages = _Stages(folder / "stages", digests)
     found = stages.finished(args.suites)
-    given = {"batch_size": data_args.evaluation_batch_size, "seed": args.seed}
-    if "tofu" not in found:
-        outcome = evaluate_models(loaders, rows, tokenizer, parity=data_args.parity, **given)
-        found["tofu"] = stages.keep("tofu", outcome.result)
-    for name in args.suites[1:]:
+    for name in args.suites:
         if name not in found:
-            measured = SUITES[name](loaders, rows, tokenizer, **given)
-            found[name] = stages.keep(name, replace(found["tofu"], suites=[name], models=measured))
+            found[name] = stages.keep(name, SUITES[name](inputs))
     if PartialState().is_main_process:
-        write_results(folder, _merged([found[name] for name in args.suites], rows))
+        write_results(folder, _merged([found[name] for name in args.suites]))
         # Of no use any more: a later call measures anew what may have been changed since.
         shutil.rmtree(stages.folder)
 
@@ -218,19 +158,22 @@ class _Stages:
         return result
 
 
-def _merged(results: list[EvaluationResult], rows: EvaluationRows) -> EvaluationResult:
-    """The results of several suites as one, in what the first says of the protocol."""
-    first = results[0]
-    models = {
-        role: {name: found for result in results for name, found in (result.models[role] or {}).items()}
-        for role, measured in first.models.items()
-        if measured is not None
-    }
-    protocol = dict(first.protocol)
-    if rows.holdout is not None:
-        protocol["rows"] = {**protocol["rows"], "holdout": len(rows.holdout)}
+def _merged(results: list[EvaluationResult]) -> EvaluationResult:
+    """The results of several suites as one."""
+
+    def joined(parts: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+        keys = dict.fromkeys(key for part in parts for key in part)
+        return {key: {name: one for part in parts for name, one in part.get(key, {}).items()} for key in keys}
+
+    models = joined([{role: found for role, found in one.models.items() if found is not None} for one in results])
+    protocol = {name: value for result in reversed(results) for name, value in result.protocol.items()}
+    protocol["rows"] = {name: count for result in reversed(results) for name, count in result.protocol["rows"].items()}
     return replace(
-        first, suites=[name for result in results for name in result.suites], models=models, protocol=protocol
+        results[0],
+        suites=[name for result in results for name in result.suites],
+        models={role: models[role] for role in MODEL_ROLES if role in models},
+        differences=joined([result.differences for result in results]),
+        protocol=protocol,
     )
 
 

@@ -1,0 +1,105 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import numpy as np
+import pytest
+
+from trl_unlearn.evaluation.tofu_summary import aggregate_values, summarise_tofu
+from trl_unlearn.evaluation.uncertainty import bootstrap_indices
+from trl_unlearn.metrics import ForgetQuality, HarmonicMean
+
+
+FORGET = ("extraction_strength", "exact_memorization", "paraphrase_probability", "truth_ratio_knowledge")
+UTILITY = [
+    f"{name}/{metric}"
+    for name in ("retain", "real_authors", "world_facts")
+    for metric in ("probability", "rougeL_recall", "truth_ratio")
+]
+
+
+def random_rows(seed: int) -> dict[str, list[float]]:
+    generator = np.random.default_rng(seed)
+    sizes = {"forget": 12, "utility": 12, "retain": 9, "real_authors": 5, "world_facts": 7}
+    names = [*(f"forget/{name}" for name in FORGET), "forget/log_ratio", "utility/fluency_standin", *UTILITY]
+    return {name: generator.uniform(0.1, 0.9, sizes[name.split("/")[0]]).tolist() for name in names}
+
+
+def test_the_aggregates_are_harmonic_means_of_their_terms():
+    means = dict.fromkeys(UTILITY, 0.5) | {f"forget/{name}": 0.75 for name in FORGET}
+    found = aggregate_values(means | {"utility/fluency_standin": 1.0})
+    assert found == pytest.approx(
+        {
+            "utility/model_utility": 0.5,
+            "aggregate/memorization": 0.25,
+            "aggregate/utility": 2 / 3,
+            "aggregate/agg": 4 / 11,
+        }
+    )
+
+
+def test_the_published_classifier_goes_before_the_stand_in():
+    means = dict.fromkeys(UTILITY, 0.5) | {"utility/fluency_standin": 1.0, "utility/fluency": 0.5}
+    assert aggregate_values(means)["aggregate/utility"] == 0.5
+
+
+def test_an_aggregate_without_one_of_its_terms_is_absent():
+    assert aggregate_values(dict.fromkeys(UTILITY[1:], 0.5)) == {}
+
+
+def test_the_error_of_an_aggregate_is_that_of_its_value_on_the_drawn_rows():
+    rows = random_rows(0)
+    found = summarise_tofu({"target": rows}, seed=3).models["target"]
+    draws = []
+    for index in range(1000):
+        means = {
+            name: np.mean([row[i] for i in bootstrap_indices(len(row), seed=3)[index]]) for name, row in rows.items()
+        }
+        draws.append(
+            HarmonicMean().compute(terms=[means[name] for name in UTILITY])["harmonic_mean"]
+            if index < 50
+            else 9 / sum(1 / means[name] for name in UTILITY)
+        )
+    utility = found["utility/model_utility"]
+    assert utility.stderr == pytest.approx(np.std(draws, ddof=1))
+    assert utility.n == 9 + 5 + 7
+    assert (found["aggregate/memorization"].n, found["aggregate/agg"].n) == (12, 33)
+    assert found["aggregate/agg"].stderr > 0
+    assert not any(name.startswith(("real_authors/", "world_facts/")) or "log_ratio" in name for name in found)
+
+
+def test_forget_quality_on_drawn_rows_is_the_test_on_them():
+    unlearned, retrained = random_rows(1), random_rows(2)
+    # Ties between the models, and inside one.
+    unlearned["forget/log_ratio"][:3] = [0.5, 0.5, 0.25]
+    retrained["forget/log_ratio"][:2] = [0.5, 0.25]
+    found = summarise_tofu({"unlearned": unlearned, "retrained": retrained}, seed=3)
+    a, b = (np.array(rows["forget/log_ratio"]) for rows in (unlearned, retrained))
+    draws = [
+        ForgetQuality().compute(unlearned=a[drawn].tolist(), retrained=b[drawn].tolist())
+        for drawn in bootstrap_indices(12, seed=3)
+    ]
+    for name in ("p_value", "log10_p_value", "ks_statistic"):
+        measured = found.models["unlearned"][f"forget_quality/{name}"]
+        assert measured.stderr == pytest.approx(np.std([draw[name] for draw in draws], ddof=1))
+    assert measured.value == ForgetQuality().compute(unlearned=a.tolist(), retrained=b.tolist())["ks_statistic"]
+
+
+def test_the_retrained_model_differs_from_itself_in_nothing():
+    rows = random_rows(1)
+    found = summarise_tofu({"target": random_rows(0), "unlearned": rows, "retrained": rows}, seed=3)
+    assert found.models["unlearned"]["forget_quality/p_value"].value == 1.0
+    differences = found.differences["unlearned - retrained"]
+    assert differences.keys() == found.models["unlearned"].keys()
+    assert {(one.value, one.low, one.high) for one in differences.values()} == {(0.0, 0.0, 0.0)}
+    assert any(one.low > 0 or one.high < 0 for one in found.differences["unlearned - target"].values())

@@ -1,0 +1,277 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""
+Publish a finished run on the Hub, in a private repository.
+
+```bash
+# What would go, and what stays
+python -m trl_unlearn.scripts.push --output_dir unlearned --hub_model_id me/unlearned --dry_run
+
+# Adapter, tokenizer, card, results and figures; the adapter's base too, if it is a folder
+python -m trl_unlearn.scripts.push --output_dir unlearned --hub_model_id me/unlearned
+
+# The adapter merged into its base: an adapter can be taken off again, merged weights cannot
+python -m trl_unlearn.scripts.push --output_dir unlearned --hub_model_id me/unlearned-merged --merge
+```
+
+Every file is searched for the answers of the forget set first. It is loaded as `run.json` names it, or as you say:
+
+```bash
+python -m trl_unlearn.scripts.push --output_dir unlearned --hub_model_id me/unlearned --forget_dataset forget.jsonl
+```
+"""
+
+import json
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import AutoTokenizer
+from trl import TrlParser
+
+from ..data.archive import build_archive
+from ..hub.contents import read_run
+from ..hub.push import PushedRepo, PushError, push
+from ..records import DatasetRecord, UnlearningRun
+from .arguments import DataArguments
+from .loading import load_training_rows, refusing
+
+
+@dataclass
+class PushArguments:
+    """
+    What is pushed and where it goes.
+
+    Args:
+        output_dir (`str`):
+            Output folder of a run.
+        hub_model_id (`str`):
+            Id of the repository.
+        hub_private_repo (`bool`, *optional*, defaults to `True`):
+            Whether a new repository is private.
+        hub_revision (`str`, *optional*):
+            Branch.
+        commit_message (`str`, *optional*):
+            Message of the commit.
+        merge (`bool`, *optional*, defaults to `False`):
+            Whether to push the adapter merged into its base.
+        base_model_id (`str`, *optional*):
+            Id on the Hub of the adapter's base.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to only list what would go.
+        allow_text_in (`list[str]`, *optional*):
+            Files that may hold text of the forget set or of a belief.
+        forget_dataset, dataset_name, forget_config (`str`, *optional*):
+            The forget set, if it cannot be loaded as `run.json` names it.
+        forget_split (`str`, *optional*, defaults to `"train"`):
+            Its split.
+    """
+
+    output_dir: str | None = field(default=None, metadata={"help": "Output folder of a run that has ended."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Repository to push to, such as 'me/unlearned'. It is created if needed."}
+    )
+    hub_private_repo: bool = field(
+        default=True,
+        metadata={"help": "Whether a new repository is private. To push to a public one, set it to false."},
+    )
+    hub_revision: str | None = field(
+        default=None, metadata={"help": "Branch to push to, which is created if needed. Default: 'main'."}
+    )
+    commit_message: str | None = field(default=None, metadata={"help": "Message of the commit."})
+    merge: bool = field(
+        default=False, metadata={"help": "Whether to push the adapter merged into its base, as safetensors."}
+    )
+    base_model_id: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the adapter's base is on the Hub, if it was a folder. Without it, the folder is pushed "
+            "too, to `hub_model_id` with '-base' at its end."
+        },
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Whether to only check, and list what would go and what stays."}
+    )
+    allow_text_in: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files, by path in the folder, that may hold text of the forget set or of a belief."},
+    )
+    forget_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "The forget set, whose answers no file may hold: a file, a folder or an id on the Hub. Default: "
+            "what `run.json` names."
+        },
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "The same for TOFU or a dataset of its form, with `forget_config`."}
+    )
+    forget_config: str | None = field(default=None, metadata={"help": "Its config, such as 'forget10'."})
+    forget_split: str = field(default="train", metadata={"help": "Split of the forget set."})
+
+    def __post_init__(self):
+        for name in ("output_dir", "hub_model_id"):
+            if getattr(self, name) is None:
+                raise ValueError(f"`{name}` is missing. Give both `--output_dir` and `--hub_model_id`.")
+        if isinstance(self.allow_text_in, str):
+            self.allow_text_in = [self.allow_text_in]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """
+    Run the script.
+
+    Args:
+        argv (`list[str]`, *optional*):
+            Command line; that of the process if not given.
+    """
+    parser = TrlParser((PushArguments,), prog="push.py")
+    with refusing("push.py"):
+        (args,) = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
+        folder = Path(args.output_dir)
+        forget = _forget_texts(args, read_run(folder)[0], folder)
+        try:
+            repos = push(
+                folder,
+                args.hub_model_id,
+                forget_texts=forget,
+                belief_texts=_belief_texts(folder),
+                private=args.hub_private_repo,
+                revision=args.hub_revision,
+                commit_message=args.commit_message,
+                merge=args.merge,
+                base_model_id=args.base_model_id,
+                allow_text_in=args.allow_text_in,
+                dry_run=args.dry_run,
+            )
+        except PushError as error:
+            print(f"push.py: failed: {error}", file=sys.stderr)
+            sys.exit(1)
+    for repo in repos:
+        print(_summary(repo))
+
+
+def _forget_texts(args: PushArguments, run: UnlearningRun, folder: Path) -> list[str]:
+    """The answers of the forget set."""
+    record = run.forget_set
+    given = args.forget_dataset or args.dataset_name
+    try:
+        rows = load_training_rows(_named_set(args) if given else _recorded_set(record), conversational=True)[0]
+    except (ValueError, OSError) as error:
+        if given:
+            raise
+        raise ValueError(
+            f"The forget set that `run.json` names (`{record.name}`) cannot be loaded: {error} Its answers are what "
+            "every file is searched for. Give it: `--forget_dataset`, or `--dataset_name` with `--forget_config`."
+        ) from error
+    if len(rows) != record.rows:
+        raise ValueError(
+            f"The forget set has {len(rows)} rows, but this model was trained on one of {record.rows} rows "
+            f"(`run.json`: `{record.name}`). Give that one: its answers are what every file is searched for."
+        )
+    return _answers(rows, folder, run.hyperparameters.get("dataset_text_field", "text"))
+
+
+def _named_set(args: PushArguments) -> DataArguments:
+    return DataArguments(
+        dataset_name=args.dataset_name,
+        forget_config=args.forget_config,
+        forget_dataset=args.forget_dataset,
+        forget_split=args.forget_split,
+    )
+
+
+def _recorded_set(record: DatasetRecord) -> DataArguments:
+    """The forget set by its name in the record, where a folder has its last two parts only."""
+    name, split = record.name, record.split or "train"
+    if not record.on_hub and not Path(name).exists():
+        if not re.fullmatch(r"archive-[0-9a-f]{16}/data", name):
+            raise ValueError("there is no such file or folder here.")
+        data = build_archive().data
+        if data.parts[-2:] != Path(name).parts:
+            raise ValueError("it is the embedded lab of another version.")
+        name = str(data)
+    if record.config is None:
+        return DataArguments(forget_dataset=name, forget_split=split)
+    return DataArguments(dataset_name=name, forget_config=record.config, forget_split=split)
+
+
+def _answers(rows: Dataset, folder: Path, text_field: str) -> list[str]:
+    """What of each row was to be forgotten, as text."""
+    tokenizer = AutoTokenizer.from_pretrained(folder) if "input_ids" in rows.column_names else None
+
+    def answer(row: dict[str, Any]) -> str:
+        if tokenizer is not None:
+            kept = [label for label in row["labels"] if label >= 0]
+            return tokenizer.decode(kept, skip_special_tokens=True)
+        if "messages" in row:
+            return row["messages"][-1]["content"]
+        if "completion" not in row:
+            return row[text_field]
+        completion = row["completion"]
+        return completion if isinstance(completion, str) else "\n".join(turn["content"] for turn in completion)
+
+    return [answer(row) for row in rows]
+
+
+def _belief_texts(folder: Path) -> list[str]:
+    """Every string in the files of the folder that hold beliefs, if there are any."""
+
+    def strings(value: Any) -> list[str]:
+        if isinstance(value, str):
+            return [value]
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return [text for part in parts for text in strings(part)]
+
+    found = []
+    for path in sorted(folder.rglob("*belief*")):
+        if path.suffix == ".jsonl":
+            lines = path.read_text(encoding="utf-8").splitlines()
+            found += [text for line in lines if line.strip() for text in strings(json.loads(line))]
+        elif path.suffix == ".json":
+            found += strings(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
+def _summary(repo: PushedRepo) -> str:
+    """What went, what stayed and where it is, as lines."""
+    contents, lines = repo.contents, []
+    total = _bytes(sum(file.size for file in contents.files.values()))
+    if repo.url is None:
+        lines.append(f"{contents.repo_id}: {contents.kind}, would get {len(contents.files)} files, {total}")
+    else:
+        visible = "private" if repo.private else "PUBLIC"
+        lines.append(f"{contents.repo_id}: {contents.kind}, {visible}, {len(contents.files)} files, {total}")
+    lines += [f"  {_bytes(file.size):>9}  {path}" for path, file in sorted(contents.files.items())]
+    # A folder that stays as a whole is one line.
+    stays = Counter(
+        (path.split("/")[0] + ("/" if "/" in path else ""), why) for path, why in contents.left_out.items()
+    )
+    lines += [f"  {'stays':>9}  {path} ({why})" for path, why in sorted(stays)]
+    lines += [f"  {'deleted':>9}  {path}" for path in repo.deleted or ()]
+    return "\n".join([*lines, repo.url or "  Nothing was sent: this is a dry run."])
+
+
+def _bytes(size: int) -> str:
+    power = min((len(str(size)) - 1) // 3, 3)
+    return f"{size / 1000**power:.{min(power, 1)}f} {('B', 'kB', 'MB', 'GB')[power]}"
+
+
+if __name__ == "__main__":
+    main()
