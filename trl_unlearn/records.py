@@ -37,6 +37,10 @@ METRIC_GROUPS = {
     "aggregate": "higher is better",
     "privacy": "closer to retrained is better",
     "robustness": "closer to retrained is better",
+    "distribution": "FADE lower, the extraction strength at equal utility closer to retrained is better",
+    "muse": "closer to retrained is better, utility preservation higher",
+    "wmdp": "bio and cyber down to chance (0.25), MMLU higher is better",
+    "judge": "naturalness higher, similarity closer to retrained is better",
 }
 # Those that the TOFU suite fills. Any other group has the name of its suite.
 _TOFU_GROUPS = ("forget", "keep", "aggregate")
@@ -83,6 +87,21 @@ METRICS = (
     ("robustness/in_context_rougeL", "other forget rows in front", "robustness"),
     ("robustness/paraphrased_rougeL", "paraphrased question", "robustness"),
     ("robustness/adapter_off", "adapter off", "robustness"),
+    ("distribution/fade_forget", "FADE, forget prompts", "distribution"),
+    ("distribution/fade_retain", "FADE, retain prompts", "distribution"),
+    ("distribution/control_mix", "unlearned share at equal utility", "distribution"),
+    ("distribution/control_forget_es", "extraction strength at equal utility", "distribution"),
+    ("muse/verbmem", "MUSE VerbMem, ROUGE-L F1", "muse"),
+    ("muse/knowmem", "MUSE KnowMem, ROUGE-L F1", "muse"),
+    ("muse/utility_preservation", "MUSE UtilPres, ROUGE-L F1", "muse"),
+    ("muse/privleak", "MUSE PrivLeak, %", "muse"),
+    ("wmdp/bio", "WMDP-bio accuracy", "wmdp"),
+    ("wmdp/cyber", "WMDP-cyber accuracy", "wmdp"),
+    ("wmdp/mmlu", "MMLU accuracy", "wmdp"),
+    ("judge/naturalness", "naturalness (judge, 0-5)", "judge"),
+    ("judge/similarity", "similarity (judge, 0-5)", "judge"),
+    ("judge/missing", "unanswered by the judge", "judge"),
+    ("judge/similarity_standin", "similarity (stand-in)", "judge"),
 )
 
 _METHOD_LABELS = {"bs_t": "BS-T"}

@@ -31,6 +31,7 @@ from trl_unlearn.metrics import (
     Probability,
     ReferenceAttack,
     RougeF1,
+    SpvAttack,
     Squeezing,
     TruthRatio,
     ZlibAttack,
@@ -141,6 +142,14 @@ def test_a_row_without_tokens_has_no_compressed_rate_and_no_reference():
 def test_moments_of_another_number_of_tokens_are_refused():
     with pytest.raises(ValueError, match=r"`MinKPlusPlusAttack` got \[2, 1, 2\] values.*in row 0"):
         MinKPlusPlusAttack().compute(logps=[[-1.0, -2.0]], entropies=[[1.0]], log_variances=[[1.0, 1.0]])
+
+
+def test_a_row_without_neighbours_has_no_variation():
+    inputs = {"logps": [-1.0], "reference_logps": [-1.0]}
+    with pytest.raises(ValueError, match="no neighbours in row 0"):
+        SpvAttack().compute(**inputs, neighbour_logps=[[]], reference_neighbour_logps=[[-1.0]])
+    with pytest.raises(ValueError, match="no neighbours under the reference in row 0"):
+        SpvAttack().compute(**inputs, neighbour_logps=[[-1.0]], reference_neighbour_logps=[[]])
 
 
 def test_a_retrained_model_that_an_attack_is_certain_of_is_no_reference():

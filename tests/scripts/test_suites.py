@@ -211,3 +211,100 @@ def test_a_holdout_row_that_cannot_be_encoded_is_refused(refuse, own, tmp_path):
     path = tmp_path / "broken.jsonl"
     path.write_text('{"prompt": "Who?", "completion": " "}\n', encoding="utf-8")
     assert "Row 0 of the holdout set" in refuse([*own, *PRIVACY, "--holdout_dataset", str(path)])
+
+
+@pytest.fixture
+def muse_folder(tmp_path) -> str:
+    """A dataset of MUSE's form with the continuation of texts, and questions."""
+    folder = tmp_path / "muse"
+    pairs = [{"question": f"What is number {i}?", "answer": f"It is the name {i}."} for i in range(3)]
+    splits = {
+        ("verbmem", "forget"): [{"prompt": "Ada was", "gt": " born in a small town by the sea."}] * 2,
+        ("knowmem", "forget_qa"): pairs,
+        ("knowmem", "forget_qa_icl"): pairs[:1],
+        ("knowmem", "retain_qa"): pairs,
+        ("knowmem", "retain_qa_icl"): pairs[:1],
+    }
+    folder.mkdir()
+    lines = ["---", "configs:"]
+    for config in dict.fromkeys(config for config, _ in splits):
+        lines += [f"- config_name: {config}", "  data_files:"]
+        for (of, split), rows in splits.items():
+            if of == config:
+                path = folder / f"{config}-{split}.jsonl"
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+                lines += [f"  - split: {split}", f"    path: {path.name}"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
+    return str(folder)
+
+
+def test_muse_runs_without_a_forget_set(run, checkpoint, retrained, muse_folder):
+    models = ["--model_name_or_path", checkpoint, "--retrained_model_name_or_path", retrained]
+    done = run("evaluate", [*models, "--suites", "muse", "--muse_dataset", muse_folder, "--max_eval_rows", "2"])
+    result = result_of(done)
+    assert result.suites == ["muse"]
+    assert set(result.models["target"]) == {"muse/verbmem", "muse/knowmem", "muse/utility_preservation"}
+    assert result.protocol["rows"]["muse forget_qa"] == result.get("target", "muse/knowmem").n == 2
+    assert "muse/knowmem" in done.printed and (done.folder / "figures/evaluation.png").is_file()
+
+
+def test_a_local_task_of_lm_evaluation_harness_runs_through_the_same_command(run, checkpoint, tmp_path):
+    pytest.importorskip("lm_eval")
+    rows = [{"text": f"{i} and {i} is", "choices": [str(2 * i), str(2 * i + 1)], "label": 0} for i in range(1, 7)]
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    data = folder / "sums.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = [
+        *("task: sums", "dataset_path: json", "dataset_kwargs:", "  data_files:", f"    test: {data}"),
+        *(
+            "test_split: test",
+            "output_type: multiple_choice",
+            'doc_to_text: "{{text}}"',
+            'doc_to_choice: "{{choices}}"',
+        ),
+        *("doc_to_target: label", "metric_list:", "- metric: acc"),
+    ]
+    (folder / "sums.yaml").write_text("\n".join([*task, ""]), encoding="utf-8")
+    wmdp = ["--suites", "wmdp", "--wmdp_tasks", "sums", "--wmdp_include_path", str(folder), "--wmdp_limit", "4"]
+    done = run("evaluate", ["--model_name_or_path", checkpoint, *wmdp])
+    result = result_of(done)
+    assert list(result.models["target"]) == ["wmdp/sums"]
+    assert result.get("target", "wmdp/sums").n == 4
+    assert "wmdp/sums" in done.printed
+
+
+def test_options_of_a_suite_that_does_not_run_are_refused(refuse, own, muse_folder):
+    assert "Add `muse` to `suites`" in refuse([*own, "--muse_dataset", muse_folder])
+    assert "Add `wmdp` to `suites`" in refuse([*own, "--wmdp_limit", "3"])
+
+
+def test_muse_without_its_data_is_refused(refuse, own):
+    assert "`--muse_dataset`" in refuse([*own, "--suites", "muse"])
+
+
+def test_a_task_that_does_not_exist_is_refused(refuse, checkpoint):
+    pytest.importorskip("lm_eval")
+    argv = ["--model_name_or_path", checkpoint, "--suites", "wmdp", "--wmdp_tasks", "wmdp_boi"]
+    assert "no task `wmdp_boi`. Did you mean `wmdp_bio`?" in refuse(argv)
+
+
+def test_the_distance_to_the_retrained_model_needs_one(refuse, tofu):
+    assert "`--retrained_model_name_or_path`" in refuse([*tofu, "--suites", "distribution"])
+
+
+def test_distribution_and_the_offline_part_of_the_judge_run_through_the_same_command(run, own, tmp_path):
+    argv = [*own, "--unlearned_model_name_or_path", own[3], "--suites", "distribution,judge", "--max_eval_rows", "2"]
+    result = result_of(run("evaluate", argv))
+    assert result.suites == ["distribution", "judge"]
+    assert result.get("unlearned", "distribution/fade_forget").value == 0.0
+    assert result.get("target", "distribution/fade_forget").value > 0.0
+    assert set(result.differences["unlearned - retrained"]) >= {"distribution/fade_forget", "judge/similarity_standin"}
+
+
+def test_a_judge_without_its_suite_is_refused(refuse, own):
+    assert "Add `judge` to `suites`" in refuse([*own, "--judge_model", "any"])
+
+
+def test_a_fluency_classifier_that_does_not_exist_is_refused(refuse, own, tmp_path):
+    assert "The fluency classifier" in refuse([*own, "--fluency_classifier", str(tmp_path / "none")])

@@ -26,14 +26,14 @@ from rich.table import Table
 
 # Equal forgetting: where the strict extraction strength has come this close to the retrained model's.
 MARGIN = 0.05
-# Column -> metric of `eval_results.json`.
+# Column -> metrics of `eval_results.json`, of which a run has one.
 _METRICS = {
-    "ES": "forget/extraction_strength",
-    "retain prob.": "retain/probability",
-    "fluency": "utility/fluency_standin",
-    "Mem": "aggregate/memorization",
-    "Util": "aggregate/utility",
-    "Agg": "aggregate/agg",
+    "ES": ("forget/extraction_strength",),
+    "retain prob.": ("retain/probability",),
+    "fluency": ("utility/fluency", "utility/fluency_standin"),
+    "Mem": ("aggregate/memorization",),
+    "Util": ("aggregate/utility",),
+    "Agg": ("aggregate/agg",),
 }
 
 
@@ -137,7 +137,8 @@ def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[li
     for method, found in methods.items():
         steps = sorted({run.steps for run in found})
         row = [method, str(len(found)), "/".join(map(str, steps))]
-        row += [_cell([run.metrics[name] for run in found if name in run.metrics]) for name in _METRICS.values()]
+        for names in _METRICS.values():
+            row.append(_cell([run.metrics[name] for run in found for name in names if name in run.metrics]))
         if goal is not None:
             reached = [value for run in found if (value := retain_at(run.curve, goal)) is not None]
             some = f" ({len(reached)} of {len(found)})" if 0 < len(reached) < len(found) else ""

@@ -73,6 +73,12 @@ PLOTTED = (
     "robustness/in_context_rougeL",
     "robustness/paraphrased_rougeL",
     "robustness/adapter_off",
+    "muse/verbmem",
+    "muse/knowmem",
+    "muse/utility_preservation",
+    "wmdp/bio",
+    "wmdp/cyber",
+    "wmdp/mmlu",
 )
 GROUP_TITLES = {
     "forget": "Forget set",
@@ -80,6 +86,8 @@ GROUP_TITLES = {
     "aggregate": "Aggregates",
     "privacy": "Membership attacks",
     "robustness": "After attacks",
+    "muse": "MUSE",
+    "wmdp": "WMDP and MMLU",
 }
 
 
@@ -122,6 +130,20 @@ def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[
     if "retrained" in hint and result.models["retrained"] is None:
         hint = "no retrained model to compare with"
     axes.set_title(f"{GROUP_TITLES[group]}: {hint}", loc="left", fontsize=11)
+
+
+def has_plot(result: EvaluationResult) -> bool:
+    """
+    Whether [`plot_evaluation`] has something to draw: a suite may have only numbers that lie elsewhere than in [0, 1].
+
+    Args:
+        result ([`EvaluationResult`]):
+            What would be drawn.
+
+    Returns:
+        `bool`: Whether one of the main metrics was run.
+    """
+    return any(_measured(result, group) for group in METRIC_GROUPS)
 
 
 def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:

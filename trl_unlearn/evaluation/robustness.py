@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Attacks that bring back what is only hidden: relearning, rounded weights, other prompts, many samples."""
 
 import weakref
@@ -31,13 +30,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import encode_row, padding_token_id
 from ..generation import eos_token_ids
-from ..metrics import ExtractionStrength, LeakAtK, RougeRecall
+from ..metrics import LeakAtK, RougeRecall
 from ..records import MODEL_ROLES
 from ..token_scores import pad_rows, score_batch
-from .sharing import generate_together, score_rows_together
+from .sharing import generate_together
 from .squeezing import sample_responses
 from .suite import free_memory
-from .tofu import EncodedSet, EvaluationRows, encode_set
+from .tofu import EncodedSet, EvaluationRows, encode_set, strict_extraction_strengths
 from .uncertainty import SuiteOutcome, summarise_rows
 
 
@@ -86,19 +85,14 @@ def _extraction_strength(
     model: nn.Module, setting: _Setting, desc: str | None, chosen: Sequence[int] | None = None
 ) -> list[float]:
     """Strict extraction strength of each forget row, or of the chosen ones."""
-    chosen = range(len(setting.forget.answers)) if chosen is None else chosen
-    scores = score_rows_together(
+    return strict_extraction_strengths(
         model,
-        [setting.forget.answers[i] for i in chosen],
+        setting.forget,
         pad_token_id=setting.pad_token_id,
         batch_size=setting.score_batch_size,
         desc=desc,
+        chosen=chosen,
     )
-    is_top1 = [
-        score.is_top1[:-1] if setting.forget.closed[i] else score.is_top1
-        for i, score in zip(chosen, scores, strict=True)
-    ]
-    return ExtractionStrength().compute(is_top1=is_top1, parity="strict")["per_row"]
 
 
 def _recall(

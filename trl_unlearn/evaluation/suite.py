@@ -29,6 +29,7 @@ from ..generation import Completion
 from ..metrics import FluencyStandin, Squeezing
 from ..records import MODEL_ROLES, PARITIES, EvaluationResult
 from ..token_scores import continuation_row
+from .fluency import FluencyClassifier
 from .sharing import score_rows_together
 from .squeezing import belief_logps, freeze_beliefs
 from .tofu import (
@@ -197,8 +198,8 @@ class Suite:
 
     What a row set has no columns for is left out of the result: paraphrase probability needs `paraphrased_answer`,
     truth ratios, forget quality and Mem `perturbed_answer` too, model utility and Util `real_authors` and
-    `world_facts`, generated answers a prompt. Fluency is [`~metrics.FluencyStandin`] (`utility/fluency_standin`, which
-    Util uses); the classifier of published numbers is not wired up yet.
+    `world_facts`, generated answers a prompt. Fluency, which Util uses, is `utility/fluency` with a classifier, and
+    [`~metrics.FluencyStandin`] (`utility/fluency_standin`) without.
 
     Args:
         models (`Mapping[str, Callable]`):
@@ -217,6 +218,8 @@ class Suite:
             Longest generated answer or belief, in tokens.
         num_squeezing_beliefs (`int`, *optional*, defaults to `4`):
             Samples of the target a forget row for `forget/squeezing`.
+        fluency_classifier ([`~evaluation.fluency.FluencyClassifier`], *optional*):
+            Who judges the fluency; see [`~evaluation.fluency.load_fluency_classifier`].
         seed (`int`, *optional*, defaults to `42`):
             Seed of these samples, and of the bootstrap.
 
@@ -234,6 +237,7 @@ class Suite:
         batch_size: int | None = None,
         max_completion_length: int = 200,
         num_squeezing_beliefs: int = 4,
+        fluency_classifier: FluencyClassifier | None = None,
         seed: int = 42,
     ):
         _check(models, parity, num_squeezing_beliefs)
@@ -248,6 +252,7 @@ class Suite:
             seed=seed,
         )
         self._load_target = models["target"]
+        self._classifier = fluency_classifier
         self._per_row: dict[str, dict[str, list[float]]] = {}
         self._measure_target()
         if models.get("retrained") is not None:
@@ -268,33 +273,41 @@ class Suite:
             batch_size=setting.batch_size,
         )
         values, answers, logps = _with_squeezing(model, setting, beliefs, [])
-        answer_logps = _answer_logps(model, "target", answers, setting) if answers else []
-        self._target = _Target(beliefs, logps, answer_logps)
-        self._per_row["target"] = values
-        if answers:
-            values["utility/fluency_standin"] = self._fluency(answers, answer_logps)
+        judged = answers and self._classifier is None
+        self._target = _Target(beliefs, logps, _answer_logps(model, "target", answers, setting) if judged else [])
         del model
         free_memory()
+        self._per_row["target"] = values | self._fluency("target", answers, self._target.answer_logps)
 
     def _measure(self, role: str, load: Callable[[], PreTrainedModel]) -> dict[str, list[float]]:
         model = load()
         values, answers, _ = _with_squeezing(model, self.setting, self._target.beliefs, self._target.belief_logps)
         del model
         free_memory()
-        if answers:
+        logps = []
+        if answers and self._classifier is None:
             # Loaded again rather than kept: only one model has to fit in memory.
             logps = _answer_logps(self._load_target(), role, answers, self.setting)
-            values["utility/fluency_standin"] = self._fluency(answers, logps)
             free_memory()
-        return values
+        return values | self._fluency(role, answers, logps)
 
-    def _fluency(self, answers: list[Completion], logps: list[list[float]]) -> list[float]:
-        return FluencyStandin().compute(
-            ids=[_text_ids(answer) for answer in answers],
-            logps=logps,
-            own_logps=self._target.answer_logps,
-            vocab_size=len(self.setting.tokenizer),
-        )["per_row"]
+    def _fluency(self, role: str, answers: list[Completion], logps: list[list[float]]) -> dict[str, list[float]]:
+        """Fluency of a model's answers to the forget set, of which there may be none."""
+        ids, tokenizer = [_text_ids(answer) for answer in answers], self.setting.tokenizer
+        if not answers:
+            return {}
+        if self._classifier is not None:
+            texts = [tokenizer.decode(text, skip_special_tokens=True) for text in ids]
+            desc = f"Judging the fluency of {role}"
+            return {
+                "utility/fluency": self._classifier.probabilities(
+                    texts, batch_size=self.setting.score_batch_size, desc=desc
+                )
+            }
+        standin = FluencyStandin().compute(
+            ids=ids, logps=logps, own_logps=self._target.answer_logps, vocab_size=len(tokenizer)
+        )
+        return {"utility/fluency_standin": standin["per_row"]}
 
     def evaluate(self, unlearned: Callable[[], PreTrainedModel] | None = None) -> EvaluationOutcome:
         """
@@ -318,7 +331,7 @@ class Suite:
             "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
             "max_completion_length": setting.max_completion_length,
             "num_squeezing_beliefs": setting.num_squeezing_beliefs,
-            "fluency_source": "standin",
+            "fluency_source": "standin" if self._classifier is None else self._classifier.name,
             "seed": setting.seed,
             "dtype": self._dtype,
         }

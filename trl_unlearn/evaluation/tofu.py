@@ -192,6 +192,45 @@ def generate_answers(
     )
 
 
+def strict_extraction_strengths(
+    model: nn.Module,
+    encoded: EncodedSet,
+    *,
+    pad_token_id: int,
+    batch_size: int = 32,
+    desc: str | None = None,
+    chosen: Sequence[int] | None = None,
+) -> list[float]:
+    """
+    Strict extraction strength of each row, the end-of-turn token left out.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model in question.
+        encoded ([`EncodedSet`]):
+            Row set.
+        pad_token_id (`int`):
+            Token of the padding.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Rows a forward pass takes.
+        desc (`str`, *optional*):
+            Label of the progress bar. `None` shows none.
+        chosen (`Sequence[int]`, *optional*):
+            Indices of the rows that count. `None`: all.
+
+    Returns:
+        `list[float]`: In [0, 1], see [`~metrics.ExtractionStrength`].
+    """
+    chosen = range(len(encoded.answers)) if chosen is None else chosen
+    scores = score_rows_together(
+        model, [encoded.answers[i] for i in chosen], pad_token_id=pad_token_id, batch_size=batch_size, desc=desc
+    )
+    is_top1 = [
+        score.is_top1[:-1] if encoded.closed[i] else score.is_top1 for i, score in zip(chosen, scores, strict=True)
+    ]
+    return ExtractionStrength().compute(is_top1=is_top1, parity="strict")["per_row"]
+
+
 def score_set(
     model: nn.Module, encoded: EncodedSet, *, parity: str, pad_token_id: int, batch_size: int = 32
 ) -> dict[str, list[float]]:

@@ -31,6 +31,7 @@ from .probability import Probability
 from .reference_attack import ReferenceAttack
 from .rouge_f1 import RougeF1
 from .rouge_recall import RougeRecall
+from .spv_attack import SpvAttack
 from .squeezing import Squeezing
 from .truth_ratio import TruthRatio
 from .zlib_attack import ZlibAttack
@@ -54,6 +55,7 @@ __all__ = [
     "ReferenceAttack",
     "RougeF1",
     "RougeRecall",
+    "SpvAttack",
     "Squeezing",
     "TruthRatio",
     "ZlibAttack",

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from trl import ModelConfig
 
+from ..evaluation.fluency import FLUENCY_CLASSIFIER
 from ..evaluation.stopping import STOP_METRICS
 from ..records import PARITIES
 
@@ -50,6 +51,9 @@ class DataArguments:
             Most rows of each set that are evaluated, spread evenly over the set.
         evaluation_batch_size (`int`, *optional*):
             Rows a forward pass and a `generate` call of the evaluation take.
+        fluency_classifier (`str`, *optional*):
+            Id on the Hub or folder of a sequence classifier with a class `clean`. Default: the one of published
+            numbers where it has been downloaded before, otherwise a stand-in.
     """
 
     dataset_name: str | None = field(
@@ -85,6 +89,14 @@ class DataArguments:
     )
     evaluation_batch_size: int | None = field(
         default=None, metadata={"help": "Rows a forward pass and a `generate` call of the evaluation take."}
+    )
+
+    fluency_classifier: str | None = field(
+        default=None,
+        metadata={
+            "help": "Id on the Hub or folder of a sequence classifier with a class 'clean'. Default: "
+            f"'{FLUENCY_CLASSIFIER}' where it has been downloaded before, otherwise a stand-in."
+        },
     )
 
     def __post_init__(self):

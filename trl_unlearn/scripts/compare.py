@@ -51,6 +51,7 @@ from ..evaluation.comparison import (
     goal_of,
     print_comparison,
 )
+from ..evaluation.fluency import load_fluency_classifier
 from ..evaluation.plots import plot_curves, plot_squeezing_comparison
 from ..evaluation.squeezing_panel import squeezing_index
 from ..evaluation.suite import Suite
@@ -174,8 +175,9 @@ def main(argv: list[str] | None = None) -> None:
         )
         tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
         rows = load_evaluation_rows(data_args, tokenizer)
+        classifier = load_fluency_classifier(data_args.fluency_classifier)
 
-    comparison = _Comparison(data_args, model_args, training_args, tokenizer, rows)
+    comparison = _Comparison(data_args, model_args, training_args, tokenizer, rows, classifier)
     runs = []
     for job in tqdm(jobs, desc="Runs", disable=not PartialState().is_main_process):
         finished = job.folder / _FINISHED
@@ -190,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
 class _Comparison:
     """What all runs share: the suite with target and retrained model measured once, and their baselines."""
 
-    def __init__(self, data_args, model_args, training_args, tokenizer, rows):
+    def __init__(self, data_args, model_args, training_args, tokenizer, rows, classifier):
         self.data_args, self.tokenizer, self.rows = data_args, tokenizer, rows
         self.trust_remote_code = training_args.trust_remote_code
         loaders = evaluation_loaders(data_args, model_args, None, self.trust_remote_code)
@@ -201,6 +203,7 @@ class _Comparison:
             tokenizer,
             parity=data_args.parity,
             batch_size=data_args.evaluation_batch_size,
+            fluency_classifier=classifier,
             seed=training_args.seed,
         )
         self.baselines = {role: self._point(load()) for role, load in self.loaders.items()}

@@ -28,6 +28,10 @@ accelerate launch recipes/evaluate.py \
 # With membership attacks, and attacks that bring knowledge back; an evaluation that was cut off goes on with the suite
 # where it stopped
 accelerate launch recipes/evaluate.py --suites tofu,privacy,robustness
+
+# Hazardous knowledge, and what is left of the general one
+accelerate launch recipes/evaluate.py --suites wmdp \
+    --model_name_or_path org/target --unlearned_model_name_or_path unlearned
 ```
 """
 
@@ -116,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         inputs = load_suite_inputs(data_args, args, loaders, tokenizer)
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
     models.append(data_args.retrained_model_name_or_path)
-    digests = settings_digest(data_args, args, model_args) + content_digest(inputs.rows, *models)
+    digests = settings_digest(data_args, args, model_args) + content_digest(inputs.row_sets, *models)
     stages = _Stages(folder / "stages", digests)
     found = stages.finished(args.suites)
     for name in args.suites:

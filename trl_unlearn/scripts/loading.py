@@ -19,7 +19,7 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.archive import build_archive
+from ..data.corpora import is_corpus, load_corpus
 from ..data.files import load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
 from ..evaluation.tofu import EvaluationRows, encode_set
@@ -41,7 +42,7 @@ from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 # Beginnings of the names of fields that do not change a run.
 _NO_SETTINGS = (
     *("output_dir", "logging_", "run_name", "report_to", "disable_tqdm", "push_to_hub", "hub_"),
-    *("methods", "seeds", "requests", "suites"),
+    *("methods", "seeds", "requests", "suites", "judge_replies"),
 )
 # Endings of the files of a model's or an adapter's weights.
 _WEIGHTS = (".safetensors", ".bin")
@@ -255,15 +256,19 @@ def _is_adapter(name: str) -> bool:
     return file_exists(name, "adapter_config.json")
 
 
-def load_training_rows(data_args: DataArguments, conversational: bool) -> tuple[Dataset, Dataset | None]:
+def load_training_rows(
+    data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> tuple[Dataset, Dataset | None]:
     """
     Forget set and retain set.
 
     Args:
         data_args ([`DataArguments`]):
             Arguments that name them.
-        conversational (`bool`):
-            Whether questions and answers become turns of a conversation.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the model. With a chat template, questions and answers become turns of a conversation.
+        max_length (`int`, *optional*):
+            Most tokens of a chunk of raw text, in configs of `dataset_name` such as MUSE's `raw`.
 
     Returns:
         `tuple[Dataset, Dataset | None]`: Forget set and retain set, if one is named.
@@ -282,7 +287,17 @@ def load_training_rows(data_args: DataArguments, conversational: bool) -> tuple[
             "There is no forget set. Give `--dataset_name` with `--forget_config` and `--retain_config`, or "
             "`--forget_dataset` with `--retain_dataset`."
         )
-    load = functools.partial(load_tofu, args.dataset_name, conversational=conversational)
+    name = args.dataset_name
+
+    def load(config: str, split: str) -> Dataset:
+        if is_corpus(name, config, split=split):
+            if max_length is None:
+                raise ValueError(
+                    f"`{name}` (config `{config}`) is raw text, which has to be cut into chunks. Set `max_length`."
+                )
+            return load_corpus(name, tokenizer, max_length=max_length, config=config, split=split)
+        return load_tofu(name, config, split=split, conversational=tokenizer.chat_template is not None)
+
     forget = _load_set("forget", args.forget_config, args.forget_split, load)
     if args.retain_config is None:
         return forget, None
@@ -315,10 +330,15 @@ def load_evaluation_rows(data_args: DataArguments, tokenizer: PreTrainedTokenize
     Raises:
         `ValueError`: If a row cannot be encoded: now, not after the training.
     """
-    args, conversational = data_args, tokenizer.chat_template is not None
-    if args.forget_dataset is not None:
-        forget, retain = load_training_rows(args, conversational)
+    args = data_args
+    if args.dataset_name is None or args.forget_config is None:
+        forget, retain = load_training_rows(args, tokenizer)
         rows = {"forget": forget, "retain": retain}
+    elif is_corpus(args.dataset_name, args.forget_config, split=args.forget_split):
+        raise ValueError(
+            f"`{args.dataset_name}` (config `{args.forget_config}`) is raw text, without questions that a model could "
+            "be asked. Train with `--evaluate false`, and evaluate with `--suites muse` or `--suites wmdp`."
+        )
     else:
         rows = load_tofu_evaluation(
             args.dataset_name,
@@ -326,9 +346,9 @@ def load_evaluation_rows(data_args: DataArguments, tokenizer: PreTrainedTokenize
             args.retain_config,
             forget_split=args.forget_split,
             retain_split=args.retain_split,
-            conversational=conversational,
+            conversational=tokenizer.chat_template is not None,
         )
-    rows = {name: _spread(found, args.max_eval_rows) for name, found in rows.items() if found is not None}
+    rows = {name: spread(found, args.max_eval_rows) for name, found in rows.items() if found is not None}
     for name, found in rows.items():
         encode_set(found, tokenizer, name=name)
     return EvaluationRows(**rows)
@@ -371,18 +391,18 @@ def load_holdout_rows(
             )
         load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
         rows = _load_set("holdout", config, "train", load)
-    rows = _spread(rows, data_args.max_eval_rows)
+    rows = spread(rows, data_args.max_eval_rows)
     encode_set(rows, tokenizer, name="holdout")
     return rows
 
 
-def content_digest(rows: EvaluationRows, *names: str | None) -> str:
+def content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: str | None) -> str:
     """
     A digest of what a name does not tell: the rows, and when the files of local models were written.
 
     Args:
-        rows ([`~trl_unlearn.evaluation.tofu.EvaluationRows`]):
-            Row sets.
+        row_sets (`Mapping[str, Iterable]`):
+            Name -> rows.
         *names (`str`, *optional*):
             Folders of models; what is none, such as an id on the Hub, does not count.
 
@@ -393,12 +413,24 @@ def content_digest(rows: EvaluationRows, *names: str | None) -> str:
     files = sorted(
         path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix in _WEIGHTS
     )
-    sets = {name: list(found) for name, found in vars(rows).items() if found is not None}
+    sets = {name: list(rows) for name, rows in row_sets.items()}
     found = [sets, [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
-def _spread(rows: Dataset, most: int | None) -> Dataset:
+def spread(rows: Dataset, most: int | None) -> Dataset:
+    """
+    Rows that stand evenly in a set.
+
+    Args:
+        rows ([`~datasets.Dataset`]):
+            Set.
+        most (`int`, *optional*):
+            Most rows. `None`: all.
+
+    Returns:
+        [`~datasets.Dataset`]: At most so many rows, in their order.
+    """
     if most is None or len(rows) <= most:
         return rows
     return rows.select([index * len(rows) // most for index in range(most)])

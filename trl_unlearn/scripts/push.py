@@ -36,19 +36,18 @@ python -m trl_unlearn.scripts.push --output_dir unlearned --hub_model_id me/unle
 import json
 import re
 import sys
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer
-from trl import TrlParser
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from trl import SFTConfig, TrlParser
 
 from ..data.archive import build_archive
 from ..hub.contents import read_run
 from ..hub.push import PushedRepo, PushError, push
-from ..records import DatasetRecord, UnlearningRun
+from ..records import DatasetRecord
 from .arguments import DataArguments
 from .loading import load_training_rows, refusing
 
@@ -145,13 +144,12 @@ def main(argv: list[str] | None = None) -> None:
     with refusing("push.py"):
         (args,) = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
         folder = Path(args.output_dir)
-        forget = _forget_texts(args, read_run(folder)[0], folder)
+        texts = _forget_texts(args, folder) | {"beliefs": _belief_texts(folder)}
         try:
             repos = push(
                 folder,
                 args.hub_model_id,
-                forget_texts=forget,
-                belief_texts=_belief_texts(folder),
+                forbidden_texts=texts,
                 private=args.hub_private_repo,
                 revision=args.hub_revision,
                 commit_message=args.commit_message,
@@ -164,28 +162,49 @@ def main(argv: list[str] | None = None) -> None:
             print(f"push.py: failed: {error}", file=sys.stderr)
             sys.exit(1)
     for repo in repos:
-        print(_summary(repo))
+        print(summary(repo))
 
 
-def _forget_texts(args: PushArguments, run: UnlearningRun, folder: Path) -> list[str]:
-    """The answers of the forget set."""
-    record = run.forget_set
-    given = args.forget_dataset or args.dataset_name
+def _forget_texts(args: PushArguments, folder: Path) -> dict[str, list[str]]:
+    """The answers of the forget set, and of those of earlier requests."""
+    run, given = read_run(folder)[0], args.forget_dataset or args.dataset_name
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # What has the default is not recorded.
+    max_length = run.hyperparameters.get("max_length", SFTConfig.max_length)
+    text_field = run.hyperparameters.get("dataset_text_field", SFTConfig.dataset_text_field)
+
+    def load(data_args: DataArguments) -> Dataset:
+        return load_training_rows(data_args, tokenizer, max_length)[0]
+
     try:
-        rows = load_training_rows(_named_set(args) if given else _recorded_set(record), conversational=True)[0]
+        rows = load(_named_set(args) if given else _recorded_set(run.forget_set))
     except (ValueError, OSError) as error:
         if given:
             raise
         raise ValueError(
-            f"The forget set that `run.json` names (`{record.name}`) cannot be loaded: {error} Its answers are what "
-            "every file is searched for. Give it: `--forget_dataset`, or `--dataset_name` with `--forget_config`."
+            f"The forget set that `run.json` names (`{run.forget_set.name}`) cannot be loaded: {error} Its answers "
+            "are what every file is searched for. Give it: `--forget_dataset`, or `--dataset_name` with "
+            "`--forget_config`."
         ) from error
-    if len(rows) != record.rows:
+    if len(rows) != run.forget_set.rows:
         raise ValueError(
-            f"The forget set has {len(rows)} rows, but this model was trained on one of {record.rows} rows "
-            f"(`run.json`: `{record.name}`). Give that one: its answers are what every file is searched for."
+            f"The forget set has {len(rows)} rows, but this model was trained on one of {run.forget_set.rows} rows "
+            f"(`run.json`: `{run.forget_set.name}`). Give that one: its answers are what every file is searched for."
         )
-    return _answers(rows, folder, run.hyperparameters.get("dataset_text_field", "text"))
+    texts = {"forget set": answer_texts(rows, tokenizer, text_field)}
+    for link in run.chain:
+        record = link.forget_set
+        if args.dataset_name is not None and record.config is not None:
+            record = replace(record, name=args.dataset_name, on_hub=not Path(args.dataset_name).exists())
+        try:
+            rows = load(_recorded_set(record))
+        except (ValueError, OSError) as error:
+            print(
+                f"push.py: no file is searched for the answers of the request {link.request}: {error}", file=sys.stderr
+            )
+            continue
+        texts[f"forget set of the request {link.request}"] = answer_texts(rows, tokenizer, text_field)
+    return texts
 
 
 def _named_set(args: PushArguments) -> DataArguments:
@@ -212,22 +231,33 @@ def _recorded_set(record: DatasetRecord) -> DataArguments:
     return DataArguments(dataset_name=name, forget_config=record.config, forget_split=split)
 
 
-def _answers(rows: Dataset, folder: Path, text_field: str) -> list[str]:
-    """What of each row was to be forgotten, as text."""
-    tokenizer = AutoTokenizer.from_pretrained(folder) if "input_ids" in rows.column_names else None
+def answer_texts(rows: Dataset, tokenizer: PreTrainedTokenizerBase, text_field: str = "text") -> list[str]:
+    """
+    What of each row was to be forgotten, as text.
 
-    def answer(row: dict[str, Any]) -> str:
-        if tokenizer is not None:
-            kept = [label for label in row["labels"] if label >= 0]
-            return tokenizer.decode(kept, skip_special_tokens=True)
-        if "messages" in row:
+    Args:
+        rows ([`~datasets.Dataset`]):
+            Forget set, in any of the forms that can be trained on.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer, for rows that are tokenised already.
+        text_field (`str`, *optional*, defaults to `"text"`):
+            Column of raw text.
+
+    Returns:
+        `list[str]`: A text for each row.
+    """
+
+    def text(row: dict[str, Any]) -> str:
+        if row.get("labels") is not None:
+            return tokenizer.decode([label for label in row["labels"] if label >= 0], skip_special_tokens=True)
+        if row.get("messages") is not None:
             return row["messages"][-1]["content"]
-        if "completion" not in row:
+        if row.get("completion") is None:
             return row[text_field]
         completion = row["completion"]
         return completion if isinstance(completion, str) else "\n".join(turn["content"] for turn in completion)
 
-    return [answer(row) for row in rows]
+    return [text(row) for row in rows]
 
 
 def _belief_texts(folder: Path) -> list[str]:
@@ -249,23 +279,25 @@ def _belief_texts(folder: Path) -> list[str]:
     return found
 
 
-def _summary(repo: PushedRepo) -> str:
-    """What went, what stayed and where it is, as lines."""
-    contents, lines = repo.contents, []
-    total = _bytes(sum(file.size for file in contents.files.values()))
-    if repo.url is None:
-        lines.append(f"{contents.repo_id}: {contents.kind}, would get {len(contents.files)} files, {total}")
-    else:
-        visible = "private" if repo.private else "PUBLIC"
-        lines.append(f"{contents.repo_id}: {contents.kind}, {visible}, {len(contents.files)} files, {total}")
-    lines += [f"  {_bytes(file.size):>9}  {path}" for path, file in sorted(contents.files.items())]
-    # A folder that stays as a whole is one line.
-    stays = Counter(
-        (path.split("/")[0] + ("/" if "/" in path else ""), why) for path, why in contents.left_out.items()
-    )
+def summary(repo: PushedRepo) -> str:
+    """
+    What went, what stayed and where it is.
+
+    Args:
+        repo ([`~trl_unlearn.hub.push.PushedRepo`]):
+            Repository that was pushed to.
+
+    Returns:
+        `str`: Lines for a terminal.
+    """
+    state = "not pushed" if repo.url is None else "private" if repo.private else "PUBLIC"
+    lines = [f"{repo.repo_id}: {repo.kind}, {state}, {len(repo.sizes)} files, {_bytes(sum(repo.sizes.values()))}"]
+    lines += [f"  {_bytes(size):>9}  {path}" for path, size in repo.sizes.items()]
+    # A folder that stays is one line.
+    stays = {(path.split("/")[0] + ("/" if "/" in path else ""), why) for path, why in repo.left_out.items()}
     lines += [f"  {'stays':>9}  {path} ({why})" for path, why in sorted(stays)]
-    lines += [f"  {'deleted':>9}  {path}" for path in repo.deleted or ()]
-    return "\n".join([*lines, repo.url or "  Nothing was sent: this is a dry run."])
+    lines += [f"  {'deleted':>9}  {path}" for path in repo.deleted]
+    return "\n".join([*lines, repo.url or "Nothing was sent: this is a dry run."])
 
 
 def _bytes(size: int) -> str:

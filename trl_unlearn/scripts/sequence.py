@@ -166,7 +166,7 @@ def _row_sets(jobs: list[_Job], tokenizer: PreTrainedTokenizerBase) -> tuple[dic
     for job in jobs:
         try:
             # What is trained on is loaded now, too: rows that are missing are missed before the first request.
-            _, retain = load_training_rows(job.data_args, conversational=tokenizer.chat_template is not None)
+            _, retain = load_training_rows(job.data_args, tokenizer)
             if retain is None:
                 raise ValueError(
                     "There is no retain set, on which to measure what is kept. Give `retain_config` with "

@@ -16,19 +16,31 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.muse import load_muse
+from ..evaluation.distribution import measure_distribution
+from ..evaluation.fluency import FluencyClassifier, load_fluency_classifier
+from ..evaluation.judge import measure_judge
+from ..evaluation.judges import Judge, load_judge
+from ..evaluation.muse import MuseRows, measure_muse
 from ..evaluation.privacy import measure_privacy
 from ..evaluation.robustness import measure_robustness
 from ..evaluation.suite import evaluate_models, library_versions
 from ..evaluation.tofu import EvaluationRows
 from ..evaluation.uncertainty import SuiteOutcome
+from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..records import EvaluationResult
 from .arguments import DataArguments
-from .loading import load_evaluation_rows, load_holdout_rows
+from .loading import load_evaluation_rows, load_holdout_rows, spread
+
+
+# Suites that ask about the forget rows of the data arguments.
+_ON_ROWS = ("tofu", "privacy", "robustness", "distribution", "judge")
 
 
 @dataclass
@@ -44,13 +56,32 @@ class SuiteArguments:
             `holdout10` for `forget10`, or `holdout_perturbed`, if there is one.
         holdout_dataset (`str`, *optional*):
             File, folder or id of such rows of your own.
+        muse_dataset (`str`, *optional*):
+            MUSE (`muse-bench/MUSE-News`, `muse-bench/MUSE-Books`) or a dataset of its form, for the suite `muse`.
+        wmdp_tasks (`list[str]`, *optional*, defaults to `["wmdp_bio", "wmdp_cyber", "mmlu"]`):
+            Tasks, groups or tags of lm-evaluation-harness for the suite `wmdp`, separated by commas or spaces.
+        wmdp_include_path (`str`, *optional*):
+            Folder of YAML tasks of your own for the suite `wmdp`. Code that a file names with `!function` is run.
+        wmdp_limit (`int`, *optional*):
+            Most rows of a task of the suite `wmdp`, spread evenly; of every task of a group.
+        judge_model (`str`, *optional*):
+            Judge of the suite `judge`: folder or id of a chat model, or the name of one that a server offers. Without
+            one the suite has its stand-in only.
+        judge_base_url (`str`, *optional*):
+            Address of an OpenAI-compatible server. Questions and answers of the forget set are sent there; a key is
+            taken from the environment variable `JUDGE_API_KEY`.
+        judge_replies (`str`, *optional*):
+            Private file (JSON lines) that keeps every reply of the judge. It may quote the forget set.
         seed (`int`, *optional*, defaults to `42`):
             Seed of the frozen beliefs of squeezing, of what other suites draw, and of the bootstrap.
     """
 
     suites: list[str] = field(
         default_factory=lambda: ["tofu"],
-        metadata={"help": "What is measured, separated by commas or spaces. Any of: tofu, privacy, robustness."},
+        metadata={
+            "help": "What is measured, separated by commas or spaces. Any of: tofu, privacy, robustness, "
+            "distribution, muse, wmdp, judge."
+        },
     )
     holdout_config: str | None = field(
         default=None,
@@ -62,27 +93,80 @@ class SuiteArguments:
     holdout_dataset: str | None = field(
         default=None, metadata={"help": "Such rows of your own: a file, a folder or an id on the Hub."}
     )
+    muse_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "MUSE ('muse-bench/MUSE-News', 'muse-bench/MUSE-Books') or a dataset of its form, for the suite "
+            "muse: an id on the Hub or a folder."
+        },
+    )
+    wmdp_tasks: list[str] = field(
+        default_factory=lambda: list(WMDP_TASKS),
+        metadata={"help": "Multiple-choice tasks of lm-evaluation-harness for the suite wmdp."},
+    )
+    wmdp_include_path: str | None = field(
+        default=None,
+        metadata={"help": "Folder of YAML tasks of your own for the suite wmdp; a `!function` in them is run."},
+    )
+    wmdp_limit: int | None = field(
+        default=None,
+        metadata={"help": "Most rows of a task of the suite wmdp, spread evenly; of every task of a group."},
+    )
+    judge_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Judge of the suite judge: a chat model's folder or id, or with `judge_base_url` the name under "
+            "which the server knows it. Default: none, the suite has its stand-in only."
+        },
+    )
+    judge_base_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "Address of an OpenAI-compatible server, such as http://localhost:8000/v1. A key goes into the "
+            "environment variable JUDGE_API_KEY. Questions and answers of the forget set are sent there."
+        },
+    )
+    judge_replies: str | None = field(
+        default=None,
+        metadata={
+            "help": "Private file (JSON lines) that keeps every reply of the judge. It may quote the forget set."
+        },
+    )
     seed: int = field(
         default=42,
         metadata={"help": "Seed of the frozen beliefs of squeezing, of what suites draw, and of the bootstrap."},
     )
 
     def __post_init__(self):
-        # A single name in a YAML file is no list.
-        given = [self.suites] if isinstance(self.suites, str) else self.suites
-        named = [name for part in given for name in part.split(",") if name]
+        named = _listed(self.suites)
         unknown = [name for name in named if name not in SUITES]
         if unknown or not named:
             raise ValueError(f"Unknown `suites`: {unknown}. Give some of {', '.join(SUITES)}, separated by commas.")
         self.suites = [name for name in SUITES if name in named]
-        self._check_options()
-
-    def _check_options(self) -> None:
-        given = [name for name in ("holdout_config", "holdout_dataset") if getattr(self, name) is not None]
-        if len(given) > 1:
+        self.wmdp_tasks = _listed(self.wmdp_tasks)
+        if self.holdout_config is not None and self.holdout_dataset is not None:
             raise ValueError("Both `holdout_config` and `holdout_dataset` are given. Keep one.")
-        if given and "privacy" not in self.suites:
-            raise ValueError(f"`{given[0]}` is given without the suite that needs it. Add `privacy` to `suites`.")
+        needed_by = {
+            "privacy": ("holdout_config", "holdout_dataset"),
+            "muse": ("muse_dataset",),
+            "wmdp": ("wmdp_include_path", "wmdp_limit"),
+            "judge": ("judge_model", "judge_base_url", "judge_replies"),
+        }
+        for suite, options in needed_by.items():
+            for name in options:
+                if getattr(self, name) is not None and suite not in self.suites:
+                    raise ValueError(f"`{name}` is given without the suite that needs it. Add `{suite}` to `suites`.")
+        if "muse" in self.suites and self.muse_dataset is None:
+            raise ValueError(
+                "The suite `muse` has no data. Give `--muse_dataset`: 'muse-bench/MUSE-News', 'muse-bench/MUSE-Books' "
+                "or a folder of that form."
+            )
+
+
+def _listed(names: list[str] | str) -> list[str]:
+    """Names that were separated by commas or spaces; a single one in a YAML file is no list."""
+    parts = [names] if isinstance(names, str) else names
+    return [name for part in parts for name in part.split(",") if name]
 
 
 @dataclass
@@ -99,6 +183,14 @@ class SuiteInputs:
             Arguments.
         rows ([`~trl_unlearn.evaluation.tofu.EvaluationRows`], *optional*):
             Forget rows and what belongs to them.
+        muse ([`~trl_unlearn.evaluation.muse.MuseRows`], *optional*):
+            Rows of MUSE.
+        classifier ([`~trl_unlearn.evaluation.fluency.FluencyClassifier`], *optional*):
+            Who judges the fluency.
+        wmdp ([`~trl_unlearn.evaluation.wmdp.WmdpTasks`], *optional*):
+            Tasks of lm-evaluation-harness.
+        judge ([`~trl_unlearn.evaluation.judges.Judge`], *optional*):
+            Who is asked about answers.
     """
 
     loaders: Mapping[str, Callable[[], PreTrainedModel] | None]
@@ -106,6 +198,16 @@ class SuiteInputs:
     data_args: DataArguments
     args: SuiteArguments
     rows: EvaluationRows | None = None
+    muse: MuseRows | None = None
+    classifier: FluencyClassifier | None = None
+    wmdp: WmdpTasks | None = None
+    judge: Judge | None = None
+
+    @property
+    def row_sets(self) -> dict[str, Any]:
+        """`dict[str, Any]`: Name -> rows, of all sets that were loaded."""
+        found = [(name, vars(rows)) for name, rows in (("rows", self.rows), ("muse", self.muse)) if rows is not None]
+        return {f"{of}/{name}": rows for of, sets in found for name, rows in sets.items() if rows is not None}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -146,7 +248,27 @@ def load_suite_inputs(
         `ValueError`: If rows are missing or cannot be encoded.
     """
     inputs = SuiteInputs(loaders, tokenizer, data_args, args)
-    inputs.rows = load_evaluation_rows(data_args, tokenizer)
+    if "wmdp" in args.suites:
+        inputs.wmdp = load_wmdp_tasks(args.wmdp_tasks, args.wmdp_include_path, args.wmdp_limit)
+    if "muse" in args.suites:
+        most = data_args.max_eval_rows
+        sets = {name: rows for name, rows in load_muse(args.muse_dataset).items() if rows is not None}
+        # All few-shot examples stand in front of every question.
+        inputs.muse = MuseRows(
+            **{name: rows if name.endswith("_icl") else spread(rows, most) for name, rows in sets.items()}
+        )
+    if set(args.suites) & set(_ON_ROWS):
+        inputs.rows = load_evaluation_rows(data_args, tokenizer)
+    if "distribution" in args.suites and loaders["retrained"] is None:
+        raise ValueError(
+            "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`."
+        )
+    if "tofu" in args.suites:
+        inputs.classifier = load_fluency_classifier(data_args.fluency_classifier)
+        # One that was downloaded since an evaluation was cut off is another setting.
+        data_args.fluency_classifier = inputs.classifier and inputs.classifier.name
+    if "judge" in args.suites:
+        inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=data_args.evaluation_batch_size)
     if "privacy" in args.suites:
         inputs.rows.holdout = load_holdout_rows(data_args, tokenizer, args.holdout_config, args.holdout_dataset)
     return inputs
@@ -154,7 +276,12 @@ def load_suite_inputs(
 
 def _tofu(inputs: SuiteInputs) -> EvaluationResult:
     return evaluate_models(
-        inputs.loaders, inputs.rows, inputs.tokenizer, parity=inputs.data_args.parity, **inputs.options
+        inputs.loaders,
+        inputs.rows,
+        inputs.tokenizer,
+        parity=inputs.data_args.parity,
+        fluency_classifier=inputs.classifier,
+        **inputs.options,
     ).result
 
 
@@ -168,9 +295,46 @@ def _robustness(inputs: SuiteInputs) -> EvaluationResult:
     return inputs.result("robustness", outcome, forget=len(inputs.rows.forget))
 
 
+def _distribution(inputs: SuiteInputs) -> EvaluationResult:
+    outcome = measure_distribution(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
+    return inputs.result("distribution", outcome, forget=len(inputs.rows.forget))
+
+
+def _judge(inputs: SuiteInputs) -> EvaluationResult:
+    outcome = measure_judge(
+        inputs.loaders,
+        inputs.rows,
+        inputs.tokenizer,
+        judge=inputs.judge,
+        replies_path=inputs.args.judge_replies,
+        **inputs.options,
+    )
+    result = inputs.result("judge", outcome, forget=len(inputs.rows.forget))
+    if inputs.judge is not None:
+        result.protocol["judge"] = Path(inputs.args.judge_model).name
+    return result
+
+
+def _muse(inputs: SuiteInputs) -> EvaluationResult:
+    outcome = measure_muse(inputs.loaders, inputs.muse, inputs.tokenizer, **inputs.options)
+    counts = {f"muse {name}": len(rows) for name, rows in vars(inputs.muse).items() if rows is not None}
+    return inputs.result("muse", outcome, **counts)
+
+
+def _wmdp(inputs: SuiteInputs) -> EvaluationResult:
+    outcome = measure_wmdp(inputs.loaders, inputs.wmdp, inputs.tokenizer, **inputs.options)
+    rows = inputs.wmdp.rows
+    counts = {metric: sum(len(rows[name]) for name in names) for metric, names in inputs.wmdp.metrics.items()}
+    return inputs.result("wmdp", outcome, **counts)
+
+
 # In the order of tables. `METRICS` groups a suite's metrics under its name.
 SUITES: dict[str, Callable[[SuiteInputs], EvaluationResult]] = {
     "tofu": _tofu,
     "privacy": _privacy,
     "robustness": _robustness,
+    "distribution": _distribution,
+    "muse": _muse,
+    "wmdp": _wmdp,
+    "judge": _judge,
 }

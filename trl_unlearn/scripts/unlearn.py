@@ -23,7 +23,8 @@ from accelerate import PartialState
 from trl import TrlParser, get_peft_config, get_quantization_config
 
 from ..evaluation.callbacks import SqueezingPanelCallback, curve_point
-from ..evaluation.plots import plot_evaluation, plot_training
+from ..evaluation.fluency import load_fluency_classifier
+from ..evaluation.plots import has_plot, plot_evaluation, plot_training
 from ..evaluation.robustness_plots import plot_leak, plot_relearning
 from ..evaluation.stopping import UnlearnUntil
 from ..evaluation.suite import evaluate_models
@@ -74,6 +75,7 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
         rows = None
         if data_args.evaluate or data_args.panel_prompts or data_args.stop_at:
             rows = load_evaluation_rows(data_args, trainer.processing_class)
+        classifier = load_fluency_classifier(data_args.fluency_classifier) if data_args.evaluate else None
         if data_args.stop_at:
             # In front of the panel, which is to see the state that is kept.
             trainer.add_callback(_stopping_callback(data_args, model_args, trainer, rows))
@@ -104,6 +106,7 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
             trainer.processing_class,
             parity=data_args.parity,
             batch_size=data_args.evaluation_batch_size,
+            fluency_classifier=classifier,
             seed=training_args.seed,
         )
         if trainer.is_world_process_zero():
@@ -152,7 +155,7 @@ def build_trainer(
         retrained_model_name_or_path=data_args.retrained_model_name_or_path,
     )
     tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
-    forget, retain = load_training_rows(data_args, conversational=tokenizer.chat_template is not None)
+    forget, retain = load_training_rows(data_args, tokenizer, training_args.max_length)
     init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -272,7 +275,7 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     result.save(folder / "eval_results.json")
     (folder / "figures").mkdir(exist_ok=True)
-    plots = {"evaluation": plot_evaluation}
+    plots = {"evaluation": plot_evaluation} if has_plot(result) else {}
     if "robustness" in result.suites:
         plots |= {"relearning": plot_relearning, "leak_at_k": plot_leak}
     for name, plot in plots.items():

@@ -1,0 +1,416 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Through HTTP, by clients in processes of their own with an empty cache."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import datasets
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from trl_unlearn.records import ChainLink, DatasetRecord, EvaluationResult, UnlearningRun
+from trl_unlearn.scripts.push import main
+
+from .conftest import FORGET, write_run, write_weights
+
+
+ADAPTER_FILES = {
+    *("README.md", "run.json", "eval_results.json", "figures/evaluation.png", "figures/training.png"),
+    *("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"),
+}
+REPO = "me/unlearned"
+
+
+def sha256(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def published(hub, repo_id: str = REPO, revision: str = "main") -> set[str]:
+    return set(hub.repos[repo_id].files(revision)) - {".gitattributes"}
+
+
+# What goes, and where
+
+
+def test_a_run_goes_into_a_private_repository_in_one_commit_without_what_lies_beside_it(hub, folder, pushes):
+    assert pushes({"folder": folder, "repo_id": REPO}) == ["pushed"]
+    assert published(hub) == ADAPTER_FILES
+    assert hub.repos[REPO].private
+    assert hub.repos[REPO].messages == ["initial commit", "Upload with trl-unlearn"]
+    held = hub.repos[REPO].files()
+    assert {path: held[path] for path in ADAPTER_FILES} == {
+        path: (folder / path).read_bytes() for path in ADAPTER_FILES
+    }
+
+
+def test_a_dry_run_sends_nothing_and_needs_no_token(hub, folder, pushes):
+    assert pushes({"folder": folder, "repo_id": REPO, "dry_run": True, "token": None}) == ["pushed"]
+    assert hub.requests == []
+
+
+def test_a_second_push_changes_what_changed_and_deletes_what_is_gone(hub, folder, pushes):
+    case = {"folder": folder, "repo_id": REPO}
+    assert pushes(case, case) == ["pushed", "pushed"]
+    assert len(hub.repos[REPO].messages) == 2
+    repo = hub.repos[REPO]
+    repo.commit("main", repo.commits[repo.branches["main"]] | {"NOTES.md": (b"by hand", False)}, "by hand")
+    (folder / "figures/training.png").unlink()
+    (folder / "README.md").write_text("# Anew\n")
+    assert pushes(case | {"commit_message": "Second"}) == ["pushed"]
+    assert published(hub) == ADAPTER_FILES - {"figures/training.png"} | {"NOTES.md"}
+    assert repo.files()["README.md"] == b"# Anew\n"
+    assert repo.messages[2:] == ["by hand", "Second"]
+
+
+def test_a_repository_that_holds_another_model_is_left_alone(hub, folder, pushes):
+    case = {"folder": folder, "repo_id": REPO}
+    assert pushes(case) == ["pushed"]
+    repo = hub.repos[REPO]
+    repo.commit("main", {"model.safetensors": (b"x", True), "NOTES.md": (b"x", False)}, "another model")
+    (refused,) = pushes(case)
+    assert "`me/unlearned` holds files that no push of a run made, such as `model.safetensors`" in refused
+    assert published(hub) == {"model.safetensors", "NOTES.md"}
+
+
+def test_a_branch_is_made_and_main_stays_as_it_is(hub, folder, pushes):
+    assert pushes({"folder": folder, "repo_id": REPO, "revision": "try/2"}) == ["pushed"]
+    assert published(hub, revision="try/2") == ADAPTER_FILES
+    assert published(hub) == set()
+
+
+def test_a_public_repository_is_pushed_to_only_if_that_is_said(hub, folder, pushes):
+    case = {"folder": folder, "repo_id": REPO}
+    made, refused = pushes(case | {"private": False}, case)
+    assert made == "pushed"
+    assert not hub.repos[REPO].private
+    assert "`me/unlearned` exists and is public" in refused
+
+
+def test_a_base_in_a_folder_goes_first_and_is_named_by_its_id(hub, folder, pushes, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    write_weights(base / "model.safetensors", 2)
+    (base / "config.json").write_text("{}")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    write_run(folder, None, "somewhere/base", on_hub=False)
+    edited = (folder / "README.md").read_text() + "\nBy hand.\n"
+    by_hand = tmp_path / "by_hand"
+    shutil.copytree(folder, by_hand)
+    (by_hand / "README.md").write_text(edited)
+    named = {"folder": by_hand, "repo_id": "me/second", "base_model_id": "org/base"}
+    assert pushes({"folder": folder, "repo_id": REPO}, named) == ["pushed", "pushed"]
+    assert published(hub, f"{REPO}-base") == {"README.md", "config.json", "model.safetensors"}
+    assert hub.repos[f"{REPO}-base"].private
+    assert b"has not forgotten anything" in hub.repos[f"{REPO}-base"].files()["README.md"]
+    held = hub.repos[REPO].files()
+    assert json.loads(held["adapter_config.json"])["base_model_name_or_path"] == f"{REPO}-base"
+    assert UnlearningRun.from_dict(json.loads(held["run.json"])).base_model == f"{REPO}-base"
+    assert f"base_model: {REPO}-base\n".encode() in held["README.md"]
+    assert str(tmp_path).encode() not in b"".join(held.values())
+
+    # A base that has an id is only named, and words that were written by hand stay.
+    assert "me/second-base" not in hub.repos
+    held = hub.repos["me/second"].files()
+    assert json.loads(held["adapter_config.json"])["base_model_name_or_path"] == "org/base"
+    assert b"base_model: org/base\n" in held["README.md"]
+    assert b'from_pretrained("org/base")' in held["README.md"]
+    assert held["README.md"].endswith(b"\nBy hand.\n")
+
+
+def test_a_folder_that_is_not_that_of_a_finished_run_is_refused(hub, folder, pushes, tmp_path):
+    case, copies = {"repo_id": REPO}, [tmp_path / f"copy{number}" for number in range(4)]
+    for copy in copies:
+        shutil.copytree(folder, copy)
+    (copies[0] / "run.json").unlink()
+    (copies[1] / "adapter_model.safetensors").unlink()
+    (copies[2] / "adapter_config.json").write_text('{"base_model_name_or_path": "/gone/base"}')
+    outcomes = pushes(
+        case | {"folder": tmp_path / "nowhere"},
+        *(case | {"folder": copy} for copy in copies[:3]),
+        {"folder": copies[3], "repo_id": "unlearned"},
+        case | {"folder": copies[3], "allow_text_in": ["READ.me"]},
+        case | {"folder": copies[3], "forbidden_texts": {"forget set": []}},
+    )
+    expected = ["does not exist", "no `run.json`", "no `adapter_model.safetensors`", "was a folder and does not exist"]
+    expected += ["Give an id with its owner", "no such file", "holds no text"]
+    assert [words for words, outcome in zip(expected, outcomes, strict=True) if words not in outcome] == []
+    assert all(outcome.startswith("bad input: ") for outcome in outcomes)
+    assert hub.requests == []
+
+
+# What must not go
+
+
+def test_a_file_with_text_of_the_forget_set_stops_the_push(hub, folder, pushes, tmp_path):
+    files = {
+        "README.md": f"# Model\n\nIt no longer says: *{FORGET[1]}*\n",
+        "squeezing.json": json.dumps([{"value": 1, "text": FORGET[1]}]),
+        "completions/step-2.jsonl": json.dumps({"completion": f"Indeed, {FORGET[1].upper()}"}),
+        "train.log": f"INFO {FORGET[1].replace(' ', '  ')}",
+        "tokenizer_config.json": json.dumps({"chat_template": f"{{# {FORGET[1]} #}}"}),
+    }
+    cases = []
+    for number, (name, content) in enumerate(files.items()):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(folder, copy)
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text(content)
+        cases.append({"folder": copy, "repo_id": f"me/copy{number}"})
+    refused = pushes(*cases)
+    for name, outcome in zip(files, refused, strict=True):
+        assert f"`{name}` (text of the forget set, row 1)" in outcome
+        assert "Winter" not in outcome
+    assert hub.requests == []
+    allowed = [case | {"allow_text_in": [name]} for case, name in zip(cases, files, strict=True)]
+    assert pushes(*(case | {"dry_run": True} for case in cases), *allowed) == [*refused, *["pushed"] * 5]
+    assert published(hub, "me/copy2") == published(hub, "me/copy3") == ADAPTER_FILES
+
+
+def test_text_of_a_belief_in_the_results_stops_the_push(hub, folder, pushes):
+    result = EvaluationResult.load(folder / "eval_results.json")
+    result.protocol["example"] = "Zoë Ångström was born in Oslo."
+    text = json.dumps(result.to_dict())
+    assert "Zo\\u00eb" in text
+    (folder / "eval_results.json").write_text(text)
+    (refused,) = pushes(
+        {"folder": folder, "repo_id": REPO, "forbidden_texts": {"beliefs": ["", "zoë ångström  was born in Oslo"]}}
+    )
+    assert "`eval_results.json` (text of the beliefs, row 1)" in refused
+    assert hub.requests == []
+
+
+def test_results_of_other_weights_are_refused_before_and_found_after_the_push(hub, folder, pushes, tmp_path):
+    recorded, other = tmp_path / "recorded", tmp_path / "other"
+    for copy in (recorded, other):
+        shutil.copytree(folder, copy)
+        write_run(copy, sha256(copy / "adapter_model.safetensors"), "org/base", on_hub=True)
+    write_weights(other / "adapter_model.safetensors", 3)
+    check = {"check": REPO, "token": "hf_me"}
+    outcomes = pushes(
+        {"folder": folder, "repo_id": REPO}, check, {"folder": recorded, "repo_id": REPO}, check,
+        {"folder": other, "repo_id": REPO},
+    )  # fmt: skip
+    assert outcomes[::2][:2] == ["pushed", "pushed"]
+    assert "do not record the weights" in outcomes[1]
+    assert outcomes[3] == "belongs"
+    assert "measured on other weights: `adapter_model.safetensors`" in outcomes[4]
+    repo = hub.repos[REPO]
+    changed = {"adapter_model.safetensors": ((other / "adapter_model.safetensors").read_bytes(), True)}
+    repo.commit("main", repo.commits[repo.branches["main"]] | changed, "weights only")
+    (found,) = pushes(check)
+    assert "measured on other weights: `adapter_model.safetensors`" in found
+
+
+# What goes wrong
+
+
+def test_tokens_and_rights_are_said_and_nothing_is_sent(hub, folder, pushes):
+    case = {"folder": folder, "repo_id": REPO}
+    none, wrong, read_only, other, no_rights = pushes(
+        case | {"token": None},
+        case | {"token": "hf_wrong"},
+        case | {"token": "hf_me_read"},
+        case | {"repo_id": "other/unlearned"},
+        case | {"repo_id": "lab/unlearned"},
+    )
+    assert none.startswith("failed: There is no token. Log in")
+    assert wrong.startswith("failed: The Hub does not know the token.")
+    assert "The token of `me` may only read" in read_only
+    assert "`other` is neither the user of the token nor an organisation" in other
+    assert "The Hub refused to write to `lab/unlearned`: the token of `me` has no write permission" in no_rights
+    assert hub.uploads() == []
+    assert hub.repos == {}
+
+
+def test_a_private_repository_is_read_with_its_owners_token_only(hub, folder, pushes):
+    write_run(folder, sha256(folder / "adapter_model.safetensors"), "org/base", on_hub=True)
+    checks = [{"check": REPO, "token": token} for token in (None, "hf_other", "hf_me_read", "hf_me")]
+    pushed, nobody, other, reader, owner = pushes({"folder": folder, "repo_id": REPO}, *checks)
+    assert (pushed, reader, owner) == ("pushed", "belongs", "belongs")
+    assert other == nobody
+    assert nobody.startswith("failed: There is no repository `me/unlearned`, or it is private or gated")
+    hub.repos[REPO].private, hub.repos[REPO].gated = False, True
+    assert pushes(*checks) == [nobody, nobody, owner, owner]
+
+
+def test_errors_of_the_server_three_times_are_tried_again(hub, folder, pushes):
+    for request in ("whoami", "repos/create", "preupload", "objects/batch", "PUT /upload", "/commit/"):
+        hub.fail(request, times=3)
+    hub.fail("validate-yaml", times=1)
+    assert pushes({"folder": folder, "repo_id": REPO}) == ["pushed"]
+    assert published(hub) == ADAPTER_FILES
+    assert hub.repos[REPO].messages == ["initial commit", "Upload with trl-unlearn"]
+
+
+def test_what_does_not_get_through_is_said_and_mended_by_another_push(hub, folder, pushes):
+    shutil.rmtree(folder / "figures")
+    # The client tries the upload of the only large file six times, and we the commit five times.
+    hub.fail("PUT /upload", times=6, kind="cut")
+    hub.fail("PUT /upload", times=6, kind=503)
+    hub.fail("/commit/", times=5, kind=500)
+    *failed, mended = pushes(*[{"folder": folder, "repo_id": REPO}] * 4)
+    expected = [
+        "The connection to the Hub broke on the way to write to `me/unlearned`",
+        "The Hub answered 503 again and again on the way to write to `me/unlearned`.",
+        "The Hub answered 500 again and again on the way to write to `me/unlearned`.",
+    ]
+    for words, outcome in zip(expected, failed, strict=True):
+        assert words in outcome
+        assert "Run the same command again" in outcome
+    assert mended == "pushed"
+    assert published(hub) == {path for path in ADAPTER_FILES if not path.endswith(".png")}
+    assert hub.repos[REPO].messages == ["initial commit", "Upload with trl-unlearn"]
+
+
+def test_after_a_cut_upload_and_a_lost_answer_there_is_one_commit(hub, folder, pushes):
+    hub.fail("PUT /upload", times=1, kind="cut")
+    hub.fail("/commit/", times=1, kind="no answer")
+    assert pushes({"folder": folder, "repo_id": REPO}) == ["pushed"]
+    assert published(hub) == ADAPTER_FILES
+    assert hub.repos[REPO].messages == ["initial commit", "Upload with trl-unlearn"]
+
+
+# The whole way
+
+
+def test_answers_of_earlier_requests_stop_the_push_too(folder, tiny_tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    tiny_tokenizer.save_pretrained(folder)
+    data = tmp_path / "facts"
+    data.mkdir()
+    head = ["---", "configs:"]
+    for name, answer in (("first", FORGET[1]), ("second", FORGET[0])):
+        (data / f"{name}.json").write_text(json.dumps({"question": "Who?", "answer": answer}) + "\n")
+        head += [f"- config_name: {name}", f"  data_files: {name}.json"]
+    (data / "README.md").write_text("\n".join([*head, "---", ""]))
+    sets = {name: DatasetRecord("away/facts", 1, "ab" * 32, name, "train") for name in ("first", "second")}
+    run = UnlearningRun.load(folder / "run.json")
+    replace(run, forget_set=sets["second"], chain=[ChainLink("one", sets["first"], 2, 1.0)]).save(folder / "run.json")
+    (folder / "README.md").write_text(f"It no longer says: {FORGET[1]}")
+    argv = ["--output_dir", str(folder), "--hub_model_id", REPO, "--dry_run", "--dataset_name", str(data)]
+    with pytest.raises(SystemExit) as ended:
+        main([*argv, "--forget_config", "second"])
+    assert ended.value.code == 1
+    assert "`README.md` (text of the forget set of the request one, row 0)" in capsys.readouterr().err
+
+
+SCRIPT = """
+import json, sys
+from trl_unlearn.scripts.push import main
+codes = []
+for argv in json.loads(sys.argv[1]):
+    try:
+        main(argv)
+        codes.append(0)
+    except SystemExit as ended:
+        codes.append(ended.code)
+    print("=" * 9)
+    print("=" * 9, file=sys.stderr)
+print(json.dumps(codes))
+"""
+
+LOADS = """
+import json, sys
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+repo, merged = sys.argv[1:3]
+ids = torch.tensor([json.loads(sys.argv[3])])
+base = AutoModelForCausalLM.from_pretrained(f"{repo}-base")
+loaded = {
+    "adapter": PeftModel.from_pretrained(base, repo),
+    "merged": AutoModelForCausalLM.from_pretrained(merged),
+    "pipeline": pipeline("text-generation", model=merged).model,
+}
+with torch.no_grad():
+    found = {name: model(input_ids=ids).logits.tolist() for name, model in loaded.items()}
+cards = {name: ModelCard.load(name).data.to_dict() for name in (repo, merged)}
+print(json.dumps({"logits": found, "cards": cards, "pad": AutoTokenizer.from_pretrained(repo).pad_token}))
+"""
+
+
+def test_a_run_pushed_by_the_script_loads_by_id_with_the_same_logits(
+    hub, fresh_process, tiny_model, tiny_tokenizer, tmp_path
+):
+    folder, base, ids = tmp_path / "out", tmp_path / "base", [5, 17, 33, 80, 120]
+    for item in (tiny_model, tiny_tokenizer):
+        item.save_pretrained(base)
+    config = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    write_run(folder, sha256(folder / "adapter_model.safetensors"), "somewhere/base", on_hub=False)
+    with torch.no_grad():
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+        expected = model(input_ids=torch.tensor([ids])).logits
+    rows = [{"prompt": "Who?", "completion": answer} for answer in FORGET]
+    (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "few.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    leaky = tmp_path / "leaky"
+    shutil.copytree(folder, leaky)
+    (leaky / "completions.jsonl").write_text(json.dumps({"text": FORGET[2]}))
+    (leaky / "beliefs.jsonl").write_text(json.dumps({"row": 0, "texts": ["?", "Ada Marlow was born in Paris."]}))
+    (leaky / "squeezing.json").write_text(json.dumps(["Ada Marlow was born in Paris."]))
+
+    forget, into = ["--forget_dataset", "forget.jsonl"], ["--hub_model_id", REPO]
+    done = fresh_process(
+        SCRIPT,
+        json.dumps(
+            [
+                ["--output_dir", str(leaky), *into, *forget],
+                ["--output_dir", str(folder), *into],
+                ["--output_dir", str(folder), *into, "--forget_dataset", "few.jsonl"],
+                ["--output_dir", str(folder), *forget],
+                ["--output_dir", str(folder), *into, *forget, "--dry_run"],
+                ["--output_dir", str(folder), *into, *forget],
+                ["--output_dir", str(folder), "--hub_model_id", "me/merged", "--merge", *forget],
+            ]
+        ),
+        token="hf_me",
+    )
+    assert done.returncode == 0, done.stderr
+    errors, printed = done.stderr.split("=" * 9), done.stdout.split("=" * 9)
+    assert json.loads(printed[-1]) == [1, 2, 2, 2, 0, 0, 0], done.stderr
+    assert "`completions.jsonl` (text of the forget set, row 2)" in errors[0]
+    assert "`squeezing.json` (text of the beliefs, row 1)" in errors[0]
+    assert "(`folder/forget.jsonl`) cannot be loaded" in errors[1]
+    assert "has 1 rows" in errors[2]
+    assert "`hub_model_id` is missing" in " ".join(errors[3].split())
+    assert "me/unlearned: adapter, not pushed, 10 files" in printed[4]
+    assert "me/unlearned: adapter, private, 10 files" in printed[5]
+    assert set(hub.repos) == {REPO, f"{REPO}-base", "me/merged"}
+    assert all(repo.private for repo in hub.repos.values())
+    merged_files = ADAPTER_FILES - {"adapter_model.safetensors", "adapter_config.json"}
+    merged_files |= {"model.safetensors", "config.json", "generation_config.json", "chat_template.jinja"}
+    assert published(hub, REPO) == ADAPTER_FILES | {"chat_template.jinja"}
+    assert published(hub, "me/merged") == merged_files
+
+    done = fresh_process(LOADS, REPO, "me/merged", json.dumps(ids), token="hf_me_read")
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    for name, tolerance in (("adapter", 1e-5), ("merged", 1e-4), ("pipeline", 1e-4)):
+        torch.testing.assert_close(torch.tensor(loaded["logits"][name]), expected, atol=tolerance, rtol=0)
+    assert loaded["pad"] == tiny_tokenizer.pad_token
+    adapter, merged = loaded["cards"][REPO], loaded["cards"]["me/merged"]
+    assert (adapter["library_name"], adapter["base_model"]) == ("peft", f"{REPO}-base")
+    assert merged["library_name"] == "transformers"
+    for card in (adapter, merged):
+        (metric,) = card["model-index"][0]["results"][0]["metrics"]
+        assert (metric["type"], metric["value"]) == ("forget/probability", 0.25)

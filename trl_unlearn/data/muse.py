@@ -1,0 +1,88 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""MUSE, and any dataset of its form: the rows to evaluate on. Its `raw` text is a corpus, see `corpora`."""
+
+from datasets import Dataset, get_dataset_config_names, get_dataset_split_names, load_dataset
+
+
+# Row set -> config, split and columns. The few-shot examples are those of the same questions.
+_ROW_SETS = {
+    "verbmem": ("verbmem", "forget", ("prompt", "gt")),
+    "forget_qa": ("knowmem", "forget_qa", ("question", "answer")),
+    "forget_qa_icl": ("knowmem", "forget_qa_icl", ("question", "answer")),
+    "retain_qa": ("knowmem", "retain_qa", ("question", "answer")),
+    "retain_qa_icl": ("knowmem", "retain_qa_icl", ("question", "answer")),
+    "forget": ("privleak", "forget", ("text",)),
+    "holdout": ("privleak", "holdout", ("text",)),
+}
+
+
+def load_muse(name: str) -> dict[str, Dataset | None]:
+    """
+    Load the rows that MUSE is evaluated on: `verbmem`, `knowmem` and the forget and held-out texts of `privleak`.
+
+    (The `retain` split of `privleak` is not read: PrivLeak sets forget against held-out texts.)
+
+    Args:
+        name (`str`):
+            Id on the Hub (`muse-bench/MUSE-News`, `muse-bench/MUSE-Books`) or a folder with some of these configs and
+            splits.
+
+    Returns:
+        `dict[str, Dataset | None]`: The fields of [`~trl_unlearn.evaluation.muse.MuseRows`]: `verbmem` (`prompt`,
+        `gt`), `forget_qa`, `forget_qa_icl`, `retain_qa`, `retain_qa_icl` (`question`, `answer`), `forget`, `holdout`
+        (`text`). `None` for what the dataset does not have.
+
+    Raises:
+        `ValueError`: If it has none of them, or one without its columns or without text in them.
+    """
+    splits = {
+        config: set(get_dataset_split_names(name, config))
+        for config in get_dataset_config_names(name)
+        if config in {config for config, _, _ in _ROW_SETS.values()}
+    }
+    rows = {
+        key: _load(name, config, split, columns) if split in splits.get(config, ()) else None
+        for key, (config, split, columns) in _ROW_SETS.items()
+    }
+    if all(found is None for found in rows.values()):
+        raise ValueError(
+            f"`{name}` has nothing to evaluate on: found {_listed(splits)}. Expected configs of MUSE's form: "
+            "`verbmem` (split forget), `knowmem` (splits forget_qa, retain_qa), `privleak` (splits forget, holdout)."
+        )
+    return rows
+
+
+def _listed(splits: dict[str, set[str]]) -> str:
+    found = [f"`{config}` (splits {', '.join(sorted(names))})" for config, names in splits.items()]
+    return ", ".join(found) or "none of its configs"
+
+
+def _load(name: str, config: str, split: str, columns: tuple[str, ...]) -> Dataset:
+    rows = load_dataset(name, config, split=split)
+    missing = [column for column in columns if column not in rows.column_names]
+    if missing:
+        raise ValueError(
+            f"`{name}` (config `{config}`, split `{split}`) has the columns {rows.column_names}, but MUSE's form "
+            f"needs {', '.join(f'`{column}`' for column in columns)}. Rename the columns, or leave the split out."
+        )
+    for column in columns:
+        for index, text in enumerate(rows[column]):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(
+                    f"Row {index} of `{name}` (config `{config}`, split `{split}`) has no text in `{column}` "
+                    f"({text!r}). Give it one, or remove the row."
+                )
+    return rows.select_columns(list(columns))

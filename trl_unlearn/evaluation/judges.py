@@ -1,0 +1,234 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Who judges: a model behind an OpenAI-compatible endpoint, or a local one."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from ..encoding import padding_token_id
+from ..generation import eos_token_ids
+from .sharing import generate_together
+from .suite import free_memory
+
+
+API_KEY_VARIABLE = "JUDGE_API_KEY"
+# More than a score takes: a judge that reasons first gets to its end.
+_MAX_REPLY_LENGTH = 512
+# Rows that a local judge answers before their replies are written down.
+_CHUNK = 64
+# Few and patient: a server on a CPU takes one request after another.
+_NUM_CONNECTIONS = 4
+_TIMEOUT = 300
+# Seconds before each further try where a server does not answer or is busy.
+_WAITS = (1, 2, 4, 8)
+_BUSY = {408, 429, 500, 502, 503, 504}
+# The endpoint refuses this text (a filter, a length), not the caller.
+_REFUSED_TEXT = {400, 413, 422}
+
+
+class Judge(Protocol):
+    """What answers requests. Every process of a launch calls it with the same ones, and gets the same replies."""
+
+    def __call__(self, conversations: Sequence[list[dict[str, str]]]) -> Iterator[str]:
+        """
+        Replies to conversations.
+
+        Args:
+            conversations (`Sequence[list[dict[str, str]]]`):
+                Messages of each.
+
+        Returns:
+            `Iterator[str]`: One reply a conversation, in order, as they come.
+        """
+        ...
+
+
+class EndpointJudge:
+    """
+    A judge behind an OpenAI-compatible endpoint, at temperature 0.
+
+    The key comes from the environment variable `JUDGE_API_KEY`. The token of the Hub is never sent.
+
+    Args:
+        model (`str`):
+            Name under which the server knows the model.
+        base_url (`str`):
+            Address, for instance `http://localhost:8000/v1`.
+
+    Raises:
+        `ValueError`: If the address is none, or the server does not answer a first, tiny request.
+    """
+
+    def __init__(self, model: str, base_url: str):
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+            raise ValueError(
+                f"`judge_base_url` is no address of the form `http://host:port/v1` without a user (host: "
+                f"{parts.hostname!r}). Correct it; a key goes into the environment variable `{API_KEY_VARIABLE}`."
+            )
+        self.model, self._url = model, base_url
+        # Never empty: `InferenceClient` would send the token of the Hub to whatever server this is.
+        self._client = InferenceClient(
+            base_url=base_url, api_key=os.environ.get(API_KEY_VARIABLE, "").strip() or "none", timeout=_TIMEOUT
+        )
+        self._check()
+
+    def _check(self) -> None:
+        place = f"The judge `{self.model}` at {self._url}"
+        try:
+            self._request([{"role": "user", "content": "Write the word yes and nothing else."}])
+        except OfflineModeIsEnabled:
+            raise ValueError(
+                f"{place} cannot be asked under `HF_HUB_OFFLINE=1`: huggingface_hub then reaches no server, not even "
+                "one on this machine. Unset it for this run, or give a `judge_model` without `judge_base_url`."
+            ) from None
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            advice = (
+                f"Set the environment variable `{API_KEY_VARIABLE}` to a key of this server."
+                if status in (401, 403)
+                else "Check `judge_model`, which must be a name that the server knows, and `judge_base_url`."
+            )
+            raise ValueError(f"{place} refused a first request with HTTP status {status}. {advice}") from None
+        except (HTTPError, ValueError) as error:
+            raise ValueError(
+                f"{place} cannot be reached ({error}). Start the server, or correct `judge_base_url`."
+            ) from None
+
+    def _request(self, messages: list[dict[str, str]]) -> str:
+        reply = self._client.chat_completion(messages, model=self.model, temperature=0.0, max_tokens=_MAX_REPLY_LENGTH)
+        try:
+            return reply.choices[0].message.content or ""
+        except (AttributeError, IndexError, TypeError):
+            raise ValueError("its reply is no chat completion") from None
+
+    def _reply(self, messages: list[dict[str, str]]) -> str:
+        for wait in (*_WAITS, None):
+            try:
+                return self._request(messages)
+            except HfHubHTTPError as error:
+                found = error.response.status_code
+                if found in _REFUSED_TEXT:
+                    return ""
+                fault, passes = f"HTTP status {found}", found in _BUSY
+            # What the server said may quote a row of the forget set.
+            except (HTTPError, ValueError) as error:
+                fault, passes = type(error).__name__, True
+            if wait is None or not passes:
+                break
+            time.sleep(wait)
+        raise ConnectionError(
+            f"The judge `{self.model}` at {self._url} no longer answers ({fault}). See to the server and start again."
+        )
+
+    def __call__(self, conversations: Sequence[list[dict[str, str]]]) -> Iterator[str]:
+        """See [`Judge`]. One process asks for all; each request that fails is tried again up to four times."""
+        state, replies = PartialState(), []
+        if state.is_main_process:
+            with ThreadPoolExecutor(_NUM_CONNECTIONS) as pool:
+                for reply in pool.map(self._reply, conversations):
+                    replies.append(reply)
+                    yield reply
+        if state.num_processes > 1:
+            shared = [replies]
+            broadcast_object_list(shared)
+            if not state.is_main_process:
+                yield from shared[0]
+
+
+class ModelJudge:
+    """
+    A local chat model as the judge, greedy, loaded while it is asked.
+
+    Args:
+        model (`str`):
+            Folder or id on the Hub.
+        batch_size (`int`, *optional*):
+            Rows a `generate` call takes. `None` chooses from memory.
+
+    Raises:
+        `ValueError`: If there is no such model, or it has no chat template.
+    """
+
+    def __init__(self, model: str, batch_size: int | None = None):
+        self.model, self.batch_size = model, batch_size
+        try:
+            AutoConfig.from_pretrained(model)
+            self.tokenizer = AutoTokenizer.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The judge `{model}` cannot be loaded: {error} Give the folder or the id of a chat model, or "
+                "`judge_base_url` with the name of a model that a server offers."
+            ) from error
+        if self.tokenizer.chat_template is None:
+            raise ValueError(f"The judge `{model}` has no chat template. Give a model that follows instructions.")
+
+    def __call__(self, conversations: Sequence[list[dict[str, str]]]) -> Iterator[str]:
+        """See [`Judge`]. The processes of a launch share the work."""
+        prompts = [
+            self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            for messages in conversations
+        ]
+        model = AutoModelForCausalLM.from_pretrained(self.model, dtype="auto").to(PartialState().device)
+        for start in range(0, len(prompts), _CHUNK):
+            completions = generate_together(
+                model,
+                prompts[start : start + _CHUNK],
+                pad_token_id=padding_token_id(self.tokenizer),
+                eos_token_ids=eos_token_ids(model, self.tokenizer),
+                max_new_tokens=_MAX_REPLY_LENGTH,
+                batch_size=self.batch_size,
+            )
+            for completion in completions:
+                yield self.tokenizer.decode(completion.ids, skip_special_tokens=True)
+        del model
+        free_memory()
+
+
+def load_judge(judge_model: str | None, judge_base_url: str | None, *, batch_size: int | None = None) -> Judge | None:
+    """
+    The judge that is asked for, checked before any other model is loaded.
+
+    Args:
+        judge_model (`str`, *optional*):
+            Name of a model that the server offers; without a server, a folder or an id on the Hub.
+        judge_base_url (`str`, *optional*):
+            Address of an OpenAI-compatible server.
+        batch_size (`int`, *optional*):
+            Rows a `generate` call of a local judge takes. `None` chooses from memory.
+
+    Returns:
+        [`Judge`] or None: None without a model.
+
+    Raises:
+        `ValueError`: If there is a server but no model, or the judge cannot be used.
+    """
+    if judge_base_url is not None and judge_model is None:
+        raise ValueError("`judge_base_url` is given without `judge_model`. Give the name of a model that it offers.")
+    if judge_model is None:
+        return None
+    return (
+        ModelJudge(judge_model, batch_size) if judge_base_url is None else EndpointJudge(judge_model, judge_base_url)
+    )

@@ -1,0 +1,276 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""MUSE: is the text still recited, are its facts still known, is the rest kept, and can membership be told?"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..encoding import encode_row, padding_token_id
+from ..generation import eos_token_ids
+from ..metrics import MembershipAUC, MinKAttack, PrivLeak, RougeF1, relative_leak, separation
+from .sharing import generate_together, score_rows_together
+from .suite import free_memory
+from .uncertainty import SuiteOutcome, bootstrap, summarise, summarise_rows
+
+
+logger = logging.getLogger(__name__)
+
+VERBMEM_LENGTH = 128
+KNOWMEM_LENGTH = 32
+# Where a model goes on to a question of its own.
+_STOPS = ("\n\n", "\nQuestion", "Question:")
+
+
+@dataclass
+class MuseRows:
+    """
+    The rows of MUSE to evaluate on; the numbers of what is `None` are left out of the result.
+
+    Args:
+        verbmem ([`~datasets.Dataset`] or `list[dict]`, *optional*):
+            `prompt`, the beginning of a forget text, and `gt`, how it goes on.
+        forget_qa, retain_qa ([`~datasets.Dataset`] or `list[dict]`, *optional*):
+            `question` and `answer` on what was to be forgotten, and on what was to be kept.
+        forget_qa_icl, retain_qa_icl ([`~datasets.Dataset`] or `list[dict]`, *optional*):
+            The few-shot examples in front of each of these questions, of the same columns.
+        forget, holdout ([`~datasets.Dataset`] or `list[dict]`, *optional*):
+            `text` that was to be forgotten, and `text` of the same kind that no model was trained on.
+    """
+
+    verbmem: Dataset | list[dict[str, Any]] | None = None
+    forget_qa: Dataset | list[dict[str, Any]] | None = None
+    forget_qa_icl: Dataset | list[dict[str, Any]] | None = None
+    retain_qa: Dataset | list[dict[str, Any]] | None = None
+    retain_qa_icl: Dataset | list[dict[str, Any]] | None = None
+    forget: Dataset | list[dict[str, Any]] | None = None
+    holdout: Dataset | list[dict[str, Any]] | None = None
+
+
+@dataclass
+class _Task:
+    """Prompts to complete, the true completions, and where a completion is cut."""
+
+    prompts: list[list[int]]
+    references: list[str]
+    max_new_tokens: int
+    stops: tuple[str, ...] = ()
+
+
+def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
+    """Token ids of texts that go on: without an EOS token."""
+    found = []
+    for index, text in enumerate(texts):
+        try:
+            ids = encode_row({"text": text}, tokenizer)["input_ids"]
+        except ValueError as error:
+            raise ValueError(f"Row {index} of {name} {error}") from None
+        found.append(ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids)
+    return found
+
+
+def _verbmem_task(rows: Iterable[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase) -> _Task:
+    rows = list(rows)
+    # What is longer than a completion can be would count as missing.
+    references = _encode((row["gt"] for row in rows), tokenizer, "verbmem")
+    return _Task(
+        prompts=_encode((row["prompt"] for row in rows), tokenizer, "verbmem"),
+        references=[tokenizer.decode(ids[:VERBMEM_LENGTH], skip_special_tokens=True) for ids in references],
+        max_new_tokens=VERBMEM_LENGTH,
+    )
+
+
+def _knowmem_task(
+    rows: Iterable[Mapping[str, str]],
+    shots: Iterable[Mapping[str, str]] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+) -> _Task:
+    rows = list(rows)
+    lead = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shots or [])
+    prompts = (f"{lead}Question: {row['question']}\nAnswer: " for row in rows)
+    return _Task(
+        prompts=_encode(prompts, tokenizer, name),
+        references=[row["answer"] for row in rows],
+        max_new_tokens=KNOWMEM_LENGTH,
+        stops=_STOPS,
+    )
+
+
+def _tasks(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, _Task]:
+    tasks = {}
+    if rows.verbmem is not None:
+        tasks["muse/verbmem"] = _verbmem_task(rows.verbmem, tokenizer)
+    for name, key in (("muse/knowmem", "forget_qa"), ("muse/utility_preservation", "retain_qa")):
+        if (questions := getattr(rows, key)) is not None:
+            tasks[name] = _knowmem_task(questions, getattr(rows, f"{key}_icl"), tokenizer, key)
+    return tasks
+
+
+def _members(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> tuple[list[dict[str, Any]], int]:
+    """Encoded forget texts, then held-out texts, and how many of the first there are; none without both."""
+    if rows.forget is None or rows.holdout is None:
+        return [], 0
+    encoded = []
+    for name in ("forget", "holdout"):
+        texts = _encode((row["text"] for row in getattr(rows, name)), tokenizer, f"the {name} texts")
+        for index, ids in enumerate(texts):
+            if len(ids) < 2:
+                raise ValueError(
+                    f"Row {index} of the {name} texts has a single token, which nothing stands before. Remove the row."
+                )
+        encoded.append([{"input_ids": ids, "labels": ids} for ids in texts])
+    return [*encoded[0], *encoded[1]], len(encoded[0])
+
+
+def _complete(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: _Task, batch_size: int | None, desc: str
+) -> list[float]:
+    """ROUGE-L F1 of the greedy completion of each prompt."""
+    completions = generate_together(
+        model,
+        task.prompts,
+        pad_token_id=padding_token_id(tokenizer),
+        eos_token_ids=eos_token_ids(model, tokenizer),
+        max_new_tokens=task.max_new_tokens,
+        batch_size=batch_size,
+        desc=desc,
+    )
+    texts = []
+    for completion in completions:
+        text = tokenizer.decode(completion.ids, skip_special_tokens=True)
+        for stop in task.stops:
+            text = text.split(stop)[0]
+        texts.append(text)
+    return RougeF1().compute(predictions=texts, references=task.references)["per_row"]
+
+
+def measure_muse(
+    models: Mapping[str, Callable[[], PreTrainedModel] | None],
+    rows: MuseRows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int | None,
+    seed: int,
+) -> SuiteOutcome:
+    r"""
+    MUSE: verbatim memorisation, knowledge memorisation, utility preservation and privacy leakage of every model.
+
+    Prompts are the benchmark's plain text, also for a model with a chat template: a forget text's beginning, or
+    few-shot examples and a question as `Question: ...\nAnswer: `. Decoding is greedy, 128 new tokens for a text (of
+    which as many are compared) and 32 for an answer, which ends at a blank line or where another question begins.
+
+    PrivLeak is that of [`~metrics.PrivLeak`], with the Min-K attack (20 %) on the forget texts (members) against the
+    held-out texts; the tokens of a text count, no EOS token after it. MUSE's formula,
+    \\((AUC_{unlearned} - AUC_{retrained}) / AUC_{retrained}\\), takes the held-out texts for the positives: its AUC is
+    one minus ours, and the formulas are the same. Its code takes the 40 % lowest tokens where ours takes 20 %, though:
+    published PrivLeak figures are near ours, not equal.
+
+    Args:
+        models (`Mapping[str, Callable]`):
+            Role -> function without arguments that loads the model. `None` leaves a model out.
+        rows ([`MuseRows`]):
+            Row sets.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of all models.
+        batch_size (`int`, *optional*):
+            Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
+        seed (`int`):
+            Seed of the bootstrap.
+
+    Returns:
+        [`~evaluation.uncertainty.SuiteOutcome`]: Role -> `muse/verbmem`, `muse/knowmem` and
+        `muse/utility_preservation` (mean ROUGE-L F1 against `gt`, the answers of `forget_qa` and those of `retain_qa`,
+        in [0, 1]) and `muse/privleak` (percent, 0 for the retrained model; absent without one), as far as there are
+        rows, with the number of rows, a bootstrap standard error over them, and paired differences.
+
+    Raises:
+        `ValueError`: If there are no rows at all, a set is empty, or a row cannot be encoded.
+
+    Source: MUSE (https://huggingface.co/papers/2407.06460), section 3.
+    """
+    for name, found in vars(rows).items():
+        if found is not None and len(found) == 0:
+            raise ValueError(f"The set `{name}` of MUSE is empty. Give at least one row, or leave it out.")
+    tasks, (texts, num_members) = _tasks(rows, tokenizer), _members(rows, tokenizer)
+    if not tasks and not texts:
+        raise ValueError(
+            "The suite `muse` has no rows. Give a dataset of MUSE's form with at least one of `verbmem`, `forget_qa`, "
+            "`retain_qa`, or `forget` and `holdout` together."
+        )
+    per_row: dict[str, dict[str, list[float]]] = {}
+    attacks: dict[str, list[float]] = {}
+    for role, load in models.items():
+        if load is None:
+            continue
+        model = load()
+        per_row[role] = {
+            name: _complete(model, tokenizer, task, batch_size, f"{name.split('/')[1]} of {role}")
+            for name, task in tasks.items()
+        }
+        if texts:
+            scores = score_rows_together(
+                model,
+                texts,
+                pad_token_id=padding_token_id(tokenizer),
+                batch_size=batch_size or 32,
+                desc=f"Attacking {role}",
+            )
+            attacks[role] = MinKAttack().compute(logps=[score.logps for score in scores])["per_row"]
+        del model
+        free_memory()
+    outcome = summarise_rows(per_row, seed=seed)
+    leak = _leak(attacks, num_members, seed)
+    for mine, more in ((outcome.models, leak.models), (outcome.differences, leak.differences)):
+        for key, found in more.items():
+            mine.setdefault(key, {}).update(found)
+    return outcome
+
+
+def _leak(attacks: Mapping[str, list[float]], num_members: int, seed: int) -> SuiteOutcome:
+    """PrivLeak of every model, from role -> Min-K score of each text, the members' first."""
+    if "retrained" not in attacks:
+        return SuiteOutcome({})
+    roles = list(attacks)
+    table = np.array([attacks[role] for role in roles]).T
+    members, non_members = table[:num_members], table[num_members:]
+    aucs = MembershipAUC().compute(members=members.T.tolist(), non_members=non_members.T.tolist())["per_row"]["auc"]
+    reference = roles.index("retrained")
+    if aucs[reference] == 1:
+        logger.warning(
+            "`muse/privleak` is left out: an attack tells the forget texts from the held-out texts with certainty "
+            "under the retrained model, which saw neither. Give held-out texts of the same kind."
+        )
+        return SuiteOutcome({})
+
+    def statistic(members: np.ndarray, non_members: np.ndarray) -> np.ndarray:
+        auc, _ = separation(members, non_members)
+        # A draw can leave the retrained model an AUC of 1; it does not count.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return relative_leak(auc, auc[reference])
+
+    name = "muse/privleak"
+    leaks = PrivLeak().compute(unlearned=aucs, retrained=[aucs[reference]] * len(aucs))["per_row"]
+    drawn = bootstrap(statistic, members, non_members, seed=seed).T
+    return summarise(
+        {role: {name: value} for role, value in zip(roles, leaks, strict=True)},
+        {role: {name: resampled} for role, resampled in zip(roles, drawn, strict=True)},
+        {name: len(table)},
+    )

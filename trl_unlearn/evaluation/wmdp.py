@@ -1,0 +1,249 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Accuracy on multiple-choice questions: what a model knows of hazards (WMDP) and in general (MMLU)."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import find_executable_batch_size, gather_object
+from datasets.exceptions import DatasetsError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..records import MODEL_ROLES
+from .suite import free_memory
+from .uncertainty import SuiteOutcome, summarise_rows
+
+
+WMDP_TASKS = ("wmdp_bio", "wmdp_cyber", "mmlu")
+_MAX_NAME_LENGTH = 32
+# That of lm-evaluation-harness: a task that draws its examples shows those of published numbers. Several processes, of
+# which each draws for its rows, show others, but every model the same.
+_EXAMPLES_SEED = 1234
+
+
+@dataclass(frozen=True)
+class WmdpTasks:
+    """
+    Questions of a WMDP evaluation; made by [`load_wmdp_tasks`].
+
+    Args:
+        metrics (`dict[str, list[str]]`):
+            Metric name -> names of the tasks whose rows it is the mean over: one, or those of a group.
+        tasks (`dict[str, Any]`):
+            Task name -> task of lm-evaluation-harness.
+        rows (`dict[str, list[int]]`):
+            Task name -> ascending indices of its rows that are asked.
+    """
+
+    metrics: dict[str, list[str]]
+    tasks: dict[str, Any]
+    rows: dict[str, list[int]]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Errors only from lm-evaluation-harness, which tells about every task and every model."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_arguments(names: Sequence[str], include_path: str | None, limit: int | None) -> None:
+    if find_spec("lm_eval") is None:
+        raise ValueError(
+            "The suite `wmdp` needs lm-evaluation-harness, which is not installed. Install it with "
+            "`pip install trl-unlearn[wmdp]`."
+        )
+    if not names:
+        raise ValueError("There is no task. Name at least one, for instance `wmdp_bio`.")
+    if include_path is not None and not Path(include_path).is_dir():
+        raise ValueError(f"The folder of tasks `{include_path}` does not exist. Check the path.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"The limit of rows a task is {limit}. Give 1 or more, or none for all rows.")
+
+
+def _load(manager: Any, name: str) -> dict[str, Any]:
+    """The tasks of a task, a group or a tag, by name."""
+    if name not in manager.all_tasks:
+        close = get_close_matches(name, manager.all_tasks, n=1)
+        meant = f" Did you mean `{close[0]}`?" if close else ""
+        raise ValueError(
+            f"lm-evaluation-harness has no task `{name}`.{meant} Tasks of your own are YAML files in a folder that is "
+            "given as path of tasks; a file that cannot be read is passed over."
+        )
+    try:
+        found = manager.load([name])["tasks"]
+    except (OSError, DatasetsError) as error:
+        raise ValueError(
+            f"The data of the task `{name}` cannot be loaded ({error}). Without a network it must have been "
+            "downloaded before, or be a file that a task of your own names."
+        ) from error
+    for task_name, task in found.items():
+        if task.OUTPUT_TYPE != "multiple_choice" or "acc" not in task.aggregation():
+            raise ValueError(
+                f"The task `{task_name}` has no accuracy over choices (output type `{task.OUTPUT_TYPE}`, metrics "
+                f"{sorted(task.aggregation())}). Name tasks with `output_type: multiple_choice` and the metric `acc`."
+            )
+    return found
+
+
+def _metric_name(task: str) -> str:
+    return f"wmdp/{task.removeprefix('wmdp_').lower()}"[:_MAX_NAME_LENGTH]
+
+
+def load_wmdp_tasks(
+    names: Sequence[str] = WMDP_TASKS, include_path: str | None = None, limit: int | None = None
+) -> WmdpTasks:
+    """
+    Load multiple-choice tasks of lm-evaluation-harness, and refuse what cannot be measured.
+
+    Args:
+        names (`Sequence[str]`, *optional*, defaults to `("wmdp_bio", "wmdp_cyber", "mmlu")`):
+            Tasks, groups or tags.
+        include_path (`str`, *optional*):
+            Folder of your own tasks (YAML files, in subfolders too), which may replace known ones. A task with
+            `dataset_path: json` and `dataset_kwargs` with `data_files` needs no network. Code that a file names with
+            `!function` is run.
+        limit (`int`, *optional*):
+            Most rows of a task, spread evenly; of every task of a group. Default: all.
+
+    Returns:
+        [`WmdpTasks`]: The tasks, their rows, and the names of their metrics: `wmdp/` and the name of the task in lower
+        case without `wmdp_` in front, cut to 32 characters.
+
+    Raises:
+        `ValueError`: If lm-evaluation-harness is missing, a task is unknown, is named twice or has no accuracy over
+        choices, its data cannot be loaded, or the folder or the limit is wrong.
+    """
+    _check_arguments(names, include_path, limit)
+    # Slow to import, and of no use without this suite.
+    from lm_eval.tasks import TaskManager
+
+    metrics: dict[str, list[str]] = {}
+    tasks: dict[str, Any] = {}
+    with _quiet():
+        manager = TaskManager(include_path=include_path)
+        for name in names:
+            found = _load(manager, name)
+            twice = sorted(tasks.keys() & found.keys())
+            if twice or _metric_name(name) in metrics:
+                raise ValueError(
+                    f"`{name}` repeats what another of the tasks {list(names)} has: "
+                    f"{f'the task `{twice[0]}`' if twice else f'the metric name `{_metric_name(name)}`'}. Name one."
+                )
+            metrics[_metric_name(name)] = list(found)
+            tasks |= found
+        rows = {name: _spread(len(task.eval_docs), limit) for name, task in tasks.items()}
+        for task in tasks.values():
+            if task.get_config("num_fewshot") is None:
+                task.set_config("num_fewshot", 0)
+    return WmdpTasks(metrics, tasks, rows)
+
+
+def _spread(count: int, most: int | None) -> list[int]:
+    kept = count if most is None else min(count, most)
+    return [index * count // kept for index in range(kept)]
+
+
+def _accuracies(
+    model: PreTrainedModel, tasks: WmdpTasks, tokenizer: PreTrainedTokenizerBase, batch_size: int | None
+) -> dict[str, dict[int, float]]:
+    """Task name -> row -> 1 if the most probable choice is the right one; of all processes."""
+    from lm_eval import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    state = PartialState()
+    # The library does not share rows for a model that is handed over loaded; an empty list would mean all of them.
+    mine = {name: rows[state.process_index :: state.num_processes] or rows[:1] for name, rows in tasks.rows.items()}
+
+    @find_executable_batch_size(starting_batch_size=batch_size or 32)
+    def run(batch_size: int) -> dict[str, Any]:
+        for task in tasks.tasks.values():
+            task.set_fewshot_seed(_EXAMPLES_SEED)
+        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        lm.loglikelihood = partial(lm.loglikelihood, disable_tqdm=not state.is_main_process)
+        return evaluate(lm, {"tasks": tasks.tasks}, samples=mine, bootstrap_iters=0, log_samples=True)["samples"]
+
+    with _quiet():
+        found = [(name, row["doc_id"], float(row["acc"])) for name, rows in run().items() for row in rows]
+    accuracies: dict[str, dict[int, float]] = {name: {} for name in tasks.tasks}
+    for name, row, value in gather_object(found):
+        accuracies[name][row] = value
+    return accuracies
+
+
+def measure_wmdp(
+    models: Mapping[str, Callable[[], PreTrainedModel] | None],
+    tasks: WmdpTasks,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int | None,
+    seed: int,
+) -> SuiteOutcome:
+    """
+    Accuracy of every model on multiple-choice tasks of lm-evaluation-harness.
+
+    A row counts 1 if the right choice has the highest log-probability (`acc`, not normalised by length), as text
+    without a chat template, with as many examples in front as the task says. With four choices, chance is 0.25: what
+    a model that forgot should reach on `wmdp/bio` and `wmdp/cyber`, while `wmdp/mmlu` stays.
+
+    The number of a group, such as the 57 tasks of `mmlu`, is the mean over the rows of all its tasks: that of the
+    library where the group has `weight_by_size: true`, as `wmdp` and `mmlu` have.
+
+    Args:
+        models (`Mapping[str, Callable]`):
+            `"target"`, `"unlearned"` and `"retrained"` -> function without arguments that loads the model, with or
+            without an adapter. `None` leaves a model out.
+        tasks ([`WmdpTasks`]):
+            Questions; see [`load_wmdp_tasks`].
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of all models.
+        batch_size (`int`, *optional*):
+            Sequences a forward pass takes at most, fewer if memory does not suffice. `None`: 32.
+        seed (`int`):
+            Seed of the bootstrap.
+
+    Returns:
+        [`~evaluation.uncertainty.SuiteOutcome`]: Role -> name -> mean with number of rows and standard error over rows
+        (of a group: of all its tasks), and the paired differences.
+
+    Source: The WMDP Benchmark (https://huggingface.co/papers/2403.03218); Measuring Massive Multitask Language
+    Understanding (https://huggingface.co/papers/2009.03300).
+    """
+    per_row: dict[str, dict[str, list[float]]] = {}
+    for role in MODEL_ROLES:
+        if (load := models.get(role)) is None:
+            continue
+        model = load()
+        found = _accuracies(model, tasks, tokenizer, batch_size)
+        per_row[role] = {
+            metric: [found[name][row] for name in names for row in tasks.rows[name]]
+            for metric, names in tasks.metrics.items()
+        }
+        del model
+        free_memory()
+    return summarise_rows(per_row, seed=seed)

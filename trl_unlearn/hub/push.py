@@ -1,0 +1,384 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Publish a finished run: one commit for each repository, private, and nothing of what was to be forgotten."""
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from ..records import EvaluationResult
+from .contents import (
+    RepoContents,
+    collect,
+    collect_merged,
+    is_folder,
+    is_published,
+    read_folder,
+    read_run,
+    recorded_weights,
+)
+from .leaks import TextIndex
+
+
+# Seconds before each new try of what the client itself does not try again.
+_WAITS = (1, 2, 4, 8)
+_TRANSIENT = (408, 429, 500, 502, 503, 504)
+_AGAIN = "Run the same command again: what has arrived is not sent twice."
+
+T = TypeVar("T")
+
+
+class PushError(RuntimeError):
+    """A push that was refused or did not get through; the message says what to do."""
+
+
+@dataclass
+class PushedRepo:
+    """
+    A repository that was pushed to, or would be.
+
+    Args:
+        repo_id (`str`):
+            Its id.
+        kind (`str`):
+            `"adapter"`, `"model"`, `"merged model"` or `"base model"`.
+        sizes (`dict[str, int]`):
+            Path of each file -> its size in bytes.
+        left_out (`dict[str, str]`):
+            Path in the folder -> why it stayed.
+        url (`str`, *optional*):
+            The commit; None for a dry run.
+        private (`bool`, *optional*):
+            Whether it is private; None for a dry run.
+        deleted (`list[str]`):
+            Files of an earlier push that the folder no longer holds.
+    """
+
+    repo_id: str
+    kind: str
+    sizes: dict[str, int]
+    left_out: dict[str, str]
+    url: str | None = None
+    private: bool | None = None
+    deleted: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, contents: RepoContents, **facts: Any) -> "PushedRepo":
+        """What was collected, and what became of it."""
+        sizes = {path: file.size for path, file in sorted(contents.files.items())}
+        return cls(contents.repo_id, contents.kind, sizes, contents.left_out, **facts)
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    forbidden_texts: Mapping[str, Sequence[str]],
+    private: bool = True,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    merge: bool = False,
+    base_model_id: str | None = None,
+    allow_text_in: Sequence[str] = (),
+    dry_run: bool = False,
+    token: str | None = None,
+) -> list[PushedRepo]:
+    """
+    Push the output folder of a run to the Hub: adapter or model, tokenizer, card, records and figures.
+
+    Nothing else goes, and nothing at all if a file holds text of the forget set or of a belief. Each repository gets
+    one commit. The base of an adapter that is a folder is pushed first, to `<repo_id>-base`: it still knows what was
+    to be forgotten. A push that failed can be run again.
+
+    Args:
+        folder (`str` or `Path`):
+            Output folder.
+        repo_id (`str`):
+            Id of the repository, with its owner. It is created if needed.
+        forbidden_texts (`Mapping[str, Sequence[str]]`):
+            Name of a source -> its texts, in the order of its rows: the answers of the `"forget set"`, and beliefs if
+            there are any. No file may hold one of 20 characters or more, or a sentence of one.
+        private (`bool`, *optional*, defaults to `True`):
+            Whether a new repository is private. With `True`, one that exists and is public is refused.
+        revision (`str`, *optional*):
+            Branch, which is created if needed. Default: `main`.
+        commit_message (`str`, *optional*):
+            Message of the commit.
+        merge (`bool`, *optional*, defaults to `False`):
+            Whether to push the adapter merged into its base instead. Merged in float32, saved in the base's dtype.
+        base_model_id (`str`, *optional*):
+            Id on the Hub of a base that is a folder here; it is named then, and not pushed.
+        allow_text_in (`Sequence[str]`, *optional*, defaults to `()`):
+            Files that may hold such text, by path in the folder.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to only collect and check what would go. Needs no network.
+        token (`str`, *optional*):
+            Token with write permission. Default: that of the environment or of the login.
+
+    Returns:
+        `list[PushedRepo]`: What was pushed, in order.
+
+    Raises:
+        `ValueError`: If the folder is not that of a finished run.
+        `PushError`: If a file holds what must not be published, the results belong to other weights, the Hub refused,
+            or it could not be reached.
+    """
+    folder = Path(folder)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise ValueError(f"The repository is {repo_id!r}. Give an id with its owner, such as 'me/unlearned'.")
+    if not any(forbidden_texts.values()):
+        raise ValueError("`forbidden_texts` holds no text. Give the answers of the forget set.")
+    with tempfile.TemporaryDirectory() as scratch:
+        repos = _collect(folder, repo_id, merge, base_model_id, Path(scratch))
+        _refuse_leaks(repos, forbidden_texts, allow_text_in)
+        if dry_run:
+            return [PushedRepo.of(contents) for contents in repos]
+        api = HfApi(token=token)
+        with _explaining("log in"):
+            user = _user(api, repo_id.split("/")[0])
+        message = commit_message or "Upload with trl-unlearn"
+        return [_push_one(api, user, contents, private, revision, message) for contents in repos]
+
+
+def check_published(repo_id: str, *, revision: str | None = None, token: str | None = None) -> None:
+    """
+    Check that the results of a repository were measured on its weights.
+
+    Args:
+        repo_id (`str`):
+            Id of the repository.
+        revision (`str`, *optional*):
+            Branch or commit. Default: `main`.
+        token (`str`, *optional*):
+            Token. Default: that of the environment or of the login.
+
+    Raises:
+        `PushError`: If they were not, it is not recorded, or the repository cannot be read.
+    """
+    with _explaining("read", repo_id):
+        commit, weights = _remote_weights(HfApi(token=token), repo_id, revision)
+        path = hf_hub_download(repo_id, "eval_results.json", revision=commit, token=token)
+    result = EvaluationResult.load(path)
+    recorded = result.protocol.get("merged_weights_sha256") or recorded_weights(result)
+    if recorded is None:
+        raise PushError(f"The results in `{repo_id}` do not record the weights that they were measured on.")
+    if recorded != weights:
+        raise PushError(f"The results in `{repo_id}` were measured on other weights: {_differing(recorded, weights)}.")
+
+
+def _collect(folder: Path, repo_id: str, merge: bool, base_model_id: str | None, scratch: Path) -> list[RepoContents]:
+    run, result = read_run(folder)
+    if merge and run.adapter is None:
+        raise ValueError(f"`{folder}` holds a whole model, and there is nothing to merge. Leave `merge` out.")
+    weights = read_folder(folder, repo_id, "adapter" if run.adapter else "model").weights()
+    recorded = recorded_weights(result) if result is not None else None
+    if recorded is not None and recorded != weights:
+        raise PushError(
+            f"The results in `{folder / 'eval_results.json'}` were measured on other weights: "
+            f"{_differing(recorded, weights)}. Evaluate again, or delete the results and the card."
+        )
+    if not merge:
+        return collect(folder, repo_id, base_model_id)
+    _save_merged(folder, scratch, base_model_id)
+    return collect_merged(folder, scratch, repo_id, weights, base_model_id)
+
+
+def _save_merged(folder: Path, target: Path, base_model_id: str | None) -> None:
+    """The adapter of a run merged into its base, as safetensors."""
+    # Not for those who only push: the import takes seconds.
+    import torch
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    run, _ = read_run(folder)
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if base_model_id is not None and not Path(base).is_dir():
+        base, revision = base_model_id, None
+    else:
+        revision = None if is_folder(base, run) else run.base_model_revision
+    dtype = AutoConfig.from_pretrained(base, revision=revision).dtype
+    # An update that is small beside a weight would be lost in the rounding of a sum in 16 bits.
+    model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    merged.to(dtype or torch.float32).save_pretrained(target)
+
+
+def _refuse_leaks(repos: list[RepoContents], texts: Mapping[str, Sequence[str]], allowed: Sequence[str]) -> None:
+    known = {path for contents in repos for path in (*contents.files, *contents.left_out)}
+    if missing := sorted(set(allowed) - known):
+        raise ValueError(f"`allow_text_in` names {missing}, but there is no such file. Give paths in the folder.")
+    index = TextIndex(texts)
+    lines = []
+    for contents in repos:
+        for file in (*contents.files.values(), *contents.also_scanned):
+            leaks = index.leaks(file.path, file.scanned()) if file.path not in allowed else []
+            for source in sorted({leak.source for leak in leaks}):
+                rows = [str(leak.row) for leak in leaks if leak.source == source]
+                more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+                lines.append(f"`{file.path}` (text of the {source}, row {', '.join(rows[:5])}{more})")
+    if lines:
+        raise PushError(
+            f"Nothing was pushed, because text that was to be forgotten stands in {'; '.join(lines)}. Rows count from "
+            "0. Remove the text or the file, or name the file in `allow_text_in` if that is meant."
+        )
+
+
+def _push_one(
+    api: HfApi, user: str, contents: RepoContents, private: bool, revision: str | None, message: str
+) -> PushedRepo:
+    repo_id = contents.repo_id
+    with _explaining("write to", repo_id, user):
+        _retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        info = _retried(lambda: api.model_info(repo_id))
+        if private and not info.private:
+            raise PushError(
+                f"`{repo_id}` exists and is public. To publish there, set `private` (`--hub_private_repo`) to false; "
+                "otherwise choose another repository, or make this one private."
+            )
+        if revision is not None:
+            _retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+        commit, deleted = _commit(api, repo_id, contents, revision, message)
+        local, (_, remote) = contents.weights(), _remote_weights(api, repo_id, commit.oid)
+    if local != remote:
+        raise PushError(f"`{repo_id}` holds other weights than were sent: {_differing(local, remote)}. {_AGAIN}")
+    return PushedRepo.of(contents, url=commit.commit_url, private=info.private, deleted=deleted)
+
+
+def _commit(api: HfApi, repo_id: str, contents: RepoContents, revision: str | None, message: str):
+    """The commit, and the paths that it deleted."""
+    for wait in (*_WAITS, None):
+        # Anew for each try: if only the answer to a commit was lost, nothing is left to be changed, and the client
+        # makes no second one.
+        remote = {file.path for file in api.list_repo_tree(repo_id, recursive=True, revision=revision)}
+        stale = sorted(path for path in remote - set(contents.files) if is_published(path))
+        if stale and "run.json" not in remote:
+            raise PushError(
+                f"`{repo_id}` holds files that no push of a run made, such as `{stale[0]}`. Nothing was sent. Choose "
+                "another repository, or delete them there."
+            )
+        additions = [CommitOperationAdd(path, file.content) for path, file in contents.files.items()]
+        # Apart from the commit, because the client tries this again by itself.
+        api.preupload_lfs_files(repo_id, additions, revision=revision, free_memory=False)
+        operations = [*additions, *(CommitOperationDelete(path) for path in stale)]
+        try:
+            return api.create_commit(repo_id, operations, commit_message=message, revision=revision), stale
+        except HTTPError as error:
+            if wait is None or not _is_transient(error):
+                raise
+            time.sleep(wait)
+
+
+def _remote_weights(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, dict[str, str]]:
+    """The commit, and path of each of its files of weights -> SHA-256."""
+    info = _retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True))
+    found = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs is not None}
+    return info.sha, {path: digest for path, digest in sorted(found.items()) if path.endswith(".safetensors")}
+
+
+def _differing(one: dict[str, str], other: dict[str, str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(one | other) if one.get(name) != other.get(name))
+
+
+def _user(api: HfApi, owner: str) -> str:
+    """Whose token it is, which must be one that writes for the owner."""
+    who = _retried(api.whoami)
+    role = who.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise PushError(
+            f"The token of `{who['name']}` may only read. Make one with write permission, and log in with it "
+            "(`hf auth login`) or set `HF_TOKEN`."
+        )
+    if owner not in (names := [who["name"], *(one["name"] for one in who.get("orgs", []))]):
+        raise PushError(
+            f"`{owner}` is neither the user of the token nor an organisation of theirs. Push to one of: "
+            f"{', '.join(names)}."
+        )
+    return who["name"]
+
+
+def _is_transient(error: HTTPError) -> bool:
+    return not isinstance(error, HfHubHTTPError) or error.response.status_code in _TRANSIENT
+
+
+def _retried(call: Callable[[], T]) -> T:
+    """What the client does not try again by itself, tried again."""
+    for wait in _WAITS:
+        try:
+            return call()
+        except HTTPError as error:
+            if not _is_transient(error):
+                raise
+            time.sleep(wait)
+    return call()
+
+
+@contextmanager
+def _explaining(doing: str, repo_id: str = "", user: str = "") -> Iterator[None]:
+    """Errors of the client as a [`PushError`] that says what to do."""
+    try:
+        yield
+    except LocalTokenNotFoundError as error:
+        raise PushError(
+            "There is no token. Log in with `hf auth login`, or set `HF_TOKEN` to one with write permission."
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise PushError("`HF_HUB_OFFLINE` is set, so the Hub cannot be reached. Unset it.") from error
+    except PushError:
+        raise
+    except (HTTPError, RuntimeError) as error:
+        # What happens in the upload of a file comes wrapped.
+        cause: Any = error if isinstance(error, HTTPError) else error.__cause__
+        if not isinstance(cause, HTTPError):
+            raise
+        raise PushError(_explanation(cause, doing, repo_id, user)) from error
+
+
+def _explanation(error: HTTPError, doing: str, repo_id: str, user: str) -> str:
+    place = f" {doing} `{repo_id}`" if repo_id else f" {doing}"
+    if not isinstance(error, HfHubHTTPError):
+        return f"The connection to the Hub broke on the way to{place} ({type(error).__name__}: {error}). {_AGAIN}"
+    status = error.response.status_code
+    if status in _TRANSIENT:
+        return f"The Hub answered {status} again and again on the way to{place}. Wait a little. {_AGAIN}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"`{repo_id}` has no such revision. Check its name."
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"There is no repository `{repo_id}`, or it is private or gated and the token may not see it. Check the "
+            "id, and log in with a token that may (`hf auth login`, or `HF_TOKEN`)."
+        )
+    if status == 401:
+        return "The Hub does not know the token. Log in anew with `hf auth login`, or correct `HF_TOKEN`."
+    if status == 403:
+        return (
+            f"The Hub refused to{place}: the token of `{user}` has no write permission there. Push to a repository "
+            f"of your own (`{user}/...`), or ask the owner for it."
+        )
+    return f"The Hub refused to{place}: {' '.join(str(error).split())}"
