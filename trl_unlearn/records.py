@@ -77,6 +77,8 @@ METRICS = (
     ("privacy/min_k_pp_tpr_at_1_fpr", "Min-K++ attack, TPR at 1 % FPR", "privacy"),
     ("privacy/reference_auc", "reference attack, AUC", "privacy"),
     ("privacy/reference_tpr_at_1_fpr", "reference attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/spv_auc", "SPV-MIA, AUC", "privacy"),
+    ("privacy/spv_tpr_at_1_fpr", "SPV-MIA, TPR at 1 % FPR", "privacy"),
     ("privacy/privleak", "PrivLeak, %", "privacy"),
     *((f"robustness/leak_at_{k}", f"leak@{k}", "robustness") for k in (1, 4, 8)),
     *((f"robustness/relearned_{steps}_steps", f"relearned, {steps} steps", "robustness") for steps in (0, 1, 2, 4, 8)),

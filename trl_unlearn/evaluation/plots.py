@@ -67,6 +67,7 @@ PLOTTED = (
     "privacy/min_k_auc",
     "privacy/min_k_pp_auc",
     "privacy/reference_auc",
+    "privacy/spv_auc",
     "robustness/quantized_int8",
     "robustness/quantized_int4",
     "robustness/prefix_rougeL",

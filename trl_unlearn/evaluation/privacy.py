@@ -35,6 +35,7 @@ from ..metrics import (
 )
 from ..token_scores import RowScore
 from .sharing import score_rows_together
+from .spv_mia import spv_scores
 from .suite import free_memory
 from .tofu import EvaluationRows, encode_set
 from .uncertainty import SuiteOutcome, bootstrap, summarise
@@ -101,12 +102,16 @@ def measure_privacy(
     Each attack scores the answers under teacher forcing, with the end-of-turn token: mean log-prob (`loss`), the same
     over the compressed length (`zlib`), the mean of the 20 % lowest log-probs (`min_k`) or of the standardised ones
     (`min_k_pp`), and the mean log-prob minus that of the retrained model (`reference`, where there is one; against
-    itself it is a tie everywhere, and so 0.5). A model that never saw the forget rows is the one to compare with: its
-    AUC need not be 0.5, because forget rows and held-out rows may differ by themselves.
+    itself it is a tie everywhere, and so 0.5). With a retrained model and rows that have prompts there is also SPV-MIA
+    (`spv`, see [`~evaluation.spv_mia.spv_scores`]), whose reference starts from the retrained model and learns what
+    the model under attack answers to the retain prompts, or without a retain set to those of the held-out rows.
+
+    A model that never saw the forget rows is the one to compare with: its AUC need not be 0.5, because forget rows and
+    held-out rows may differ by themselves. Where one kind has longer answers, `zlib` sees little else.
 
     Args:
         models (`Mapping[str, Callable]`):
-            Role -> function without arguments that loads the model. `None` leaves a model out.
+            Role -> function without arguments that loads the model anew. `None` leaves a model out.
         rows ([`~evaluation.tofu.EvaluationRows`]):
             Row sets, with `holdout`.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -114,7 +119,7 @@ def measure_privacy(
         batch_size (`int`, *optional*):
             Rows a forward pass takes. `None`: 32.
         seed (`int`):
-            Seed of the bootstrap.
+            Seed of what SPV-MIA draws, and of the bootstrap.
 
     Returns:
         [`~evaluation.uncertainty.SuiteOutcome`]: Role -> `privacy/<attack>_auc`, `privacy/<attack>_tpr_at_1_fpr` (see
@@ -129,10 +134,8 @@ def measure_privacy(
             "The suite `privacy` has no non-members. Give rows that no model was trained on: `--holdout_config` with "
             "`--dataset_name`, or `--holdout_dataset`."
         )
-    members, non_members = (
-        encode_set(getattr(rows, name), tokenizer, name=name).answers for name in ("forget", "holdout")
-    )
-    answers = [*members, *non_members]
+    members, non_members = (encode_set(getattr(rows, name), tokenizer, name=name) for name in ("forget", "holdout"))
+    answers = [*members.answers, *non_members.answers]
     texts = _answer_texts(answers, tokenizer)
     scored: dict[str, list[RowScore]] = {}
     for role, load in models.items():
@@ -151,7 +154,21 @@ def measure_privacy(
         free_memory()
     retrained = scored.get("retrained")
     found = {role: attack_scores(scores, texts, retrained) for role, scores in scored.items()}
-    return _summarise(found, len(members), seed)
+    if retrained is not None and None not in (members.texts, non_members.texts):
+        asked = non_members if rows.retain is None else encode_set(rows.retain, tokenizer, name="retain")
+        prompts = [list(row["input_ids"][: row["prompt_length"]]) for row in asked.answers]
+        for role, scores in found.items():
+            scores["spv"] = spv_scores(
+                models[role],
+                models["retrained"],
+                answers,
+                prompts,
+                tokenizer,
+                batch_size=batch_size,
+                seed=seed,
+                desc=f"Attacking {role} beside its neighbours",
+            )
+    return _summarise(found, len(members.answers), seed)
 
 
 def _summarise(found: Mapping[str, Mapping[str, list[float]]], num_members: int, seed: int) -> SuiteOutcome:
