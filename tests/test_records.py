@@ -231,3 +231,16 @@ def test_the_notes_say_what_a_reader_could_take_for_granted():
     published = replace(make_result(), parity="open-unlearning", protocol={"fluency_source": "classifier"})
     assert "Parity: open-unlearning." in " ".join(published.notes())
     assert "stand-in" not in " ".join(published.notes())
+
+
+def test_a_standin_and_what_it_stands_for_are_not_both_due():
+    def names(*measured: str) -> list[str]:
+        found = {name: Measurement(1.0) for name in measured}
+        result = EvaluationResult(
+            parity="strict", suites=["tofu"], models={"target": found}, protocol={}, environment={}
+        )
+        return [name for _, name, _ in result.rows() if "fluency" in name]
+
+    assert names("utility/fluency_standin") == ["utility/fluency_standin"]
+    assert names("utility/fluency") == ["utility/fluency"]
+    assert names() == ["utility/fluency", "utility/fluency_standin"]

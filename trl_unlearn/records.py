@@ -106,6 +106,9 @@ METRICS = (
     ("judge/similarity_standin", "similarity (stand-in)", "judge"),
 )
 
+# What takes the place of a metric that needs more: only one of the two is due.
+_STANDINS = {"utility/fluency": "utility/fluency_standin", "judge/similarity": "judge/similarity_standin"}
+
 _METHOD_LABELS = {"bs_t": "BS-T"}
 
 
@@ -214,6 +217,9 @@ class EvaluationResult(JsonRecord):
         measured = dict.fromkeys(name for metrics in self.models.values() for name in metrics or {})
         due = (*self.suites, *(_TOFU_GROUPS if "tofu" in self.suites else ()))
         groups = {name: group for name, _, group in METRICS if group in due or name in measured}
+        for pair in _STANDINS.items():
+            if measured.keys() & set(pair):
+                groups = {name: group for name, group in groups.items() if name not in pair or name in measured}
         for name, group in (groups | {name: "other" for name in measured if name not in groups}).items():
             yield group, name, [self.get(role, name) for role in MODEL_ROLES]
 
