@@ -52,6 +52,7 @@ ALLOWED = {
     "evaluation": {"encoding", "token_scores", "generation", "metrics", "records"},
     "scripts": {"trainer", "data", "evaluation", "hub", "records"},
     "cli": {"scripts"},
+    "__main__": {"cli"},
     # Under `TYPE_CHECKING`, for the names that are loaded at first use.
     "__init__": {"records", "trainer"},
     "_json_record": set(),

@@ -35,15 +35,17 @@ accelerate launch recipes/bs_s.py \
 from . import unlearn
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, prog: str = "bs_s.py") -> None:
     """
     Run the script.
 
     Args:
         argv (`list[str]`, *optional*):
             Command line; that of the process if not given.
+        prog (`str`, *optional*, defaults to `"bs_s.py"`):
+            Name of the program in its help and its messages.
     """
-    unlearn.main("bs_s.py", "archive/bs_s.yaml", argv=argv)
+    unlearn.main(prog, "archive/bs_s.yaml", argv=argv)
 
 
 if __name__ == "__main__":

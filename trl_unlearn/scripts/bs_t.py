@@ -30,15 +30,17 @@ accelerate launch recipes/bs_t.py \
 from . import unlearn
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, prog: str = "bs_t.py") -> None:
     """
     Run the script: as `bs_s`, with `lambda_bss` 0 as its default.
 
     Args:
         argv (`list[str]`, *optional*):
             Command line; that of the process if not given.
+        prog (`str`, *optional*, defaults to `"bs_t.py"`):
+            Name of the program in its help and its messages.
     """
-    unlearn.main("bs_t.py", "archive/bs_t.yaml", defaults={"lambda_bss": 0.0}, argv=argv)
+    unlearn.main(prog, "archive/bs_t.yaml", defaults={"lambda_bss": 0.0}, argv=argv)
 
 
 if __name__ == "__main__":

@@ -132,36 +132,39 @@ class _Job:
     settings: str = ""
 
 
-def _parse(argv: list[str]) -> tuple[CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
-    parser = TrlParser((CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog="compare.py")
+def _parse(argv: list[str], prog: str) -> tuple[CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
+    parser = TrlParser((CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog=prog)
     return parser.parse_args_and_config(args=list(argv))
 
 
-def _jobs(argv: list[str], data_args: CompareArguments, folder: Path) -> list[_Job]:
+def _jobs(argv: list[str], prog: str, data_args: CompareArguments, folder: Path) -> list[_Job]:
     """Every run, parsed before the first one starts, so that a mistake in the last is found now."""
     jobs = []
     for seed in data_args.seeds:
         for method, fields in data_args.methods.items():
             own = folder / re.sub(r"[^\w.-]+", "-", method) / f"seed-{seed}"
             flags = [part for key, value in (fields or {}).items() for part in (f"--{key}", str(value))]
-            _, training_args, model_args = _parse([*argv, *flags, "--seed", str(seed), "--output_dir", str(own)])
+            own_argv = [*argv, *flags, "--seed", str(seed), "--output_dir", str(own)]
+            _, training_args, model_args = _parse(own_argv, prog)
             jobs.append(_Job(method, seed, own, training_args, model_args))
     return jobs
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
     """
     Run the script.
 
     Args:
         argv (`list[str]`, *optional*):
             Command line; that of the process if not given.
+        prog (`str`, *optional*, defaults to `"compare.py"`):
+            Name of the program in its help and its messages.
     """
-    with refusing("compare.py"):
+    with refusing(prog):
         argv = default_config(sys.argv[1:] if argv is None else argv, "archive/compare.yaml")
-        data_args, training_args, model_args = _parse(argv)
+        data_args, training_args, model_args = _parse(argv, prog)
         folder = Path(training_args.output_dir)
-        jobs = _jobs(argv, data_args, folder)
+        jobs = _jobs(argv, prog, data_args, folder)
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, model_args)
         for job in jobs:

@@ -90,16 +90,18 @@ class EvaluateArguments(SuiteArguments):
     trust_remote_code: bool = field(default=False, metadata={"help": "Whether code from the Hub may run."})
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
     """
     Run the script.
 
     Args:
         argv (`list[str]`, *optional*):
             Command line; that of the process if not given.
+        prog (`str`, *optional*, defaults to `"evaluate.py"`):
+            Name of the program in its help and its messages.
     """
-    parser = TrlParser((DataArguments, EvaluateArguments, UnlearnModelConfig), prog="evaluate.py")
-    with refusing("evaluate.py"):
+    parser = TrlParser((DataArguments, EvaluateArguments, UnlearnModelConfig), prog=prog)
+    with refusing(prog):
         data_args, args, model_args = parser.parse_args_and_config(
             args=default_config(sys.argv[1:] if argv is None else argv, "archive/evaluate.yaml")
         )

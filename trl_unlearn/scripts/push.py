@@ -17,19 +17,19 @@ Publish a finished run on the Hub, in a private repository.
 
 ```bash
 # What would go, and what stays
-python -m trl_unlearn.scripts.push --output_dir unlearned --hub_model_id me/unlearned --dry_run
+trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned --dry_run
 
 # Adapter, tokenizer, card, results and figures; the adapter's base too, if it is a folder
-python -m trl_unlearn.scripts.push --output_dir unlearned --hub_model_id me/unlearned
+trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned
 
 # The adapter merged into its base: an adapter can be taken off again, merged weights cannot
-python -m trl_unlearn.scripts.push --output_dir unlearned --hub_model_id me/unlearned-merged --merge
+trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned-merged --merge
 ```
 
 Every file is searched for the answers of the forget set first. It is loaded as `run.json` names it, or as you say:
 
 ```bash
-python -m trl_unlearn.scripts.push --output_dir unlearned --hub_model_id me/unlearned --forget_dataset forget.jsonl
+trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned --forget_dataset forget.jsonl
 ```
 """
 
@@ -132,19 +132,21 @@ class PushArguments:
             self.allow_text_in = [self.allow_text_in]
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, prog: str = "trl-unlearn push") -> None:
     """
     Run the script.
 
     Args:
         argv (`list[str]`, *optional*):
             Command line; that of the process if not given.
+        prog (`str`, *optional*, defaults to `"trl-unlearn push"`):
+            Name of the program in its help and its messages.
     """
-    parser = TrlParser((PushArguments,), prog="push.py")
-    with refusing("push.py"):
+    parser = TrlParser((PushArguments,), prog=prog)
+    with refusing(prog):
         (args,) = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
         folder = Path(args.output_dir)
-        texts = _forget_texts(args, folder) | {"beliefs": _belief_texts(folder)}
+        texts = _forget_texts(args, folder, prog) | {"beliefs": _belief_texts(folder)}
         try:
             repos = push(
                 folder,
@@ -159,13 +161,13 @@ def main(argv: list[str] | None = None) -> None:
                 dry_run=args.dry_run,
             )
         except PushError as error:
-            print(f"push.py: failed: {error}", file=sys.stderr)
+            print(f"{prog}: failed: {error}", file=sys.stderr)
             sys.exit(1)
     for repo in repos:
         print(summary(repo))
 
 
-def _forget_texts(args: PushArguments, folder: Path) -> dict[str, list[str]]:
+def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, list[str]]:
     """The answers of the forget set, and of those of earlier requests."""
     run, given = read_run(folder)[0], args.forget_dataset or args.dataset_name
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -200,7 +202,7 @@ def _forget_texts(args: PushArguments, folder: Path) -> dict[str, list[str]]:
             rows = load(_recorded_set(record))
         except (ValueError, OSError) as error:
             print(
-                f"push.py: no file is searched for the answers of the request {link.request}: {error}", file=sys.stderr
+                f"{prog}: no file is searched for the answers of the request {link.request}: {error}", file=sys.stderr
             )
             continue
         texts[f"forget set of the request {link.request}"] = answer_texts(rows, tokenizer, text_field)

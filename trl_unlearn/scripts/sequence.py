@@ -145,18 +145,18 @@ class _Job:
     settings: str = ""
 
 
-def _parse(argv: list[str]) -> tuple[SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
-    parser = TrlParser((SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog="sequence.py")
+def _parse(argv: list[str], prog: str) -> tuple[SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
+    parser = TrlParser((SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog=prog)
     return parser.parse_args_and_config(args=list(argv))
 
 
-def _jobs(argv: list[str], requests: Mapping[str, Mapping[str, Any]], folder: Path) -> list[_Job]:
+def _jobs(argv: list[str], prog: str, requests: Mapping[str, Mapping[str, Any]], folder: Path) -> list[_Job]:
     """Every request, parsed before the first is served, so that a mistake in the last is found now."""
     jobs = []
     for i, (request, fields) in enumerate(requests.items(), 1):
         own = folder / f"{i}-{_cleaned(request)}"
         flags = [part for key, value in fields.items() for part in (f"--{key}", str(value))]
-        jobs.append(_Job(request, own, *_parse([*argv, *flags, "--output_dir", str(own)])))
+        jobs.append(_Job(request, own, *_parse([*argv, *flags, "--output_dir", str(own)], prog)))
     return jobs
 
 
@@ -179,19 +179,21 @@ def _row_sets(jobs: list[_Job], tokenizer: PreTrainedTokenizerBase) -> tuple[dic
     return forget, encode_set(rows.retain, tokenizer, name="retain")
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
     """
     Run the script.
 
     Args:
         argv (`list[str]`, *optional*):
             Command line; that of the process if not given.
+        prog (`str`, *optional*, defaults to `"sequence.py"`):
+            Name of the program in its help and its messages.
     """
-    with refusing("sequence.py"):
+    with refusing(prog):
         argv = default_config(sys.argv[1:] if argv is None else argv, "archive/sequence.yaml")
-        data_args, training_args, model_args = _parse(argv)
+        data_args, training_args, model_args = _parse(argv, prog)
         folder = Path(training_args.output_dir)
-        jobs = _jobs(argv, data_args.requests, folder)
+        jobs = _jobs(argv, prog, data_args.requests, folder)
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, model_args)
         for job in jobs:
@@ -220,7 +222,13 @@ def main(argv: list[str] | None = None) -> None:
         # What was served on top of a request that is served again is of another model.
         stale = stale or not finished.is_file()
         if stale:
-            sequence.serve(job, jobs[:i])
+            try:
+                sequence.serve(job, jobs[:i])
+            except DivergenceError as error:
+                # Nothing is to be served on top of a model that is lost. The folder counts as cut off.
+                if PartialState().is_main_process:
+                    print(f"{prog}: stopped: request `{job.request}`: {error}", file=sys.stderr)
+                sys.exit(3)
             PartialState().wait_for_everyone()
         stages.append(SequenceStage(**json.loads(finished.read_text(encoding="utf-8"))))
     if PartialState().is_main_process:
@@ -268,13 +276,7 @@ class _Sequence:
             until = unlearn_until(job.data_args, trainer, self.forget[job.request], self.retain, goals)
             trainer.add_callback(until)
         started = time.perf_counter()
-        try:
-            trainer.train()
-        except DivergenceError as error:
-            # Nothing is to be served on top of a model that is lost. The folder counts as cut off.
-            if PartialState().is_main_process:
-                print(f"sequence.py: stopped: request `{job.request}`: {error}", file=sys.stderr)
-            sys.exit(3)
+        trainer.train()
         seconds = time.perf_counter() - started
         trainer.save_model()
         steps = trainer.state.global_step

@@ -1,0 +1,50 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The card of a run that has ended, written anew."""
+
+import pytest
+
+from trl_unlearn import cli
+
+
+@pytest.fixture
+def own(checkpoint, own_files):
+    """Command line of a run on two files of one's own."""
+    forget, retain = own_files("conversational")
+    return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
+
+
+def test_the_card_written_anew_is_that_of_the_run(run, own, capfd):
+    done = run("bs_t", own)
+    card = done.text("README.md")
+    (done.folder / "README.md").write_text("lost", encoding="utf-8")
+    capfd.readouterr()
+    cli.main(["card", str(done.folder)])
+    assert done.text("README.md") == card
+    assert "figures/evaluation.png" in card
+    assert capfd.readouterr().out == f"{done.folder / 'README.md'}: results of tofu; figures: evaluation, training\n"
+
+
+def test_a_card_without_results_says_so_and_shows_the_figures_that_there_are(run, own, capfd):
+    done = run("bs_t", [*own, "--no_evaluate"])
+    (done.folder / "figures").mkdir(exist_ok=True)
+    for name in ("zebra", "apple", "training"):
+        (done.folder / f"figures/{name}.png").touch()
+    capfd.readouterr()
+    cli.main(["card", str(done.folder)])
+    assert "no results: there are none yet; figures: training, apple, zebra" in capfd.readouterr().out
+    card = done.text("README.md")
+    assert "Results are missing" in card
+    assert [part.split(")")[0] for part in card.split("](figures/")[1:]] == ["training.png", "apple.png", "zebra.png"]

@@ -1,0 +1,58 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from importlib.metadata import version
+
+import torch
+
+from trl_unlearn.scripts import env
+
+
+def test_it_prints_a_markdown_list_of_versions_and_the_accelerator(capsys):
+    env.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("- ") for line in lines)
+    assert f"- torch: {version('torch')}" in lines
+    assert f"- trl-unlearn: {version('trl-unlearn')}" in lines
+    (accelerator,) = [line for line in lines if line.startswith("- accelerator: ")]
+    assert ("none" in accelerator) == (not torch.accelerator.is_available())
+
+
+def test_an_optional_package_is_there_with_its_version_or_said_to_be_absent(monkeypatch):
+    monkeypatch.setattr(env, "OPTIONAL", ("pytest", "no-package-has-this-name"))
+    found = env.environment()
+    assert found["pytest"] == version("pytest")
+    assert found["no-package-has-this-name"] == "not installed"
+
+
+def test_devices_of_one_kind_are_counted(monkeypatch):
+    class Device:
+        @staticmethod
+        def get_device_name(index):
+            return ["Big GPU", "Big GPU", "Small GPU"][index]
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 3)
+    monkeypatch.setattr(torch, "get_device_module", lambda kind: Device)
+    assert env.environment()["accelerator"] == "2 x Big GPU, 1 x Small GPU (cuda)"
+
+
+def test_no_token_and_no_path_of_the_user_is_shown(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HOME", str(tmp_path / "somebody"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "somebody" / "cache"))
+    env.main([])
+    printed = capsys.readouterr().out
+    assert "hf_secret" not in printed and "somebody" not in printed and "/" not in printed

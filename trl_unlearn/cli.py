@@ -1,0 +1,113 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The command `trl-unlearn`: hands over to the scripts, which the recipes start too."""
+
+import argparse
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
+
+
+PROG = "trl-unlearn"
+
+# Sub-command, which is a script with dashes for its underscores -> what it does.
+COMMANDS = {
+    "bs-s": "unlearn the answers and the model's own likely answers (BS-S)",
+    "bs-t": "unlearn the answers and the tokens likely beside them (BS-T)",
+    "compare": "compare methods on the same target, over several seeds",
+    "sequence": "serve unlearning requests one after another",
+    "evaluate": "judge a model beside its target and a retrained reference",
+    "card": "write the model card of a finished run anew",
+    "push": "publish a finished run on the Hub, in a private repository",
+    "archive": "build the embedded lab: fictional people, two tiny models",
+    "env": "show versions and hardware, to paste into an issue",
+}
+
+_DESCRIPTION = """\
+Make a language model forget a set of rows, and measure whether it forgot or
+only hides.
+
+commands:
+{commands}"""
+
+_EPILOG = """\
+The options of a command: trl-unlearn <command> --help
+The same from a file:     trl-unlearn <command> --config settings.yaml
+The command line wins over the file. bs-s, bs-t, compare, sequence and evaluate
+run on the embedded lab where neither a model nor data is named.
+
+A command runs in one process. In several, with a GPU each:
+  accelerate launch -m trl_unlearn bs-s --config settings.yaml
+
+exit codes:
+  0  done
+  1  failed
+  2  bad usage: an option, a file or data that cannot be used
+  3  stopped by a guard: training diverged"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        usage="%(prog)s <command> [options]",
+        description=_DESCRIPTION.format(
+            commands="\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
+        ),
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROG} {version('trl-unlearn')}")
+    return parser
+
+
+def _unknown(command: str) -> str:
+    """What to say of a sub-command that there is not."""
+    near = get_close_matches(command.lower().replace("_", "-"), COMMANDS, n=1)
+    hint = f"Did you mean `{near[0]}`?" if near else f"Give one of {', '.join(COMMANDS)}."
+    return f"there is no command `{command}`. {hint}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """
+    Run a sub-command.
+
+    Args:
+        argv (`list[str]`, *optional*):
+            Command line; that of the process if not given.
+
+    Raises:
+        `SystemExit`: With 1 if the command failed, 2 if it was called in a way that it cannot be, 3 if a guard stopped
+            it, and 0 after a help text.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser()
+    if not argv or argv[0].startswith("-"):
+        parser.parse_args(argv)
+        parser.error(f"a command is missing. Give one of {', '.join(COMMANDS)}.")
+    command, *arguments = argv
+    if command not in COMMANDS:
+        parser.error(_unknown(command))
+    # `TrlParser` knows `--config path` only.
+    arguments = [part for one in arguments for part in (one.split("=", 1) if one.startswith("--config=") else [one])]
+    prog = f"{PROG} {command}"
+    if arguments[-1:] == ["--config"]:
+        print(f"{prog}: error: `--config` is given without a file. Name one behind it.", file=sys.stderr)
+        sys.exit(2)
+    # Loaded now, and this one only: the help and a mistyped command do not wait for torch.
+    script = import_module(f".scripts.{command.replace('-', '_')}", __package__)
+    script.main(arguments, prog=prog)
