@@ -46,7 +46,8 @@ PUSHES = """
 import json, sys, time
 sleep = time.sleep
 time.sleep = lambda seconds: sleep(min(seconds, 0.01))
-from trl_unlearn.hub.push import PushError, check_published, push
+from trl_unlearn.hub.access import PushError
+from trl_unlearn.hub.push import check_published, push
 outcomes = []
 for case in json.loads(sys.argv[1]):
     try:

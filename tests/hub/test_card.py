@@ -15,6 +15,7 @@
 import hashlib
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import product
 
@@ -23,6 +24,7 @@ from huggingface_hub import ModelCard
 
 from trl_unlearn.hub.card import render_card
 from trl_unlearn.records import (
+    METRICS,
     AdapterRecord,
     BeliefAudit,
     BeliefRefresh,
@@ -64,6 +66,7 @@ def make_run(adapter=True, hub=True, retain=True, **changes) -> UnlearningRun:
             "output_dir": f"{SECRET_FOLDER}/out",
             "logging_dir": "runs",
             "hub_token": "hf_verysecret",
+            "hub_private_repo": True,
             "deepspeed": "./zero2.json",
             "nested": {"file": f"{SECRET_FOLDER}/x"},
             "warmup_steps": 3,
@@ -100,8 +103,80 @@ def make_result(retrained=True, **unlearned) -> EvaluationResult:
     )
 
 
+def suite_result(suites, retrained) -> EvaluationResult:
+    """Results of exactly these suites, and one figure that is not finite."""
+    base = make_result(retrained)
+    own = {name: Measurement(0.25, 6, 0.05) for name, _, group in METRICS if group in suites}
+    own |= {name: Measurement(math.nan, 6) for name in list(own)[:1]}
+    models = {
+        role: None if found is None else (found if "tofu" in suites else {}) | own
+        for role, found in base.models.items()
+    }
+    digest = {"unlearned": {"adapter_model.safetensors": "ef" * 32}}
+    protocol = base.protocol | {"weights_sha256": digest}
+    return replace(base, suites=list(suites), models=models, protocol=protocol)
+
+
+def section(card: str, name: str) -> str:
+    return card.split(f"## {name}\n")[1].split("\n## ")[0]
+
+
 def failures(card: str) -> str:
-    return card.split("## Known failures")[1].split("## Versions")[0]
+    return section(card, "Known failures")
+
+
+SUITES = [None, ("tofu",), ("privacy",), ("robustness",), ("tofu", "privacy", "robustness"), ("muse",), ("wmdp",)]
+KINDS = {"adapter": (True, "trained"), "full": (False, "trained"), "merged": (True, "merged")}
+
+
+@pytest.mark.parametrize(("kind", "hub", "retrained", "suites"), product(KINDS, [True, False], [True, False], SUITES))
+def test_what_a_card_says_is_true_of_every_combination(kind, hub, retrained, suites):
+    adapter, status = KINDS[kind]
+    run = make_run(adapter, hub, status=status)
+    result = None if suites is None else suite_result(suites, retrained)
+    content = render_card(run, result)
+    card = ModelCard(content)
+    text, data = card.text, card.data
+
+    finite = {}
+    if result is not None:
+        measured = result.models["unlearned"].items()
+        finite = {name: one.value for name, one in measured if math.isfinite(one.value)}
+    assert {one.metric_type: one.metric_value for one in data.eval_results or []} == finite
+    configs = {one.metric_type: one.dataset_config for one in data.eval_results or []}
+    assert {config for name, config in configs.items() if name.split("/")[0] in (suites or ())} <= {
+        f"{name} suite" for name in suites or ()
+    }
+    assert data.library_name == ("peft" if kind == "adapter" else "transformers")
+    assert data.base_model == ("org/model-1b" if hub else None)
+    relation = "adapter" if kind == "adapter" else "finetune"
+    assert data.get("base_model_relation") == (relation if hub else None)
+    assert data.license is None
+    assert "None" not in content.replace("None of the automatic checks", "")
+    assert SECRET_FOLDER not in content and "hub_" not in content
+
+    assert ("A LoRA adapter for" in text) == ("can be taken off again" in text) == (kind == "adapter")
+    assert ("weights merged into it" in text) == (kind == "merged")
+    assert ("fully fine-tuned" in text) == (kind == "full")
+    loading = section(text, "How to load")
+    assert ('from_pretrained("org/model-1b", revision="abc123")' in loading) == (kind == "adapter" and hub)
+    assert ("the folder of the local checkpoint `model-1b`" in loading) == (kind == "adapter" and not hub)
+
+    results, robustness = section(text, "Results"), section(text, "Robustness")
+    assert ("Results are missing" in results) == ("not evaluated." in section(text, "Status")) == (suites is None)
+    for group, words in (("tofu", "**Keep: "), ("privacy", "**Privacy: "), ("robustness", "**Robustness: ")):
+        assert (words in results) == (group in (suites or ()))
+    assert ("Measured on `adapter_model.safetensors`, SHA-256 `efef" in results) == (suites is not None)
+    assert ("Not run: relearning" in robustness) == ("robustness" not in (suites or ()))
+    assert ("were run on" in robustness) == ("robustness" in (suites or ()))
+    assert ("the merged weights" in robustness) == ("robustness" in (suites or ()) and adapter)
+
+    none = suites is not None and not retrained
+    assert ("never saw the forget set; not evaluated here." in results) == none
+    assert ("No retrained model was evaluated" in failures(text)) == none
+    assert ("This model has not been evaluated" in failures(text)) == (suites is None)
+    assert not (none and re.search("above the retrained|below the retrained|failed: memorization", text))
+    assert ("None of the automatic checks failed" in failures(text)) == (retrained and "tofu" in (suites or ()))
 
 
 @pytest.mark.parametrize(
@@ -224,6 +299,26 @@ def test_settings_of_another_method_are_not_shown_as_the_method():
     method = render_card(make_run(hyperparameters=settings, belief_audit=None)).split("<details>")[0]
     assert "| `beta` | 0.1 |" in method
     assert "lambda_bst" not in method and "num_beliefs" not in method
+
+
+def test_a_merged_model_names_the_weights_that_were_measured_and_those_that_they_became():
+    protocol = {
+        "weights_sha256": {"unlearned": {"adapter_model.safetensors": "ab" * 32}},
+        "merged_weights_sha256": {"model.safetensors": "cd" * 32},
+    }
+    content = render_card(make_run(status="merged"), replace(make_result(), protocol=protocol))
+    lines = section(content, "Results").splitlines()
+    assert f"- Measured on `adapter_model.safetensors`, SHA-256 `{'ab' * 32}`." in lines
+    assert f"- Merged, after the measurement, to `model.safetensors`, SHA-256 `{'cd' * 32}`." in lines
+    assert "weights_sha256" not in content
+
+
+def test_beliefs_that_are_still_to_be_sampled_are_not_denied():
+    assert "No sequence beliefs have been sampled yet." in render_card(make_run(belief_audit=None))
+    settings = {"forget_loss_type": "bs_t", "lambda_bss": 0.0}
+    assert "This method samples no sequence beliefs." in render_card(
+        make_run(belief_audit=None, hyperparameters=settings)
+    )
 
 
 @pytest.mark.parametrize("figure", ["/home/x.png", "../x.png", "C:\\x.png", "~/x.png"])

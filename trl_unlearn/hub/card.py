@@ -43,6 +43,9 @@ from ..records import (
 MEMORIZATION_MARGIN = 0.1
 RETAIN_SHARE = 0.8
 
+# PEFT's names of the types, as their authors write them.
+_ADAPTER_NAMES = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr"}
+
 # The settings that make the method, and those that only some methods read. The others stand in a fold below.
 METHOD_SETTINGS = (
     "forget_loss_type",
@@ -68,6 +71,10 @@ SEQUENCE_BELIEF_SETTINGS = (
     "num_beliefs",
     "num_belief_candidates",
     "belief_refresh_epochs",
+)
+# Secrets, paths, and what is no setting of the method: where it was pushed to, and what the terminal showed.
+_HIDDEN_SETTINGS = re.compile(
+    r"(^|_)(dir|token|path)$|^hub_|^(push_to_hub|disable_tqdm|log_completions|num_completions_to_print)$"
 )
 
 
@@ -105,7 +112,7 @@ def _public_settings(settings: dict[str, Any]) -> dict[str, str]:
     public = {}
     for name, value in settings.items():
         text = json.dumps(value, ensure_ascii=False)
-        if value is None or re.search(r"[/\\]|\"[~.]", text) or re.search(r"(^|_)(dir|token|path)$", name):
+        if value is None or _HIDDEN_SETTINGS.search(name) or re.search(r"[/\\]|\"[~.]", text):
             continue
         public[name] = text.strip('"').replace("|", "&#124;")
     return public
@@ -131,6 +138,7 @@ def _slug(text: str) -> str:
 def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResult]:
     """The unlearned model's finite figures, each under the data set that it was measured on."""
     labels = {name: label for name, label, _ in METRICS}
+    groups = {name: group for name, _, group in METRICS}
     entries = []
     for name, measurement in (result.models["unlearned"] or {}).items():
         if not math.isfinite(measurement.value):
@@ -139,7 +147,8 @@ def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResu
         config, split = dataset.config, dataset.split
         if not name.startswith("forget") and dataset is run.forget_set:
             # Measured on several sets: the data set as a whole.
-            config, split = f"{', '.join(result.suites)} suite", None
+            suite = groups.get(name) if groups.get(name) in result.suites else "tofu"
+            config, split = f"{suite if suite in result.suites else name.split('/')[0]} suite", None
         entries.append(
             EvalResult(
                 task_type="text-generation",
@@ -157,9 +166,13 @@ def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResu
     return entries
 
 
+def _hub_datasets(run: UnlearningRun) -> list[str]:
+    sets = (run.forget_set, run.retain_set)
+    return list(dict.fromkeys(dataset.name for dataset in sets if dataset is not None and dataset.on_hub))
+
+
 def _card_data(run: UnlearningRun, result: EvaluationResult | None) -> ModelCardData:
     method = _slug(run.method)
-    datasets = [dataset.name for dataset in (run.forget_set, run.retain_set) if dataset is not None and dataset.on_hub]
     eval_results = _eval_results(run, result) if result is not None else []
     is_adapter = _is_adapter(run)
     return ModelCardData(
@@ -168,7 +181,7 @@ def _card_data(run: UnlearningRun, result: EvaluationResult | None) -> ModelCard
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["unlearning", "trl-unlearn", "trl", method, *([_slug(run.adapter.type)] if run.adapter else [])],
-        datasets=list(dict.fromkeys(datasets)) or None,
+        datasets=_hub_datasets(run) or None,
         model_name=f"{_last_part(run.base_model)}-{method}" if eval_results else None,
         eval_results=eval_results or None,
     )
@@ -188,8 +201,8 @@ def _against_retrained(result: EvaluationResult) -> list[str]:
     """What the comparison with a model that never saw the forget set shows, and what cannot be said without it."""
     if result.models["retrained"] is None:
         return [
-            "No retrained model was evaluated. Whether this model forgot too little or too much cannot be said: only "
-            "the change against the target is known."
+            "No retrained model was evaluated. Whether this model forgot too little or too much cannot be said"
+            + (": only the change against the target is known." if result.models["target"] is not None else ".")
         ]
     found = []
     for metric in ("forget/extraction_strength", "forget/exact_memorization"):
@@ -265,6 +278,36 @@ def _differences(result: EvaluationResult) -> list[list[str]]:
     return rows
 
 
+def _roles(result: EvaluationResult) -> str:
+    """What the columns of the results are."""
+    meanings = {
+        "target": "the model before unlearning",
+        "unlearned": "this model",
+        "retrained": "a model that never saw the forget set",
+    }
+    absent = {role: "" if result.models[role] is not None else "; not evaluated here" for role in MODEL_ROLES}
+    return " ".join(f"*{role.capitalize()}*: {meanings[role]}{absent[role]}." for role in MODEL_ROLES)
+
+
+def _notes(result: EvaluationResult) -> list[str]:
+    """The notes that the headings of the groups and the names of the columns do not give."""
+    given = {f"{group.capitalize()}: {hint}." for group, hint in METRIC_GROUPS.items()}
+    return [note for note in result.notes() if note not in given]
+
+
+def _weights(result: EvaluationResult) -> list[tuple[str, str, str]]:
+    """(verb, file, SHA-256) of the weights that were measured, and of those that they were merged to."""
+    measured = (result.protocol.get("weights_sha256") or {}).get("unlearned") or {}
+    merged = result.protocol.get("merged_weights_sha256") or {}
+    found = [("Measured on", *pair) for pair in measured.items()]
+    return found + [("Merged, after the measurement, to", *pair) for pair in merged.items()]
+
+
+def _protocol(result: EvaluationResult) -> dict[str, str]:
+    shown = _public_settings(result.protocol | result.environment)
+    return {name: value for name, value in shown.items() if not name.endswith("weights_sha256")}
+
+
 def _target_modules(run: UnlearningRun) -> str:
     modules = run.adapter.target_modules if run.adapter else None
     return ", ".join(f"`{name}`" for name in ([modules] if isinstance(modules, str) else modules or []))
@@ -307,6 +350,10 @@ def render_card(run: UnlearningRun, result: EvaluationResult | None = None, figu
         is_adapter=_is_adapter(run),
         result=result,
         roles=MODEL_ROLES,
+        meanings=_roles(result) if result is not None else "",
+        notes=_notes(result) if result is not None else [],
+        weights=_weights(result) if result is not None else [],
+        adapter_type=run.adapter and _ADAPTER_NAMES.get(run.adapter.type, run.adapter.type),
         continued_from=run.adapter and run.adapter.continued_from and _last_part(run.adapter.continued_from),
         target_modules=_target_modules(run),
         method_settings={name: settings[name] for name in of_method if name in settings},
@@ -316,12 +363,13 @@ def render_card(run: UnlearningRun, result: EvaluationResult | None = None, figu
             for role, dataset in (("forget", run.forget_set), ("retain", run.retain_set))
             if dataset is not None
         ],
+        hub_datasets=", ".join(f"`{name}`" for name in _hub_datasets(run)),
         figures=[(PurePosixPath(figure).stem.replace("_", " "), figure) for figure in figures],
         result_groups=_result_groups(result) if result is not None else [],
         attacked=result is not None and "robustness" in result.suites,
         difference_names=tuple(DIFFERENCES),
         differences=_differences(result) if result is not None else [],
-        protocol=_public_settings(result.protocol | result.environment) if result is not None else {},
+        protocol=_protocol(result) if result is not None else {},
         failures=_known_failures(run, result),
     )
     return f"---\n{_card_data(run, result).to_yaml()}\n---\n\n{body}"

@@ -17,23 +17,16 @@
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HTTPError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HTTPError
 
 from ..records import EvaluationResult
+from .access import AGAIN, WAITS, PushError, explaining, is_transient, retried, token_user
 from .contents import (
     RepoContents,
     collect,
@@ -45,18 +38,6 @@ from .contents import (
     recorded_weights,
 )
 from .leaks import TextIndex
-
-
-# Seconds before each new try of what the client itself does not try again.
-_WAITS = (1, 2, 4, 8)
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
-_AGAIN = "Run the same command again: what has arrived is not sent twice."
-
-T = TypeVar("T")
-
-
-class PushError(RuntimeError):
-    """A push that was refused or did not get through; the message says what to do."""
 
 
 @dataclass
@@ -161,8 +142,8 @@ def push(
         if dry_run:
             return [PushedRepo.of(contents) for contents in repos]
         api = HfApi(token=token)
-        with _explaining("log in"):
-            user = _user(api, repo_id.split("/")[0])
+        with explaining("log in"):
+            user = token_user(api, repo_id.split("/")[0])
         message = commit_message or "Upload with trl-unlearn"
         return [_push_one(api, user, contents, private, revision, message) for contents in repos]
 
@@ -182,7 +163,7 @@ def check_published(repo_id: str, *, revision: str | None = None, token: str | N
     Raises:
         `PushError`: If they were not, it is not recorded, or the repository cannot be read.
     """
-    with _explaining("read", repo_id):
+    with explaining("read", repo_id):
         commit, weights = _remote_weights(HfApi(token=token), repo_id, revision)
         path = hf_hub_download(repo_id, "eval_results.json", revision=commit, token=token)
     result = EvaluationResult.load(path)
@@ -254,26 +235,26 @@ def _push_one(
     api: HfApi, user: str, contents: RepoContents, private: bool, revision: str | None, message: str
 ) -> PushedRepo:
     repo_id = contents.repo_id
-    with _explaining("write to", repo_id, user):
-        _retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        info = _retried(lambda: api.model_info(repo_id))
+    with explaining("write to", repo_id, user):
+        retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        info = retried(lambda: api.model_info(repo_id))
         if private and not info.private:
             raise PushError(
                 f"`{repo_id}` exists and is public. To publish there, set `private` (`--hub_private_repo`) to false; "
                 "otherwise choose another repository, or make this one private."
             )
         if revision is not None:
-            _retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+            retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
         commit, deleted = _commit(api, repo_id, contents, revision, message)
         local, (_, remote) = contents.weights(), _remote_weights(api, repo_id, commit.oid)
     if local != remote:
-        raise PushError(f"`{repo_id}` holds other weights than were sent: {_differing(local, remote)}. {_AGAIN}")
+        raise PushError(f"`{repo_id}` holds other weights than were sent: {_differing(local, remote)}. {AGAIN}")
     return PushedRepo.of(contents, url=commit.commit_url, private=info.private, deleted=deleted)
 
 
 def _commit(api: HfApi, repo_id: str, contents: RepoContents, revision: str | None, message: str):
     """The commit, and the paths that it deleted."""
-    for wait in (*_WAITS, None):
+    for wait in (*WAITS, None):
         # Anew for each try: if only the answer to a commit was lost, nothing is left to be changed, and the client
         # makes no second one.
         remote = {file.path for file in api.list_repo_tree(repo_id, recursive=True, revision=revision)}
@@ -290,95 +271,17 @@ def _commit(api: HfApi, repo_id: str, contents: RepoContents, revision: str | No
         try:
             return api.create_commit(repo_id, operations, commit_message=message, revision=revision), stale
         except HTTPError as error:
-            if wait is None or not _is_transient(error):
+            if wait is None or not is_transient(error):
                 raise
             time.sleep(wait)
 
 
 def _remote_weights(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, dict[str, str]]:
     """The commit, and path of each of its files of weights -> SHA-256."""
-    info = _retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True))
+    info = retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True))
     found = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs is not None}
     return info.sha, {path: digest for path, digest in sorted(found.items()) if path.endswith(".safetensors")}
 
 
 def _differing(one: dict[str, str], other: dict[str, str]) -> str:
     return ", ".join(f"`{name}`" for name in sorted(one | other) if one.get(name) != other.get(name))
-
-
-def _user(api: HfApi, owner: str) -> str:
-    """Whose token it is, which must be one that writes for the owner."""
-    who = _retried(api.whoami)
-    role = who.get("auth", {}).get("accessToken", {}).get("role")
-    if role == "read":
-        raise PushError(
-            f"The token of `{who['name']}` may only read. Make one with write permission, and log in with it "
-            "(`hf auth login`) or set `HF_TOKEN`."
-        )
-    if owner not in (names := [who["name"], *(one["name"] for one in who.get("orgs", []))]):
-        raise PushError(
-            f"`{owner}` is neither the user of the token nor an organisation of theirs. Push to one of: "
-            f"{', '.join(names)}."
-        )
-    return who["name"]
-
-
-def _is_transient(error: HTTPError) -> bool:
-    return not isinstance(error, HfHubHTTPError) or error.response.status_code in _TRANSIENT
-
-
-def _retried(call: Callable[[], T]) -> T:
-    """What the client does not try again by itself, tried again."""
-    for wait in _WAITS:
-        try:
-            return call()
-        except HTTPError as error:
-            if not _is_transient(error):
-                raise
-            time.sleep(wait)
-    return call()
-
-
-@contextmanager
-def _explaining(doing: str, repo_id: str = "", user: str = "") -> Iterator[None]:
-    """Errors of the client as a [`PushError`] that says what to do."""
-    try:
-        yield
-    except LocalTokenNotFoundError as error:
-        raise PushError(
-            "There is no token. Log in with `hf auth login`, or set `HF_TOKEN` to one with write permission."
-        ) from error
-    except OfflineModeIsEnabled as error:
-        raise PushError("`HF_HUB_OFFLINE` is set, so the Hub cannot be reached. Unset it.") from error
-    except PushError:
-        raise
-    except (HTTPError, RuntimeError) as error:
-        # What happens in the upload of a file comes wrapped.
-        cause: Any = error if isinstance(error, HTTPError) else error.__cause__
-        if not isinstance(cause, HTTPError):
-            raise
-        raise PushError(_explanation(cause, doing, repo_id, user)) from error
-
-
-def _explanation(error: HTTPError, doing: str, repo_id: str, user: str) -> str:
-    place = f" {doing} `{repo_id}`" if repo_id else f" {doing}"
-    if not isinstance(error, HfHubHTTPError):
-        return f"The connection to the Hub broke on the way to{place} ({type(error).__name__}: {error}). {_AGAIN}"
-    status = error.response.status_code
-    if status in _TRANSIENT:
-        return f"The Hub answered {status} again and again on the way to{place}. Wait a little. {_AGAIN}"
-    if isinstance(error, RevisionNotFoundError):
-        return f"`{repo_id}` has no such revision. Check its name."
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            f"There is no repository `{repo_id}`, or it is private or gated and the token may not see it. Check the "
-            "id, and log in with a token that may (`hf auth login`, or `HF_TOKEN`)."
-        )
-    if status == 401:
-        return "The Hub does not know the token. Log in anew with `hf auth login`, or correct `HF_TOKEN`."
-    if status == 403:
-        return (
-            f"The Hub refused to{place}: the token of `{user}` has no write permission there. Push to a repository "
-            f"of your own (`{user}/...`), or ask the owner for it."
-        )
-    return f"The Hub refused to{place}: {' '.join(str(error).split())}"

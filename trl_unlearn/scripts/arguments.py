@@ -17,7 +17,7 @@
 import math
 from dataclasses import dataclass, field
 
-from trl import ModelConfig
+from trl import ModelConfig, TrlParser
 
 from ..evaluation.fluency import FLUENCY_CLASSIFIER
 from ..evaluation.stopping import STOP_METRICS
@@ -239,4 +239,28 @@ class UnlearnModelConfig(ModelConfig):
             "help": "Adapter that makes the target out of `model_name_or_path`. It is trained further, for instance "
             "to unlearn a second forget set after a first."
         },
+    )
+
+
+def script_parser(dataclass_types: tuple[type, ...], prog: str, doc: str) -> TrlParser:
+    """
+    Parser of a script.
+
+    Args:
+        dataclass_types (`tuple[type, ...]`):
+            Dataclasses whose fields are the options.
+        prog (`str`):
+            Name of the program in its help and its messages.
+        doc (`str`):
+            Docstring of the script, of which the first line says what it does.
+
+    Returns:
+        [`~trl.TrlParser`]: The parser, with one line of usage: hundreds of options would hide an error behind them.
+    """
+    return TrlParser(
+        dataclass_types,
+        prog=prog,
+        usage=f"{prog} [--config FILE] [--option VALUE ...]",
+        description=doc.strip().splitlines()[0],
+        epilog="--config reads options from a YAML file; those on the command line win.",
     )

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None, prog: str = "bs_s.py") -> None:
         prog (`str`, *optional*, defaults to `"bs_s.py"`):
             Name of the program in its help and its messages.
     """
-    unlearn.main(prog, "archive/bs_s.yaml", argv=argv)
+    unlearn.main(prog, __doc__, "archive/bs_s.yaml", argv=argv)
 
 
 if __name__ == "__main__":

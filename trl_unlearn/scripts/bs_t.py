@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None, prog: str = "bs_t.py") -> None:
         prog (`str`, *optional*, defaults to `"bs_t.py"`):
             Name of the program in its help and its messages.
     """
-    unlearn.main(prog, "archive/bs_t.yaml", defaults={"lambda_bss": 0.0}, argv=argv)
+    unlearn.main(prog, __doc__, "archive/bs_t.yaml", defaults={"lambda_bss": 0.0}, argv=argv)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,6 @@ from typing import Any
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
-from trl import TrlParser
 
 from ..evaluation.callbacks import ForgettingCurveCallback, SqueezingPanelCallback, curve_point
 from ..evaluation.comparison import (
@@ -56,18 +55,19 @@ from ..evaluation.plots import plot_curves, plot_squeezing_comparison
 from ..evaluation.squeezing_panel import squeezing_index
 from ..evaluation.suite import Suite
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
-from .arguments import DataArguments, UnlearnModelConfig
+from .arguments import DataArguments, UnlearnModelConfig, script_parser
 from .loading import (
     check_model_names,
     default_config,
     evaluation_loaders,
-    load_evaluation_rows,
     load_tokenizer,
     refuse_other_settings,
+    refuse_publishing,
     refusing,
     settings_digest,
     use_archive,
 )
+from .rows import load_evaluation_rows
 from .unlearn import build_trainer
 
 
@@ -133,7 +133,7 @@ class _Job:
 
 
 def _parse(argv: list[str], prog: str) -> tuple[CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
-    parser = TrlParser((CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog=prog)
+    parser = script_parser((CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog, __doc__)
     return parser.parse_args_and_config(args=list(argv))
 
 
@@ -163,6 +163,7 @@ def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
     with refusing(prog):
         argv = default_config(sys.argv[1:] if argv is None else argv, "archive/compare.yaml")
         data_args, training_args, model_args = _parse(argv, prog)
+        refuse_publishing(training_args.push_to_hub)
         folder = Path(training_args.output_dir)
         jobs = _jobs(argv, prog, data_args, folder)
         with training_args.main_process_first(desc="the embedded lab"):

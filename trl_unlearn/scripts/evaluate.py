@@ -43,11 +43,10 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from trl import TrlParser
 
 from ..records import MODEL_ROLES, EvaluationResult
 from ..trainer.checks import check_output_dir
-from .arguments import DataArguments, UnlearnModelConfig
+from .arguments import DataArguments, UnlearnModelConfig, script_parser
 from .loading import (
     check_model_names,
     content_digest,
@@ -59,7 +58,7 @@ from .loading import (
     use_archive,
 )
 from .suites import SUITES, SuiteArguments, load_suite_inputs
-from .unlearn import write_results
+from .unlearn import with_weights, write_results
 
 
 @dataclass
@@ -100,7 +99,7 @@ def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
         prog (`str`, *optional*, defaults to `"evaluate.py"`):
             Name of the program in its help and its messages.
     """
-    parser = TrlParser((DataArguments, EvaluateArguments, UnlearnModelConfig), prog=prog)
+    parser = script_parser((DataArguments, EvaluateArguments, UnlearnModelConfig), prog, __doc__)
     with refusing(prog):
         data_args, args, model_args = parser.parse_args_and_config(
             args=default_config(sys.argv[1:] if argv is None else argv, "archive/evaluate.yaml")
@@ -129,7 +128,8 @@ def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
         if name not in found:
             found[name] = stages.keep(name, SUITES[name](inputs))
     if PartialState().is_main_process:
-        write_results(folder, _merged([found[name] for name in args.suites]))
+        result = _merged([found[name] for name in args.suites])
+        write_results(folder, result if local is None else with_weights(result, Path(local)))
         # Of no use any more: a later call measures anew what may have been changed since.
         shutil.rmtree(stages.folder)
 

@@ -12,10 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Models and rows by name, for the scripts."""
+"""Models by name, the embedded lab, and what is refused, for the scripts."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import sys
@@ -27,15 +26,10 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
-from datasets import Dataset, get_dataset_config_names
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.archive import build_archive
-from ..data.corpora import is_corpus, load_corpus
-from ..data.files import load_rows
-from ..data.tofu import load_tofu, load_tofu_evaluation
-from ..evaluation.tofu import EvaluationRows, encode_set
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 
 
@@ -167,6 +161,24 @@ def refuse_other_settings(finished: Path, settings: str) -> None:
         )
 
 
+def refuse_publishing(push_to_hub: bool) -> None:
+    """
+    Refuse to publish from a script that makes several models.
+
+    Args:
+        push_to_hub (`bool`):
+            Whether that is asked for.
+
+    Raises:
+        `ValueError`: If it is.
+    """
+    if push_to_hub:
+        raise ValueError(
+            "`push_to_hub` is set, but this makes several models, which would overwrite each other. Leave it out, and "
+            "publish the one that you choose: `trl-unlearn push <its folder> ...`."
+        )
+
+
 def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """
     Tokenizer of the model.
@@ -256,146 +268,6 @@ def _is_adapter(name: str) -> bool:
     return file_exists(name, "adapter_config.json")
 
 
-def load_training_rows(
-    data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
-) -> tuple[Dataset, Dataset | None]:
-    """
-    Forget set and retain set.
-
-    Args:
-        data_args ([`DataArguments`]):
-            Arguments that name them.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model. With a chat template, questions and answers become turns of a conversation.
-        max_length (`int`, *optional*):
-            Most tokens of a chunk of raw text, in configs of `dataset_name` such as MUSE's `raw`.
-
-    Returns:
-        `tuple[Dataset, Dataset | None]`: Forget set and retain set, if one is named.
-
-    Raises:
-        `ValueError`: If no forget set is named, or one cannot be loaded.
-    """
-    args = data_args
-    if args.forget_dataset is not None:
-        forget = _load_set("forget", args.forget_dataset, args.forget_split, load_rows)
-        if args.retain_dataset is None:
-            return forget, None
-        return forget, _load_set("retain", args.retain_dataset, args.retain_split, load_rows)
-    if args.dataset_name is None or args.forget_config is None:
-        raise ValueError(
-            "There is no forget set. Give `--dataset_name` with `--forget_config` and `--retain_config`, or "
-            "`--forget_dataset` with `--retain_dataset`."
-        )
-    name = args.dataset_name
-
-    def load(config: str, split: str) -> Dataset:
-        if is_corpus(name, config, split=split):
-            if max_length is None:
-                raise ValueError(
-                    f"`{name}` (config `{config}`) is raw text, which has to be cut into chunks. Set `max_length`."
-                )
-            return load_corpus(name, tokenizer, max_length=max_length, config=config, split=split)
-        return load_tofu(name, config, split=split, conversational=tokenizer.chat_template is not None)
-
-    forget = _load_set("forget", args.forget_config, args.forget_split, load)
-    if args.retain_config is None:
-        return forget, None
-    return forget, _load_set("retain", args.retain_config, args.retain_split, load)
-
-
-def _load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) -> Dataset:
-    try:
-        return load(name, split=split)
-    except ValueError as error:
-        # What the library says of a split without rows names neither set nor file.
-        if "corresponds to no data" not in str(error):
-            raise
-        raise ValueError(f"The {role} set (`{name}`, split `{split}`) is empty. Give at least one row.") from error
-
-
-def load_evaluation_rows(data_args: DataArguments, tokenizer: PreTrainedTokenizerBase) -> EvaluationRows:
-    """
-    Rows to evaluate on.
-
-    Args:
-        data_args ([`DataArguments`]):
-            Arguments that name them.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer. With a chat template, questions and answers become turns of a conversation.
-
-    Returns:
-        [`~trl_unlearn.evaluation.tofu.EvaluationRows`]: At most `max_eval_rows` of each set, spread evenly.
-
-    Raises:
-        `ValueError`: If a row cannot be encoded: now, not after the training.
-    """
-    args = data_args
-    if args.dataset_name is None or args.forget_config is None:
-        forget, retain = load_training_rows(args, tokenizer)
-        rows = {"forget": forget, "retain": retain}
-    elif is_corpus(args.dataset_name, args.forget_config, split=args.forget_split):
-        raise ValueError(
-            f"`{args.dataset_name}` (config `{args.forget_config}`) is raw text, without questions that a model could "
-            "be asked. Train with `--evaluate false`, and evaluate with `--suites muse` or `--suites wmdp`."
-        )
-    else:
-        rows = load_tofu_evaluation(
-            args.dataset_name,
-            args.forget_config,
-            args.retain_config,
-            forget_split=args.forget_split,
-            retain_split=args.retain_split,
-            conversational=tokenizer.chat_template is not None,
-        )
-    rows = {name: spread(found, args.max_eval_rows) for name, found in rows.items() if found is not None}
-    for name, found in rows.items():
-        encode_set(found, tokenizer, name=name)
-    return EvaluationRows(**rows)
-
-
-def load_holdout_rows(
-    data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, config: str | None, dataset: str | None
-) -> Dataset:
-    """
-    Rows that no model was trained on, for membership attacks.
-
-    Args:
-        data_args ([`DataArguments`]):
-            Arguments that name the forget set.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer. With a chat template, questions and answers become turns of a conversation.
-        config (`str`, *optional*):
-            Config of `dataset_name`. Default: `holdout10` for `forget10`, or `holdout_perturbed`, if there is one.
-        dataset (`str`, *optional*):
-            File, folder or id of your own rows, instead of a config.
-
-    Returns:
-        [`~datasets.Dataset`]: At most `max_eval_rows`, spread evenly.
-
-    Raises:
-        `ValueError`: If there are none, or a row cannot be encoded.
-    """
-    if dataset is not None:
-        rows = _load_set("holdout", dataset, "train", load_rows)
-    else:
-        name = data_args.dataset_name
-        if config is None and name is not None:
-            known = get_dataset_config_names(name)
-            guesses = (data_args.forget_config.replace("forget", "holdout"), "holdout_perturbed")
-            config = next((guess for guess in guesses if guess in known and guess != data_args.forget_config), None)
-        if name is None or config is None:
-            raise ValueError(
-                "The suite `privacy` has no non-members. Give rows that no model was trained on: `--holdout_config` "
-                "with `--dataset_name`, or `--holdout_dataset`."
-            )
-        load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
-        rows = _load_set("holdout", config, "train", load)
-    rows = spread(rows, data_args.max_eval_rows)
-    encode_set(rows, tokenizer, name="holdout")
-    return rows
-
-
 def content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: str | None) -> str:
     """
     A digest of what a name does not tell: the rows, and when the files of local models were written.
@@ -416,21 +288,3 @@ def content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: 
     sets = {name: list(rows) for name, rows in row_sets.items()}
     found = [sets, [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
-
-
-def spread(rows: Dataset, most: int | None) -> Dataset:
-    """
-    Rows that stand evenly in a set.
-
-    Args:
-        rows ([`~datasets.Dataset`]):
-            Set.
-        most (`int`, *optional*):
-            Most rows. `None`: all.
-
-    Returns:
-        [`~datasets.Dataset`]: At most so many rows, in their order.
-    """
-    if most is None or len(rows) <= most:
-        return rows
-    return rows.select([index * len(rows) // most for index in range(most)])

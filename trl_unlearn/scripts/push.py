@@ -42,14 +42,16 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from trl import SFTConfig, TrlParser
+from trl import SFTConfig
 
 from ..data.archive import build_archive
+from ..hub.access import PushError
 from ..hub.contents import read_run
-from ..hub.push import PushedRepo, PushError, push
+from ..hub.push import PushedRepo, push
 from ..records import DatasetRecord
-from .arguments import DataArguments
-from .loading import load_training_rows, refusing
+from .arguments import DataArguments, script_parser
+from .loading import refusing
+from .rows import load_training_rows
 
 
 @dataclass
@@ -142,7 +144,7 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn push") -> None:
         prog (`str`, *optional*, defaults to `"trl-unlearn push"`):
             Name of the program in its help and its messages.
     """
-    parser = TrlParser((PushArguments,), prog=prog)
+    parser = script_parser((PushArguments,), prog, __doc__)
     with refusing(prog):
         (args,) = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
         folder = Path(args.output_dir)

@@ -41,7 +41,6 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import TrlParser
 
 from ..evaluation.comparison import comparison_markdown
 from ..evaluation.plots import plot_sequence
@@ -51,19 +50,19 @@ from ..records import ChainLink, UnlearningRun
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from ..trainer.guard import DivergenceError
-from .arguments import RETRAINED, StoppingArguments, UnlearnModelConfig
+from .arguments import RETRAINED, StoppingArguments, UnlearnModelConfig, script_parser
 from .loading import (
     check_model_names,
     default_config,
     evaluation_loaders,
-    load_evaluation_rows,
     load_tokenizer,
-    load_training_rows,
     refuse_other_settings,
+    refuse_publishing,
     refusing,
     settings_digest,
     use_archive,
 )
+from .rows import load_evaluation_rows, load_training_rows
 from .unlearn import build_trainer, unlearn_until
 
 
@@ -146,7 +145,7 @@ class _Job:
 
 
 def _parse(argv: list[str], prog: str) -> tuple[SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
-    parser = TrlParser((SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog=prog)
+    parser = script_parser((SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog, __doc__)
     return parser.parse_args_and_config(args=list(argv))
 
 
@@ -192,6 +191,7 @@ def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
     with refusing(prog):
         argv = default_config(sys.argv[1:] if argv is None else argv, "archive/sequence.yaml")
         data_args, training_args, model_args = _parse(argv, prog)
+        refuse_publishing(training_args.push_to_hub)
         folder = Path(training_args.output_dir)
         jobs = _jobs(argv, prog, data_args.requests, folder)
         with training_args.main_process_first(desc="the embedded lab"):

@@ -36,7 +36,7 @@ from ..evaluation.uncertainty import SuiteOutcome
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..records import EvaluationResult
 from .arguments import DataArguments
-from .loading import load_evaluation_rows, load_holdout_rows, spread
+from .rows import load_evaluation_rows, load_holdout_rows, spread
 
 
 # Suites that ask about the forget rows of the data arguments.

@@ -16,11 +16,12 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from accelerate import PartialState
-from trl import TrlParser, get_peft_config, get_quantization_config
+from trl import get_peft_config, get_quantization_config
 
 from ..evaluation.callbacks import SqueezingPanelCallback, curve_point
 from ..evaluation.fluency import load_fluency_classifier
@@ -30,32 +31,46 @@ from ..evaluation.stopping import UnlearnUntil
 from ..evaluation.suite import evaluate_models
 from ..evaluation.table import print_results
 from ..evaluation.tofu import EncodedSet, EvaluationRows, encode_set
+from ..hub.access import PushError, check_access
 from ..hub.card import render_card
+from ..hub.contents import PushFile
+from ..hub.push import push
 from ..records import EvaluationResult, UnlearningRun
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
-from .arguments import RETRAINED, DataArguments, StoppingArguments, UnlearnArguments, UnlearnModelConfig
+from .arguments import (
+    RETRAINED,
+    DataArguments,
+    StoppingArguments,
+    UnlearnArguments,
+    UnlearnModelConfig,
+    script_parser,
+)
 from .loading import (
     check_model_names,
     default_config,
     evaluation_loaders,
-    load_evaluation_rows,
     load_model,
     load_tokenizer,
-    load_training_rows,
     refusing,
     use_archive,
 )
+from .push import answer_texts, summary
+from .rows import load_evaluation_rows, load_training_rows
 
 
-def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: list[str] | None = None) -> None:
+def main(
+    prog: str, doc: str, recipe: str, defaults: dict[str, Any] | None = None, argv: list[str] | None = None
+) -> None:
     """
-    Parse the command line, unlearn, evaluate, and write the output folder.
+    Parse the command line, unlearn, evaluate, write the output folder, and publish it if that is asked for.
 
     Args:
         prog (`str`):
             Name of the program.
+        doc (`str`):
+            Docstring of the program.
         recipe (`str`):
             Recipe that runs where neither a model nor data is named.
         defaults (`dict[str, Any]`, *optional*):
@@ -63,15 +78,17 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
         argv (`list[str]`, *optional*):
             Command line; that of the process if not given.
     """
-    parser = TrlParser((UnlearnArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog=prog)
+    parser = script_parser((UnlearnArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog, doc)
     parser.set_defaults_with_config(**(defaults or {}))
     with refusing(prog):
         data_args, training_args, model_args = parser.parse_args_and_config(
             args=default_config(sys.argv[1:] if argv is None else argv, recipe)
         )
+        publishes = _may_publish(prog, training_args)
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, model_args)
         trainer = build_trainer(data_args, training_args, model_args)
+        answers = _forget_answers(data_args, trainer) if publishes else []
         rows = None
         if data_args.evaluate or data_args.panel_prompts or data_args.stop_at:
             rows = load_evaluation_rows(data_args, trainer.processing_class)
@@ -97,22 +114,86 @@ def main(prog: str, recipe: str, defaults: dict[str, Any] | None = None, argv: l
         _end_diverged(prog, trainer, error)
     trainer.save_model()
     if data_args.evaluate:
-        folder = Path(training_args.output_dir)
-        # The files of the main process are there for all.
-        trainer.accelerator.wait_for_everyone()
-        outcome = evaluate_models(
-            evaluation_loaders(data_args, model_args, str(folder), training_args.trust_remote_code),
-            rows,
-            trainer.processing_class,
-            parity=data_args.parity,
-            batch_size=data_args.evaluation_batch_size,
-            fluency_classifier=classifier,
-            seed=training_args.seed,
-        )
-        if trainer.is_world_process_zero():
-            write_results(folder, outcome.result)
+        _evaluate(data_args, model_args, trainer, rows, classifier)
     trainer.accelerator.wait_for_everyone()
     trainer.end()
+    # At the very end, where no process waits for another: an upload may take longer than they would.
+    if publishes and trainer.is_world_process_zero():
+        _publish(prog, trainer, answers)
+
+
+def _evaluate(
+    data_args: UnlearnArguments,
+    model_args: UnlearnModelConfig,
+    trainer: BootstrapUnlearnTrainer,
+    rows: EvaluationRows,
+    classifier: Any,
+) -> None:
+    """Evaluate the model as it was saved, and write what was measured."""
+    folder = Path(trainer.args.output_dir)
+    # The files of the main process are there for all.
+    trainer.accelerator.wait_for_everyone()
+    outcome = evaluate_models(
+        evaluation_loaders(data_args, model_args, str(folder), trainer.args.trust_remote_code),
+        rows,
+        trainer.processing_class,
+        parity=data_args.parity,
+        batch_size=data_args.evaluation_batch_size,
+        fluency_classifier=classifier,
+        seed=trainer.args.seed,
+    )
+    if trainer.is_world_process_zero():
+        write_results(folder, with_weights(outcome.result, folder))
+
+
+def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
+    """Whether the run is to be published, and may be. It goes when all is done, and not from the trainer."""
+    if not args.push_to_hub:
+        return False
+    if args.hub_model_id is None:
+        raise ValueError("`push_to_hub` is given without `hub_model_id`. Give an id, such as 'me/unlearned'.")
+    if args.process_index == 0:
+        try:
+            check_access(args.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
+        except PushError as error:
+            print(f"{prog}: failed: {error} Nothing was trained.", file=sys.stderr)
+            sys.exit(1)
+    args.push_to_hub = False
+    return True
+
+
+def _forget_answers(data_args: DataArguments, trainer: BootstrapUnlearnTrainer) -> list[str]:
+    """The answers that no published file may hold. Loaded anew, because the trainer's rows may be cut off."""
+    args, tokenizer = trainer.args, trainer.processing_class
+    return answer_texts(
+        load_training_rows(data_args, tokenizer, args.max_length)[0], tokenizer, args.dataset_text_field
+    )
+
+
+def _publish(prog: str, trainer: BootstrapUnlearnTrainer, answers: list[str]) -> None:
+    """Push the output folder, or say why not, and exit with 1."""
+    args, store = trainer.args, trainer.belief_store
+    texts = {"forget set": answers}
+    if store is not None and store.refresh is not None:
+        texts["beliefs"] = answer_texts(store.rows(range(len(store.prompts))), trainer.processing_class)
+    try:
+        repos = push(
+            args.output_dir,
+            args.hub_model_id,
+            forbidden_texts=texts,
+            private=args.hub_private_repo,
+            revision=args.hub_revision,
+            token=args.hub_token,
+        )
+    except (PushError, ValueError) as error:
+        print(
+            f"{prog}: failed: {error} The run is complete in {args.output_dir}: `trl-unlearn push --output_dir "
+            f"{args.output_dir} --hub_model_id {args.hub_model_id}` publishes it later.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    for repo in repos:
+        print(summary(repo))
 
 
 def _end_diverged(prog: str, trainer: BootstrapUnlearnTrainer, error: DivergenceError) -> NoReturn:
@@ -260,6 +341,25 @@ def _sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
             "on_hub": not Path(name).exists() if name else False,
         }
     return sources
+
+
+def with_weights(result: EvaluationResult, folder: Path) -> EvaluationResult:
+    """
+    Results that record which weights they were measured on, so that they are not taken for those of others.
+
+    Args:
+        result ([`~trl_unlearn.records.EvaluationResult`]):
+            What was measured.
+        folder (`Path`):
+            Folder of the unlearned model, or of its adapter.
+
+    Returns:
+        [`~trl_unlearn.records.EvaluationResult`]: With `weights_sha256` in the protocol: file -> SHA-256.
+    """
+    is_adapter = (folder / "adapter_config.json").is_file()
+    files = sorted(folder.glob("adapter_model.safetensors" if is_adapter else "model*.safetensors"))
+    digests = {file.name: PushFile(file.name, file).sha256 for file in files}
+    return replace(result, protocol=result.protocol | {"weights_sha256": {"unlearned": digests}})
 
 
 def write_results(folder: Path, result: EvaluationResult) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers.trainer_utils import HubStrategy
 from trl import SFTConfig
 
 from ..generation import RESERVED_GENERATION_KWARGS
@@ -157,6 +158,14 @@ class BootstrapUnlearnConfig(SFTConfig):
             finite, or the retain rows become less likely than a uniform guess. The last good weights are put back, of
             which a copy is kept in main memory.
 
+        > Parameters that control the logging
+
+        log_completions (`bool`, *optional*, defaults to `False`):
+            Whether beliefs are printed each time they are sampled, beside their prompts and answers. This shows what
+            is to be forgotten; it goes to the terminal, and to no reporter and no file.
+        num_completions_to_print (`int`, *optional*, defaults to `6`):
+            Most beliefs that are printed. `None` prints all.
+
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
     > - `learning_rate`: `None`, which means 2e-4 with a PEFT adapter and 1e-5 (as published) without one.
@@ -164,6 +173,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     >   instead of 0 (all as published).
     > - `logging_nan_inf_filter`: `False` instead of `True`, because the filter hides a diverging ascent.
     > - `bf16`: `False` on a machine without an accelerator.
+    > - `hub_private_repo`: `True` instead of `None`, and `None` means the same: what is pushed is private unless said.
     """
 
     _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "generation_kwargs"]  # noqa: RUF012
@@ -184,6 +194,10 @@ class BootstrapUnlearnConfig(SFTConfig):
     logging_nan_inf_filter: bool = field(
         default=False,
         metadata={"help": "Whether to hide NaN and inf losses in the log. Off, because they show a diverging ascent."},
+    )
+    hub_private_repo: bool | None = field(
+        default=True,
+        metadata={"help": "Whether a new repository is private. To push to a public one, set it to false."},
     )
 
     # Parameters that control the two terms
@@ -321,12 +335,26 @@ class BootstrapUnlearnConfig(SFTConfig):
         },
     )
 
+    # Parameters that control the logging
+    log_completions: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to print the beliefs each time they are sampled. This shows what is to be forgotten; it "
+            "goes to the terminal only."
+        },
+    )
+    num_completions_to_print: int | None = field(
+        default=6, metadata={"help": "Most beliefs that `log_completions` prints. 'null' in a file prints all."}
+    )
+
     def __post_init__(self):
         if not torch.accelerator.is_available():
             self.use_cpu = True
         if self.use_cpu and self.bf16 is None:
             self.bf16 = False
         super().__post_init__()
+        if self.hub_private_repo is None:
+            self.hub_private_repo = True
         if self.num_belief_candidates is None:
             self.num_belief_candidates = self.num_beliefs
         if self.forget_floor is None and self.lambda_schedule == "adaptive" and self.forget_loss_type != "rmu":
@@ -401,6 +429,16 @@ class BootstrapUnlearnConfig(SFTConfig):
                 f"`num_beliefs` is {self.num_beliefs} while `lambda_bss` is {self.lambda_bss}: there would be no "
                 "belief to weigh. Raise `num_beliefs`, or set `lambda_bss=0` for BS-T or the bare objective."
             )
+        if self.log_completions and self.lambda_bss == 0:
+            raise ValueError(
+                "`log_completions` prints the sequence beliefs, but `lambda_bss` is 0 and none are sampled. Leave it "
+                "out, or raise `lambda_bss`."
+            )
+        if self.num_completions_to_print is not None and self.num_completions_to_print < 1:
+            raise ValueError(
+                f"`num_completions_to_print` must be at least 1, got {self.num_completions_to_print}. Leave "
+                "`log_completions` out to print none."
+            )
         if self.num_belief_candidates < self.num_beliefs:
             raise ValueError(
                 f"`num_belief_candidates` ({self.num_belief_candidates}) must not be below `num_beliefs` "
@@ -419,6 +457,11 @@ class BootstrapUnlearnConfig(SFTConfig):
             )
 
     def _refuse_inherited(self) -> None:
+        if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            raise ValueError(
+                f"`hub_strategy={self.hub_strategy.value!r}` would push checkpoints, with the state of the optimizer. "
+                "Set it to 'every_save' or 'end', which push the model and its card."
+            )
         for name, allowed, why in _FIXED_OPTIONS:
             if getattr(self, name) != allowed:
                 raise ValueError(

@@ -18,7 +18,6 @@ import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,16 +27,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from trl import SFTTrainer
 
 from .._trl import disable_dropout_in_model, unwrap_model_for_generation
 from ..beliefs import BeliefSampling, BeliefStore
 from ..encoding import ENCODED_COLUMNS, encode_dataset
 from ..generation import eos_token_ids
-from ..hub.card import render_card
 from ..label_states import LabelStates, check_head
 from ..objectives import forget, hidden, retain
-from ..records import ChainLink, UnlearningRun
+from ..records import ChainLink
 from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import refuse_input, warn_of_overlap
@@ -48,9 +45,10 @@ from .guard import DivergenceGuard
 from .inner_layer import resolve_layer, train_around_layer
 from .pass_scorer import PassScorer
 from .passes import StepRow, collate_rows, cut_rows, padded_tokens, retain_index, split_to, without_synchronisation
-from .reference import add_reference_adapter, frozen_copy, reference_model, without_reference_adapter
+from .progress import print_beliefs, show_logps
+from .publishing import PublishingTrainer
+from .reference import add_reference_adapter, frozen_copy, reference_model
 from .refusals import with_refusals
-from .run_record import RunClock, build_run_record
 from .schedules import TermWeights
 from .throughput import StepMeter
 
@@ -61,7 +59,7 @@ logger = logging.getLogger(__name__)
 _LEARNING_RATE, _ADAPTER_LEARNING_RATE = 1e-5, 2e-4
 
 
-class BootstrapUnlearnTrainer(SFTTrainer):
+class BootstrapUnlearnTrainer(PublishingTrainer):
     """
     Trainer that makes a causal language model forget a set of rows while it keeps another one.
 
@@ -155,7 +153,6 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         self.dataset_sources: dict[str, dict[str, Any]] = {}
         self.earlier_requests: list[ChainLink] = []
         self.stop_reason: str | None = None
-        self._clock = RunClock()
 
         super().__init__(
             model=model,
@@ -195,6 +192,8 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         self._meter = StepMeter(self.accelerator, self.model.config.get_text_config())
         self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded)
         self._row_metrics: dict[str, list[Tensor]] = defaultdict(list)
+        self._last_means: dict[str, float] = {}
+        show_logps(self, self._last_means)
         self.belief_store = self._new_belief_store(list(self.train_dataset)) if args.lambda_bss > 0 else None
         self._weights, self._monitor = TermWeights(args), None
         self._guard = None
@@ -263,6 +262,9 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         self._scorer.forget_beliefs()
         desc = f"Sampling beliefs (epoch {self.state.epoch:g})"
         audit = self._sample(model, self.belief_store, due, desc)
+        if self.args.log_completions and self.is_world_process_zero():
+            count = self.args.num_completions_to_print
+            print_beliefs(self.belief_store, self._tokenizer, self.state.epoch, count)
         for name, key in (
             ("coverage", "coverage"),
             ("length", "mean_length"),
@@ -429,6 +431,7 @@ class BootstrapUnlearnTrainer(SFTTrainer):
         means = dict(zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True))
         for name, value in means.items():
             self._metrics["train"][name].append(value)
+        self._last_means.update(means)
         self._row_metrics.clear()
         return means
 
@@ -467,44 +470,3 @@ class BootstrapUnlearnTrainer(SFTTrainer):
             for name, value in self._meter.read().items():
                 self._metrics["train"][name].append(value)
         super().log(logs, start_time)
-
-    # Output
-
-    def run_record(self) -> UnlearningRun:
-        """
-        What this run is, without any text of the data.
-
-        Returns:
-            [`~trl_unlearn.records.UnlearningRun`]: The record that `run.json` and the card are made from.
-        """
-        return build_run_record(self, self._clock)
-
-    def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
-        """
-        Write the card of the run, `README.md`, to the output folder. It says that results are missing.
-
-        Args:
-            model_name, dataset_name, tags:
-                Not used: the card is a function of the run's record.
-        """
-        if self.is_world_process_zero():
-            Path(self.args.output_dir, "README.md").write_text(render_card(self.run_record(), None), encoding="utf-8")
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """
-        Save the adapter (or the model), the tokenizer, `run.json` and the card, but no frozen reference adapter.
-
-        Args:
-            output_dir (`str`, *optional*):
-                Folder; the config's `output_dir` if not given.
-        """
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call and self.is_world_process_zero():
-            folder, record = Path(output_dir or self.args.output_dir), self.run_record()
-            record.save(folder / "run.json")
-            # After PEFT, which writes a card of its own.
-            (folder / "README.md").write_text(render_card(record, None), encoding="utf-8")
-
-    def _save(self, output_dir=None, state_dict=None):
-        with without_reference_adapter(self.accelerator.unwrap_model(self.model)):
-            super()._save(output_dir, state_dict)

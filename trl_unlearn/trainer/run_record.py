@@ -42,6 +42,9 @@ _LEFT_OUT = (
     "hub_token",
     "push_to_hub_token",
     "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
 )
 
 

@@ -1,0 +1,154 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""From `bs_s` to repositories that others can load, through HTTP, in processes that know only the loopback server."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from trl_unlearn.records import EvaluationResult
+
+from ..hub.conftest import fresh_process, hub  # noqa: F401
+from ..hub.hub_server import Repo
+from .conftest import QUICK
+
+
+REPO = "me/unlearned"
+RUNS = """
+import functools, json, sys
+from trl_unlearn.evaluation import suite
+from trl_unlearn.scripts import bs_s, unlearn
+unlearn.evaluate_models = functools.partial(suite.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
+codes = []
+for argv in json.loads(sys.argv[1]):
+    try:
+        bs_s.main(argv)
+        codes.append(0)
+    except SystemExit as ended:
+        codes.append(ended.code)
+    print("=" * 9)
+    print("=" * 9, file=sys.stderr)
+print(json.dumps(codes))
+"""
+LOADS = """
+import json, sys
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl_unlearn.hub.push import check_published
+repo = sys.argv[1]
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(f"{repo}-base"), repo)
+with torch.no_grad():
+    logits = model(input_ids=torch.tensor([json.loads(sys.argv[2])])).logits.tolist()
+check_published(repo)
+card = ModelCard.load(repo).data.to_dict()
+print(json.dumps({"logits": logits, "card": card, "pad": AutoTokenizer.from_pretrained(repo).pad_token}))
+"""
+TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+RECORDS = {"README.md", "run.json"}
+RESULTS = {"eval_results.json", "figures/evaluation.png", "figures/training.png"}
+ADAPTER = {"adapter_model.safetensors", "adapter_config.json"}
+MODEL = {"model.safetensors", "config.json", "generation_config.json"}
+
+
+def published(hub, repo_id, revision="main"):  # noqa: F811
+    return set(hub.repos[repo_id].files(revision)) - {".gitattributes"}
+
+
+@pytest.fixture
+def argv(checkpoint, own_files, tmp_path):
+    """Function of an output folder and flags: command line of a run on two files of one's own."""
+    forget, retain = own_files("conversational")
+    data = ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
+
+    def line(output: str, *flags: str) -> list[str]:
+        return [*data, *QUICK, "--lora_r", "4", "--output_dir", str(tmp_path / output), "--push_to_hub", *flags]
+
+    return line
+
+
+def test_a_run_ends_with_repositories_that_load_with_the_same_logits(hub, fresh_process, argv, facts, tmp_path):  # noqa: F811
+    for name in ("me/public", "me/other"):
+        hub.repos[name] = Repo(private=name != "me/public")
+        hub.repos[name].commit("main", {"x.txt": (b"x", False)}, "initial commit")
+    (tmp_path / "leaky").mkdir()
+    (tmp_path / "leaky/notes.txt").write_text(f"To forget: {facts['forget'][2][1].upper()}")
+    into, bare = ("--hub_model_id", REPO), ("--evaluate", "false", "--max_steps", "1")
+    runs = {
+        "no id": argv("a"),
+        "no owner": argv("a", "--hub_model_id", "unlearned"),
+        "wrong token": argv("a", *into, "--hub_token", "hf_wrong"),
+        "read-only token": argv("a", *into, "--hub_token", "hf_me_read"),
+        "of somebody else": argv("a", "--hub_model_id", "other/unlearned"),
+        "public": argv("a", "--hub_model_id", "me/public"),
+        "leaky": argv("leaky", "--hub_model_id", "me/leaky", *bare),
+        "whole": argv(
+            "whole", "--hub_model_id", "me/whole", "--no_use_peft", "--hub_private_repo", "false", *bare,
+            *("--hub_revision", "try"),
+        ),
+        "adapter": argv("out", *into),
+    }  # fmt: skip
+    done = fresh_process(RUNS, json.dumps(list(runs.values())), token="hf_me")
+    assert done.returncode == 0, done.stderr
+    printed, errors = (
+        dict(zip(runs, text.split("=" * 9 + "\n"), strict=False)) for text in (done.stdout, done.stderr)
+    )
+    codes = dict(zip(runs, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    assert codes == dict(zip(runs, [2, 2, 1, 1, 1, 1, 1, 0, 0], strict=True)), done.stderr
+    said = {
+        "no id": "`push_to_hub` is given without `hub_model_id`",
+        "no owner": "Give an id with its owner",
+        "wrong token": "bs_s.py: failed: The Hub does not know the token.",
+        "read-only token": "may only read",
+        "of somebody else": "`other` is neither the user of the token",
+        "public": "`me/public` exists and is public",
+        "leaky": "`notes.txt` (text of the forget set, row 2)",
+    }
+    for case, words in said.items():
+        assert words in errors[case], case
+    # Refused before the training, and not after it.
+    assert not (tmp_path / "a").exists()
+    assert "The run is complete in" in errors["leaky"] and (tmp_path / "leaky/adapter_model.safetensors").is_file()
+
+    assert set(hub.repos) == {"me/public", "me/other", "me/whole", REPO, f"{REPO}-base"}
+    assert published(hub, "me/whole", "try") == MODEL | TOKENIZER | RECORDS
+    assert not hub.repos["me/whole"].private
+    assert hub.repos[REPO].private and hub.repos[f"{REPO}-base"].private
+    assert published(hub, REPO) == ADAPTER | TOKENIZER | RECORDS | RESULTS
+    assert published(hub, f"{REPO}-base") == MODEL | TOKENIZER | {"README.md"}
+    assert f"{REPO}: adapter, private, {len(published(hub, REPO))} files" in printed["adapter"]
+    sent = b"".join(content for repo in hub.repos.values() for content in repo.files().values())
+    assert str(tmp_path).encode() not in sent
+
+    ids, folder = [5, 17, 33, 80, 120], tmp_path / "out"
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(base, folder)(input_ids=torch.tensor([ids])).logits
+    loaded = fresh_process(LOADS, REPO, json.dumps(ids), token="hf_me")
+    assert loaded.returncode == 0, loaded.stderr
+    found = json.loads(loaded.stdout.splitlines()[-1])
+    torch.testing.assert_close(torch.tensor(found["logits"]), expected, atol=1e-5, rtol=0)
+    assert found["pad"] == "<|pad|>"
+    assert (found["card"]["base_model"], found["card"]["base_model_relation"]) == (f"{REPO}-base", "adapter")
+    result = EvaluationResult.load(folder / "eval_results.json")
+    card = ModelCard(hub.repos[REPO].files()["README.md"].decode())
+    assert {one.metric_type: one.metric_value for one in card.data.eval_results} == {
+        name: measurement.value for name, measurement in result.models["unlearned"].items()
+    }

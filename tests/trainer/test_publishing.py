@@ -1,0 +1,144 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the trainer itself sends to the Hub: through HTTP, by a process that knows only the loopback server."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from trl_unlearn import BootstrapUnlearnConfig
+from trl_unlearn.records import UnlearningRun
+
+from ..hub.conftest import fresh_process, hub  # noqa: F401
+from ..hub.hub_server import Repo
+
+
+# Cases of one process: each trains an adapter and pushes; printed is what it saw.
+TRAINS = """
+import hashlib, json, sys, warnings
+from pathlib import Path
+from datasets import Dataset
+from peft import LoraConfig
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.records import EvaluationResult, Measurement
+
+base, rows = sys.argv[1], json.loads(sys.argv[2])
+
+def new(name, **kwargs):
+    args = BootstrapUnlearnConfig(
+        name, max_steps=2, per_device_train_batch_size=3, max_completion_length=6, gradient_checkpointing=False,
+        report_to="none", disable_tqdm=True, logging_steps=1, hub_token="hf_me", retain_loss_type="none", **kwargs,
+    )
+    peft = LoraConfig(r=2, target_modules=["q_proj"])
+    return BootstrapUnlearnTrainer(base, args, Dataset.from_list(rows), peft_config=peft)
+
+seen = {}
+every = new("every", push_to_hub=True, hub_model_id="me/every", save_steps=1, hub_always_push=True)
+Path("every/completions").mkdir(parents=True)
+Path("every/completions/step-1.jsonl").write_text(json.dumps(rows))
+Path("every/model.safetensors").write_bytes(b"of another run")
+every.train()
+every._finish_current_push()
+seen["during"] = Path("every/README.md").read_text()
+every.save_model()
+
+late = new("late", save_strategy="no")
+late.train()
+late.save_model()
+weights = Path("late/adapter_model.safetensors")
+result = EvaluationResult(
+    parity="strict", suites=["tofu"], models={"unlearned": {"forget/probability": Measurement(0.25, 3, 0.1)}},
+    protocol={}, environment={},
+)
+for step, digest in (("other", "ab" * 32), ("own", hashlib.sha256(weights.read_bytes()).hexdigest())):
+    result.protocol = {"weights_sha256": {"unlearned": {weights.name: digest}}}
+    result.save(Path("late/eval_results.json"))
+    late.create_model_card()
+    seen[step] = Path("late/README.md").read_text()
+late.args.hub_model_id = "me/late"
+late.push_to_hub(commit_message="Late")
+second = new("late", save_strategy="no")
+second.create_model_card()
+seen["of another run"] = Path("late/README.md").read_text()
+
+try:
+    new("out", push_to_hub=True, hub_model_id="me/public")
+except ValueError as error:
+    seen["public"] = str(error)
+print(json.dumps(seen))
+"""
+ADAPTER = {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"}
+SENT = {*ADAPTER, "chat_template.jinja", "README.md", "run.json"}
+MISSING = "Results are missing"
+
+
+def test_the_trainer_pushes_its_card_privately_and_nothing_of_the_training(
+    hub,  # noqa: F811
+    fresh_process,  # noqa: F811
+    tiny_model,
+    tiny_tokenizer,
+    forget_rows,
+    tmp_path,
+):
+    base = tmp_path / "somewhere" / "base"
+    for item in (tiny_model, tiny_tokenizer):
+        item.save_pretrained(base)
+    hub.repos["me/public"] = Repo(private=False)
+    hub.repos["me/public"].commit("main", {}, "initial commit")
+    done = fresh_process(TRAINS, str(base), json.dumps(list(forget_rows)), token="hf_me")
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+
+    every, late = hub.repos["me/every"], hub.repos["me/late"]
+    assert every.private and late.private
+    assert [message for message in every.messages if message != "initial commit"] == [
+        "Training in progress, step 1",
+        "Training in progress, step 2",
+        "Model save",
+    ]
+    for oid in every.commits.values():
+        assert set(oid) - {".gitattributes"} in (set(), SENT)
+    sent = {path: content for repo in (every, late) for path, content in repo.files().items()}
+    together = b"".join(sent.values())
+    for hidden in (str(tmp_path), "hf_me", forget_rows[0]["completion"][0]["content"]):
+        assert hidden.encode() not in together
+    assert json.loads(every.files()["adapter_config.json"])["base_model_name_or_path"] == "base"
+    assert "The adapter's base is a folder" in done.stderr
+    for card in (seen["during"], every.files()["README.md"].decode()):
+        assert MISSING in card and "unlearned with BS-S" in card
+    assert UnlearningRun.from_dict(json.loads(every.files()["run.json"])).steps == 2
+
+    assert set(late.files()) - {".gitattributes"} == {*SENT, "eval_results.json"}
+    assert late.messages[-1] == "Late"
+    card = ModelCard(late.files()["README.md"].decode())
+    assert [(one.metric_type, one.metric_value) for one in card.data.eval_results] == [("forget/probability", 0.25)]
+    assert MISSING in seen["other"] and MISSING not in seen["own"] and MISSING in seen["of another run"]
+
+    assert "`me/public` exists and is public" in seen["public"]
+
+
+@pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
+def test_a_strategy_that_pushes_checkpoints_is_refused(strategy, tmp_path):
+    with pytest.raises(ValueError, match="would push checkpoints"):
+        BootstrapUnlearnConfig(str(tmp_path), push_to_hub=True, hub_strategy=strategy)
+
+
+def test_what_is_pushed_is_private_unless_said(tmp_path):
+    privates = [
+        BootstrapUnlearnConfig(str(tmp_path), **given).hub_private_repo
+        for given in ({}, {"hub_private_repo": None}, {"hub_private_repo": False})
+    ]
+    assert privates == [True, True, False]

@@ -1,0 +1,216 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a user sees of the training, and what reporters get."""
+
+import io
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig
+from rich.console import Console
+from transformers import TrainerCallback
+
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.trainer.progress import print_beliefs
+
+
+@pytest.fixture
+def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+    def new(callbacks=None, **kwargs):
+        settings = {
+            "max_steps": 2,
+            "per_device_train_batch_size": 3,
+            "num_beliefs": 2,
+            "max_completion_length": 12,
+            "gradient_checkpointing": False,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+        }
+        args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs)
+        peft = LoraConfig(r=2, target_modules=["q_proj"])
+        return BootstrapUnlearnTrainer(
+            *(tiny_model, args, forget_rows, retain_rows),
+            processing_class=tiny_tokenizer,
+            callbacks=callbacks,
+            peft_config=peft,
+        )
+
+    return new
+
+
+def folded(text: str) -> str:
+    return "".join(text.split())
+
+
+class Logs(TrainerCallback):
+    """Everything that is logged."""
+
+    def __init__(self):
+        self.entries = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.entries.append(dict(logs))
+
+
+# The bar
+
+
+@pytest.mark.parametrize(
+    ("settings", "kinds"),
+    [
+        ({}, ("forget", "beliefs", "retain")),
+        ({"lambda_bss": 0.0}, ("forget", "retain")),
+        ({"retain_loss_type": "none"}, ("forget", "beliefs")),
+    ],
+)
+def test_the_bar_shows_the_log_probs_of_the_last_step(new_trainer, capfd, settings, kinds):
+    logs = Logs()
+    new_trainer(callbacks=[logs], **settings).train()
+    last = [entry for entry in logs.entries if "loss/forget" in entry][-1]
+    expected = " ".join(f"{kind} {last[f'{kind}/logps']:.2f}" for kind in kinds)
+    shown = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if "2/2" in line]
+    assert f"logps: {expected}]" in shown[-1]
+
+
+def test_no_bar_is_shown_where_none_is_wanted(new_trainer, capfd):
+    new_trainer(disable_tqdm=True).train()
+    assert "logps: " not in capfd.readouterr().err
+
+
+# The table of beliefs
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_beliefs_are_printed_only_if_that_is_asked_for_and_nowhere_written(
+    new_trainer, forget_rows, tmp_path, capfd, wanted
+):
+    logs = Logs()
+    trainer = new_trainer(callbacks=[logs], log_completions=wanted)
+    trainer.train()
+    trainer.save_model()
+    printed = capfd.readouterr().out
+    assert printed.count("Beliefs at epoch 0") == wanted
+    written = [path.read_bytes().decode(errors="ignore") for path in tmp_path.rglob("*.*") if path.is_file()]
+    assert len(written) > 5
+    for row in forget_rows:
+        answer = folded(row["completion"][0]["content"])
+        assert not [text for text in (*written, json.dumps(logs.entries)) if answer in folded(text)]
+
+
+def test_the_table_shows_each_belief_beside_its_prompt_and_answer(new_trainer, tiny_tokenizer, forget_rows):
+    trainer, stream = new_trainer(), io.StringIO()
+    store = trainer.belief_store
+    store.sample(trainer.model, 0, 0.0)
+    print_beliefs(store, tiny_tokenizer, 1.5, count=4, console=Console(file=stream, width=120))
+    printed = stream.getvalue()
+    assert "Beliefs at epoch 1.5" in printed
+    # Four of six beliefs, which are those of two forget rows.
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.split("\n") if "│" in line]
+    prompts, answers, beliefs = (folded("".join(column)) for column in zip(*cells, strict=True))
+    for number, row in enumerate(forget_rows):
+        shown = number < 2
+        assert prompts.count(folded(row["prompt"][0]["content"])) == shown
+        assert answers.count(folded(row["completion"][0]["content"])) == shown
+    for row in store.rows([0, 1]):
+        belief = tiny_tokenizer.decode([label for label in row["labels"] if label >= 0], skip_special_tokens=True)
+        assert folded(belief) in beliefs
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"log_completions": True, "lambda_bss": 0.0}, "none are sampled"),
+        ({"num_completions_to_print": 0}, "must be at least 1"),
+    ],
+)
+def test_a_table_that_would_be_empty_is_refused(settings, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        BootstrapUnlearnConfig(str(tmp_path), **settings)
+
+
+# Reporters
+
+
+REPORTS = """
+import json, sys
+from datasets import Dataset
+from peft import LoraConfig
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+
+base, rows, reporter = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+args = BootstrapUnlearnConfig(
+    "out", max_steps=2, per_device_train_batch_size=3, num_beliefs=2, max_completion_length=12, run_name="a run",
+    gradient_checkpointing=False, logging_steps=1, save_strategy="no", retain_loss_type="none", report_to=reporter,
+    project="unlearning", log_completions=True,
+)
+trainer = BootstrapUnlearnTrainer(
+    base, args, Dataset.from_list(rows), peft_config=LoraConfig(r=2, target_modules=["q_proj"])
+)
+trainer.train()
+trainer.end()
+"""
+LOGGED = ("loss/forget", "loss/beliefs", "forget/logps", "beliefs/logps", "beliefs/coverage")
+
+
+@pytest.fixture
+def report(tiny_model, tiny_tokenizer, forget_rows, tmp_path):
+    """Function that trains in a process of its own with a reporter; nothing written may hold an answer."""
+
+    def train(reporter: str) -> Path:
+        for item in (tiny_model, tiny_tokenizer):
+            item.save_pretrained(tmp_path / "base")
+        place, rows = tmp_path / "reports", json.dumps(list(forget_rows))
+        env = os.environ | {"TRACKIO_DIR": str(place), "TENSORBOARD_LOGGING_DIR": str(place)}
+        done = subprocess.run(
+            [sys.executable, "-c", REPORTS, str(tmp_path / "base"), rows, reporter],
+            env=env, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        for path in place.rglob("*"):
+            if path.is_file():
+                held = path.read_bytes()
+                assert not [row for row in forget_rows if row["completion"][0]["content"].encode() in held], path
+        return place
+
+    return train
+
+
+def test_trackio_gets_the_metrics_of_every_step_without_a_network(report):
+    pytest.importorskip("trackio")
+    place = report("trackio")
+    (database,) = place.rglob("*.db")
+    with sqlite3.connect(database) as connection:
+        rows = [json.loads(metrics) for (metrics,) in connection.execute("SELECT metrics FROM metrics ORDER BY step")]
+    logged = [row for row in rows if "train/loss" in row]
+    assert len(logged) == 2
+    assert {f"train/{name}" for name in LOGGED} <= set(logged[0])
+
+
+def test_tensorboard_gets_the_metrics_of_every_step(report):
+    pytest.importorskip("tensorboard")
+    place = report("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next(place.rglob("events.out.*")).parent))
+    events.Reload()
+    for name in LOGGED:
+        found = [event.step for event in events.Scalars(f"train/{name}")]
+        assert found == ([1] if name == "beliefs/coverage" else [1, 2]), name

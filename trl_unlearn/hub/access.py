@@ -1,0 +1,199 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Who may push where: tokens, faults of the network, and what the Hub says, as sentences."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+
+# Seconds before each new try of what the client itself does not try again.
+WAITS = (1, 2, 4, 8)
+_TRANSIENT = (408, 429, 500, 502, 503, 504)
+AGAIN = "Run the same command again: what has arrived is not sent twice."
+
+T = TypeVar("T")
+
+
+class PushError(RuntimeError):
+    """A push that was refused or did not get through; the message says what to do."""
+
+
+def check_access(repo_id: str, *, private: bool = True, token: str | None = None) -> None:
+    """
+    Check that a token may push to a repository, and that a repository that exists is as private as it is to be.
+
+    Args:
+        repo_id (`str`):
+            Id of the repository, with its owner.
+        private (`bool`, *optional*, defaults to `True`):
+            Whether it is to be private.
+        token (`str`, *optional*):
+            Token. Default: that of the environment or of the login.
+
+    Raises:
+        `ValueError`: If the id is none.
+        [`PushError`]: If the token is missing, wrong, may only read or is of somebody else, the
+            repository is public, or the Hub cannot be reached.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise ValueError(f"The repository is {repo_id!r}. Give an id with its owner, such as 'me/unlearned'.")
+    api = HfApi(token=token)
+    with explaining("log in"):
+        user = token_user(api, repo_id.split("/")[0])
+    with explaining("read", repo_id, user):
+        try:
+            info = retried(lambda: api.model_info(repo_id))
+        except RepositoryNotFoundError:
+            # It will be made.
+            return
+    if private and not info.private:
+        raise PushError(
+            f"`{repo_id}` exists and is public. To publish there, set `hub_private_repo` to false; otherwise choose "
+            "another repository, or make this one private."
+        )
+
+
+def token_user(api: HfApi, owner: str) -> str:
+    """
+    Whose token it is, which must be one that writes for the owner.
+
+    Args:
+        api (`HfApi`):
+            Client with the token.
+        owner (`str`):
+            User or organisation.
+
+    Returns:
+        `str`: Name of the user.
+
+    Raises:
+        [`PushError`]: If the token may only read, or the owner is somebody else.
+    """
+    who = retried(api.whoami)
+    role = who.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise PushError(
+            f"The token of `{who['name']}` may only read. Make one with write permission, and log in with it "
+            "(`hf auth login`) or set `HF_TOKEN`."
+        )
+    if owner not in (names := [who["name"], *(one["name"] for one in who.get("orgs", []))]):
+        raise PushError(
+            f"`{owner}` is neither the user of the token nor an organisation of theirs. Push to one of: "
+            f"{', '.join(names)}."
+        )
+    return who["name"]
+
+
+def is_transient(error: HTTPError) -> bool:
+    """
+    Whether another try may succeed.
+
+    Args:
+        error (`HTTPError`):
+            What the client raised.
+
+    Returns:
+        `bool`: True for a broken connection, and for an answer that is none of the request's fault.
+    """
+    return not isinstance(error, HfHubHTTPError) or error.response.status_code in _TRANSIENT
+
+
+def retried(call: Callable[[], T]) -> T:
+    """
+    What the client does not try again by itself, tried again.
+
+    Args:
+        call (`Callable`):
+            Function without arguments.
+
+    Returns:
+        `Any`: What it returned.
+    """
+    for wait in WAITS:
+        try:
+            return call()
+        except HTTPError as error:
+            if not is_transient(error):
+                raise
+            time.sleep(wait)
+    return call()
+
+
+@contextmanager
+def explaining(doing: str, repo_id: str = "", user: str = "") -> Iterator[None]:
+    """
+    Errors of the client as a [`PushError`] that says what to do.
+
+    Args:
+        doing (`str`):
+            What was being done, as a verb.
+        repo_id (`str`, *optional*):
+            Repository to which.
+        user (`str`, *optional*):
+            Whose token it is.
+    """
+    try:
+        yield
+    except LocalTokenNotFoundError as error:
+        raise PushError(
+            "There is no token. Log in with `hf auth login`, or set `HF_TOKEN` to one with write permission."
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise PushError("`HF_HUB_OFFLINE` is set, so the Hub cannot be reached. Unset it.") from error
+    except PushError:
+        raise
+    except (HTTPError, RuntimeError) as error:
+        # What happens in the upload of a file comes wrapped.
+        cause: Any = error if isinstance(error, HTTPError) else error.__cause__
+        if not isinstance(cause, HTTPError):
+            raise
+        raise PushError(_explanation(cause, doing, repo_id, user)) from error
+
+
+def _explanation(error: HTTPError, doing: str, repo_id: str, user: str) -> str:
+    place = f" {doing} `{repo_id}`" if repo_id else f" {doing}"
+    if not isinstance(error, HfHubHTTPError):
+        return f"The connection to the Hub broke on the way to{place} ({type(error).__name__}: {error}). {AGAIN}"
+    status = error.response.status_code
+    if status in _TRANSIENT:
+        return f"The Hub answered {status} again and again on the way to{place}. Wait a little. {AGAIN}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"`{repo_id}` has no such revision. Check its name."
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"There is no repository `{repo_id}`, or it is private or gated and the token may not see it. Check the "
+            "id, and log in with a token that may (`hf auth login`, or `HF_TOKEN`)."
+        )
+    if status == 401:
+        return "The Hub does not know the token. Log in anew with `hf auth login`, or correct `HF_TOKEN`."
+    if status == 403:
+        return (
+            f"The Hub refused to{place}: the token of `{user}` has no write permission there. Push to a repository "
+            f"of your own (`{user}/...`), or ask the owner for it."
+        )
+    return f"The Hub refused to{place}: {' '.join(str(error).split())}"
