@@ -175,7 +175,7 @@ def refuse_publishing(push_to_hub: bool) -> None:
     if push_to_hub:
         raise ValueError(
             "`push_to_hub` is set, but this makes several models, which would overwrite each other. Leave it out, and "
-            "publish the one that you choose: `trl-unlearn push <its folder> ...`."
+            "publish the one that you choose: `trl-unlearn push --output_dir <its folder> ...`."
         )
 
 
