@@ -15,7 +15,7 @@
 import pytest
 from datasets import Dataset
 
-from trl_unlearn.encoding import answer_text, encode_dataset, encode_row, ends_turn, with_answer
+from trl_unlearn.encoding import answer_text, encode_dataset, encode_row, ends_turn, padding_token_id, with_answer
 
 
 QUESTION, ANSWER = "Where was Ada Marlow born?", "Ada Marlow was born in the harbour town of Veldt."
@@ -230,9 +230,9 @@ def test_columns_that_make_no_form_are_listed(tiny_tokenizer):
         encode_dataset(dataset, tiny_tokenizer, name="forget")
 
 
-def test_a_missing_completion_is_refused_by_the_columns_that_are_there(tiny_tokenizer):
+def test_a_missing_completion_is_named(tiny_tokenizer):
     dataset = Dataset.from_list([STRINGS, {**STRINGS, "completion": None}])
-    with pytest.raises(ValueError, match=r"^Row 1 of the forget set has the columns \['prompt'\]"):
+    with pytest.raises(ValueError, match=r"^Row 1 of the forget set has a `prompt`, but no `completion`"):
         encode_dataset(dataset, tiny_tokenizer, name="forget")
 
 
@@ -272,3 +272,42 @@ def test_another_answer_leaves_the_row_as_it_was():
     row = {"messages": [USER, ASSISTANT], "source": "page 1"}
     assert with_answer(row, "In Bremm.") == {"messages": [USER, {"role": "assistant", "content": "In Bremm."}]}
     assert row["messages"] == [USER, ASSISTANT]
+
+
+def test_a_token_that_is_prompt_and_answer_in_one_is_the_prompt_where_nothing_stands_before_it(tiny_tokenizer):
+    whole = tiny_tokenizer(" Ada")["input_ids"]
+    assert len(whole) == 1
+    encoded = encode_row({"prompt": " A", "completion": "da Marlow"}, tiny_tokenizer)
+    assert encoded["input_ids"][:1] == whole
+    assert encoded["prompt_length"] == 1
+    assert encoded["labels"] == [-100, *encoded["input_ids"][1:]]
+
+
+def test_rows_of_several_forms_may_stand_in_one_table(tiny_tokenizer):
+    rows = [STRINGS, {"messages": [USER, ASSISTANT]}, {"text": ANSWER}]
+    table = Dataset.from_list([dict.fromkeys(["prompt", "completion", "messages", "text"]) | row for row in rows])
+    encoded = encode_dataset(table, tiny_tokenizer, name="forget")
+    assert list(encoded) == [encode_row(row, tiny_tokenizer) for row in rows]
+    joined = {"messages": None, "text": None, **STRINGS}
+    assert answer_text(joined) == ANSWER
+    assert with_answer(joined, "In Bremm.") == {"prompt": STRINGS["prompt"], "completion": " In Bremm."}
+
+
+def test_tokenised_rows_without_labels_are_not_told_to_raise_max_length(tiny_tokenizer):
+    with pytest.raises(ValueError, match=r"^has no label token. Every label is -100"):
+        encode_row({"input_ids": [5, 6], "labels": [-100, -100]}, tiny_tokenizer, max_length=1024)
+
+
+@pytest.mark.parametrize("max_length", [1, 0, -5])
+def test_a_max_length_that_holds_no_prompt_and_answer_is_refused(max_length, tiny_tokenizer):
+    with pytest.raises(ValueError, match=f"^`max_length` must be at least 2 .*, got {max_length}"):
+        encode_dataset(Dataset.from_list([STRINGS]), tiny_tokenizer, name="forget", max_length=max_length)
+
+
+def test_padding_is_the_eos_token_where_there_is_no_other_and_refused_without_both(tiny_tokenizer):
+    assert padding_token_id(tiny_tokenizer) == tiny_tokenizer.pad_token_id == 0
+    tiny_tokenizer.pad_token = None
+    assert padding_token_id(tiny_tokenizer) == tiny_tokenizer.eos_token_id == 2
+    tiny_tokenizer.eos_token = None
+    with pytest.raises(ValueError, match=r"neither a padding nor an EOS token.*Set `tokenizer.pad_token`"):
+        padding_token_id(tiny_tokenizer)

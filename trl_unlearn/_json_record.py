@@ -145,7 +145,8 @@ class JsonRecord:
         # Not `tempfile`: its files are readable by their owner only, and the mode would stay.
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            unfinished.write_text(text, encoding="utf-8")
+            # Half a surrogate pair, as in a path that is not UTF-8, becomes the escape that JSON reads back.
+            unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -165,9 +166,8 @@ class JsonRecord:
         Raises:
             `ValueError`: if the file is not JSON, or not a record of this kind.
         """
-        text = Path(path).read_text(encoding="utf-8")
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"`{path}` is not JSON ({error}); expected a saved `{cls.__name__}`.") from error
         return cls.from_dict(data)

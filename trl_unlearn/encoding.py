@@ -14,10 +14,11 @@
 
 """Rows to token ids and labels: the only tokenisation, for training and evaluation alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 
@@ -58,7 +59,7 @@ def answer_text(row: Mapping[str, Any]) -> str:
     Returns:
         `str`: The completion without surrounding white space.
     """
-    completion = row["messages"] if "messages" in row else row["completion"]
+    completion = row["completion"] if row.get("messages") is None else row["messages"]
     return (completion if isinstance(completion, str) else completion[-1]["content"]).strip()
 
 
@@ -75,7 +76,8 @@ def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
     Returns:
         `dict[str, Any]`: The new row; leading white space of a plain-text completion is kept.
     """
-    if "messages" in row:
+    # Rows of several forms in one table hold null in the columns of the others.
+    if row.get("messages") is not None:
         return {"messages": [*row["messages"][:-1], {"role": "assistant", "content": answer}]}
     completion = row["completion"]
     if isinstance(completion, str):
@@ -88,14 +90,46 @@ def _common_prefix_length(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+def _check_messages(column: str, messages: Any) -> None:
+    """Refuse what a chat template, or whoever reads the answer, would fail on; of the content, only types are told."""
+    if not isinstance(messages, list):
+        raise ValueError(
+            f"has `{column}` of type `{type(messages).__name__}`, expected a list of messages (`role` and `content`). "
+            "Convert the column."
+        )
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            found = f"is a `{type(message).__name__}`"
+        elif not isinstance(message.get("role"), str):
+            found = f"has a `role` of type `{type(message.get('role')).__name__}`"
+        # What calls a tool need not say anything, but an answer has to.
+        elif not isinstance(message.get("content"), str) and not (
+            message.get("tool_calls") and messages[-1] != message
+        ):
+            found = f"has a `content` of type `{type(message.get('content')).__name__}`"
+        else:
+            continue
+        raise ValueError(
+            f"has `{column}` whose message {index} {found}, expected `role` and `content`, both strings. Correct the "
+            "message, or remove the row."
+        )
+
+
 def _encode_conversation(prompt: list[dict], completion: list[dict], tokenizer) -> tuple[list[int], int]:
     if tokenizer.chat_template is None:
         raise ValueError(
             f"has messages, but the tokenizer (`{type(tokenizer).__name__}`) has no chat template. Set "
             "`tokenizer.chat_template`, pass `--chat_template_path`, or give `prompt` and `completion` as strings."
         )
-    prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-    ids = tokenizer.apply_chat_template(prompt + completion, return_dict=False)
+    try:
+        prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(prompt + completion, return_dict=False)
+    except TemplateError as error:
+        roles = [message["role"] for message in prompt + completion]
+        raise ValueError(
+            f"has messages that the chat template refuses (roles: {roles}): {str(error).rstrip('.')}. Change the "
+            "messages to what the model was trained on."
+        ) from error
     # What a template writes after the end of turn (a line break in ChatML) is never generated: as a label it would
     # dilute every probability.
     end = len(ids)
@@ -103,7 +137,12 @@ def _encode_conversation(prompt: list[dict], completion: list[dict], tokenizer) 
         end -= 1
     if ends_turn(ids[end - 1], tokenizer):
         ids = ids[:end]
-    return ids, _common_prefix_length(prompt_ids, ids)
+    return ids, _labels_start(prompt_ids, ids)
+
+
+def _labels_start(prompt_ids: list[int], ids: list[int]) -> int:
+    # At least 1: a first token that is prompt and completion in one has nothing before it, and is never predicted.
+    return max(1, _common_prefix_length(prompt_ids, ids))
 
 
 def _tokenize(text: str, tokenizer) -> list[int]:
@@ -116,6 +155,7 @@ def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[li
     """Token ids of a row that is not tokenised yet, and where its labels start (`None`: at the first token)."""
     if "messages" in row:
         messages = row["messages"]
+        _check_messages("messages", messages)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise ValueError(
                 "has `messages` that do not end in an assistant turn after a prompt (roles: "
@@ -124,24 +164,54 @@ def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[li
             )
         return _encode_conversation(messages[:-1], messages[-1:], tokenizer)
     if "prompt" in row and "completion" in row:
-        prompt, completion = row["prompt"], row["completion"]
-        if isinstance(prompt, str) != isinstance(completion, str):
-            raise ValueError(
-                f"has a `prompt` of type `{type(prompt).__name__}` and a `completion` of type "
-                f"`{type(completion).__name__}`. Both must be strings or both lists of messages."
-            )
-        if not isinstance(prompt, str):
-            if not completion or completion[-1]["role"] != "assistant":
-                raise ValueError("has a `completion` that does not end in an assistant turn. Give it one.")
-            return _encode_conversation(prompt, completion, tokenizer)
-        ids = _tokenize(prompt + completion, tokenizer)
-        return ids, _common_prefix_length(tokenizer(prompt)["input_ids"], ids)
+        return _encode_pair(row["prompt"], row["completion"], tokenizer)
     if text_field in row:
-        return _tokenize(row[text_field], tokenizer), None
+        text = row[text_field]
+        if not isinstance(text, str):
+            raise ValueError(
+                f"has a `{text_field}` of type `{type(text).__name__}`, expected a string. Convert the column."
+            )
+        return _tokenize(text, tokenizer), None
+    for column, other in (("prompt", "completion"), ("completion", "prompt")):
+        if column in row:
+            raise ValueError(f"has a `{column}`, but no `{other}` (missing, or null). Give it one, or remove the row.")
     raise ValueError(
         f"has the columns {sorted(row)}, of which none can be used. Expected "
         f"{_ROW_FORMS.format(text_field=text_field)}; rename the columns or map the dataset to one of these forms."
+        if row
+        else "has no value: all of its columns are null. Remove the row."
     )
+
+
+def _encode_pair(prompt: Any, completion: Any, tokenizer) -> tuple[list[int], int]:
+    if not any(isinstance(prompt, kind) and isinstance(completion, kind) for kind in (str, list)):
+        raise ValueError(
+            f"has a `prompt` of type `{type(prompt).__name__}` and a `completion` of type "
+            f"`{type(completion).__name__}`. Both must be strings or both lists of messages."
+        )
+    if not (prompt.strip() if isinstance(prompt, str) else prompt):
+        raise ValueError(
+            "has an empty `prompt`, from which no belief can be sampled. Give it one, or give raw text as `text`."
+        )
+    if isinstance(prompt, str):
+        ids = _tokenize(prompt + completion, tokenizer)
+        return ids, _labels_start(tokenizer(prompt)["input_ids"], ids)
+    for column, messages in (("prompt", prompt), ("completion", completion)):
+        _check_messages(column, messages)
+    if not completion or completion[-1]["role"] != "assistant":
+        raise ValueError("has a `completion` that does not end in an assistant turn. Give it one.")
+    return _encode_conversation(prompt, completion, tokenizer)
+
+
+def _check_tokens(name: str, values: list[Any], allowed: range, other: tuple[int, ...] = ()) -> None:
+    wrong = next((x for x in values if type(x) is not int or not (x in allowed or x in other)), 0)
+    if type(wrong) is not int:
+        raise ValueError(f"has `{name}` with a value of type `{type(wrong).__name__}`, expected a list of integers.")
+    if wrong not in allowed:
+        raise ValueError(
+            f"has `{name}` with {wrong}, but the tokenizer has {len(allowed)} tokens. Tokenise the rows with the "
+            "tokenizer of the model" + (", and write -100 where nothing is to be scored." if other else ".")
+        )
 
 
 def padding_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -154,9 +224,17 @@ def padding_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
     Returns:
         `int`: Its id.
+
+    Raises:
+        `ValueError`: If it has neither.
     """
-    pad = tokenizer.pad_token_id
-    return tokenizer.eos_token_id if pad is None else pad
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise ValueError(
+        f"The tokenizer (`{type(tokenizer).__name__}`) has neither a padding nor an EOS token, so rows cannot be "
+        "padded. Set `tokenizer.pad_token` to a token that rows do not hold, and save the tokenizer."
+    )
 
 
 def encode_row(
@@ -176,7 +254,8 @@ def encode_row(
     Args:
         row (`Mapping[str, Any]`):
             Row with `prompt` and `completion` (strings or messages), `messages` (the last assistant turn is the
-            completion), raw text (every token is a label), or `input_ids` and `labels` (taken as they are).
+            completion), raw text (every token is a label), or `input_ids` and `labels` (taken as they are). A column
+            that is `None` counts as missing.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer, with a chat template for conversational rows.
         max_length (`int`, *optional*):
@@ -192,27 +271,37 @@ def encode_row(
         that a belief of this row is generated from).
 
     Raises:
-        `ValueError`: If the row has none of the forms, no chat template where one is needed, or no label token left.
-            The sentence starts with a verb, for [`encode_dataset`] to put the row's index before it.
+        `ValueError`: If the row has none of the forms, values of other types, an empty prompt, no chat template where
+            one is needed, or no label token left. The sentence starts with a verb, for [`encode_dataset`] to put the
+            row's index before it, and holds none of the row's text.
     """
+    row = {column: value for column, value in row.items() if value is not None}
     if "input_ids" in row and "labels" in row:
-        ids, labels = list(row["input_ids"]), list(row["labels"])
+        tokens = [row[name] for name in ("input_ids", "labels")]
+        if any(isinstance(values, str) or not isinstance(values, Sequence) for values in tokens):
+            kinds = " and ".join(f"`{type(values).__name__}`" for values in tokens)
+            raise ValueError(f"has `input_ids` and `labels` of type {kinds}, expected two lists of integers.")
+        ids, labels = map(list, tokens)
+        vocabulary = range(len(tokenizer))
+        _check_tokens("input_ids", ids, vocabulary)
+        _check_tokens("labels", labels, vocabulary, (-100,))
         if len(ids) != len(labels):
             raise ValueError(f"has {len(ids)} `input_ids` and {len(labels)} `labels`; both need one entry a token.")
-        start = next((i for i, label in enumerate(labels) if label != -100), len(labels))
+        start, is_cut = next((i for i, label in enumerate(labels) if label != -100), len(labels)), False
     else:
         ids, first = _encode_form(row, tokenizer, text_field)
         start = first or 0
         labels = [-100] * start + ids[start:]
         if not tokenizer.decode([x for x in labels if x != -100 and not ends_turn(x, tokenizer)]).strip():
             raise ValueError("has a completion without a token of text. Remove the row or give it an answer.")
+        is_cut = max_length is not None and len(ids) > max_length
         ids, labels = ids[:max_length], labels[:max_length]
     # The first token has nothing before it and is never predicted.
     if all(label == -100 for label in labels[1:]):
         raise ValueError(
             f"has no label token within `max_length={max_length}`: its prompt takes {start} tokens. Raise "
             "`max_length` or shorten the prompt."
-            if max_length is not None
+            if is_cut
             else "has no label token. Every label is -100, or the text has a single token."
         )
     prompt = start if start > 0 else min(prompt_length, len(ids) - 1)
@@ -248,15 +337,18 @@ def encode_dataset(
         [`~datasets.Dataset`]: `input_ids`, `labels` and `prompt_length`, in the order of the rows.
 
     Raises:
-        `ValueError`: If the dataset is empty, or a row cannot be encoded; names the row by index.
+        `ValueError`: If `max_length` is too small, the dataset is empty, or a row cannot be encoded; names the row by
+            index.
     """
+    if max_length is not None and max_length < 2:
+        raise ValueError(f"`max_length` must be at least 2 (a token of prompt and one of text), got {max_length}.")
     if len(dataset) == 0:
         raise ValueError(f"The {name} set is empty. Give at least one row; check the split and the config name.")
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
         try:
             return encode_row(
-                {key: value for key, value in row.items() if value is not None},
+                row,
                 tokenizer,
                 max_length=max_length,
                 prompt_length=prompt_length,

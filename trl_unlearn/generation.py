@@ -180,15 +180,24 @@ class _RowKeyedSampler(LogitsProcessor):
 
 @contextmanager
 def _for_generation(model: PreTrainedModel) -> Iterator[None]:
-    """Eval mode, and no generation config of the model's own: `generate` fills what ours leaves open from it."""
+    """
+    Eval mode, and no generation config of the model's own: `generate` fills what ours leaves open from it. A mixture
+    of experts computes no load balance: it would weigh the one new token of a row with the mask of all.
+    """
     holders = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
     configs, was_training = [holder.generation_config for holder in holders], model.training
+    text_config = model.config.get_text_config()
+    balances = getattr(text_config, "output_router_logits", False)
     model.eval()
     for holder in holders:
         holder.generation_config = GenerationConfig()
+    if balances:
+        text_config.output_router_logits = False
     try:
         yield
     finally:
+        if balances:
+            text_config.output_router_logits = True
         for holder, config in zip(holders, configs, strict=True):
             holder.generation_config = config
         model.train(was_training)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from pyarrow import ArrowException
 
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -37,7 +38,7 @@ def load_rows(name: str, *, split: str = "train") -> Dataset:
         [`~datasets.Dataset`]: The rows.
 
     Raises:
-        `ValueError`: If the file does not exist, is empty, or is of another type.
+        `ValueError`: If the file does not exist, is empty, cannot be read, or is of another type.
     """
     path = Path(name)
     builder = _BUILDERS.get(path.suffix.lower())
@@ -53,5 +54,8 @@ def load_rows(name: str, *, split: str = "train") -> Dataset:
         raise ValueError(f"The dataset file `{name}` is empty. Give at least one row.")
     try:
         return load_dataset(builder, data_files=name, split=split)
-    except DatasetGenerationError as error:
-        raise ValueError(f"The dataset file `{name}` cannot be read as {builder}: {error.__cause__}.") from error
+    except (DatasetGenerationError, ArrowException) as error:
+        cause = str(error.__cause__ or error).rstrip(" .")
+        raise ValueError(
+            f"The dataset file `{name}` cannot be read as {builder}: {cause}. Correct the file, or give another."
+        ) from error

@@ -102,6 +102,15 @@ def _column(rows: list[dict[str, Any]], column: str, name: str) -> list[Any] | N
     return [row[column] for row in rows]
 
 
+def _refuse_types(column: str, values: list[Any], expected: type, name: str) -> None:
+    wrong = next((type(value).__name__ for value in values if not isinstance(value, expected)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"The {name} set has `{column}` with a value of type `{wrong}`, expected `{expected.__name__}`: "
+            "`paraphrased_answer` is a string, `perturbed_answer` a list of strings. Convert the column."
+        )
+
+
 def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, *, name: str) -> EncodedSet:
     """
     Encode a row set with its paraphrased and wrong answers.
@@ -139,6 +148,11 @@ def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizer
         return encoded
     encoded.texts = [answer_text(row) for row in rows]
     paraphrases, wrong = _column(rows, "paraphrased_answer", name), _column(rows, "perturbed_answer", name)
+    _refuse_types("paraphrased_answer", paraphrases or [], str, name)
+    # A string is a sequence of strings, too: each of its characters would be a wrong answer.
+    _refuse_types("perturbed_answer", wrong or [], list, name)
+    for texts in wrong or []:
+        _refuse_types("perturbed_answer", texts, str, name)
     if paraphrases is not None:
         encoded.paraphrases = [
             encode(index, with_answer(row, text))

@@ -111,6 +111,11 @@ class DataArguments:
             raise ValueError(f"Unknown `parity`: {self.parity!r}. Set it to one of {', '.join(map(repr, PARITIES))}.")
         if self.max_eval_rows is not None and self.max_eval_rows < 1:
             raise ValueError(f"`max_eval_rows` must be at least 1, got {self.max_eval_rows}.")
+        if self.evaluation_batch_size is not None and self.evaluation_batch_size < 1:
+            raise ValueError(
+                f"`evaluation_batch_size` must be at least 1, got {self.evaluation_batch_size}. Leave it out "
+                "to choose it from free memory."
+            )
         if self.dataset_name == ARCHIVE:
             self.forget_config = self.forget_config or "forget10"
             self.retain_config = self.retain_config or "retain90"
@@ -230,6 +235,8 @@ class UnlearnModelConfig(ModelConfig):
 
     use_peft: bool = field(default=True, metadata={"help": "Whether to train a LoRA adapter, or the whole model."})
     lora_r: int = field(default=32, metadata={"help": "LoRA R value."})
+    # `disable_dropout` would set it to 0 all the same, but PEFT takes no other value on the experts of a mixture.
+    lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout."})
     lora_target_modules: list[str] | None = field(
         default_factory=lambda: ["all-linear"], metadata={"help": "LoRA target modules."}
     )

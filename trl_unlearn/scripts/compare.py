@@ -173,6 +173,8 @@ def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
             job.settings = settings_digest(data_args, job.training_args, job.model_args)
             refuse_other_settings(job.folder / _FINISHED, job.settings)
         check_model_names(
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
             model_name_or_path=model_args.model_name_or_path,
             adapter_name_or_path=model_args.adapter_name_or_path,
             retrained_model_name_or_path=data_args.retrained_model_name_or_path,

@@ -108,6 +108,8 @@ def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
             use_archive(data_args, model_args)
         unlearned = args.unlearned_model_name_or_path
         check_model_names(
+            revision=model_args.model_revision,
+            trust_remote_code=args.trust_remote_code,
             model_name_or_path=model_args.model_name_or_path,
             adapter_name_or_path=model_args.adapter_name_or_path,
             unlearned_model_name_or_path=unlearned,

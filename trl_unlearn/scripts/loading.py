@@ -30,6 +30,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.archive import build_archive
+from ..trainer.checks import refuse_adapter, refuse_model_name
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 
 
@@ -53,7 +54,7 @@ def refusing(prog: str):
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, OSError, ImportError, yaml.YAMLError) as error:
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
@@ -101,23 +102,36 @@ def use_archive(data_args: DataArguments, model_args: UnlearnModelConfig) -> Non
     data_args.retrained_model_name_or_path = data_args.retrained_model_name_or_path or str(paths.retrained)
 
 
-def check_model_names(**names: str | None) -> None:
+def check_model_names(*, revision: str | None = None, trust_remote_code: bool = False, **names: str | None) -> None:
     """
-    Refuse a target that is not named, and folders of models that do not exist.
+    Refuse a target that is not named, folders of models that do not exist, and models that cannot be used.
 
     Args:
+        revision (`str`, *optional*):
+            Revision of the target on the Hub.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code from the Hub may run.
         **names (`str`, *optional*):
             Argument -> id on the Hub or folder. `model_name_or_path` must be named.
 
     Raises:
-        `ValueError`: If the target is missing, or a name looks like a folder and is none.
+        `ValueError`: If the target is missing, a name looks like a folder and is none, a model is no causal language
+            model of text, has no weights that can be read, or an adapter does not fit the target.
     """
-    if names["model_name_or_path"] is None:
+    target = names["model_name_or_path"]
+    if target is None:
         raise ValueError("`model_name_or_path` is missing: there is no target. Give an id on the Hub or a folder.")
     for argument, name in names.items():
         looks_local = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
         if looks_local and not Path(name).is_dir():
             raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
+    for argument, name in names.items():
+        if name is None:
+            continue
+        if argument == "adapter_name_or_path" or (argument == "unlearned_model_name_or_path" and _is_adapter(name)):
+            refuse_adapter(name, target, trust_remote_code=trust_remote_code)
+        else:
+            refuse_model_name(name, revision=revision if name == target else None, trust_remote_code=trust_remote_code)
 
 
 def settings_digest(*arguments: Any) -> str:
@@ -197,6 +211,11 @@ def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = Fal
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            f"The tokenizer of `{model_args.model_name_or_path}` has neither a padding nor an EOS token, so rows "
+            "cannot be padded. Set `tokenizer.pad_token` to a token that rows do not hold, and save the tokenizer."
+        )
     return tokenizer
 
 

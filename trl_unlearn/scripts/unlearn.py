@@ -231,6 +231,8 @@ def build_trainer(
     """
     name, adapter = model_args.model_name_or_path, model_args.adapter_name_or_path
     check_model_names(
+        revision=model_args.model_revision,
+        trust_remote_code=training_args.trust_remote_code,
         model_name_or_path=name,
         adapter_name_or_path=adapter,
         retrained_model_name_or_path=data_args.retrained_model_name_or_path,

@@ -42,6 +42,7 @@ _FIXED_OPTIONS = (
     ("truncation_mode", "keep_start", "the start of a row is its prompt"),
     ("shuffle_dataset", False, "rows are shuffled anew in each epoch, and are known by their index"),
     ("label_smoothing_factor", 0.0, "it belongs to another loss"),
+    ("router_aux_loss_coef", None, "the balance of the experts of a mixture is no term of these objectives"),
     ("use_liger_kernel", False, "its fused loss cannot give per-token log-probabilities"),
 )
 
@@ -355,6 +356,7 @@ class BootstrapUnlearnConfig(SFTConfig):
         super().__post_init__()
         if self.hub_private_repo is None:
             self.hub_private_repo = True
+        self._refuse_nulls()
         if self.num_belief_candidates is None:
             self.num_belief_candidates = self.num_beliefs
         if self.forget_floor is None and self.lambda_schedule == "adaptive" and self.forget_loss_type != "rmu":
@@ -374,6 +376,12 @@ class BootstrapUnlearnConfig(SFTConfig):
     def compares_retain(self) -> bool:
         """`bool`: Whether the retain loss reads the original model."""
         return self.uses_retain and self.retain_loss_type in ("kl", "hidden")
+
+    def _refuse_nulls(self) -> None:
+        """What a recipe leaves empty after its colon."""
+        for name, hint in BootstrapUnlearnConfig.__annotations__.items():
+            if getattr(self, name) is None and isinstance(hint, type):
+                raise ValueError(f"`{name}` is null, expected a `{hint.__name__}`. Give one, or leave the key out.")
 
     def _refuse_choices(self) -> None:
         for name, allowed in (

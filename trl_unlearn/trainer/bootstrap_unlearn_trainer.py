@@ -37,7 +37,7 @@ from ..objectives import forget, hidden, retain
 from ..records import ChainLink
 from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
-from .checks import refuse_input, warn_of_overlap
+from .checks import refuse_input, refuse_rows, warn_of_overlap
 from .collator import DataCollatorForUnlearning
 from .drift import MONITOR_CANDIDATES, DriftMonitor, frozen_beliefs, spread_over
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
@@ -166,7 +166,11 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             peft_config=peft_config,
         )
         check_head(self.model)
-        vocab_size = self.model.config.get_text_config().vocab_size
+        text_config = self.model.config.get_text_config()
+        if getattr(text_config, "output_router_logits", False):
+            # Turned on by the parent for a loss that is no term here. Saved so, `generate` would fail on padded rows.
+            text_config.output_router_logits = self.aux_loss_enabled = False
+        vocab_size = text_config.vocab_size
         if args.forget_loss_type == "bs_t" and args.belief_top_k > vocab_size:
             raise ValueError(
                 f"`belief_top_k` is {args.belief_top_k}, but the model's vocabulary has {vocab_size} tokens. Lower it."
@@ -180,6 +184,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
                 retain_dataset, self.processing_class, args, False, None, "retain"
             )
             warn_of_overlap(self.train_dataset, self.retain_dataset)
+        refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset)
         self.ref_model = None
         if needs_reference and not isinstance(self.model, PeftModel):
             self.ref_model = self.accelerator.prepare_model(frozen_copy(self.model), evaluation_mode=True)

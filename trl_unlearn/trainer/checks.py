@@ -14,17 +14,40 @@
 
 """Input that cannot be used, refused before any training."""
 
+import dataclasses
+import hashlib
 import logging
+import math
 import tempfile
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 
 
 logger = logging.getLogger(__name__)
+
+# Numbers of the parent that would train backwards, nothing, or fail in the middle: (name, least value allowed).
+_LEAST = (
+    ("learning_rate", 0),
+    ("weight_decay", 0),
+    ("warmup_steps", 0),
+    ("max_grad_norm", 0),
+    ("num_train_epochs", 0),
+    ("per_device_train_batch_size", 1),
+    ("gradient_accumulation_steps", 1),
+)
+# Parts of a config of a model that reads more than text.
+_OTHER_SENSES = ("vision_config", "audio_config")
+_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def refuse_input(model, args: BootstrapUnlearnConfig, forget: Dataset | None, retain: Dataset | None) -> None:
@@ -40,10 +63,12 @@ def refuse_input(model, args: BootstrapUnlearnConfig, forget: Dataset | None, re
             Sets as passed to the trainer.
 
     Raises:
-        `ValueError`: If a set is missing or empty, the model's folder does not exist, its adapter is frozen, or the
-            output folder cannot be written.
+        `ValueError`: If a number of the configuration cannot be used, a set is missing or empty, the model's folder
+            does not exist or has no weights, the model is no causal language model of text, its adapter is frozen, or
+            the output folder cannot be written.
         `TypeError`: If a set is no [`~datasets.Dataset`].
     """
+    _refuse_numbers(args)
     _refuse_set("forget", "train_dataset", forget)
     if args.uses_retain:
         _refuse_set("retain", "retain_dataset", retain)
@@ -54,7 +79,182 @@ def refuse_input(model, args: BootstrapUnlearnConfig, forget: Dataset | None, re
             "The adapter of the `PeftModel` is frozen, so there is nothing to train. Load it with "
             "`PeftModel.from_pretrained(..., is_trainable=True)`."
         )
+    if isinstance(model, str):
+        options = args.model_init_kwargs or {}
+        revision = options.get("revision") if isinstance(options, dict) else None
+        refuse_model_name(model, revision=revision, trust_remote_code=args.trust_remote_code)
+    else:
+        _refuse_kind(type(model).__name__, getattr(model, "config", None))
     check_output_dir(args.output_dir)
+
+
+def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> None:
+    """
+    Refuse a model that cannot be unlearned or evaluated, by its config and its files, before any weights are read.
+
+    Args:
+        name (`str`):
+            Id on the Hub or folder of a whole model.
+        revision (`str`, *optional*):
+            Revision on the Hub.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code from the Hub may run.
+
+    Raises:
+        `ValueError`: If it is an adapter or no causal language model of text, or its folder has no weights that can be
+            read.
+    """
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"`{name}` is an adapter, expected a whole model. Give its base as the model, and the folder as "
+            "`adapter_name_or_path`."
+        )
+    if folder.is_dir():
+        _refuse_weights(folder)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    _refuse_kind(name, config)
+    # What brings code of its own is known by that.
+    if getattr(config, "auto_map", None):
+        return
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    saved = config.architectures or ([known.__name__] if known else [config.model_type])
+    if known is None or known.__name__ not in saved:
+        raise ValueError(
+            f"`{name}` was saved as `{saved[0]}`, which is no causal language model"
+            + (f" (`{known.__name__}`): its head would be random" if known else "")
+            + ". Give one that can generate text."
+        )
+
+
+def refuse_adapter(name: str, base: str, *, trust_remote_code: bool = False) -> None:
+    """
+    Refuse an adapter that was trained on another model, before any weights are read.
+
+    Args:
+        name (`str`):
+            Folder of the adapter. An id on the Hub is not looked at.
+        base (`str`):
+            Id on the Hub or folder of the model that it is to be put on.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code from the Hub may run.
+
+    Raises:
+        `ValueError`: If its weights cannot be read, or do not fit the layers of the model.
+    """
+    if not Path(name).is_dir():
+        return
+    _refuse_weights(Path(name))
+    config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    modules = dict(model.named_modules())
+    for layer, width in _lora_widths(Path(name)):
+        module = modules.get(layer)
+        # The experts of a mixture are parameters of one module, which PEFT wraps more than once.
+        if module is None and "experts" not in layer:
+            found = "does not exist"
+        elif isinstance(module, nn.Linear) and module.in_features != width:
+            found = f"has {module.in_features}"
+        else:
+            continue
+        raise ValueError(
+            f"The adapter `{name}` does not fit `{base}`: its layer `{layer}` has {width} inputs, there it {found}. "
+            "Give the model that it was trained on."
+        )
+
+
+def _lora_widths(folder: Path) -> Iterator[tuple[str, int]]:
+    """Layers of a LoRA adapter, and the number of inputs of each."""
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            for key in weights.keys():  # noqa: SIM118
+                layer, is_lora, _ = key.removeprefix("base_model.model.").partition(".lora_A")
+                if is_lora:
+                    yield layer, weights.get_slice(key).get_shape()[-1]
+
+
+def _refuse_weights(folder: Path) -> None:
+    files = [path for ending in _WEIGHTS for path in folder.glob(ending)]
+    if not files:
+        raise ValueError(
+            f"The model folder `{folder}` has no weights (`.safetensors`). Give the folder that was saved."
+        )
+    for path in files:
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, "pt"):
+                    pass
+            except SafetensorError as error:
+                raise ValueError(
+                    f"The weights `{path}` cannot be read ({error}): the file is damaged or incomplete. Copy it anew."
+                ) from error
+
+
+def _refuse_kind(name: str, config: PretrainedConfig | None) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"`{name}` is an encoder-decoder model (`{config.model_type}`), whose answers do not follow their prompts "
+            "in one sequence. Give a causal language model."
+        )
+    senses = [part for part in _OTHER_SENSES if getattr(config, part, None) is not None]
+    if senses:
+        raise ValueError(
+            f"`{name}` (`{config.model_type}`) reads more than text (its config has `{senses[0]}`), but only text "
+            "models can be unlearned. Give a text model, such as the language model of it saved by itself."
+        )
+
+
+def refuse_rows(model: nn.Module, **sets: Dataset | None) -> None:
+    """
+    Refuse rows that a model has no embedding or no position for, on which it would fail in the middle of the training.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model.
+        **sets ([`~datasets.Dataset`], *optional*):
+            Name -> encoded rows.
+
+    Raises:
+        `ValueError`: If a row has a token beyond the embeddings, or more tokens than the model has positions.
+    """
+    size = model.get_input_embeddings().num_embeddings
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, dataset in sets.items():
+        if dataset is None:
+            continue
+        for index, ids in enumerate(_token_ids(dataset)):
+            if max(ids) >= size:
+                raise ValueError(
+                    f"Row {index} of the {name} set has the token {max(ids)}, but the model has embeddings of {size} "
+                    "tokens. Give the tokenizer of the model, or resize the embeddings and train them."
+                )
+            if positions is not None and len(ids) > positions:
+                raise ValueError(
+                    f"Row {index} of the {name} set has {len(ids)} tokens, but the model reads at most {positions} "
+                    f"(`max_position_embeddings`). Set `max_length` to {positions} or less."
+                )
+
+
+def _refuse_numbers(args: BootstrapUnlearnConfig) -> None:
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        # Clipping to an infinite norm is none at all, which some write so.
+        if (
+            isinstance(value, float)
+            and not math.isfinite(value)
+            and (field.name, value) != ("max_grad_norm", math.inf)
+        ):
+            raise ValueError(f"`{field.name}` is {value}, expected a finite number. Correct it, or leave it out.")
+    for name, least in _LEAST:
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    if args.max_length is not None and args.max_length < 2:
+        raise ValueError(
+            f"`max_length` must be at least 2 (a token of prompt and one of text), got {args.max_length}. Leave it "
+            "out for the default."
+        )
 
 
 def check_output_dir(folder: str | Path) -> None:
@@ -94,18 +294,45 @@ def _refuse_set(name: str, argument: str, dataset: Dataset | None) -> None:
 
 def warn_of_overlap(forget: Dataset, retain: Dataset) -> None:
     """
-    Warn of rows that are in both sets, with their count.
+    Warn of rows that are in both sets, and of those that are in the forget set more than once, with their count.
 
     Args:
         forget, retain ([`~datasets.Dataset`]):
             Encoded sets.
+
+    Raises:
+        `ValueError`: If every forget row is in the retain set.
     """
-    kept = {tuple(ids) for ids in retain["input_ids"]}
-    both = sum(tuple(ids) in kept for ids in forget["input_ids"])
+    rows = list(_digests(forget))
+    kept = set(_digests(retain))
+    both, repeated = sum(row in kept for row in rows), len(rows) - len(set(rows))
+    if both == len(rows):
+        raise ValueError(
+            f"All {both} forget rows are in the retain set too, so that what one term forgets the other one learns. "
+            "Take them out of the retain set, or check that not the same rows are given twice."
+        )
     if both:
         logger.warning(
             "%d of %d forget rows are in the retain set too: their two terms pull against each other. Take them out "
             "of the retain set.",
             both,
-            len(forget),
+            len(rows),
         )
+    if repeated:
+        logger.warning(
+            "%d of %d forget rows repeat another one, and count once more in each epoch. Remove them if that is not "
+            "meant.",
+            repeated,
+            len(rows),
+        )
+
+
+def _digests(dataset: Dataset) -> Iterator[bytes]:
+    """A digest of each row's tokens: the rows themselves need not fit into memory."""
+    for ids in _token_ids(dataset):
+        yield hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest()
+
+
+def _token_ids(dataset: Dataset) -> Iterator[list[int]]:
+    for batch in dataset.select_columns("input_ids").iter(1000):
+        yield from batch["input_ids"]
