@@ -262,6 +262,21 @@ class EvaluationResult(JsonRecord):
         return notes
 
 
+def suite_of(metric: str) -> str:
+    """
+    The suite that measures a metric.
+
+    Args:
+        metric (`str`):
+            Its name, for instance `"privacy/loss_auc"`.
+
+    Returns:
+        `str`: `"tofu"`, or the part of the name before the slash.
+    """
+    part = metric.split("/")[0]
+    return part if part in METRIC_GROUPS and part not in _TOFU_GROUPS else "tofu"
+
+
 def format_measurement(measurement: Measurement | None) -> str:
     """
     A measurement as a table shows it.

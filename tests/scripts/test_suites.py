@@ -308,3 +308,20 @@ def test_a_judge_without_its_suite_is_refused(refuse, own):
 
 def test_a_fluency_classifier_that_does_not_exist_is_refused(refuse, own, tmp_path):
     assert "The fluency classifier" in refuse([*own, "--fluency_classifier", str(tmp_path / "none")])
+
+
+def test_a_suite_that_is_measured_later_is_added_to_the_others(run, own, holdout):
+    run("evaluate", own)
+    before = result_of(run("evaluate", own))
+    later = result_of(run("evaluate", [*own, "--suites", "privacy", "--holdout_dataset", holdout]))
+    whole = result_of(run("evaluate", [*own, *PRIVACY, "--holdout_dataset", holdout], output="whole"))
+    assert before.suites == ["tofu"] and later.suites == ["tofu", "privacy"]
+    assert later == whole
+
+
+def test_results_of_other_weights_are_replaced_and_that_is_said(run, own, checkpoint, holdout):
+    run("evaluate", own)
+    other = [checkpoint if part == own[3] else part for part in own]
+    done = run("evaluate", [*other, "--suites", "privacy", "--holdout_dataset", holdout])
+    assert result_of(done).suites == ["privacy"]
+    assert "held tofu of other models" in done.printed

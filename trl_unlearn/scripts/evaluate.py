@@ -44,7 +44,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..records import MODEL_ROLES, EvaluationResult
+from ..records import MODEL_ROLES, EvaluationResult, suite_of
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
 from .loading import (
@@ -56,9 +56,10 @@ from .loading import (
     refusing,
     settings_digest,
     use_archive,
+    weights_sha256,
 )
 from .suites import SUITES, SuiteArguments, load_suite_inputs
-from .unlearn import with_weights, write_results
+from .unlearn import write_results
 
 
 @dataclass
@@ -131,7 +132,8 @@ def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
             found[name] = stages.keep(name, SUITES[name](inputs))
     if PartialState().is_main_process:
         result = _merged([found[name] for name in args.suites])
-        write_results(folder, result if local is None else with_weights(result, Path(local)))
+        result.protocol["weights_sha256"] = weights_sha256(data_args, model_args, unlearned)
+        write_results(folder, _with_earlier(result, folder / "eval_results.json"))
         # Of no use any more: a later call measures anew what may have been changed since.
         shutil.rmtree(stages.folder)
 
@@ -183,6 +185,30 @@ def _merged(results: list[EvaluationResult]) -> EvaluationResult:
         differences=joined([result.differences for result in results]),
         protocol=protocol,
     )
+
+
+def _with_earlier(result: EvaluationResult, path: Path) -> EvaluationResult:
+    """The results with those of other suites that an earlier call measured on the same weights."""
+    if not path.is_file():
+        return result
+    earlier = EvaluationResult.load(path)
+    kept = [name for name in SUITES if name in earlier.suites and name not in result.suites]
+    weights = result.protocol["weights_sha256"]
+    known = {role for role, found in result.models.items() if found is not None} <= weights.keys()
+    if not kept:
+        return result
+    if not known or any(earlier.protocol.get(key) != result.protocol[key] for key in ("weights_sha256", "parity")):
+        PartialState().print(f"`{path}` held {', '.join(kept)} of other models or another parity, and is replaced.")
+        return result
+
+    def of_kept(found: dict[str, Any]) -> dict[str, Any]:
+        return {name: one for name, one in found.items() if suite_of(name) in kept}
+
+    models = {role: of_kept(found) for role, found in earlier.models.items() if found is not None}
+    differences = {key: of_kept(found) for key, found in earlier.differences.items()}
+    part = replace(earlier, suites=kept, models=models, differences=differences)
+    merged = _merged(sorted([result, part], key=lambda one: list(SUITES).index(one.suites[0])))
+    return replace(merged, suites=[name for name in SUITES if name in merged.suites])
 
 
 if __name__ == "__main__":

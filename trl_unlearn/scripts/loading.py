@@ -307,3 +307,36 @@ def content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: 
     sets = {name: list(rows) for name, rows in row_sets.items()}
     found = [sets, [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+def weights_sha256(
+    data_args: DataArguments, model_args: UnlearnModelConfig, unlearned: str | None
+) -> dict[str, dict[str, str]]:
+    """
+    Which weights are evaluated, so that results are not taken for those of others.
+
+    Args:
+        data_args ([`DataArguments`]), model_args ([`UnlearnModelConfig`]):
+            Arguments that name target and retrained model.
+        unlearned (`str`, *optional*):
+            Id or folder of the unlearned model, or of its adapter.
+
+    Returns:
+        `dict[str, dict[str, str]]`: `"target"`, `"unlearned"`, `"retrained"` -> file name -> SHA-256, hexadecimal; of
+        folders only.
+    """
+    names = {
+        "target": model_args.adapter_name_or_path or model_args.model_name_or_path,
+        "unlearned": unlearned,
+        "retrained": data_args.retrained_model_name_or_path,
+    }
+    return {role: _digests(Path(name)) for role, name in names.items() if name is not None and Path(name).is_dir()}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    is_adapter = (folder / "adapter_config.json").is_file()
+    found = {}
+    for path in sorted(folder.glob("adapter_model.safetensors" if is_adapter else "model*.safetensors")):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

@@ -16,7 +16,6 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +32,6 @@ from ..evaluation.table import print_results
 from ..evaluation.tofu import EncodedSet, EvaluationRows, encode_set
 from ..hub.access import PushError, check_access
 from ..hub.card import render_card
-from ..hub.contents import PushFile
 from ..hub.push import push
 from ..records import EvaluationResult, UnlearningRun
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -55,6 +53,7 @@ from .loading import (
     load_tokenizer,
     refusing,
     use_archive,
+    weights_sha256,
 )
 from .push import answer_texts, summary
 from .rows import load_evaluation_rows, load_training_rows
@@ -143,7 +142,8 @@ def _evaluate(
         seed=trainer.args.seed,
     )
     if trainer.is_world_process_zero():
-        write_results(folder, with_weights(outcome.result, folder))
+        outcome.result.protocol["weights_sha256"] = weights_sha256(data_args, model_args, str(folder))
+        write_results(folder, outcome.result)
 
 
 def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
@@ -343,25 +343,6 @@ def _sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
             "on_hub": not Path(name).exists() if name else False,
         }
     return sources
-
-
-def with_weights(result: EvaluationResult, folder: Path) -> EvaluationResult:
-    """
-    Results that record which weights they were measured on, so that they are not taken for those of others.
-
-    Args:
-        result ([`~trl_unlearn.records.EvaluationResult`]):
-            What was measured.
-        folder (`Path`):
-            Folder of the unlearned model, or of its adapter.
-
-    Returns:
-        [`~trl_unlearn.records.EvaluationResult`]: With `weights_sha256` in the protocol: file -> SHA-256.
-    """
-    is_adapter = (folder / "adapter_config.json").is_file()
-    files = sorted(folder.glob("adapter_model.safetensors" if is_adapter else "model*.safetensors"))
-    digests = {file.name: PushFile(file.name, file).sha256 for file in files}
-    return replace(result, protocol=result.protocol | {"weights_sha256": {"unlearned": digests}})
 
 
 def write_results(folder: Path, result: EvaluationResult) -> None:
