@@ -29,6 +29,7 @@ from trl_unlearn.records import (
     BeliefAudit,
     BeliefRefresh,
     DatasetRecord,
+    Difference,
     EvaluationResult,
     Measurement,
     UnlearningRun,
@@ -275,6 +276,18 @@ def test_a_failure_is_read_off_the_figures(changes, word):
     found = failures(render_card(make_run(), make_result(**changes)))
     assert word in found
     assert found.count("\n- ") == 1
+
+
+def test_what_attacks_bring_out_is_a_failure_where_the_rows_are_enough_to_tell():
+    names = ("privacy/min_k_auc", "privacy/loss_auc", "robustness/relearned_8_steps", "robustness/relearned_4_steps")
+    sure, unsure = Difference(-0.3, -0.5, -0.1, 8), Difference(-0.1, -0.3, 0.1, 8)
+    result = make_result(**{name: Measurement(0.2, 8, 0.1) for name in names})
+    result.models["retrained"] |= {name: Measurement(0.5, 8, 0.1) for name in names}
+    back = Difference(0.2, 0.1, 0.3, 8)
+    result.differences = {"unlearned - retrained": dict(zip(names, (sure, unsure, back, back), strict=True))}
+    told, returned = failures(render_card(make_run(), result)).strip().split("\n")
+    assert "`privacy/min_k_auc` 0.200 (retrained 0.500)" in told and "loss_auc" not in told
+    assert "`robustness/relearned_8_steps`" in returned and "_4_" not in returned
 
 
 def test_without_a_reference_or_an_evaluation_the_card_says_that_nothing_can_be_said():

@@ -14,9 +14,13 @@
 
 """The card of a run that has ended, written anew."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from trl_unlearn import cli
+from trl_unlearn.scripts.card import write_card
 
 
 @pytest.fixture
@@ -48,3 +52,18 @@ def test_a_card_without_results_says_so_and_shows_the_figures_that_there_are(run
     card = done.text("README.md")
     assert "Results are missing" in card
     assert [part.split(")")[0] for part in card.split("](figures/")[1:]] == ["training.png", "apple.png", "zebra.png"]
+
+
+MODEL_CARDS = Path(__file__).parents[2] / "model_cards"
+RENDERED = sorted(path.parent.name for path in MODEL_CARDS.glob("*/run.json"))
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_a_published_card_is_what_its_records_give(name, tmp_path):
+    folder = tmp_path / name
+    shutil.copytree(MODEL_CARDS / name, folder)
+    (folder / "README.md").unlink()
+    write_card(folder)
+    assert (folder / "README.md").read_text(encoding="utf-8") == (MODEL_CARDS / name / "README.md").read_text(
+        encoding="utf-8"
+    )

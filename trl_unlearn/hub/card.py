@@ -244,6 +244,33 @@ def _side_effects(result: EvaluationResult) -> list[str]:
     return found
 
 
+def _attacks(result: EvaluationResult) -> list[str]:
+    """What attacks bring out, as far as the rows are enough to tell: where the interval of a difference excludes 0."""
+    apart = result.differences.get("unlearned - retrained", {})
+
+    def listed(names: list[str]) -> str:
+        values = [[_value(result, role, name) for role in ("unlearned", "retrained")] for name in names]
+        return ", ".join(
+            f"`{name}` {mine:.3f} (retrained {other:.3f})" for name, (mine, other) in zip(names, values, strict=True)
+        )
+
+    told = [name for name in apart if name.startswith("privacy/") and name.endswith("_auc")]
+    told = [name for name in told if apart[name].low > 0 or apart[name].high < 0]
+    curve = [name for name in apart if name.startswith("robustness/relearn")]
+    # Of a curve its end.
+    back = [name for name in apart if name.startswith("robustness/") and (name not in curve or "_8_steps" in name)]
+    back = [name for name in back if apart[name].low > 0]
+    found = []
+    if told:
+        found.append(
+            f"Visible to membership attacks: {listed(told)}. The forget rows can be told from rows that no model has "
+            "seen, in another way than under the retrained model."
+        )
+    if back:
+        found.append(f"Comes back under attack, further than the retrained model gets: {listed(back)}.")
+    return found
+
+
 def _known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list[str]:
     found = []
     broken = sum(
@@ -255,7 +282,7 @@ def _known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list
         found.append(f"Only {run.belief_audit.coverage:.1%} of the forget rows had beliefs of their own.")
     if result is None or result.models["unlearned"] is None:
         return [*found, "This model has not been evaluated. Nothing can be said of what it forgot or kept."]
-    return found + _against_retrained(result) + _side_effects(result)
+    return found + _against_retrained(result) + _side_effects(result) + _attacks(result)
 
 
 def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]]:
