@@ -16,10 +16,11 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
@@ -208,6 +209,54 @@ class BeliefStore:
             "seconds": seconds,
             "sha256": digest,
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        What a checkpoint keeps. **It holds what is to be forgotten**, as token ids.
+
+        Returns:
+            `dict[str, Any]`: `refresh`, `audits`, `set` (SHA-256 of the forget rows) and tensors: `counts` of beliefs
+            of each row, `lengths` and `ended` of each belief, `ids` and `logps` of all tokens, one after another.
+        """
+        kept = [completion for beliefs in self._beliefs for completion in beliefs]
+        return {
+            "refresh": self.refresh,
+            "audits": self.audits,
+            "set": self._set_digest(),
+            "counts": torch.tensor([len(beliefs) for beliefs in self._beliefs], dtype=torch.int32),
+            "lengths": torch.tensor([len(completion.ids) for completion in kept], dtype=torch.int32),
+            "ended": torch.tensor([completion.ended for completion in kept], dtype=torch.bool),
+            "ids": torch.tensor([i for completion in kept for i in completion.ids], dtype=torch.int32),
+            "logps": torch.tensor([x for completion in kept for x in completion.logps], dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from a checkpoint, without sampling.
+
+        Args:
+            state (`Mapping[str, Any]`):
+                See [`BeliefStore.state_dict`].
+
+        Raises:
+            `ValueError`: If they are the beliefs of another forget set.
+        """
+        if state["set"] != self._set_digest():
+            raise ValueError(
+                "The checkpoint holds the beliefs of another forget set. Give the one that the run was started with, "
+                "or train from the start."
+            )
+        lengths = state["lengths"].tolist()
+        ids, logps = (iter(state[name].split(lengths)) for name in ("ids", "logps"))
+        kept = (Completion(next(ids).tolist(), next(logps).tolist(), ended) for ended in state["ended"].tolist())
+        self._beliefs = [[next(kept) for _ in range(count)] for count in state["counts"].tolist()]
+        self.refresh, self.audits = state["refresh"], state["audits"]
+
+    def _set_digest(self) -> str:
+        digest = hashlib.sha256()
+        for row in zip(self.prompts, self.targets, strict=True):
+            digest.update(repr(row).encode())
+        return digest.hexdigest()
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """

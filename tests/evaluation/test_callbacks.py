@@ -171,9 +171,9 @@ def test_other_processes_measure_and_write_nothing(new_trainer, tmp_path, forget
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_goes_on_from_a_checkpoint_is_refused(new_trainer, forget_rows):
+def test_a_run_that_goes_on_from_a_checkpoint_without_a_panel_is_refused(new_trainer, forget_rows):
     trainer = new_trainer(save_strategy="epoch")
-    follow(trainer, forget_rows)
+    trainer.train()
     trainer = new_trainer()
     trainer.add_callback(SqueezingPanelCallback(trainer, forget_rows, max_new_tokens=6))
     with pytest.raises(ValueError, match="goes on from step 3"):

@@ -21,6 +21,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 
 SCRIPT = """
@@ -80,3 +82,62 @@ def test_two_processes_log_and_train_what_one_does(tiny_model, tiny_tokenizer, f
         for name in (*names, "loss", "grad_norm"):
             assert two[name] == pytest.approx(one[name], abs=1e-4), name
     assert logged[0][0]["weights/lambda_bss"] != logged[0][2]["weights/lambda_bss"]
+
+
+RESUMED = """
+import json, os, sys
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+
+folder, rows, out, killed_at = sys.argv[1:]
+
+class Kill(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == int(killed_at):
+            os._exit(9)
+
+forget, retain = (Dataset.from_list(part) for part in json.load(open(rows)))
+args = BootstrapUnlearnConfig(
+    out, use_cpu=True, per_device_train_batch_size=1, gradient_accumulation_steps=2, max_completion_length=8,
+    num_train_epochs=4, belief_refresh_epochs=1, gradient_checkpointing=False, save_steps=1, report_to="none",
+    disable_tqdm=True, disable_dropout=False, learning_rate=1e-2, lambda_schedule="adaptive", forget_loss_type="npo",
+)
+trainer = BootstrapUnlearnTrainer(
+    AutoModelForCausalLM.from_pretrained(folder), args, forget, retain,
+    processing_class=AutoTokenizer.from_pretrained(folder),
+    peft_config=LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1), callbacks=[Kill()],
+)
+assert trainer.accelerator.num_processes == 2
+assert trainer.accelerator.distributed_type.value == "MULTI_CPU"
+trainer.train(resume_from_checkpoint=os.path.isdir(out + "/checkpoint-1"))
+trainer.save_model()
+trainer.accelerator.wait_for_everyone()
+trainer.accelerator.end_training()
+"""
+
+
+def test_two_processes_go_on_from_a_checkpoint_in_the_same_bits(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path
+):
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "rows.json").write_text(json.dumps([[*forget_rows, *retain_rows], list(retain_rows)[1:]]))
+    (tmp_path / "run.py").write_text(RESUMED)
+    for out, killed_at in (("whole", -1), ("cut", 3), ("cut", -1)):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        paths = (str(tmp_path / name) for name in ("run.py", "model", "rows.json", out))
+        done = subprocess.run(
+            [sys.executable, *launch, *paths, str(killed_at)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode == 0) == (killed_at < 0), done.stderr[-6000:]
+    states = sorted(path.name for path in (tmp_path / "cut" / "checkpoint-3").glob("unlearning_state*"))
+    assert states == [f"unlearning_state{rank}.safetensors" for rank in ("", "_0", "_1")]
+    whole, cut = (load_file(tmp_path / out / "adapter_model.safetensors") for out in ("whole", "cut"))
+    assert len(whole) > 0 and all(torch.equal(cut[name], value) for name, value in whole.items())
+    steps = [json.loads((tmp_path / out / "run.json").read_text())["steps"] for out in ("whole", "cut")]
+    assert steps == [8, 8]

@@ -49,6 +49,7 @@ class _MeasuringCallback(TrainerCallback):
             raise ValueError(f"`every_steps` is {every_steps}. Give at least 1, or `None` to measure once an epoch.")
         self.trainer, self.every_steps = trainer, every_steps
         self.history: list[dict[str, float]] = []
+        self._is_resumed = False
 
     @abstractmethod
     def values(self, model: PreTrainedModel) -> dict[str, float]:
@@ -82,9 +83,27 @@ class _MeasuringCallback(TrainerCallback):
         self.history.append({"step": state.global_step, "epoch": state.epoch, **values})
         self._log(self.logged(values), control)
 
+    def state_dict(self) -> dict[str, Any]:
+        """`dict[str, Any]`: What a checkpoint keeps."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, when training begins."""
+        self.history, self._is_resumed = state["history"], True
+
     def on_train_begin(self, args, state, control, **kwargs):
-        self.history = []
-        self._measure(state, control)
+        resumed, self._is_resumed = self._is_resumed, False
+        if not resumed:
+            self.history = []
+            self._measure(state, control)
+        elif abs(state.epoch - round(state.epoch)) < 1e-6 or state.global_step >= state.max_steps:
+            # The checkpoint of an epoch's last step may be older than the end of the epoch, which does not come again.
+            self._measure_at_end(state, control, is_last=state.global_step >= state.max_steps)
+
+    def _measure_at_end(self, state, control, is_last: bool) -> None:
+        due = self.every_steps is None or is_last
+        if due and self.history[-1]["step"] < state.global_step:
+            self._measure(state, control)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.every_steps is not None and state.global_step % self.every_steps == 0:
@@ -92,9 +111,7 @@ class _MeasuringCallback(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         # At the end of the last epoch and not of training, when reporters are closed and the best model may be loaded.
-        due = self.every_steps is None or control.should_training_stop
-        if due and self.history[-1]["step"] < state.global_step:
-            self._measure(state, control)
+        self._measure_at_end(state, control, is_last=control.should_training_stop)
 
 
 class ForgettingCurveCallback(_MeasuringCallback):
@@ -199,7 +216,8 @@ class SqueezingPanelCallback(_MeasuringCallback):
             Folder of `squeezing.json` (the history) and `figures/squeezing.png`. `None` writes nothing.
 
     Raises:
-        `ValueError`: When training begins, if it goes on from a checkpoint, or the panel cannot be frozen.
+        `ValueError`: When training begins, if it goes on from a checkpoint that holds no panel, or the panel cannot be
+            frozen.
     """
 
     group = "squeezing"
@@ -237,17 +255,29 @@ class SqueezingPanelCallback(_MeasuringCallback):
             self.panel = SqueezingPanel.freeze(model, tokenizer, self.rows, pad_token_id=pad, **self.settings)
         return self.panel.measure(model)
 
+    def state_dict(self) -> dict[str, Any]:
+        """`dict[str, Any]`: What a checkpoint keeps. **The bands hold what is to be forgotten**, as token ids."""
+        return super().state_dict() | {"bands": self.panel.bands, "batch_size": self.panel.batch_size}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, when training begins."""
+        super().load_state_dict(state)
+        pad = padding_token_id(self.trainer.processing_class)
+        self.panel = SqueezingPanel(state["bands"], pad_token_id=pad, batch_size=state["batch_size"])
+
     def logged(self, values: dict[str, float]) -> dict[str, float]:
         """The bands, and the index so far."""
         return values | {"index": squeezing_index(self.history)}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.global_step > 0:
+        if state.global_step > 0 and not self._is_resumed:
             raise ValueError(
                 f"Training goes on from step {state.global_step}, where the responses of the squeezing panel would be "
-                "those of a model that forgets already. Train from the start, or leave `SqueezingPanelCallback` out."
+                "those of a model that forgets already, and the run that was interrupted had none. Train from the "
+                "start, or leave `SqueezingPanelCallback` out."
             )
-        self.panel = None
+        if not self._is_resumed:
+            self.panel = None
         super().on_train_begin(args, state, control, **kwargs)
 
     def on_train_end(self, args, state, control, **kwargs):

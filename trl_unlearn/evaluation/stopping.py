@@ -15,7 +15,8 @@
 """Ends training where enough is forgotten, and keeps the state that is closest to that."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -222,10 +223,35 @@ class UnlearnUntil(ForgettingCurveCallback):
             f"of step {kept['step']:g}, where it is {value}."
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """`dict[str, Any]`: What a checkpoint keeps: the history, and the state that is kept so far."""
+        weights = {f"weight {i}": weight for i, weight in enumerate(self._kept_weights)}
+        return super().state_dict() | {"kept": self.kept} | weights
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, when training begins."""
+        super().load_state_dict(state)
+        self.kept = state["kept"]
+        self._kept_weights = [state[f"weight {i}"] for i in range(sum(name.startswith("weight ") for name in state))]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        self._save_nothing_after_the_end(control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        super().on_epoch_end(args, state, control, **kwargs)
+        self._save_nothing_after_the_end(control)
+
+    def _save_nothing_after_the_end(self, control) -> None:
+        # The optimizer belongs to other weights than those that are kept.
+        control.should_save = control.should_save and not self._ended
+
     def on_train_begin(self, args, state, control, **kwargs):
         self._reshard()
         self._parameters = [parameter for parameter in self.trainer.model.parameters() if parameter.requires_grad]
-        self.kept, self._ended, self.trainer.stop_reason = None, False, None
+        self._ended, self.trainer.stop_reason = False, None
+        if not self._is_resumed:
+            self.kept = None
         super().on_train_begin(args, state, control, **kwargs)
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -17,7 +17,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from accelerate import PartialState
 from trl import get_peft_config, get_quantization_config
@@ -36,7 +36,6 @@ from ..hub.push import push
 from ..records import EvaluationResult, UnlearningRun
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
-from ..trainer.guard import DivergenceError
 from .arguments import (
     RETRAINED,
     DataArguments,
@@ -52,9 +51,11 @@ from .loading import (
     load_model,
     load_tokenizer,
     refusing,
+    settings_digest,
     use_archive,
     weights_sha256,
 )
+from .output_folder import OutputArguments, OutputFolder, fail, train_into
 from .push import answer_texts, summary
 from .rows import load_evaluation_rows, load_training_rows
 
@@ -77,12 +78,15 @@ def main(
         argv (`list[str]`, *optional*):
             Command line; that of the process if not given.
     """
-    parser = script_parser((UnlearnArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog, doc)
+    types = (UnlearnArguments, BootstrapUnlearnConfig, UnlearnModelConfig, OutputArguments)
+    parser = script_parser(types, prog, doc)
     parser.set_defaults_with_config(**(defaults or {}))
     with refusing(prog):
-        data_args, training_args, model_args = parser.parse_args_and_config(
+        data_args, training_args, model_args, output_args = parser.parse_args_and_config(
             args=default_config(sys.argv[1:] if argv is None else argv, recipe)
         )
+        # Before any of them is filled in.
+        output = OutputFolder(training_args, output_args, settings_digest(data_args, training_args, model_args))
         publishes = _may_publish(prog, training_args)
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, model_args)
@@ -95,9 +99,9 @@ def main(
         if data_args.stop_at:
             # In front of the panel, which is to see the state that is kept.
             trainer.add_callback(_stopping_callback(data_args, model_args, trainer, rows))
+        output.begin(trainer)
 
-    if data_args.panel_prompts and not training_args.resume_from_checkpoint:
-        # What was likely before cannot be frozen from a model that is half unlearned.
+    if data_args.panel_prompts:
         panel = SqueezingPanelCallback(
             trainer,
             list(rows.forget),
@@ -107,14 +111,11 @@ def main(
             path=training_args.output_dir,
         )
         trainer.add_callback(panel)
-    try:
-        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    except DivergenceError as error:
-        _end_diverged(prog, trainer, error)
-    trainer.save_model()
+    train_into(output, prog, trainer)
     if data_args.evaluate:
         _evaluate(data_args, model_args, trainer, rows, classifier)
     trainer.accelerator.wait_for_everyone()
+    output.end(trainer)
     trainer.end()
     # At the very end, where no process waits for another: an upload may take longer than they would.
     if publishes and trainer.is_world_process_zero():
@@ -156,8 +157,7 @@ def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
         try:
             check_access(args.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
         except PushError as error:
-            print(f"{prog}: failed: {error} Nothing was trained.", file=sys.stderr)
-            sys.exit(1)
+            fail(prog, f"{error} Nothing was trained.")
     args.push_to_hub = False
     return True
 
@@ -186,26 +186,13 @@ def _publish(prog: str, trainer: BootstrapUnlearnTrainer, answers: list[str]) ->
             token=args.hub_token,
         )
     except (PushError, ValueError) as error:
-        print(
-            f"{prog}: failed: {error} The run is complete in {args.output_dir}: `trl-unlearn push --output_dir "
-            f"{args.output_dir} --hub_model_id {args.hub_model_id}` publishes it later.",
-            file=sys.stderr,
+        fail(
+            prog,
+            f"{error} The run is complete in {args.output_dir}: `trl-unlearn push --output_dir {args.output_dir} "
+            f"--hub_model_id {args.hub_model_id}` publishes it later.",
         )
-        sys.exit(1)
     for repo in repos:
         print(summary(repo))
-
-
-def _end_diverged(prog: str, trainer: BootstrapUnlearnTrainer, error: DivergenceError) -> NoReturn:
-    """Save the last good weights, if there are any, say what happened, and exit with 3."""
-    trainer.stop_reason = " ".join(str(error).split())
-    saved = ""
-    if error.good_step is not None:
-        trainer.save_model()
-        saved = f" They are saved in {trainer.args.output_dir}."
-    if trainer.is_world_process_zero():
-        print(f"{prog}: stopped: {trainer.stop_reason}{saved}", file=sys.stderr)
-    sys.exit(3)
 
 
 def build_trainer(

@@ -120,6 +120,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         `ValueError`: Before any training, if the data, the model and the config do not fit together.
         [`~trl_unlearn.trainer.guard.DivergenceError`]: From `train`, if a loss or gradient is not finite, or the
             retain rows have become less likely than a uniform guess (unless `stop_on_divergence=False`).
+        [`~trl_unlearn.trainer.checkpointing.CheckpointError`]: From `train`, if a checkpoint cannot be written.
     """
 
     _tag_names = ["trl", "trl-unlearn", "unlearning"]  # noqa: RUF012
@@ -205,6 +206,38 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if args.stop_on_divergence:
             self._guard = DivergenceGuard(self.model, vocab_size, keeps_copy=not self.is_deepspeed_enabled)
 
+    # Checkpoints
+
+    def _shared_state(self) -> dict[str, dict[str, Any]]:
+        parts = {
+            "beliefs": self.belief_store,
+            "weights": self._weights,
+            "monitor": self._monitor,
+            "guard": self._guard,
+            "clock": self._clock,
+        }
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+    def _own_state(self) -> dict[str, dict[str, Any]]:
+        return {"scorer": self._scorer.state_dict()}
+
+    def _load_state(self, shared: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> None:
+        if self.belief_store is not None:
+            if "beliefs" not in shared:
+                raise ValueError(
+                    f"`lambda_bss` is {self.args.lambda_bss:g}, but the run that was interrupted had none. Set it to "
+                    "0, or train from the start."
+                )
+            self.belief_store.load_state_dict(shared["beliefs"])
+        if "monitor" in shared:
+            self._monitor = self._new_monitor()
+            self._monitor.load_state_dict(shared["monitor"])
+        if self._guard is not None and "guard" in shared:
+            self._guard.load_state_dict(shared["guard"])
+        self._weights.load_state_dict(shared["weights"])
+        self._clock.load_state_dict(shared["clock"])
+        self._scorer.load_state_dict(own["scorer"])
+
     # Input
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
@@ -289,27 +322,31 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     # Weights
 
+    def _new_monitor(self) -> DriftMonitor:
+        target, retain = [self.train_dataset[i] for i in spread_over(len(self.train_dataset))], []
+        if self.args.retain_max_drop is not None:
+            retain = [self.retain_dataset[i] for i in spread_over(len(self.retain_dataset))]
+        return DriftMonitor(target, [], retain, self._tokenizer.pad_token_id)
+
     def _freeze_monitor(self, model: nn.Module) -> DriftMonitor:
-        args, beliefs, retain = self.args, [], []
         if self.state.global_step > 0:
             raise ValueError(
                 f"Training goes on from step {self.state.global_step}, but `lambda_schedule='adaptive'` and "
-                "`retain_max_drop` follow what the model found likely before unlearning. Train from the start."
+                "`retain_max_drop` follow what the model found likely before unlearning, and the run that was "
+                "interrupted had neither. Train from the start, or leave them as they were."
             )
-        target = [self.train_dataset[i] for i in spread_over(len(self.train_dataset))]
-        if args.lambda_schedule == "adaptive":
-            store = self._new_belief_store(target, MONITOR_CANDIDATES)
+        monitor = self._new_monitor()
+        if self.args.lambda_schedule == "adaptive":
+            store = self._new_belief_store(monitor.target, MONITOR_CANDIDATES)
             self._sample(model, store, 0, "Sampling beliefs to follow")
-            beliefs = frozen_beliefs(store)
-            if not beliefs:
+            monitor.beliefs = frozen_beliefs(store)
+            if not monitor.beliefs:
                 logger.warning(
                     "All samples of the model repeat the answers that are to be forgotten: "
                     "`lambda_schedule='adaptive'` has no beliefs to follow, and the weights stay as they are. "
                     "Raise `temperature`."
                 )
-        if args.retain_max_drop is not None:
-            retain = [self.retain_dataset[i] for i in spread_over(len(self.retain_dataset))]
-        return DriftMonitor(target, beliefs, retain, self._tokenizer.pad_token_id)
+        return monitor
 
     def _update_weights(self, model: nn.Module) -> None:
         weights, step = self._weights, self.state.global_step

@@ -14,6 +14,7 @@
 
 """How far a model in training is from its start, on rows that were frozen then."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -81,6 +82,25 @@ class DriftMonitor:
         means = [fmean([fmean(next(scores).logps) for _ in rows]) if rows else None for rows in groups]
         self._start = self._start or means
         return Drift(*[None if now is None else now - start for now, start in zip(means, self._start, strict=True)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        The frozen beliefs, which no other model would give again, and the start.
+
+        Returns:
+            `dict[str, Any]`: Values.
+        """
+        return {"beliefs": self.beliefs, "start": self._start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from a checkpoint.
+
+        Args:
+            state (`Mapping[str, Any]`):
+                See [`DriftMonitor.state_dict`].
+        """
+        self.beliefs, self._start = state["beliefs"], state["start"]
 
 
 def spread_over(count: int, most: int = MONITOR_PROMPTS) -> list[int]:

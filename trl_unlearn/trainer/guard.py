@@ -16,6 +16,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,9 @@ class DivergenceGuard:
     """
     Refuses numbers that are not finite, and retain rows that are less likely than a uniform guess.
 
-    Every tenth step it copies the trainable parameters, if the retain rows of that step are at most a nat per token
-    less likely than those of the first; with DeepSpeed, which has copies of its own, none.
+    Every tenth step, and in the first one of a run that goes on, it copies the trainable parameters, if the retain
+    rows of that step are at most a nat per token less likely than those of the first; with DeepSpeed, which has copies
+    of its own, none.
 
     Args:
         model (`torch.nn.Module`):
@@ -102,9 +104,29 @@ class DivergenceGuard:
                 f"{self._guess:.2f}: the ascent has destroyed the model."
             )
         is_good = retain is None or retain >= self._first_retain - _GOOD_DROP
-        if self._keeps_copy and is_good and step % _COPY_EVERY == 0 and step != self.good_step:
+        due = self.good_step is None or (step % _COPY_EVERY == 0 and step != self.good_step)
+        if self._keeps_copy and is_good and due:
             self._copy = [parameter.detach().to("cpu", copy=True) for parameter in self._parameters()]
             self.good_step = step
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        What a checkpoint keeps: the start of the retain rows, and no copy of the weights, since it is one itself.
+
+        Returns:
+            `dict[str, Any]`: Values.
+        """
+        return {"first_retain": self._first_retain}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from a checkpoint.
+
+        Args:
+            state (`Mapping[str, Any]`):
+                See [`DivergenceGuard.state_dict`].
+        """
+        self._first_retain = state["first_retain"]
 
     def check_gradient(self, norm: Tensor | float | None, step: int) -> None:
         """

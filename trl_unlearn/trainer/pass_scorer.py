@@ -31,6 +31,10 @@ from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective, ForgetScores
 
 
+# Bytes of the digest of a row.
+_DIGEST = 16
+
+
 class PassScorer:
     """
     Scores forget rows with their beliefs, the answers that DPO prefers, and retain rows, from one forward pass.
@@ -62,6 +66,39 @@ class PassScorer:
     def forget_beliefs(self) -> None:
         """Drop what is known of beliefs, which are about to be replaced."""
         self._known_logps["beliefs"].clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        The log-probs under the original model that are known. In other passes their last bits would be others.
+
+        Returns:
+            `dict[str, Any]`: Tensors: of each kind, digests of rows, lengths, and log-probs one after another.
+        """
+        state = {}
+        for kind, known in self._known_logps.items():
+            digests = b"".join(known)
+            state[f"{kind}_rows"] = (
+                torch.frombuffer(bytearray(digests), dtype=torch.uint8) if known else torch.empty(0)
+            )
+            state[f"{kind}_lengths"] = torch.tensor([len(logps) for logps in known.values()], dtype=torch.long)
+            state[f"{kind}_logps"] = torch.cat(list(known.values())) if known else torch.empty(0)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from a checkpoint.
+
+        Args:
+            state (`Mapping[str, Any]`):
+                See [`PassScorer.state_dict`].
+        """
+        for kind in self._known_logps:
+            digests = bytes(state[f"{kind}_rows"].tolist())
+            lengths = state[f"{kind}_lengths"].tolist()
+            rows = [digests[i * _DIGEST : (i + 1) * _DIGEST] for i in range(len(lengths))]
+            # Copies, not views: beliefs come and go one by one.
+            logps = [part.clone() for part in state[f"{kind}_logps"].split(lengths)] if rows else []
+            self._known_logps[kind] = dict(zip(rows, logps, strict=True))
 
     def score(
         self, model: nn.Module, inputs: Mapping[str, Any]
@@ -141,4 +178,4 @@ def _rows_of(inputs: Mapping[str, Any], rows: list[int]) -> dict[str, Tensor]:
 def _digest(inputs: Mapping[str, Any], row: int) -> bytes:
     length = int(inputs["attention_mask"][row].sum())
     values = torch.stack([inputs["input_ids"][row, :length], inputs["labels"][row, :length]]).cpu()
-    return hashlib.blake2b(values.numpy().tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(values.numpy().tobytes(), digest_size=_DIGEST).digest()

@@ -26,10 +26,10 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from peft import PeftModel
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
-from trl import SFTTrainer
 
 from ..hub.card import render_card
 from ..records import EvaluationResult, UnlearningRun
+from .checkpointing import ResumableTrainer
 from .reference import without_reference_adapter
 from .run_record import RunClock, build_run_record
 
@@ -39,16 +39,17 @@ logger = logging.getLogger(__name__)
 # An allow-list: what else lies in the output folder (checkpoints, `training_args.bin` with the token, logs) may hold
 # a secret or what is to be forgotten.
 _WRITTEN = (
-    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json"),
+    *("adapter_model.safetensors", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+    *("config.json", "generation_config.json", "adapter_config.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
     *("chat_template.*", "additional_chat_templates/*.jinja"),
 )
 _RECORDS, _RESULTS = ("README.md", "run.json"), "eval_results.json"
 
 
-class PublishingTrainer(SFTTrainer):
+class PublishingTrainer(ResumableTrainer):
     """
-    An SFT trainer whose card, record and pushes are ours.
+    A trainer whose card, record and pushes are ours.
 
     `push_to_hub=True`, `push_to_hub(...)` and `hub_strategy="every_save"` send the adapter or model, the tokenizer,
     `run.json` and the card, and nothing else; results and figures too, once there are some that were measured on

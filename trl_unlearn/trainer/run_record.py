@@ -55,6 +55,15 @@ class RunClock:
         self.started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._start = time.perf_counter()
 
+    def state_dict(self) -> dict[str, Any]:
+        """`dict[str, Any]`: What a checkpoint keeps."""
+        return {"started_at": self.started_at, "seconds": self.seconds()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint: time between the two runs does not count."""
+        self.started_at = state["started_at"]
+        self._start = time.perf_counter() - state["seconds"]
+
     def seconds(self) -> float:
         """`float`: Seconds since then."""
         return time.perf_counter() - self._start

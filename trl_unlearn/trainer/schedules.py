@@ -16,6 +16,8 @@
 
 import copy
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .drift import Drift
@@ -29,6 +31,7 @@ _RETAIN_RATE = 0.2
 # Nats per token that the target has to fall before what it is compared with says much.
 _LEAST_FALL = 0.1
 _RETAIN_MOST = 20.0
+_SCHEDULED = ("lambda_bst", "lambda_bss", "retain_weight")
 
 
 def linear_share(share: float, step: int, max_steps: int) -> float:
@@ -124,6 +127,10 @@ class TermWeights:
         self._measured_at: int | None = None
         self._drift: Drift | None = None
 
+    @property
+    def _follows(self) -> bool:
+        return self._args.lambda_schedule == "adaptive" or self._args.retain_max_drop is not None
+
     def is_due(self, step: int) -> bool:
         """
         Whether a measurement is wanted.
@@ -135,8 +142,9 @@ class TermWeights:
         Returns:
             `bool`: Once in a few steps, if a weight follows one.
         """
-        follows = self._args.lambda_schedule == "adaptive" or self._args.retain_max_drop is not None
-        return follows and (self._measured_at is None or (step % _ADAPT_EVERY == 0 and step != self._measured_at))
+        return self._follows and (
+            self._measured_at is None or (step % _ADAPT_EVERY == 0 and step != self._measured_at)
+        )
 
     def advance(self, step: int, max_steps: int) -> None:
         """
@@ -169,6 +177,35 @@ class TermWeights:
             now.retain_weight = adapted_retain_weight(
                 now.retain_weight, args.retain_weight, drift.retain, args.retain_max_drop
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        The weights as they are now, and the last measurement.
+
+        Returns:
+            `dict[str, Any]`: Values.
+        """
+        drift = None if self._drift is None else vars(self._drift)
+        return {name: getattr(self.now, name) for name in _SCHEDULED} | {
+            "measured_at": self._measured_at,
+            "drift": drift,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from a checkpoint.
+
+        Args:
+            state (`Mapping[str, Any]`):
+                See [`TermWeights.state_dict`].
+        """
+        if not self._follows:
+            # Weights that the steps alone decide are those of the config.
+            return
+        for name in _SCHEDULED:
+            setattr(self.now, name, state[name])
+        self._measured_at = state["measured_at"]
+        self._drift = state["drift"] and Drift(**state["drift"])
 
     def logs(self) -> dict[str, float]:
         """

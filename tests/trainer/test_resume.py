@@ -1,0 +1,356 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import contextlib
+import copy
+import errno
+import json
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.evaluation.callbacks import SqueezingPanelCallback
+from trl_unlearn.evaluation.stopping import UnlearnUntil
+from trl_unlearn.evaluation.tofu import encode_set
+from trl_unlearn.hub.contents import read_folder
+from trl_unlearn.trainer import pass_scorer
+from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint, read_state, write_state
+
+
+LORA = {"r": 4, "target_modules": "all-linear"}
+
+
+class Interruption(Exception):
+    """What ends a run in the middle."""
+
+
+class InterruptAt(TrainerCallback):
+    """Ends a run in the middle of a step, as a kill would: nothing is saved after it."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Interruption
+
+
+@pytest.fixture
+def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+    """A trainer of 4 epochs of 2 steps with 2 micro-batches, the last of which has one row of 7."""
+
+    def new(folder="out", kind="lora", interrupted_at=None, forget=None, evaluated=None, **options):
+        settings = {
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "max_completion_length": 6,
+            "gradient_checkpointing": False,
+            "num_train_epochs": 4,
+            "learning_rate": 1e-2,
+            "warmup_steps": 1,
+            "num_beliefs": 2,
+            "belief_refresh_epochs": 1.0,
+            "logging_steps": 1,
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        # Another state of the generators in each process.
+        torch.manual_seed(len(folder))
+        model = copy.deepcopy(tiny_model)
+        if kind == "adapter":
+            torch.manual_seed(5)
+            model = get_peft_model(model, LoraConfig(**LORA, init_lora_weights=False))
+        return BootstrapUnlearnTrainer(
+            model,
+            BootstrapUnlearnConfig(str(tmp_path / folder), **settings | options),
+            forget or Dataset.from_list([*forget_rows, *retain_rows, forget_rows[0]]),
+            retain_rows,
+            evaluated,
+            processing_class=tiny_tokenizer,
+            peft_config=LoraConfig(**LORA, lora_dropout=0.1) if kind == "lora" else None,
+            callbacks=[InterruptAt(interrupted_at)] if interrupted_at else None,
+        )
+
+    return new
+
+
+@pytest.fixture
+def ends_equal(new_trainer):
+    """Train without an interruption, and with one, and compare what is left: every weight, and the record."""
+
+    def check(interrupted_at, **options):
+        whole = new_trainer("whole", **options)
+        whole.train()
+        with pytest.raises(Interruption):
+            new_trainer("cut", interrupted_at=interrupted_at, **options).train()
+        resumed = new_trainer("cut", **options)
+        sampled = []
+        if resumed.belief_store is not None:
+            sample = resumed.belief_store.sample
+            resumed.belief_store.sample = lambda *a, **k: sampled.append(a[1]) or sample(*a, **k)
+        resumed.train(resume_from_checkpoint=True)
+        assert resumed.state.global_step == whole.state.global_step
+        for (name, expected), (_, found) in zip(
+            whole.model.named_parameters(), resumed.model.named_parameters(), strict=True
+        ):
+            assert torch.equal(expected, found), name
+        expected, found = whole.run_record(), resumed.run_record()
+        if expected.belief_audit is not None:
+            assert [one.sha256 for one in found.belief_audit.refreshes] == [
+                one.sha256 for one in expected.belief_audit.refreshes
+            ]
+        passing = ("seconds", "tokens_per_second")
+        logs = [
+            [{k: v for k, v in entry.items() if not k.endswith(passing)} for entry in record.training_log]
+            for record in (expected, found)
+        ]
+        assert logs[0] == logs[1]
+        return whole, resumed, sampled
+
+    return check
+
+
+@pytest.mark.parametrize("interrupted_at", [1, 2, 3, 7])
+def test_bs_s_with_lora_ends_in_the_same_bits(ends_equal, interrupted_at):
+    *_, sampled = ends_equal(interrupted_at, disable_dropout=False)
+    # Only what was due later is sampled: at step 2, 4 and 6, which an interruption before step 2 has not reached.
+    assert sampled == [epoch for epoch in range(1, 4) if 2 * epoch >= interrupted_at]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"forget_loss_type": "npo", "logging_steps": 4},
+        {"forget_loss_type": "bs_t", "retain_loss_type": "kl", "belief_refresh_epochs": 0.0},
+        {"lambda_schedule": "adaptive", "retain_max_drop": 0.05},
+        {"lambda_schedule": "linear", "optim": "sgd"},
+    ],
+)
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_other_terms_end_in_the_same_bits(ends_equal, kind, options):
+    ends_equal(3, kind=kind, **options)
+
+
+@pytest.mark.parametrize("options", [{"forget_loss_type": "npo"}, {"forget_loss_type": "ga", "lambda_bss": 0.0}])
+def test_an_adapter_that_is_trained_further_ends_in_the_same_bits(ends_equal, options):
+    ends_equal(5, kind="adapter", **options)
+
+
+def test_a_run_that_ends_in_the_middle_of_an_epoch_takes_no_step_more(ends_equal, new_trainer):
+    whole, *_ = ends_equal(2, max_steps=3)
+    again = new_trainer("whole", max_steps=3)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 3
+    for expected, found in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_the_guard_has_good_weights_again_after_the_first_step_of_a_resumed_run(new_trainer):
+    interrupted = new_trainer("cut", interrupted_at=3)
+    with pytest.raises(Interruption):
+        interrupted.train()
+    resumed = new_trainer("cut", max_steps=4)
+    resumed.train(resume_from_checkpoint=True)
+    assert (interrupted._guard.good_step, resumed._guard.good_step) == (0, 3)
+    assert resumed._guard.state_dict() == interrupted._guard.state_dict()
+
+
+def _panel(trainer, rows):
+    return SqueezingPanelCallback(trainer, rows, max_new_tokens=6, num_candidates=6, path=trainer.args.output_dir)
+
+
+@pytest.mark.parametrize("interrupted_at", [3, 4])
+@pytest.mark.parametrize("every_steps", [None, 3])
+def test_the_squeezing_panel_goes_on_with_the_responses_of_the_original_model(
+    new_trainer, forget_rows, interrupted_at, every_steps
+):
+    histories = {}
+    for folder, stops in (("whole", [None]), ("cut", [interrupted_at, None])):
+        for stop in stops:
+            trainer = new_trainer(folder, interrupted_at=stop)
+            panel = _panel(trainer, forget_rows)
+            panel.every_steps = every_steps
+            trainer.add_callback(panel)
+            with pytest.raises(Interruption) if stop else contextlib.nullcontext():
+                trainer.train(resume_from_checkpoint=len(stops) > 1 and stop is None)
+        histories[folder] = json.loads((Path(trainer.args.output_dir) / "squeezing.json").read_text())
+    assert histories["cut"] == histories["whole"]
+    assert [entry["step"] for entry in histories["cut"]] == ([0, 2, 4, 6, 8] if every_steps is None else [0, 3, 6, 8])
+
+
+@pytest.mark.parametrize("interrupted_at", [1, 4, 5])
+def test_a_run_that_ends_at_a_goal_ends_there_in_the_same_bits(
+    new_trainer, tiny_tokenizer, forget_rows, retain_rows, interrupted_at
+):
+    sets = [
+        encode_set(rows, tiny_tokenizer, name=name)
+        for name, rows in (("forget", forget_rows), ("retain", retain_rows))
+    ]
+    ends = {}
+    for folder, stops in (("whole", [None]), ("cut", [interrupted_at, None])):
+        for stop in stops:
+            trainer = new_trainer(
+                folder, interrupted_at=stop, forget=forget_rows, learning_rate=3e-2, num_train_epochs=12
+            )
+            until = UnlearnUntil(trainer, *sets, pad_token_id=0, goal=-6.08, metric="forget_logp", tolerance=0.005)
+            trainer.add_callback(until)
+            with pytest.raises(Interruption) if stop else contextlib.nullcontext():
+                trainer.train(resume_from_checkpoint=len(stops) > 1 and stop is None)
+        ends[folder] = trainer, until
+    (whole, expected), (cut, found) = ends.values()
+    assert "reached" in whole.stop_reason and whole.state.global_step > interrupted_at
+    assert cut.stop_reason == whole.stop_reason
+    assert found.history == expected.history
+    assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), cut.model.parameters(), strict=True))
+
+
+def test_what_is_written_beside_the_model_is_for_its_owner_only_and_goes_nowhere(new_trainer, tiny_tokenizer):
+    trainer = new_trainer(forget_loss_type="npo", max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    folder = Path(trainer.args.output_dir)
+    states = sorted(folder.glob("checkpoint-1/unlearning_state*"))
+    assert [state.name for state in states] == ["unlearning_state.safetensors", "unlearning_state_0.safetensors"]
+    assert [stat.S_IMODE(state.stat().st_mode) for state in states] == [0o600, 0o600]
+    ids = load_file(states[0])["beliefs/ids"].tolist()
+    assert ids == [i for row in trainer.belief_store.rows(range(7)) for i in row["labels"] if i >= 0]
+    assert not [file for file in trainer._written(folder / "checkpoint-1") if "state" in file.name]
+    # Not from the output folder either, if somebody moves them there.
+    for state in states:
+        state.rename(folder / state.name)
+    assert not any("state" in path for path in read_folder(folder, "me/unlearned", "adapter").files)
+    assert not [file for file in trainer._written(folder) if "state" in file.name]
+
+
+def test_a_checkpoint_that_was_killed_half_way_is_not_taken_up(new_trainer, monkeypatch):
+    whole = new_trainer("whole")
+    whole.train()
+    cut = new_trainer("cut", save_total_limit=1)
+    plain = cut._save_optimizer_and_scheduler
+
+    def killed(folder):
+        if cut.state.global_step == 3:
+            raise KeyboardInterrupt
+        plain(folder)
+
+    monkeypatch.setattr(cut, "_save_optimizer_and_scheduler", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    folder = Path(cut.args.output_dir)
+    assert (folder / ".unfinished" / "checkpoint-3" / "adapter_model.safetensors").is_file()
+    # As another program may leave it.
+    (folder / "checkpoint-99").mkdir()
+    assert [path.name for path in folder.glob("checkpoint-*")] in (
+        ["checkpoint-2", "checkpoint-99"],
+        ["checkpoint-99", "checkpoint-2"],
+    )
+    assert last_checkpoint(folder) == folder / "checkpoint-2"
+    resumed = new_trainer("cut")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 8
+    assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+    assert not (folder / ".unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")]
+)
+def test_a_save_that_fails_leaves_the_previous_checkpoint_and_says_so(new_trainer, monkeypatch, failure):
+    trainer = new_trainer()
+    plain = trainer._save_rng_state
+
+    def full(folder):
+        if trainer.state.global_step == 2:
+            raise failure
+        plain(folder)
+
+    monkeypatch.setattr(trainer, "_save_rng_state", full)
+    with pytest.raises(CheckpointError, match=r"of step 2 could not be written .*The last one is `.*checkpoint-1`"):
+        trainer.train()
+    folder = Path(trainer.args.output_dir)
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert not (folder / ".unfinished").exists()
+    resumed = new_trainer(max_steps=2)
+    resumed.train(resume_from_checkpoint=True)
+    assert last_checkpoint(folder) == folder / "checkpoint-2"
+
+
+def test_the_best_checkpoint_is_known_by_its_own_name(new_trainer, retain_rows):
+    options = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    trainer = new_trainer(evaluated=retain_rows, max_steps=2, **options)
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.parent == Path(trainer.args.output_dir) and (best / "adapter_model.safetensors").is_file()
+    saved = json.loads((last_checkpoint(best.parent) / "trainer_state.json").read_text())
+    assert saved["best_model_checkpoint"] == str(best)
+
+
+def test_a_checkpoint_without_its_state_is_refused(new_trainer):
+    trainer = new_trainer(max_steps=1, save_only_model=True)
+    trainer.train()
+    with pytest.raises(ValueError, match="holds no checkpoint that is whole"):
+        new_trainer().train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match=r"its `unlearning_state.safetensors` is missing or broken"):
+        new_trainer().train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-1")
+
+
+def test_a_checkpoint_of_another_run_is_refused(new_trainer, forget_rows):
+    new_trainer(max_steps=1).train()
+    with pytest.raises(ValueError, match="beliefs of another forget set"):
+        new_trainer(forget=forget_rows).train(resume_from_checkpoint=True)
+    new_trainer("none", max_steps=1, lambda_bss=0.0).train()
+    with pytest.raises(ValueError, match=r"`lambda_bss` is 0.5, but the run that was interrupted had none"):
+        new_trainer("none").train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_more_processes_is_refused(new_trainer):
+    trainer = new_trainer(max_steps=1)
+    trainer.train()
+    file = Path(trainer.args.output_dir, "checkpoint-1", "unlearning_state.safetensors")
+    state = read_state(file)
+    write_state(file, state | {"run": {"world_size": 2}})
+    with pytest.raises(ValueError, match="was saved by 2 processes, and this run has 1"):
+        new_trainer().train(resume_from_checkpoint=True)
+
+
+def test_a_state_is_read_back_as_it_was_written(tmp_path):
+    state = {
+        "one": {"a": torch.tensor([1.5, float("nan")]), "b": [1, 0.1, None, "text"], "empty": torch.empty(0)},
+        "two": {"a": {"nested": 1e-300}},
+    }
+    write_state(tmp_path / "state.safetensors", state)
+    found = read_state(tmp_path / "state.safetensors")
+    assert torch.equal(found["one"].pop("a").nan_to_num(7.0), state["one"].pop("a").nan_to_num(7.0))
+    assert found["one"].pop("empty").shape == state["one"].pop("empty").shape
+    assert found == state
+
+
+def test_the_original_model_scores_no_row_again_after_an_interruption(new_trainer, monkeypatch):
+    options = {"forget_loss_type": "npo", "belief_refresh_epochs": 0.0}
+    with pytest.raises(Interruption):
+        new_trainer(interrupted_at=3, **options).train()
+    resumed, scored = new_trainer(**options), []
+    plain = pass_scorer.score_batch
+    monkeypatch.setattr(pass_scorer, "score_batch", lambda *a: scored.append(a) or plain(*a))
+    resumed.train(resume_from_checkpoint=True)
+    assert scored == []

@@ -1,0 +1,188 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The output folder of a run: an unfinished run is gone on with, a finished one is left alone."""
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from safetensors import SafetensorError
+
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
+from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
+from ..trainer.checkpointing import CheckpointError, ResumeError, last_checkpoint
+from ..trainer.guard import DivergenceError
+
+
+# There from the first step until all is written, with the digest of the settings.
+_UNFINISHED = "unfinished.json"
+_RECORDS = ("run.json", "eval_results.json", "squeezing.json", "README.md", "figures/*.png")
+
+
+@dataclass
+class OutputArguments:
+    """
+    What happens to an earlier run in the output folder.
+
+    Args:
+        overwrite_output_dir (`bool`, *optional*, defaults to `False`):
+            Whether to start anew in a folder that holds a run, finished or not, and replace it.
+    """
+
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Whether to start anew in an output folder that holds a run, and replace it."},
+    )
+
+
+class OutputFolder:
+    """
+    The output folder of a run.
+
+    Args:
+        args ([`~trl_unlearn.BootstrapUnlearnConfig`]):
+            Arguments of the training, with `output_dir` and `resume_from_checkpoint`.
+        output_args ([`OutputArguments`]):
+            Arguments of the folder.
+        settings (`str`):
+            See [`~trl_unlearn.scripts.loading.settings_digest`].
+
+    Raises:
+        `ValueError`: If the folder holds a run that is finished, or one with other settings.
+    """
+
+    def __init__(self, args: BootstrapUnlearnConfig, output_args: OutputArguments, settings: str):
+        self.path, self._settings = Path(args.output_dir), settings
+        self._overwrites = output_args.overwrite_output_dir
+        self.checkpoint: str | bool | None = args.resume_from_checkpoint
+        if str(self.checkpoint).lower() in ("true", "false", "none"):
+            self.checkpoint = True if str(self.checkpoint).lower() == "true" else None
+        if self.checkpoint is None and not self._overwrites:
+            self.checkpoint = self._checkpoint_of_same_run()
+
+    def _checkpoint_of_same_run(self) -> Path | None:
+        ways = "give another `--output_dir`, or start anew in this one with `--overwrite_output_dir true`."
+        marker = self.path / _UNFINISHED
+        if not marker.is_file():
+            for name, held in (("run.json", "a finished run"), ("checkpoint-*/*", "checkpoints of another run")):
+                if any(self.path.glob(name)):
+                    raise ValueError(f"`{self.path}` holds {held}. To keep that, {ways}")
+            return None
+        if json.loads(marker.read_text(encoding="utf-8")).get("settings") != self._settings:
+            raise ValueError(
+                f"`{self.path}` holds an unfinished run with other settings. Go on with the command that it was "
+                f"started with; otherwise {ways}"
+            )
+        return last_checkpoint(self.path)
+
+    def begin(self, trainer: BootstrapUnlearnTrainer) -> None:
+        """
+        Mark the folder as one of an unfinished run.
+
+        Args:
+            trainer ([`~trl_unlearn.BootstrapUnlearnTrainer`]):
+                Trainer of the run.
+        """
+        # All have read what was there.
+        trainer.accelerator.wait_for_everyone()
+        if not trainer.is_world_process_zero():
+            return
+        if self.checkpoint is None:
+            self._clear()
+        self.path.mkdir(parents=True, exist_ok=True)
+        marker = self.path / f".{_UNFINISHED}"
+        marker.write_text(json.dumps({"settings": self._settings}) + "\n", encoding="utf-8")
+        marker.replace(self.path / _UNFINISHED)
+        if self.checkpoint:
+            trainer.accelerator.print(f"Going on from a checkpoint in {self.path}.")
+
+    def _clear(self) -> None:
+        """Remove what an earlier run wrote and the new one may not write again; its weights stay until then."""
+        for path in [*self.path.glob("checkpoint-*"), self.path / ".unfinished"]:
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (path for name in _RECORDS for path in self.path.glob(name)):
+            path.unlink()
+
+    def end(self, trainer: BootstrapUnlearnTrainer) -> None:
+        """
+        Mark the run as finished.
+
+        Args:
+            trainer ([`~trl_unlearn.BootstrapUnlearnTrainer`]):
+                Trainer of the run.
+        """
+        if trainer.is_world_process_zero():
+            (self.path / _UNFINISHED).unlink()
+
+
+def train_into(output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer) -> None:
+    """
+    Train, from where an unfinished run was interrupted, and save; or say why not, and exit.
+
+    Args:
+        output ([`OutputFolder`]):
+            Output folder of the run.
+        prog (`str`):
+            Name of the program.
+        trainer ([`~trl_unlearn.BootstrapUnlearnTrainer`]):
+            Trainer of the run.
+    """
+    try:
+        trainer.train(resume_from_checkpoint=output.checkpoint)
+    except DivergenceError as error:
+        _end_diverged(output, prog, trainer, error)
+    except ResumeError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except CheckpointError as error:
+        fail(prog, f"{error} The same command does that.")
+    try:
+        trainer.save_model()
+    except (OSError, SafetensorError) as error:
+        what = " ".join(str(error).split())
+        fail(prog, f"The model could not be written to `{output.path}` ({what}). Make room, and run it again.")
+
+
+def fail(prog: str, sentence: str) -> NoReturn:
+    """
+    Say what has failed, and exit with 1.
+
+    Args:
+        prog (`str`):
+            Name of the program.
+        sentence (`str`):
+            What has failed.
+    """
+    print(f"{prog}: failed: {sentence}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _end_diverged(
+    output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer, error: DivergenceError
+) -> NoReturn:
+    """Save the last good weights, if there are any, say what happened, and exit with 3."""
+    trainer.stop_reason = " ".join(str(error).split())
+    saved = ""
+    if error.good_step is not None:
+        trainer.save_model()
+        saved = f" They are saved in {trainer.args.output_dir}."
+    # The same command would diverge again.
+    output.end(trainer)
+    if trainer.is_world_process_zero():
+        print(f"{prog}: stopped: {trainer.stop_reason}{saved}", file=sys.stderr)
+    sys.exit(3)

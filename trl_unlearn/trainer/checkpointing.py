@@ -1,0 +1,274 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Checkpoints that are written whole or not at all, and from which a run goes on exactly."""
+
+import json
+import os
+import re
+import shutil
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from trl import SFTTrainer
+
+
+# In each checkpoint: what is the same in all processes, and what each has for itself.
+_SHARED, _OWN = "unlearning_state.safetensors", "unlearning_state_{rank}.safetensors"
+# Checkpoints are written here, and moved when they are whole. Hidden, so that nothing takes it for a result.
+_UNFINISHED = ".unfinished"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# With `torch.save`, a full disk is a `RuntimeError`.
+_FAILURES = (OSError, SafetensorError, RuntimeError)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written. The ones before it are as they were."""
+
+
+class ResumeError(ValueError):
+    """A run cannot go on from a checkpoint."""
+
+
+def last_checkpoint(folder: str | os.PathLike) -> Path | None:
+    """
+    The last checkpoint of a folder from which a run can go on.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            Output folder.
+
+    Returns:
+        `Path` or None: The checkpoint of the highest step that is whole; None without one.
+    """
+    found = {
+        int(match[1]): path
+        for path in Path(folder).glob("checkpoint-*")
+        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / _SHARED).is_file()
+    }
+    return found[max(found)] if found else None
+
+
+def write_state(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """
+    Write the state of some parts of a run, readable by its owner only: it may hold text of what is to be forgotten.
+
+    Args:
+        path (`Path`):
+            File to write.
+        parts (`Mapping[str, Mapping]`):
+            Part -> name -> tensor, or a value that JSON can hold.
+    """
+    named = [(f"{part}/{name}", value) for part, state in parts.items() for name, value in state.items()]
+    tensors = {name: value.detach().cpu().contiguous() for name, value in named if isinstance(value, Tensor)}
+    values = {
+        part: {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+        for part, state in parts.items()
+    }
+    # With the mode from the start: nobody else can open it before it is closed.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(save(tensors, metadata={"values": json.dumps(values)}))
+
+
+def read_state(path: Path) -> dict[str, dict[str, Any]]:
+    """
+    Read what [`write_state`] wrote.
+
+    Args:
+        path (`Path`):
+            File to read.
+
+    Returns:
+        `dict[str, dict]`: Part -> name -> tensor or value.
+
+    Raises:
+        `ValueError`: If the file is missing or not one of these.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = json.loads(file.metadata()["values"])
+            for key in file.keys():  # noqa: SIM118
+                part, _, name = key.partition("/")
+                # Not as a view of the file, which may be replaced.
+                parts[part][name] = file.get_tensor(key).clone()
+    except (OSError, SafetensorError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"`{path.parent}` cannot be gone on from: its `{path.name}` is missing or broken ({error}). Take another "
+            "checkpoint, one that was saved by this trainer without `save_only_model`, or train from the start."
+        ) from error
+    return parts
+
+
+class ResumableTrainer(SFTTrainer):
+    """
+    An SFT trainer that goes on from a checkpoint as if it had not been interrupted.
+
+    A checkpoint becomes visible when all of it is written. Beside what `Trainer` saves, it holds the state of the
+    parts of the trainer that have one and of each callback that has a `state_dict` and a `load_state_dict`.
+    With `save_only_model=True` it holds neither, and cannot be gone on from.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._writes_checkpoint = False
+        self._log_state: dict[str, Any] | None = None
+        super().__init__(*args, **kwargs)
+
+    @abstractmethod
+    def _shared_state(self) -> dict[str, dict[str, Any]]:
+        """State that is the same in all processes, by part."""
+
+    @abstractmethod
+    def _own_state(self) -> dict[str, dict[str, Any]]:
+        """State of this process, by part."""
+
+    @abstractmethod
+    def _load_state(self, shared: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> None:
+        """Take over the states that a checkpoint holds."""
+
+    # Saving
+
+    def _get_output_dir(self, trial):
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, _UNFINISHED) if self._writes_checkpoint else folder
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self._get_output_dir(trial))
+        unfinished, name = folder / _UNFINISHED, f"checkpoint-{self.state.global_step}"
+        try:
+            if self.args.should_save:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            self._writes_checkpoint = True
+            super()._save_checkpoint(model, trial)
+            if not self.args.save_only_model:
+                self._write_states(unfinished / name)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._publish_checkpoint(unfinished, folder, name)
+        except _FAILURES as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            last = last_checkpoint(folder)
+            then = "There is none before it: make room, and train from the start."
+            if last:
+                then = f"The last one is `{last}`: make room, and go on from it with `resume_from_checkpoint=True`."
+            raise CheckpointError(
+                f"The checkpoint of step {self.state.global_step} could not be written to `{folder}` "
+                f"({' '.join(str(error).split())}). {then}"
+            ) from error
+        finally:
+            self._writes_checkpoint = False
+        self.accelerator.wait_for_everyone()
+
+    def _write_states(self, checkpoint: Path) -> None:
+        if self.args.should_save:
+            run = {"run": {"world_size": self.args.world_size}}
+            write_state(checkpoint / _SHARED, run | self._shared_state())
+        log = {
+            "loss": self._tr_loss,
+            "step": self._globalstep_last_logged,
+            "means": {name: list(values) for name, values in self._metrics["train"].items()},
+        }
+        callbacks = {f"callback {name}": one.state_dict() for name, one in self._stateful_callbacks().items()}
+        write_state(
+            checkpoint / _OWN.format(rank=self.args.process_index), self._own_state() | callbacks | {"log": log}
+        )
+
+    def _publish_checkpoint(self, unfinished: Path, folder: Path, name: str) -> None:
+        if str(self.state.best_model_checkpoint or "").startswith(str(unfinished)):
+            self.state.best_model_checkpoint = str(folder / name)
+            self.state.save_to_json(str(unfinished / name / "trainer_state.json"))
+        if (folder / name).exists():
+            os.replace(folder / name, unfinished / "replaced")
+        os.replace(unfinished / name, folder / name)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        rotate_checkpoints(
+            output_dir=str(folder),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
+    def _stateful_callbacks(self) -> dict[str, Any]:
+        found = [one for one in self.callback_handler.callbacks if hasattr(one, "load_state_dict")]
+        return {f"{i} {type(one).__name__}": one for i, one in enumerate(found)}
+
+    # Going on
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """
+        Train, from the start or from a checkpoint.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                Checkpoint to go on from; `True` for the last one in `output_dir` that is whole.
+            kwargs (`dict[str, Any]`, *optional*):
+                Passed to [`~transformers.Trainer.train`].
+
+        Returns:
+            [`~transformers.trainer_utils.TrainOutput`]: See there.
+
+        Raises:
+            [`ResumeError`]: If there is no such checkpoint, or it is one of another run.
+            [`CheckpointError`]: If a checkpoint cannot be written.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ResumeError(
+                    f"`resume_from_checkpoint` is set, but `{self.args.output_dir}` holds no checkpoint that is "
+                    "whole. Leave it out to train from the start, or check `output_dir`."
+                )
+        if resume_from_checkpoint:
+            resume_from_checkpoint = str(resume_from_checkpoint)
+            try:
+                self._restore(Path(resume_from_checkpoint))
+            except ValueError as error:
+                raise ResumeError(str(error)) from error
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _restore(self, checkpoint: Path) -> None:
+        shared = read_state(checkpoint / _SHARED)
+        processes = shared["run"]["world_size"]
+        if processes != self.args.world_size:
+            raise ValueError(
+                f"`{checkpoint}` was saved by {processes} processes, and this run has {self.args.world_size}. Start "
+                f"it with {processes}, or train from the start."
+            )
+        own = read_state(checkpoint / _OWN.format(rank=self.args.process_index))
+        self._load_state(shared, own)
+        self._log_state = own["log"]
+        for name, callback in self._stateful_callbacks().items():
+            if f"callback {name}" in own:
+                callback.load_state_dict(own[f"callback {name}"])
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # `Trainer` takes a step beyond the last one where it goes on from that, in the middle of an epoch,
+        # and one beyond what a callback has stopped before the first.
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        if self._log_state is not None:
+            # After `Trainer` has set them to nothing: the next entry is to be the mean since the last one.
+            self._tr_loss = self._log_state["loss"].to(self.args.device)
+            self._globalstep_last_logged = self._log_state["step"]
+            for name, values in self._log_state["means"].items():
+                self._metrics["train"][name] = values
+            self._log_state = None
+        super()._run_epoch(*args, **kwargs)
