@@ -266,6 +266,7 @@ json.dump(found, open(f"{out}.{state.process_index}", "w"))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_rows_and_give_the_numbers_of_one(write_task, tiny_model, tiny_tokenizer, tmp_path):
     # One task has fewer rows than there are processes.
     path = write_task("many", QUESTIONS[:5])

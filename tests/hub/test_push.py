@@ -347,6 +347,7 @@ print(json.dumps({"logits": found, "cards": cards, "pad": AutoTokenizer.from_pre
 """
 
 
+@pytest.mark.slow
 def test_a_run_pushed_by_the_script_loads_by_id_with_the_same_logits(
     hub, fresh_process, tiny_model, tiny_tokenizer, tmp_path
 ):

@@ -718,6 +718,7 @@ def _with_padding_on_the_left(model, tokenizer):
     tokenizer.padding_side = "left"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "adapts"),
     [

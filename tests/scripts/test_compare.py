@@ -75,6 +75,7 @@ def test_every_method_runs_with_every_seed_and_leaves_a_table_and_figures(call, 
     assert "squeezing index" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again_and_what_was_cut_off_is(call, tmp_path):
     call()
     before = json.loads((tmp_path / "out/comparison.json").read_text())
@@ -85,6 +86,7 @@ def test_what_is_finished_is_not_run_again_and_what_was_cut_off_is(call, tmp_pat
         assert {**old, "seconds": 0} == {**new, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_a_finished_run_with_other_settings_is_refused_and_a_method_more_is_not(call, tmp_path, capsys):
     call()
     with pytest.raises(SystemExit) as refused:

@@ -310,6 +310,7 @@ def test_a_fluency_classifier_that_does_not_exist_is_refused(refuse, own, tmp_pa
     assert "The fluency classifier" in refuse([*own, "--fluency_classifier", str(tmp_path / "none")])
 
 
+@pytest.mark.slow
 def test_a_suite_that_is_measured_later_is_added_to_the_others(run, own, holdout):
     run("evaluate", own)
     before = result_of(run("evaluate", own))
