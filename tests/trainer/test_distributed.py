@@ -118,6 +118,7 @@ trainer.accelerator.end_training()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_a_checkpoint_in_the_same_bits(
     tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path
 ):
