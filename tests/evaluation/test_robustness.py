@@ -51,7 +51,8 @@ def measure(models, rows, tokenizer, batch_size=None, seed=42):
 
 def setting_of(rows, tokenizer, batch_size=None):
     rows = list(rows)
-    return robustness._Setting(tokenizer, rows, encode_set(rows, tokenizer, name="forget"), batch_size, 42)
+    forget = encode_set(rows, tokenizer, name="forget")
+    return robustness._Setting(tokenizer=tokenizer, rows=rows, forget=forget, batch_size=batch_size, seed=42)
 
 
 def train(model, rows, tokenizer, steps):

@@ -25,14 +25,13 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import padding_token_id
 from ..metrics import FADE
 from ..records import MODEL_ROLES, Measurement
 from ..token_scores import continuation_row
 from .sharing import score_rows_together
 from .squeezing import sample_responses
 from .suite import free_memory
-from .tofu import EncodedSet, EvaluationRows, encode_set, strict_extraction_strengths
+from .tofu import EncodedSet, EvaluationRows, SuiteSetting, encode_set, strict_extraction_strengths
 from .uncertainty import SuiteOutcome, summarise_rows
 
 
@@ -53,22 +52,11 @@ _Samples = dict[str, list[dict[str, Any]]]
 _MeanLogps = dict[str, list[list[float]]]
 
 
-@dataclass
-class _Setting:
+@dataclass(kw_only=True)
+class _Setting(SuiteSetting):
     """What is the same for every model."""
 
-    tokenizer: PreTrainedTokenizerBase
     sets: dict[str, EncodedSet]
-    batch_size: int | None
-    seed: int
-
-    @property
-    def pad_token_id(self) -> int:
-        return padding_token_id(self.tokenizer)
-
-    @property
-    def score_batch_size(self) -> int:
-        return self.batch_size or 32
 
 
 def _sample(model: PreTrainedModel, role: str, setting: _Setting) -> _Samples:
@@ -287,7 +275,7 @@ def measure_distribution(
         )
     given = {"forget": rows.forget, "retain": rows.retain}
     sets = {name: encode_set(found, tokenizer, name=name) for name, found in given.items() if found is not None}
-    setting = _Setting(tokenizer, sets, batch_size, seed)
+    setting = _Setting(tokenizer=tokenizer, sets=sets, batch_size=batch_size, seed=seed)
     per_row: dict[str, dict[str, list[float]]] = {role: {} for role in MODEL_ROLES if models.get(role) is not None}
     if "retrained" in per_row:
         per_row |= _fade(models, setting)

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import encode_row, padding_token_id
+from ..encoding import encode_row
 from ..generation import eos_token_ids
 from ..metrics import LeakAtK, RougeRecall
 from ..records import MODEL_ROLES
@@ -36,7 +36,7 @@ from ..token_scores import pad_rows, score_batch
 from .sharing import generate_together
 from .squeezing import sample_responses
 from .suite import free_memory
-from .tofu import EncodedSet, EvaluationRows, encode_set, strict_extraction_strengths
+from .tofu import EncodedSet, EvaluationRows, SuiteSetting, encode_set, strict_extraction_strengths
 from .uncertainty import SuiteOutcome, summarise_rows
 
 
@@ -52,23 +52,12 @@ NUM_EXAMPLES = 3
 _MAX_SAMPLE_LENGTH = 64
 
 
-@dataclass
-class _Setting:
+@dataclass(kw_only=True)
+class _Setting(SuiteSetting):
     """What is the same for every model and attack."""
 
-    tokenizer: PreTrainedTokenizerBase
     rows: list[dict[str, Any]]
     forget: EncodedSet
-    batch_size: int | None
-    seed: int
-
-    @property
-    def pad_token_id(self) -> int:
-        return padding_token_id(self.tokenizer)
-
-    @property
-    def score_batch_size(self) -> int:
-        return self.batch_size or 32
 
     def answer_ids(self) -> list[list[int]]:
         """Answers without the end-of-turn token."""
@@ -376,7 +365,8 @@ def measure_robustness(
         `ValueError`: If the forget set is empty or a row cannot be encoded, or a function gives the same model twice.
     """
     found = [{key: value for key, value in row.items() if value is not None} for row in rows.forget]
-    setting = _Setting(tokenizer, found, encode_set(found, tokenizer, name="forget"), batch_size, seed)
+    forget = encode_set(found, tokenizer, name="forget")
+    setting = _Setting(tokenizer=tokenizer, rows=found, forget=forget, batch_size=batch_size, seed=seed)
     per_row = {role: _attack(role, load, setting) for role in MODEL_ROLES if (load := models.get(role)) is not None}
     if "retrained" in per_row:
         for values in per_row.values():

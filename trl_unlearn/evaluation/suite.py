@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import padding_token_id
 from ..generation import Completion
 from ..metrics import FluencyStandin, Squeezing
 from ..records import MODEL_ROLES, PARITIES, EvaluationResult
@@ -35,6 +34,7 @@ from .squeezing import belief_logps, freeze_beliefs
 from .tofu import (
     EncodedSet,
     EvaluationRows,
+    SuiteSetting,
     encode_set,
     generate_answers,
     rouge_values,
@@ -64,25 +64,14 @@ class EvaluationOutcome:
     per_row: dict[str, dict[str, list[float]]]
 
 
-@dataclass
-class _Setting:
+@dataclass(kw_only=True)
+class _Setting(SuiteSetting):
     """What is the same for every model of an evaluation."""
 
-    tokenizer: PreTrainedTokenizerBase
     sets: dict[str, EncodedSet]
     parity: str
-    batch_size: int | None
     max_completion_length: int
     num_squeezing_beliefs: int
-    seed: int
-
-    @property
-    def pad_token_id(self) -> int:
-        return padding_token_id(self.tokenizer)
-
-    @property
-    def score_batch_size(self) -> int:
-        return self.batch_size or 32
 
 
 def library_versions() -> dict[str, str]:

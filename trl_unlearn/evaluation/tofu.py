@@ -23,7 +23,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_text, encode_row, ends_turn, with_answer
+from ..encoding import answer_text, encode_row, ends_turn, padding_token_id, with_answer
 from ..generation import Completion, eos_token_ids
 from ..metrics import (
     ExactMemorization,
@@ -60,6 +60,35 @@ class EvaluationRows:
     real_authors: Dataset | list[dict[str, Any]] | None = None
     world_facts: Dataset | list[dict[str, Any]] | None = None
     holdout: Dataset | list[dict[str, Any]] | None = None
+
+
+@dataclass(kw_only=True)
+class SuiteSetting:
+    """
+    What is the same for every model that a suite measures.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of all models.
+        batch_size (`int`, *optional*):
+            Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
+        seed (`int`):
+            Seed of what is drawn.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int | None
+    seed: int
+
+    @property
+    def pad_token_id(self) -> int:
+        """`int`: Token of the padding."""
+        return padding_token_id(self.tokenizer)
+
+    @property
+    def score_batch_size(self) -> int:
+        """`int`: Rows a forward pass takes."""
+        return self.batch_size or 32
 
 
 @dataclass

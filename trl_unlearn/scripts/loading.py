@@ -30,6 +30,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.archive import build_archive
+from ..hub.contents import PushFile
 from ..trainer.checks import refuse_adapter, refuse_model_name
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 
@@ -335,8 +336,5 @@ def weights_sha256(
 
 def _digests(folder: Path) -> dict[str, str]:
     is_adapter = (folder / "adapter_config.json").is_file()
-    found = {}
-    for path in sorted(folder.glob("adapter_model.safetensors" if is_adapter else "model*.safetensors")):
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    files = sorted(folder.glob("adapter_model.safetensors" if is_adapter else "model*.safetensors"))
+    return {file.name: PushFile(file.name, file).sha256 for file in files}
