@@ -12,10 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import gc
+import hashlib
+import io
+import os
+import resource
+import sys
 from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 
 from trl_unlearn import beliefs as beliefs_module
 from trl_unlearn.beliefs import BeliefSampling, BeliefStore
@@ -34,7 +43,7 @@ def rows(forget_rows, tiny_tokenizer):
 
 @pytest.fixture
 def new_store(rows, tiny_model, tiny_tokenizer):
-    def new(sampling=SAMPLING, **kwargs):
+    def new(sampling=SAMPLING, rows=rows, **kwargs):
         return BeliefStore(
             rows,
             sampling,
@@ -137,3 +146,160 @@ def test_beliefs_that_stay_empty_are_an_error(new_store, tiny_model, monkeypatch
     monkeypatch.setattr(beliefs_module, "generate", empty)
     with pytest.raises(RuntimeError, match=r"0\.0% of the forget rows"):
         new_store().sample(tiny_model, 0, 0.0)
+
+
+@pytest.fixture
+def in_small_chunks(monkeypatch):
+    """Two forget rows a chunk: three rows are two chunks, the last of them smaller."""
+    monkeypatch.setattr(beliefs_module, "_CHUNK", 2)
+
+
+def _kept(store, rows):
+    return [[belief["input_ids"][row["prompt_length"] :] for belief in store.rows([i])] for i, row in enumerate(rows)]
+
+
+def _assert_same_state(found, expected):
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor):
+            assert found[name].dtype == value.dtype and torch.equal(found[name], value), name
+        else:
+            assert found[name] == value, name
+
+
+def test_chunks_change_neither_the_beliefs_nor_their_audit(new_store, rows, tiny_model, monkeypatch):
+    # One completion a call, so that a row's scores do not depend on what else is in its batch.
+    whole, pieces = (new_store(replace(SAMPLING, batch_size=1)) for _ in range(2))
+    expected = whole.sample(tiny_model, 0, 0.0)
+    monkeypatch.setattr(beliefs_module, "_CHUNK", 2)
+    found = pieces.sample(tiny_model, 0, 0.0)
+    assert expected.pop("seconds") > 0 < found.pop("seconds")
+    assert found.pop("mean_logp") == pytest.approx(expected.pop("mean_logp"), abs=1e-12)
+    assert found == expected
+    assert _kept(pieces, rows) == _kept(whole, rows)
+    ids = [belief for row in _kept(whole, rows) for belief in row]
+    assert expected["sha256"] == hashlib.sha256(repr(ids).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 1024])
+def test_processes_share_each_chunk_and_all_have_all_beliefs(new_store, rows, tiny_model, monkeypatch, chunk):
+    monkeypatch.setattr(beliefs_module, "_CHUNK", chunk)
+    sampling = replace(SAMPLING, batch_size=1)
+    alone = new_store(sampling)
+    alone.sample(tiny_model, 0, 0.0)
+    drawn: list[list] = [[], []]
+    # The first pass of each process hears nothing of the other; the second one puts together what both have drawn.
+    monkeypatch.setattr(beliefs_module, "gather_object", lambda found: drawn[rank].append(found) or every(found))
+
+    def every(found):
+        jobs = {job for job, _ in found}
+        filled = Completion([5], [-1.0], False)
+        chunk_rows = sorted({row for row, _ in jobs} | set(range(len(rows))))
+        return [*found, *(((r, j), filled) for r in chunk_rows for j in range(4) if (r, j) not in jobs)]
+
+    for rank in range(2):
+        new_store(sampling, rank=rank, world_size=2).sample(tiny_model, 0, 0.0)
+    for rank in range(2):
+        calls = iter(zip(*drawn, strict=True))
+        monkeypatch.setattr(beliefs_module, "gather_object", lambda found, calls=calls: [*chain(*next(calls))])
+        shared = new_store(sampling, rank=rank, world_size=2)
+        shared.sample(tiny_model, 0, 0.0)
+        assert _kept(shared, rows) == _kept(alone, rows)
+    for both in zip(*drawn, strict=True):
+        assert abs(len(both[0]) - len(both[1])) <= 1
+
+
+def test_rows_are_read_from_a_data_set_when_they_are_needed(new_store, rows, tiny_model, in_small_chunks, monkeypatch):
+    read = []
+    plain = Dataset.__getitems__
+    monkeypatch.setattr(Dataset, "__getitems__", lambda self, keys: read.append(list(keys)) or plain(self, keys))
+    lists, stored = new_store(), new_store(rows=Dataset.from_list(rows))
+    assert read == []
+    assert stored.sample(tiny_model, 0, 0.0)["sha256"] == lists.sample(tiny_model, 0, 0.0)["sha256"]
+    assert read == [[0, 1], [2]]
+    assert stored.rows([2, 0]) == lists.rows([2, 0])
+    assert len(stored) == len(rows)
+    for name in ("prompts", "targets"):
+        assert list(getattr(stored, name)) == list(getattr(lists, name))
+    assert [stored.apart_from_target(i) for i in range(3)] == [lists.apart_from_target(i) for i in range(3)]
+    assert stored.state_dict()["set"] == lists.state_dict()["set"]
+
+
+def test_a_checkpoint_gives_back_every_belief(new_store, tiny_model, in_small_chunks):
+    store, other = new_store(), new_store()
+    _assert_same_state(other.state_dict(), store.state_dict())
+    store.sample(tiny_model, 3, 1.5)
+    state = store.state_dict()
+    assert {name: value.dtype for name, value in state.items() if isinstance(value, torch.Tensor)} == {
+        "counts": torch.int32, "lengths": torch.int32, "ended": torch.bool, "ids": torch.int32, "logps": torch.float64,
+    }  # fmt: skip
+    assert state["counts"].tolist() == [2, 2, 2] and state["lengths"].sum() == len(state["ids"]) == len(state["logps"])
+    other.load_state_dict(state)
+    _assert_same_state(other.state_dict(), state)
+    assert other.rows([2, 0, 1]) == store.rows([2, 0, 1]) and other.refresh == 3
+
+
+def _open_files(folder):
+    """Files below a folder that this process has open or mapped, with or without a name."""
+    opened = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    mapped = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in [*opened, *mapped] if str(folder) in line]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_beliefs_are_in_a_file_without_a_name_in_a_folder_that_is_made(new_store, tiny_model, tmp_path):
+    folder = tmp_path / "not" / "yet"
+    store = new_store(folder=folder)
+    assert not folder.exists()
+    for refresh in range(3):
+        store.sample(tiny_model, refresh, 0.0)
+        assert list(folder.iterdir()) == []
+        # Open and mapped; that of the sampling before is gone.
+        opened, mapped = _open_files(folder)
+        assert opened.endswith("(deleted)") and mapped.endswith("(deleted)") and " r--s " in mapped
+    del store
+    gc.collect()
+    assert _open_files(folder) == []
+
+
+@pytest.mark.parametrize("failure", ["empty", "full"])
+def test_what_fails_leaves_the_beliefs_that_were_there(new_store, rows, tiny_model, tmp_path, monkeypatch, failure):
+    store = new_store(folder=tmp_path)
+    store.sample(tiny_model, 0, 0.0)
+    before, kept = store.state_dict(), _kept(store, rows)
+    if failure == "empty":
+
+        def empty(model, prompts, **kwargs):
+            return [Completion(ids=kwargs["eos_token_ids"][:1], logps=[0.0], ended=True) for _ in prompts]
+
+        monkeypatch.setattr(beliefs_module, "generate", empty)
+        with pytest.raises(RuntimeError, match=r"0\.0% of the forget rows"):
+            store.sample(tiny_model, 1, 1.0)
+    else:
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, most[1]))
+        try:
+            sentence = rf"could not be written to `{tmp_path}` \(File too large\). Make room"
+            with pytest.raises(OSError, match=sentence):
+                store.sample(tiny_model, 1, 1.0)
+            with pytest.raises(OSError, match=sentence):
+                store.load_state_dict(before)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert list(tmp_path.iterdir()) == []
+    _assert_same_state(store.state_dict(), before)
+    assert _kept(store, rows) == kept
+
+
+def test_one_bar_counts_the_draws_of_all_chunks(new_store, rows, tiny_model, in_small_chunks, monkeypatch):
+    bars = []
+
+    class Bar(beliefs_module.tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs | {"disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(beliefs_module, "tqdm", Bar)
+    new_store().sample(tiny_model, 0, 0.0, desc="Sampling")
+    (bar,) = bars
+    assert (bar.desc, bar.total, bar.n) == ("Sampling", len(rows) * 4, len(rows) * 4)

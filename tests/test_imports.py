@@ -36,7 +36,8 @@ ALLOWED = {
     "objectives": set(),
     "metrics": set(),
     "records": {"_json_record"},
-    "beliefs": {"generation", "token_scores"},
+    "_belief_file": {"generation"},
+    "beliefs": {"_belief_file", "generation", "token_scores"},
     "data": {"encoding"},
     "hub": {"records"},
     "trainer": {

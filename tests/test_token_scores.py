@@ -18,7 +18,15 @@ import torch.nn.functional as F
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.label_states import LabelStates, LogitHead
-from trl_unlearn.token_scores import ScoreTerms, pad_rows, score_batch, score_rows, token_scores
+from trl_unlearn.token_scores import (
+    RowGroup,
+    ScoreTerms,
+    pad_rows,
+    score_batch,
+    score_groups,
+    score_rows,
+    token_scores,
+)
 
 
 EXACT = {"atol": 1e-9, "rtol": 0.0}
@@ -202,3 +210,51 @@ def test_score_rows_evaluates_and_puts_the_training_mode_back(training, tiny_mod
 
 def test_no_rows_have_no_scores(tiny_model):
     assert score_rows(tiny_model, [], pad_token_id=0) == []
+
+
+class Wrapper(torch.nn.Module):
+    """Counts the outputs of the wrapped forward that need a gradient, as ZeRO-3 does."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.counts = module, []
+
+    def forward(self, **inputs):
+        outputs = self.module(**inputs)
+        self.counts.append(sum(value.requires_grad for value in outputs.values()))
+        return outputs
+
+
+def test_a_pass_has_one_output_with_a_gradient_whatever_rows_are_in_it(
+    double_model, rows, tiny_tokenizer, monkeypatch
+):
+    wrapper = Wrapper(double_model)
+    monkeypatch.setattr(
+        "trl_unlearn.token_scores.extract_model_from_parallel", lambda model: getattr(model, "module", model)
+    )
+    batch = pad_rows(rows[:3], tiny_tokenizer.pad_token_id)
+    belief, plain = ScoreTerms(belief_top_k=5, entropy=True), ScoreTerms()
+    for groups in ([RowGroup([0, 1], belief), RowGroup([2], plain)], [RowGroup([0, 1, 2], plain)]):
+        found = score_groups(wrapper, batch, groups, layer=0)
+        expected = [score_groups(double_model, batch, [group], layer=0)[0] for group in groups]
+        for one, other in zip(found, expected, strict=True):
+            for name in ("logps", "beliefs", "entropy", "inner"):
+                assert (getattr(one, name) is None) == (getattr(other, name) is None)
+                if getattr(one, name) is not None:
+                    torch.testing.assert_close(getattr(one, name), getattr(other, name), **EXACT)
+    assert wrapper.counts == [1, 1]
+
+
+@pytest.mark.parametrize("trains_head", [True, False])
+def test_a_group_without_rows_has_no_scores_and_changes_no_gradient(double_model, rows, tiny_tokenizer, trains_head):
+    double_model.lm_head.weight.requires_grad_(trains_head)
+    batch = pad_rows(rows[:2], tiny_tokenizer.pad_token_id)
+    terms, gradients = ScoreTerms(belief_top_k=5), []
+    for groups in ([RowGroup([0, 1], terms)], [RowGroup([0, 1], terms), RowGroup([], ScoreTerms(entropy=True))]):
+        scores, *rest = score_groups(double_model, batch, groups)
+        double_model.zero_grad()
+        (scores.logps.sum() + scores.beliefs.sum()).backward()
+        gradients.append([p.grad.clone() for p in double_model.parameters() if p.grad is not None])
+    assert rest == [None]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, **EXACT)

@@ -24,12 +24,15 @@ from trl_unlearn import _trl
 
 # Name -> the parameters that the trainer passes, in the order it passes them.
 USED = {
+    "DistributedBackend": (("accelerator",), {}),
     "adjusted_mfu": (("mfu", "config", "seq_len"), {}),
     "compute_flops_per_token": (("config", "seq_len"), {}),
     "compute_mfu": (("flops_per_token", "tokens_per_second", "world_size", "peak_flops_per_device"), {}),
     "disable_dropout_in_model": (("model",), {}),
     "get_peak_flops_per_device": (("accelerator", "dtype"), {}),
     "maybe_gather_lm_head_ctx": (("params",), {}),
+    "prepare_deepspeed": (("model", "accelerator"), {}),
+    "prepare_fsdp": (("model", "accelerator"), {}),
     "unwrap_model_for_generation": (("model", "accelerator"), {"gradient_checkpointing_kwargs": None}),
     "use_adapter": (("model", "adapter_name"), {}),
 }

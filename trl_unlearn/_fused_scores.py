@@ -15,6 +15,7 @@
 
 """Scores over the vocabulary in tiles of tokens, so that no `[tokens, vocabulary]` tensor is built."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,9 +142,24 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 
+def gathered(*parameters: Tensor | None) -> AbstractContextManager[None]:
+    """
+    Parameters of a head as whole tensors, where ZeRO-3 shards them; others are as they were.
+
+    Args:
+        *parameters (`torch.Tensor` or None):
+            Weights and biases.
+
+    Returns:
+        `AbstractContextManager`: For as long as they are read.
+    """
+    # Beside the model in training, which is sharded, there are whole ones that it is compared with.
+    return maybe_gather_lm_head_ctx(*(parameter for parameter in parameters if hasattr(parameter, "ds_status")))
+
+
 def _tile_rows(hidden: Tensor, vocab_size: int) -> int:
     budget = _TILE_ELEMENTS if hidden.device.type == "cpu" else _ACCELERATOR_TILE_ELEMENTS
-    return min(max(1, budget // vocab_size), hidden.size(0))
+    return max(1, min(budget // vocab_size, hidden.size(0)))
 
 
 def _softmax_of_reference(tiles: _Tiles, hidden: Tensor, labels: Tensor, shift: float) -> tuple[Tensor, Tensor]:
@@ -337,7 +353,8 @@ def _directions(
 def _backward_with_head(ctx: Any, upstream: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     """Gradients of the hidden states, the weight and the bias, from tiles that are made anew."""
     hidden, weight, bias, labels, log_z, candidates, q = ctx.saved_tensors
-    with maybe_gather_lm_head_ctx(weight, bias):
+    reference = () if ctx.reference is None else (ctx.reference[1].weight, ctx.reference[1].bias)
+    with gathered(weight, bias, *reference):
         head = LogitHead(weight.detach(), None if bias is None else bias.detach(), ctx.head.scale, ctx.head.softcap)
         rows = _tile_rows(hidden, weight.size(0))
         tiles = _Tiles(head, hidden, ctx.dtype, rows)

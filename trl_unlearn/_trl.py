@@ -14,7 +14,8 @@
 
 """Everything from TRL that TRL does not export publicly, in one place (tests/test_trl.py holds that it is there)."""
 
-from trl.models.utils import unwrap_model_for_generation
+from trl.distributed import DistributedBackend
+from trl.models.utils import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.trainer.utils import (
     adjusted_mfu,
     compute_flops_per_token,
@@ -27,12 +28,15 @@ from trl.trainer.utils import (
 
 
 __all__ = [
+    "DistributedBackend",
     "adjusted_mfu",
     "compute_flops_per_token",
     "compute_mfu",
     "disable_dropout_in_model",
     "get_peak_flops_per_device",
     "maybe_gather_lm_head_ctx",
+    "prepare_deepspeed",
+    "prepare_fsdp",
     "unwrap_model_for_generation",
     "use_adapter",
 ]

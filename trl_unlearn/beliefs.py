@@ -16,20 +16,26 @@
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ._belief_file import BeliefFile
 from .generation import Completion, generate
 from .token_scores import continuation_row
 
 
 # After this many draws that held nothing but an EOS token, the EOS token is not allowed as the first one.
 _MAX_EMPTY_DRAWS = 4
+# Forget rows whose draws are in memory at a time.
+_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,40 @@ class BeliefSampling:
     seed: int = 42
 
 
+class _Part(Sequence[list[int]]):
+    """A part of each row, read when it is asked for."""
+
+    def __init__(self, rows: Dataset | Sequence[dict[str, Any]], part: Callable[[dict[str, Any]], list[int]]):
+        self._rows, self._part = rows, part
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> list[int]:
+        return self._part(self._rows[index])
+
+
+@dataclass
+class _Tally:
+    """Sums over the beliefs of a sampling, for its audit."""
+
+    covered: int = 0
+    count: int = 0
+    tokens: int = 0
+    repeats: int = 0
+    logps: float = 0.0
+    digest: Any = field(default_factory=lambda: hashlib.sha256(b"["))
+
+
 class BeliefStore:
     """
     The beliefs of every forget row, each with its own.
 
+    Neither rows nor beliefs are in memory, but those of at most 1,024 forget rows while they are sampled: rows are
+    read from where they are, and beliefs are kept in a file that has no name and ends with the process.
+
     Args:
-        rows (`Sequence[dict]`):
+        rows ([`~datasets.Dataset`] or `Sequence[dict]`):
             Encoded forget rows (`input_ids`, `labels`, `prompt_length`), in the order of the forget set.
         sampling ([`BeliefSampling`]):
             How beliefs are drawn.
@@ -80,8 +114,13 @@ class BeliefStore:
             This process among `world_size`.
         world_size (`int`, *optional*, defaults to `1`):
             Number of processes that share the sampling.
+        folder (`str` or `Path`, *optional*):
+            Folder on whose disk this process keeps the beliefs; it is made if it is not there. Default: the system's
+            folder for temporary files, which may be in memory.
 
     Attributes:
+        prompts, targets (`Sequence[list[int]]`):
+            Prompt and answer of each row as token ids, the answer without its EOS token.
         refresh (`int` or `None`):
             Number of the last sampling; `None` before the first.
         audits (`list[dict]`):
@@ -93,22 +132,43 @@ class BeliefStore:
 
     def __init__(
         self,
-        rows: Sequence[dict[str, Any]],
+        rows: Dataset | Sequence[dict[str, Any]],
         sampling: BeliefSampling,
         *,
         pad_token_id: int,
         eos_token_ids: list[int],
         rank: int = 0,
         world_size: int = 1,
+        folder: str | Path | None = None,
     ):
-        self.prompts = [row["input_ids"][: row["prompt_length"]] for row in rows]
-        self.targets = [self._without_end([x for x in row["labels"] if x != -100], eos_token_ids) for row in rows]
+        self._rows = rows
+        self.prompts, self.targets = _Part(rows, self._prompt), _Part(rows, self._target)
         self.sampling = sampling
         self.pad_token_id, self.eos_token_ids = pad_token_id, eos_token_ids
         self.rank, self.world_size = rank, world_size
         self.refresh: int | None = None
         self.audits: list[dict[str, Any]] = []
-        self._beliefs: list[list[Completion]] = []
+        self.folder = folder
+        self._beliefs = BeliefFile(folder)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _rows_at(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        # A `Dataset` reads many rows at once in the time of a few.
+        if isinstance(self._rows, Dataset):
+            return self._rows.__getitems__(indices)
+        return [self._rows[index] for index in indices]
+
+    def _chunks(self) -> list[range]:
+        return [range(start, min(start + _CHUNK, len(self))) for start in range(0, len(self), _CHUNK)]
+
+    @staticmethod
+    def _prompt(row: dict[str, Any]) -> list[int]:
+        return row["input_ids"][: row["prompt_length"]]
+
+    def _target(self, row: dict[str, Any]) -> list[int]:
+        return self._without_end([x for x in row["labels"] if x != -100], self.eos_token_ids)
 
     @staticmethod
     def _without_end(ids: list[int], eos_token_ids: list[int]) -> list[int]:
@@ -117,11 +177,24 @@ class BeliefStore:
     def _is_empty(self, completion: Completion) -> bool:
         return not self._without_end(completion.ids, self.eos_token_ids)
 
-    def _draw(self, model: PreTrainedModel, refresh: int, jobs: list[tuple[int, int]], attempt: int, desc: str | None):
+    def _own_jobs(self, chunk: range) -> list[tuple[int, int]]:
+        """Draws of this process, as row and number of the candidate."""
+        every = [(row, j) for row in chunk for j in range(self.sampling.num_candidates)]
+        return every[self.rank :: self.world_size]
+
+    def _draw(
+        self,
+        model: PreTrainedModel,
+        refresh: int,
+        jobs: list[tuple[int, int]],
+        prompts: Mapping[int, list[int]],
+        attempt: int,
+        progress: tqdm,
+    ) -> list[Completion]:
         last = attempt == _MAX_EMPTY_DRAWS
         return generate(
             model,
-            [self.prompts[row] for row, _ in jobs],
+            [prompts[row] for row, _ in jobs],
             pad_token_id=self.pad_token_id,
             eos_token_ids=self.eos_token_ids,
             max_new_tokens=self.sampling.max_completion_length,
@@ -132,8 +205,31 @@ class BeliefStore:
             top_p=self.sampling.top_p,
             top_k=self.sampling.top_k,
             generation_kwargs=self.sampling.generation_kwargs,
-            desc=desc,
+            # What is drawn again has been counted.
+            progress=progress if attempt == 0 else None,
         )
+
+    def _sample_chunk(
+        self, model: PreTrainedModel, refresh: int, chunk: range, rows: list[dict[str, Any]], progress: tqdm
+    ) -> list[list[Completion]]:
+        """The best N of M candidates of each row, from the draws of all processes."""
+        prompts = {row: self._prompt(encoded) for row, encoded in zip(chunk, rows, strict=True)}
+        found: dict[tuple[int, int], Completion] = {}
+        pending = self._own_jobs(chunk)
+        for attempt in range(_MAX_EMPTY_DRAWS + 1):
+            if not pending:
+                break
+            drawn = self._draw(model, refresh, pending, prompts, attempt, progress)
+            found.update(zip(pending, drawn, strict=True))
+            pending = [job for job in pending if self._is_empty(found[job])]
+        if self.world_size > 1:
+            found = dict(gather_object(list(found.items())))
+        kept = []
+        for row in chunk:
+            candidates = [found[row, j] for j in range(self.sampling.num_candidates)]
+            candidates.sort(key=lambda c: -sum(c.logps) / len(c.logps))
+            kept.append(candidates[: self.sampling.num_beliefs])
+        return kept
 
     def sample(self, model: PreTrainedModel, refresh: int, epoch: float, desc: str | None = None) -> dict[str, Any]:
         """
@@ -155,60 +251,59 @@ class BeliefStore:
             token for token), `seconds`, `sha256` of all token ids, `refresh` and `epoch`.
 
         Raises:
-            `RuntimeError`: If a row is left without its beliefs.
+            `RuntimeError`: If a row is left without its beliefs. Those of the sampling before are kept.
+            `OSError`: If they cannot be written.
         """
         started = time.perf_counter()
-        every = [(row, j) for row in range(len(self.prompts)) for j in range(self.sampling.num_candidates)]
-        mine = every[self.rank :: self.world_size]
-        found: dict[tuple[int, int], Completion] = {}
-        pending = mine
-        for attempt in range(_MAX_EMPTY_DRAWS + 1):
-            if not pending:
-                break
-            drawn = self._draw(model, refresh, pending, attempt, desc)
-            found.update(zip(pending, drawn, strict=True))
-            pending = [job for job in pending if self._is_empty(found[job])]
-        if self.world_size > 1:
-            found = dict(gather_object(list(found.items())))
-
-        self._beliefs = []
-        for row in range(len(self.prompts)):
-            candidates = [found[row, j] for j in range(self.sampling.num_candidates)]
-            candidates.sort(key=lambda c: -sum(c.logps) / len(c.logps))
-            self._beliefs.append(candidates[: self.sampling.num_beliefs])
-        self.refresh = refresh
-        audit = self._audit(epoch, time.perf_counter() - started)
-        if audit["coverage"] < 1.0:
-            raise RuntimeError(
-                f"Only {audit['coverage']:.1%} of the forget rows have {self.sampling.num_beliefs} beliefs that are "
-                "not empty. Raise `max_completion_length` or check the EOS ids of the generation config."
-            )
+        chunks, tally = self._chunks(), _Tally()
+        draws = sum(len(self._own_jobs(chunk)) for chunk in chunks)
+        with (
+            BeliefFile(self.folder) as beliefs,
+            tqdm(total=draws, desc=desc, disable=None if desc else True) as progress,
+        ):
+            for chunk in chunks:
+                rows = self._rows_at(chunk)
+                kept = self._sample_chunk(model, refresh, chunk, rows, progress)
+                self._count(tally, rows, kept)
+                beliefs.append(kept)
+            coverage = tally.covered / len(self)
+            if coverage < 1.0:
+                raise RuntimeError(
+                    f"Only {coverage:.1%} of the forget rows have {self.sampling.num_beliefs} beliefs that are not "
+                    "empty. Raise `max_completion_length` or check the EOS ids of the generation config."
+                )
+        self._beliefs, self.refresh = beliefs, refresh
+        tally.digest.update(b"]")
+        audit = {
+            "refresh": refresh,
+            "epoch": epoch,
+            "coverage": coverage,
+            "count": tally.count,
+            "mean_length": tally.tokens / tally.count,
+            "mean_logp": tally.logps / tally.count,
+            "target_share": tally.repeats / tally.count,
+            "seconds": time.perf_counter() - started,
+            "sha256": tally.digest.hexdigest(),
+        }
         self.audits.append(audit)
         return audit
 
-    def _audit(self, epoch: float, seconds: float) -> dict[str, Any]:
-        kept = [completion for beliefs in self._beliefs for completion in beliefs]
-        covered = sum(
-            len(beliefs) == self.sampling.num_beliefs and not any(map(self._is_empty, beliefs))
-            for beliefs in self._beliefs
+    def _count(self, tally: _Tally, rows: list[dict[str, Any]], beliefs: list[list[Completion]]) -> None:
+        tally.covered += sum(
+            len(own) == self.sampling.num_beliefs and not any(map(self._is_empty, own)) for own in beliefs
         )
-        repeats = sum(
-            self._without_end(completion.ids, self.eos_token_ids) == target
-            for target, beliefs in zip(self.targets, self._beliefs, strict=True)
-            for completion in beliefs
+        tally.repeats += sum(
+            self._without_end(belief.ids, self.eos_token_ids) == target
+            for target, own in zip(map(self._target, rows), beliefs, strict=True)
+            for belief in own
         )
-        digest = hashlib.sha256(repr([completion.ids for completion in kept]).encode()).hexdigest()
-        return {
-            "refresh": self.refresh,
-            "epoch": epoch,
-            "coverage": covered / len(self.prompts),
-            "count": len(kept),
-            "mean_length": sum(len(completion.ids) for completion in kept) / len(kept),
-            "mean_logp": sum(sum(c.logps) / len(c.logps) for c in kept) / len(kept),
-            "target_share": repeats / len(kept),
-            "seconds": seconds,
-            "sha256": digest,
-        }
+        kept = [belief for own in beliefs for belief in own]
+        # In pieces, the text of one list of all.
+        separator = ", " if tally.count else ""
+        tally.digest.update((separator + repr([belief.ids for belief in kept])[1:-1]).encode())
+        tally.count += len(kept)
+        tally.tokens += sum(len(belief.ids) for belief in kept)
+        tally.logps += sum(sum(belief.logps) / len(belief.logps) for belief in kept)
 
     def state_dict(self) -> dict[str, Any]:
         """
@@ -218,17 +313,8 @@ class BeliefStore:
             `dict[str, Any]`: `refresh`, `audits`, `set` (SHA-256 of the forget rows) and tensors: `counts` of beliefs
             of each row, `lengths` and `ended` of each belief, `ids` and `logps` of all tokens, one after another.
         """
-        kept = [completion for beliefs in self._beliefs for completion in beliefs]
-        return {
-            "refresh": self.refresh,
-            "audits": self.audits,
-            "set": self._set_digest(),
-            "counts": torch.tensor([len(beliefs) for beliefs in self._beliefs], dtype=torch.int32),
-            "lengths": torch.tensor([len(completion.ids) for completion in kept], dtype=torch.int32),
-            "ended": torch.tensor([completion.ended for completion in kept], dtype=torch.bool),
-            "ids": torch.tensor([i for completion in kept for i in completion.ids], dtype=torch.int32),
-            "logps": torch.tensor([x for completion in kept for x in completion.logps], dtype=torch.float64),
-        }
+        own = {"refresh": self.refresh, "audits": self.audits, "set": self._set_digest}
+        return own | self._beliefs.tensors()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
@@ -240,22 +326,24 @@ class BeliefStore:
 
         Raises:
             `ValueError`: If they are the beliefs of another forget set.
+            `OSError`: If they cannot be written.
         """
-        if state["set"] != self._set_digest():
+        if state["set"] != self._set_digest:
             raise ValueError(
                 "The checkpoint holds the beliefs of another forget set. Give the one that the run was started with, "
                 "or train from the start."
             )
-        lengths = state["lengths"].tolist()
-        ids, logps = (iter(state[name].split(lengths)) for name in ("ids", "logps"))
-        kept = (Completion(next(ids).tolist(), next(logps).tolist(), ended) for ended in state["ended"].tolist())
-        self._beliefs = [[next(kept) for _ in range(count)] for count in state["counts"].tolist()]
+        with BeliefFile(self.folder) as kept:
+            kept.append_tensors(state, _CHUNK)
+        self._beliefs = kept
         self.refresh, self.audits = state["refresh"], state["audits"]
 
+    @cached_property
     def _set_digest(self) -> str:
         digest = hashlib.sha256()
-        for row in zip(self.prompts, self.targets, strict=True):
-            digest.update(repr(row).encode())
+        for chunk in self._chunks():
+            for row in self._rows_at(chunk):
+                digest.update(repr((self._prompt(row), self._target(row))).encode())
         return digest.hexdigest()
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -272,8 +360,8 @@ class BeliefStore:
         """
         return [
             continuation_row(prompt, belief.ids)
-            for prompt, beliefs in ((self.prompts[i], self._beliefs[i]) for i in indices)
-            for belief in beliefs
+            for prompt, index in zip(map(self._prompt, self._rows_at(indices)), indices, strict=True)
+            for belief in self._beliefs[index]
         ]
 
     def apart_from_target(self, index: int) -> dict[str, Any] | None:

@@ -56,7 +56,8 @@ exit codes:
   0  done
   1  failed
   2  bad usage: an option, a file or data that cannot be used
-  3  stopped by a guard: training diverged"""
+  3  stopped by a guard: training diverged
+  130  interrupted with Ctrl-C, 143 with SIGTERM: the message says how to go on"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Raises:
         `SystemExit`: With 1 if the command failed, 2 if it was called in a way that it cannot be, 3 if a guard stopped
-            it, and 0 after a help text.
+            it, 130 or 143 after Ctrl-C or SIGTERM, and 0 after a help text.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = _parser()

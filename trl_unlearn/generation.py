@@ -17,7 +17,7 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -279,6 +279,7 @@ def generate(
     top_k: int = 0,
     generation_kwargs: dict[str, Any] | None = None,
     desc: str | None = None,
+    progress: tqdm | None = None,
 ) -> list[Completion]:
     """
     Complete prompts in left-padded batches of similar length, in eval mode, with the model's own `generate`.
@@ -311,6 +312,8 @@ def generate(
             Further fields of [`~transformers.GenerationConfig`], such as `repetition_penalty`.
         desc (`str`, *optional*):
             Label of the progress bar. `None` shows none.
+        progress (`tqdm`, *optional*):
+            Progress bar over more than these prompts, in place of one of their own.
 
     Returns:
         `list[Completion]`: In the order of the prompts.
@@ -326,7 +329,10 @@ def generate(
     if batch_size is None and prompts:
         batch_size = rows_that_fit(model, max(map(len, prompts)) + max_new_tokens)
     completions = [Completion([], [], False) for _ in prompts]
-    with _for_generation(model), tqdm(total=len(prompts), desc=desc, disable=None if desc else True) as progress:
+    bar = nullcontext(progress)
+    if progress is None:
+        bar = tqdm(total=len(prompts), desc=desc, disable=None if desc else True)
+    with _for_generation(model), bar as progress:
         for start in range(0, max_new_tokens, _STAGE):
             count = min(_STAGE, max_new_tokens - start)
             # EOS is forbidden before the first token only, which is of the first stage.

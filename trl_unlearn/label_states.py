@@ -61,7 +61,7 @@ class LabelStates:
 
         def chosen(values: Tensor) -> Tensor:
             parts = values.split(self.lengths)
-            return torch.cat([parts[i] for i in indices])
+            return torch.cat([values[:0], *(parts[i] for i in indices)])
 
         return LabelStates(
             hidden=chosen(self.hidden),

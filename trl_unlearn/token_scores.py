@@ -25,8 +25,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ._fused_scores import FusedScores, ScoreTerms
-from ._trl import maybe_gather_lm_head_ctx
+from ._fused_scores import FusedScores, ScoreTerms, gathered
 from .label_states import LabelStates, label_states
 
 
@@ -40,7 +39,7 @@ class RowGroup:
 
     Args:
         rows (`Sequence[int]`):
-            Indices in the batch, at least one.
+            Indices in the batch.
         terms ([`ScoreTerms`], *optional*):
             What is computed beside log pi_y.
         reference ([`LabelStates`], *optional*):
@@ -99,7 +98,7 @@ def _flat_scores(states: LabelStates, terms: ScoreTerms, reference: LabelStates 
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.hidden.dtype
     given = None if reference is None else (reference.hidden.detach(), reference.head)
     parameters = [p for head in (states.head, given and given[1]) if head for p in (head.weight, head.bias)]
-    with torch.autocast(kind, enabled=False), maybe_gather_lm_head_ctx(*parameters):
+    with torch.autocast(kind, enabled=False), gathered(*parameters):
         values = FusedScores.apply(
             states.hidden, states.head.weight, states.head.bias, states.head, states.labels, given, terms, dtype
         )
@@ -166,7 +165,7 @@ def _run_inside(wrapper: nn.Module, model: nn.Module, function: Callable[..., An
 
 def score_groups(
     model: nn.Module, batch: Mapping[str, Tensor], groups: Sequence[RowGroup], layer: int | None = None
-) -> list[TokenScores]:
+) -> list[TokenScores | None]:
     """
     [`token_scores`] of groups of rows from one forward pass, inside the forward of whatever wraps the model (DDP,
     FSDP, DeepSpeed).
@@ -182,12 +181,13 @@ def score_groups(
             Inner layer whose hidden states are kept too.
 
     Returns:
-        `list[TokenScores]`: One a group, its rows in the order of `RowGroup.rows`.
+        `list[TokenScores | None]`: One a group, its rows in the order of `RowGroup.rows`; None for a group without
+        rows, whose head is gathered all the same where it is sharded.
 
     Raises:
         `ValueError`: If the model's head cannot be used.
     """
-    unwrapped, lengths = extract_model_from_parallel(model), []
+    unwrapped, lengths, trained = extract_model_from_parallel(model), [], {}
 
     def forward(**batch: Tensor) -> dict[str, Tensor]:
         states = label_states(unwrapped, batch, layer)
@@ -197,16 +197,23 @@ def score_groups(
             lengths.append(chosen.lengths)
             scores = _flat_scores(chosen, group.terms, group.reference)
             flat |= {f"{index}/{name}": values for name, values in scores.items()}
-        # Tensors in a dictionary with text as keys, where every wrapper looks for what needs a gradient.
-        return flat
+        # Tensors in a dictionary with text as keys, where every wrapper looks for what needs a gradient: one of them,
+        # because ZeRO-3 wants as many from each process, and a process may have rows of one group only in its pass.
+        trained.update({name: values for name, values in flat.items() if values.requires_grad})
+        given = {name: values for name, values in flat.items() if name not in trained}
+        return given | {"trained": torch.cat([values.flatten() for values in trained.values()])} if trained else given
 
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
     flat = _run_inside(model, unwrapped, forward, inputs)
+    if trained:
+        parts = flat.pop("trained").split([values.numel() for values in trained.values()])
+        for (name, values), part in zip(trained.items(), parts, strict=True):
+            flat[name] = part.view_as(values).to(values.dtype)
     found: list[dict[str, Tensor]] = [{} for _ in groups]
     for key, values in flat.items():
         index, name = key.split("/")
         found[int(index)][name] = values
-    return [_in_rows(scores, of_rows) for scores, of_rows in zip(found, lengths, strict=True)]
+    return [_in_rows(scores, of_rows) if of_rows else None for scores, of_rows in zip(found, lengths, strict=True)]
 
 
 def score_batch(model: nn.Module, batch: Mapping[str, Tensor], terms: ScoreTerms = _LOGPS_ONLY) -> TokenScores:

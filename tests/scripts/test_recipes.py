@@ -17,13 +17,15 @@
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 from trl_unlearn.scripts import bs_s, bs_t, compare, evaluate, sequence, unlearn
 from trl_unlearn.scripts.loading import default_config
 
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-RECIPES = [path.relative_to(FOLDER).as_posix() for path in sorted(FOLDER.rglob("*.yaml"))]
+LAUNCH_FILES = sorted((FOLDER / "accelerate").glob("*.yaml"))
+RECIPES = [path.relative_to(FOLDER).as_posix() for path in sorted(set(FOLDER.rglob("*.yaml")) - set(LAUNCH_FILES))]
 SCRIPTS = {"bs_s": bs_s, "bs_t": bs_t, "evaluate": evaluate, "compare": compare, "sequence": sequence}
 
 
@@ -64,6 +66,13 @@ def script_of(recipe: str) -> str:
 
 def test_there_is_a_recipe_of_the_lab_for_each_script():
     assert {f"archive/{script}.yaml" for script in SCRIPTS} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.stem)
+def test_a_launch_file_is_read_by_accelerate_and_the_readme_names_it(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes == 2
+    assert f"accelerate/{path.name}" in (FOLDER.parent / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

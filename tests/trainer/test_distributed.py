@@ -19,12 +19,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 
+REPOSITORY = Path(__file__).parents[2]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SCRIPT = """
 import json, sys
 from datasets import Dataset
@@ -62,7 +66,7 @@ def test_two_processes_log_and_train_what_one_does(tiny_model, tiny_tokenizer, f
     (tmp_path / "run.py").write_text(SCRIPT)
     histories = []
     for world_size, batch_size in ((1, 4), (2, 2)):
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if world_size > 1 else []
+        launch = TORCHRUN if world_size > 1 else []
         paths = (str(tmp_path / name) for name in ("run.py", "model", "rows.json", f"out{world_size}"))
         done = subprocess.run(
             [sys.executable, *launch, *paths, str(batch_size), str(world_size)],
@@ -82,6 +86,132 @@ def test_two_processes_log_and_train_what_one_does(tiny_model, tiny_tokenizer, f
         for name in (*names, "loss", "grad_norm"):
             assert two[name] == pytest.approx(one[name], abs=1e-4), name
     assert logged[0][0]["weights/lambda_bss"] != logged[0][2]["weights/lambda_bss"]
+
+
+SHARDED = """
+import json, os, sys
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoTokenizer
+
+folder, rows, out, options, stage, is_adapter = sys.argv[1:]
+sharding = {}
+if int(stage) > 0:
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend="gloo")
+    zero = {"stage": int(stage), "stage3_param_persistence_threshold": 0}
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    config = {"zero_optimization": zero, "zero_allow_untested_optimizer": True, **dict.fromkeys(sizes, "auto")}
+    sharding = {"deepspeed": config}
+
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+
+forget, retain = (Dataset.from_list(part) for part in json.load(open(rows)))
+args = BootstrapUnlearnConfig(
+    out, use_cpu=True, per_device_train_batch_size=2 if sharding else 4, max_completion_length=8, num_train_epochs=3,
+    belief_refresh_epochs=1, gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to="none",
+    disable_tqdm=True, warmup_steps=0, learning_rate=1e-3, **json.loads(options), **sharding,
+)
+trainer = BootstrapUnlearnTrainer(
+    folder, args, forget, retain, processing_class=AutoTokenizer.from_pretrained(folder),
+    peft_config=LoraConfig(r=4, target_modules="all-linear") if is_adapter == "True" else None,
+)
+assert trainer.accelerator.num_processes == (2 if sharding else 1)
+assert trainer.accelerator.distributed_type.value == ("DEEPSPEED" if sharding else "NO")
+if sharding:
+    assert trainer.accelerator.state.deepspeed_plugin.zero_stage == int(stage)
+trainer.train()
+if trainer.is_world_process_zero():
+    hashes = [audit["sha256"] for audit in trainer.belief_store.audits]
+    json.dump([trainer.state.log_history, hashes], open(out + ".json", "w"))
+trainer.accelerator.wait_for_everyone()
+# DeepSpeed's groups of gloo may abort a process that ends in the usual way.
+os._exit(0)
+"""
+
+
+# An untied head, which ZeRO-3 has to gather; objectives with and without a reference, whose passes differ.
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(
+    ("options", "is_adapter"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"forget_loss_type": "npo", "retain_loss_type": "kl"}, False),
+        ({"forget_loss_type": "dpo"}, True),
+    ],
+    ids=["bs_s", "bs_s-lora", "npo-kl", "dpo-lora"],
+)
+def test_two_processes_with_zero_log_what_one_does(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path, stage, options, is_adapter
+):
+    pytest.importorskip("deepspeed")
+    torch.manual_seed(0)
+    tiny_model.config.tie_word_embeddings = False
+    type(tiny_model)(tiny_model.config).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    rows = [[*forget_rows, retain_rows[0]], list(retain_rows)[1:]]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "run.py").write_text(SHARDED)
+    found = []
+    for name, launch in (("0", []), (str(stage), TORCHRUN)):
+        paths = (str(tmp_path / part) for part in ("run.py", "model", "rows.json", f"out{name}"))
+        done = subprocess.run(
+            [sys.executable, *launch, *paths, json.dumps(options), name, str(is_adapter)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-6000:]
+        found.append(json.loads((tmp_path / f"out{name}.json").read_text()))
+    (alone, alone_beliefs), (together, together_beliefs) = found
+    assert len(alone_beliefs) == 3 and alone_beliefs == together_beliefs
+    logged = [[entry for entry in history if "loss/forget" in entry] for history in (alone, together)]
+    assert len(logged[0]) == len(logged[1]) == 3
+    for one, two in zip(*logged, strict=True):
+        names = [name for name in one if "/" in name and not name.startswith(("throughput", "beliefs/seconds"))]
+        assert {"loss/forget", "loss/beliefs", "loss/retain", "forget/logps"} <= set(names)
+        for name in (*names, "loss", "grad_norm"):
+            assert two[name] == pytest.approx(one[name], abs=1e-4), name
+
+
+def _lab_losses(launch, out, *options):
+    """Losses of the lab's recipe, and what the run says of its processes."""
+    command = [*launch, "recipes/bs_s.py", "--config", "recipes/archive/bs_s.yaml", "--num_train_epochs", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, "--evaluate", "false", "--panel_prompts", "0", "--output_dir", out, *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    run = json.loads((Path(out) / "run.json").read_text())
+    return [entry for entry in run["training_log"] if "loss/forget" in entry], run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3"])
+def test_the_recipe_under_a_shipped_launch_file_logs_what_one_process_does(name, tmp_path):
+    config = yaml.safe_load((REPOSITORY / f"recipes/accelerate/{name}.yaml").read_text())
+    if name.startswith("zero"):
+        pytest.importorskip("deepspeed")
+        # With accelerators DeepSpeed takes them; without, it has to be told.
+        config["use_cpu"] = not torch.accelerator.is_available()
+    elif torch.accelerator.device_count() < 2:
+        pytest.skip(f"not run: on CPUs `accelerate launch` makes one process of `{name}`")
+    (tmp_path / "launch.yaml").write_text(yaml.safe_dump(config))
+    launch = ["accelerate.commands.launch", "--config_file", str(tmp_path / "launch.yaml")]
+    alone, _ = _lab_losses(["accelerate.commands.launch", "--num_processes", "1"], str(tmp_path / "one"))
+    together, run = _lab_losses(launch, str(tmp_path / "two"), "--per_device_train_batch_size", "4")
+    assert run["world_size"] == 2
+    assert run["hardware"].partition(", ")[2] == {"zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}.get(name, "")
+    assert len(alone) == len(together) == 6
+    for one, two in zip(alone, together, strict=True):
+        for loss in ("loss", "loss/forget", "loss/beliefs", "loss/retain"):
+            assert two[loss] == pytest.approx(one[loss], abs=1e-3), loss
 
 
 RESUMED = """
@@ -127,10 +257,9 @@ def test_two_processes_go_on_from_a_checkpoint_in_the_same_bits(
     (tmp_path / "rows.json").write_text(json.dumps([[*forget_rows, *retain_rows], list(retain_rows)[1:]]))
     (tmp_path / "run.py").write_text(RESUMED)
     for out, killed_at in (("whole", -1), ("cut", 3), ("cut", -1)):
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         paths = (str(tmp_path / name) for name in ("run.py", "model", "rows.json", out))
         done = subprocess.run(
-            [sys.executable, *launch, *paths, str(killed_at)],
+            [sys.executable, *TORCHRUN, *paths, str(killed_at)],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,

@@ -12,11 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import json
+import logging
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
+from transformers import TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.trainer.guard import DivergenceError, DivergenceGuard
@@ -36,46 +42,116 @@ def means(forget=-1.0, retain=-0.5):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_refused_with_its_term_step_and_rows(model, value):
     guard = DivergenceGuard(model, vocab_size=100)
+    guard.note_losses(["retain", "forget", "forget"], [(3,), (4,), (5,)], torch.tensor([1.0, 2.0, value]))
+    guard.note_losses(["beliefs", "forget", ""], [(5, 1), (3,), (3,)], torch.tensor([2.0, value, value]))
     with pytest.raises(DivergenceError, match=rf"`loss/forget` is {value} at step 7 \(rows 3, 5 of the forget set\)"):
-        guard.check(means(forget=value), 7, [3, 5])
+        guard.check(means(forget=value), 7)
 
 
-def test_a_gradient_that_is_not_finite_is_refused(model):
+def test_rows_of_every_kind_are_named_by_index(model):
     guard = DivergenceGuard(model, vocab_size=100)
-    guard.check_gradient(torch.tensor(3.0), 0)
-    guard.check_gradient(None, 0)
-    with pytest.raises(DivergenceError, match=r"norm of the gradient is nan at step 2"):
-        guard.check_gradient(torch.tensor(math.nan), 2)
+    kinds, indices = ["beliefs", "retain", "beliefs", "retain"], [(4, 2), (17,), (4, 0), (2,)]
+    guard.note_losses(kinds, indices, torch.tensor([math.nan, math.nan, math.inf, 1.0]))
+    named = r"\(beliefs \(4, 0\), \(4, 2\), each \(row, number\); rows 17 of the retain set\)"
+    with pytest.raises(DivergenceError, match=f"`loss/beliefs` is nan, `loss/retain` is nan at step 0 {named}"):
+        guard.check({"loss/beliefs": math.nan, "loss/forget": 0.0, "loss/retain": math.nan}, 0)
+
+
+def test_a_long_list_of_rows_ends_with_how_many_more_there_are(model):
+    guard = DivergenceGuard(model, vocab_size=100)
+    guard.note_losses(["forget"] * 20, [(i,) for i in range(20)], torch.full((20,), math.nan))
+    with pytest.raises(DivergenceError, match=r"rows 0, 1, .*, 15 and 4 more of the forget set"):
+        guard.check(means(forget=math.nan), 0)
+
+
+def test_a_mean_that_overflows_alone_accuses_no_row(model):
+    guard = DivergenceGuard(model, vocab_size=100)
+    guard.note_losses(["forget", "forget"], [(0,), (1,)], torch.full((2,), 3e38))
+    with pytest.raises(DivergenceError, match=r"is inf at step 0 \(their mean overflows\)"):
+        guard.check(means(forget=math.inf), 0)
+
+
+def test_a_gradient_that_is_not_finite_is_refused_with_its_step_rows_and_parameters():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    guard = DivergenceGuard(model, vocab_size=100)
+    assert guard.check_gradient(torch.tensor(3.0), 0)
+    assert guard.check_gradient(None, 0)
+    for row in (6, 2):
+        guard.note_losses(["forget"], [(row,)], torch.ones(1))
+        guard.check(means(), 2)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model[1].weight.grad[0, 1] = math.nan
+    guard.note_gradients()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    assert all(parameter.grad.isnan().all() for parameter in model.parameters())
+    named = r"gradient is nan at step 2, that of `1.weight` \(rows 2, 6 of the forget set\)"
+    with pytest.raises(DivergenceError, match=named):
+        guard.check_gradient(norm, 2)
+
+
+def test_the_rows_of_a_step_are_not_those_of_the_step_before(model):
+    guard = DivergenceGuard(model, vocab_size=100)
+    for row in (6, 2):
+        guard.note_losses(["forget"], [(row,)], torch.ones(1))
+        guard.check(means(), 0)
+        if row == 6:
+            assert guard.check_gradient(1.0, 0)
+    with pytest.raises(DivergenceError, match=r"\(rows 2 of the forget set\)"):
+        guard.check_gradient(math.inf, 1)
+
+
+def test_an_overflow_of_a_scaled_loss_is_left_out_and_does_not_end_the_training(model):
+    guard = DivergenceGuard(model, vocab_size=100)
+    assert not guard.check_gradient(math.inf, 0, overflows=True)
+    assert guard.check_gradient(1.0, 1, overflows=True)
+    assert guard.skipped == 1
+
+
+def test_a_guard_that_does_not_stop_leaves_out_the_whole_step_of_a_broken_micro_batch(model, caplog):
+    guard = DivergenceGuard(model, vocab_size=100, stops=False)
+    guard.note_losses(["forget"], [(1,)], torch.tensor([math.nan]))
+    with caplog.at_level(logging.WARNING):
+        guard.check(means(forget=math.nan), 0)
+        guard.note_losses(["forget"], [(2,)], torch.ones(1))
+        guard.check(means(retain=-50.0), 0)
+        # The gradient may well be finite, where the loss is not.
+        assert not guard.check_gradient(1.0, 0)
+    assert [record.message for record in caplog.records] == [
+        "`loss/forget` is nan at step 0 (rows 1 of the forget set). The step is left out."
+    ]
+    assert guard.check_gradient(1.0, 1)
+    assert (guard.skipped, guard.good_step) == (1, None)
 
 
 def test_retain_rows_below_a_uniform_guess_end_the_training_with_the_last_good_weights(model):
     guard = DivergenceGuard(model, vocab_size=100)
-    guard.check(means(), 0, [0])
+    guard.check(means(), 0)
     nn.init.constant_(model.weight, 2.0)
-    guard.check(means(retain=-1.0), 10, [0])
+    guard.check(means(retain=-1.0), 10)
     nn.init.constant_(model.weight, 3.0)
     # A nat and a half down: not good, and not yet a guess.
-    guard.check(means(retain=-2.0), 20, [0])
+    guard.check(means(retain=-2.0), 20)
     nn.init.constant_(model.weight, 4.0)
     with pytest.raises(DivergenceError, match=r"-4.61.*weights of step 10 again.*Lower `learning_rate`") as raised:
-        guard.check(means(retain=-math.log(100) - 0.01), 23, [0])
+        guard.check(means(retain=-math.log(100) - 0.01), 23)
     assert raised.value.good_step == 10
     assert torch.equal(model.weight, torch.full((2, 2), 2.0))
 
 
 def test_without_a_copy_the_message_says_so(model):
     guard = DivergenceGuard(model, vocab_size=100, keeps_copy=False)
-    guard.check(means(), 0, [0])
+    guard.check(means(), 0)
     with pytest.raises(DivergenceError, match="No good weights were kept") as raised:
-        guard.check(means(retain=math.nan) | {"loss/retain": math.nan}, 1, [0])
+        guard.check(means(retain=math.nan) | {"loss/retain": math.nan}, 1)
     assert raised.value.good_step is None
 
 
 def test_a_run_without_retain_rows_is_watched_for_numbers_that_are_not_finite(model):
     guard = DivergenceGuard(model, vocab_size=100)
-    guard.check({"loss/forget": -50.0}, 0, [0])
+    guard.check({"loss/forget": -50.0}, 0)
     with pytest.raises(DivergenceError, match="weights of step 0 again"):
-        guard.check({"loss/forget": math.nan}, 1, list(range(20)))
+        guard.check({"loss/forget": math.nan}, 1)
 
 
 def new_trainer(folder, model, tokenizer, forget, retain, **options):
@@ -96,24 +172,146 @@ def test_an_ascent_that_explodes_ends_with_the_weights_that_it_began_with(
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
 
 
-def test_a_gradient_that_overflows_is_never_stepped_on(
+def breaking(trainer, monkeypatch, gradient=None, loss=None):
+    """Let some losses, or the gradient of the loss, be another value: functions of the pass, `None` for none."""
+    compute_loss, score = trainer.compute_loss, trainer._score_rows
+
+    def computed(*args, **kwargs):
+        found = compute_loss(*args, **kwargs)
+        value = gradient and gradient()
+        if value is not None:
+            found.register_hook(lambda given: given * value)
+        return found
+
+    def scored(model, inputs):
+        found = score(model, inputs)
+        if loss is not None:
+            found["loss"] = torch.stack(
+                [value if (new := loss(inputs, i)) is None else value * new for i, value in enumerate(found["loss"])]
+            )
+        return found
+
+    monkeypatch.setattr(trainer, "compute_loss", computed)
+    monkeypatch.setattr(trainer, "_score_rows", scored)
+
+
+def is_row(inputs, i, row):
+    ids = inputs["input_ids"][i, : int(inputs["attention_mask"][i].sum())]
+    return ids.tolist() == row["input_ids"]
+
+
+def test_only_the_rows_whose_own_loss_is_not_finite_are_named(
     tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, monkeypatch
 ):
-    trainer = new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, max_grad_norm=0.0)
+    options = {"lambda_bss": 0.5, "num_beliefs": 2, "max_completion_length": 6}
+    trainer = new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, **options)
+
+    def loss(inputs, i):
+        belief = trainer.belief_store.rows([0])[1]
+        broken = [trainer.train_dataset[2], trainer.retain_dataset[1], belief]
+        return math.nan if any(is_row(inputs, i, row) for row in broken) else None
+
+    breaking(trainer, monkeypatch, loss=loss)
+    named = r"\(rows 2 of the forget set; beliefs \(0, 1\), each \(row, number\); rows 1 of the retain set\)"
+    with pytest.raises(DivergenceError, match=f"at step 0 {named}"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_gradient_that_overflows_is_never_stepped_on(
+    tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, monkeypatch, max_grad_norm, value
+):
+    options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3, "max_grad_norm": max_grad_norm}
+    trainer = new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, **options)
     stepped = []
-    compute_loss = trainer.compute_loss
-
-    def overflowing(*args, **kwargs):
-        loss = compute_loss(*args, **kwargs)
-        loss.register_hook(lambda gradient: gradient * math.inf)
-        return loss
-
-    monkeypatch.setattr(trainer, "compute_loss", overflowing)
+    passes = iter([value])
+    breaking(trainer, monkeypatch, gradient=lambda: next(passes, None))
     trainer.create_optimizer()
     monkeypatch.setattr(trainer.optimizer, "step", lambda *args, **kwargs: stepped.append(1))
-    with pytest.raises(DivergenceError, match="norm of the gradient"):
+    # One pass of three micro-batches is broken, and the gradient is that of them all.
+    rows = r"\(rows 0, 1, 2 of the forget set; rows 0, 1, 2 of the retain set\)"
+    with pytest.raises(DivergenceError, match=rf"norm of the gradient is .* at step 0, that of `model\..*more {rows}"):
         trainer.train()
     assert stepped == []
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_without_stopping_a_broken_step_changes_nothing_and_the_next_ones_go_on(
+    tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, monkeypatch, caplog, broken
+):
+    options = {"stop_on_divergence": False, "max_grad_norm": 0.0, "logging_steps": 1, "num_train_epochs": 2}
+    options |= {"weight_decay": 0.1, "retain_loss_type": "none"}
+    trainer = new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, **options)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    left_out = []
+
+    def first(*args):
+        return math.nan if trainer.state.global_step == 0 else None
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            weights = trainer.model.state_dict()
+            left_out.append(all(torch.equal(value, before[name]) for name, value in weights.items()))
+
+    trainer.add_callback(Watch())
+    breaking(trainer, monkeypatch, **{broken: first})
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert left_out == [True, False]
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+    assert ["at step 0" in record.message for record in caplog.records if "left out" in record.message] == [True]
+    one, two = [entry for entry in trainer.state.log_history if "loss/forget" in entry]
+    assert one["skipped_steps"] == 1 and "skipped_steps" not in two
+    # What was not finite is not carried along in the sum of the losses.
+    assert math.isfinite(two["loss"]) and two["loss"] != 0
+    assert math.isnan(one["loss/forget"]) == (broken == "loss")
+
+
+def scaled(trainer, scale, monkeypatch):
+    """Let a trainer on a CPU do what `fp16` does on a GPU: `accelerate` refuses to, though torch can."""
+    accelerator = trainer.accelerator
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    monkeypatch.setattr(accelerator, "native_amp", True)
+    monkeypatch.setattr(accelerator.state, "_mixed_precision", "fp16")
+    return accelerator.scaler
+
+
+def test_a_scaler_leaves_out_an_overflow_and_training_goes_on(
+    tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, monkeypatch
+):
+    options = {"logging_steps": 1, "num_train_epochs": 3}
+    trainer = new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, **options)
+    scaler = scaled(trainer, 2.0**16, monkeypatch)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    unchanged = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            weights = trainer.model.state_dict()
+            unchanged.append(all(torch.equal(value, before[name]) for name, value in weights.items()))
+
+    half = set()
+    trainer.model.model.layers[0].mlp.down_proj.register_forward_hook(lambda *found: half.add(found[-1].dtype))
+    trainer.add_callback(Watch())
+    breaking(trainer, monkeypatch, gradient=lambda: math.inf if trainer.state.global_step == 0 else None)
+    trainer.train()
+    assert unchanged == [True, False, False]
+    assert half == {torch.float16}
+    assert scaler.get_scale() == 2.0**15
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+    assert [entry.get("skipped_steps") for entry in trainer.state.log_history if "loss" in entry] == [1, None, None]
+
+
+def test_a_gradient_that_no_scale_makes_finite_ends_the_training(
+    tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, monkeypatch
+):
+    trainer = new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, num_train_epochs=10)
+    scaled(trainer, 2.0, monkeypatch)
+    breaking(trainer, monkeypatch, gradient=lambda: math.nan)
+    # Scales of 2, 1 and 1/2.
+    with pytest.raises(DivergenceError, match="gradient is nan at step 2"):
+        trainer.train()
 
 
 def test_the_guard_can_be_turned_off(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
@@ -121,3 +319,63 @@ def test_the_guard_can_be_turned_off(tmp_path, tiny_model, tiny_tokenizer, forge
     trainer = new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, **options)
     trainer.train()
     assert trainer.state.global_step == 4
+
+
+TWO_PROCESSES = """
+import json, sys
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.trainer.guard import DivergenceError
+
+folder, rows, out = sys.argv[1:]
+forget, retain = (Dataset.from_list(part) for part in json.load(open(rows)))
+args = BootstrapUnlearnConfig(
+    out, use_cpu=True, per_device_train_batch_size=2, lambda_bss=0.0, gradient_checkpointing=False, save_strategy="no",
+    report_to="none", disable_tqdm=True, num_train_epochs=2, seed=1,
+)
+trainer = BootstrapUnlearnTrainer(
+    AutoModelForCausalLM.from_pretrained(folder), args, forget, retain,
+    processing_class=AutoTokenizer.from_pretrained(folder),
+)
+assert trainer.accelerator.num_processes == 2
+broken, score = trainer.train_dataset[3]["input_ids"], trainer._score_rows
+seen = []
+
+def scored(model, inputs):
+    found = score(model, inputs)
+    for i, ids in enumerate(inputs["input_ids"].tolist()):
+        if ids[:len(broken)] == broken:
+            found["loss"] = found["loss"].clone()
+            found["loss"][i] = float("nan")
+            seen.append(i)
+    return found
+
+trainer._score_rows = scored
+try:
+    trainer.train()
+except DivergenceError as error:
+    json.dump([str(error), len(seen)], open(f"{out}.{trainer.accelerator.process_index}.json", "w"))
+"""
+
+
+@pytest.mark.slow
+def test_every_process_stops_and_names_the_row_of_the_one_that_had_it(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path
+):
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "rows.json").write_text(json.dumps([[*forget_rows, retain_rows[0]], list(retain_rows)[1:]]))
+    (tmp_path / "run.py").write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, *(str(tmp_path / name) for name in ("run.py", "model", "rows.json", "out"))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    (one, met), (two, met_too) = (json.loads((tmp_path / f"out.{rank}.json").read_text()) for rank in (0, 1))
+    assert one == two and "at step 0 (rows 3 of the forget set)" in one
+    assert sorted([met, met_too]) == [0, 1]

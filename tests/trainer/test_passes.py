@@ -20,7 +20,7 @@ from trl_unlearn.trainer.passes import StepRow, collate_rows, cut_rows, padded_t
 
 def rows_of(*lengths):
     return [
-        StepRow({"input_ids": [7] * n, "labels": [-100, *[7] * (n - 1)]}, "beliefs", 1 / (i + 1))
+        StepRow({"input_ids": [7] * n, "labels": [-100, *[7] * (n - 1)]}, "beliefs", 1 / (i + 1), (i, 0))
         for i, n in enumerate(lengths)
     ]
 

@@ -42,6 +42,10 @@ class Interruption(Exception):
     """What ends a run in the middle."""
 
 
+class Killed(BaseException):
+    """What no handler takes for an error, as a kill."""
+
+
 class InterruptAt(TrainerCallback):
     """Ends a run in the middle of a step, as a kill would: nothing is saved after it."""
 
@@ -250,11 +254,11 @@ def test_a_checkpoint_that_was_killed_half_way_is_not_taken_up(new_trainer, monk
 
     def killed(folder):
         if cut.state.global_step == 3:
-            raise KeyboardInterrupt
+            raise Killed
         plain(folder)
 
     monkeypatch.setattr(cut, "_save_optimizer_and_scheduler", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         cut.train()
     folder = Path(cut.args.output_dir)
     assert (folder / ".unfinished" / "checkpoint-3" / "adapter_model.safetensors").is_file()
@@ -272,8 +276,42 @@ def test_a_checkpoint_that_was_killed_half_way_is_not_taken_up(new_trainer, monk
     assert not (folder / ".unfinished").exists()
 
 
+def test_ctrl_c_in_a_save_leaves_nothing_of_it(new_trainer, monkeypatch):
+    trainer = new_trainer()
+    plain = trainer._save_rng_state
+
+    def interrupted(folder):
+        plain(folder)
+        if trainer.state.global_step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "_save_rng_state", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    folder = Path(trainer.args.output_dir)
+    assert list(folder.glob("checkpoint-*")) == [folder / "checkpoint-1"]
+    assert not (folder / ".unfinished").exists()
+
+
+def test_an_error_in_a_save_that_is_none_of_the_disk_is_shown_as_it_is(new_trainer, monkeypatch):
+    trainer = new_trainer()
+
+    def broken(folder):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(trainer, "_save_rng_state", broken)
+    with pytest.raises(RuntimeError, match=r"^a mistake$"):
+        trainer.train()
+
+
 @pytest.mark.parametrize(
-    "failure", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")]
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        # Of `torch.save` and of `tokenizers`.
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+        Exception("No space left on device (os error 28)"),
+    ],
 )
 def test_a_save_that_fails_leaves_the_previous_checkpoint_and_says_so(new_trainer, monkeypatch, failure):
     trainer = new_trainer()
@@ -312,6 +350,46 @@ def test_a_checkpoint_without_its_state_is_refused(new_trainer):
         new_trainer().train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match=r"its `unlearning_state.safetensors` is missing or broken"):
         new_trainer().train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-1")
+
+
+def test_belief_state_is_removed_when_training_is_done_if_that_is_asked_for(new_trainer):
+    trainer = new_trainer("kept", forget_loss_type="npo", max_steps=2)
+    trainer.train()
+    assert len(list(Path(trainer.args.output_dir).glob("checkpoint-*/unlearning_state*"))) == 4
+    trainer = new_trainer(forget_loss_type="npo", max_steps=2, remove_belief_state=True)
+    trainer.train()
+    folder = Path(trainer.args.output_dir)
+    assert (folder / "checkpoint-2/adapter_model.safetensors").is_file()
+    assert not list(folder.rglob("unlearning_state*"))
+    with pytest.raises(ValueError, match="holds no checkpoint that is whole"):
+        new_trainer().train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match=r"its `unlearning_state.safetensors` is missing or broken"):
+        new_trainer().train(resume_from_checkpoint=f"{folder}/checkpoint-1")
+
+
+def test_belief_state_is_kept_after_an_interruption_for_the_run_to_go_on(new_trainer):
+    options = {"max_steps": 4, "remove_belief_state": True}
+    with pytest.raises(Interruption):
+        new_trainer(interrupted_at=2, **options).train()
+    trainer = new_trainer(**options)
+    folder = Path(trainer.args.output_dir)
+    assert last_checkpoint(folder) == folder / "checkpoint-2"
+    trainer.train(resume_from_checkpoint=True)
+    assert last_checkpoint(folder) is None and (folder / "checkpoint-4/adapter_model.safetensors").is_file()
+
+
+def test_what_others_wrote_into_a_checkpoint_is_loaded_without_running_code(new_trainer, monkeypatch):
+    with pytest.raises(Interruption):
+        new_trainer(interrupted_at=2).train()
+    plain, loaded = torch.load, {}
+
+    def load(file, *args, **kwargs):
+        loaded[Path(file).name] = kwargs.get("weights_only")
+        return plain(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", load)
+    new_trainer().train(resume_from_checkpoint=True)
+    assert loaded == {"optimizer.pt": True, "scheduler.pt": True, "rng_state.pth": True}
 
 
 def test_a_checkpoint_of_another_run_is_refused(new_trainer, forget_rows):

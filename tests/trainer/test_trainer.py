@@ -391,8 +391,3 @@ def test_a_larger_belief_top_k_than_the_vocabulary_is_refused(new_trainer):
 def test_a_missing_set_is_refused(new_trainer, missing):
     with pytest.raises(ValueError, match=f"there is no {missing} set"):
         new_trainer(**{missing: None})
-
-
-def test_a_streamed_set_is_refused(new_trainer, forget_rows):
-    with pytest.raises(TypeError, match="IterableDataset"):
-        new_trainer(forget=forget_rows.to_iterable_dataset())

@@ -48,6 +48,7 @@ METHOD_SETTINGS = (
     "forget_loss_type",
     "forget_weight",
     "forget_floor",
+    "forget_token_floor",
     "retain_loss_type",
     "retain_weight",
     "retain_max_drop",

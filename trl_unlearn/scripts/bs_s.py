@@ -33,6 +33,7 @@ accelerate launch recipes/bs_s.py \
 """
 
 from . import unlearn
+from .interrupts import interruptible
 
 
 def main(argv: list[str] | None = None, prog: str = "bs_s.py") -> None:
@@ -45,7 +46,8 @@ def main(argv: list[str] | None = None, prog: str = "bs_s.py") -> None:
         prog (`str`, *optional*, defaults to `"bs_s.py"`):
             Name of the program in its help and its messages.
     """
-    unlearn.main(prog, __doc__, "archive/bs_s.yaml", argv=argv)
+    with interruptible(prog):
+        unlearn.main(prog, __doc__, "archive/bs_s.yaml", argv=argv)
 
 
 if __name__ == "__main__":

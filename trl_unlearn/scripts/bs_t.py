@@ -28,6 +28,7 @@ accelerate launch recipes/bs_t.py \
 """
 
 from . import unlearn
+from .interrupts import interruptible
 
 
 def main(argv: list[str] | None = None, prog: str = "bs_t.py") -> None:
@@ -40,7 +41,8 @@ def main(argv: list[str] | None = None, prog: str = "bs_t.py") -> None:
         prog (`str`, *optional*, defaults to `"bs_t.py"`):
             Name of the program in its help and its messages.
     """
-    unlearn.main(prog, __doc__, "archive/bs_t.yaml", defaults={"lambda_bss": 0.0}, argv=argv)
+    with interruptible(prog):
+        unlearn.main(prog, __doc__, "archive/bs_t.yaml", defaults={"lambda_bss": 0.0}, argv=argv)
 
 
 if __name__ == "__main__":

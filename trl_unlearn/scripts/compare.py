@@ -55,7 +55,9 @@ from ..evaluation.plots import plot_curves, plot_squeezing_comparison
 from ..evaluation.squeezing_panel import squeezing_index
 from ..evaluation.suite import Suite
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
+from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
+from .interrupts import interruptible
 from .loading import (
     check_model_names,
     default_config,
@@ -160,6 +162,11 @@ def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
         prog (`str`, *optional*, defaults to `"compare.py"`):
             Name of the program in its help and its messages.
     """
+    with interruptible(prog, "before all runs were done: what is finished is kept, and the same command goes on."):
+        _run(argv, prog)
+
+
+def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
         argv = default_config(sys.argv[1:] if argv is None else argv, "archive/compare.yaml")
         data_args, training_args, model_args = _parse(argv, prog)
@@ -182,6 +189,7 @@ def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
         tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
         rows = load_evaluation_rows(data_args, tokenizer)
         classifier = load_fluency_classifier(data_args.fluency_classifier)
+        check_output_dir(folder)
 
     comparison = _Comparison(data_args, model_args, training_args, tokenizer, rows, classifier)
     runs = []

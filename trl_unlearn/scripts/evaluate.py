@@ -47,6 +47,7 @@ from accelerate import PartialState
 from ..records import MODEL_ROLES, EvaluationResult, suite_of
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
+from .interrupts import interruptible
 from .loading import (
     check_model_names,
     content_digest,
@@ -100,6 +101,11 @@ def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
         prog (`str`, *optional*, defaults to `"evaluate.py"`):
             Name of the program in its help and its messages.
     """
+    with interruptible(prog, "before all suites were done: what is finished is kept, and the same command goes on."):
+        _run(argv, prog)
+
+
+def _run(argv: list[str] | None, prog: str) -> None:
     parser = script_parser((DataArguments, EvaluateArguments, UnlearnModelConfig), prog, __doc__)
     with refusing(prog):
         data_args, args, model_args = parser.parse_args_and_config(

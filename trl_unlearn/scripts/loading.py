@@ -18,7 +18,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import yaml
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import deepspeed
 
 from ..data.archive import build_archive
 from ..hub.contents import PushFile
@@ -241,6 +242,19 @@ def load_model(name: str, *, adapter: str | None = None, is_trainable: bool = Fa
     return model if adapter is None else PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
 
 
+@contextmanager
+def _unsharded() -> Iterator[None]:
+    """Load whole models also while there is one in training that ZeRO-3 shards: each process generates for itself."""
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    config = None if reference is None else reference()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if config is not None:
+            deepspeed.set_hf_deepspeed_config(config)
+
+
 def evaluation_loaders(
     data_args: DataArguments, model_args: UnlearnModelConfig, unlearned: str | None, trust_remote_code: bool = False
 ) -> dict[str, Callable[[], PreTrainedModel] | None]:
@@ -267,7 +281,11 @@ def evaluation_loaders(
     base = {**kwargs, "revision": model_args.model_revision}
 
     def loader(name: str, adapter: str | None, options: dict[str, Any]) -> Callable[[], PreTrainedModel]:
-        return lambda: load_model(name, adapter=adapter, **options).to(device)
+        def load() -> PreTrainedModel:
+            with _unsharded():
+                return load_model(name, adapter=adapter, **options).to(device)
+
+        return load
 
     name, retrained = model_args.model_name_or_path, data_args.retrained_model_name_or_path
     loaders = {"target": loader(name, model_args.adapter_name_or_path, base), "unlearned": None, "retrained": None}

@@ -17,16 +17,17 @@
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from safetensors import SafetensorError
-
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
-from ..trainer.checkpointing import CheckpointError, ResumeError, last_checkpoint
+from ..trainer.checkpointing import CheckpointError, ResumeError, is_full_disk, last_checkpoint
 from ..trainer.guard import DivergenceError
+from .interrupts import on_interrupt
 
 
 # There from the first step until all is written, with the digest of the settings.
@@ -72,6 +73,7 @@ class OutputFolder:
         self.checkpoint: str | bool | None = args.resume_from_checkpoint
         if str(self.checkpoint).lower() in ("true", "false", "none"):
             self.checkpoint = True if str(self.checkpoint).lower() == "true" else None
+        self._named, self.trained, self._ended = self.checkpoint, False, False
         if self.checkpoint is None and not self._overwrites:
             self.checkpoint = self._checkpoint_of_same_run()
 
@@ -110,6 +112,69 @@ class OutputFolder:
         marker.replace(self.path / _UNFINISHED)
         if self.checkpoint:
             trainer.accelerator.print(f"Going on from a checkpoint in {self.path}.")
+        on_interrupt(lambda: self.left(trainer))
+
+    def left(self, trainer: BootstrapUnlearnTrainer) -> str:
+        """
+        What a run that ends now leaves, and how to go on.
+
+        Args:
+            trainer ([`~trl_unlearn.BootstrapUnlearnTrainer`]):
+                Trainer of the run.
+
+        Returns:
+            `str`: How far it came, a colon, and what to do.
+        """
+        args, step, last = trainer.args, trainer.state.global_step, last_checkpoint(self.path)
+        if self._ended:
+            publish = f"`trl-unlearn push --output_dir {self.path} --hub_model_id {args.hub_model_id}` publishes it"
+            return f"when all was done: the run is complete in `{self.path}`" + (
+                f", and {publish}." if args.hub_model_id else "."
+            )
+        again = "the same command"
+        if isinstance(self._named, str) and last:
+            again = f"the command with `--resume_from_checkpoint {last}`"
+        elif self._named is None and self._overwrites and last:
+            again = "the same command without `--overwrite_output_dir`"
+        then = f"the last checkpoint is `{last}`, and {again} goes on from it"
+        if last is None:
+            reasons = {
+                "`save_strategy` is 'no'": args.save_strategy == "no",
+                "`save_only_model` is set": args.save_only_model,
+                "`remove_belief_state` is set": self.trained and args.remove_belief_state,
+                "none was due yet": True,
+            }
+            then = f"there is no checkpoint ({next(why for why, holds in reasons.items() if holds)}), and {again} "
+            then += "starts anew"
+        if not self.trained:
+            return f"{f'at step {step} of {trainer.state.max_steps}' if step else 'before its first step'}: {then}."
+        if last is not None and int(last.name.rpartition("-")[2]) >= step:
+            then = f"{again} goes on with the evaluation"
+        return f"after the training of {step} steps: the model is saved in `{self.path}`; {then}."
+
+    @contextmanager
+    def writing(self, prog: str, trainer: BootstrapUnlearnTrainer, what: str) -> Iterator[None]:
+        """
+        Say that a disk is full or broken, as one sentence without a traceback, and exit with 1.
+
+        Args:
+            prog (`str`):
+                Name of the program.
+            trainer ([`~trl_unlearn.BootstrapUnlearnTrainer`]):
+                Trainer of the run.
+            what (`str`):
+                What is written.
+        """
+        try:
+            yield
+        except CheckpointError as error:
+            fail(prog, f"{error} The same command does that.")
+        except Exception as error:
+            if not is_full_disk(error):
+                raise
+            why = " ".join(str(error).split())
+            left = self.left(trainer)
+            fail(prog, f"{what} could not be written to `{self.path}` ({why}), {left} Make room before that.")
 
     def _clear(self) -> None:
         """Remove what an earlier run wrote and the new one may not write again; its weights stay until then."""
@@ -128,6 +193,7 @@ class OutputFolder:
         """
         if trainer.is_world_process_zero():
             (self.path / _UNFINISHED).unlink()
+        self._ended = True
 
 
 def train_into(output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer) -> None:
@@ -143,19 +209,17 @@ def train_into(output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer
             Trainer of the run.
     """
     try:
-        trainer.train(resume_from_checkpoint=output.checkpoint)
+        with output.writing(prog, trainer, "The record"):
+            trainer.train(resume_from_checkpoint=output.checkpoint)
     except DivergenceError as error:
-        _end_diverged(output, prog, trainer, error)
+        with output.writing(prog, trainer, "The model"):
+            _end_diverged(output, prog, trainer, error)
     except ResumeError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except CheckpointError as error:
-        fail(prog, f"{error} The same command does that.")
-    try:
+    with output.writing(prog, trainer, "The model"):
         trainer.save_model()
-    except (OSError, SafetensorError) as error:
-        what = " ".join(str(error).split())
-        fail(prog, f"The model could not be written to `{output.path}` ({what}). Make room, and run it again.")
+    output.trained = True
 
 
 def fail(prog: str, sentence: str) -> NoReturn:

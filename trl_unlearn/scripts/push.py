@@ -50,6 +50,7 @@ from ..hub.contents import read_run
 from ..hub.push import PushedRepo, push
 from ..records import DatasetRecord
 from .arguments import DataArguments, script_parser
+from .interrupts import interruptible
 from .loading import refusing
 from .rows import load_training_rows
 
@@ -144,6 +145,11 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn push") -> None:
         prog (`str`, *optional*, defaults to `"trl-unlearn push"`):
             Name of the program in its help and its messages.
     """
+    with interruptible(prog, "before all was sent: the same command starts again."):
+        _run(argv, prog)
+
+
+def _run(argv: list[str] | None, prog: str) -> None:
     parser = script_parser((PushArguments,), prog, __doc__)
     with refusing(prog):
         (args,) = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)

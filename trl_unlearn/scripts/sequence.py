@@ -51,6 +51,7 @@ from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from ..trainer.guard import DivergenceError
 from .arguments import RETRAINED, StoppingArguments, UnlearnModelConfig, script_parser
+from .interrupts import interruptible
 from .loading import (
     check_model_names,
     default_config,
@@ -188,6 +189,11 @@ def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
         prog (`str`, *optional*, defaults to `"sequence.py"`):
             Name of the program in its help and its messages.
     """
+    with interruptible(prog, "before all requests were done: what is finished is kept, and the same command goes on."):
+        _run(argv, prog)
+
+
+def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
         argv = default_config(sys.argv[1:] if argv is None else argv, "archive/sequence.yaml")
         data_args, training_args, model_args = _parse(argv, prog)

@@ -113,7 +113,8 @@ def main(
         trainer.add_callback(panel)
     train_into(output, prog, trainer)
     if data_args.evaluate:
-        _evaluate(data_args, model_args, trainer, rows, classifier)
+        with output.writing(prog, trainer, "The evaluation"):
+            _evaluate(data_args, model_args, trainer, rows, classifier)
     trainer.accelerator.wait_for_everyone()
     output.end(trainer)
     trainer.end()
@@ -175,7 +176,9 @@ def _publish(prog: str, trainer: BootstrapUnlearnTrainer, answers: list[str]) ->
     args, store = trainer.args, trainer.belief_store
     texts = {"forget set": answers}
     if store is not None and store.refresh is not None:
-        texts["beliefs"] = answer_texts(store.rows(range(len(store.prompts))), trainer.processing_class)
+        texts["beliefs"] = [
+            text for row in range(len(store)) for text in answer_texts(store.rows([row]), trainer.processing_class)
+        ]
     try:
         repos = push(
             args.output_dir,

@@ -70,6 +70,10 @@ class BootstrapUnlearnConfig(SFTConfig):
             Mean log-prob of an answer or a belief, in nats per token, below which it is left alone. It bounds an
             ascent that would go on for ever. If not set: -2.5 (a probability of 0.08, as of a model that never saw the
             row) with `lambda_schedule="adaptive"`, otherwise no bound.
+        forget_token_floor (`float`, *optional*):
+            Log-prob, in nats, that each token of an answer or a belief is clipped at: one whose log-prob is below is
+            left alone. It bounds an ascent token by token, so that the likely tokens of a row go on falling while
+            `forget_floor` takes a row as a whole. No bound if not set.
         retain_loss_type (`str`, *optional*, defaults to `"nll"`):
             What is minimised on the retain set: `"nll"`, `"kl"` (divergence from the original model), `"hidden"`
             (distance of hidden states from the original model's, for RMU) or `"none"` (no retain set is needed).
@@ -157,7 +161,9 @@ class BootstrapUnlearnConfig(SFTConfig):
         stop_on_divergence (`bool`, *optional*, defaults to `True`):
             Whether training ends with a [`~trl_unlearn.trainer.guard.DivergenceError`] where a loss or gradient is not
             finite, or the retain rows become less likely than a uniform guess. The last good weights are put back, of
-            which a copy is kept in main memory.
+            which a copy is kept in main memory. If `False`, training goes on, and a step with a loss or gradient that
+            is not finite changes nothing: it is warned of, and `skipped_steps` in the log counts it. So are the steps
+            whose overflow the gradient scaler of fp16 leaves out, which never end training.
 
         > Parameters that control the logging
 
@@ -166,6 +172,13 @@ class BootstrapUnlearnConfig(SFTConfig):
             is to be forgotten; it goes to the terminal, and to no reporter and no file.
         num_completions_to_print (`int`, *optional*, defaults to `6`):
             Most beliefs that are printed. `None` prints all.
+
+        > Parameters that control the checkpoints
+
+        remove_belief_state (`bool`, *optional*, defaults to `False`):
+            Whether to remove, when training is done, what the checkpoints hold of the beliefs and of the reference
+            log-probs: text of what is to be forgotten. They then hold weights and the optimizer, and cannot be gone
+            on from. With `save_only_model=True` none of it is written at all.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -215,6 +228,13 @@ class BootstrapUnlearnConfig(SFTConfig):
         metadata={
             "help": "Mean log-prob of an answer or a belief, in nats per token, below which it is left alone. If not "
             "set: -2.5 with the adaptive schedule, otherwise no bound."
+        },
+    )
+    forget_token_floor: float | None = field(
+        default=None,
+        metadata={
+            "help": "Log-prob, in nats, that each token of an answer or a belief is clipped at: one below it is left "
+            "alone. If not set: no bound."
         },
     )
     retain_loss_type: str = field(
@@ -332,7 +352,8 @@ class BootstrapUnlearnConfig(SFTConfig):
         default=True,
         metadata={
             "help": "Whether to end with exit code 3 and the last good weights where a loss or gradient is not "
-            "finite, or the retain rows become less likely than a uniform guess."
+            "finite, or the retain rows become less likely than a uniform guess. If false, steps that are not finite "
+            "are left out, with a warning."
         },
     )
 
@@ -346,6 +367,16 @@ class BootstrapUnlearnConfig(SFTConfig):
     )
     num_completions_to_print: int | None = field(
         default=6, metadata={"help": "Most beliefs that `log_completions` prints. 'null' in a file prints all."}
+    )
+
+    # Parameters that control the checkpoints
+    remove_belief_state: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to remove, when training is done, what the checkpoints hold of the beliefs and reference "
+            "log-probs: text of what is to be forgotten. They cannot be gone on from then. With `save_only_model` "
+            "none of it is written at all."
+        },
     )
 
     def __post_init__(self):
@@ -415,16 +446,18 @@ class BootstrapUnlearnConfig(SFTConfig):
         for name in ("belief_top_k", "max_completion_length", "prompt_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.forget_floor is not None and not self.forget_floor < 0:
-            raise ValueError(
-                f"`forget_floor` is a log-prob, in nats per token, and must be below 0, got {self.forget_floor}. Try "
-                "-2.5, or leave it out."
-            )
-        if self.forget_floor is not None and self.forget_loss_type == "rmu":
-            raise ValueError(
-                f"`forget_floor` is {self.forget_floor}, but `forget_loss_type='rmu'` acts on hidden states, whatever "
-                "the log-prob. Leave it out; `rmu_coefficient` bounds how far it goes."
-            )
+        for name, example in (("forget_floor", -2.5), ("forget_token_floor", -5)):
+            floor = getattr(self, name)
+            if floor is not None and not floor < 0:
+                raise ValueError(
+                    f"`{name}` is a log-prob, in nats per token, and must be below 0, got {floor}. Try {example}, or "
+                    "leave it out."
+                )
+            if floor is not None and self.forget_loss_type == "rmu":
+                raise ValueError(
+                    f"`{name}` is {floor}, but `forget_loss_type='rmu'` acts on hidden states, whatever the log-prob. "
+                    "Leave it out; `rmu_coefficient` bounds how far it goes."
+                )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}.")
         if self.belief_batch_size is not None and self.belief_batch_size < 1:

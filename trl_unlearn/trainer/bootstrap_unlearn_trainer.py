@@ -20,9 +20,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import DistributedType
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -50,6 +51,7 @@ from .publishing import PublishingTrainer
 from .reference import add_reference_adapter, frozen_copy, reference_model
 from .refusals import with_refusals
 from .schedules import TermWeights
+from .streams import stored_stream, usable_retain_rows
 from .throughput import StepMeter
 
 
@@ -89,13 +91,14 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             is the reference where one is needed.
         args ([`BootstrapUnlearnConfig`], *optional*):
             Configuration.
-        train_dataset ([`~datasets.Dataset`]):
-            The forget set, in any of the forms of [`~trl_unlearn.encoding.encode_row`].
-        retain_dataset ([`~datasets.Dataset`], *optional*):
-            The retain set, in any of these forms. One row is drawn for each forget row, anew in each epoch. Needed
-            unless `retain_loss_type="none"` or `retain_weight=0`.
-        eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
-            Rows to score during training, as retain rows are (negative log-likelihood).
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            The forget set, in any of the forms of [`~trl_unlearn.encoding.encode_row`]. A stream is written to disk
+            once, in `output_dir`, and has to begin anew each time it is iterated. It is read to its end.
+        retain_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
+            The retain set, in any of these forms. One row is drawn for each forget row, anew in each epoch. A stream
+            is read as far as the run can use it. Needed unless `retain_loss_type="none"` or `retain_weight=0`.
+        eval_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`] or a `dict` of these, *optional*):
+            Rows to score during training, as retain rows are (negative log-likelihood). A stream is read to its end.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer. Loaded with the model's name if not given.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*):
@@ -132,9 +135,9 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self,
         model: "str | PreTrainedModel | nn.Module",
         args: BootstrapUnlearnConfig | None = None,
-        train_dataset: Dataset | None = None,
-        retain_dataset: Dataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        retain_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
@@ -188,7 +191,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset)
         self.ref_model = None
         if needs_reference and not isinstance(self.model, PeftModel):
-            self.ref_model = self.accelerator.prepare_model(frozen_copy(self.model), evaluation_mode=True)
+            self.ref_model = frozen_copy(self.model, self.accelerator)
         if self._objective.needs_inner or (args.uses_retain and args.retain_loss_type == "hidden"):
             args.rmu_layer = resolve_layer(self.model, args.rmu_layer)
         if self._objective.needs_inner:
@@ -200,11 +203,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._row_metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._last_means: dict[str, float] = {}
         show_logps(self, self._last_means)
-        self.belief_store = self._new_belief_store(list(self.train_dataset)) if args.lambda_bss > 0 else None
+        rows = self.train_dataset.select_columns(list(ENCODED_COLUMNS))
+        self.belief_store = self._new_belief_store(rows) if args.lambda_bss > 0 else None
         self._weights, self._monitor = TermWeights(args), None
-        self._guard = None
-        if args.stop_on_divergence:
-            self._guard = DivergenceGuard(self.model, vocab_size, keeps_copy=not self.is_deepspeed_enabled)
+        self._guard = DivergenceGuard(
+            self.model, vocab_size, keeps_copy=not self.is_deepspeed_enabled, stops=args.stop_on_divergence
+        )
 
     # Checkpoints
 
@@ -232,8 +236,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if "monitor" in shared:
             self._monitor = self._new_monitor()
             self._monitor.load_state_dict(shared["monitor"])
-        if self._guard is not None and "guard" in shared:
-            self._guard.load_state_dict(shared["guard"])
+        self._guard.load_state_dict(shared["guard"])
         self._weights.load_state_dict(shared["weights"])
         self._clock.load_state_dict(shared["clock"])
         self._scorer.load_state_dict(own["scorer"])
@@ -247,6 +250,9 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
                 "Pass a tokenizer."
             )
         name = "forget" if dataset_name == "train" else dataset_name
+        if isinstance(dataset, IterableDataset):
+            most = usable_retain_rows(args, len(self.train_dataset)) if name == "retain" else None
+            dataset = stored_stream(dataset, name=name, folder=args.output_dir, owner=self, most=most)
         encoded = encode_dataset(
             dataset,
             processing_class,
@@ -260,7 +266,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             return encoded
         if self._objective.needs_chosen:
             encoded = with_refusals(encoded, dataset, processing_class, seed=args.seed, max_length=args.max_length)
-        return encoded.add_column("row", list(range(len(encoded))))
+        return encoded.add_column("row", np.arange(len(encoded)))
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = [*ENCODED_COLUMNS, "row"]
@@ -270,7 +276,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     # Beliefs
 
-    def _new_belief_store(self, rows: list[dict[str, Any]], num_candidates: int | None = None) -> BeliefStore:
+    def _new_belief_store(self, rows: Dataset | list[dict], num_candidates: int | None = None) -> BeliefStore:
         args = self.args
         return BeliefStore(
             rows,
@@ -289,6 +295,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             eos_token_ids=eos_token_ids(self.model, self._tokenizer),
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
+            # Not in the system's folder, which may be in memory.
+            folder=args.output_dir,
         )
 
     def _refresh_beliefs_if_due(self, model: nn.Module) -> None:
@@ -390,9 +398,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         parts = []
         if forget_part is not None:
             rows, scores = forget_part
-            if self.args.forget_floor is not None:
-                scores = scores.bounded(self.args.forget_floor)
-            parts.append((rows, scores, self.compute_forget_loss(scores)))
+            bounded = scores.bounded(self.args.forget_floor, self.args.forget_token_floor)
+            parts.append((rows, scores, self.compute_forget_loss(bounded)))
         if retain_part is not None:
             rows, scores, reference = retain_part
             parts.append((rows, scores, self._retain_loss(scores, reference)))
@@ -403,9 +410,9 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         order = torch.tensor([row for rows, *_ in parts for row in rows], device=device).argsort()
         return dict(zip(("loss", "logps", "entropy"), torch.cat(columns, 1)[:, order], strict=True))
 
-    def _retain_rows(self, rows: list[int]) -> list[dict[str, Any]]:
+    def _retain_indices(self, rows: list[int]) -> list[int]:
         epoch, count = int(self.state.epoch + 1e-6), len(self.retain_dataset)
-        return [self.retain_dataset[retain_index(self.args.seed, epoch, row, count)] for row in rows]
+        return [retain_index(self.args.seed, epoch, row, count) for row in rows]
 
     def _refusals(self, rows: list[int]) -> list[dict[str, Any] | None]:
         if not self._objective.needs_chosen:
@@ -427,16 +434,20 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         ]
         chosen = self._refusals(rows)
         weight = args.forget_weight * target * share
-        found = [StepRow(row, "forget", weight, refusal) for row, refusal in zip(encoded, chosen, strict=True)]
+        found = [
+            StepRow(row, "forget", weight, (i,), refusal)
+            for i, row, refusal in zip(rows, encoded, chosen, strict=True)
+        ]
         if self.belief_store is not None:
             weight = args.forget_weight * belief * share
-            repeated = [refusal for refusal in chosen for _ in range(args.num_beliefs)]
+            repeated = [(i, j) for i in range(len(rows)) for j in range(args.num_beliefs)]
             found += [
-                StepRow(row, "beliefs", weight, refusal)
-                for row, refusal in zip(self.belief_store.rows(rows), repeated, strict=True)
+                StepRow(row, "beliefs", weight, (rows[i], j), chosen[i])
+                for row, (i, j) in zip(self.belief_store.rows(rows), repeated, strict=True)
             ]
         if args.uses_retain:
-            found += [StepRow(row, "retain", args.retain_weight * share) for row in self._retain_rows(rows)]
+            weight = args.retain_weight * share
+            found += [StepRow(self.retain_dataset[i], "retain", weight, (i,)) for i in self._retain_indices(rows)]
         return found
 
     def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
@@ -445,7 +456,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if self._is_sharded:
             counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
             slices = split_to(slices, int(counts.max()))
-        return [collate_rows(part, self.data_collator.pad_token_id) for part in slices]
+        found = [collate_rows(part, self.data_collator.pad_token_id) for part in slices]
+        return [inputs | {"is_last": inputs is found[-1]} for inputs in found]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if return_outputs:
@@ -464,7 +476,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             for kind, value in zip(kinds, values.detach(), strict=True):
                 if kind:
                     self._row_metrics[f"loss/{kind}" if name == "loss" else f"{kind}/{name}"].append(value)
-        return (weights.to(scores["loss"]) * scores["loss"]).sum()
+        self._guard.note_losses(kinds, inputs["index"], scores["loss"])
+        # Before the last backward pass: DeepSpeed steps at its end, unless the gradient is not finite.
+        if inputs["is_last"]:
+            self._guard.check(self._log_means(), self.state.global_step)
+        poison = torch.nan if self.is_deepspeed_enabled and self._guard.is_broken else 1.0
+        return (weights.to(scores["loss"]) * scores["loss"]).sum() * poison
 
     def _log_means(self) -> dict[str, float]:
         # Processes meet the kinds of rows in an order of their own.
@@ -495,16 +512,20 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
                 with without_synchronisation(self.accelerator, model):
                     loss = loss + super().training_step(model, part, num_items_in_batch)
             loss = loss + super().training_step(model, last, num_items_in_batch)
-            means = self._log_means()
-        if self._guard is not None:
-            self._guard.check(means, self.state.global_step, inputs["row"].tolist())
-        return loss
+        if self.accelerator.sync_gradients:
+            self._guard.note_gradients()
+        # What is not finite would stay in the sum of the log for ever; the means of the terms show it.
+        return torch.zeros_like(loss) if self._guard.is_broken else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
-        # A gradient scaler leaves out the steps that overflow, and goes on with a smaller scale.
-        if self._guard is not None and self.accelerator.scaler is None:
-            self._guard.check_gradient(norm, self.state.global_step)
+        # A scale below 1 is not what made a gradient overflow. DeepSpeed has a scaler of its own.
+        scaler = self.accelerator.scaler
+        overflows = self.accelerator.mixed_precision == "fp16" if scaler is None else scaler.get_scale() >= 1
+        if not self._guard.check_gradient(norm, self.state.global_step, overflows):
+            # Optimizers leave alone what has no gradient, weight decay included.
+            model.zero_grad()
+            self._metrics["train"]["skipped_steps"] = [self._guard.skipped]
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -14,6 +14,7 @@
 
 """Checkpoints that are written whole or not at all, and from which a run goes on exactly."""
 
+import errno
 import json
 import os
 import re
@@ -32,11 +33,13 @@ from trl import SFTTrainer
 
 # In each checkpoint: what is the same in all processes, and what each has for itself.
 _SHARED, _OWN = "unlearning_state.safetensors", "unlearning_state_{rank}.safetensors"
+_STATES = "unlearning_state*.safetensors"
 # Checkpoints are written here, and moved when they are whole. Hidden, so that nothing takes it for a result.
 _UNFINISHED = ".unfinished"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-# With `torch.save`, a full disk is a `RuntimeError`.
-_FAILURES = (OSError, SafetensorError, RuntimeError)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# How `tokenizers`, with a bare `Exception`, and `torch.save`, with a `RuntimeError`, say that a file was not written.
+_DISK_WORDS = ("(os error ", "inline_container", "file write failed")
 
 
 class CheckpointError(RuntimeError):
@@ -45,6 +48,22 @@ class CheckpointError(RuntimeError):
 
 class ResumeError(ValueError):
     """A run cannot go on from a checkpoint."""
+
+
+def is_full_disk(error: Exception) -> bool:
+    """
+    Whether an error says that a disk is full or broken, for which each library has an error of its own.
+
+    Args:
+        error (`Exception`):
+            What was raised where something was written.
+
+    Returns:
+        `bool`: Whether it is one of these; a file that is not there is none.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _DISK_ERRORS
+    return isinstance(error, SafetensorError) or any(words in str(error) for words in _DISK_WORDS)
 
 
 def last_checkpoint(folder: str | os.PathLike) -> Path | None:
@@ -111,7 +130,8 @@ def read_state(path: Path) -> dict[str, dict[str, Any]]:
     except (OSError, SafetensorError, TypeError, KeyError) as error:
         raise ValueError(
             f"`{path.parent}` cannot be gone on from: its `{path.name}` is missing or broken ({error}). Take another "
-            "checkpoint, one that was saved by this trainer without `save_only_model`, or train from the start."
+            "checkpoint, one that was saved by this trainer without `save_only_model` and `remove_belief_state`, or "
+            "train from the start."
         ) from error
     return parts
 
@@ -122,7 +142,8 @@ class ResumableTrainer(SFTTrainer):
 
     A checkpoint becomes visible when all of it is written. Beside what `Trainer` saves, it holds the state of the
     parts of the trainer that have one and of each callback that has a `state_dict` and a `load_state_dict`.
-    With `save_only_model=True` it holds neither, and cannot be gone on from.
+    With `save_only_model=True` it holds neither, and cannot be gone on from; with `remove_belief_state=True` it loses
+    both when training is done.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -148,6 +169,14 @@ class ResumableTrainer(SFTTrainer):
         folder = super()._get_output_dir(trial)
         return os.path.join(folder, _UNFINISHED) if self._writes_checkpoint else folder
 
+    def _save(self, output_dir=None, state_dict=None):
+        # Into `training_args.bin`, which others may read, go all arguments.
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
+
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial))
         unfinished, name = folder / _UNFINISHED, f"checkpoint-{self.state.global_step}"
@@ -162,7 +191,12 @@ class ResumableTrainer(SFTTrainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self._publish_checkpoint(unfinished, folder, name)
-        except _FAILURES as error:
+        except KeyboardInterrupt:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        except Exception as error:
+            if not (isinstance(error, OSError) or is_full_disk(error)):
+                raise
             shutil.rmtree(unfinished, ignore_errors=True)
             last = last_checkpoint(folder)
             then = "There is none before it: make room, and train from the start."
@@ -241,7 +275,11 @@ class ResumableTrainer(SFTTrainer):
                 self._restore(Path(resume_from_checkpoint))
             except ValueError as error:
                 raise ResumeError(str(error)) from error
-        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        output = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        if self.args.remove_belief_state and self.args.should_save:
+            for state in Path(self.args.output_dir).glob(f"checkpoint-*/{_STATES}"):
+                state.unlink()
+        return output
 
     def _restore(self, checkpoint: Path) -> None:
         shared = read_state(checkpoint / _SHARED)

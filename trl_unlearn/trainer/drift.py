@@ -131,5 +131,5 @@ def frozen_beliefs(store: BeliefStore) -> list[dict[str, Any]]:
     Returns:
         `list[dict]`: Encoded rows, at most one of each prompt.
     """
-    found = [store.apart_from_target(index) for index in range(len(store.prompts))]
+    found = [store.apart_from_target(index) for index in range(len(store))]
     return [row for row in found if row is not None]

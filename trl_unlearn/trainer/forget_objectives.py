@@ -43,24 +43,32 @@ class ForgetScores(TokenScores):
     reference_logps: Tensor | None = None
     chosen: "ForgetScores | None" = None
 
-    def bounded(self, floor: float) -> "ForgetScores":
+    def bounded(self, floor: float | None = None, token_floor: float | None = None) -> "ForgetScores":
         """
-        The same scores without the gradient of rows that are unlikely already.
+        The same scores without the gradient of rows, or tokens, that are unlikely already.
 
         Args:
-            floor (`float`):
-                Mean log-prob, in nats per token, below which a row has no gradient.
+            floor (`float`, *optional*):
+                Mean log-prob, in nats per token, below which a row has no gradient. It keeps its values.
+            token_floor (`float`, *optional*):
+                Log-prob, in nats, that the label of a token is clipped at. Below it the token has no gradient.
 
         Returns:
-            [`ForgetScores`]: The scores, of the same values.
+            [`ForgetScores`]: The scores.
         """
-        above = forget.reduce_tokens(self.logps.detach(), self.mask)[:, None] >= floor
+        logps = self.logps.detach()
+        above = torch.ones_like(self.mask)
+        if floor is not None:
+            above &= forget.reduce_tokens(logps, self.mask)[:, None] >= floor
+        if token_floor is not None:
+            above &= logps >= token_floor
+            logps = logps.clamp(min=token_floor)
         kept = {
             name: torch.where(above, value, value.detach())
-            for name in ("logps", "beliefs", "others", "kl")
+            for name in ("beliefs", "others", "kl")
             if (value := getattr(self, name)) is not None
         }
-        return replace(self, **kept)
+        return replace(self, logps=torch.where(above, self.logps, logps), **kept)
 
 
 @dataclass(frozen=True)

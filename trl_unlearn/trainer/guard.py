@@ -12,16 +12,29 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Stops a diverging run, and keeps the last weights that were good."""
+"""Keeps numbers that are not finite out of the weights, stops a diverging run, and keeps the last good weights."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 
+logger = logging.getLogger(__name__)
+
+# How rows of each kind are listed: by index, never by text.
+_LISTED = {
+    "forget": "rows {} of the forget set",
+    "beliefs": "beliefs {}, each (row, number)",
+    "retain": "rows {} of the retain set",
+}
+# Most rows of a kind, and most parameters, in a sentence.
+_MOST_ROWS, _MOST_PARAMETERS = 16, 3
 # Optimiser steps between copies of the weights.
 _COPY_EVERY = 10
 # Nats per token that the retain rows may have lost for weights to count as good, and for the model to count as
@@ -60,46 +73,81 @@ class DivergenceGuard:
             Size of its vocabulary: a uniform guess has a log-prob of `-log(vocab_size)`.
         keeps_copy (`bool`, *optional*, defaults to `True`):
             Whether weights are copied.
+        stops (`bool`, *optional*, defaults to `True`):
+            Whether the run ends. Otherwise steps whose numbers are not finite are left out, with a warning, and no
+            copy is kept.
 
     Attributes:
         good_step (`int` or `None`):
             Step after which the weights of the copy were reached; `None` without a copy.
+        is_broken (`bool`):
+            Whether the step at hand has had a loss that is not finite.
+        skipped (`int`):
+            Steps so far that were left out.
     """
 
-    def __init__(self, model: nn.Module, vocab_size: int, keeps_copy: bool = True):
-        self._model, self._guess, self._keeps_copy = model, -math.log(vocab_size), keeps_copy
+    def __init__(self, model: nn.Module, vocab_size: int, keeps_copy: bool = True, stops: bool = True):
+        self._model, self._guess, self._keeps_copy = model, -math.log(vocab_size), keeps_copy and stops
+        self._stops = stops
         self._first_retain: float | None = None
         self._copy: list[Tensor] = []
+        # What each pass of the micro-batch had, and the rows of the step.
+        self._passes: list[tuple[Sequence[str], Sequence[Sequence[int]], Tensor]] = []
+        self._rows: list[tuple[str, tuple[int, ...]]] = []
+        self._norms: dict[str, Tensor] = {}
         self.good_step: int | None = None
+        self.is_broken = False
+        self.skipped = 0
 
     def _parameters(self) -> Iterable[nn.Parameter]:
         return (parameter for parameter in self._model.parameters() if parameter.requires_grad)
 
-    @torch.no_grad()
-    def check(self, means: Mapping[str, float], step: int, rows: Sequence[int]) -> None:
+    def note_losses(self, kinds: Sequence[str], indices: Sequence[Sequence[int]], losses: Tensor) -> None:
         """
-        Look at the losses of a step, before its weights change.
+        Keep the losses of one pass until [`DivergenceGuard.check`].
+
+        Args:
+            kinds (`Sequence[str]`):
+                `"forget"`, `"beliefs"` or `"retain"` of each row; empty for a row that does not count.
+            indices (`Sequence[Sequence[int]]`):
+                Index of each row in its set; of a belief, the index of its row and its number.
+            losses (`torch.Tensor`):
+                Loss of each row, of shape `(num_rows,)`.
+        """
+        self._passes.append((kinds, indices, losses.detach()))
+
+    @torch.no_grad()
+    def check(self, means: Mapping[str, float], step: int) -> None:
+        """
+        Look at the losses of a micro-batch, before its weights change.
 
         Args:
             means (`Mapping[str, float]`):
-                `loss/forget`, `retain/logps`, ...: means over the rows of a micro-batch and over processes.
+                `loss/forget`, `retain/logps`, ...: means over the rows of a micro-batch and over processes, the same
+                on each.
             step (`int`):
                 Optimiser steps so far.
-            rows (`Sequence[int]`):
-                Indices of its forget rows, of this process.
 
         Raises:
             [`DivergenceError`]: If a loss is not finite, or the mean log-prob of the retain rows is below that of a
                 uniform guess. The model has its last good weights then, if there is a copy.
         """
+        passes, self._passes = self._passes, []
+        for kinds, indices, _ in passes:
+            self._rows += _row_names(kinds, indices)
         broken = [name for name, value in means.items() if name.startswith("loss/") and not math.isfinite(value)]
         if broken:
+            self.is_broken = True
             what = ", ".join(f"`{name}` is {means[name]}" for name in broken)
-            self._stop(f"{what} at step {step} (rows {_listed(rows)} of the forget set).")
+            rows = []
+            for kinds, indices, losses in passes:
+                rows += _row_names(kinds, indices, (~losses.isfinite()).tolist())
+            self._refuse(f"{what} at step {step} ({_listed(rows) or 'their mean overflows'}).")
+            return
         retain = means.get("retain/logps")
         self._first_retain = retain if self._first_retain is None else self._first_retain
-        if retain is not None and retain < min(self._guess, self._first_retain - _LOST_DROP):
-            self._stop(
+        if self._stops and retain is not None and retain < min(self._guess, self._first_retain - _LOST_DROP):
+            self._refuse(
                 f"The retain rows have a mean log-prob of {retain:.2f} at step {step}, where a uniform guess has "
                 f"{self._guess:.2f}: the ascent has destroyed the model."
             )
@@ -116,7 +164,7 @@ class DivergenceGuard:
         Returns:
             `dict[str, Any]`: Values.
         """
-        return {"first_retain": self._first_retain}
+        return {"first_retain": self._first_retain, "skipped": self.skipped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
@@ -126,26 +174,58 @@ class DivergenceGuard:
             state (`Mapping[str, Any]`):
                 See [`DivergenceGuard.state_dict`].
         """
-        self._first_retain = state["first_retain"]
+        self._first_retain, self.skipped = state["first_retain"], state["skipped"]
 
-    def check_gradient(self, norm: Tensor | float | None, step: int) -> None:
+    @torch.no_grad()
+    def note_gradients(self) -> None:
+        """Keep the norm of each gradient, since clipping by a norm that is NaN makes them all NaN."""
+        found = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
+        # Of a sharded gradient the part that is here.
+        self._norms = {
+            name: (gradient.to_local() if hasattr(gradient, "to_local") else gradient).norm()
+            for name, gradient in found.items()
+        }
+
+    def check_gradient(self, norm: Tensor | float | None, step: int, overflows: bool = False) -> bool:
         """
         Look at the norm of the gradient of a step.
 
         Args:
             norm (`torch.Tensor` or `float`, *optional*):
-                Norm over all parameters; `None` is not looked at.
+                Norm over all parameters and processes; `None` is not looked at.
             step (`int`):
                 Optimiser steps so far.
+            overflows (`bool`, *optional*, defaults to `False`):
+                Whether a large scale of the loss may be why a gradient is not finite: its scaler lowers it then, and
+                training goes on.
+
+        Returns:
+            `bool`: Whether the step may be made: neither its gradient nor one of its losses is not finite.
 
         Raises:
-            [`DivergenceError`]: If it is not finite, see [`DivergenceGuard.check`].
+            [`DivergenceError`]: If it may not, see [`DivergenceGuard.check`].
         """
-        if norm is not None and not math.isfinite(float(norm)):
-            self._stop(f"The norm of the gradient is {float(norm)} at step {step}.")
+        is_broken, self.is_broken = self.is_broken, False
+        rows, self._rows = self._rows, []
+        norms, self._norms = self._norms, {}
+        is_finite = norm is None or math.isfinite(float(norm))
+        if is_finite and not is_broken:
+            return True
+        self.skipped += 1
+        if is_broken or overflows:
+            return False
+        broken = gather_object([name for name, value in norms.items() if not math.isfinite(float(value))])
+        broken = list(dict.fromkeys(broken))
+        of = f", that of {_shortened([f'`{name}`' for name in broken], _MOST_PARAMETERS)}" if broken else ""
+        self._refuse(f"The norm of the gradient is {float(norm)} at step {step}{of} ({_listed(rows)}).")
+        return False
 
     @torch.no_grad()
-    def _stop(self, what: str) -> None:
+    def _refuse(self, what: str) -> None:
+        if not self._stops:
+            if PartialState().is_main_process:
+                logger.warning("%s The step is left out.", what)
+            return
         if self._copy:
             for parameter, copy in zip(self._parameters(), self._copy, strict=True):
                 parameter.copy_(copy)
@@ -153,11 +233,30 @@ class DivergenceGuard:
         else:
             what += " No good weights were kept: go back to the last checkpoint."
         raise DivergenceError(
-            f"{what} Lower `learning_rate`, raise `retain_weight`, or choose a bounded `forget_loss_type` (npo, wga).",
+            f"{what} Lower `learning_rate`, raise `retain_weight`, set `forget_token_floor`, or choose a bounded "
+            "`forget_loss_type` (npo, wga).",
             self.good_step,
         )
 
 
-def _listed(rows: Sequence[int], most: int = 8) -> str:
-    shown = ", ".join(map(str, rows[:most]))
-    return shown if len(rows) <= most else f"{shown}, ..."
+def _row_names(
+    kinds: Sequence[str], indices: Sequence[Sequence[int]], chosen: Sequence[bool] | None = None
+) -> list[tuple[str, tuple[int, ...]]]:
+    chosen = [True] * len(kinds) if chosen is None else chosen
+    return [(k, tuple(i)) for k, i, is_chosen in zip(kinds, indices, chosen, strict=True) if k and is_chosen]
+
+
+def _listed(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+    """Rows of all processes in words. Every process has to call it."""
+    found = sorted(set(gather_object(list(rows))))
+    parts = []
+    for kind, words in _LISTED.items():
+        indices = [str(index[0]) if len(index) == 1 else str(index) for name, index in found if name == kind]
+        if indices:
+            parts.append(words.format(_shortened(indices, _MOST_ROWS)))
+    return "; ".join(parts)
+
+
+def _shortened(names: Sequence[str], most: int) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -123,27 +124,29 @@ class PassScorer:
         forget_states = self._states(inputs, forget) if self.objective.needs_states else None
         retain_states = self._states(inputs, retain) if self.args.compares_retain else None
 
-        groups = {
-            "forget": RowGroup(forget, self.objective.terms(self.args), forget_states),
-            "chosen": RowGroup(chosen),
-            "retain": RowGroup(
-                retain,
-                ScoreTerms(entropy=True),
-                retain_states if self.args.retain_loss_type == "kl" else None,
-            ),
-        }
-        groups = {name: group for name, group in groups.items() if group.rows}
+        groups = {"forget": RowGroup(forget, self.objective.terms(self.args), forget_states)}
+        if self.objective.needs_chosen:
+            groups["chosen"] = RowGroup(chosen)
+        if self.args.uses_retain:
+            compared = retain_states if self.args.retain_loss_type == "kl" else None
+            groups["retain"] = RowGroup(retain, ScoreTerms(entropy=True), compared)
+        # Where parameters are sharded, all processes gather the head for each group, with or without rows of it.
+        groups = {name: group for name, group in groups.items() if group.rows or self._is_sharded}
         found = dict(zip(groups, score_groups(model, inputs, list(groups.values()), self._layer), strict=True))
 
-        def with_reference(rows: list[int], scores: TokenScores) -> ForgetScores:
-            logps = self._reference_logps(inputs, rows) if self.objective.needs_logps else None
-            return ForgetScores(**vars(scores), reference_logps=logps)
+        known = {}
+        if self.objective.needs_logps:
+            answers = {"forget": forget} | ({"chosen": chosen} if self.objective.needs_chosen else {})
+            known = {name: self._reference_logps(inputs, rows) for name, rows in answers.items()}
+
+        def with_reference(name: str) -> ForgetScores:
+            return ForgetScores(**vars(found[name]), reference_logps=known.get(name))
 
         scored = None
         if forget:
-            scores = with_reference(forget, found["forget"])
+            scores = with_reference("forget")
             if chosen:
-                scores = replace(scores, chosen=with_reference(chosen, found["chosen"]))
+                scores = replace(scores, chosen=with_reference("chosen"))
             scored = forget, scores
         return scored, (retain, found["retain"], retain_states) if retain else None
 
@@ -151,10 +154,17 @@ class PassScorer:
         if not rows and not self._is_sharded:
             return None
         with self._reference() as reference:
-            return label_states(reference, _rows_of(inputs, rows or [0]), self._layer)
+            states = label_states(extract_model_from_parallel(reference), _rows_of(inputs, rows or [0]), self._layer)
+        return states.rows(range(len(rows)))
 
-    def _reference_logps(self, inputs: Mapping[str, Any], rows: list[int]) -> Tensor:
+    def _reference_logps(self, inputs: Mapping[str, Any], rows: list[int]) -> Tensor | None:
         """Log-probs under the original model, which are computed once for each row."""
+        if not rows:
+            if self._is_sharded:
+                # Other processes have such rows, and each takes part in every pass.
+                with self._reference() as reference:
+                    score_batch(reference, _rows_of(inputs, [0]))
+            return None
         # A belief may repeat its target, and is forgotten earlier.
         keys = [(inputs["kind"][row] or "forget", _digest(inputs, row)) for row in rows]
         unknown = {

@@ -46,6 +46,8 @@ class StepRow:
             `"forget"`, `"beliefs"` or `"retain"`; empty for a row that is only there for its pass.
         weight (`float`):
             Factor of its loss in the loss of the step.
+        index (`tuple[int, ...]`):
+            Its index in its set; of a belief, that of its forget row and its number.
         chosen (`dict[str, Any]`, *optional*):
             The answer that DPO prefers to it, which passes with it.
     """
@@ -53,6 +55,7 @@ class StepRow:
     encoded: dict[str, Any]
     kind: str
     weight: float
+    index: tuple[int, ...]
     chosen: dict[str, Any] | None = None
 
     @property
@@ -131,12 +134,14 @@ def collate_rows(rows: Sequence[StepRow], pad_token_id: int) -> dict[str, Any]:
     Returns:
         `dict[str, Any]`: `input_ids`, `attention_mask` and `labels` of shape `(rows, tokens)`, `weight` of shape
         `(rows,)`, and `kind` (`list[str]`). The answers that DPO prefers come last, as rows of kind `"chosen"`.
+        `index` (`list[tuple]`) is that of all others.
     """
     chosen = [row.chosen for row in rows if row.chosen is not None]
     return {
         **pad_rows([*(row.encoded for row in rows), *chosen], pad_token_id, _MULTIPLE),
         "weight": torch.tensor([row.weight for row in rows] + [0.0] * len(chosen), dtype=torch.float64),
         "kind": [row.kind for row in rows] + ["chosen"] * len(chosen),
+        "index": [row.index for row in rows],
     }
 
 

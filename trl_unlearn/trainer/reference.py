@@ -19,11 +19,12 @@ import copy
 from collections.abc import Iterator
 
 import torch
+from accelerate import Accelerator, DistributedType
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from .._trl import use_adapter
+from .._trl import DistributedBackend, prepare_deepspeed, prepare_fsdp, use_adapter
 
 
 _ADAPTER = "ref"
@@ -46,21 +47,30 @@ def add_reference_adapter(model: PeftModel) -> None:
             copied.requires_grad_(False)
 
 
-def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+def frozen_copy(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
     """
-    Copy of a model for full fine-tuning.
+    Copy of a model for full fine-tuning, sharded where the model will be.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Model before its training.
+        accelerator ([`~accelerate.Accelerator`]):
+            Accelerator that will prepare the model.
 
     Returns:
-        [`~transformers.PreTrainedModel`]: The copy, in eval mode and without gradients.
+        `torch.nn.Module`: The copy, in eval mode and without gradients.
     """
-    reference = copy.deepcopy(model)
+    # ZeRO-3 has loaded the model in shards, of which a copy would be empty.
+    with DistributedBackend(accelerator).gather_params(list(model.parameters())):
+        reference = copy.deepcopy(model)
     # `SFTTrainer` patches `forward` on the instance, and the copy of that patch still calls the model in training.
     reference.__dict__.pop("forward", None)
-    return reference.requires_grad_(False).eval()
+    reference.requires_grad_(False).eval()
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return prepare_deepspeed(reference, accelerator)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return prepare_fsdp(reference, accelerator)
+    return accelerator.prepare_model(reference, evaluation_mode=True)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,9 @@
 
 """Answers of a model that does not know, which DPO prefers to those that must go."""
 
-from datasets import Dataset
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from ..encoding import encode_row, with_answer
@@ -88,8 +90,10 @@ def with_refusals(
             "`forget_loss_type='dpo'` prefers other answers to the same prompts, but the forget set has the columns "
             f"{dataset.column_names}. Give `prompt` and `completion`, or `messages`."
         )
-    answers = (with_answer(row, refusal_of(seed, index)) for index, row in enumerate(dataset))
-    chosen = [encode_row(row, tokenizer, max_length=max_length) for row in answers]
-    for name in ("input_ids", "labels"):
-        encoded = encoded.add_column(f"chosen_{name}", [row[name] for row in chosen])
-    return encoded
+
+    def chosen(row: dict[str, Any], index: int) -> dict[str, Any]:
+        found = encode_row(with_answer(row, refusal_of(seed, index)), tokenizer, max_length=max_length)
+        return {f"chosen_{name}": found[name] for name in ("input_ids", "labels")}
+
+    refusals = dataset.map(chosen, with_indices=True, remove_columns=dataset.column_names, desc="Encoding refusals")
+    return concatenate_datasets([encoded, refusals], axis=1)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from trl import SFTConfig
@@ -118,6 +119,18 @@ def _hyperparameters(args) -> dict[str, Any]:
     return kept
 
 
+def _hardware(trainer) -> str:
+    """Processes, what each runs on, and how the model is sharded over them."""
+    state = trainer.accelerator.state
+    device = torch.cuda.get_device_name() if trainer.accelerator.device.type == "cuda" else "CPU"
+    sharding = ""
+    if state.distributed_type == DistributedType.DEEPSPEED:
+        sharding = f", ZeRO-{state.deepspeed_plugin.zero_stage}"
+    elif state.distributed_type == DistributedType.FSDP:
+        sharding = f", FSDP{state.fsdp_plugin.fsdp_version}"
+    return f"{trainer.args.world_size} x {device}{sharding}"
+
+
 def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
     """
     Record what a trainer did, without any text of the data.
@@ -141,7 +154,6 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         known = {field.name for field in fields(BeliefRefresh)}
         refreshes = [BeliefRefresh(**{k: v for k, v in one.items() if k in known}) for one in store.audits]
         audit = BeliefAudit(coverage=min(one["coverage"] for one in store.audits), refreshes=refreshes)
-    device = torch.accelerator.current_accelerator() if not args.use_cpu else None
     return UnlearningRun(
         base_model=_portable(name),
         base_model_on_hub=name != "in memory" and not Path(name).exists(),
@@ -165,5 +177,5 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         versions={library: version(library) for library in _LIBRARIES} | {"python": platform.python_version()},
         started_at=clock.started_at,
         seconds=clock.seconds(),
-        hardware=f"{args.world_size} x {torch.cuda.get_device_name() if device and device.type == 'cuda' else 'CPU'}",
+        hardware=_hardware(trainer),
     )

@@ -1,0 +1,120 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a program says when it is interrupted: how far it came, and how to go on."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from tqdm import tqdm
+
+
+_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+# Launchers pass a signal on that the terminal has sent to all processes already.
+_ECHO_SECONDS = 2.0
+# How far the program of this process came: one at most, as signals are of the process.
+_tell: list[Callable[[], str]] = []
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the program. As Ctrl-C, so that libraries clean up and take it for no error."""
+
+
+def on_interrupt(tell: Callable[[], str]) -> None:
+    """
+    Set what [`interruptible`] says from now on.
+
+    Args:
+        tell (`Callable`):
+            Called after the interrupt: how far the program came and how to go on, behind a comma.
+    """
+    _tell[:] = [tell]
+
+
+@contextmanager
+def interruptible(prog: str, told: str = "before training began: the same command starts it.") -> Iterator[None]:
+    """
+    End with one sentence and without a traceback on Ctrl-C (exit code 130) and SIGTERM (143).
+
+    In several processes the main one speaks. What ignores a signal (`nohup`) goes on doing so.
+
+    Args:
+        prog (`str`):
+            Name of the program.
+        told (`str`, *optional*):
+            What is said until [`on_interrupt`] is called.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Signals do not come here.
+        yield
+        return
+    on_interrupt(lambda: told)
+    signals = _Signals()
+    with signals.handled():
+        try:
+            yield
+        except BaseException:
+            # Another process that ended first shows as an error of the connection.
+            if signals.first is None:
+                raise
+            if os.environ.get("RANK", "0") == "0":
+                # Left open, they would be drawn once more behind the sentence.
+                for bar in list(tqdm._instances):
+                    bar.close()
+                print(f"{prog}: interrupted by {_SIGNALS[signals.first]}, {_tell[0]()}", file=sys.stderr)
+            sys.exit(128 + signals.first)
+
+
+class _Signals:
+    """The signals that came: the first one is raised, and its echo is not."""
+
+    def __init__(self):
+        self.first: int | None = None
+        self._time, self._pid = 0.0, os.getpid()
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        names = [name for name in _SIGNALS if signal.getsignal(name) is not signal.SIG_IGN]
+        before = {name: signal.signal(name, self._handle) for name in names}
+        plain, sys.unraisablehook = sys.unraisablehook, lambda lost: self._again(lost) or plain(lost)
+        try:
+            yield
+        finally:
+            sys.unraisablehook = plain
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            # A worker that loads data.
+            os._exit(128 + signum)
+        if self.first is None:
+            self.first, self._time = signum, time.monotonic()
+            raise Interrupted
+        if time.monotonic() - self._time > _ECHO_SECONDS:
+            os._exit(128 + self.first)
+
+    def _again(self, lost: "sys.UnraisableHookArgs") -> bool:
+        """Raise the signal once more where Python had to drop it, as in a destructor."""
+        if not issubclass(lost.exc_type, Interrupted):
+            return False
+        signum, self.first = self.first, None
+        threading.Timer(0.01, os.kill, (self._pid, signum)).start()
+        return True
