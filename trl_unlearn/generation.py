@@ -23,8 +23,10 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import (
@@ -37,6 +39,8 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from ._trl import unwrap_model_for_generation
 
 
 logger = logging.getLogger(__name__)
@@ -203,6 +207,47 @@ def _for_generation(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
+@contextmanager
+def _gathered(model: nn.Module, reshards: bool) -> Iterator[None]:
+    """FSDP2's shards as whole parameters, through any number of forward passes of each process."""
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(reshards, recurse=False)
+            part.reshard()
+
+
+@contextmanager
+def whole_model(
+    model: nn.Module, accelerator: Accelerator, gradient_checkpointing_kwargs: dict[str, Any] | None
+) -> Iterator[PreTrainedModel]:
+    """
+    A model in training, unwrapped and with all of its parameters, so that each process can use it for itself.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model as the accelerator has prepared it.
+        accelerator ([`~accelerate.Accelerator`]):
+            The accelerator.
+        gradient_checkpointing_kwargs (`dict[str, Any]`, *optional*):
+            How gradient checkpointing is turned on again.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    with (
+        unwrap_model_for_generation(
+            model, accelerator, gradient_checkpointing_kwargs=gradient_checkpointing_kwargs
+        ) as unwrapped,
+        _gathered(unwrapped, plugin is None or bool(plugin.reshard_after_forward)),
+        accelerator.autocast(),
+    ):
+        yield unwrapped
+
+
 def _free_bytes(device: torch.device) -> int | None:
     if device.type == "cpu":
         return psutil.virtual_memory().available
@@ -252,6 +297,8 @@ def _generate_batch(
         attention_mask=attention_mask.to(device),
         generation_config=config,
         logits_processor=LogitsProcessorList([sampler]),
+        # The model is whole here, and processes have different numbers of batches.
+        synced_gpus=False,
     )
     ends = set(config.eos_token_id or [])
     completions = []

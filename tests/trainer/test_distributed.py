@@ -177,6 +177,45 @@ def test_two_processes_with_zero_log_what_one_does(
             assert two[name] == pytest.approx(one[name], abs=1e-4), name
 
 
+GATHERED = """
+import os, sys
+import torch
+from accelerate import Accelerator
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
+from trl_unlearn.generation import generate, whole_model
+
+accelerator, model = Accelerator(cpu=True), AutoModelForCausalLM.from_pretrained(sys.argv[1])
+assert accelerator.num_processes == 2
+options = {"pad_token_id": 0, "eos_token_ids": [2], "max_new_tokens": 6, "batch_size": 1}
+prompts = [[5, 6, 7], [9, 10], [11, 12, 13, 14], [3, 4]][: 4 if accelerator.is_main_process else 1]
+keys = [(1, i) for i in range(len(prompts))]
+alone = generate(model, prompts, keys=keys, **options)
+mesh = init_device_mesh("cpu", (2,))
+for layer in model.model.layers:
+    fully_shard(layer, mesh=mesh)
+fully_shard(model, mesh=mesh)
+with whole_model(model, accelerator, None) as whole:
+    assert generate(whole, prompts, keys=keys, **options) == alone
+assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+model(input_ids=torch.tensor([prompts[0]])).logits.sum().backward()
+accelerator.wait_for_everyone()
+accelerator.end_training()
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_model_with_fsdp2_generate_as_many_batches_as_each_has(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    (tmp_path / "run.py").write_text(GATHERED)
+    command = [sys.executable, *TORCHRUN, str(tmp_path / "run.py"), str(tmp_path / "model")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
 def _lab_losses(launch, out, *options):
     """Losses of the lab's recipe, and what the run says of its processes."""
     command = [*launch, "recipes/bs_s.py", "--config", "recipes/archive/bs_s.yaml", "--num_train_epochs", "2"]

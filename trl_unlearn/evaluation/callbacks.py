@@ -26,8 +26,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-from .._trl import unwrap_model_for_generation
 from ..encoding import padding_token_id
+from ..generation import whole_model
 from .plots import plot_squeezing
 from .squeezing_panel import SqueezingPanel, squeezing_index
 from .tofu import EncodedSet, score_set
@@ -63,12 +63,7 @@ class _MeasuringCallback(TrainerCallback):
         """Values of the model as it is now."""
         trainer = self.trainer
         kwargs = trainer.args.gradient_checkpointing_kwargs
-        with (
-            unwrap_model_for_generation(
-                trainer.model_wrapped, trainer.accelerator, gradient_checkpointing_kwargs=kwargs
-            ) as model,
-            trainer.accelerator.autocast(),
-        ):
+        with whole_model(trainer.model_wrapped, trainer.accelerator, kwargs) as model:
             return self.values(model)
 
     def _log(self, values: dict[str, float], control) -> None:

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from .._trl import disable_dropout_in_model, unwrap_model_for_generation
+from .._trl import disable_dropout_in_model
 from ..beliefs import BeliefSampling, BeliefStore
 from ..encoding import ENCODED_COLUMNS, encode_dataset
-from ..generation import eos_token_ids
+from ..generation import eos_token_ids, whole_model
 from ..label_states import LabelStates, check_head
 from ..objectives import forget, hidden, retain
 from ..records import ChainLink
@@ -322,10 +322,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def _sample(self, model: nn.Module, store: BeliefStore, refresh: int, desc: str) -> dict[str, Any]:
         show = self.accelerator.is_main_process and not self.args.disable_tqdm
         kwargs = self.args.gradient_checkpointing_kwargs
-        with (
-            unwrap_model_for_generation(model, self.accelerator, gradient_checkpointing_kwargs=kwargs) as unwrapped,
-            self.accelerator.autocast(),
-        ):
+        with whole_model(model, self.accelerator, kwargs) as unwrapped:
             return store.sample(unwrapped, refresh, self.state.epoch, desc=desc if show else None)
 
     # Weights
