@@ -18,6 +18,8 @@ import os
 # Before any Hugging Face library is imported: these are read once, at import.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tests run side by side, and their models are too small for a second thread to help.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -473,9 +473,12 @@ def test_recipes_that_cannot_be_used(good, refuse, tmp_path, content, sentence):
         ("--evaluation_batch_size=0", "`evaluation_batch_size` must be at least 1, got 0"),
         ("--router_aux_loss_coef=0.1", "`router_aux_loss_coef=0.1` is not supported in unlearning"),
         ("--lora_r=0", "`r` should be a positive integer value but the value passed is 0"),
+        ("--lora_alpha=0", "`lora_alpha` must be above 0, got 0"),
+        ("--logging_steps=-2", "`logging_steps` must be at least 0, got -2"),
         ("--lora_target_modules=nothing", "nothing not found in the base model"),
         ("--lora_target_modules=lm_head", "`lm_head` is not supported"),
         ("--generation_kwargs={no", "double quotes"),
+        ('--generation_kwargs={"repetition_penality": 2}', "`repetition_penality`, which `GenerationConfig` does not"),
     ],
 )
 def test_settings_that_cannot_be_used(good, refuse, argument, sentence):
@@ -603,6 +606,23 @@ def test_rows_longer_than_the_positions_of_the_model(good, refuse, write):
     assert "Set `max_length` to 256 or less" in found
 
 
+@pytest.mark.parametrize("script", ["bs_s", "evaluate"])
+def test_rows_that_an_evaluation_would_not_cut_off(good, refuse, write, script):
+    rows = write("long.jsonl", [pair(), pair(completion=" word" * 25_000)])
+    argv = replaced(good, forget_dataset=rows, **({"report_to": None} if script == "evaluate" else {}))
+    found = refuse(script, [*argv, *(["--max_length", "256"] if script == "bs_s" else [])])
+    assert "Row 1 of the forget set has 1000" in found and "but the model reads at most 256" in found
+    assert "train with `--evaluate false`" in found
+
+
+def test_an_evaluation_with_the_tokenizer_of_another_model(good, refuse, tmp_path, tiny_model, tiny_tokenizer):
+    config = transformers.LlamaConfig(**{**tiny_model.config.to_dict(), "vocab_size": 300})
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "small")
+    tiny_tokenizer.save_pretrained(tmp_path / "small")
+    found = refuse("evaluate", replaced(good, model_name_or_path=str(tmp_path / "small"), report_to=None))
+    assert "but the model knows 300 tokens" in found
+
+
 @pytest.mark.parametrize("extra", [0, 1], ids=["the same file", "a retain set with all forget rows"])
 def test_a_forget_set_inside_of_the_retain_set(good, refuse, write, extra):
     rows = [pair(f"Who came on day {i}?") for i in range(3)]
@@ -660,7 +680,7 @@ def begin(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("rows", GOOD_ROWS.values(), ids=GOOD_ROWS)
 def test_unusual_rows_are_taken(good, write, begin, rows):
-    begin([*replaced(good, forget_dataset=write("rows.jsonl", rows)), "--max_length", "256"])
+    begin([*replaced(good, forget_dataset=write("rows.jsonl", rows)), "--max_length", "256", "--evaluate", "false"])
 
 
 def test_a_row_in_both_sets_is_a_warning_with_the_count(good, write, begin, caplog, facts):

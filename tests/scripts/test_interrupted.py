@@ -15,6 +15,7 @@
 """What Ctrl-C, SIGTERM, a folder that cannot be written and a full disk leave: a sentence, and a run that goes on."""
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -39,7 +40,7 @@ from trl_unlearn.scripts import bs_s
 from trl_unlearn.scripts.interrupts import interruptible
 from trl_unlearn.scripts.output_folder import OutputArguments, OutputFolder
 from trl_unlearn.trainer import checks
-from trl_unlearn.trainer.checkpointing import last_checkpoint
+from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint
 
 
 SCRIPTS = ("bs_s", "compare", "sequence", "evaluate")
@@ -55,7 +56,9 @@ OPTIONS = [
 # it is there and then does the same for ever, so that a signal meets it in its midst; or it meets a disk that has no
 # more than some pages left (the fourth of `HELD`).
 RUN = """
-import contextlib, functools, itertools, os, pathlib, time
+import contextlib, functools, itertools, os, pathlib, signal, time
+# Whoever started the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for stream, name in ((1, "out"), (2, "err")):
     os.dup2(os.open(f"{LOG}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
 from trl_unlearn.beliefs import BeliefStore
@@ -322,13 +325,15 @@ def test_a_program_runs_in_a_thread_where_no_signal_comes():
 
 OTHERS = """
 import importlib, os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.dup2(os.open(f"{LOG}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 script = importlib.import_module(f"trl_unlearn.scripts.{HELD}")
 script.script_parser = lambda *args: os.kill(os.getpid(), signal.SIGINT)
 script.main(["--model_name_or_path", "x"], prog=f"trl-unlearn {HELD}")
 """
 LAUNCHED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv, argv = sys.argv[:1], sys.argv[1:]
 from trl_unlearn.scripts import bs_s
 bs_s.main(argv, "bs_s.py")
@@ -366,6 +371,24 @@ def test_the_other_long_scripts_end_with_one_sentence(program, script):
 
 
 # What cannot be written
+
+
+@pytest.mark.parametrize("is_checkpoint", [False, True], ids=["a result", "a checkpoint"])
+def test_a_full_disk_is_one_sentence_in_any_script(capsys, is_checkpoint):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(SystemExit) as ended,
+        interruptible("compare.py", "before all runs were done: what is finished is kept."),
+    ):
+        if is_checkpoint:
+            raise CheckpointError("The checkpoint of step 3 could not be written.") from full
+        raise full
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("compare.py: failed: a file could not be written ([Errno 28] No space left on device), ")
+    assert said.endswith("before all runs were done: what is finished is kept. Make room before that.\n")
+    with pytest.raises(FileNotFoundError), interruptible("compare.py"):
+        Path("not/there").read_text()
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_training(program):

@@ -391,3 +391,9 @@ def test_a_larger_belief_top_k_than_the_vocabulary_is_refused(new_trainer):
 def test_a_missing_set_is_refused(new_trainer, missing):
     with pytest.raises(ValueError, match=f"there is no {missing} set"):
         new_trainer(**{missing: None})
+
+
+def test_one_process_with_several_gpus_is_refused(new_trainer, monkeypatch):
+    monkeypatch.setattr(BootstrapUnlearnConfig, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"One process sees 2 GPUs.*accelerate launch --num_processes 2"):
+        new_trainer()

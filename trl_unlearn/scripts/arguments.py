@@ -248,6 +248,14 @@ class UnlearnModelConfig(ModelConfig):
         },
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.lora_alpha > 0:
+            raise ValueError(
+                f"`lora_alpha` must be above 0, got {self.lora_alpha}: it is what the adapter's output is scaled by, "
+                "over `lora_r`."
+            )
+
 
 def script_parser(dataclass_types: tuple[type, ...], prog: str, doc: str) -> TrlParser:
     """

@@ -62,6 +62,7 @@ from .loading import (
     check_model_names,
     default_config,
     evaluation_loaders,
+    load_config,
     load_tokenizer,
     refuse_other_settings,
     refuse_publishing,
@@ -187,7 +188,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
             retrained_model_name_or_path=data_args.retrained_model_name_or_path,
         )
         tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
-        rows = load_evaluation_rows(data_args, tokenizer)
+        rows = load_evaluation_rows(data_args, tokenizer, load_config(model_args, training_args.trust_remote_code))
         classifier = load_fluency_classifier(data_args.fluency_classifier)
         check_output_dir(folder)
 

@@ -53,6 +53,7 @@ from .loading import (
     content_digest,
     default_config,
     evaluation_loaders,
+    load_config,
     load_tokenizer,
     refusing,
     settings_digest,
@@ -127,7 +128,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         check_output_dir(folder)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
         loaders = evaluation_loaders(data_args, model_args, unlearned, args.trust_remote_code)
-        inputs = load_suite_inputs(data_args, args, loaders, tokenizer)
+        config = load_config(model_args, args.trust_remote_code)
+        inputs = load_suite_inputs(data_args, args, loaders, tokenizer, config)
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
     models.append(data_args.retrained_model_name_or_path)
     digests = settings_digest(data_args, args, model_args) + content_digest(inputs.row_sets, *models)

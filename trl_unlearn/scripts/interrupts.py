@@ -22,8 +22,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from tqdm import tqdm
+
+from ..trainer.checkpointing import CheckpointError, is_full_disk
 
 
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -31,6 +34,20 @@ _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _ECHO_SECONDS = 2.0
 # How far the program of this process came: one at most, as signals are of the process.
 _tell: list[Callable[[], str]] = []
+
+
+def fail(prog: str, sentence: str) -> NoReturn:
+    """
+    Say what has failed, and exit with 1.
+
+    Args:
+        prog (`str`):
+            Name of the program.
+        sentence (`str`):
+            What has failed.
+    """
+    print(f"{prog}: failed: {sentence}", file=sys.stderr)
+    sys.exit(1)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -51,7 +68,7 @@ def on_interrupt(tell: Callable[[], str]) -> None:
 @contextmanager
 def interruptible(prog: str, told: str = "before training began: the same command starts it.") -> Iterator[None]:
     """
-    End with one sentence and without a traceback on Ctrl-C (exit code 130) and SIGTERM (143).
+    End with one sentence and without a traceback on Ctrl-C (exit code 130), SIGTERM (143) and a full disk (1).
 
     In several processes the main one speaks. What ignores a signal (`nohup`) goes on doing so.
 
@@ -70,10 +87,14 @@ def interruptible(prog: str, told: str = "before training began: the same comman
     with signals.handled():
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             # Another process that ended first shows as an error of the connection.
             if signals.first is None:
-                raise
+                cause = error.__cause__ if isinstance(error, CheckpointError) else error
+                if not isinstance(cause, Exception) or not is_full_disk(cause):
+                    raise
+                why = " ".join(str(cause).split())
+                fail(prog, f"a file could not be written ({why}), {_tell[0]()} Make room before that.")
             if os.environ.get("RANK", "0") == "0":
                 # Left open, they would be drawn once more behind the sentence.
                 for bar in list(tqdm._instances):

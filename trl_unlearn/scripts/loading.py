@@ -27,7 +27,14 @@ import torch
 import yaml
 from accelerate import PartialState
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.integrations import deepspeed
 
 from ..data.archive import build_archive
@@ -193,6 +200,24 @@ def refuse_publishing(push_to_hub: bool) -> None:
             "`push_to_hub` is set, but this makes several models, which would overwrite each other. Leave it out, and "
             "publish the one that you choose: `trl-unlearn push --output_dir <its folder> ...`."
         )
+
+
+def load_config(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PretrainedConfig:
+    """
+    Config of the model.
+
+    Args:
+        model_args ([`UnlearnModelConfig`]):
+            Model arguments.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code from the Hub may run.
+
+    Returns:
+        [`~transformers.PretrainedConfig`]: The config.
+    """
+    return AutoConfig.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=trust_remote_code
+    )
 
 
 def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -27,7 +27,7 @@ from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.checkpointing import CheckpointError, ResumeError, is_full_disk, last_checkpoint
 from ..trainer.guard import DivergenceError
-from .interrupts import on_interrupt
+from .interrupts import fail, on_interrupt
 
 
 # There from the first step until all is written, with the digest of the settings.
@@ -220,20 +220,6 @@ def train_into(output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer
     with output.writing(prog, trainer, "The model"):
         trainer.save_model()
     output.trained = True
-
-
-def fail(prog: str, sentence: str) -> NoReturn:
-    """
-    Say what has failed, and exit with 1.
-
-    Args:
-        prog (`str`):
-            Name of the program.
-        sentence (`str`):
-            What has failed.
-    """
-    print(f"{prog}: failed: {sentence}", file=sys.stderr)
-    sys.exit(1)
 
 
 def _end_diverged(

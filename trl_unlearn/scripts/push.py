@@ -50,7 +50,7 @@ from ..hub.contents import read_run
 from ..hub.push import PushedRepo, push
 from ..records import DatasetRecord
 from .arguments import DataArguments, script_parser
-from .interrupts import interruptible
+from .interrupts import fail, interruptible
 from .loading import refusing
 from .rows import load_training_rows
 
@@ -169,8 +169,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
                 dry_run=args.dry_run,
             )
         except PushError as error:
-            print(f"{prog}: failed: {error}", file=sys.stderr)
-            sys.exit(1)
+            fail(prog, str(error))
     for repo in repos:
         print(summary(repo))
 

@@ -18,7 +18,7 @@ import functools
 from collections.abc import Callable
 
 from datasets import Dataset, get_dataset_config_names
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..data.corpora import is_corpus, load_corpus
 from ..data.files import load_rows
@@ -85,7 +85,30 @@ def _load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) ->
         raise ValueError(f"The {role} set (`{name}`, split `{split}`) is empty. Give at least one row.") from error
 
 
-def load_evaluation_rows(data_args: DataArguments, tokenizer: PreTrainedTokenizerBase) -> EvaluationRows:
+def _check_set(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, name: str) -> None:
+    """Refuse rows of an evaluation that cannot be encoded, or that the model has no embedding or position for."""
+    found, config = encode_set(rows, tokenizer, name=name), config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    for index in range(len(found.answers)):
+        answers = [found.answers[index], *(found.wrong[index] if found.wrong else [])]
+        answers += [found.paraphrases[index]] if found.paraphrases else []
+        longest, top = (max(measure(row["input_ids"]) for row in answers) for measure in (len, max))
+        if top >= config.vocab_size:
+            raise ValueError(
+                f"Row {index} of the {name} set has the token {top}, but the model knows {config.vocab_size} tokens. "
+                "Give the tokenizer of the model."
+            )
+        if positions is not None and longest > positions:
+            raise ValueError(
+                f"Row {index} of the {name} set has {longest} tokens with an answer, but the model reads at most "
+                f"{positions} (`max_position_embeddings`), and an evaluation cuts off no answer. Shorten it, or train "
+                "with `--evaluate false`."
+            )
+
+
+def load_evaluation_rows(
+    data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+) -> EvaluationRows:
     """
     Rows to evaluate on.
 
@@ -94,12 +117,14 @@ def load_evaluation_rows(data_args: DataArguments, tokenizer: PreTrainedTokenize
             Arguments that name them.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer. With a chat template, questions and answers become turns of a conversation.
+        config ([`~transformers.PretrainedConfig`]):
+            Config of the target model.
 
     Returns:
         [`~trl_unlearn.evaluation.tofu.EvaluationRows`]: At most `max_eval_rows` of each set, spread evenly.
 
     Raises:
-        `ValueError`: If a row cannot be encoded: now, not after the training.
+        `ValueError`: If a row cannot be encoded, or read by the model: now, not after the training.
     """
     args = data_args
     if args.dataset_name is None or args.forget_config is None:
@@ -121,12 +146,16 @@ def load_evaluation_rows(data_args: DataArguments, tokenizer: PreTrainedTokenize
         )
     rows = {name: spread(found, args.max_eval_rows) for name, found in rows.items() if found is not None}
     for name, found in rows.items():
-        encode_set(found, tokenizer, name=name)
+        _check_set(found, tokenizer, config, name)
     return EvaluationRows(**rows)
 
 
 def load_holdout_rows(
-    data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, config: str | None, dataset: str | None
+    data_args: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    model_config: PretrainedConfig,
+    config: str | None,
+    dataset: str | None,
 ) -> Dataset:
     """
     Rows that no model was trained on, for membership attacks.
@@ -136,6 +165,8 @@ def load_holdout_rows(
             Arguments that name the forget set.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer. With a chat template, questions and answers become turns of a conversation.
+        model_config ([`~transformers.PretrainedConfig`]):
+            Config of the target model.
         config (`str`, *optional*):
             Config of `dataset_name`. Default: `holdout10` for `forget10`, or `holdout_perturbed`, if there is one.
         dataset (`str`, *optional*):
@@ -145,7 +176,7 @@ def load_holdout_rows(
         [`~datasets.Dataset`]: At most `max_eval_rows`, spread evenly.
 
     Raises:
-        `ValueError`: If there are none, or a row cannot be encoded.
+        `ValueError`: If there are none, or a row cannot be encoded, or read by the model.
     """
     if dataset is not None:
         rows = _load_set("holdout", dataset, "train", load_rows)
@@ -163,7 +194,7 @@ def load_holdout_rows(
         load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
         rows = _load_set("holdout", config, "train", load)
     rows = spread(rows, data_args.max_eval_rows)
-    encode_set(rows, tokenizer, name="holdout")
+    _check_set(rows, tokenizer, model_config, "holdout")
     return rows
 
 

@@ -40,7 +40,7 @@ from typing import Any
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.comparison import comparison_markdown
 from ..evaluation.plots import plot_sequence
@@ -56,6 +56,7 @@ from .loading import (
     check_model_names,
     default_config,
     evaluation_loaders,
+    load_config,
     load_tokenizer,
     refuse_other_settings,
     refuse_publishing,
@@ -160,7 +161,9 @@ def _jobs(argv: list[str], prog: str, requests: Mapping[str, Mapping[str, Any]],
     return jobs
 
 
-def _row_sets(jobs: list[_Job], tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, EncodedSet], EncodedSet]:
+def _row_sets(
+    jobs: list[_Job], tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+) -> tuple[dict[str, EncodedSet], EncodedSet]:
     """Evaluated rows of each request, and the retain rows, which are the same for all."""
     forget: dict[str, EncodedSet] = {}
     for job in jobs:
@@ -172,7 +175,7 @@ def _row_sets(jobs: list[_Job], tokenizer: PreTrainedTokenizerBase) -> tuple[dic
                     "There is no retain set, on which to measure what is kept. Give `retain_config` with "
                     "`dataset_name`, or `retain_dataset`."
                 )
-            rows = load_evaluation_rows(job.data_args, tokenizer)
+            rows = load_evaluation_rows(job.data_args, tokenizer, config)
         except ValueError as error:
             raise ValueError(f"Request `{job.request}`: {error}") from error
         forget[job.request] = encode_set(rows.forget, tokenizer, name="forget")
@@ -219,7 +222,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
                 "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or a number."
             )
         tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
-        forget, retain = _row_sets(jobs, tokenizer)
+        config = load_config(model_args, training_args.trust_remote_code)
+        forget, retain = _row_sets(jobs, tokenizer, config)
         check_output_dir(folder)
 
     sequence = _Sequence(data_args, model_args, training_args, tokenizer.pad_token_id, forget, retain)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.muse import load_muse
 from ..evaluation.distribution import measure_distribution
@@ -231,6 +231,7 @@ def load_suite_inputs(
     args: SuiteArguments,
     loaders: Mapping[str, Callable[[], PreTrainedModel] | None],
     tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
 ) -> SuiteInputs:
     """
     Load and check all rows that the suites of the arguments need.
@@ -240,6 +241,8 @@ def load_suite_inputs(
             Arguments.
         loaders, tokenizer:
             See [`SuiteInputs`].
+        config ([`~transformers.PretrainedConfig`]):
+            Config of the target model.
 
     Returns:
         [`SuiteInputs`]: For the functions of [`SUITES`].
@@ -258,7 +261,7 @@ def load_suite_inputs(
             **{name: rows if name.endswith("_icl") else spread(rows, most) for name, rows in sets.items()}
         )
     if set(args.suites) & set(_ON_ROWS):
-        inputs.rows = load_evaluation_rows(data_args, tokenizer)
+        inputs.rows = load_evaluation_rows(data_args, tokenizer, config)
     if "distribution" in args.suites and loaders["retrained"] is None:
         raise ValueError(
             "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`."
@@ -270,7 +273,8 @@ def load_suite_inputs(
     if "judge" in args.suites:
         inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=data_args.evaluation_batch_size)
     if "privacy" in args.suites:
-        inputs.rows.holdout = load_holdout_rows(data_args, tokenizer, args.holdout_config, args.holdout_dataset)
+        names = args.holdout_config, args.holdout_dataset
+        inputs.rows.holdout = load_holdout_rows(data_args, tokenizer, config, *names)
     return inputs
 
 

@@ -44,6 +44,7 @@ from .arguments import (
     UnlearnModelConfig,
     script_parser,
 )
+from .interrupts import fail
 from .loading import (
     check_model_names,
     default_config,
@@ -55,7 +56,7 @@ from .loading import (
     use_archive,
     weights_sha256,
 )
-from .output_folder import OutputArguments, OutputFolder, fail, train_into
+from .output_folder import OutputArguments, OutputFolder, train_into
 from .push import answer_texts, summary
 from .rows import load_evaluation_rows, load_training_rows
 
@@ -94,7 +95,7 @@ def main(
         answers = _forget_answers(data_args, trainer) if publishes else []
         rows = None
         if data_args.evaluate or data_args.panel_prompts or data_args.stop_at:
-            rows = load_evaluation_rows(data_args, trainer.processing_class)
+            rows = load_evaluation_rows(data_args, trainer.processing_class, trainer.model.config)
         classifier = load_fluency_classifier(data_args.fluency_classifier) if data_args.evaluate else None
         if data_args.stop_at:
             # In front of the panel, which is to see the state that is kept.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 from transformers.trainer_utils import HubStrategy
 from trl import SFTConfig
 
@@ -495,6 +496,12 @@ class BootstrapUnlearnConfig(SFTConfig):
             raise ValueError(
                 f"`generation_kwargs` must not hold {', '.join(f'`{name}`' for name in clashes)}. Use the fields of "
                 "the config (`temperature`, `top_p`, `top_k`, `max_completion_length`); the trainer sets the rest."
+            )
+        unknown = sorted(set(self.generation_kwargs or {}) - GenerationConfig().to_dict().keys())
+        if unknown:
+            raise ValueError(
+                f"`generation_kwargs` holds {', '.join(f'`{name}`' for name in unknown)}, which `GenerationConfig` "
+                "does not have. Check the spelling."
             )
 
     def _refuse_inherited(self) -> None:

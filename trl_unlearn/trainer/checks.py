@@ -41,6 +41,8 @@ _LEAST = (
     ("weight_decay", 0),
     ("warmup_steps", 0),
     ("max_grad_norm", 0),
+    ("logging_steps", 0),
+    ("save_steps", 0),
     ("num_train_epochs", 0),
     ("per_device_train_batch_size", 1),
     ("gradient_accumulation_steps", 1),
@@ -255,6 +257,12 @@ def _refuse_numbers(args: BootstrapUnlearnConfig) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process sees {args.n_gpu} GPUs, and would cut each batch into parts, with `DataParallel`, which is "
+            f"not supported. Start it with `accelerate launch --num_processes {args.n_gpu}`, or show it one GPU "
+            "(`CUDA_VISIBLE_DEVICES=0`)."
+        )
     if args.max_length is not None and args.max_length < 2:
         raise ValueError(
             f"`max_length` must be at least 2 (a token of prompt and one of text), got {args.max_length}. Leave it "

@@ -56,6 +56,8 @@ class ForgetScores(TokenScores):
         Returns:
             [`ForgetScores`]: The scores.
         """
+        if floor is None and token_floor is None:
+            return self
         logps = self.logps.detach()
         above = torch.ones_like(self.mask)
         if floor is not None:
