@@ -15,7 +15,7 @@
 """
 A run that is killed at a random moment and started again ends in the bits of one that was not.
 
-`TRL_UNLEARN_KILLS=20 pytest -s tests/trainer/test_kill_and_resume.py` is the long form.
+`TRL_UNLEARN_KILLS=20 pytest -n 0 -s tests/trainer/test_kill_and_resume.py` is the long form.
 """
 
 import json
