@@ -266,7 +266,9 @@ def test_an_interrupt_at_any_moment_ends_with_one_sentence_and_the_same_bits(pro
             time.sleep(0.005)
         time.sleep(0.1)
         process.join(moment)
-        os.kill(process.pid, signum)
+        # One that was faster than expected has finished.
+        if process.is_alive():
+            os.kill(process.pid, signum)
         process.join(60)
         if process.exitcode != 0:
             assert process.exitcode == 128 + signum, (moment, program.said(output))
