@@ -206,10 +206,47 @@ accelerator.end_training()
 """
 
 
+SCORED = """
+import copy, sys
+import torch
+from accelerate import Accelerator
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForCausalLM
+from trl_unlearn.token_scores import RowGroup, ScoreTerms, pad_rows, score_groups
+
+accelerator, model = Accelerator(cpu=True), AutoModelForCausalLM.from_pretrained(sys.argv[1]).double()
+assert accelerator.num_processes == 2
+whole, mesh = copy.deepcopy(model), init_device_mesh("cpu", (2,))
+for layer in model.model.layers:
+    fully_shard(layer, mesh=mesh)
+fully_shard(model, mesh=mesh)
+rows = [
+    {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, 7, 8, 9]},
+    {"input_ids": [15, 16, 17, 18], "labels": [-100, -100, 17, 18]},
+]
+
+def loss(scored, row):
+    groups = [RowGroup([0] if row == 0 else [], ScoreTerms(belief_top_k=4)), RowGroup([0] if row == 1 else [])]
+    with_beliefs, plain = score_groups(scored, pad_rows([rows[row]], 0), groups)
+    return plain.logps.sum() if row else (with_beliefs.logps + with_beliefs.beliefs).sum()
+
+# The mean over two processes of two passes is the sum of both rows.
+for _ in range(2):
+    loss(model, accelerator.process_index).backward()
+(loss(whole, 0) + loss(whole, 1)).backward()
+for found, expected in zip(model.parameters(), whole.parameters(), strict=True):
+    torch.testing.assert_close(found.grad.full_tensor(), expected.grad, atol=1e-9, rtol=0)
+accelerator.wait_for_everyone()
+accelerator.end_training()
+"""
+
+
 @pytest.mark.slow
-def test_processes_that_share_a_model_with_fsdp2_generate_as_many_batches_as_each_has(tiny_model, tmp_path):
+@pytest.mark.parametrize("script", [GATHERED, SCORED], ids=["other numbers of batches", "rows of other groups"])
+def test_processes_that_share_a_model_with_fsdp2_may_have(tiny_model, tmp_path, script):
     tiny_model.save_pretrained(tmp_path / "model")
-    (tmp_path / "run.py").write_text(GATHERED)
+    (tmp_path / "run.py").write_text(script)
     command = [sys.executable, *TORCHRUN, str(tmp_path / "run.py"), str(tmp_path / "model")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
