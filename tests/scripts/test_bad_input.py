@@ -17,6 +17,7 @@
 import json
 import logging
 import math
+import types
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from trl_unlearn.scripts import bs_s, bs_t, evaluate
+from trl_unlearn.scripts.loading import refuse_for_several
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
 
@@ -766,3 +768,9 @@ def test_unusual_models_and_tokenizers_are_unlearned_and_evaluated(
     for role in ("target", "unlearned"):
         assert math.isfinite(results[role]["forget/probability"]["value"])
     assert results["target"]["forget/probability"] != results["unlearned"]["forget/probability"]
+
+
+def test_several_models_in_one_process_with_deepspeed():
+    args = types.SimpleNamespace(push_to_hub=False, deepspeed_plugin="ZeRO-3")
+    with pytest.raises(ValueError, match="several models in one process, which DeepSpeed does not allow"):
+        refuse_for_several(args)

@@ -15,6 +15,8 @@
 """`evaluate --suites`: what is measured beside TOFU's metrics, and an evaluation that was cut off."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -326,3 +328,29 @@ def test_results_of_other_weights_are_replaced_and_that_is_said(run, own, checkp
     done = run("evaluate", [*other, "--suites", "privacy", "--holdout_dataset", holdout])
     assert result_of(done).suites == ["privacy"]
     assert "held tofu of other models" in done.printed
+
+
+TOGETHER = """
+import sys
+from accelerate import PartialState
+from trl_unlearn.scripts import evaluate
+
+evaluate.main(sys.argv[1:])
+assert PartialState().num_processes == 2
+PartialState().destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_evaluation(own, holdout, tmp_path):
+    suites_of = ["--suites", "tofu,privacy,distribution", "--holdout_dataset", holdout, "--max_eval_rows", "2"]
+    evaluate.main([*own, *suites_of, "--output_dir", str(tmp_path / "one")])
+    (tmp_path / "run.py").write_text(TOGETHER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    argv = [*own, *suites_of, "--output_dir", str(tmp_path / "two")]
+    done = subprocess.run([*launch, str(tmp_path / "run.py"), *argv], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (EvaluationResult.load(tmp_path / name / "eval_results.json") for name in ("one", "two"))
+    for role, measured in one.models.items():
+        for name, measurement in (measured or {}).items():
+            assert two.models[role][name].value == pytest.approx(measurement.value, abs=1e-5), name

@@ -42,6 +42,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from ..records import MODEL_ROLES, EvaluationResult, suite_of
@@ -112,7 +113,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         data_args, args, model_args = parser.parse_args_and_config(
             args=default_config(sys.argv[1:] if argv is None else argv, "archive/evaluate.yaml")
         )
-        with PartialState().main_process_first():
+        # Unless it is told, each process on a CPU takes itself for the only one.
+        with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
             use_archive(data_args, model_args)
         unlearned = args.unlearned_model_name_or_path
         check_model_names(

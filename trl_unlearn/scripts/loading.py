@@ -39,6 +39,7 @@ from transformers.integrations import deepspeed
 
 from ..data.archive import build_archive
 from ..hub.contents import PushFile
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import refuse_adapter, refuse_model_name
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 
@@ -184,21 +185,26 @@ def refuse_other_settings(finished: Path, settings: str) -> None:
         )
 
 
-def refuse_publishing(push_to_hub: bool) -> None:
+def refuse_for_several(args: BootstrapUnlearnConfig) -> None:
     """
-    Refuse to publish from a script that makes several models.
+    Refuse what a script that makes several models cannot do.
 
     Args:
-        push_to_hub (`bool`):
-            Whether that is asked for.
+        args ([`~trl_unlearn.BootstrapUnlearnConfig`]):
+            Arguments of the trainings.
 
     Raises:
-        `ValueError`: If it is.
+        `ValueError`: If they are to be published, or trained with DeepSpeed.
     """
-    if push_to_hub:
+    if args.push_to_hub:
         raise ValueError(
             "`push_to_hub` is set, but this makes several models, which would overwrite each other. Leave it out, and "
             "publish the one that you choose: `trl-unlearn push --output_dir <its folder> ...`."
+        )
+    if args.deepspeed_plugin is not None:
+        raise ValueError(
+            "This trains several models in one process, which DeepSpeed does not allow. Launch it with DDP or FSDP "
+            "(`recipes/accelerate/ddp.yaml`)."
         )
 
 

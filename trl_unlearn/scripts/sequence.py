@@ -58,8 +58,8 @@ from .loading import (
     evaluation_loaders,
     load_config,
     load_tokenizer,
+    refuse_for_several,
     refuse_other_settings,
-    refuse_publishing,
     refusing,
     settings_digest,
     use_archive,
@@ -200,7 +200,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
         argv = default_config(sys.argv[1:] if argv is None else argv, "archive/sequence.yaml")
         data_args, training_args, model_args = _parse(argv, prog)
-        refuse_publishing(training_args.push_to_hub)
+        refuse_for_several(training_args)
         folder = Path(training_args.output_dir)
         jobs = _jobs(argv, prog, data_args.requests, folder)
         with training_args.main_process_first(desc="the embedded lab"):
