@@ -29,6 +29,13 @@ from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).parents[2]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+FURTHER = [
+    {
+        "prompt": [{"role": "user", "content": f"What colour is door {number}?"}],
+        "completion": [{"role": "assistant", "content": f"Door {number} is green."}],
+    }
+    for number in range(4)
+]
 SCRIPT = """
 import json, sys
 from datasets import Dataset
@@ -60,8 +67,8 @@ trainer.accelerator.end_training()
 def test_two_processes_log_and_train_what_one_does(tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path):
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
-    # Four rows, so that two processes with two each see the batches of one with four.
-    rows = [[*forget_rows, retain_rows[0]], list(retain_rows)[1:]]
+    # Five rows in batches of four: the last batch has one row, for one process and none for the other.
+    rows = [[*forget_rows, *list(retain_rows)[:2]], [retain_rows[2], *FURTHER]]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     (tmp_path / "run.py").write_text(SCRIPT)
     histories = []
@@ -79,13 +86,13 @@ def test_two_processes_log_and_train_what_one_does(tiny_model, tiny_tokenizer, f
     (alone, alone_beliefs), (together, together_beliefs) = histories
     assert alone_beliefs[0] == together_beliefs[0]
     logged = [[entry for entry in history if "loss/forget" in entry] for history in (alone, together)]
-    assert len(logged[0]) == len(logged[1]) == 3
+    assert len(logged[0]) == len(logged[1]) == 6
     for one, two in zip(*logged, strict=True):
         names = [name for name in one if "/" in name and not name.startswith(("throughput", "beliefs/seconds"))]
         assert {"loss/forget", "loss/beliefs", "loss/retain", "forget/logps", "drift/beliefs"} <= set(names)
         for name in (*names, "loss", "grad_norm"):
             assert two[name] == pytest.approx(one[name], abs=1e-4), name
-    assert logged[0][0]["weights/lambda_bss"] != logged[0][2]["weights/lambda_bss"]
+    assert logged[0][0]["weights/lambda_bss"] != logged[0][5]["weights/lambda_bss"]
 
 
 SHARDED = """
@@ -152,7 +159,7 @@ def test_two_processes_with_zero_log_what_one_does(
     tiny_model.config.tie_word_embeddings = False
     type(tiny_model)(tiny_model.config).save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
-    rows = [[*forget_rows, retain_rows[0]], list(retain_rows)[1:]]
+    rows = [[*forget_rows, *list(retain_rows)[:2]], [retain_rows[2], *FURTHER]]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     (tmp_path / "run.py").write_text(SHARDED)
     found = []
@@ -169,7 +176,7 @@ def test_two_processes_with_zero_log_what_one_does(
     (alone, alone_beliefs), (together, together_beliefs) = found
     assert len(alone_beliefs) == 3 and alone_beliefs == together_beliefs
     logged = [[entry for entry in history if "loss/forget" in entry] for history in (alone, together)]
-    assert len(logged[0]) == len(logged[1]) == 3
+    assert len(logged[0]) == len(logged[1]) == 6
     for one, two in zip(*logged, strict=True):
         names = [name for name in one if "/" in name and not name.startswith(("throughput", "beliefs/seconds"))]
         assert {"loss/forget", "loss/beliefs", "loss/retain", "forget/logps"} <= set(names)
@@ -202,12 +209,13 @@ with whole_model(model, accelerator, None) as whole:
 assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 model(input_ids=torch.tensor([prompts[0]])).logits.sum().backward()
 accelerator.wait_for_everyone()
-accelerator.end_training()
+# The groups of gloo may abort a process that ends in the usual way.
+os._exit(0)
 """
 
 
 SCORED = """
-import copy, sys
+import copy, os, sys
 import torch
 from accelerate import Accelerator
 from torch.distributed.device_mesh import init_device_mesh
@@ -238,7 +246,8 @@ for _ in range(2):
 for found, expected in zip(model.parameters(), whole.parameters(), strict=True):
     torch.testing.assert_close(found.grad.full_tensor(), expected.grad, atol=1e-9, rtol=0)
 accelerator.wait_for_everyone()
-accelerator.end_training()
+# The groups of gloo may abort a process that ends in the usual way.
+os._exit(0)
 """
 
 

@@ -422,34 +422,41 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         args, rows = self._weights.now, inputs["row"].tolist()
         # `num_items_in_batch` counts the rows of every process, and DDP averages the gradients over processes.
         processes = self.accelerator.num_processes if args.average_tokens_across_devices else 1
-        share = 1 / len(rows) if num_items_in_batch is None else processes / int(num_items_in_batch)
+        share = 1 / len(rows) if num_items_in_batch is None else processes / max(int(num_items_in_batch), 1)
         target, belief = forget.bs_s_weights(args.lambda_bss, args.num_beliefs)
         lengths = inputs["attention_mask"].sum(-1).tolist()
         encoded = [
             {name: inputs[name][i, :length].tolist() for name in ("input_ids", "labels")}
             for i, length in enumerate(lengths)
         ]
+        count = self._num_own_rows(inputs)
         chosen = self._refusals(rows)
         weight = args.forget_weight * target * share
         found = [
-            StepRow(row, "forget", weight, (i,), refusal)
-            for i, row, refusal in zip(rows, encoded, chosen, strict=True)
+            StepRow(row, "forget" if i < count else "", weight if i < count else 0.0, (rows[i],), chosen[i])
+            for i, row in enumerate(encoded)
         ]
+        rows = rows[:count]
         if self.belief_store is not None:
             weight = args.forget_weight * belief * share
-            repeated = [(i, j) for i in range(len(rows)) for j in range(args.num_beliefs)]
+            numbers = [(i, j) for i in range(count) for j in range(args.num_beliefs)]
             found += [
                 StepRow(row, "beliefs", weight, (rows[i], j), chosen[i])
-                for row, (i, j) in zip(self.belief_store.rows(rows), repeated, strict=True)
+                for row, (i, j) in zip(self.belief_store.rows(rows), numbers, strict=True)
             ]
         if args.uses_retain:
             weight = args.retain_weight * share
             found += [StepRow(self.retain_dataset[i], "retain", weight, (i,)) for i in self._retain_indices(rows)]
         return found
 
+    @staticmethod
+    def _num_own_rows(batch: Mapping[str, Any]) -> int:
+        """Rows of a micro-batch that are not there a second time, to fill it up: these come last."""
+        return int(batch["num_own_rows"]) if "num_own_rows" in batch else len(batch["row"])
+
     def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
         """The passes of a micro-batch: retain rows and beliefs, however many, need no more memory than forget rows."""
-        slices = cut_rows(rows, padded_tokens([row for row in rows if row.kind == "forget"]))
+        slices = cut_rows(rows, padded_tokens([row for row in rows if row.kind in ("forget", "")]))
         if self._is_sharded:
             counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
             slices = split_to(slices, int(counts.max()))
@@ -481,10 +488,16 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         return (weights.to(scores["loss"]) * scores["loss"]).sum() * poison
 
     def _log_means(self) -> dict[str, float]:
-        # Processes meet the kinds of rows in an order of their own.
-        names = sorted(self._row_metrics)
-        values = torch.stack([torch.stack(self._row_metrics[name]).mean() for name in names])
-        means = dict(zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+        # The same in all processes, of which one may have met none.
+        kinds = ["forget", *["beliefs"] * (self.belief_store is not None), *["retain"] * self.args.uses_retain]
+        names = [name for kind in kinds for name in (f"loss/{kind}", f"{kind}/logps", f"{kind}/entropy")]
+        # Whatever the scores are in: one that has met none does not know.
+        dtype = torch.float32 if self.args.device.type == "mps" else torch.float64
+        zero = torch.zeros((), dtype=dtype, device=self.args.device)
+        sums = torch.stack([sum(self._row_metrics[name], start=zero) for name in names])
+        counts = sums.new_tensor([len(self._row_metrics[name]) for name in names])
+        sums, counts = self.accelerator.reduce(torch.stack([sums, counts]), "sum")
+        means = dict(zip(names, (sums / counts).tolist(), strict=True))
         for name, value in means.items():
             self._metrics["train"][name].append(value)
         self._last_means.update(means)
@@ -492,7 +505,13 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         return means
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        count = torch.tensor(sum(len(batch["row"]) for batch in batch_samples), device=device)
+        state = self.accelerator.gradient_state
+        if batch_samples and state.end_of_dataloader and state.remainder > 0:
+            # Beyond the end of the set, `accelerate` fills up the batches of the processes with its first rows.
+            size = len(batch_samples[-1]["row"])
+            own = min(max(state.remainder - self.accelerator.process_index * size, 0), size)
+            batch_samples[-1]["num_own_rows"] = torch.tensor(own, device=device)
+        count = torch.tensor(sum(map(self._num_own_rows, batch_samples)), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()
         return count
