@@ -13,9 +13,21 @@
 # limitations under the License.
 
 
-import pytest
+from types import SimpleNamespace
 
-from trl_unlearn.trainer.passes import StepRow, collate_rows, cut_rows, padded_tokens, split_to
+import pytest
+import torch
+
+from trl_unlearn.trainer.passes import (
+    StepRow,
+    collate_rows,
+    cut_rows,
+    mark_repeated_rows,
+    num_own_rows,
+    padded_tokens,
+    split_to,
+)
+from trl_unlearn.trainer.row_metrics import RowMetrics
 
 
 def rows_of(*lengths):
@@ -56,3 +68,37 @@ def test_a_slice_is_padded_to_a_multiple_of_eight():
     assert inputs["attention_mask"].tolist() == [[1] * 2 + [0] * 14, [1] * 9 + [0] * 7]
     assert inputs["labels"][1].tolist() == [-100] + [7] * 8 + [-100] * 7
     assert inputs["kind"] == ["beliefs", "beliefs"] and inputs["weight"].tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("remainder", "expected"), [(5, [2, 2, 1]), (1, [1, 0, 0]), (4, [2, 2, 0]), (0, [2, 2, 2]), (-1, [2, 2, 2])]
+)
+def test_rows_that_fill_up_the_last_batch_of_an_epoch_are_those_of_the_last_processes(remainder, expected):
+    found = []
+    for rank in range(3):
+        state = SimpleNamespace(end_of_dataloader=True, remainder=remainder)
+        batches = [{"row": torch.tensor([0, 1])}, {"row": torch.tensor([2, 3])}]
+        mark_repeated_rows(SimpleNamespace(gradient_state=state, process_index=rank), batches)
+        assert num_own_rows(batches[0]) == 2
+        found.append(num_own_rows(batches[1]))
+    assert found == expected
+
+
+def test_means_count_each_row_once_and_know_the_kinds_that_were_not_met():
+    seen = []
+
+    def reduce(values, how):
+        seen.append((values.tolist(), how))
+        # Another process with two retain rows of loss 1 each.
+        return values + torch.tensor([[0, 0, 0, 2, 0, 0], [0, 0, 0, 2, 2, 2]])
+
+    metrics = RowMetrics(SimpleNamespace(device=torch.device("cpu"), reduce=reduce), ["forget", "retain"])
+    for losses, kinds in (([1.0, 5.0], ["forget", ""]), ([3.0], ["forget"])):
+        scores = {"loss": torch.tensor(losses), "logps": -torch.tensor(losses), "entropy": torch.ones(len(losses))}
+        metrics.note(kinds, scores)
+    means = metrics.take()
+    assert means == {
+        **{"loss/forget": 2.0, "forget/logps": -2.0, "forget/entropy": 1.0},
+        **{"loss/retain": 1.0, "retain/logps": 0.0, "retain/entropy": 0.0},
+    }
+    assert seen == [([[4.0, -4.0, 2.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]], "sum")]

@@ -16,7 +16,6 @@
 
 import contextlib
 import logging
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,11 +44,22 @@ from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
 from .guard import DivergenceGuard
 from .inner_layer import resolve_layer, train_around_layer
 from .pass_scorer import PassScorer
-from .passes import StepRow, collate_rows, cut_rows, padded_tokens, retain_index, split_to, without_synchronisation
+from .passes import (
+    StepRow,
+    collate_rows,
+    cut_rows,
+    mark_repeated_rows,
+    num_own_rows,
+    padded_tokens,
+    retain_index,
+    split_to,
+    without_synchronisation,
+)
 from .progress import print_beliefs, show_logps
 from .publishing import PublishingTrainer
 from .reference import add_reference_adapter, frozen_copy, reference_model
 from .refusals import with_refusals
+from .row_metrics import RowMetrics
 from .schedules import TermWeights
 from .streams import stored_stream, usable_retain_rows
 from .throughput import StepMeter
@@ -200,11 +210,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._is_sharded = self.accelerator.distributed_type in sharded
         self._meter = StepMeter(self.accelerator, self.model.config.get_text_config())
         self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded)
-        self._row_metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._last_means: dict[str, float] = {}
         show_logps(self, self._last_means)
         rows = self.train_dataset.select_columns(list(ENCODED_COLUMNS))
         self.belief_store = self._new_belief_store(rows) if args.lambda_bss > 0 else None
+        kinds = ["forget", *["beliefs"] * (self.belief_store is not None), *["retain"] * args.uses_retain]
+        self._row_metrics = RowMetrics(self.accelerator, kinds)
         self._weights, self._monitor = TermWeights(args), None
         self._guard = DivergenceGuard(
             self.model, vocab_size, keeps_copy=not self.is_deepspeed_enabled, stops=args.stop_on_divergence
@@ -429,7 +440,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             {name: inputs[name][i, :length].tolist() for name in ("input_ids", "labels")}
             for i, length in enumerate(lengths)
         ]
-        count = self._num_own_rows(inputs)
+        count = num_own_rows(inputs)
         chosen = self._refusals(rows)
         weight = args.forget_weight * target * share
         found = [
@@ -448,11 +459,6 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             weight = args.retain_weight * share
             found += [StepRow(self.retain_dataset[i], "retain", weight, (i,)) for i in self._retain_indices(rows)]
         return found
-
-    @staticmethod
-    def _num_own_rows(batch: Mapping[str, Any]) -> int:
-        """Rows of a micro-batch that are not there a second time, to fill it up: these come last."""
-        return int(batch["num_own_rows"]) if "num_own_rows" in batch else len(batch["row"])
 
     def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
         """The passes of a micro-batch: retain rows and beliefs, however many, need no more memory than forget rows."""
@@ -476,10 +482,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         # `accelerate` puts the model's forward under autocast, but not the head, which runs beside it.
         with self.accelerator.autocast():
             scores = self._score_rows(model, inputs)
-        for name, values in scores.items():
-            for kind, value in zip(kinds, values.detach(), strict=True):
-                if kind:
-                    self._row_metrics[f"loss/{kind}" if name == "loss" else f"{kind}/{name}"].append(value)
+        self._row_metrics.note(kinds, scores)
         self._guard.note_losses(kinds, inputs["index"], scores["loss"])
         # Before the last backward pass: DeepSpeed steps at its end, unless the gradient is not finite.
         if inputs["is_last"]:
@@ -488,30 +491,15 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         return (weights.to(scores["loss"]) * scores["loss"]).sum() * poison
 
     def _log_means(self) -> dict[str, float]:
-        # The same in all processes, of which one may have met none.
-        kinds = ["forget", *["beliefs"] * (self.belief_store is not None), *["retain"] * self.args.uses_retain]
-        names = [name for kind in kinds for name in (f"loss/{kind}", f"{kind}/logps", f"{kind}/entropy")]
-        # Whatever the scores are in: one that has met none does not know.
-        dtype = torch.float32 if self.args.device.type == "mps" else torch.float64
-        zero = torch.zeros((), dtype=dtype, device=self.args.device)
-        sums = torch.stack([sum(self._row_metrics[name], start=zero) for name in names])
-        counts = sums.new_tensor([len(self._row_metrics[name]) for name in names])
-        sums, counts = self.accelerator.reduce(torch.stack([sums, counts]), "sum")
-        means = dict(zip(names, (sums / counts).tolist(), strict=True))
+        means = self._row_metrics.take()
         for name, value in means.items():
             self._metrics["train"][name].append(value)
         self._last_means.update(means)
-        self._row_metrics.clear()
         return means
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        state = self.accelerator.gradient_state
-        if batch_samples and state.end_of_dataloader and state.remainder > 0:
-            # Beyond the end of the set, `accelerate` fills up the batches of the processes with its first rows.
-            size = len(batch_samples[-1]["row"])
-            own = min(max(state.remainder - self.accelerator.process_index * size, 0), size)
-            batch_samples[-1]["num_own_rows"] = torch.tensor(own, device=device)
-        count = torch.tensor(sum(map(self._num_own_rows, batch_samples)), device=device)
+        mark_repeated_rows(self.accelerator, batch_samples)
+        count = torch.tensor(sum(map(num_own_rows, batch_samples)), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()
         return count

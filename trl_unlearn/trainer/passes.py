@@ -16,7 +16,7 @@
 """What passes through the model in a step: the rows of a micro-batch, cut into slices of similar length."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -143,6 +143,38 @@ def collate_rows(rows: Sequence[StepRow], pad_token_id: int) -> dict[str, Any]:
         "kind": [row.kind for row in rows] + ["chosen"] * len(chosen),
         "index": [row.index for row in rows],
     }
+
+
+def mark_repeated_rows(accelerator: Accelerator, batches: Sequence[dict[str, Any]]) -> None:
+    """
+    Mark the rows with which `accelerate` fills up the last batches of an epoch, so that all processes have as many.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]):
+            Accelerator that has prepared the data loader.
+        batches (`Sequence[dict[str, Any]]`):
+            Micro-batches of a step, the last ones that were read. One that is the last of the epoch gets
+            `num_own_rows`.
+    """
+    state = accelerator.gradient_state
+    if batches and state.end_of_dataloader and state.remainder > 0:
+        size = len(batches[-1]["row"])
+        own = min(max(state.remainder - accelerator.process_index * size, 0), size)
+        batches[-1]["num_own_rows"] = torch.tensor(own)
+
+
+def num_own_rows(batch: Mapping[str, Any]) -> int:
+    """
+    Rows of a micro-batch that count. Those that another process has too, see [`mark_repeated_rows`], come last.
+
+    Args:
+        batch (`Mapping[str, Any]`):
+            Micro-batch with `row`.
+
+    Returns:
+        `int`: Possibly 0.
+    """
+    return int(batch["num_own_rows"]) if "num_own_rows" in batch else len(batch["row"])
 
 
 @contextmanager
