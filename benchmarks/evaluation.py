@@ -142,7 +142,15 @@ def plain(settings: Settings) -> Callable[[], dict[str, list[float]]]:
 
 def ours(settings: Settings) -> Callable[[], dict[str, list[float]]]:
     model, tokenizer, sets = _load(settings)
-    setting = _Setting(tokenizer, sets, "open-unlearning", None, MAX_NEW_TOKENS, 4, 42)
+    setting = _Setting(
+        tokenizer=tokenizer,
+        batch_size=None,
+        seed=42,
+        sets=sets,
+        parity="open-unlearning",
+        max_completion_length=MAX_NEW_TOKENS,
+        num_squeezing_beliefs=4,
+    )
     return lambda: _run_model(model, setting)[0]
 
 
