@@ -31,6 +31,8 @@ from trl_unlearn.data.tofu import load_tofu
 from trl_unlearn.generation import Completion
 
 
+# Removed when the process ends.
+_OUTPUT = tempfile.TemporaryDirectory()
 ROWS = 8
 LORA = {"r": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 LAMBDA_BSS = 0.5
@@ -54,7 +56,7 @@ def _model(settings: Settings) -> torch.nn.Module:
 
 
 def _trainer(settings: Settings, **kwargs) -> BootstrapUnlearnTrainer:
-    args = BootstrapUnlearnConfig(tempfile.mkdtemp(), max_completion_length=64, **COMMON, **kwargs)
+    args = BootstrapUnlearnConfig(_OUTPUT.name, max_completion_length=64, **COMMON, **kwargs)
     forget = load_tofu(settings.dataset_name, settings.forget_config, split=f"train[:{ROWS}]")
     retain = load_tofu(settings.dataset_name, settings.retain_config, split=f"train[:{ROWS}]")
     trainer = BootstrapUnlearnTrainer(
@@ -109,7 +111,7 @@ def sft(settings: Settings) -> Callable[[], None]:
     ]
     from datasets import Dataset
 
-    args = SFTConfig(tempfile.mkdtemp(), use_cpu=settings.device.type == "cpu", **COMMON)
+    args = SFTConfig(_OUTPUT.name, use_cpu=settings.device.type == "cpu", **COMMON)
     trainer = SFTTrainer(
         _model(settings),
         args,
