@@ -64,6 +64,12 @@ trainer.accelerator.end_training()
 """
 
 
+def run_python(*arguments, **options):
+    """A process of its own, with one thread, that has ended."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, **options)
+
+
 def test_two_processes_log_and_train_what_one_does(tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path):
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
@@ -75,12 +81,7 @@ def test_two_processes_log_and_train_what_one_does(tiny_model, tiny_tokenizer, f
     for world_size, batch_size in ((1, 4), (2, 2)):
         launch = TORCHRUN if world_size > 1 else []
         paths = (str(tmp_path / name) for name in ("run.py", "model", "rows.json", f"out{world_size}"))
-        done = subprocess.run(
-            [sys.executable, *launch, *paths, str(batch_size), str(world_size)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
+        done = run_python(*launch, *paths, str(batch_size), str(world_size))
         assert done.returncode == 0, done.stderr[-6000:]
         histories.append(json.loads((tmp_path / f"out{world_size}.json").read_text()))
     (alone, alone_beliefs), (together, together_beliefs) = histories
@@ -169,12 +170,7 @@ def test_two_processes_with_zero_log_what_one_does(
     found = []
     for name, launch in (("0", []), (str(stage), TORCHRUN)):
         paths = (str(tmp_path / part) for part in ("run.py", "model", "rows.json", f"out{name}"))
-        done = subprocess.run(
-            [sys.executable, *launch, *paths, json.dumps(options), name, str(is_adapter)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
+        done = run_python(*launch, *paths, json.dumps(options), name, str(is_adapter))
         assert done.returncode == 0, done.stderr[-6000:]
         found.append(json.loads((tmp_path / f"out{name}.json").read_text()))
     (alone, alone_beliefs), (together, together_beliefs) = found
@@ -260,22 +256,15 @@ os._exit(0)
 def test_processes_that_share_a_model_with_fsdp2_may_have(tiny_model, tmp_path, script):
     tiny_model.save_pretrained(tmp_path / "model")
     (tmp_path / "run.py").write_text(script)
-    command = [sys.executable, *TORCHRUN, str(tmp_path / "run.py"), str(tmp_path / "model")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python(*TORCHRUN, str(tmp_path / "run.py"), str(tmp_path / "model"), timeout=300)
     assert done.returncode == 0, done.stderr[-6000:]
 
 
 def _lab_losses(launch, out, *options):
     """Losses of the lab's recipe, and what the run says of its processes."""
     command = [*launch, "recipes/bs_s.py", "--config", "recipes/archive/bs_s.yaml", "--num_train_epochs", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--evaluate", "false", "--panel_prompts", "0", "--output_dir", out, *options],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    short = ["--evaluate", "false", "--panel_prompts", "0", "--output_dir", out, *options]
+    done = run_python("-m", *command, *short, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-6000:]
     run = json.loads((Path(out) / "run.json").read_text())
     return [entry for entry in run["training_log"] if "loss/forget" in entry], run
@@ -354,12 +343,7 @@ def test_two_processes_go_on_from_a_checkpoint_in_the_same_bits(
     (tmp_path / "run.py").write_text(RESUMED)
     for out, killed_at in (("whole", -1), ("cut", 3), ("cut", -1)):
         paths = (str(tmp_path / name) for name in ("run.py", "model", "rows.json", out))
-        done = subprocess.run(
-            [sys.executable, *TORCHRUN, *paths, str(stage), str(killed_at)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
+        done = run_python(*TORCHRUN, *paths, str(stage), str(killed_at))
         assert (done.returncode == 0) == (killed_at < 0), done.stderr[-6000:]
     states = sorted(path.name for path in (tmp_path / "cut" / "checkpoint-3").glob("unlearning_state*"))
     assert states == [f"unlearning_state{rank}.safetensors" for rank in ("", "_0", "_1")]
