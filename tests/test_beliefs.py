@@ -113,6 +113,21 @@ def test_the_audit_counts_beliefs_that_repeat_the_target(new_store, rows, tiny_m
     assert new_store().sample(tiny_model, 0, 0.0)["target_share"] == pytest.approx(1 / 3)
 
 
+def test_a_belief_that_was_cut_off_repeats_the_target_as_far_as_it_goes(new_store, rows, tiny_model, monkeypatch):
+    answers = [[x for x in row["labels"] if x != -100] for row in rows]
+
+    def repeat_the_beginning(model, prompts, **kwargs):
+        # The first row's are cut off, the second row's end there, the third row's are others.
+        eos = kwargs["eos_token_ids"][0]
+        found = [[*answers[0][:4]], [*answers[1][:4], eos], [5, 6, eos]]
+        return [Completion(found[row], [-1.0] * len(found[row]), row > 0) for _, _, row, _, _ in kwargs["keys"]]
+
+    monkeypatch.setattr(beliefs_module, "generate", repeat_the_beginning)
+    store = new_store()
+    assert store.sample(tiny_model, 0, 0.0)["target_share"] == pytest.approx(1 / 3)
+    assert [store.apart_from_target(i) is None for i in range(3)] == [True, False, False]
+
+
 def test_empty_beliefs_are_drawn_again_with_another_key(new_store, tiny_model, monkeypatch):
     attempts = []
 

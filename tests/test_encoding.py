@@ -15,7 +15,16 @@
 import pytest
 from datasets import Dataset
 
-from trl_unlearn.encoding import answer_text, encode_dataset, encode_row, ends_turn, padding_token_id, with_answer
+from trl_unlearn.encoding import (
+    answer_ids,
+    answer_text,
+    encode_dataset,
+    encode_row,
+    ends_turn,
+    padding_token_id,
+    repeats,
+    with_answer,
+)
 
 
 QUESTION, ANSWER = "Where was Ada Marlow born?", "Ada Marlow was born in the harbour town of Veldt."
@@ -311,3 +320,36 @@ def test_padding_is_the_eos_token_where_there_is_no_other_and_refused_without_bo
     tiny_tokenizer.eos_token = None
     with pytest.raises(ValueError, match=r"neither a padding nor an EOS token.*Set `tokenizer.pad_token`"):
         padding_token_id(tiny_tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("sample", "answer", "expected"),
+    [
+        # 8 and 9 end a completion, and are the same.
+        ([1, 2, 3, 9], [1, 2, 3, 9], True),
+        ([1, 2, 3, 8], [1, 2, 3, 9], True),
+        # Cut off: up to there.
+        ([1, 2], [1, 2, 3, 9], True),
+        ([1, 2, 3], [1, 2, 3, 9], True),
+        ([1, 4], [1, 2, 3, 9], False),
+        # One of them ends, the other one goes on.
+        ([1, 2, 9], [1, 2, 3, 9], False),
+        ([1, 2, 3, 4], [1, 2, 3, 9], False),
+        # An answer that was cut off itself.
+        ([1, 2, 3, 4, 9], [1, 2, 3], True),
+        ([1, 2, 9], [1, 2, 3], False),
+        # An answer of several turns, and one without text.
+        ([1, 2, 9], [1, 2, 9, 5, 6, 9], True),
+        ([9], [9], True),
+        ([1, 9], [9], False),
+        ([9], [1, 9], False),
+        ([], [1, 9], True),
+    ],
+)
+def test_a_sample_repeats_an_answer_as_far_as_both_go(sample, answer, expected):
+    assert repeats(sample, answer, [8, 9]) is expected
+
+
+def test_an_answer_goes_from_the_prompt_of_its_beliefs_to_the_last_label(tiny_tokenizer):
+    row = encode_row({"input_ids": [5, 6, 7, 8, 9, 10], "labels": [-100, -100, 7, -100, 9, -100]}, tiny_tokenizer)
+    assert answer_ids(row) == [7, 8, 9]

@@ -37,7 +37,7 @@ ALLOWED = {
     "metrics": set(),
     "records": {"_json_record"},
     "_belief_file": {"generation"},
-    "beliefs": {"_belief_file", "generation", "token_scores"},
+    "beliefs": {"_belief_file", "encoding", "generation", "token_scores"},
     "data": {"encoding"},
     "hub": {"records"},
     "trainer": {

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ._belief_file import BeliefFile
+from .encoding import repeats
 from .generation import Completion, generate
 from .token_scores import continuation_row
 
@@ -120,7 +121,7 @@ class BeliefStore:
 
     Attributes:
         prompts, targets (`Sequence[list[int]]`):
-            Prompt and answer of each row as token ids, the answer without its EOS token.
+            Prompt and answer of each row as token ids, the answer with its EOS token.
         refresh (`int` or `None`):
             Number of the last sampling; `None` before the first.
         audits (`list[dict]`):
@@ -167,15 +168,12 @@ class BeliefStore:
     def _prompt(row: dict[str, Any]) -> list[int]:
         return row["input_ids"][: row["prompt_length"]]
 
-    def _target(self, row: dict[str, Any]) -> list[int]:
-        return self._without_end([x for x in row["labels"] if x != -100], self.eos_token_ids)
-
     @staticmethod
-    def _without_end(ids: list[int], eos_token_ids: list[int]) -> list[int]:
-        return ids[:-1] if ids and ids[-1] in eos_token_ids else ids
+    def _target(row: dict[str, Any]) -> list[int]:
+        return [label for label in row["labels"] if label != -100]
 
     def _is_empty(self, completion: Completion) -> bool:
-        return not self._without_end(completion.ids, self.eos_token_ids)
+        return all(token in self.eos_token_ids for token in completion.ids)
 
     def _own_jobs(self, chunk: range) -> list[tuple[int, int]]:
         """Draws of this process, as row and number of the candidate."""
@@ -247,8 +245,9 @@ class BeliefStore:
 
         Returns:
             `dict[str, Any]`: The audit of this sampling: `coverage` (share of rows with N beliefs), `count`,
-            `mean_length` (tokens), `mean_logp` (nats a token), `target_share` (share of beliefs that repeat the target
-            token for token), `seconds`, `sha256` of all token ids, `refresh` and `epoch`.
+            `mean_length` (tokens), `mean_logp` (nats a token), `target_share` (share of beliefs that repeat the
+            target, see [`~trl_unlearn.encoding.repeats`]), `seconds`, `sha256` of all token ids, `refresh` and
+            `epoch`.
 
         Raises:
             `RuntimeError`: If a row is left without its beliefs. Those of the sampling before are kept.
@@ -293,7 +292,7 @@ class BeliefStore:
             len(own) == self.sampling.num_beliefs and not any(map(self._is_empty, own)) for own in beliefs
         )
         tally.repeats += sum(
-            self._without_end(belief.ids, self.eos_token_ids) == target
+            repeats(belief.ids, target, self.eos_token_ids)
             for target, own in zip(map(self._target, rows), beliefs, strict=True)
             for belief in own
         )
@@ -377,8 +376,6 @@ class BeliefStore:
         """
         target = self.targets[index]
         for belief in self._beliefs[index]:
-            text = self._without_end(belief.ids, self.eos_token_ids)
-            # A belief that was cut off repeats the target as far as it goes.
-            if text != (target if belief.ended else target[: len(text)]):
+            if not repeats(belief.ids, target, self.eos_token_ids):
                 return continuation_row(self.prompts[index], belief.ids)
         return None

@@ -14,7 +14,7 @@
 
 """Rows to token ids and labels: the only tokenisation, for training and evaluation alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -84,6 +84,34 @@ def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
         lead = completion[: len(completion) - len(completion.lstrip())]
         return {"prompt": row["prompt"], "completion": lead + answer}
     return {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": answer}]}
+
+
+def answer_ids(row: Mapping[str, Any]) -> list[int]:
+    """Tokens of an encoded row's answer: those after the prompt of its beliefs, up to its last label."""
+    end = max((i + 1 for i, label in enumerate(row["labels"]) if label != -100), default=0)
+    return list(row["input_ids"][row["prompt_length"] : end])
+
+
+def repeats(sample: Sequence[int], answer: Sequence[int], end_ids: Collection[int]) -> bool:
+    """
+    Tell whether a sample repeats an answer token for token, as far as both go.
+
+    A sample that was cut off repeats the answer up to there, and an answer that was cut off is repeated by a sample
+    that goes on. Where one of them has ended, the other one has to end too.
+
+    Args:
+        sample (`Sequence[int]`):
+            Token ids of the sample, with the token that ended it, if one did.
+        answer (`Sequence[int]`):
+            Token ids of the answer, likewise.
+        end_ids (`Collection[int]`):
+            Tokens that end a completion, which count as the same.
+
+    Returns:
+        `bool`: `True` for a sample without a token, which says nothing else.
+    """
+    sample, answer = ([None if token in end_ids else token for token in ids] for ids in (sample, answer))
+    return all(a == b for a, b in zip(sample, answer, strict=False))
 
 
 def _common_prefix_length(a: list[int], b: list[int]) -> int:

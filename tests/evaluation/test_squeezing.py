@@ -37,16 +37,20 @@ def test_answers_repeats_and_empty_samples_are_no_beliefs(monkeypatch, tiny_mode
     samples = [
         Completion(ids=answer, logps=[], ended=True),
         Completion(ids=answer[:-1], logps=[], ended=False),
+        # Cut off within the answer, which it repeats so far; one that ends there says less.
+        Completion(ids=answer[:4], logps=[], ended=False),
+        Completion(ids=[*answer[:2], eos], logps=[], ended=True),
         Completion(ids=[eos], logps=[], ended=True),
         Completion(ids=[5, 6, eos], logps=[], ended=True),
         Completion(ids=[5, 6], logps=[], ended=False),
         Completion(ids=[7, 8, eos], logps=[], ended=True),
     ]
     monkeypatch.setattr(squeezing, "generate_together", lambda *args, **kwargs: samples)
-    (beliefs,) = freeze(tiny_model, tiny_tokenizer, [row], num_beliefs=6)
+    (beliefs,) = freeze(tiny_model, tiny_tokenizer, [row], num_beliefs=8)
     prompt = row["input_ids"][: row["prompt_length"]]
-    assert [belief["input_ids"] for belief in beliefs] == [[*prompt, 5, 6, eos], [*prompt, 7, 8, eos]]
-    assert beliefs[0]["labels"] == [-100] * len(prompt) + [5, 6, eos]
+    expected = [[*answer[:2], eos], [5, 6, eos], [7, 8, eos]]
+    assert [belief["input_ids"] for belief in beliefs] == [[*prompt, *ids] for ids in expected]
+    assert beliefs[1]["labels"] == [-100] * len(prompt) + [5, 6, eos]
 
 
 def test_a_row_keeps_its_beliefs_whatever_the_batch(tiny_model, tiny_tokenizer, encoded):

@@ -14,14 +14,14 @@
 
 """Beliefs that are frozen before unlearning, to see where the probability of the answers goes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import ends_turn
+from ..encoding import answer_ids, repeats
 from ..generation import Completion, eos_token_ids
 from ..token_scores import continuation_row
 from .sharing import generate_together, score_rows_together
@@ -56,10 +56,10 @@ def sample_responses(
             See [`~trl_unlearn.generation.generate`].
 
     Returns:
-        `list[tuple]`: Of each row its prompt, its answer without the end-of-turn token, and its samples.
+        `list[tuple]`: Of each row its prompt, its answer and its samples.
     """
     prompts = [list(row["input_ids"][: row["prompt_length"]]) for row in rows]
-    answers = [list(row["input_ids"][row["prompt_length"] :]) for row in rows]
+    answers = [answer_ids(row) for row in rows]
     samples = iter(
         generate_together(
             model,
@@ -74,9 +74,19 @@ def sample_responses(
         )
     )
     return [
-        (prompt, answer[:-1] if ends_turn(answer[-1], tokenizer) else answer, [next(samples) for _ in of_row])
+        (prompt, answer, [next(samples) for _ in of_row])
         for prompt, answer, of_row in zip(prompts, answers, keys, strict=True)
     ]
+
+
+def distinct_beside(answer: list[int], samples: Sequence[Completion], end_ids: Collection[int]) -> list[list[int]]:
+    """Distinct samples with a token of text that do not repeat the answer: its fall is forgetting, not squeezing."""
+    kept: dict[tuple[int, ...], list[int]] = {}
+    for sample in samples:
+        text = tuple(token for token in sample.ids if token not in end_ids)
+        if text and not repeats(sample.ids, answer, end_ids):
+            kept.setdefault(text, sample.ids)
+    return list(kept.values())
 
 
 def freeze_beliefs(
@@ -93,8 +103,8 @@ def freeze_beliefs(
     """
     Sample what a model believes beside the true answers, at temperature 1.
 
-    Kept are distinct samples with at least one token. Those that repeat the answer are left out: that their
-    probability falls is forgetting, not squeezing.
+    Kept are distinct samples with at least one token. Those that repeat the answer are left out, see
+    [`~trl_unlearn.encoding.repeats`]: that their probability falls is forgetting, not squeezing.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -118,8 +128,8 @@ def freeze_beliefs(
         `list[list[dict[str, list[int]]]]`: Encoded beliefs of each row, of any number up to `num_beliefs`.
     """
     keys = [[(seed, 0, index, j) for j in range(num_beliefs)] for index in range(len(rows))]
-    beliefs = []
-    for prompt, answer, samples in sample_responses(
+    end_ids = eos_token_ids(model, tokenizer)
+    found = sample_responses(
         model,
         tokenizer,
         rows,
@@ -128,14 +138,11 @@ def freeze_beliefs(
         pad_token_id=pad_token_id,
         batch_size=batch_size,
         desc="Sampling beliefs of the original model",
-    ):
-        kept = {}
-        for sample in samples:
-            text = sample.ids[:-1] if sample.ended else sample.ids
-            if text and text != answer:
-                kept.setdefault(tuple(text), sample.ids)
-        beliefs.append([continuation_row(prompt, ids) for ids in kept.values()])
-    return beliefs
+    )
+    return [
+        [continuation_row(prompt, ids) for ids in distinct_beside(answer, samples, end_ids)]
+        for prompt, answer, samples in found
+    ]
 
 
 def belief_logps(

@@ -23,23 +23,11 @@ from typing import Any, Self
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation import Completion
+from ..generation import eos_token_ids
 from ..token_scores import continuation_row
 from .sharing import score_rows_together
-from .squeezing import sample_responses
+from .squeezing import distinct_beside, sample_responses
 from .tofu import encode_set
-
-
-def _responses(samples: Sequence[Completion], answer: list[int]) -> list[list[int]]:
-    """Distinct samples with a token of text that do not repeat the answer."""
-    kept = {}
-    for sample in samples:
-        text = sample.ids[:-1] if sample.ended else sample.ids
-        # A sample that was cut off repeats the answer as far as it goes.
-        repeated = answer if sample.ended else answer[: len(text)]
-        if text and text != repeated:
-            kept.setdefault(tuple(text), sample.ids)
-    return list(kept.values())
 
 
 def _thirds(rows: Sequence[Any], logps: Sequence[float]) -> dict[str, list[Any]]:
@@ -129,7 +117,7 @@ class SqueezingPanel:
         chosen = [i * len(encoded.answers) // count for i in range(count)]
         targets = [encoded.answers[index] for index in chosen]
         keys = [[(seed, 1, index, j) for j in range(num_candidates)] for index in chosen]
-        candidates = []
+        end_ids, candidates = eos_token_ids(model, tokenizer), []
         for prompt, answer, samples in sample_responses(
             model,
             tokenizer,
@@ -140,7 +128,7 @@ class SqueezingPanel:
             batch_size=batch_size,
             desc="Sampling responses of the original model",
         ):
-            found = _responses(samples, answer)
+            found = distinct_beside(answer, samples, end_ids)
             if len(found) >= 3:
                 candidates.append([continuation_row(prompt, ids) for ids in found])
         if not candidates:
