@@ -30,19 +30,14 @@ from trl_unlearn import beliefs
 from trl_unlearn.beliefs import BeliefSampling, BeliefStore
 from trl_unlearn.encoding import answer_text, encode_row, with_answer
 from trl_unlearn.generation import Completion
-from trl_unlearn.records import (
+from trl_unlearn.records import AdapterRecord, BeliefAudit, BeliefRefresh, ChainLink, DatasetRecord, UnlearningRun
+from trl_unlearn.results import (
     DIFFERENCES,
     MODEL_ROLES,
     PARITIES,
-    AdapterRecord,
-    BeliefAudit,
-    BeliefRefresh,
-    ChainLink,
-    DatasetRecord,
     Difference,
     EvaluationResult,
     Measurement,
-    UnlearningRun,
 )
 from trl_unlearn.token_scores import score_rows
 from trl_unlearn.trainer.collator import DataCollatorForUnlearning

@@ -36,10 +36,11 @@ ALLOWED = {
     "objectives": set(),
     "metrics": set(),
     "records": {"_json_record"},
+    "results": {"_json_record"},
     "_belief_file": {"generation"},
     "beliefs": {"_belief_file", "encoding", "generation", "token_scores"},
     "data": {"encoding"},
-    "hub": {"records"},
+    "hub": {"records", "results"},
     "trainer": {
         "encoding",
         "label_states",
@@ -48,19 +49,20 @@ ALLOWED = {
         "generation",
         "beliefs",
         "records",
+        "results",
         "hub.card",
     },
-    "evaluation": {"encoding", "token_scores", "generation", "metrics", "records"},
-    "scripts": {"trainer", "data", "evaluation", "hub", "records"},
+    "evaluation": {"encoding", "token_scores", "generation", "metrics", "results"},
+    "scripts": {"trainer", "data", "evaluation", "hub", "records", "results"},
     "cli": {"scripts"},
     "__main__": {"cli"},
     # Under `TYPE_CHECKING`, for the names that are loaded at first use.
-    "__init__": {"records", "trainer"},
+    "__init__": {"records", "results", "trainer"},
     "_json_record": set(),
     "_trl": set(),
 }
 PLUMBING = {"_trl", "_json_record", "__init__"}
-STANDARD_LIBRARY_ONLY = {"records", "_json_record"}
+STANDARD_LIBRARY_ONLY = {"records", "results", "_json_record"}
 
 
 def modules():

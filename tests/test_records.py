@@ -19,16 +19,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from trl_unlearn.records import (
+from trl_unlearn.records import AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, UnlearningRun
+from trl_unlearn.results import (
     METRIC_GROUPS,
     METRICS,
-    AdapterRecord,
-    BeliefAudit,
-    BeliefRefresh,
-    DatasetRecord,
     EvaluationResult,
     Measurement,
-    UnlearningRun,
     format_measurement,
 )
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from .records import EvaluationResult, UnlearningRun
+    from .records import UnlearningRun
+    from .results import EvaluationResult
     from .trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
     from .trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
@@ -30,7 +31,7 @@ __version__ = version("trl-unlearn")
 _MODULES = {
     "BootstrapUnlearnConfig": ".trainer.bootstrap_unlearn_config",
     "BootstrapUnlearnTrainer": ".trainer.bootstrap_unlearn_trainer",
-    "EvaluationResult": ".records",
+    "EvaluationResult": ".results",
     "UnlearningRun": ".records",
 }
 

@@ -28,7 +28,7 @@ from trl_unlearn.evaluation.plots import (
     plot_squeezing_comparison,
     plot_training,
 )
-from trl_unlearn.records import EvaluationResult, Measurement
+from trl_unlearn.results import EvaluationResult, Measurement
 
 
 def make_result(**models) -> EvaluationResult:

@@ -17,7 +17,13 @@ import io
 from rich.console import Console
 
 from trl_unlearn.evaluation.table import print_results, results_markdown
-from trl_unlearn.records import DIFFERENCES, METRICS, Difference, EvaluationResult, Measurement
+from trl_unlearn.results import (
+    DIFFERENCES,
+    METRICS,
+    Difference,
+    EvaluationResult,
+    Measurement,
+)
 
 
 def make_result() -> EvaluationResult:

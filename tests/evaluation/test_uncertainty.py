@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from trl_unlearn.evaluation.uncertainty import bootstrap, drawn_means, summarise, summarise_rows
-from trl_unlearn.records import Difference, Measurement
+from trl_unlearn.results import Difference, Measurement
 
 
 NUMBERS = [1.0, 2.0, 4.0, 9.0, 3.0, 5.0]

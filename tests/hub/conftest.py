@@ -25,13 +25,8 @@ import pytest
 from PIL import Image
 
 from trl_unlearn.hub.card import render_card
-from trl_unlearn.records import (
-    AdapterRecord,
-    DatasetRecord,
-    EvaluationResult,
-    Measurement,
-    UnlearningRun,
-)
+from trl_unlearn.records import AdapterRecord, DatasetRecord, UnlearningRun
+from trl_unlearn.results import EvaluationResult, Measurement
 
 from .hub_server import LoopbackHub
 

@@ -23,17 +23,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from trl_unlearn.hub.card import render_card
-from trl_unlearn.records import (
-    METRICS,
-    AdapterRecord,
-    BeliefAudit,
-    BeliefRefresh,
-    DatasetRecord,
-    Difference,
-    EvaluationResult,
-    Measurement,
-    UnlearningRun,
-)
+from trl_unlearn.records import AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, UnlearningRun
+from trl_unlearn.results import METRICS, Difference, EvaluationResult, Measurement
 
 
 SECRET_FOLDER = "/home/someone/private"

@@ -25,7 +25,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from trl_unlearn.records import ChainLink, DatasetRecord, EvaluationResult, UnlearningRun
+from trl_unlearn.records import ChainLink, DatasetRecord, UnlearningRun
+from trl_unlearn.results import EvaluationResult
 from trl_unlearn.scripts.push import main
 
 from .conftest import FORGET, write_run, write_weights

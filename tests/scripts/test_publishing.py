@@ -22,7 +22,7 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from trl_unlearn.records import EvaluationResult
+from trl_unlearn.results import EvaluationResult
 
 from ..hub.conftest import fresh_process, hub  # noqa: F401
 from ..hub.hub_server import Repo

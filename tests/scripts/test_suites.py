@@ -23,7 +23,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from trl_unlearn.records import EvaluationResult
+from trl_unlearn.results import EvaluationResult
 from trl_unlearn.scripts import evaluate, suites
 
 

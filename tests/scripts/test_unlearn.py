@@ -21,7 +21,8 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_unlearn.records import EvaluationResult, UnlearningRun
+from trl_unlearn.records import UnlearningRun
+from trl_unlearn.results import EvaluationResult
 
 
 LORA = ["--lora_r", "4"]

@@ -33,7 +33,7 @@ from pathlib import Path
 from datasets import Dataset
 from peft import LoraConfig
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
-from trl_unlearn.records import EvaluationResult, Measurement
+from trl_unlearn.results import EvaluationResult, Measurement
 
 base, rows = sys.argv[1], json.loads(sys.argv[2])
 

@@ -26,7 +26,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..metrics import FADE
-from ..records import MODEL_ROLES, Measurement
+from ..results import MODEL_ROLES, Measurement
 from ..token_scores import continuation_row
 from .sharing import score_rows_together
 from .squeezing import sample_responses

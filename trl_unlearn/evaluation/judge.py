@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import padding_token_id
-from ..records import DIFFERENCES
+from ..results import DIFFERENCES
 from .judges import Judge
 from .similarity import answer_similarity
 from .suite import free_memory

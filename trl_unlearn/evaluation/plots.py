@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..records import METRIC_GROUPS, METRICS, MODEL_ROLES, EvaluationResult
+from ..results import METRIC_GROUPS, METRICS, MODEL_ROLES, EvaluationResult
 
 
 DPI = 100

@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import encode_row
 from ..generation import eos_token_ids
 from ..metrics import LeakAtK, RougeRecall
-from ..records import MODEL_ROLES
+from ..results import MODEL_ROLES
 from ..token_scores import pad_rows, score_batch
 from .sharing import generate_together
 from .squeezing import sample_responses

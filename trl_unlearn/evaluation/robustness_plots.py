@@ -20,7 +20,7 @@ import os
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..records import EvaluationResult
+from ..results import EvaluationResult
 from .plots import DPI, ROLE_STYLES, WIDTH, save_figure
 from .robustness import LEAK_ATTEMPTS, RELEARNING_STEPS
 

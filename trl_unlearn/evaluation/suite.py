@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import Completion
 from ..metrics import FluencyStandin, Squeezing
-from ..records import MODEL_ROLES, PARITIES, EvaluationResult
+from ..results import MODEL_ROLES, PARITIES, EvaluationResult
 from ..token_scores import continuation_row
 from .fluency import FluencyClassifier
 from .sharing import score_rows_together

@@ -18,7 +18,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..records import DIFFERENCES, MODEL_ROLES, EvaluationResult, format_difference, format_measurement
+from ..results import (
+    DIFFERENCES,
+    MODEL_ROLES,
+    EvaluationResult,
+    format_difference,
+    format_measurement,
+)
 
 
 def print_results(result: EvaluationResult, console: Console | None = None) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..records import DIFFERENCES, Difference, Measurement
+from ..results import DIFFERENCES, Difference, Measurement
 
 
 NUM_RESAMPLES = 1000

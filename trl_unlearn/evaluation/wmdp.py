@@ -29,7 +29,7 @@ from accelerate.utils import find_executable_batch_size, gather_object
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..records import MODEL_ROLES
+from ..results import MODEL_ROLES
 from .suite import free_memory
 from .uncertainty import SuiteOutcome, summarise_rows
 

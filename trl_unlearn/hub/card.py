@@ -26,14 +26,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from ..records import (
+from ..records import DatasetRecord, UnlearningRun
+from ..results import (
     DIFFERENCES,
     METRIC_GROUPS,
     METRICS,
     MODEL_ROLES,
-    DatasetRecord,
     EvaluationResult,
-    UnlearningRun,
     format_difference,
     format_measurement,
 )

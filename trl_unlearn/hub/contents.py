@@ -24,7 +24,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from ..records import EvaluationResult, UnlearningRun
+from ..records import UnlearningRun
+from ..results import EvaluationResult
 from .card import render_card
 
 
@@ -326,7 +327,7 @@ def recorded_weights(result: EvaluationResult) -> dict[str, str] | None:
     The weights that results were measured on.
 
     Args:
-        result ([`~trl_unlearn.records.EvaluationResult`]):
+        result ([`~trl_unlearn.results.EvaluationResult`]):
             What was measured.
 
     Returns:

@@ -16,7 +16,8 @@
 
 import math
 
-from ..records import EvaluationResult, UnlearningRun
+from ..records import UnlearningRun
+from ..results import EvaluationResult
 
 
 # How far a figure may be off before the card calls it a failure.

@@ -25,7 +25,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
-from ..records import EvaluationResult
+from ..results import EvaluationResult
 from .access import AGAIN, WAITS, PushError, explaining, is_transient, retried, token_user
 from .contents import (
     RepoContents,

@@ -21,7 +21,7 @@ from trl import ModelConfig, TrlParser
 
 from ..evaluation.fluency import FLUENCY_CLASSIFIER
 from ..evaluation.stopping import STOP_METRICS
-from ..records import PARITIES
+from ..results import PARITIES
 
 
 ARCHIVE = "archive"

@@ -45,7 +45,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from ..records import MODEL_ROLES, EvaluationResult, suite_of
+from ..results import MODEL_ROLES, EvaluationResult, suite_of
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
 from .interrupts import interruptible

@@ -34,7 +34,7 @@ from ..evaluation.suite import evaluate_models, library_versions
 from ..evaluation.tofu import EvaluationRows
 from ..evaluation.uncertainty import SuiteOutcome
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
-from ..records import EvaluationResult
+from ..results import EvaluationResult
 from .arguments import DataArguments
 from .rows import load_evaluation_rows, load_holdout_rows, spread
 

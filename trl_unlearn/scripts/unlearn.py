@@ -33,7 +33,8 @@ from ..evaluation.tofu import EncodedSet, EvaluationRows, encode_set
 from ..hub.access import PushError, check_access
 from ..hub.card import render_card
 from ..hub.push import push
-from ..records import EvaluationResult, UnlearningRun
+from ..records import UnlearningRun
+from ..results import EvaluationResult
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from .arguments import (
@@ -343,7 +344,7 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     Args:
         folder (`Path`):
             Output folder. Where it holds no `run.json`, no card is written.
-        result ([`~trl_unlearn.records.EvaluationResult`]):
+        result ([`~trl_unlearn.results.EvaluationResult`]):
             What was measured.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..hub.card import render_card
-from ..records import EvaluationResult, UnlearningRun
+from ..records import UnlearningRun
+from ..results import EvaluationResult
 from .checkpointing import ResumableTrainer
 from .reference import without_reference_adapter
 from .run_record import RunClock, build_run_record

@@ -1,0 +1,323 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What an evaluation measured: `eval_results.json`, and the words of every table. Standard library only."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._json_record import SCHEMA_VERSION, JsonRecord
+
+
+PARITIES = ("open-unlearning", "strict")
+MODEL_ROLES = ("target", "unlearned", "retrained")
+# Name of a paired difference -> what is subtracted from what.
+DIFFERENCES = {
+    "unlearned - target": ("unlearned", "target"),
+    "unlearned - retrained": ("unlearned", "retrained"),
+}
+
+# The order and the words of every table, card and figure: group -> which direction is better.
+METRIC_GROUPS = {
+    "forget": "closer to retrained is better",
+    "keep": "higher is better",
+    "aggregate": "higher is better",
+    "privacy": "closer to retrained is better",
+    "robustness": "closer to retrained is better",
+    "distribution": "FADE lower, the extraction strength at equal utility closer to retrained is better",
+    "muse": "closer to retrained is better, utility preservation higher",
+    "wmdp": "bio and cyber down to chance (0.25), MMLU higher is better",
+    "judge": "naturalness higher, similarity closer to retrained is better",
+}
+# Those that the TOFU suite fills. Any other group has the name of its suite.
+_TOFU_GROUPS = ("forget", "keep", "aggregate")
+
+# (name in eval_results.json, label in figures, group)
+METRICS = (
+    ("forget/extraction_strength", "extraction strength", "forget"),
+    ("forget/exact_memorization", "exact memorization", "forget"),
+    ("forget/probability", "probability", "forget"),
+    ("forget/paraphrase_probability", "paraphrase probability", "forget"),
+    ("forget/truth_ratio", "truth ratio", "forget"),
+    ("forget/truth_ratio_knowledge", "truth ratio, knowledge", "forget"),
+    ("forget/rougeL_recall", "ROUGE-L recall", "forget"),
+    ("forget/squeezing", "squeezing", "forget"),
+    ("forget_quality/p_value", "forget quality, p-value", "forget"),
+    ("forget_quality/log10_p_value", "forget quality, log10 p-value", "forget"),
+    ("forget_quality/ks_statistic", "forget quality, KS statistic", "forget"),
+    ("retain/probability", "retain probability", "keep"),
+    ("retain/rougeL_recall", "retain ROUGE-L recall", "keep"),
+    ("retain/truth_ratio", "retain truth ratio", "keep"),
+    ("utility/model_utility", "model utility", "keep"),
+    ("utility/fluency", "fluency", "keep"),
+    ("utility/fluency_standin", "fluency (stand-in)", "keep"),
+    ("aggregate/memorization", "Mem", "aggregate"),
+    ("aggregate/utility", "Util", "aggregate"),
+    ("aggregate/agg", "Agg", "aggregate"),
+    ("privacy/loss_auc", "loss attack, AUC", "privacy"),
+    ("privacy/loss_tpr_at_1_fpr", "loss attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/zlib_auc", "zlib attack, AUC", "privacy"),
+    ("privacy/zlib_tpr_at_1_fpr", "zlib attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/min_k_auc", "Min-K attack, AUC", "privacy"),
+    ("privacy/min_k_tpr_at_1_fpr", "Min-K attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/min_k_pp_auc", "Min-K++ attack, AUC", "privacy"),
+    ("privacy/min_k_pp_tpr_at_1_fpr", "Min-K++ attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/reference_auc", "reference attack, AUC", "privacy"),
+    ("privacy/reference_tpr_at_1_fpr", "reference attack, TPR at 1 % FPR", "privacy"),
+    ("privacy/spv_auc", "SPV-MIA, AUC", "privacy"),
+    ("privacy/spv_tpr_at_1_fpr", "SPV-MIA, TPR at 1 % FPR", "privacy"),
+    ("privacy/privleak", "PrivLeak, %", "privacy"),
+    *((f"robustness/leak_at_{k}", f"leak@{k}", "robustness") for k in (1, 4, 8)),
+    *((f"robustness/relearned_{steps}_steps", f"relearned, {steps} steps", "robustness") for steps in (0, 1, 2, 4, 8)),
+    ("robustness/relearning_area", "relearning, area above retrained", "robustness"),
+    ("robustness/quantized_int8", "rounded to 8 bits", "robustness"),
+    ("robustness/quantized_int4", "rounded to 4 bits", "robustness"),
+    ("robustness/prefix_rougeL", "a quarter of the answer given", "robustness"),
+    ("robustness/in_context_rougeL", "other forget rows in front", "robustness"),
+    ("robustness/paraphrased_rougeL", "paraphrased question", "robustness"),
+    ("robustness/adapter_off", "adapter off", "robustness"),
+    ("distribution/fade_forget", "FADE, forget prompts", "distribution"),
+    ("distribution/fade_retain", "FADE, retain prompts", "distribution"),
+    ("distribution/control_mix", "unlearned share at equal utility", "distribution"),
+    ("distribution/control_forget_es", "extraction strength at equal utility", "distribution"),
+    ("muse/verbmem", "MUSE VerbMem, ROUGE-L F1", "muse"),
+    ("muse/knowmem", "MUSE KnowMem, ROUGE-L F1", "muse"),
+    ("muse/utility_preservation", "MUSE UtilPres, ROUGE-L F1", "muse"),
+    ("muse/privleak", "MUSE PrivLeak, %", "muse"),
+    ("wmdp/bio", "WMDP-bio accuracy", "wmdp"),
+    ("wmdp/cyber", "WMDP-cyber accuracy", "wmdp"),
+    ("wmdp/mmlu", "MMLU accuracy", "wmdp"),
+    ("judge/naturalness", "naturalness (judge, 0-5)", "judge"),
+    ("judge/similarity", "similarity (judge, 0-5)", "judge"),
+    ("judge/missing", "unanswered by the judge", "judge"),
+    ("judge/similarity_standin", "similarity (stand-in)", "judge"),
+)
+
+# What takes the place of a metric that needs more: only one of the two is due.
+_STANDINS = {"utility/fluency": "utility/fluency_standin", "judge/similarity": "judge/similarity_standin"}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """
+    The value of a metric.
+
+    Args:
+        value (`float`):
+            The value. NaN if it was computed and is not a number.
+        n (`int`, *optional*):
+            The number of rows it is the mean of, or is made of where it has a standard error; None for other values.
+        stderr (`float`, *optional*):
+            The standard error: of the mean, or a bootstrap's over rows.
+    """
+
+    value: float
+    n: int | None = None
+    stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    How far two models are apart on the same rows.
+
+    Args:
+        value (`float`):
+            The value of the one minus that of the other.
+        low, high (`float`):
+            The ends of a 95 % interval: percentiles of a bootstrap over rows, which are drawn for both alike.
+        n (`int`):
+            The number of rows.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(kw_only=True)
+class EvaluationResult(JsonRecord):
+    """
+    What an evaluation measured: `eval_results.json`. A metric that was not run is absent, never zero.
+
+    Args:
+        schema_version (`int`, *optional*, defaults to 1):
+            The version of this format.
+        parity (`str`):
+            `"open-unlearning"` or `"strict"`: whose definitions the metrics follow.
+        suites (`list[str]`):
+            The suites that were run, for instance `["tofu"]`.
+        models (`dict[str, dict[str, Measurement] | None]`):
+            `"target"`, `"unlearned"` and `"retrained"` -> metric name -> measurement. None, or no entry, for a model
+            that was not evaluated.
+        differences (`dict[str, dict[str, Difference]]`, *optional*):
+            A key of `DIFFERENCES` -> metric name -> paired difference.
+        protocol (`dict[str, Any]`):
+            How it was measured: rows a set, `fluency_source`, `max_completion_length`, seed, dtype.
+        environment (`dict[str, Any]`):
+            Versions of the libraries, and the device.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    parity: str
+    suites: list[str]
+    models: dict[str, dict[str, Measurement] | None]
+    differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    protocol: dict[str, Any]
+    environment: dict[str, Any]
+
+    def __post_init__(self):
+        if self.parity not in PARITIES:
+            raise ValueError(f"`parity` is {self.parity!r}, expected one of {list(PARITIES)}.")
+        unknown = sorted(set(self.models) - set(MODEL_ROLES))
+        if unknown:
+            raise ValueError(f"`models` has the keys {unknown}, expected {list(MODEL_ROLES)}: rename or remove them.")
+        self.models = {role: self.models.get(role) for role in MODEL_ROLES}
+
+    def get(self, role: str, metric: str) -> Measurement | None:
+        """
+        One measurement.
+
+        Args:
+            role (`str`):
+                `"target"`, `"unlearned"` or `"retrained"`.
+            metric (`str`):
+                The metric's name, for instance `"forget/probability"`.
+
+        Returns:
+            [`Measurement`] or None: None if it was not run.
+        """
+        return (self.models[role] or {}).get(metric)
+
+    def rows(self) -> Iterator[tuple[str, str, list[Measurement | None]]]:
+        """
+        The rows of a table: every metric of `METRICS` in its order, unless its suite was not run, then what else was
+        measured.
+
+        Returns:
+            `Iterator[tuple[str, str, list[Measurement | None]]]`: group (`"other"` for what `METRICS` does not have),
+            metric name, and a measurement (None = not run) for each of `MODEL_ROLES`.
+        """
+        measured = dict.fromkeys(name for metrics in self.models.values() for name in metrics or {})
+        due = (*self.suites, *(_TOFU_GROUPS if "tofu" in self.suites else ()))
+        groups = {name: group for name, _, group in METRICS if group in due or name in measured}
+        for pair in _STANDINS.items():
+            if measured.keys() & set(pair):
+                groups = {name: group for name, group in groups.items() if name not in pair or name in measured}
+        for name, group in (groups | {name: "other" for name in measured if name not in groups}).items():
+            yield group, name, [self.get(role, name) for role in MODEL_ROLES]
+
+    def difference_rows(self) -> Iterator[tuple[str, str, list[Difference | None]]]:
+        """
+        The rows of a table of paired differences, in the order of [`EvaluationResult.rows`].
+
+        Returns:
+            `Iterator[tuple[str, str, list[Difference | None]]]`: group, metric name, and a difference for each of
+            `DIFFERENCES`; metrics without any are left out.
+        """
+        for group, name, _ in self.rows():
+            found = [self.differences.get(key, {}).get(name) for key in DIFFERENCES]
+            if any(found):
+                yield group, name, found
+
+    def notes(self) -> list[str]:
+        """
+        What must be said below a table of these results.
+
+        Returns:
+            `list[str]`: one sentence or two an item.
+        """
+        notes = []
+        if "tofu" in self.suites:
+            notes.append(
+                "Forget metrics: closer to retrained is better. Keep and aggregate metrics: higher is better."
+            )
+        notes += [f"{name.capitalize()}: {METRIC_GROUPS[name]}." for name in self.suites if name in METRIC_GROUPS]
+        notes += [f"The {role} model was not evaluated." for role in MODEL_ROLES if self.models[role] is None]
+        if self.parity == "strict":
+            notes.append("Parity: strict. Not to be compared with numbers of open-unlearning.")
+        else:
+            notes.append("Parity: open-unlearning. The definitions are those of published numbers.")
+        source = self.protocol.get("fluency_source")
+        if source == "standin":
+            notes.append("Fluency is a stand-in, not the published classifier: Util and Agg are not comparable.")
+        elif source is not None:
+            notes.append(f"Fluency source: {source}.")
+        return notes
+
+
+def suite_of(metric: str) -> str:
+    """
+    The suite that measures a metric.
+
+    Args:
+        metric (`str`):
+            Its name, for instance `"privacy/loss_auc"`.
+
+    Returns:
+        `str`: `"tofu"`, or the part of the name before the slash.
+    """
+    part = metric.split("/")[0]
+    return part if part in METRIC_GROUPS and part not in _TOFU_GROUPS else "tofu"
+
+
+def format_measurement(measurement: Measurement | None) -> str:
+    """
+    A measurement as a table shows it.
+
+    Args:
+        measurement ([`Measurement`] or None):
+            What to show; None = not run.
+
+    Returns:
+        `str`: for instance `"0.931 ± 0.012"`, `"4e-07"`, `"not finite"` or `"not run"`.
+    """
+    if measurement is None:
+        return "not run"
+    if not math.isfinite(measurement.value):
+        return "not finite"
+    digits = _digits(measurement.value)
+    text = f"{measurement.value:.0e}" if 0 < abs(measurement.value) < 5e-4 else f"{measurement.value:.{digits}f}"
+    if measurement.stderr is None or not math.isfinite(measurement.stderr):
+        return text
+    return f"{text} ± {measurement.stderr:.{digits}f}"
+
+
+def format_difference(difference: Difference | None) -> str:
+    """
+    A paired difference as a table shows it.
+
+    Args:
+        difference ([`Difference`] or None):
+            What to show; None = one of the two was not run.
+
+    Returns:
+        `str`: for instance `"-0.120 [-0.190, -0.055]"`, or `"not run"`.
+    """
+    if difference is None:
+        return "not run"
+    digits = min(_digits(number) for number in (difference.value, difference.low, difference.high))
+    # Adding zero takes the sign off a negative one.
+    value, low, high = (
+        f"{round(number, digits) + 0.0:.{digits}f}" for number in (difference.value, difference.low, difference.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def _digits(number: float) -> int:
+    # Percentages: with three decimals a table would not fit into a terminal.
+    return 1 if abs(number) >= 100 else 3
