@@ -12,6 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -52,8 +54,55 @@ def test_bs_t_needs_no_number_of_beliefs(tmp_path):
     assert BootstrapUnlearnConfig(str(tmp_path), lambda_bss=0, num_beliefs=0).num_beliefs == 0
 
 
-def test_as_many_candidates_as_beliefs_are_sampled_unless_said_otherwise(tmp_path):
-    assert BootstrapUnlearnConfig(str(tmp_path), num_beliefs=5).num_belief_candidates == 5
+def realised(args):
+    found = args.realised(trains_adapter=False)
+    return found.beta, found.forget_floor, found.num_belief_candidates, found.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"forget_loss_type": "npo"}, {"forget_loss_type": "simnpo"}),
+        ({}, {"forget_loss_type": "npo"}),
+        ({"lambda_schedule": "adaptive"}, {"lambda_schedule": "constant"}),
+        ({"num_beliefs": 5}, {"num_beliefs": 2}),
+    ],
+)
+@pytest.mark.parametrize("by", ["replace", "attribute"])
+def test_what_follows_from_other_values_follows_them_when_they_change(tmp_path, first, then, by):
+    args = BootstrapUnlearnConfig(str(tmp_path), **first)
+    realised(args)
+    if by == "replace":
+        args = dataclasses.replace(args, **then)
+    else:
+        for name, value in then.items():
+            setattr(args, name, value)
+    assert realised(args) == realised(BootstrapUnlearnConfig(str(tmp_path), **first | then))
+
+
+def test_the_values_that_follow_are_the_documented_ones(tmp_path):
+    betas = {"npo": 0.1, "dpo": 0.1, "simnpo": 4.5, "wga": 1.0, "tnpo": 1.0, "ga": None}
+    for objective, beta in betas.items():
+        args = BootstrapUnlearnConfig(str(tmp_path), forget_loss_type=objective, num_beliefs=5)
+        assert realised(args) == (beta, None, 5, 1e-5)
+        assert args.realised(trains_adapter=True).learning_rate == 2e-4
+    given = {"beta": 2.0, "num_belief_candidates": 9, "learning_rate": 0.5, "forget_floor": -1.0}
+    assert realised(BootstrapUnlearnConfig(str(tmp_path), **given)) == (2.0, -1.0, 9, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("lambda_bss", 1.5, r"`lambda_bss` must be in \[0, 1\], got 1.5"),
+        ("forget_loss_type", "gd", "Unknown `forget_loss_type`: 'gd'"),
+        ("packing", True, "`packing=True` is not supported"),
+    ],
+)
+def test_an_attribute_is_checked_like_an_argument_before_a_run_begins(tmp_path, name, value, message):
+    args = BootstrapUnlearnConfig(str(tmp_path))
+    setattr(args, name, value)
+    with pytest.raises(ValueError, match=message):
+        args.realised(trains_adapter=False)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without an accelerator")

@@ -43,7 +43,7 @@ def test_token_beliefs_of_a_row_below_the_floor_have_no_gradient(tmp_path):
 
 def test_the_adaptive_schedule_brings_a_floor_unless_one_is_set(tmp_path):
     floors = [
-        BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, **options).forget_floor
+        BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, **options).realised(trains_adapter=False).forget_floor
         for options in ({}, {"lambda_schedule": "adaptive"}, {"lambda_schedule": "adaptive", "forget_floor": -5.0})
     ]
     assert floors == [None, -2.5, -5.0]
@@ -54,7 +54,8 @@ def test_rmu_has_no_floor(tmp_path, name):
     with pytest.raises(ValueError, match=f"`{name}` is -3.0, but .* acts on hidden states"):
         BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, forget_loss_type="rmu", **{name: -3.0})
     adaptive = {"forget_loss_type": "rmu", "lambda_schedule": "adaptive"}
-    assert BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, **adaptive).forget_floor is None
+    args = BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, **adaptive)
+    assert args.realised(trains_adapter=False).forget_floor is None
 
 
 @pytest.mark.parametrize("name", ["forget_floor", "forget_token_floor"])

@@ -13,6 +13,7 @@
 # limitations under the License.
 
 import copy
+import dataclasses
 import logging
 import re
 
@@ -20,6 +21,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import LlamaForCausalLM
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_row
@@ -358,6 +360,47 @@ def test_the_learning_rate_follows_from_what_is_trained(new_trainer, peft, expec
 
 def test_a_given_learning_rate_stays(new_trainer):
     assert new_trainer(peft=True, learning_rate=3e-3).args.learning_rate == 3e-3
+
+
+def test_a_run_leaves_its_config_as_it_was(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+    options = {"forget_loss_type": "rmu", "retain_loss_type": "hidden", "lambda_schedule": "adaptive", "max_steps": 1}
+    options |= {"gradient_checkpointing_kwargs": {"use_reentrant": False}, "save_strategy": "no"}
+    args = BootstrapUnlearnConfig(str(tmp_path), max_completion_length=4, report_to="none", **options)
+    lora = LoraConfig(**LORA)
+
+    def values():
+        return {one.name: getattr(config, one.name) for config in (args, lora) for one in dataclasses.fields(config)}
+
+    given = copy.deepcopy(values())
+    ends = []
+    for layers, peft_config in ((6, lora), (12, None), (6, lora)):
+        config = copy.deepcopy(tiny_model.config)
+        config.num_hidden_layers, config.layer_types = layers, None
+        trainer = BootstrapUnlearnTrainer(
+            LlamaForCausalLM(config),
+            args,
+            forget_rows,
+            retain_rows.to_iterable_dataset(),
+            None,
+            tiny_tokenizer,
+            peft_config=peft_config,
+        )
+        trainer.train()
+        ends.append((trainer.args.learning_rate, trainer.args.rmu_layer))
+        recorded = trainer.run_record().hyperparameters
+        assert ends[-1] == (recorded["learning_rate"], recorded["rmu_layer"])
+        assert values() == given
+    assert ends == [(2e-4, 2), (1e-5, 4), (2e-4, 2)]
+
+
+def test_an_objective_that_is_set_as_an_attribute_trains_with_its_own_beta(
+    tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows
+):
+    args = BootstrapUnlearnConfig(str(tmp_path), max_steps=1, lambda_bss=0.0, save_strategy="no", report_to="none")
+    args.forget_loss_type = "npo"
+    trainer = BootstrapUnlearnTrainer(tiny_model, args, forget_rows, retain_rows, processing_class=tiny_tokenizer)
+    trainer.train()
+    assert trainer.run_record().hyperparameters["beta"] == 0.1
 
 
 def test_two_runs_with_one_seed_end_in_the_same_weights(new_trainer, tiny_model):

@@ -14,6 +14,7 @@
 
 """Unlearn a model, then judge what is left: what `bs_s` and `bs_t` have in common."""
 
+import copy
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -247,6 +248,8 @@ def build_trainer(
             **init_kwargs,
         )
     else:
+        # The arguments may serve another run, with another revision.
+        training_args = copy.copy(training_args)
         training_args.model_init_kwargs = init_kwargs
     trainer = trainer_class(
         model=name if adapter is None else model,

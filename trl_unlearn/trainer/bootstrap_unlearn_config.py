@@ -14,38 +14,28 @@
 
 """Configuration of [`BootstrapUnlearnTrainer`]."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import SFTConfig
 
 from ..generation import RESERVED_GENERATION_KWARGS
+from .inherited_options import refuse_inherited
 
 
 FORGET_LOSS_TYPES = ("ga", "npo", "simnpo", "wga", "tnpo", "dpo", "undial", "satimp", "ceu", "rmu", "bs_t")
 LAMBDA_SCHEDULES = ("constant", "linear", "adaptive")
 RETAIN_LOSS_TYPES = ("nll", "kl", "hidden", "none")
+# Learning rates where `learning_rate` is not set: an adapter wants one 10 to 50 times higher.
+_LEARNING_RATE, _ADAPTER_LEARNING_RATE = 1e-5, 2e-4
 # `beta` where it is not set: the published settings of each objective.
 _BETAS = {"npo": 0.1, "dpo": 0.1, "simnpo": 4.5, "wga": 1.0, "tnpo": 1.0}
 # `forget_floor` with the adaptive schedule: weights that follow an ascent without end do not settle.
 _ADAPTIVE_FLOOR = -2.5
-# Options of the parent that would be ignored, or that would change what is scored: (name, value allowed, why).
-_FIXED_OPTIONS = (
-    ("packing", False, "a belief belongs to one row, and packing joins rows"),
-    ("eval_packing", None, "a belief belongs to one row, and packing joins rows"),
-    ("padding_free", False, "beliefs and retain rows are joined to a batch after collation"),
-    ("loss_type", "nll", "use `forget_loss_type` and `retain_loss_type`"),
-    ("assistant_only_loss", False, "the completion, or the last assistant turn, is always what is scored"),
-    ("completion_only_loss", None, "the completion, or the last assistant turn, is always what is scored"),
-    ("truncation_mode", "keep_start", "the start of a row is its prompt"),
-    ("shuffle_dataset", False, "rows are shuffled anew in each epoch, and are known by their index"),
-    ("label_smoothing_factor", 0.0, "it belongs to another loss"),
-    ("router_aux_loss_coef", None, "the balance of the experts of a mixture is no term of these objectives"),
-    ("use_liger_kernel", False, "its fused loss cannot give per-token log-probabilities"),
-)
 
 
 @dataclass
@@ -388,16 +378,40 @@ class BootstrapUnlearnConfig(SFTConfig):
         super().__post_init__()
         if self.hub_private_repo is None:
             self.hub_private_repo = True
-        self._refuse_nulls()
-        if self.num_belief_candidates is None:
-            self.num_belief_candidates = self.num_beliefs
-        if self.forget_floor is None and self.lambda_schedule == "adaptive" and self.forget_loss_type != "rmu":
-            self.forget_floor = _ADAPTIVE_FLOOR
-        if self.beta is None:
-            self.beta = _BETAS.get(self.forget_loss_type)
-        self._refuse_choices()
-        self._refuse_ranges()
-        self._refuse_inherited()
+        self._refuse()
+
+    def realised(self, trains_adapter: bool) -> "BootstrapUnlearnConfig":
+        """
+        A copy for one run, in which each value that was left open has the one that the others decide. The values are
+        checked anew, since attributes may have been set after the construction.
+
+        Args:
+            trains_adapter (`bool`):
+                Whether the run trains an adapter, or the whole model.
+
+        Returns:
+            [`BootstrapUnlearnConfig`]: The copy. It shares no list and no dictionary with this one, which stays as it
+            is and can serve another run.
+
+        Raises:
+            `ValueError`: If a value is not allowed, or does not go with another one.
+        """
+        self._refuse()
+        args = copy.copy(self)
+        for name, value in vars(args).items():
+            if isinstance(value, dict | list | AcceleratorConfig):
+                setattr(args, name, copy.deepcopy(value))
+        if args.hub_private_repo is None:
+            args.hub_private_repo = True
+        if args.learning_rate is None:
+            args.learning_rate = _ADAPTER_LEARNING_RATE if trains_adapter else _LEARNING_RATE
+        if args.num_belief_candidates is None:
+            args.num_belief_candidates = args.num_beliefs
+        if args.forget_floor is None and args.lambda_schedule == "adaptive" and args.forget_loss_type != "rmu":
+            args.forget_floor = _ADAPTIVE_FLOOR
+        if args.beta is None:
+            args.beta = _BETAS.get(args.forget_loss_type)
+        return args
 
     @property
     def uses_retain(self) -> bool:
@@ -408,6 +422,12 @@ class BootstrapUnlearnConfig(SFTConfig):
     def compares_retain(self) -> bool:
         """`bool`: Whether the retain loss reads the original model."""
         return self.uses_retain and self.retain_loss_type in ("kl", "hidden")
+
+    def _refuse(self) -> None:
+        self._refuse_nulls()
+        self._refuse_choices()
+        self._refuse_ranges()
+        refuse_inherited(self)
 
     def _refuse_nulls(self) -> None:
         """What a recipe leaves empty after its colon."""
@@ -481,7 +501,7 @@ class BootstrapUnlearnConfig(SFTConfig):
                 f"`num_completions_to_print` must be at least 1, got {self.num_completions_to_print}. Leave "
                 "`log_completions` out to print none."
             )
-        if self.num_belief_candidates < self.num_beliefs:
+        if self.num_belief_candidates is not None and self.num_belief_candidates < self.num_beliefs:
             raise ValueError(
                 f"`num_belief_candidates` ({self.num_belief_candidates}) must not be below `num_beliefs` "
                 f"({self.num_beliefs}): the beliefs are the best of the candidates."
@@ -503,15 +523,3 @@ class BootstrapUnlearnConfig(SFTConfig):
                 f"`generation_kwargs` holds {', '.join(f'`{name}`' for name in unknown)}, which `GenerationConfig` "
                 "does not have. Check the spelling."
             )
-
-    def _refuse_inherited(self) -> None:
-        if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-            raise ValueError(
-                f"`hub_strategy={self.hub_strategy.value!r}` would push checkpoints, with the state of the optimizer. "
-                "Set it to 'every_save' or 'end', which push the model and its card."
-            )
-        for name, allowed, why in _FIXED_OPTIONS:
-            if getattr(self, name) != allowed:
-                raise ValueError(
-                    f"`{name}={getattr(self, name)!r}` is not supported in unlearning: {why}. Leave it at {allowed!r}."
-                )

@@ -15,6 +15,7 @@
 """Unlearning as a TRL trainer."""
 
 import contextlib
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -67,9 +68,6 @@ from .throughput import StepMeter
 
 logger = logging.getLogger(__name__)
 
-# Learning rates where `learning_rate` is not set: an adapter wants one 10 to 50 times higher.
-_LEARNING_RATE, _ADAPTER_LEARNING_RATE = 1e-5, 2e-4
-
 
 class BootstrapUnlearnTrainer(PublishingTrainer):
     """
@@ -100,7 +98,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             Model that knows what is to go. With a `PeftModel`, its adapter is trained further, and a frozen copy of it
             is the reference where one is needed.
         args ([`BootstrapUnlearnConfig`], *optional*):
-            Configuration.
+            Configuration. It is not written into: `trainer.args` is a copy, in which the values that were left open
+            are filled in.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             The forget set, in any of the forms of [`~trl_unlearn.encoding.encode_row`]. A stream is written to disk
             once, in `output_dir`, and has to begin anew each time it is iterated. It is read to its end.
@@ -154,14 +153,14 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         quantization_config: Any = None,
         peft_config: Any = None,
     ):
-        args = args or BootstrapUnlearnConfig("unlearned")
+        self._continues_adapter = isinstance(model, PeftModel)
+        # From here on a copy: `Trainer` and its parents write into their arguments.
+        args = (args or BootstrapUnlearnConfig("unlearned")).realised(
+            trains_adapter=self._continues_adapter or peft_config is not None
+        )
         refuse_input(model, args, train_dataset, retain_dataset)
-        if args.learning_rate is None:
-            adapts = peft_config is not None or isinstance(model, PeftModel)
-            args.learning_rate = _ADAPTER_LEARNING_RATE if adapts else _LEARNING_RATE
         self._objective = FORGET_OBJECTIVES[args.forget_loss_type]
         needs_reference = self._objective.needs_reference or args.compares_retain
-        self._continues_adapter = isinstance(model, PeftModel)
         if needs_reference and self._continues_adapter:
             add_reference_adapter(model)
         self.dataset_sources: dict[str, dict[str, Any]] = {}
@@ -177,7 +176,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
             quantization_config=quantization_config,
-            peft_config=peft_config,
+            # PEFT writes the layers that it finds into its config: "all-linear" would be those of this model for ever.
+            peft_config=copy.deepcopy(peft_config),
         )
         check_head(self.model)
         text_config = self.model.config.get_text_config()
