@@ -128,6 +128,23 @@ def test_a_belief_that_was_cut_off_repeats_the_target_as_far_as_it_goes(new_stor
     assert [store.apart_from_target(i) is None for i in range(3)] == [True, False, False]
 
 
+def test_the_target_of_raw_text_is_what_follows_the_prompt(
+    new_store, forget_rows, tiny_model, tiny_tokenizer, monkeypatch
+):
+    texts = Dataset.from_list([{"text": row["completion"][0]["content"]} for row in forget_rows])
+    rows = list(encode_dataset(texts, tiny_tokenizer, name="forget", prompt_length=4))
+
+    def go_on_as_the_text_does(model, prompts, **kwargs):
+        rests = [rows[row]["input_ids"][4:] for _, _, row, _, _ in kwargs["keys"]]
+        return [Completion(rest, [-1.0] * len(rest), ended=True) for rest in rests]
+
+    monkeypatch.setattr(beliefs_module, "generate", go_on_as_the_text_does)
+    store = new_store(rows=rows)
+    assert store.sample(tiny_model, 0, 0.0)["target_share"] == 1.0
+    assert [store.prompts[i] + store.targets[i] for i in range(3)] == [row["input_ids"] for row in rows]
+    assert [store.apart_from_target(i) for i in range(3)] == [None] * 3
+
+
 def test_empty_beliefs_are_drawn_again_with_another_key(new_store, tiny_model, monkeypatch):
     attempts = []
 

@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from trl_unlearn.encoding import (
     answer_ids,
+    answer_row,
     answer_text,
     encode_dataset,
     encode_row,
@@ -353,3 +354,16 @@ def test_a_sample_repeats_an_answer_as_far_as_both_go(sample, answer, expected):
 def test_an_answer_goes_from_the_prompt_of_its_beliefs_to_the_last_label(tiny_tokenizer):
     row = encode_row({"input_ids": [5, 6, 7, 8, 9, 10], "labels": [-100, -100, 7, -100, 9, -100]}, tiny_tokenizer)
     assert answer_ids(row) == [7, 8, 9]
+
+
+def test_a_prompt_of_raw_text_leaves_a_label_to_its_answer(tiny_tokenizer):
+    row = {"input_ids": [5, 6, 7, 8, 9], "labels": [5, 6, 7, -100, -100]}
+    encoded = encode_row(row, tiny_tokenizer, prompt_length=4)
+    assert (encoded["prompt_length"], answer_ids(encoded)) == (2, [7])
+
+
+def test_the_labels_of_an_answer_leave_out_its_prompt(tiny_tokenizer, forget_rows):
+    text = encode_row({"text": "Ada Marlow was born in Veldt."}, tiny_tokenizer, prompt_length=3)
+    assert answer_row(text)["labels"] == [-100] * 3 + text["input_ids"][3:]
+    pair = encode_row(forget_rows[0], tiny_tokenizer)
+    assert answer_row(pair) == pair

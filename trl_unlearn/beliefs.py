@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ._belief_file import BeliefFile
-from .encoding import repeats
+from .encoding import answer_ids, repeats
 from .generation import Completion, generate
 from .token_scores import continuation_row
 
@@ -121,7 +121,8 @@ class BeliefStore:
 
     Attributes:
         prompts, targets (`Sequence[list[int]]`):
-            Prompt and answer of each row as token ids, the answer with its EOS token.
+            Prompt and answer of each row as token ids, the answer with its EOS token. The answer of raw text is what
+            follows its prompt.
         refresh (`int` or `None`):
             Number of the last sampling; `None` before the first.
         audits (`list[dict]`):
@@ -143,7 +144,7 @@ class BeliefStore:
         folder: str | Path | None = None,
     ):
         self._rows = rows
-        self.prompts, self.targets = _Part(rows, self._prompt), _Part(rows, self._target)
+        self.prompts, self.targets = _Part(rows, self._prompt), _Part(rows, answer_ids)
         self.sampling = sampling
         self.pad_token_id, self.eos_token_ids = pad_token_id, eos_token_ids
         self.rank, self.world_size = rank, world_size
@@ -167,10 +168,6 @@ class BeliefStore:
     @staticmethod
     def _prompt(row: dict[str, Any]) -> list[int]:
         return row["input_ids"][: row["prompt_length"]]
-
-    @staticmethod
-    def _target(row: dict[str, Any]) -> list[int]:
-        return [label for label in row["labels"] if label != -100]
 
     def _is_empty(self, completion: Completion) -> bool:
         return all(token in self.eos_token_ids for token in completion.ids)
@@ -293,7 +290,7 @@ class BeliefStore:
         )
         tally.repeats += sum(
             repeats(belief.ids, target, self.eos_token_ids)
-            for target, own in zip(map(self._target, rows), beliefs, strict=True)
+            for target, own in zip(map(answer_ids, rows), beliefs, strict=True)
             for belief in own
         )
         kept = [belief for own in beliefs for belief in own]
@@ -342,7 +339,7 @@ class BeliefStore:
         digest = hashlib.sha256()
         for chunk in self._chunks():
             for row in self._rows_at(chunk):
-                digest.update(repr((self._prompt(row), self._target(row))).encode())
+                digest.update(repr((self._prompt(row), answer_ids(row))).encode())
         return digest.hexdigest()
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:

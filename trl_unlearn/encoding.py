@@ -92,6 +92,12 @@ def answer_ids(row: Mapping[str, Any]) -> list[int]:
     return list(row["input_ids"][row["prompt_length"] : end])
 
 
+def answer_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An encoded row whose prompt has no labels: in raw text it has, which other answers to it have not."""
+    start = row["prompt_length"]
+    return {**row, "labels": [-100] * start + list(row["labels"][start:])}
+
+
 def repeats(sample: Sequence[int], answer: Sequence[int], end_ids: Collection[int]) -> bool:
     """
     Tell whether a sample repeats an answer token for token, as far as both go.
@@ -332,7 +338,9 @@ def encode_row(
             if is_cut
             else "has no label token. Every label is -100, or the text has a single token."
         )
-    prompt = start if start > 0 else min(prompt_length, len(ids) - 1)
+    # At least one label comes after the prompt.
+    last = max(i for i, label in enumerate(labels) if label != -100)
+    prompt = start if start > 0 else min(prompt_length, last)
     return {"input_ids": ids, "labels": labels, "prompt_length": prompt}
 
 

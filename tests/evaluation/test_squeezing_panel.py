@@ -160,6 +160,11 @@ def test_the_prompts_are_evenly_spaced_and_their_samples_depend_on_their_row_alo
 def test_raw_text_has_the_rest_of_the_text_for_its_answer(tiny_model, tiny_tokenizer, forget_rows):
     texts = Dataset.from_list([{"text": row["completion"][0]["content"]} for row in forget_rows])
     panel = freeze(tiny_model, tiny_tokenizer, texts, max_new_tokens=3)
+    for (target,), text in zip(panel.bands["target"], texts, strict=True):
+        row = encode_row(text, tiny_tokenizer)
+        # Of the same tokens as the other bands.
+        start = row["prompt_length"]
+        assert target["labels"] == [-100] * start + row["input_ids"][start:]
     assert list(panel.bands) == ["target", "high", "middle", "low"]
     assert all(math.isfinite(value) for value in panel.measure(tiny_model).values())
 

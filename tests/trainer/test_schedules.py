@@ -15,6 +15,7 @@
 import math
 
 import pytest
+from datasets import Dataset
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.trainer.drift import Drift
@@ -106,7 +107,7 @@ def test_the_config_of_the_user_is_left_as_it_is(tmp_path):
 
 @pytest.fixture
 def train(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
-    def run(checkpoint=None, retain=retain_rows, **options):
+    def run(checkpoint=None, forget=forget_rows, retain=retain_rows, **options):
         settings = {
             "per_device_train_batch_size": 3,
             "max_completion_length": 6,
@@ -120,7 +121,7 @@ def train(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
             "disable_tqdm": True,
         }
         args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | options)
-        trainer = BootstrapUnlearnTrainer(tiny_model, args, forget_rows, retain, processing_class=tiny_tokenizer)
+        trainer = BootstrapUnlearnTrainer(tiny_model, args, forget, retain, processing_class=tiny_tokenizer)
         trainer.train(resume_from_checkpoint=checkpoint)
         return trainer
 
@@ -159,3 +160,12 @@ def test_the_adaptive_schedule_cannot_go_on_from_a_checkpoint(train, tmp_path):
     train(save_strategy="epoch", num_train_epochs=1)
     with pytest.raises(ValueError, match=r"goes on from step 1, but .*Train from the start"):
         train(checkpoint=str(tmp_path / "out" / "checkpoint-1"), lambda_schedule="adaptive")
+
+
+def test_what_is_followed_of_raw_text_comes_after_the_prompt_of_its_beliefs(train, tmp_path, forget_rows):
+    texts = Dataset.from_list([{"text": row["completion"][0]["content"]} for row in forget_rows])
+    trainer = train(forget=texts, lambda_schedule="adaptive", prompt_length=4, num_train_epochs=1)
+    for row, target in zip(trainer.train_dataset, trainer._monitor.target, strict=True):
+        assert target["labels"] == [-100] * 4 + row["input_ids"][4:]
+    for belief in trainer._monitor.beliefs:
+        assert [label == -100 for label in belief["labels"][:5]] == [True] * 4 + [False]

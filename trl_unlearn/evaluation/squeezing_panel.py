@@ -23,6 +23,7 @@ from typing import Any, Self
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..encoding import answer_row
 from ..generation import eos_token_ids
 from ..token_scores import continuation_row
 from .sharing import score_rows_together
@@ -139,7 +140,7 @@ class SqueezingPanel:
         panel = cls(bands={}, pad_token_id=pad_token_id, batch_size=batch_size or 32)
         logps = iter(panel._mean_logps(model, [row for found in candidates for row in found]))
         thirds = [_thirds(found, [next(logps) for _ in found]) for found in candidates]
-        panel.bands["target"] = [[row] for row in targets]
+        panel.bands["target"] = [[answer_row(row)] for row in targets]
         for name in ("high", "middle", "low"):
             panel.bands[name] = [third[name] for third in thirds]
         if encoded.paraphrases is not None:

@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from .._trl import disable_dropout_in_model
 from ..beliefs import BeliefSampling, BeliefStore
-from ..encoding import ENCODED_COLUMNS, encode_dataset
+from ..encoding import ENCODED_COLUMNS, answer_row, encode_dataset
 from ..generation import eos_token_ids, whole_model
 from ..label_states import LabelStates, check_head
 from ..objectives import forget, hidden, retain
@@ -339,7 +339,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     # Weights
 
     def _new_monitor(self) -> DriftMonitor:
-        target, retain = [self.train_dataset[i] for i in spread_over(len(self.train_dataset))], []
+        # Beside the beliefs that are followed, the answers to the same prompts.
+        target, retain = [answer_row(self.train_dataset[i]) for i in spread_over(len(self.train_dataset))], []
         if self.args.retain_max_drop is not None:
             retain = [self.retain_dataset[i] for i in spread_over(len(self.retain_dataset))]
         return DriftMonitor(target, [], retain, self._tokenizer.pad_token_id)
