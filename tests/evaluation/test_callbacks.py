@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.evaluation.callbacks import SqueezingPanelCallback
-from trl_unlearn.evaluation.squeezing_panel import squeezing_index
+from trl_unlearn.evaluation.squeezing_panel import SqueezingPanel, squeezing_index
 
 
 @pytest.fixture
@@ -80,6 +80,13 @@ def test_it_measures_before_training_at_each_interval_and_once_at_the_end(
     assert [entry["step"] for entry in callback.history] == steps
     assert [entry["epoch"] for entry in callback.history] == [pytest.approx(step / 3) for step in steps]
     assert [list(entry)[2:] for entry in callback.history] == [["target", "high", "middle", "low"]] * len(steps)
+
+
+def test_a_panel_without_anything_finite_costs_no_run(new_trainer, forget_rows, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(SqueezingPanel, "measure", lambda *_: {"target": math.nan, "high": math.nan})
+    callback = follow(new_trainer(), forget_rows, path=tmp_path / "panel")
+    assert len(callback.history) == 3 and (tmp_path / "panel/squeezing.json").is_file()
+    assert not (tmp_path / "panel/figures/squeezing.png").exists() and "squeezing.png` is left out" in caplog.text
 
 
 def test_a_run_that_stops_within_an_epoch_is_measured_at_its_end(new_trainer, forget_rows):

@@ -12,8 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import errno
 import math
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from PIL import Image
 
 from trl_unlearn.evaluation import plots
 from trl_unlearn.evaluation.plots import (
+    draw,
     plot_curves,
     plot_evaluation,
     plot_sequence,
@@ -196,6 +199,38 @@ def test_a_sequence_shows_a_line_a_request_what_is_kept_and_the_retrained_model_
     # No line leads to the retrained model, which no request was served from.
     assert gaps[0] < 30
     assert gaps[1] > 100
+
+
+def test_a_figure_that_cannot_be_drawn_is_warned_of_and_leaves_none_from_before(tmp_path, caplog):
+    history = squeezing_history(target=-0.5)
+    assert draw(tmp_path / "s.png", partial(plot_squeezing, history))
+    assert (tmp_path / "s.png").is_file() and not caplog.messages
+    # A model whose every log-prob is NaN.
+    assert not draw(tmp_path / "s.png", partial(plot_squeezing, [{"epoch": 0.0, "target": math.nan}]))
+    assert not (tmp_path / "s.png").exists()
+    assert "none of the bands that are drawn" in caplog.text and "s.png" in caplog.text
+
+
+def test_a_figure_on_a_full_disk_is_no_figure_without_anything_to_draw(tmp_path):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        draw(tmp_path / "s.png", full)
+
+
+@pytest.mark.parametrize("points", [0, 1])
+def test_a_curve_of_one_point_or_none_is_drawn(tmp_path, points):
+    point = {"extraction_strength": 0.4, "retain_probability": 0.9, "requests": {"a": {"extraction_strength": 0.4}}}
+    entry = {"step": 1, "epoch": 0.0, "forget/logps": -1.0, "target": -1.0, "high": -2.0}
+    for plot in (
+        partial(plot_training, [entry]),
+        partial(plot_squeezing, [entry]),
+        partial(plot_squeezing_comparison, {"ga": [entry], "npo": [entry][:points]}),
+        partial(plot_curves, {"ga": [[point][:points]]}, baselines={"target": point}, goal=None),
+        partial(plot_sequence, [point | {"request": "a"}][:points], {"target": point}),
+    ):
+        assert draw(tmp_path / "one.png", plot), plot
 
 
 def test_plotting_does_not_touch_the_state_of_pyplot(tmp_path):

@@ -22,12 +22,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_unlearn.records import UnlearningRun
-from trl_unlearn.results import EvaluationResult
+from trl_unlearn.results import EvaluationResult, Measurement
+from trl_unlearn.scripts import unlearn
 
 
 LORA = ["--lora_r", "4"]
 WHOLE = ["--no_use_peft"]
 WRITTEN = ("README.md", "run.json", "eval_results.json")
+NO_PROTOCOL = {"protocol": {}, "environment": {}}
 OWN_FORMS = ("prompt-completion", "conversational", "messages", "text")
 
 
@@ -229,6 +231,43 @@ def test_the_same_command_gives_the_same_values_in_another_folder(run, tofu):
     once, again = (run("bs_s", [*tofu, *LORA], output=name) for name in ("once", "again"))
     for model in ("target", "unlearned"):
         assert values_of(again, model) == values_of(once, model)
+
+
+def test_a_run_shorter_than_logging_steps_ends_with_the_curve_of_its_last_step(run, own):
+    done = run("bs_t", [*own("conversational"), *LORA], override=("--logging_steps", "10"))
+    record = UnlearningRun.load(done.folder / "run.json")
+    assert [entry["step"] for entry in record.training_log if "forget/logps" in entry] == [2]
+    assert "figures/training.png" in done.text("README.md") and (done.folder / "figures/training.png").is_file()
+    assert "extraction_strength" in done.printed and not (done.folder / "unfinished.json").exists()
+
+
+def test_a_run_without_a_log_says_that_it_has_no_curve_and_has_all_the_rest(run, own, caplog):
+    done = run("bs_t", [*own("conversational"), *LORA], override=("--logging_strategy", "no"))
+    assert "training.png` is left out: `log` has none of the curves" in caplog.text
+    card = done.text("README.md")
+    assert "figures/training.png" not in card and "figures/evaluation.png" in card
+    assert "forget/extraction_strength" in card and not (done.folder / "unfinished.json").exists()
+
+
+def test_what_fails_after_the_results_costs_neither_them_nor_the_rest(run, own, monkeypatch, caplog, capfd):
+    done = run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
+    measured = {"forget/extraction_strength": Measurement(0.5, 3, 0.1)}
+    result = EvaluationResult(parity="strict", suites=["tofu"], models={"unlearned": measured}, **NO_PROTOCOL)
+
+    def broken(*_, **__):
+        raise RuntimeError("out of colours")
+
+    for name in ("plot_evaluation", "render_card", "print_results"):
+        caplog.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(unlearn, name, broken)
+            unlearn.write_results(done.folder, result)
+        assert len(caplog.messages) == 1 and "left out: RuntimeError('out of colours')" in caplog.text
+        assert results_of(done) == result
+        assert ("extraction_strength" in capfd.readouterr().out) == (name != "print_results")
+        # The card that could not be written is the one from before.
+        assert ("figures/evaluation.png" in done.text("README.md")) == (name == "print_results")
+        assert "0.500 ± 0.100" in done.text("README.md")
 
 
 def test_a_run_that_diverges_ends_with_a_message_exit_code_3_and_a_usable_adapter(run, tofu, facts, tmp_path, capfd):

@@ -14,6 +14,7 @@
 
 """What is measured of a model while it trains."""
 
+import functools
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from ..encoding import padding_token_id
 from ..generation import whole_model
-from .plots import plot_squeezing
+from .plots import draw, plot_squeezing
 from .squeezing_panel import SqueezingPanel, squeezing_index
 from .tofu import EncodedSet, score_set
 
@@ -283,4 +284,4 @@ class SqueezingPanelCallback(_MeasuringCallback):
         ]
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "squeezing.json").write_text(json.dumps(finite, indent=2) + "\n", encoding="utf-8")
-        plot_squeezing(self.history, self.path / "figures" / "squeezing.png")
+        draw(self.path / "figures" / "squeezing.png", functools.partial(plot_squeezing, self.history))

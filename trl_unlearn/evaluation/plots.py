@@ -14,9 +14,10 @@
 
 """Figures of a run and of its evaluation, as PNG files 800 pixels wide."""
 
+import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from matplotlib.figure import Figure
 
 from ..results import METRIC_GROUPS, METRICS, MODEL_ROLES, EvaluationResult
 
+
+logger = logging.getLogger(__name__)
 
 DPI = 100
 WIDTH = 8.0
@@ -133,20 +136,6 @@ def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[
     axes.set_title(f"{GROUP_TITLES[group]}: {hint}", loc="left", fontsize=11)
 
 
-def has_plot(result: EvaluationResult) -> bool:
-    """
-    Whether [`plot_evaluation`] has something to draw: a suite may have only numbers that lie elsewhere than in [0, 1].
-
-    Args:
-        result ([`EvaluationResult`]):
-            What would be drawn.
-
-    Returns:
-        `bool`: Whether one of the main metrics was run.
-    """
-    return any(_measured(result, group) for group in METRIC_GROUPS)
-
-
 def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:
     """
     Draws a dot plot of the three models on the main metrics, with standard errors.
@@ -206,7 +195,10 @@ def plot_training(
         for name in TRAINING_STYLES
     }
     if not any(curves.values()):
-        raise ValueError(f"`log` has none of the curves that are drawn, {list(TRAINING_STYLES)}: nothing was logged.")
+        raise ValueError(
+            f"`log` has none of the curves that are drawn, {list(TRAINING_STYLES)}: nothing was logged. Set "
+            "`logging_strategy` to 'steps' or 'epoch'."
+        )
     figure = Figure(figsize=(WIDTH, 4.2), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     timed = [entry for entry in log if entry.get("epoch")]
@@ -434,6 +426,52 @@ def plot_sequence(
 
 def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
+
+
+def attempted(what: str, make: Callable[[], Any]) -> bool:
+    """
+    Makes something that shows what is saved already, and so is never worth a run: where that fails, a warning says so.
+
+    Args:
+        what (`str`):
+            What is made, for the warning.
+        make (`Callable[[], Any]`):
+            Function that makes it.
+
+    Returns:
+        `bool`: Whether it was made.
+
+    Raises:
+        `OSError`: if it cannot be written, as on a full disk: the next file could not be, either.
+    """
+    try:
+        make()
+    except OSError:
+        raise
+    except Exception as error:
+        logger.warning(f"{what} is left out: {error if isinstance(error, ValueError) else repr(error)}")
+        return False
+    return True
+
+
+def draw(path: str | os.PathLike, plot: Callable[[Path], None]) -> bool:
+    """
+    Draws a figure, or warns that there is none.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The PNG file to write. Without a new one, one from before is removed: it would show something else.
+        plot (`Callable[[Path], None]`):
+            One of the functions of this module, given all but its path.
+
+    Returns:
+        `bool`: Whether the figure is there.
+    """
+    path = Path(path)
+    drawn = attempted(f"The figure `{path}`", lambda: plot(path))
+    if not drawn:
+        path.unlink(missing_ok=True)
+    return drawn
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:

@@ -35,6 +35,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ from ..evaluation.comparison import (
     print_comparison,
 )
 from ..evaluation.fluency import load_fluency_classifier
-from ..evaluation.plots import plot_curves, plot_squeezing_comparison
+from ..evaluation.plots import attempted, draw, plot_curves, plot_squeezing_comparison
 from ..evaluation.squeezing_panel import squeezing_index
 from ..evaluation.suite import Suite
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -298,15 +299,15 @@ def write_comparison(folder: Path, runs: list[ComparedRun], baselines: dict[str,
     text = json.dumps(comparison_dict(runs, baselines), indent=2) + "\n"
     (folder / "comparison.json").write_text(text, encoding="utf-8")
     (folder / "comparison.md").write_text(comparison_markdown(header, rows), encoding="utf-8")
-    (folder / "figures").mkdir(exist_ok=True)
+    attempted("The table", lambda: print_comparison(header, rows))
     curves: dict[str, list[list[dict[str, float]]]] = {}
     for run in runs:
         curves.setdefault(run.method, []).append(run.curve)
-    plot_curves(curves, folder / "figures/curves.png", baselines, goal)
+    draw(folder / "figures/curves.png", partial(plot_curves, curves, baselines=baselines, goal=goal))
     # One seed a method: lines of several would hide one another.
     first = {run.method: run.squeezing for run in reversed(runs)}
-    plot_squeezing_comparison({name: first[name] for name in curves}, folder / "figures/squeezing.png")
-    print_comparison(header, rows)
+    histories = {name: first[name] for name in curves}
+    draw(folder / "figures/squeezing.png", partial(plot_squeezing_comparison, histories))
     print(f"Table, numbers and figures: {folder}")
 
 

@@ -35,6 +35,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.comparison import comparison_markdown
-from ..evaluation.plots import plot_sequence
+from ..evaluation.plots import attempted, draw, plot_sequence
 from ..evaluation.sequence import SequenceStage, print_sequence, sequence_dict, sequence_point, sequence_rows
 from ..evaluation.tofu import EncodedSet, encode_set
 from ..records import ChainLink, UnlearningRun
@@ -324,8 +325,8 @@ def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[st
     header, rows = sequence_rows(stages, baselines)
     (folder / "sequence.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     (folder / "sequence.md").write_text(comparison_markdown(header, rows), encoding="utf-8")
-    plot_sequence(found["stages"], baselines, folder / "figures/sequence.png")
-    print_sequence(header, rows)
+    attempted("The table", lambda: print_sequence(header, rows))
+    draw(folder / "figures/sequence.png", partial(plot_sequence, found["stages"], baselines))
     print(f"A folder a request, table, numbers and figure: {folder}")
 
 

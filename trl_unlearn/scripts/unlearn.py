@@ -17,6 +17,7 @@
 import copy
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from trl import get_peft_config, get_quantization_config
 
 from ..evaluation.callbacks import SqueezingPanelCallback, curve_point
 from ..evaluation.fluency import load_fluency_classifier
-from ..evaluation.plots import has_plot, plot_evaluation, plot_training
+from ..evaluation.plots import attempted, draw, plot_evaluation, plot_training
 from ..evaluation.robustness_plots import plot_leak, plot_relearning
 from ..evaluation.stopping import UnlearnUntil
 from ..evaluation.suite import evaluate_models
@@ -352,20 +353,28 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     result.save(folder / "eval_results.json")
-    (folder / "figures").mkdir(exist_ok=True)
-    plots = {"evaluation": plot_evaluation} if has_plot(result) else {}
-    if "robustness" in result.suites:
-        plots |= {"relearning": plot_relearning, "leak_at_k": plot_leak}
+    attempted("The table", lambda: print_results(result))
+    plots = {"evaluation": plot_evaluation, "relearning": plot_relearning, "leak_at_k": plot_leak}
+    figures = []
     for name, plot in plots.items():
-        plot(result, folder / f"figures/{name}.png")
-    figures = [f"figures/{name}.png" for name in plots]
+        path = folder / f"figures/{name}.png"
+        if name != "evaluation" and "robustness" not in result.suites:
+            # Of results that these have replaced.
+            path.unlink(missing_ok=True)
+        elif draw(path, partial(plot, result)):
+            figures.append(name)
     if (folder / "run.json").is_file():
-        run = UnlearningRun.load(folder / "run.json")
-        refreshes = run.belief_audit.refreshes if run.belief_audit else []
-        plot_training(run.training_log, folder / "figures/training.png", [refresh.epoch for refresh in refreshes])
-        figures.append("figures/training.png")
-        if (folder / "figures/squeezing.png").is_file():
-            figures.append("figures/squeezing.png")
-        (folder / "README.md").write_text(render_card(run, result, figures), encoding="utf-8")
-    print_results(result)
+        attempted("The card", lambda: _write_card(folder, result, figures))
     PartialState().print(f"Adapter or model, card, results and figures: {folder}")
+
+
+def _write_card(folder: Path, result: EvaluationResult, figures: list[str]) -> None:
+    """Write the card of a run with these results and figures, and those of its training."""
+    run = UnlearningRun.load(folder / "run.json")
+    refreshes = [refresh.epoch for refresh in run.belief_audit.refreshes] if run.belief_audit else []
+    if draw(folder / "figures/training.png", partial(plot_training, run.training_log, refresh_epochs=refreshes)):
+        figures = [*figures, "training"]
+    if (folder / "figures/squeezing.png").is_file():
+        figures = [*figures, "squeezing"]
+    text = render_card(run, result, [f"figures/{name}.png" for name in figures])
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -27,7 +27,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import IntervalStrategy, TrainOutput, rotate_checkpoints
 from trl import SFTTrainer
 
 
@@ -295,6 +295,12 @@ class ResumableTrainer(SFTTrainer):
         for name, callback in self._stateful_callbacks().items():
             if f"callback {name}" in own:
                 callback.load_state_dict(own[f"callback {name}"])
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        # The steps since the last entry would be in no log, and a run shorter than `logging_steps` would have none.
+        if self.control.should_training_stop and self.args.logging_strategy != IntervalStrategy.NO:
+            self.control.should_log = True
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # `Trainer` takes a step beyond the last one where it goes on from that, in the middle of an epoch,
