@@ -132,7 +132,7 @@ def test_a_module_imports_only_what_its_place_allows(module):
         ("beliefs", "from trl_unlearn import UnlearningRun", "package root"),
         ("beliefs", "from . import generation", "package root"),
         ("scripts.bs_t", "from .. import records", "package root"),
-        ("scripts.bs_t", "from trl.trainer.utils import use_adapter", "only `_trl.py`"),
+        ("scripts.bs_t", "from trl.trainer.utils import adjusted_mfu", "only `_trl.py`"),
         ("scripts.bs_t", "import trl.trainer", "only `_trl.py`"),
         ("scripts.bs_t", "import trl", "only `_trl.py`"),
         ("scripts.bs_t", "from trl import experimental", "experimental"),
@@ -151,9 +151,9 @@ def test_an_import_against_the_table_is_found(module, source, complaint):
     [
         ("trainer.collator", "from ..hub.card import render_card"),
         ("trainer.collator", "from ..hub import card"),
-        ("trainer.collator", "from .._trl import use_adapter\nfrom .run_record import RunClock"),
+        ("trainer.collator", "from .._trl import adjusted_mfu\nfrom .run_record import RunClock"),
         ("scripts.bs_t", "from . import unlearn\nfrom trl import TrlParser\nimport trl_unlearn.data.tofu"),
-        ("_trl", "from trl.trainer.utils import use_adapter"),
+        ("_trl", "from trl.trainer.utils import adjusted_mfu"),
     ],
 )
 def test_an_import_that_the_table_allows_is_let_through(module, source):

@@ -17,7 +17,6 @@ import inspect
 import pytest
 import torch
 from accelerate import Accelerator
-from peft import LoraConfig, get_peft_model
 
 from trl_unlearn import _trl
 
@@ -34,7 +33,6 @@ USED = {
     "prepare_deepspeed": (("model", "accelerator"), {}),
     "prepare_fsdp": (("model", "accelerator"), {}),
     "unwrap_model_for_generation": (("model", "accelerator"), {"gradient_checkpointing_kwargs": None}),
-    "use_adapter": (("model", "adapter_name"), {}),
 }
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -56,21 +54,6 @@ def test_dropout_is_disabled_in_place():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
     _trl.disable_dropout_in_model(model)
     assert model[1].p == 0
-
-
-def test_an_adapter_is_off_or_exchanged_inside_the_block_and_back_afterwards(tiny_model):
-    plain = tiny_model(input_ids=IDS).logits
-    model = get_peft_model(tiny_model, LoraConfig(init_lora_weights=False, target_modules=["q_proj"]))
-    model.add_adapter("other", LoraConfig(init_lora_weights=False, target_modules=["q_proj"]))
-    adapted = model(input_ids=IDS).logits
-    with _trl.use_adapter(model, None):
-        torch.testing.assert_close(model(input_ids=IDS).logits, plain)
-    with _trl.use_adapter(model, "other"):
-        assert model.active_adapter == "other"
-        assert not torch.allclose(model(input_ids=IDS).logits, adapted)
-    assert model.active_adapter == "default"
-    torch.testing.assert_close(model(input_ids=IDS).logits, adapted)
-    assert not torch.allclose(adapted, plain)
 
 
 def test_a_model_is_unwrapped_for_generation_with_checkpointing_off_and_on_again(tiny_model):

@@ -23,7 +23,6 @@ from trl.trainer.utils import (
     disable_dropout_in_model,
     get_peak_flops_per_device,
     maybe_gather_lm_head_ctx,
-    use_adapter,
 )
 
 
@@ -38,5 +37,4 @@ __all__ = [
     "prepare_deepspeed",
     "prepare_fsdp",
     "unwrap_model_for_generation",
-    "use_adapter",
 ]

@@ -58,7 +58,7 @@ from .passes import (
 )
 from .progress import print_beliefs, show_logps
 from .publishing import PublishingTrainer
-from .reference import add_reference_adapter, frozen_copy, reference_model
+from .reference import frozen_copy, keep_start, reference_model
 from .refusals import with_refusals
 from .row_metrics import RowMetrics
 from .schedules import TermWeights
@@ -95,8 +95,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Model that knows what is to go. With a `PeftModel`, its adapter is trained further, and a frozen copy of it
-            is the reference where one is needed.
+            Model that knows what is to go. With a `PeftModel`, its adapter is trained further, and the adapter as it
+            was is the reference where one is needed.
         args ([`BootstrapUnlearnConfig`], *optional*):
             Configuration. It is not written into: `trainer.args` is a copy, in which the values that were left open
             are filled in.
@@ -161,8 +161,6 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         refuse_input(model, args, train_dataset, retain_dataset)
         self._objective = FORGET_OBJECTIVES[args.forget_loss_type]
         needs_reference = self._objective.needs_reference or args.compares_retain
-        if needs_reference and self._continues_adapter:
-            add_reference_adapter(model)
         self.dataset_sources: dict[str, dict[str, Any]] = {}
         self.earlier_requests: list[ChainLink] = []
         self.stop_reason: str | None = None
@@ -200,7 +198,9 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             warn_of_overlap(self.train_dataset, self.retain_dataset)
         refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset)
         self.ref_model = None
-        if needs_reference and not isinstance(self.model, PeftModel):
+        if needs_reference and isinstance(self.model, PeftModel):
+            keep_start(self.model, self.accelerator, has_adapter=self._continues_adapter)
+        elif needs_reference:
             self.ref_model = frozen_copy(self.model, self.accelerator)
         if self._objective.needs_inner or (args.uses_retain and args.retain_loss_type == "hidden"):
             args.rmu_layer = resolve_layer(self.model, args.rmu_layer)

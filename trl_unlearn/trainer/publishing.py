@@ -31,7 +31,6 @@ from ..hub.card import render_card
 from ..records import UnlearningRun
 from ..results import EvaluationResult
 from .checkpointing import ResumableTrainer
-from .reference import without_reference_adapter
 from .run_record import RunClock, build_run_record
 
 
@@ -92,7 +91,7 @@ class PublishingTrainer(ResumableTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """
-        Save the adapter (or the model), the tokenizer, `run.json` and the card, but no frozen reference adapter.
+        Save the adapter (or the model), the tokenizer, `run.json` and the card.
 
         Args:
             output_dir (`str`, *optional*):
@@ -108,8 +107,7 @@ class PublishingTrainer(ResumableTrainer):
             self._write_records(folder)
 
     def _save(self, output_dir=None, state_dict=None):
-        with without_reference_adapter(self.accelerator.unwrap_model(self.model)):
-            super()._save(output_dir, state_dict)
+        super()._save(output_dir, state_dict)
         if self._is_output(Path(output_dir or self.args.output_dir)):
             self._saved_step = self.state.global_step
 

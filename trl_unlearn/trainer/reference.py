@@ -16,35 +16,50 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator, DistributedType
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from .._trl import DistributedBackend, prepare_deepspeed, prepare_fsdp, use_adapter
+from .._trl import DistributedBackend, prepare_deepspeed, prepare_fsdp
 
 
-_ADAPTER = "ref"
+@dataclass(frozen=True)
+class _Start:
+    """The start of a model with an adapter: what training will change, by name, and whether the adapter was there."""
+
+    values: Mapping[str, Tensor]
+    has_adapter: bool
 
 
-def add_reference_adapter(model: PeftModel) -> None:
+_starts: WeakKeyDictionary[nn.Module, _Start] = WeakKeyDictionary()
+
+
+def keep_start(model: PeftModel, accelerator: Accelerator, *, has_adapter: bool) -> None:
     """
-    Keep a frozen copy of the adapter that a model came with: with adapters off it would never have known the facts.
+    Keep what [`reference_model`] needs of a model with an adapter, before its training.
 
     Args:
         model ([`~peft.PeftModel`]):
-            Model, changed in place.
+            Model, not wrapped.
+        accelerator ([`~accelerate.Accelerator`]):
+            Accelerator that will prepare the model.
+        has_adapter (`bool`):
+            Whether the model came with its adapter: with adapters off it would never have known the facts then, and
+            the reference is the adapter as it was. Of a new one, it is the model with adapters off.
     """
-    name = model.active_adapter
-    model.add_adapter(_ADAPTER, model.peft_config[name])
-    for key, parameter in model.named_parameters():
-        if f".{name}." in key:
-            copied = model.get_parameter(key.replace(f".{name}.", f".{_ADAPTER}."))
-            copied.data.copy_(parameter.data)
-            copied.requires_grad_(False)
+    values = {}
+    if has_adapter:
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        with DistributedBackend(accelerator).gather_params(list(trained.values())):
+            values = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    _starts[model] = _Start(values, has_adapter)
 
 
 def frozen_copy(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
@@ -74,13 +89,55 @@ def frozen_copy(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
 
 
 @contextlib.contextmanager
+def _whole(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Parameters that can be read and set: ZeRO-3 shards them, and takes over what the first process has set."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0):
+        yield
+
+
+def _set_values(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    # Through `data`: for autograd nothing happens, since every value is back before the next backward pass.
+    for parameter, value in zip(parameters, values, strict=True):
+        if isinstance(parameter, DTensor):
+            if not isinstance(value, DTensor):
+                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+            parameter, value = parameter.to_local(), value.to_local()
+        parameter.data.copy_(value)
+    # Autocast keeps casts of the values that were there.
+    torch.clear_autocast_cache()
+
+
+@contextlib.contextmanager
+def _with_values(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other values for some parameters, put in place: optimizers and sharding hold on to the tensors themselves."""
+    if not values:
+        yield
+        return
+    named = dict(model.named_parameters())
+    parameters = [named[name] for name in values]
+    with _whole(parameters):
+        current = [parameter.detach().clone() for parameter in parameters]
+        _set_values(parameters, list(values.values()))
+    try:
+        yield
+    finally:
+        with _whole(parameters):
+            _set_values(parameters, current)
+
+
+@contextlib.contextmanager
 def reference_model(model: nn.Module, copied: nn.Module | None) -> Iterator[nn.Module]:
     """
     The model as it was passed in, without gradient.
 
     Args:
         model (`torch.nn.Module`):
-            Unwrapped model in training.
+            Unwrapped model in training. With an adapter, [`keep_start`] has seen it.
         copied (`torch.nn.Module`, *optional*):
             Its frozen copy, with full fine-tuning.
     """
@@ -88,23 +145,7 @@ def reference_model(model: nn.Module, copied: nn.Module | None) -> Iterator[nn.M
         if copied is not None:
             yield copied
             return
-        with use_adapter(model, _ADAPTER if _ADAPTER in model.peft_config else None):
+        start = _starts[model]
+        without = contextlib.nullcontext() if start.has_adapter else model.disable_adapter()
+        with _with_values(model, start.values), without:
             yield model
-
-
-@contextlib.contextmanager
-def without_reference_adapter(model: nn.Module) -> Iterator[None]:
-    """
-    Hide the frozen adapter, so that it is not saved.
-
-    Args:
-        model (`torch.nn.Module`):
-            Unwrapped model in training.
-    """
-    adapters = getattr(model, "peft_config", {})
-    reference = adapters.pop(_ADAPTER, None)
-    try:
-        yield
-    finally:
-        if reference is not None:
-            adapters[_ADAPTER] = reference

@@ -1,0 +1,141 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The model as it was passed in, with adapters of all kinds."""
+
+import copy
+
+import peft
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors import safe_open
+
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.token_scores import pad_rows, score_batch
+
+
+ATTENTION = {"target_modules": ["q_proj", "v_proj", "o_proj"], "task_type": "CAUSAL_LM"}
+LORA = {"r": 4, **ATTENTION}
+ADAPTERS = {
+    "LoRA": ("LoraConfig", LORA),
+    "LoRA and modules to save": ("LoraConfig", {**LORA, "modules_to_save": ["embed_tokens"]}),
+    "DoRA": ("LoraConfig", {**LORA, "use_dora": True}),
+    "LoRA and biases": ("LoraConfig", {**LORA, "bias": "all"}),
+    "IA3": (
+        "IA3Config",
+        {**ATTENTION, "target_modules": ["v_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+    ),
+    "LoHa": ("LoHaConfig", LORA),
+    "LoKr": ("LoKrConfig", LORA),
+    "VeRA": ("VeraConfig", {**ATTENTION, "target_modules": ["q_proj"], "r": 32}),
+    "OFT": ("OFTConfig", {**ATTENTION, "oft_block_size": 8}),
+    "prompt tuning": ("PromptTuningConfig", {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}),
+}
+
+
+def config_of(kind):
+    name, settings = ADAPTERS[kind]
+    return getattr(peft, name)(**settings)
+
+
+@pytest.fixture
+def new_trainer(tmp_path, tiny_tokenizer, forget_rows, retain_rows):
+    def new(model, peft_config=None, **settings):
+        args = BootstrapUnlearnConfig(
+            str(tmp_path / "out"),
+            **{"forget_loss_type": "npo", "retain_loss_type": "kl", "lambda_bss": 0.0, "max_steps": 3},
+            **{"per_device_train_batch_size": 3, "learning_rate": 5e-2, "warmup_steps": 0, "logging_steps": 1},
+            **{"gradient_checkpointing": False, "save_strategy": "no", "report_to": "none", "disable_tqdm": True},
+            **settings,
+        )
+        return BootstrapUnlearnTrainer(
+            model, args, forget_rows, retain_rows, processing_class=tiny_tokenizer, peft_config=peft_config
+        )
+
+    return new
+
+
+@pytest.fixture
+def biased_model(tiny_model):
+    """The tiny model with biases in its attention, and with a head of its own."""
+    torch.manual_seed(0)
+    tiny_model.config.tie_word_embeddings = False
+    tiny_model.config.attention_bias = True
+    return type(tiny_model)(tiny_model.config).eval()
+
+
+def adapted(model, kind):
+    """A model with an adapter that does something."""
+    torch.manual_seed(1)
+    model = get_peft_model(model, config_of(kind))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def logps(model, batch):
+    with torch.no_grad():
+        return score_batch(model, batch).logps
+
+
+def batch_of(trainer):
+    return pad_rows([trainer.train_dataset[i] for i in range(3)], 0)
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_the_reference_of_a_continued_adapter_is_the_adapter_as_it_was(new_trainer, biased_model, kind):
+    model = adapted(biased_model, kind)
+    original = copy.deepcopy(model).eval()
+    trainer = new_trainer(model)
+    batch = batch_of(trainer)
+    expected = logps(original, batch)
+    trainer.train()
+    first = trainer.state.log_history[0]
+    # Model and reference are one in the first step: NPO is 2 / beta * log 2, and KL is 0.
+    assert first["loss/forget"] == pytest.approx(20 * torch.log(torch.tensor(2.0)).item(), abs=1e-3)
+    assert first["loss/retain"] == pytest.approx(0, abs=1e-5)
+    assert (logps(trainer.model.eval(), batch) - expected).abs().max() > 1e-4
+    with trainer._reference() as reference:
+        torch.testing.assert_close(logps(reference, batch), expected, atol=1e-5, rtol=0)
+
+
+def test_a_continued_adapter_is_saved_without_the_one_that_it_was(new_trainer, biased_model, tmp_path):
+    bare = copy.deepcopy(biased_model)
+    trainer = new_trainer(adapted(biased_model, "LoRA"))
+    trainer.train()
+    trainer.save_model()
+    with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
+        # Two matrices on each of three layers of two blocks.
+        assert len(list(file.keys())) == 12
+    loaded, batch = PeftModel.from_pretrained(bare, tmp_path / "out").eval(), batch_of(trainer)
+    torch.testing.assert_close(logps(loaded, batch), logps(trainer.model.eval(), batch), atol=1e-5, rtol=0)
+
+
+def test_the_reference_is_the_start_under_autocast_too(new_trainer, biased_model):
+    model = adapted(biased_model, "LoRA")
+    original = copy.deepcopy(model).eval()
+    trainer = new_trainer(model)
+    trainer.train()
+    batch = batch_of(trainer)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = logps(original, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        # Autocast keeps the casts of weights that train.
+        current = score_batch(trainer.model, batch).logps.detach()
+        with trainer._reference() as reference:
+            torch.testing.assert_close(logps(reference, batch), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(score_batch(trainer.model, batch).logps.detach(), current)
