@@ -34,11 +34,12 @@ def sampling(settings: Settings, batch_size: int | None) -> Callable[[], None]:
     tokenizer = AutoTokenizer.from_pretrained(settings.model_name_or_path)
     model = AutoModelForCausalLM.from_pretrained(settings.model_name_or_path, dtype=torch.float32).to(settings.device)
     rows = load_tofu(settings.dataset_name, settings.forget_config, split=f"train[:{settings.prompts}]")
+    encoded = [encode_row(row, tokenizer) for row in rows]
     store = BeliefStore(
-        [encode_row(row, tokenizer) for row in rows],
+        encoded,
         BeliefSampling(NUM_BELIEFS, NUM_BELIEFS, MAX_COMPLETION_LENGTH, batch_size=batch_size),
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_ids=eos_token_ids(model, tokenizer),
+        eos_token_ids=eos_token_ids(model, tokenizer, encoded),
     )
 
     def run() -> None:

@@ -95,7 +95,7 @@ class PlainEvaluator:
     @torch.no_grad()
     def _answers(self, encoded) -> list[Completion]:
         prompts = [row["input_ids"][: row["prompt_length"]] for row in encoded.answers]
-        ends, answers = eos_token_ids(self.model, self.tokenizer), []
+        ends, answers = eos_token_ids(self.model, self.tokenizer, encoded.answers), []
         for start in range(0, len(prompts), BATCH_SIZE):
             part = prompts[start : start + BATCH_SIZE]
             padded = self.tokenizer.pad({"input_ids": part}, padding_side="left", return_tensors="pt")

@@ -48,7 +48,7 @@ def new_store(rows, tiny_model, tiny_tokenizer):
             rows,
             sampling,
             pad_token_id=tiny_tokenizer.pad_token_id,
-            eos_token_ids=eos_token_ids(tiny_model, tiny_tokenizer),
+            eos_token_ids=eos_token_ids(tiny_model, tiny_tokenizer, rows),
             **kwargs,
         )
 

@@ -32,7 +32,7 @@ ALLOWED = {
     "_fused_scores": set(),
     "label_states": {"_fused_scores"},
     "token_scores": {"_fused_scores", "label_states"},
-    "generation": set(),
+    "generation": {"encoding"},
     "objectives": set(),
     "metrics": set(),
     "records": {"_json_record"},

@@ -44,8 +44,28 @@ def ends_turn(token_id: int, tokenizer: PreTrainedTokenizerBase) -> bool:
     """
     if token_id in tokenizer.all_special_ids:
         return True
+    if tokenizer.is_fast:
+        # `added_tokens_decoder` is built anew by each look-up: milliseconds where a vocabulary has thousands of them.
+        return bool(tokenizer.decode(token_id)) and not tokenizer.decode(token_id, skip_special_tokens=True)
     added = tokenizer.added_tokens_decoder.get(token_id)
     return added is not None and added.special
+
+
+def closing_token_id(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """
+    The special token that closes the answer of an encoded row.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            Encoded row (`labels`).
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer that made it.
+
+    Returns:
+        `int` or None: Its last label if that [`ends_turn`].
+    """
+    last = next((label for label in reversed(row["labels"]) if label != -100), None)
+    return last if last is not None and ends_turn(last, tokenizer) else None
 
 
 def answer_text(row: Mapping[str, Any]) -> str:
@@ -326,7 +346,7 @@ def encode_row(
         ids, first = _encode_form(row, tokenizer, text_field)
         start = first or 0
         labels = [-100] * start + ids[start:]
-        if not tokenizer.decode([x for x in labels if x != -100 and not ends_turn(x, tokenizer)]).strip():
+        if not tokenizer.decode([x for x in labels if x != -100], skip_special_tokens=True).strip():
             raise ValueError("has a completion without a token of text. Remove the row or give it an answer.")
         is_cut = max_length is not None and len(ids) > max_length
         ids, labels = ids[:max_length], labels[:max_length]
@@ -342,6 +362,26 @@ def encode_row(
     last = max(i for i, label in enumerate(labels) if label != -100)
     prompt = start if start > 0 else min(prompt_length, last)
     return {"input_ids": ids, "labels": labels, "prompt_length": prompt}
+
+
+def template_closing_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """
+    The special token that a chat template closes an answer with.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer.
+
+    Returns:
+        `int` or None: None without a chat template, or if it closes no answer, or refuses a single question.
+    """
+    if tokenizer.chat_template is None:
+        return None
+    messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]
+    try:
+        return closing_token_id(encode_row({"messages": messages}, tokenizer), tokenizer)
+    except ValueError:
+        return None
 
 
 def encode_dataset(

@@ -16,7 +16,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,7 @@ from transformers import (
 )
 
 from ._trl import unwrap_model_for_generation
+from .encoding import closing_token_id, template_closing_token_id
 
 
 logger = logging.getLogger(__name__)
@@ -92,15 +93,23 @@ class Completion:
     ended: bool
 
 
-def eos_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def eos_token_ids(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]]
+) -> list[int]:
     """
-    All tokens that end a completion: those of the generation config and the tokenizer's.
+    All tokens that end a completion: those of the generation config, the tokenizer's, and those that close answers.
+
+    A base checkpoint with ChatML has `<|endoftext|>` in both configs, and was fine-tuned to close answers with
+    `<|im_end|>`: a completion would run on into the turns of an invented user.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Model with a generation config.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer.
+        rows (`Iterable[Mapping[str, Any]]`):
+            Encoded rows (`labels`) with answers such as the model is to give. Empty where there are none: what the
+            chat template closes an answer with counts in any case.
 
     Returns:
         `list[int]`: Sorted ids, possibly none.
@@ -108,6 +117,7 @@ def eos_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[
     config = getattr(model, "generation_config", None)
     configured = config.eos_token_id if config is not None else None
     ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+    ids |= {template_closing_token_id(tokenizer), *(closing_token_id(row, tokenizer) for row in rows)}
     return sorted(i for i in ids if i is not None)
 
 

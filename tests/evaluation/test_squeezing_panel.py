@@ -144,7 +144,7 @@ def test_the_prompts_are_evenly_spaced_and_their_samples_depend_on_their_row_alo
         tiny_model,
         [prompt] * 12,
         pad_token_id=tiny_tokenizer.pad_token_id,
-        eos_token_ids=eos_token_ids(tiny_model, tiny_tokenizer),
+        eos_token_ids=eos_token_ids(tiny_model, tiny_tokenizer, encoded),
         max_new_tokens=6,
         keys=[(0, 1, 4, j) for j in range(12)],
     )

@@ -22,7 +22,7 @@ from transformers import LlamaForCausalLM
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.suite import evaluate_models
-from trl_unlearn.evaluation.tofu import EvaluationRows
+from trl_unlearn.evaluation.tofu import EvaluationRows, encode_set, generate_answers
 
 
 GENERAL = [
@@ -151,6 +151,21 @@ def test_recall_is_that_of_the_greedy_answer(half_trained_model, tiny_tokenizer,
         expected.append(scorer.score(row["completion"][0]["content"], text)["rougeL"].recall)
     assert max(expected) > 0
     assert per_row["forget/rougeL_recall"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_greedy_answer_ends_where_the_chat_template_closes_it(tiny_model, tiny_tokenizer, full_rows):
+    # As in a base checkpoint that was fine-tuned on ChatML: the EOS token is another.
+    tiny_tokenizer.eos_token, tiny_model.generation_config.eos_token_id = "<|pad|>", tiny_tokenizer.pad_token_id
+    end_of_turn = tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+    def favour_the_end_of_turn(module, inputs, logits):
+        return logits + 100 * (torch.arange(logits.size(-1)) == end_of_turn)
+
+    tiny_model.lm_head.register_forward_hook(favour_the_end_of_turn)
+    encoded = encode_set(full_rows.forget, tiny_tokenizer, name="forget")
+    answers = generate_answers(tiny_model, tiny_tokenizer, encoded, pad_token_id=0, max_new_tokens=8)
+    assert [answer.ids for answer in answers] == [[end_of_turn]] * len(answers)
+    assert all(answer.ended for answer in answers)
 
 
 def test_general_facts_use_the_answer_among_its_choices(tiny_model, tiny_tokenizer, full_rows):

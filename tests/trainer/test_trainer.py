@@ -97,6 +97,20 @@ def test_each_row_is_mixed_with_its_own_beliefs_only(new_trainer, tiny_tokenizer
     )
 
 
+def test_a_belief_ends_where_the_chat_template_closes_an_answer(new_trainer, tiny_model, tiny_tokenizer):
+    # As in a base checkpoint that was fine-tuned on ChatML: the EOS token is another.
+    tiny_tokenizer.eos_token, tiny_model.generation_config.eos_token_id = "<|pad|>", tiny_tokenizer.pad_token_id
+    store = new_trainer(max_completion_length=40).belief_store
+    end_of_turn = tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")
+    answers = [[x for x in row["labels"] if x != -100] for row in store._rows]
+    assert all(answer[-1] == end_of_turn for answer in answers)
+    assert list(store.targets) == answers
+    tiny_model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + 9 * (torch.arange(400) == 2))
+    store.sample(tiny_model, 0, 0.0)
+    beliefs = [[x for x in row["labels"] if x != -100] for row in store.rows(range(3))]
+    assert [belief.index(end_of_turn) for belief in beliefs] == [len(belief) - 1 for belief in beliefs]
+
+
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("lambda_bss", [0.0, 0.5])
 @pytest.mark.parametrize("num_rows", [8, 7])

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import encode_row
+from ..encoding import answer_ids, encode_row
 from ..generation import eos_token_ids
 from ..metrics import LeakAtK, RougeRecall
 from ..results import MODEL_ROLES
@@ -62,7 +62,7 @@ class _Setting(SuiteSetting):
     def answer_ids(self) -> list[list[int]]:
         """Answers without the end-of-turn token."""
         return [
-            list(row["input_ids"][row["prompt_length"] : len(row["input_ids"]) - closed])
+            answer_ids(row)[:-1] if closed else answer_ids(row)
             for row, closed in zip(self.forget.answers, self.forget.closed, strict=True)
         ]
 
@@ -92,7 +92,7 @@ def _recall(
         model,
         prompts,
         pad_token_id=setting.pad_token_id,
-        eos_token_ids=eos_token_ids(model, setting.tokenizer),
+        eos_token_ids=eos_token_ids(model, setting.tokenizer, setting.forget.answers),
         max_new_tokens=max(len(answer) + 1 for answer in setting.answer_ids()),
         batch_size=setting.batch_size,
         desc=desc,

@@ -107,20 +107,20 @@ def _self_prompted(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
+    rows: Sequence[dict[str, Any]],
     *,
-    max_new_tokens: int,
     batch_size: int | None,
     seed: int,
 ) -> list[dict[str, list[int]]]:
-    """What the model says at temperature 1 after `NUM_SAMPLES` of the prompts, evenly spread, or after all."""
+    """What the model says at temperature 1 after `NUM_SAMPLES` prompts, evenly spread, or after all of fewer."""
     count = min(NUM_SAMPLES, len(prompts))
     chosen = [list(prompts[i * len(prompts) // count]) for i in range(count)]
     samples = generate_together(
         model,
         chosen,
         pad_token_id=padding_token_id(tokenizer),
-        eos_token_ids=eos_token_ids(model, tokenizer),
-        max_new_tokens=max_new_tokens,
+        eos_token_ids=eos_token_ids(model, tokenizer, rows),
+        max_new_tokens=max(sum(label != -100 for label in row["labels"]) for row in rows),
         batch_size=batch_size,
         keys=[(seed, index) for index in range(count)],
         desc="Sampling texts for a reference",
@@ -220,8 +220,7 @@ def spv_scores(
 
     model = _load(load)
     own, near = variations(model)
-    longest = max(sum(label != -100 for label in row["labels"]) for row in rows)
-    samples = _self_prompted(model, tokenizer, prompts, max_new_tokens=longest, batch_size=batch_size, seed=seed)
+    samples = _self_prompted(model, tokenizer, prompts, rows, batch_size=batch_size, seed=seed)
     del model
     free_memory()
     reference = _load(load_start)

@@ -65,7 +65,7 @@ def sample_responses(
             model,
             [prompt for prompt, of_row in zip(prompts, keys, strict=True) for _ in of_row],
             pad_token_id=pad_token_id,
-            eos_token_ids=eos_token_ids(model, tokenizer),
+            eos_token_ids=eos_token_ids(model, tokenizer, rows),
             # A few samples ramble on; a batch would wait for them, and what they say by then rephrases no answer.
             max_new_tokens=min(max_new_tokens, max(map(len, answers))),
             batch_size=batch_size,
@@ -128,7 +128,7 @@ def freeze_beliefs(
         `list[list[dict[str, list[int]]]]`: Encoded beliefs of each row, of any number up to `num_beliefs`.
     """
     keys = [[(seed, 0, index, j) for j in range(num_beliefs)] for index in range(len(rows))]
-    end_ids = eos_token_ids(model, tokenizer)
+    end_ids = eos_token_ids(model, tokenizer, rows)
     found = sample_responses(
         model,
         tokenizer,

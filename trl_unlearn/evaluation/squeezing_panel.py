@@ -118,7 +118,7 @@ class SqueezingPanel:
         chosen = [i * len(encoded.answers) // count for i in range(count)]
         targets = [encoded.answers[index] for index in chosen]
         keys = [[(seed, 1, index, j) for j in range(num_candidates)] for index in chosen]
-        end_ids, candidates = eos_token_ids(model, tokenizer), []
+        end_ids, candidates = eos_token_ids(model, tokenizer, targets), []
         for prompt, answer, samples in sample_responses(
             model,
             tokenizer,

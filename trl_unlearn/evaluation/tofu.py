@@ -23,7 +23,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_text, encode_row, ends_turn, padding_token_id, with_answer
+from ..encoding import answer_text, closing_token_id, encode_row, padding_token_id, with_answer
 from ..generation import Completion, eos_token_ids
 from ..metrics import (
     ExactMemorization,
@@ -171,8 +171,8 @@ def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizer
             raise ValueError(f"Row {index} of the {name} set {error}") from None
 
     answers = [encode(index, row) for index, row in enumerate(rows)]
-    last_labels = [next(label for label in reversed(row["labels"]) if label != -100) for row in answers]
-    encoded = EncodedSet(name=name, answers=answers, closed=[ends_turn(label, tokenizer) for label in last_labels])
+    closed = [closing_token_id(row, tokenizer) is not None for row in answers]
+    encoded = EncodedSet(name=name, answers=answers, closed=closed)
     if not all("messages" in row or ("prompt" in row and "completion" in row) for row in rows):
         return encoded
     encoded.texts = [answer_text(row) for row in rows]
@@ -228,7 +228,7 @@ def generate_answers(
         model,
         [list(row["input_ids"][: row["prompt_length"]]) for row in encoded.answers],
         pad_token_id=pad_token_id,
-        eos_token_ids=eos_token_ids(model, tokenizer),
+        eos_token_ids=eos_token_ids(model, tokenizer, encoded.answers),
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         desc=f"Answering the {encoded.name} set",
