@@ -224,6 +224,11 @@ class UnlearningRun(JsonRecord):
             )
 
     @property
+    def is_adapter(self) -> bool:
+        """`bool`: whether the model is an adapter, which one that is merged is no longer."""
+        return self.adapter is not None and self.status != "merged"
+
+    @property
     def method(self) -> str:
         """`str`: the method's name: `"BS-T"`, `"BS-S"`, `"NPO"`, or `"BS-S on NPO"`."""
         loss = self.hyperparameters["forget_loss_type"]

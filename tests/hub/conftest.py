@@ -14,6 +14,7 @@
 
 """What the tests of the Hub share: the server, clients in processes of their own, and the folder of a run."""
 
+import hashlib
 import json
 import os
 import struct
@@ -102,8 +103,8 @@ def pushes(fresh_process):
     return call
 
 
-def write_run(folder: Path, weights_sha256: str | None, base: str, on_hub: bool) -> None:
-    """Write the records, the card and the figures of a run."""
+def write_run(folder: Path, base: str, on_hub: bool, recorded: bool = True) -> None:
+    """Write the records, the card and the figures of a run on the adapter of a folder."""
     run = UnlearningRun(
         base_model=base,
         base_model_on_hub=on_hub,
@@ -119,12 +120,13 @@ def write_run(folder: Path, weights_sha256: str | None, base: str, on_hub: bool)
         seconds=1.5,
         hardware="CPU",
     )
-    recorded = {"weights_sha256": {"unlearned": {"adapter_model.safetensors": weights_sha256}}}
+    weights = folder / "adapter_model.safetensors"
+    digests = {weights.name: hashlib.sha256(weights.read_bytes()).hexdigest()}
     result = EvaluationResult(
         parity="strict",
         suites=["tofu"],
         models={"unlearned": {"forget/probability": Measurement(0.25, 3, 0.125)}},
-        protocol={"seed": 0} | (recorded if weights_sha256 else {}),
+        protocol={"seed": 0} | ({"weights_sha256": {"unlearned": digests}} if recorded else {}),
         environment={},
     )
     run.save(folder / "run.json")
@@ -151,7 +153,7 @@ def folder(tmp_path) -> Path:
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
     (folder / "tokenizer.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text("{}")
-    write_run(folder, None, "org/base", on_hub=True)
+    write_run(folder, "org/base", on_hub=True)
     for path in (
         "checkpoint-2/adapter_model.safetensors",
         "checkpoint-2/optimizer.pt",

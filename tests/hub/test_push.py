@@ -25,6 +25,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from trl_unlearn.hub.contents import read_folder, weights_sha256
 from trl_unlearn.records import ChainLink, DatasetRecord, UnlearningRun
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.scripts.push import main
@@ -110,7 +111,7 @@ def test_a_base_in_a_folder_goes_first_and_is_named_by_its_id(hub, folder, pushe
     write_weights(base / "model.safetensors", 2)
     (base / "config.json").write_text("{}")
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
-    write_run(folder, None, "somewhere/base", on_hub=False)
+    write_run(folder, "somewhere/base", on_hub=False)
     edited = (folder / "README.md").read_text() + "\nBy hand.\n"
     by_hand = tmp_path / "by_hand"
     shutil.copytree(folder, by_hand)
@@ -197,26 +198,52 @@ def test_text_of_a_belief_in_the_results_stops_the_push(hub, folder, pushes):
     assert hub.requests == []
 
 
-def test_results_of_other_weights_are_refused_before_and_found_after_the_push(hub, folder, pushes, tmp_path):
-    recorded, other = tmp_path / "recorded", tmp_path / "other"
-    for copy in (recorded, other):
+def test_results_of_other_or_unknown_weights_are_refused_before_and_found_after_a_push(hub, folder, pushes, tmp_path):
+    unrecorded, other = tmp_path / "unrecorded", tmp_path / "other"
+    for copy in (unrecorded, other):
         shutil.copytree(folder, copy)
-        write_run(copy, sha256(copy / "adapter_model.safetensors"), "org/base", on_hub=True)
+    write_run(unrecorded, "org/base", on_hub=True, recorded=False)
     write_weights(other / "adapter_model.safetensors", 3)
     check = {"check": REPO, "token": "hf_me"}
-    outcomes = pushes(
-        {"folder": folder, "repo_id": REPO}, check, {"folder": recorded, "repo_id": REPO}, check,
-        {"folder": other, "repo_id": REPO},
-    )  # fmt: skip
-    assert outcomes[::2][:2] == ["pushed", "pushed"]
-    assert "do not record the weights" in outcomes[1]
-    assert outcomes[3] == "belongs"
-    assert "measured on other weights: `adapter_model.safetensors`" in outcomes[4]
+    outcomes = pushes(*({"folder": copy, "repo_id": REPO} for copy in (unrecorded, other, folder)), check)
+    assert "do not record the weights" in outcomes[0]
+    assert "measured on other weights: `adapter_model.safetensors`" in outcomes[1]
+    assert outcomes[2:] == ["pushed", "belongs"]
     repo = hub.repos[REPO]
+    held = repo.commits[repo.branches["main"]]
     changed = {"adapter_model.safetensors": ((other / "adapter_model.safetensors").read_bytes(), True)}
-    repo.commit("main", repo.commits[repo.branches["main"]] | changed, "weights only")
+    repo.commit("main", held | changed, "weights only")
     (found,) = pushes(check)
     assert "measured on other weights: `adapter_model.safetensors`" in found
+    results = {"eval_results.json": ((unrecorded / "eval_results.json").read_bytes(), False)}
+    repo.commit("main", held | results, "results only")
+    (found,) = pushes(check)
+    assert "do not record the weights" in found
+
+
+def test_of_shards_only_those_that_the_index_names_are_the_model(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for i, name in enumerate([*names, "model-00003-of-00003.safetensors", "model-old.safetensors"]):
+        write_weights(folder / name, i)
+    (folder / "config.json").write_text("{}")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": names[0], "b": names[1], "c": names[1]}}))
+    contents = read_folder(folder, REPO, "model")
+    assert set(contents.files) == {*names, index.name, "config.json"}
+    assert contents.left_out == {
+        "model-00003-of-00003.safetensors": "not of this model",
+        "model-old.safetensors": "unknown file",
+    }
+    assert contents.weights() == weights_sha256(folder, False) == {name: sha256(folder / name) for name in names}
+    # As `from_pretrained` does, where both are there.
+    write_weights(folder / "model.safetensors", 7)
+    assert set(read_folder(folder, REPO, "model").files) == {"model.safetensors", "config.json"}
+    (folder / "model.safetensors").unlink()
+    (folder / names[0]).unlink()
+    with pytest.raises(ValueError, match=r"names .*00001-of-00002.*no files of weights"):
+        read_folder(folder, REPO, "model")
 
 
 # What goes wrong
@@ -241,7 +268,6 @@ def test_tokens_and_rights_are_said_and_nothing_is_sent(hub, folder, pushes):
 
 
 def test_a_private_repository_is_read_with_its_owners_token_only(hub, folder, pushes):
-    write_run(folder, sha256(folder / "adapter_model.safetensors"), "org/base", on_hub=True)
     checks = [{"check": REPO, "token": token} for token in (None, "hf_other", "hf_me_read", "hf_me")]
     pushed, nobody, other, reader, owner = pushes({"folder": folder, "repo_id": REPO}, *checks)
     assert (pushed, reader, owner) == ("pushed", "belongs", "belongs")
@@ -358,7 +384,7 @@ def test_a_run_pushed_by_the_script_loads_by_id_with_the_same_logits(
     config = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
-    write_run(folder, sha256(folder / "adapter_model.safetensors"), "somewhere/base", on_hub=False)
+    write_run(folder, "somewhere/base", on_hub=False)
     with torch.no_grad():
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
         expected = model(input_ids=torch.tensor([ids])).logits

@@ -33,11 +33,12 @@ from pathlib import Path
 from datasets import Dataset
 from peft import LoraConfig
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.hub.access import PushError
 from trl_unlearn.results import EvaluationResult, Measurement
 
 base, rows = sys.argv[1], json.loads(sys.argv[2])
 
-def new(name, **kwargs):
+def new(name, rows=rows, **kwargs):
     args = BootstrapUnlearnConfig(
         name, max_steps=2, per_device_train_batch_size=3, max_completion_length=6, gradient_checkpointing=False,
         report_to="none", disable_tqdm=True, logging_steps=1, hub_token="hf_me", retain_loss_type="none", **kwargs,
@@ -47,9 +48,10 @@ def new(name, **kwargs):
 
 seen = {}
 every = new("every", push_to_hub=True, hub_model_id="me/every", save_steps=1, hub_always_push=True)
-Path("every/completions").mkdir(parents=True)
-Path("every/completions/step-1.jsonl").write_text(json.dumps(rows))
-Path("every/model.safetensors").write_bytes(b"of another run")
+Path("every/checkpoint-0").mkdir(parents=True)
+Path("every/checkpoint-0/rows.txt").write_text(rows[0]["completion"][0]["content"])
+for name in ("model.safetensors", "model-old.safetensors", "tokenizer_rows.txt", "vocab.csv"):
+    Path("every", name).write_text("beside the run")
 every.train()
 every._finish_current_push()
 seen["during"] = Path("every/README.md").read_text()
@@ -76,10 +78,38 @@ seen["of another run"] = Path("late/README.md").read_text()
 
 try:
     new("out", push_to_hub=True, hub_model_id="me/public")
-except ValueError as error:
+except PushError as error:
     seen["public"] = str(error)
 print(json.dumps(seen))
 """
+# An answer of row 2, which is longer than `max_length`, lies beside the run.
+LEAKS = (
+    TRAINS.split("seen = {}")[0]
+    + """
+def refused(call, *args):
+    try:
+        call(*args)
+    except PushError as error:
+        return str(error)
+
+def leaky(name, rows, **kwargs):
+    trainer = new(name, rows, hub_model_id=f"me/{name}", max_length=40, **kwargs)
+    Path(name, "tokenizer_training_rows.txt").write_text(sys.argv[3])
+    return trainer
+
+tokenised = [{name: list(row[name]) for name in ("input_ids", "labels")} for row in new("x", rows).train_dataset]
+seen = {}
+for name, data in (("rows", rows), ("tokenised", tokenised)):
+    trainer = leaky(name, data, save_strategy="no")
+    trainer.train()
+    seen[name] = refused(trainer.push_to_hub)
+    seen[f"{name} in the background"] = refused(lambda: trainer.push_to_hub(blocking=False))
+trainer = leaky("every", rows, push_to_hub=True, save_steps=1)
+seen["every save"] = refused(trainer.train)
+seen["checkpoint"] = Path("every/checkpoint-1/trainer_state.json").is_file()
+print(json.dumps(seen))
+"""
+)
 ADAPTER = {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"}
 SENT = {*ADAPTER, "chat_template.jinja", "README.md", "run.json"}
 MISSING = "Results are missing"
@@ -128,6 +158,31 @@ def test_the_trainer_pushes_its_card_privately_and_nothing_of_the_training(
     assert MISSING in seen["other"] and MISSING not in seen["own"] and MISSING in seen["of another run"]
 
     assert "`me/public` exists and is public" in seen["public"]
+
+
+def test_an_answer_in_any_file_stops_every_push_of_the_trainer(
+    hub,  # noqa: F811
+    fresh_process,  # noqa: F811
+    tiny_model,
+    tiny_tokenizer,
+    forget_rows,
+    tmp_path,
+):
+    base = tmp_path / "base"
+    for item in (tiny_model, tiny_tokenizer):
+        item.save_pretrained(base)
+    answer = forget_rows[2]["completion"][0]["content"]
+    done = fresh_process(LEAKS, str(base), json.dumps(list(forget_rows)), answer, token="hf_me")
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen.pop("checkpoint")
+    assert set(seen) == {
+        "every save",
+        *(f"{kind}{how}" for kind in ("rows", "tokenised") for how in ("", " in the background")),
+    }
+    for case, said in seen.items():
+        assert "`tokenizer_training_rows.txt` (text of the forget set, row 2)" in said, case
+    assert hub.repos == {}
 
 
 @pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])

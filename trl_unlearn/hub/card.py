@@ -171,22 +171,16 @@ def _hub_datasets(run: UnlearningRun) -> list[str]:
 def _card_data(run: UnlearningRun, result: EvaluationResult | None) -> ModelCardData:
     method = _slug(run.method)
     eval_results = _eval_results(run, result) if result is not None else []
-    is_adapter = _is_adapter(run)
     return ModelCardData(
         base_model=run.base_model if run.base_model_on_hub else None,
-        base_model_relation=("adapter" if is_adapter else "finetune") if run.base_model_on_hub else None,
-        library_name="peft" if is_adapter else "transformers",
+        base_model_relation=("adapter" if run.is_adapter else "finetune") if run.base_model_on_hub else None,
+        library_name="peft" if run.is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["unlearning", "trl-unlearn", "trl", method, *([_slug(run.adapter.type)] if run.adapter else [])],
         datasets=_hub_datasets(run) or None,
         model_name=f"{_last_part(run.base_model)}-{method}" if eval_results else None,
         eval_results=eval_results or None,
     )
-
-
-def _is_adapter(run: UnlearningRun) -> bool:
-    # Once merged, the adapter is how the model was trained, and no longer what it is.
-    return run.adapter is not None and run.status != "merged"
 
 
 def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]]:
@@ -278,7 +272,7 @@ def render_card(run: UnlearningRun, result: EvaluationResult | None = None, figu
     # Jinja is not to escape: the output is Markdown, and no value comes from the data.
     body = environment.from_string(template).render(
         run=run,
-        is_adapter=_is_adapter(run),
+        is_adapter=run.is_adapter,
         result=result,
         roles=MODEL_ROLES,
         meanings=_roles(result) if result is not None else "",

@@ -16,11 +16,13 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard
 
@@ -29,15 +31,21 @@ from ..results import EvaluationResult
 from .card import render_card
 
 
-_ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
+logger = logging.getLogger(__name__)
+
+_ADAPTER_WEIGHTS, _MODEL_WEIGHTS, _INDEX = (
+    "adapter_model.safetensors",
+    "model.safetensors",
+    "model.safetensors.index.json",
+)
 _WEIGHTS = r"adapter_model\.safetensors|model(-\d{5}-of-\d{5})?\.safetensors"
 _MODEL = rf"{_WEIGHTS}|model\.safetensors\.index\.json|(adapter_|generation_)?config\.json"
 _TOKENIZER = (
     r"tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|"
     r"(tokenizer|spiece)\.model|chat_template\.(jinja|json)|additional_chat_templates/[\w-]+\.jinja"
 )
-_RECORDS = r"README\.md|LICENSE|run\.json|eval_results\.json|squeezing\.json|figures/[\w-]+\.png"
-_PUBLISHED = re.compile(f"{_MODEL}|{_TOKENIZER}|{_RECORDS}")
+_RESULTS = r"eval_results\.json|squeezing\.json|figures/[\w-]+\.png"
+_PUBLISHED = re.compile(rf"{_MODEL}|{_TOKENIZER}|README\.md|LICENSE|run\.json|{_RESULTS}")
 
 # What stays, and why; the first that matches. A name that none matches stays too.
 _LEFT_OUT = (
@@ -173,14 +181,21 @@ def read_folder(folder: Path, repo_id: str, kind: str) -> RepoContents:
         `ValueError`: If the weights are missing.
     """
     contents = RepoContents(repo_id, kind, {})
+    weights = _weight_files(folder, is_adapter := kind in ("adapter", "merged model"))
+    if not weights:
+        name = _ADAPTER_WEIGHTS if is_adapter else _MODEL_WEIGHTS
+        raise ValueError(f"`{folder}` holds no `{name}`. Give the folder of a finished run, saved as safetensors.")
+    of_model = {"adapter_config.json", *weights} if is_adapter else {"config.json", "generation_config.json", *weights}
+    if len(weights) > 1 or weights != [_MODEL_WEIGHTS]:
+        of_model.add(_INDEX)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         path = file.relative_to(folder).as_posix()
         reason = next((reason for pattern, reason in _LEFT_OUT if re.search(pattern, path)), None)
         if reason is None and not is_published(path):
             reason = _UNKNOWN
-        elif reason is None and (kind in ("model", "base model")) == (path in _ADAPTER):
-            # What belongs to the other kind is from another run.
-            reason = "not of this model" if re.fullmatch(_MODEL, path) else None
+        elif reason is None and re.fullmatch(_MODEL, path) and path not in of_model:
+            # Another kind's, or a shard of an earlier save.
+            reason = "not of this model"
         if reason is None:
             found = PushFile(path, file)
             contents.files[path] = found if found.is_weights else PushFile(path, file.read_bytes())
@@ -188,10 +203,53 @@ def read_folder(folder: Path, repo_id: str, kind: str) -> RepoContents:
         contents.left_out[path] = reason
         if reason in _SCANNED_TOO and file.suffix in _IN_WORDS:
             contents.also_scanned.append(PushFile(path, file.read_bytes()))
-    if not any(file.is_weights for file in contents.files.values()):
-        name = "adapter_model.safetensors" if kind in ("adapter", "merged model") else "model.safetensors"
-        raise ValueError(f"`{folder}` holds no `{name}`. Give the folder of a finished run, saved as safetensors.")
     return contents
+
+
+def _weight_files(folder: Path, is_adapter: bool) -> list[str]:
+    """Names of the files that hold the weights of a folder: of shards those that the index names."""
+    if is_adapter or (folder / _MODEL_WEIGHTS).is_file() or not (folder / _INDEX).is_file():
+        return [name for name in [_ADAPTER_WEIGHTS if is_adapter else _MODEL_WEIGHTS] if (folder / name).is_file()]
+    names = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    missing = [name for name in names if not re.fullmatch(_WEIGHTS, name) or not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"`{folder / _INDEX}` names {missing}, which are no files of weights in this folder. Save the model anew."
+        )
+    return names
+
+
+def saved_files(folder: Path, is_adapter: bool) -> list[str]:
+    """
+    What `save_model` writes for a model into a folder, without the records.
+
+    Args:
+        folder (`Path`):
+            Output folder, or checkpoint.
+        is_adapter (`bool`):
+            Whether it is that of an adapter.
+
+    Returns:
+        `list[str]`: Paths in the folder: weights, configs and tokenizer.
+    """
+    contents = read_folder(folder, "", "adapter" if is_adapter else "model")
+    return [path for path in contents.files if re.fullmatch(f"{_MODEL}|{_TOKENIZER}", path)]
+
+
+def weights_sha256(folder: Path, is_adapter: bool) -> dict[str, str]:
+    """
+    Which weights a folder holds.
+
+    Args:
+        folder (`Path`):
+            Folder of a model or of an adapter.
+        is_adapter (`bool`):
+            Whether it is that of an adapter. Files of the other kind are from another run and do not count.
+
+    Returns:
+        `dict[str, str]`: Name of each file of weights -> its SHA-256; empty if there is none.
+    """
+    return {name: PushFile(name, folder / name).sha256 for name in _weight_files(folder, is_adapter)}
 
 
 def read_run(folder: Path) -> tuple[UnlearningRun, EvaluationResult | None]:
@@ -216,7 +274,40 @@ def read_run(folder: Path) -> tuple[UnlearningRun, EvaluationResult | None]:
     return UnlearningRun.load(folder / "run.json"), EvaluationResult.load(results) if results.is_file() else None
 
 
-def collect(folder: Path, repo_id: str, base_model_id: str | None = None) -> list[RepoContents]:
+def own_results(folder: Path, is_adapter: bool) -> tuple[EvaluationResult | None, str]:
+    """
+    What was measured on the weights in a folder.
+
+    Args:
+        folder (`Path`):
+            Output folder.
+        is_adapter (`bool`):
+            Whether it holds an adapter.
+
+    Returns:
+        `tuple[EvaluationResult | None, str]`: The results and `""`; or `None` and the reason, as the end of a
+        sentence. Results in a folder without weights (that of a card) are taken at their word.
+    """
+    path = folder / "eval_results.json"
+    if not path.is_file():
+        return None, "this model has not been evaluated yet."
+    result, weights = EvaluationResult.load(path), weights_sha256(folder, is_adapter)
+    recorded = result.protocol.get("merged_weights_sha256") or recorded_weights(result)
+    if not weights or recorded == weights:
+        return result, ""
+    if not recorded:
+        return None, "those in `eval_results.json` do not record the weights that they were measured on."
+    return None, f"those in `eval_results.json` were measured on other weights: {differing(recorded, weights)}."
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> str:
+    """Names of the files whose digests differ, as a list in words."""
+    return ", ".join(f"`{name}`" for name in sorted(one | other) if one.get(name) != other.get(name))
+
+
+def collect(
+    folder: Path, repo_id: str, base_model_id: str | None = None, *, with_base: bool = True, with_results: bool = True
+) -> list[RepoContents]:
     """
     What an output folder publishes: the model or adapter, and first the adapter's base, if others cannot load it.
 
@@ -228,6 +319,10 @@ def collect(folder: Path, repo_id: str, base_model_id: str | None = None) -> lis
         base_model_id (`str`, *optional*):
             Id on the Hub of the base, to be named instead of a folder. Without it, a base that is a folder goes to
             `<repo_id>-base`.
+        with_base (`bool`, *optional*, defaults to `True`):
+            Whether a base that is a folder goes, too. Otherwise the name of the folder takes the place of its path.
+        with_results (`bool`, *optional*, defaults to `True`):
+            Whether results and figures go. They stay where they are of other weights.
 
     Returns:
         `list[RepoContents]`: In the order in which they are to be published.
@@ -236,17 +331,28 @@ def collect(folder: Path, repo_id: str, base_model_id: str | None = None) -> lis
         `ValueError`: If the folder is not that of a finished run, or the base is a folder that does not exist.
     """
     run, result = read_run(folder)
-    contents = read_folder(folder, repo_id, "adapter" if run.adapter else "model")
+    contents = read_folder(folder, repo_id, "adapter" if run.is_adapter else "model")
+    if not with_results:
+        result = None
+        for path in [path for path in contents.files if re.fullmatch(_RESULTS, path)]:
+            del contents.files[path]
+            contents.left_out[path] = "of other weights"
     found = [contents]
-    if run.adapter is not None:
+    if run.is_adapter:
         config = json.loads(contents.files["adapter_config.json"].content)
         base = config["base_model_name_or_path"]
-        if base_model_id is None and is_folder(base, run):
+        if base_model_id is None and not with_base:
+            if base and Path(base).is_dir():
+                contents.put("adapter_config.json", _with_base(config, Path(base).absolute().name))
+                logger.warning(
+                    f"The adapter's base is a folder ({base}), which nobody else can load. `trl-unlearn push` "
+                    "publishes both, or names where the base is on the Hub (`--base_model_id`)."
+                )
+        elif base_model_id is None and is_folder(base, run):
             base_model_id = f"{repo_id}-base"
             found.insert(0, _base(Path(base), base_model_id, repo_id))
         if base_model_id is not None:
-            config |= {"base_model_name_or_path": base_model_id, "revision": None}
-            contents.put("adapter_config.json", json.dumps(config, indent=2) + "\n")
+            contents.put("adapter_config.json", _with_base(config | {"revision": None}, base_model_id))
     card = contents.files.get("README.md")
     text = card.content.decode() if card else render_card(run, result, _figures(contents.files))
     if base_model_id is not None:
@@ -257,9 +363,11 @@ def collect(folder: Path, repo_id: str, base_model_id: str | None = None) -> lis
     return found
 
 
-def collect_merged(
-    folder: Path, merged: Path, repo_id: str, weights_evaluated: dict[str, str], base_model_id: str | None = None
-) -> list[RepoContents]:
+def _with_base(config: dict[str, Any], base: str) -> str:
+    return json.dumps(config | {"base_model_name_or_path": base}, indent=2) + "\n"
+
+
+def collect_merged(folder: Path, merged: Path, repo_id: str, base_model_id: str | None = None) -> list[RepoContents]:
     """
     What an output folder publishes once its adapter is merged.
 
@@ -270,14 +378,12 @@ def collect_merged(
             Folder of the merged model.
         repo_id (`str`):
             Id of the repository.
-        weights_evaluated (`dict[str, str]`):
-            SHA-256 of the adapter's weights, by file.
         base_model_id (`str`, *optional*):
             Id on the Hub of the base, for the card.
 
     Returns:
-        `list[RepoContents]`: One. The card is written anew, so that it names the merged weights; results that
-        record the adapter's weights name the merged ones too (`merged_weights_sha256`).
+        `list[RepoContents]`: One. The card is written anew, so that it names the merged weights, and so do the
+        results, beside those of the adapter (`merged_weights_sha256`).
     """
     run, result = read_run(folder)
     contents = read_folder(folder, repo_id, "merged model")
@@ -288,7 +394,7 @@ def collect_merged(
     run = replace(run, status="merged")
     if base_model_id is not None:
         run = replace(run, base_model=base_model_id, base_model_on_hub=True, base_model_revision=None)
-    if result is not None and recorded_weights(result) == weights_evaluated:
+    if result is not None:
         result = replace(result, protocol=result.protocol | {"merged_weights_sha256": contents.weights()})
         contents.put("eval_results.json", _as_json(result))
     contents.put("run.json", _as_json(run))
@@ -296,12 +402,12 @@ def collect_merged(
     return [contents]
 
 
-def is_folder(base: str, run: UnlearningRun) -> bool:
+def is_folder(base: str | None, run: UnlearningRun) -> bool:
     """
     Whether the base of an adapter is a folder of this machine.
 
     Args:
-        base (`str`):
+        base (`str`, *optional*):
             `base_model_name_or_path` of the adapter.
         run ([`~trl_unlearn.records.UnlearningRun`]):
             The run.
@@ -312,10 +418,12 @@ def is_folder(base: str, run: UnlearningRun) -> bool:
     Raises:
         `ValueError`: If it is a folder that does not exist.
     """
-    if Path(base).is_dir():
+    if base and Path(base).is_dir():
         return True
-    if run.base_model_on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base):
+    if base and run.base_model_on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base):
         return False
+    if not base:
+        raise ValueError("The adapter does not name its base. Name where that is on the Hub with `base_model_id`.")
     raise ValueError(
         f"The adapter's base `{base}` was a folder and does not exist. Put it back, or name where the base is on the "
         "Hub with `base_model_id`."

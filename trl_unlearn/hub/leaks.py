@@ -19,10 +19,15 @@ import io
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 # An answer, a belief, or a sentence of one that is shorter is likely to stand in a file for another reason.
@@ -99,6 +104,37 @@ class TextIndex:
                     if folded.startswith(text, start):
                         found.add(Leak(path, source, row))
         return sorted(found, key=lambda leak: (leak.source, leak.row))
+
+
+def answer_texts(
+    rows: Iterable[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", text_field: str = "text"
+) -> list[str]:
+    """
+    What of each row was to be forgotten, as text.
+
+    Args:
+        rows (`Iterable[Mapping[str, Any]]`):
+            Forget set, in any of the forms that can be trained on.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer, for rows that are tokenised already.
+        text_field (`str`, *optional*, defaults to `"text"`):
+            Column of raw text.
+
+    Returns:
+        `list[str]`: A text for each row.
+    """
+
+    def text(row: Mapping[str, Any]) -> str:
+        if row.get("labels") is not None:
+            return tokenizer.decode([label for label in row["labels"] if label >= 0], skip_special_tokens=True)
+        if row.get("messages") is not None:
+            return row["messages"][-1]["content"]
+        if row.get("completion") is None:
+            return row[text_field]
+        completion = row["completion"]
+        return completion if isinstance(completion, str) else "\n".join(turn["content"] for turn in completion)
+
+    return [text(row) for row in rows]
 
 
 def readable_text(path: str, content: bytes) -> str:

@@ -18,6 +18,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from .contents import (
     RepoContents,
     collect,
     collect_merged,
+    differing,
     is_folder,
     is_published,
-    read_folder,
+    own_results,
     read_run,
     recorded_weights,
 )
@@ -134,18 +136,62 @@ def push(
     folder = Path(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise ValueError(f"The repository is {repo_id!r}. Give an id with its owner, such as 'me/unlearned'.")
-    if not any(forbidden_texts.values()):
-        raise ValueError("`forbidden_texts` holds no text. Give the answers of the forget set.")
     with tempfile.TemporaryDirectory() as scratch:
         repos = _collect(folder, repo_id, merge, base_model_id, Path(scratch))
         _refuse_leaks(repos, forbidden_texts, allow_text_in)
         if dry_run:
             return [PushedRepo.of(contents) for contents in repos]
-        api = HfApi(token=token)
-        with explaining("log in"):
-            user = token_user(api, repo_id.split("/")[0])
-        message = commit_message or "Upload with trl-unlearn"
-        return [_push_one(api, user, contents, private, revision, message) for contents in repos]
+        return _send(repos, private, revision, commit_message, token)
+
+
+def push_output(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    forbidden_texts: Mapping[str, Sequence[str]],
+    private: bool = True,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    token: str | None = None,
+    run_as_future: bool = False,
+) -> PushedRepo | Future:
+    """
+    Push the output folder of a trainer as [`push`] does, with less: no base, and no results of other weights.
+
+    Args:
+        folder, repo_id, forbidden_texts, private, revision, commit_message, token:
+            See [`push`].
+        run_as_future (`bool`, *optional*, defaults to `False`):
+            Whether to send in the background. What is to be sent is collected and searched before the call returns.
+
+    Returns:
+        [`PushedRepo`] or `Future`: What was pushed, or a future of it.
+
+    Raises:
+        `ValueError`, `PushError`: See [`push`].
+    """
+    folder = Path(folder)
+    run, _ = read_run(folder)
+    result, _ = own_results(folder, run.is_adapter)
+    repos = collect(folder, repo_id, with_base=False, with_results=result is not None)
+    _refuse_leaks(repos, forbidden_texts)
+    arguments = (repos, private, revision, commit_message, token)
+    return HfApi().run_as_future(_send_only, *arguments) if run_as_future else _send_only(*arguments)
+
+
+def _send_only(*arguments: Any) -> PushedRepo:
+    (pushed,) = _send(*arguments)
+    return pushed
+
+
+def _send(
+    repos: list[RepoContents], private: bool, revision: str | None, message: str | None, token: str | None
+) -> list[PushedRepo]:
+    api = HfApi(token=token)
+    with explaining("log in"):
+        user = token_user(api, repos[0].repo_id.split("/")[0])
+    message = message or "Upload with trl-unlearn"
+    return [_push_one(api, user, contents, private, revision, message) for contents in repos]
 
 
 def check_published(repo_id: str, *, revision: str | None = None, token: str | None = None) -> None:
@@ -171,24 +217,23 @@ def check_published(repo_id: str, *, revision: str | None = None, token: str | N
     if recorded is None:
         raise PushError(f"The results in `{repo_id}` do not record the weights that they were measured on.")
     if recorded != weights:
-        raise PushError(f"The results in `{repo_id}` were measured on other weights: {_differing(recorded, weights)}.")
+        raise PushError(f"The results in `{repo_id}` were measured on other weights: {differing(recorded, weights)}.")
 
 
 def _collect(folder: Path, repo_id: str, merge: bool, base_model_id: str | None, scratch: Path) -> list[RepoContents]:
-    run, result = read_run(folder)
-    if merge and run.adapter is None:
+    run, measured = read_run(folder)
+    if merge and not run.is_adapter:
         raise ValueError(f"`{folder}` holds a whole model, and there is nothing to merge. Leave `merge` out.")
-    weights = read_folder(folder, repo_id, "adapter" if run.adapter else "model").weights()
-    recorded = recorded_weights(result) if result is not None else None
-    if recorded is not None and recorded != weights:
+    result, missing = own_results(folder, run.is_adapter)
+    if measured is not None and result is None:
         raise PushError(
-            f"The results in `{folder / 'eval_results.json'}` were measured on other weights: "
-            f"{_differing(recorded, weights)}. Evaluate again, or delete the results and the card."
+            f"The results in `{folder}` are not of this model: {missing} Evaluate again, or delete the results and "
+            "the card."
         )
     if not merge:
         return collect(folder, repo_id, base_model_id)
     _save_merged(folder, scratch, base_model_id)
-    return collect_merged(folder, scratch, repo_id, weights, base_model_id)
+    return collect_merged(folder, scratch, repo_id, base_model_id)
 
 
 def _save_merged(folder: Path, target: Path, base_model_id: str | None) -> None:
@@ -211,7 +256,9 @@ def _save_merged(folder: Path, target: Path, base_model_id: str | None) -> None:
     merged.to(dtype or torch.float32).save_pretrained(target)
 
 
-def _refuse_leaks(repos: list[RepoContents], texts: Mapping[str, Sequence[str]], allowed: Sequence[str]) -> None:
+def _refuse_leaks(repos: list[RepoContents], texts: Mapping[str, Sequence[str]], allowed: Sequence[str] = ()) -> None:
+    if not any(texts.values()):
+        raise ValueError("`forbidden_texts` holds no text. Give the answers of the forget set.")
     known = {path for contents in repos for path in (*contents.files, *contents.left_out)}
     if missing := sorted(set(allowed) - known):
         raise ValueError(f"`allow_text_in` names {missing}, but there is no such file. Give paths in the folder.")
@@ -248,7 +295,7 @@ def _push_one(
         commit, deleted = _commit(api, repo_id, contents, revision, message)
         local, (_, remote) = contents.weights(), _remote_weights(api, repo_id, commit.oid)
     if local != remote:
-        raise PushError(f"`{repo_id}` holds other weights than were sent: {_differing(local, remote)}. {AGAIN}")
+        raise PushError(f"`{repo_id}` holds other weights than were sent: {differing(local, remote)}. {AGAIN}")
     return PushedRepo.of(contents, url=commit.commit_url, private=info.private, deleted=deleted)
 
 
@@ -281,7 +328,3 @@ def _remote_weights(api: HfApi, repo_id: str, revision: str | None) -> tuple[str
     info = retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True))
     found = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs is not None}
     return info.sha, {path: digest for path, digest in sorted(found.items()) if path.endswith(".safetensors")}
-
-
-def _differing(one: dict[str, str], other: dict[str, str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(one | other) if one.get(name) != other.get(name))

@@ -38,7 +38,7 @@ from transformers import (
 from transformers.integrations import deepspeed
 
 from ..data.archive import build_archive
-from ..hub.contents import PushFile
+from ..hub import contents
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import refuse_adapter, refuse_model_name
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
@@ -380,10 +380,5 @@ def weights_sha256(
         "unlearned": unlearned,
         "retrained": data_args.retrained_model_name_or_path,
     }
-    return {role: _digests(Path(name)) for role, name in names.items() if name is not None and Path(name).is_dir()}
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    is_adapter = (folder / "adapter_config.json").is_file()
-    files = sorted(folder.glob("adapter_model.safetensors" if is_adapter else "model*.safetensors"))
-    return {file.name: PushFile(file.name, file).sha256 for file in files}
+    folders = {role: Path(name) for role, name in names.items() if name is not None and Path(name).is_dir()}
+    return {role: contents.weights_sha256(folder, _is_adapter(str(folder))) for role, folder in folders.items()}

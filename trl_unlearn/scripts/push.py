@@ -41,12 +41,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 from trl import SFTConfig
 
 from ..data.archive import build_archive
 from ..hub.access import PushError
 from ..hub.contents import read_run
+from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
 from ..records import DatasetRecord
 from .arguments import DataArguments, script_parser
@@ -238,35 +239,6 @@ def _recorded_set(record: DatasetRecord) -> DataArguments:
     if record.config is None:
         return DataArguments(forget_dataset=name, forget_split=split)
     return DataArguments(dataset_name=name, forget_config=record.config, forget_split=split)
-
-
-def answer_texts(rows: Dataset, tokenizer: PreTrainedTokenizerBase, text_field: str = "text") -> list[str]:
-    """
-    What of each row was to be forgotten, as text.
-
-    Args:
-        rows ([`~datasets.Dataset`]):
-            Forget set, in any of the forms that can be trained on.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer, for rows that are tokenised already.
-        text_field (`str`, *optional*, defaults to `"text"`):
-            Column of raw text.
-
-    Returns:
-        `list[str]`: A text for each row.
-    """
-
-    def text(row: dict[str, Any]) -> str:
-        if row.get("labels") is not None:
-            return tokenizer.decode([label for label in row["labels"] if label >= 0], skip_special_tokens=True)
-        if row.get("messages") is not None:
-            return row["messages"][-1]["content"]
-        if row.get("completion") is None:
-            return row[text_field]
-        completion = row["completion"]
-        return completion if isinstance(completion, str) else "\n".join(turn["content"] for turn in completion)
-
-    return [text(row) for row in rows]
 
 
 def _belief_texts(folder: Path) -> list[str]:

@@ -60,7 +60,7 @@ from .loading import (
     weights_sha256,
 )
 from .output_folder import OutputArguments, OutputFolder, train_into
-from .push import answer_texts, summary
+from .push import summary
 from .rows import load_evaluation_rows, load_training_rows
 
 
@@ -95,7 +95,6 @@ def main(
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, model_args)
         trainer = build_trainer(data_args, training_args, model_args)
-        answers = _forget_answers(data_args, trainer) if publishes else []
         rows = None
         if data_args.evaluate or data_args.panel_prompts or data_args.stop_at:
             rows = load_evaluation_rows(data_args, trainer.processing_class, trainer.model.config)
@@ -124,7 +123,7 @@ def main(
     trainer.end()
     # At the very end, where no process waits for another: an upload may take longer than they would.
     if publishes and trainer.is_world_process_zero():
-        _publish(prog, trainer, answers)
+        _publish(prog, trainer)
 
 
 def _evaluate(
@@ -167,27 +166,14 @@ def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
     return True
 
 
-def _forget_answers(data_args: DataArguments, trainer: BootstrapUnlearnTrainer) -> list[str]:
-    """The answers that no published file may hold. Loaded anew, because the trainer's rows may be cut off."""
-    args, tokenizer = trainer.args, trainer.processing_class
-    return answer_texts(
-        load_training_rows(data_args, tokenizer, args.max_length)[0], tokenizer, args.dataset_text_field
-    )
-
-
-def _publish(prog: str, trainer: BootstrapUnlearnTrainer, answers: list[str]) -> None:
+def _publish(prog: str, trainer: BootstrapUnlearnTrainer) -> None:
     """Push the output folder, or say why not, and exit with 1."""
-    args, store = trainer.args, trainer.belief_store
-    texts = {"forget set": answers}
-    if store is not None and store.refresh is not None:
-        texts["beliefs"] = [
-            text for row in range(len(store)) for text in answer_texts(store.rows([row]), trainer.processing_class)
-        ]
+    args = trainer.args
     try:
         repos = push(
             args.output_dir,
             args.hub_model_id,
-            forbidden_texts=texts,
+            forbidden_texts=trainer.forbidden_texts(),
             private=args.hub_private_repo,
             revision=args.hub_revision,
             token=args.hub_token,

@@ -264,6 +264,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if isinstance(dataset, IterableDataset):
             most = usable_retain_rows(args, len(self.train_dataset)) if name == "retain" else None
             dataset = stored_stream(dataset, name=name, folder=args.output_dir, owner=self, most=most)
+        if name == "forget":
+            self._forget_source = dataset
         encoded = encode_dataset(
             dataset,
             processing_class,

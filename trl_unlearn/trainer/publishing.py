@@ -14,20 +14,22 @@
 
 """What a trainer writes, and what of it goes to the Hub: our card, privately, and no state of the training."""
 
-import hashlib
-import json
 import logging
 import shutil
-from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
-from peft import PeftModel
+from datasets import Dataset
+from huggingface_hub import get_full_repo_name
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
+from ..hub.access import check_access, explaining
 from ..hub.card import render_card
+from ..hub.contents import own_results, saved_files
+from ..hub.leaks import answer_texts
+from ..hub.push import PushedRepo, push_output
 from ..records import UnlearningRun
 from ..results import EvaluationResult
 from .checkpointing import ResumableTrainer
@@ -36,30 +38,23 @@ from .run_record import RunClock, build_run_record
 
 logger = logging.getLogger(__name__)
 
-# An allow-list: what else lies in the output folder (checkpoints, `training_args.bin` with the token, logs) may hold
-# a secret or what is to be forgotten.
-_WRITTEN = (
-    *("adapter_model.safetensors", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
-    *("config.json", "generation_config.json", "adapter_config.json"),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
-    *("chat_template.*", "additional_chat_templates/*.jinja"),
-)
-_RECORDS, _RESULTS = ("README.md", "run.json"), "eval_results.json"
-
 
 class PublishingTrainer(ResumableTrainer):
     """
     A trainer whose card, record and pushes are ours.
 
-    `push_to_hub=True`, `push_to_hub(...)` and `hub_strategy="every_save"` send the adapter or model, the tokenizer,
-    `run.json` and the card, and nothing else; results and figures too, once there are some that were measured on
-    these weights. Repositories are private unless `hub_private_repo=False`.
+    `push_to_hub=True`, `push_to_hub(...)` and `hub_strategy="every_save"` send what `trl-unlearn push` sends, but no
+    base of an adapter: the adapter or model, the tokenizer, `run.json` and the card, and results and figures once
+    there are some that were measured on these weights. No push is made if a file holds an answer of the forget set or
+    a belief. Repositories are private unless `hub_private_repo=False`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._clock = RunClock()
         # The step whose weights lie in the output folder.
         self._saved_step: int | None = None
+        # The forget set as it was given, whose answers may be longer than what is trained on.
+        self._forget_source: Dataset | None = None
         super().__init__(*args, **kwargs)
 
     # Records
@@ -120,26 +115,22 @@ class PublishingTrainer(ResumableTrainer):
         self._write_card(folder, record)
 
     def _write_card(self, folder: Path, record: UnlearningRun) -> None:
-        result, figures = self._results(folder)
+        result, figures = self._results(folder, record), []
+        if result is not None:
+            figures = sorted(file.relative_to(folder).as_posix() for file in folder.glob("figures/*.png"))
         (folder / "README.md").write_text(render_card(record, result, figures), encoding="utf-8")
 
-    def _results(self, folder: Path) -> tuple[EvaluationResult | None, list[str]]:
-        """What was measured on the weights in a folder, and its figures; those of an earlier run are not ours."""
-        path = folder / _RESULTS
-        stale = self._is_output(folder) and self._saved_step != self.state.global_step
-        if stale or not path.is_file():
-            return None, []
-        result = EvaluationResult.load(path)
-        recorded = (result.protocol.get("weights_sha256") or {}).get("unlearned")
-        if recorded != {file.name: _sha256(file) for file in self._written(folder) if file.suffix == ".safetensors"}:
-            return None, []
-        return result, sorted(file.relative_to(folder).as_posix() for file in folder.glob("figures/*.png"))
+    def _results(self, folder: Path, record: UnlearningRun) -> EvaluationResult | None:
+        """What was measured on the weights in a folder, if these are of this run."""
+        if self._is_output(folder) and self._saved_step != self.state.global_step:
+            return None
+        return own_results(folder, record.is_adapter)[0]
 
     # The Hub
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """
-        Create the repository, if needed, and its branch `hub_revision`.
+        Check that the repository may be pushed to. It is made by the first push.
 
         Args:
             token (`str`, *optional*):
@@ -148,20 +139,31 @@ class PublishingTrainer(ResumableTrainer):
                 Whether a new repository is private; the config's `hub_private_repo` if not given.
 
         Raises:
-            `ValueError`: If the repository is to be private, and exists and is public.
+            [`~trl_unlearn.hub.access.PushError`]: If the repository is to be private, and exists and is public, or the
+                token is missing, wrong, may only read or is of somebody else.
         """
         if not self.is_world_process_zero():
             return
-        private = self.args.hub_private_repo if private is None else private
-        super().init_hf_repo(token=token, private=private)
-        api = HfApi(token=token or self.args.hub_token)
-        if private and not api.model_info(self.hub_model_id).private:
-            raise ValueError(
-                f"`{self.hub_model_id}` exists and is public. To publish there, set `hub_private_repo=False`; "
-                "otherwise choose another `hub_model_id`, or make this repository private."
-            )
-        if self.args.hub_revision is not None:
-            api.create_branch(self.hub_model_id, branch=self.args.hub_revision, exist_ok=True)
+        token, private = token or self.args.hub_token, self.args.hub_private_repo if private is None else private
+        repo_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        if "/" not in repo_id:
+            with explaining("log in"):
+                repo_id = get_full_repo_name(repo_id, token=token)
+        check_access(repo_id, private=private, token=token)
+        self.hub_model_id, self.push_in_progress = repo_id, None
+
+    def forbidden_texts(self) -> dict[str, list[str]]:
+        """
+        What no published file may hold.
+
+        Returns:
+            `dict[str, list[str]]`: `"forget set"` -> the answers, whole, and `"beliefs"` -> those of now.
+        """
+        tokenizer, store = self.processing_class, self.belief_store
+        texts = {"forget set": answer_texts(self._forget_source, tokenizer, self.args.dataset_text_field)}
+        if store is not None and store.refresh is not None:
+            texts["beliefs"] = answer_texts((row for i in range(len(store)) for row in store.rows([i])), tokenizer)
+        return texts
 
     def push_to_hub(
         self,
@@ -171,12 +173,11 @@ class PublishingTrainer(ResumableTrainer):
         revision: str | None = None,
         private: bool | None = None,
         **kwargs: Any,
-    ) -> CommitInfo | Any:
+    ) -> PushedRepo | Future | None:
         """
-        Save, and send what was saved, and nothing else, to `hub_model_id`.
+        Save, and send what was saved to `hub_model_id`, through the door of `trl-unlearn push`.
 
-        No file is searched for text of the forget set: all of them are written by this trainer. `trl-unlearn push`
-        searches, and publishes a base that is a folder as well.
+        A base that is a folder does not go along: `trl-unlearn push` publishes it as well.
 
         Args:
             commit_message (`str`, *optional*, defaults to `"End of training"`):
@@ -193,8 +194,12 @@ class PublishingTrainer(ResumableTrainer):
                 Arguments of `create_model_card`.
 
         Returns:
-            [`~huggingface_hub.CommitInfo`]: The commit, or a `Future` of it with `blocking=False`; `None` on all but
-            the main process.
+            [`~trl_unlearn.hub.push.PushedRepo`]: What was pushed, or a `Future` of it with `blocking=False`; `None` on
+            all but the main process.
+
+        Raises:
+            [`~trl_unlearn.hub.access.PushError`]: If a file holds an answer of the forget set or a belief, the Hub
+                refused, or it could not be reached.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
@@ -204,9 +209,18 @@ class PublishingTrainer(ResumableTrainer):
             return None
         self.run_record().save(Path(self.args.output_dir, "run.json"))
         self.create_model_card(**kwargs)
-        return self._upload(commit_message, token, revision, run_as_future=not blocking)
+        self._finish_current_push()
+        return self._send(commit_message, token, revision, private, run_as_future=not blocking)
+
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        if self.args.push_to_hub:
+            self._push_saved(Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}"))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing yet: what stops a push is not to cost the checkpoint, which is whole a little later."""
+
+    def _push_saved(self, checkpoint: Path) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
         if self.push_in_progress is not None and not self.push_in_progress.is_done():
@@ -215,56 +229,38 @@ class PublishingTrainer(ResumableTrainer):
             self._finish_current_push()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder = Path(self.args.output_dir)
+        record = self.run_record()
+        record.save(folder / "run.json")
         # Not from the checkpoint itself, which may be deleted before it is sent. The card is there already.
-        for file in self._written(Path(checkpoint_folder)):
-            target = folder / file.relative_to(checkpoint_folder)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copy(file, target)
-        self.run_record().save(folder / "run.json")
+        for name in saved_files(checkpoint, record.is_adapter):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(checkpoint / name, folder / name)
         message = f"Training in progress, step {self.state.global_step}"
-        self.push_in_progress = PushInProgress([self._upload(message, run_as_future=True)])
+        self.push_in_progress = PushInProgress([self._send(message, run_as_future=True)])
 
-    def _upload(
-        self, message: str | None, token: str | None = None, revision: str | None = None, run_as_future: bool = False
-    ) -> CommitInfo | Any:
-        folder = Path(self.args.output_dir)
-        files = [*self._written(folder), *(folder / name for name in _RECORDS)]
-        result, figures = self._results(folder)
-        if result is not None:
-            files += [folder / name for name in (_RESULTS, *figures)]
-        operations = [CommitOperationAdd(file.relative_to(folder).as_posix(), _content(file)) for file in files]
-        return HfApi(token=token or self.args.hub_token).create_commit(
+    def _send(
+        self,
+        message: str | None,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        run_as_future: bool = False,
+    ) -> PushedRepo | Future:
+        return push_output(
+            self.args.output_dir,
             self.hub_model_id,
-            operations,
-            commit_message=message or "Upload with trl-unlearn",
+            forbidden_texts=self.forbidden_texts(),
+            private=self.args.hub_private_repo if private is None else private,
             revision=revision or self.args.hub_revision,
+            commit_message=message,
+            token=token or self.args.hub_token,
             run_as_future=run_as_future,
         )
 
-    def _written(self, folder: Path) -> Iterator[Path]:
-        """The files of a folder that `save_model` writes for a model of this kind, without the records."""
-        # What belongs to the other kind is from another run.
-        is_adapter = isinstance(self.accelerator.unwrap_model(self.model), PeftModel)
-        others = ("model", "config.json", "generation_config.json") if is_adapter else ("adapter_",)
-        for pattern in _WRITTEN:
-            yield from (file for file in sorted(folder.glob(pattern)) if not file.name.startswith(others))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _content(file: Path) -> Path | bytes:
-    """A file, or what it holds without the path of a folder."""
-    if file.name != "adapter_config.json":
-        return file
-    config = json.loads(file.read_text(encoding="utf-8"))
-    base = Path(config["base_model_name_or_path"] or "")
-    if not base.is_dir():
-        return file
-    logger.warning(
-        f"The adapter's base is a folder ({base}), which nobody else can load. `trl-unlearn push` publishes both, or "
-        "names where the base is on the Hub (`--base_model_id`)."
-    )
-    return (json.dumps(config | {"base_model_name_or_path": base.absolute().name}, indent=2) + "\n").encode()
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        push = getattr(self, "push_in_progress", None)
+        for job in push.jobs if push is not None else []:
+            if (error := job.exception()) is not None:
+                logger.warning(f"A push during training did not get through: {error}")
+        self.push_in_progress = None
