@@ -14,6 +14,7 @@
 
 """Runs of `bs_s`, `bs_t` and `evaluate` from the command line to the output folder."""
 
+import errno
 import json
 import math
 
@@ -23,7 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_unlearn.records import UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
-from trl_unlearn.scripts import unlearn
+from trl_unlearn.scripts import evaluate, unlearn
+from trl_unlearn.trainer import checks
 
 
 LORA = ["--lora_r", "4"]
@@ -225,6 +227,65 @@ def test_evaluate_writes_the_card_of_a_run_anew(run, own, facts):
     assert judged.folder == trained.folder
     assert "forget/extraction_strength" in judged.text("README.md")
     assert_private(judged, facts)
+
+
+@pytest.fixture
+def judged_in_the_lab(tofu, own, monkeypatch, tmp_path, capfd):
+    """Function of options that runs `evaluate` on the tiny model and files in the place of the embedded lab."""
+    model, (forget, retain) = tofu[1], own("conversational")[3::2]
+
+    def use_archive(data_args, model_args):
+        data_args.dataset_name, data_args.forget_dataset, data_args.retain_dataset = None, forget, retain
+        model_args.model_name_or_path = model
+
+    monkeypatch.setattr(evaluate, "use_archive", use_archive)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*options: str) -> str:
+        capfd.readouterr()
+        evaluate.main(list(options))
+        return capfd.readouterr().out
+
+    return call
+
+
+def test_a_run_is_judged_in_its_own_folder_and_its_card_has_the_results(run, own, judged_in_the_lab, tmp_path, capfd):
+    trained = run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
+    assert "forget/extraction_strength" not in trained.text("README.md")
+    printed = judged_in_the_lab("--unlearned_model_name_or_path", "out")
+    assert "forget/extraction_strength" in trained.text("README.md")
+    assert "figures/evaluation.png" in trained.text("README.md")
+    assert "card, results and figures: out\n" in printed and not (tmp_path / "evaluation").exists()
+
+    elsewhere = judged_in_the_lab("--unlearned_model_name_or_path", "out", "--output_dir", "aside")
+    assert "\nResults and figures: aside\n" in elsewhere and "The card of the run in out is as it was" in elsewhere
+    assert sorted(path.name for path in (tmp_path / "aside").iterdir()) == ["eval_results.json", "figures"]
+
+    # Without the run: nothing that is measured here belongs onto its card.
+    assert "\nResults and figures: evaluation\n" in judged_in_the_lab()
+    for options in ([], ["--unlearned_model_name_or_path", own("conversational")[1]]):
+        with pytest.raises(SystemExit) as refused:
+            judged_in_the_lab(*options, "--output_dir", "out")
+        assert refused.value.code == 2
+        assert "whose card would show results of another model" in capfd.readouterr().err
+    assert values_of(trained, "unlearned")
+
+
+def test_a_folder_of_a_run_that_may_not_be_written_is_refused_before_anything_is_measured(
+    run, own, judged_in_the_lab, monkeypatch, capfd
+):
+    run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
+
+    def read_only(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(checks.tempfile, "NamedTemporaryFile", read_only)
+    monkeypatch.setattr(evaluate, "load_suite_inputs", None)
+    with pytest.raises(SystemExit) as refused:
+        judged_in_the_lab("--unlearned_model_name_or_path", "out")
+    assert refused.value.code == 2
+    said = "The output folder `out` cannot be written (Permission denied). Choose another `output_dir`."
+    assert said in capfd.readouterr().err
 
 
 def test_the_same_command_gives_the_same_values_in_another_folder(run, tofu):

@@ -74,8 +74,8 @@ class EvaluateArguments(SuiteArguments):
         unlearned_model_name_or_path (`str`, *optional*):
             Unlearned model, or its adapter on the target's base.
         output_dir (`str`, *optional*):
-            Folder of `eval_results.json` and the figures. Default: that of the unlearned model, whose card is written
-            anew, or `evaluation`.
+            Folder of `eval_results.json` and the figures. Default: that of the run which made the unlearned model,
+            whose card is written anew, or `evaluation` where no folder of a run is judged.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether code from the Hub may run.
     """
@@ -86,8 +86,8 @@ class EvaluateArguments(SuiteArguments):
     output_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of eval_results.json and the figures. Default: that of the unlearned model, whose card is "
-            "written anew, or 'evaluation'."
+            "help": "Folder of eval_results.json and the figures. Default: that of the run which made the unlearned "
+            "model, whose card is written anew, or 'evaluation' where no folder of a run is judged."
         },
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Whether code from the Hub may run."})
@@ -125,8 +125,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
             unlearned_model_name_or_path=unlearned,
             retrained_model_name_or_path=data_args.retrained_model_name_or_path,
         )
-        local = unlearned if unlearned is not None and Path(unlearned).is_dir() else None
-        folder = Path(args.output_dir or local or "evaluation")
+        folder = _output_folder(args.output_dir, unlearned)
         check_output_dir(folder)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
         loaders = evaluation_loaders(data_args, model_args, unlearned, args.trust_remote_code)
@@ -144,8 +143,26 @@ def _run(argv: list[str] | None, prog: str) -> None:
         result = _merged([found[name] for name in args.suites])
         result.protocol["weights_sha256"] = weights_sha256(data_args, model_args, unlearned)
         write_results(folder, _with_earlier(result, folder / "eval_results.json"))
+        if unlearned is not None and _is_run(Path(unlearned)) and not _is_run(folder):
+            print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
         # Of no use any more: a later call measures anew what may have been changed since.
         shutil.rmtree(stages.folder)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "run.json").is_file()
+
+
+def _output_folder(given: str | None, unlearned: str | None) -> Path:
+    """The folder of the results; only those of its own model go onto the card of a run."""
+    run = Path(unlearned) if unlearned is not None and _is_run(Path(unlearned)) else None
+    folder = Path(given or run or "evaluation")
+    if _is_run(folder) and (run is None or not folder.samefile(run)):
+        raise ValueError(
+            f"`output_dir` is `{folder}`, the folder of a run, whose card would show results of another model. Judge "
+            f"that run with `--unlearned_model_name_or_path {folder}`, or give another `--output_dir`."
+        )
+    return folder
 
 
 class _Stages:

@@ -349,9 +349,10 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
             path.unlink(missing_ok=True)
         elif draw(path, partial(plot, result)):
             figures.append(name)
-    if (folder / "run.json").is_file():
+    is_run = (folder / "run.json").is_file()
+    if is_run:
         attempted("The card", lambda: _write_card(folder, result, figures))
-    PartialState().print(f"Adapter or model, card, results and figures: {folder}")
+    PartialState().print(f"{'Adapter or model, card, results' if is_run else 'Results'} and figures: {folder}")
 
 
 def _write_card(folder: Path, result: EvaluationResult, figures: list[str]) -> None:
