@@ -19,11 +19,14 @@ import copy
 import peft
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
+from transformers import PhiConfig, PhiForCausalLM
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.encoding import encode_row
 from trl_unlearn.token_scores import pad_rows, score_batch
+from trl_unlearn.trainer.passes import StepRow, collate_rows
 
 
 ATTENTION = {"target_modules": ["q_proj", "v_proj", "o_proj"], "task_type": "CAUSAL_LM"}
@@ -45,9 +48,9 @@ ADAPTERS = {
 }
 
 
-def config_of(kind):
+def config_of(kind, **changes):
     name, settings = ADAPTERS[kind]
-    return getattr(peft, name)(**settings)
+    return getattr(peft, name)(**settings | changes)
 
 
 @pytest.fixture
@@ -139,3 +142,37 @@ def test_the_reference_is_the_start_under_autocast_too(new_trainer, biased_model
         with trainer._reference() as reference:
             torch.testing.assert_close(logps(reference, batch), expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(score_batch(trainer.model, batch).logps.detach(), current)
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_that_train_with_a_new_adapter_are_those_of_the_start_in_the_reference(
+    new_trainer, biased_model, bias, tmp_path
+):
+    untouched = copy.deepcopy(biased_model)
+    trainer = new_trainer(biased_model, config_of("LoRA and biases", bias=bias))
+    trainer.train()
+    batch = batch_of(trainer)
+    trained, expected = logps(trainer.model.eval(), batch), logps(untouched, batch)
+    with trainer.model.disable_adapter():
+        assert (logps(trainer.model, batch) - expected).abs().max() > 1e-2
+    with trainer._reference() as reference:
+        torch.testing.assert_close(logps(reference, batch), expected, atol=1e-5, rtol=0)
+    trainer.save_model()
+    loaded = PeftModel.from_pretrained(untouched, tmp_path / "out").eval()
+    torch.testing.assert_close(logps(loaded, batch), trained, atol=1e-5, rtol=0)
+
+
+def test_the_bias_of_the_head_is_that_of_the_start_where_distributions_are_compared(
+    new_trainer, tiny_tokenizer, retain_rows
+):
+    torch.manual_seed(0)
+    size = {"vocab_size": len(tiny_tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    model = PhiForCausalLM(PhiConfig(**size, num_attention_heads=4, pad_token_id=0))
+    original = copy.deepcopy(model).eval()
+    lora = LoraConfig(r=4, target_modules=["q_proj"], bias="all", task_type="CAUSAL_LM")
+    trainer = new_trainer(model, lora)
+    trainer.train()
+    assert not torch.equal(trainer.model.get_output_embeddings().bias, original.lm_head.bias)
+    rows = collate_rows([StepRow(encode_row(row, tiny_tokenizer), "retain", 1.0, (0,)) for row in retain_rows], 0)
+    states = trainer._scorer._states(rows, [0, 1, 2])
+    torch.testing.assert_close(states.head.bias, original.lm_head.bias.detach())

@@ -155,6 +155,9 @@ class PassScorer:
             return None
         with self._reference() as reference:
             states = label_states(extract_model_from_parallel(reference), _rows_of(inputs, rows or [0]), self._layer)
+            # A bias that trains has its value of the start in this context only.
+            if states.head.bias is not None and states.head.bias.requires_grad:
+                states.head = replace(states.head, bias=states.head.bias.clone())
         return states.rows(range(len(rows)))
 
     def _reference_logps(self, inputs: Mapping[str, Any], rows: list[int]) -> Tensor | None:

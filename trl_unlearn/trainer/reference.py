@@ -32,7 +32,7 @@ from .._trl import DistributedBackend, prepare_deepspeed, prepare_fsdp
 
 @dataclass(frozen=True)
 class _Start:
-    """The start of a model with an adapter: what training will change, by name, and whether the adapter was there."""
+    """The start of a model with an adapter: values of what trains, by name, and whether the adapter was there."""
 
     values: Mapping[str, Tensor]
     has_adapter: bool
@@ -54,11 +54,14 @@ def keep_start(model: PeftModel, accelerator: Accelerator, *, has_adapter: bool)
             Whether the model came with its adapter: with adapters off it would never have known the facts then, and
             the reference is the adapter as it was. Of a new one, it is the model with adapters off.
     """
-    values = {}
-    if has_adapter:
-        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        with DistributedBackend(accelerator).gather_params(list(trained.values())):
-            values = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    # Biases of the model itself may train with a new adapter (`LoraConfig(bias=...)`), and stay with adapters off.
+    kept = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (has_adapter or name.endswith("bias"))
+    }
+    with DistributedBackend(accelerator).gather_params(list(kept.values())):
+        values = {name: parameter.detach().clone() for name, parameter in kept.items()}
     _starts[model] = _Start(values, has_adapter)
 
 
