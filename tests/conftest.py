@@ -25,7 +25,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 CHATML = (
@@ -92,6 +92,19 @@ def tiny_model(tiny_tokenizer):
         tie_word_embeddings=True,
     )
     return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def new_gpt2(tiny_tokenizer):
+    """Function that gives a random GPT-2, whose positions are a table of some number of tokens."""
+
+    def new(positions):
+        torch.manual_seed(0)
+        size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": positions}
+        ends = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": tiny_tokenizer.eos_token_id}
+        return GPT2LMHeadModel(GPT2Config(vocab_size=len(tiny_tokenizer), **size, **ends)).eval()
+
+    return new
 
 
 def conversations(facts) -> Dataset:

@@ -13,6 +13,8 @@
 # limitations under the License.
 
 from collections import Counter
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -341,3 +343,37 @@ def test_half_of_free_memory_holds_the_rows_that_fit(model, monkeypatch):
 
 def test_no_prompts_have_no_completions(model):
     assert complete(model, []) == []
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_a_completion_ends_where_a_table_of_positions_does(keyed, new_gpt2, prompts, monkeypatch, caplog):
+    limit = max(map(len, prompts)) + 3
+    model, wide = new_gpt2(limit), new_gpt2(limit + 40)
+    wide.load_state_dict({**model.state_dict(), "transformer.wpe.weight": wide.transformer.wpe.weight.detach()})
+    with torch.no_grad():
+        wide.transformer.wpe.weight[:limit] = model.transformer.wpe.weight
+    keys = [(0, i) for i in range(len(prompts))] if keyed else None
+    monkeypatch.setattr(generation, "_STAGE", 4)
+    generation._warn_of_cut.cache_clear()
+    progress = SimpleNamespace(count=0, update=lambda n: setattr(progress, "count", progress.count + n))
+    monkeypatch.setattr(generation, "tqdm", lambda **kwargs: nullcontext(progress))
+    found = complete(model, prompts, keys=keys, max_new_tokens=20, eos_token_ids=[], batch_size=4)
+    assert progress.count == len(prompts)
+    assert [len(x.ids) for x in found] == [min(20, limit - len(prompt)) for prompt in prompts]
+    assert not any(x.ended for x in found) and min(len(x.ids) for x in found) == 3
+    # The beginning of what a model with more positions writes.
+    free = complete(wide, prompts, keys=keys, max_new_tokens=20, eos_token_ids=[])
+    assert [x.ids for x in found] == [x.ids[: len(y.ids)] for x, y in zip(free, found, strict=True)]
+    assert f"reads at most {limit} tokens" in caplog.text and "is cut off before 20 tokens" in caplog.text
+
+
+def test_a_prompt_that_fills_all_positions_is_refused(new_gpt2, prompts):
+    limit = max(map(len, prompts))
+    with pytest.raises(ValueError, match=f"A prompt has {limit} tokens, but the model reads at most {limit} "):
+        complete(new_gpt2(limit), prompts)
+
+
+def test_rotary_positions_have_no_end(tiny_model, prompts):
+    tiny_model.config.max_position_embeddings = max(map(len, prompts))
+    assert generation.position_limit(tiny_model) is None
+    assert {len(x.ids) for x in complete(tiny_model, prompts, eos_token_ids=[])} == {8}

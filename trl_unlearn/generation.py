@@ -14,6 +14,7 @@
 
 """Prompts to completions: batched, seeded row by row. The only caller of `generate`."""
 
+import functools
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -119,6 +120,52 @@ def eos_token_ids(
     ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
     ids |= {template_closing_token_id(tokenizer), *(closing_token_id(row, tokenizer) for row in rows)}
     return sorted(i for i in ids if i is not None)
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """
+    Number of tokens beyond which a model fails, because its positions are a table.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model.
+
+    Returns:
+        `int` or None: None for rotary positions, whose computation only leaves the range that was trained, and for a
+        model that names no number of positions.
+    """
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    is_rotary = getattr(config, "rope_parameters", None) or hasattr(config, "rope_theta")
+    return None if is_rotary or not positions or positions < 0 else positions
+
+
+@functools.cache
+def _warn_of_cut(limit: int, max_new_tokens: int) -> None:
+    # Once: beliefs are sampled again and again.
+    logger.warning(
+        "The model reads at most %d tokens (`max_position_embeddings`): after prompts of more than %d, what it writes "
+        "is cut off before %d tokens.",
+        limit,
+        max(0, limit - max_new_tokens),
+        max_new_tokens,
+    )
+
+
+def _room(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int) -> list[int]:
+    """Most new tokens of each prompt, as far as the model has positions."""
+    limit = position_limit(model)
+    if limit is None:
+        return [max_new_tokens] * len(prompts)
+    longest = max(map(len, prompts), default=0)
+    if longest >= limit:
+        raise ValueError(
+            f"A prompt has {longest} tokens, but the model reads at most {limit} (`max_position_embeddings`), so that "
+            "nothing can follow it. Shorten it."
+        )
+    if longest + max_new_tokens > limit:
+        _warn_of_cut(limit, max_new_tokens)
+    return [min(max_new_tokens, limit - len(prompt)) for prompt in prompts]
 
 
 def key_seed(key: tuple[int, ...]) -> int:
@@ -351,7 +398,7 @@ def generate(
         eos_token_ids (`list[int]`):
             Every token that ends a completion.
         max_new_tokens (`int`):
-            Most tokens of a completion, the EOS token included.
+            Most tokens of a completion, the EOS token included. Fewer where the model has no more positions.
         min_new_tokens (`int`, *optional*):
             Tokens before which no EOS token is allowed.
         batch_size (`int`, *optional*):
@@ -374,7 +421,11 @@ def generate(
 
     Returns:
         `list[Completion]`: In the order of the prompts.
+
+    Raises:
+        `ValueError`: If a prompt leaves no position for a token.
     """
+    most = _room(model, prompts, max_new_tokens)
     fields = {"pad_token_id": pad_token_id, "eos_token_id": eos_token_ids or None, **(generation_kwargs or {})}
     warpers = LogitsProcessorList()
     if temperature != 1.0:
@@ -391,15 +442,16 @@ def generate(
         bar = tqdm(total=len(prompts), desc=desc, disable=None if desc else True)
     with _for_generation(model), bar as progress:
         for start in range(0, max_new_tokens, _STAGE):
-            count = min(_STAGE, max_new_tokens - start)
             # EOS is forbidden before the first token only, which is of the first stage.
             least = min_new_tokens if start == 0 else None
-            config = GenerationConfig(do_sample=False, max_new_tokens=count, min_new_tokens=least, **fields)
             # A batch runs until its last row ends: rows that have not ended go on among themselves.
-            order = [i for i, found in enumerate(completions) if not found.ended]
+            order = [i for i, found in enumerate(completions) if not found.ended and most[i] > start]
             order.sort(key=lambda i: -len(prompts[i]) - len(completions[i].ids))
             while order:
-                indices = order[:batch_size]
+                # Longest rows first: those with fewer positions left than the others are before them.
+                count = min(_STAGE, most[order[0]] - start)
+                indices = [i for i in order[:batch_size] if min(_STAGE, most[i] - start) == count]
+                config = GenerationConfig(do_sample=False, max_new_tokens=count, min_new_tokens=least, **fields)
                 given = [prompts[i] + completions[i].ids for i in indices]
                 chosen = None if keys is None else [keys[i] for i in indices]
                 sampler = _RowKeyedSampler(chosen, start, count, warpers)
@@ -415,6 +467,8 @@ def generate(
                 for i, more in zip(indices, found, strict=True):
                     before = completions[i]
                     completions[i] = Completion(before.ids + more.ids, before.logps + more.logps, more.ended)
-                order = order[batch_size:]
-                progress.update(sum(more.ended or start + count == max_new_tokens for more in found))
+                order = order[len(indices) :]
+                progress.update(
+                    sum(more.ended or start + count == most[i] for i, more in zip(indices, found, strict=True))
+                )
     return completions

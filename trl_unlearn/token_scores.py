@@ -273,7 +273,9 @@ def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list
     return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
 
 
-def pad_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int, multiple: int = 1) -> dict[str, torch.Tensor]:
+def pad_rows(
+    rows: Sequence[Mapping[str, Any]], pad_token_id: int, multiple: int = 1, limit: int | None = None
+) -> dict[str, torch.Tensor]:
     """
     Encoded rows to one right-padded batch.
 
@@ -284,13 +286,18 @@ def pad_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int, multiple: int
             Token of the padding.
         multiple (`int`, *optional*, defaults to `1`):
             Number that the width is a multiple of.
+        limit (`int`, *optional*):
+            Width beyond which the padding does not go: a position of padding is looked up, too.
 
     Returns:
         `dict[str, torch.Tensor]`: `input_ids`, `attention_mask` and `labels`, of shape `(rows, tokens)`.
     """
     ids = [torch.tensor(row["input_ids"]) for row in rows]
     labels = [torch.tensor(row["labels"]) for row in rows]
-    missing = -max(map(len, ids)) % multiple
+    longest = max(map(len, ids))
+    missing = -longest % multiple
+    if limit is not None:
+        missing = min(missing, max(0, limit - longest))
 
     def padded(values: list[Tensor], value: int) -> Tensor:
         return F.pad(pad_sequence(values, batch_first=True, padding_value=value), (0, missing), value=value)

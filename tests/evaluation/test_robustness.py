@@ -217,6 +217,16 @@ def test_a_model_without_linear_layers_is_not_quantised(tiny_tokenizer, forget_r
     assert robustness._quantization(model, setting_of(forget_rows, tiny_tokenizer), 8) == {}
 
 
+def test_prompts_beyond_the_positions_leave_out_their_attack_alone(new_gpt2, tiny_tokenizer, forget_rows, caplog):
+    setting = setting_of(forget_rows, tiny_tokenizer)
+    longest = max(len(row["input_ids"]) for row in setting.forget.answers)
+    model = new_gpt2(longest)
+    assert robustness._in_context_recall(model, setting) == {}
+    assert "`robustness/in_context_rougeL` is left out: its longest prompt has" in caplog.text
+    assert len(robustness._prefix_recall(model, setting)["robustness/prefix_rougeL"]) == 3
+    assert len(robustness._in_context_recall(new_gpt2(512), setting)["robustness/in_context_rougeL"]) == 3
+
+
 def test_samples_do_not_depend_on_the_batch_size_and_do_on_the_seed(half_knowing_model, tiny_tokenizer, forget_rows):
     setting = setting_of(forget_rows, tiny_tokenizer)
     first = robustness._leak_at_k(half_knowing_model, setting)

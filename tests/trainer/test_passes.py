@@ -70,6 +70,11 @@ def test_a_slice_is_padded_to_a_multiple_of_eight():
     assert inputs["kind"] == ["beliefs", "beliefs"] and inputs["weight"].tolist() == [1.0, 0.5]
 
 
+@pytest.mark.parametrize(("limit", "width"), [(None, 16), (20, 16), (12, 12), (9, 9), (4, 9)])
+def test_padding_does_not_go_beyond_the_positions_of_the_model(limit, width):
+    assert collate_rows(rows_of(2, 9), pad_token_id=0, limit=limit)["input_ids"].shape == (2, width)
+
+
 @pytest.mark.parametrize(
     ("remainder", "expected"), [(5, [2, 2, 1]), (1, [1, 0, 0]), (4, [2, 2, 0]), (0, [2, 2, 2]), (-1, [2, 2, 2])]
 )

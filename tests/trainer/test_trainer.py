@@ -38,7 +38,15 @@ LORA = {"r": 4, "target_modules": "all-linear"}
 
 @pytest.fixture
 def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
-    def new(model=None, peft=False, forget=forget_rows, retain=retain_rows, optimizers=(None, None), **kwargs):
+    def new(
+        model=None,
+        peft=False,
+        forget=forget_rows,
+        retain=retain_rows,
+        eval_dataset=None,
+        optimizers=(None, None),
+        **kwargs,
+    ):
         settings = {
             "per_device_train_batch_size": 3,
             "max_completion_length": 6,
@@ -55,6 +63,7 @@ def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
             args,
             forget,
             retain,
+            eval_dataset,
             processing_class=tiny_tokenizer,
             peft_config=LoraConfig(**LORA) if peft else None,
             optimizers=optimizers,
@@ -454,3 +463,33 @@ def test_one_process_with_several_gpus_is_refused(new_trainer, monkeypatch):
     monkeypatch.setattr(BootstrapUnlearnConfig, "n_gpu", 2)
     with pytest.raises(ValueError, match=r"One process sees 2 GPUs.*accelerate launch --num_processes 2"):
         new_trainer()
+
+
+def _longest(tokenizer, *sets):
+    return max(len(encode_row(row, tokenizer)["input_ids"]) for rows in sets for row in rows)
+
+
+def test_a_table_of_positions_that_just_holds_the_rows_is_enough(
+    new_trainer, new_gpt2, tiny_tokenizer, forget_rows, retain_rows
+):
+    # A multiple of 8 would be beyond it, and so would beliefs of the length that is asked for.
+    limit = _longest(tiny_tokenizer, forget_rows, retain_rows) + 1
+    assert limit % 8
+    trainer = new_trainer(new_gpt2(limit), max_completion_length=200, num_beliefs=2)
+    trainer.train()
+    lengths = [len(row["input_ids"]) for row in trainer.belief_store.rows([0, 1, 2])]
+    assert max(lengths) == limit and trainer.state.global_step == 1
+
+
+def test_rows_to_score_and_refusals_beyond_the_positions_are_refused(
+    new_trainer, new_gpt2, tiny_tokenizer, forget_rows, retain_rows
+):
+    short = [{"prompt": "Is it?", "completion": " No."}]
+    row = {"prompt": forget_rows[0]["prompt"], "completion": [{"role": "assistant", "content": "So. " * 40}]}
+    limit = _longest(tiny_tokenizer, short, retain_rows)
+    for eval_dataset, name in ((Dataset.from_list([row]), "eval"), ({"other": Dataset.from_list([row])}, "other")):
+        with pytest.raises(ValueError, match=rf"Row 0 of the {name} set has \d+ tokens, .* at most {limit} "):
+            new_trainer(new_gpt2(limit), forget=Dataset.from_list(short), eval_dataset=eval_dataset)
+    limit = _longest(tiny_tokenizer, short)
+    with pytest.raises(ValueError, match=rf"Row 0 of the forget set, with a refusal as its answer, .* most {limit} "):
+        new_trainer(new_gpt2(limit), forget=Dataset.from_list(short), retain_loss_type="none", forget_loss_type="dpo")

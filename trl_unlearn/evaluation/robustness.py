@@ -14,6 +14,7 @@
 
 """Attacks that bring back what is only hidden: relearning, rounded weights, other prompts, many samples."""
 
+import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import answer_ids, encode_row
-from ..generation import eos_token_ids
+from ..generation import eos_token_ids, position_limit
 from ..metrics import LeakAtK, RougeRecall
 from ..results import MODEL_ROLES
 from ..token_scores import pad_rows, score_batch
@@ -39,6 +40,8 @@ from .suite import free_memory
 from .tofu import EncodedSet, EvaluationRows, SuiteSetting, encode_set, strict_extraction_strengths
 from .uncertainty import SuiteOutcome, summarise_rows
 
+
+logger = logging.getLogger(__name__)
 
 # Steps of relearning after which is measured; 0 is before it.
 RELEARNING_STEPS = (0, 1, 2, 4, 8)
@@ -85,9 +88,19 @@ def _extraction_strength(
 
 
 def _recall(
-    model: PreTrainedModel, setting: _Setting, prompts: list[list[int]], references: list[str], desc: str
-) -> list[float]:
-    """ROUGE-L recall of the greedy continuation of each prompt, at most as long as the longest answer."""
+    model: PreTrainedModel, setting: _Setting, name: str, prompts: list[list[int]], references: list[str], desc: str
+) -> dict[str, list[float]]:
+    """ROUGE-L recall of the greedy continuation of each prompt, at most as long as the longest answer, by its name."""
+    limit, longest = position_limit(model), max(map(len, prompts))
+    if limit is not None and longest >= limit:
+        logger.warning(
+            "`%s` is left out: its longest prompt has %d tokens, and the model reads at most %d "
+            "(`max_position_embeddings`).",
+            name,
+            longest,
+            limit,
+        )
+        return {}
     completions = generate_together(
         model,
         prompts,
@@ -98,7 +111,7 @@ def _recall(
         desc=desc,
     )
     texts = [_text(completion.ids, setting.tokenizer) for completion in completions]
-    return RougeRecall().compute(predictions=texts, references=references)["per_row"]
+    return {name: RougeRecall().compute(predictions=texts, references=references)["per_row"]}
 
 
 def _text(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -148,7 +161,7 @@ def _prefix_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[
     if not pairs:
         return {}
     prompts, rests = map(list, zip(*pairs, strict=True))
-    return {"robustness/prefix_rougeL": _recall(model, setting, prompts, rests, "Completing answers")}
+    return _recall(model, setting, "robustness/prefix_rougeL", prompts, rests, "Completing answers")
 
 
 def _parts(row: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -187,8 +200,8 @@ def _in_context_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, l
         _with_examples(row, [rows[(i + distance) % len(rows)] for distance in sorted(distances)])
         for i, row in enumerate(rows)
     ]
-    recall = _recall(model, setting, _asked(setting, asked), setting.forget.texts, "Answering after examples")
-    return {"robustness/in_context_rougeL": recall}
+    name, prompts = "robustness/in_context_rougeL", _asked(setting, asked)
+    return _recall(model, setting, name, prompts, setting.forget.texts, "Answering after examples")
 
 
 def _paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
@@ -200,8 +213,8 @@ def _paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> d
             return {}
         prompt, completion = _parts(row)
         asked.append({"prompt": [*prompt[:-1], {**prompt[-1], "content": question}], "completion": completion})
-    recall = _recall(model, setting, _asked(setting, asked), setting.forget.texts, "Answering paraphrases")
-    return {"robustness/paraphrased_rougeL": recall}
+    name, prompts = "robustness/paraphrased_rougeL", _asked(setting, asked)
+    return _recall(model, setting, name, prompts, setting.forget.texts, "Answering paraphrases")
 
 
 def _relearn(model: PreTrainedModel, rows: Sequence[Mapping[str, Any]], setting: _Setting) -> Iterator[int]:

@@ -32,7 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from .._trl import disable_dropout_in_model
 from ..beliefs import BeliefSampling, BeliefStore
 from ..encoding import ENCODED_COLUMNS, answer_row, encode_dataset
-from ..generation import eos_token_ids, whole_model
+from ..generation import eos_token_ids, position_limit, whole_model
 from ..label_states import LabelStates, check_head
 from ..objectives import forget, hidden, retain
 from ..records import ChainLink
@@ -196,7 +196,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
                 retain_dataset, self.processing_class, args, False, None, "retain"
             )
             warn_of_overlap(self.train_dataset, self.retain_dataset)
-        refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset)
+        refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset, eval=self.eval_dataset)
         self.ref_model = None
         if needs_reference and isinstance(self.model, PeftModel):
             keep_start(self.model, self.accelerator, has_adapter=self._continues_adapter)
@@ -469,7 +469,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if self._is_sharded:
             counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
             slices = split_to(slices, int(counts.max()))
-        found = [collate_rows(part, self.data_collator.pad_token_id) for part in slices]
+        found = [collate_rows(part, self.data_collator.pad_token_id, position_limit(self.model)) for part in slices]
         return [inputs | {"is_last": inputs is found[-1]} for inputs in found]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -20,7 +20,7 @@ import logging
 import math
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -212,35 +212,43 @@ def _refuse_kind(name: str, config: PretrainedConfig | None) -> None:
         )
 
 
-def refuse_rows(model: nn.Module, **sets: Dataset | None) -> None:
+def refuse_rows(model: nn.Module, **sets: Dataset | Mapping[str, Dataset] | None) -> None:
     """
     Refuse rows that a model has no embedding or no position for, on which it would fail in the middle of the training.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Model.
-        **sets ([`~datasets.Dataset`], *optional*):
-            Name -> encoded rows.
+        **sets ([`~datasets.Dataset`] or `Mapping[str, Dataset]`, *optional*):
+            Name -> encoded rows, or several sets of them by name.
 
     Raises:
         `ValueError`: If a row has a token beyond the embeddings, or more tokens than the model has positions.
     """
     size = model.get_input_embeddings().num_embeddings
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for name, dataset in sets.items():
-        if dataset is None:
-            continue
-        for index, ids in enumerate(_token_ids(dataset)):
-            if max(ids) >= size:
-                raise ValueError(
-                    f"Row {index} of the {name} set has the token {max(ids)}, but the model has embeddings of {size} "
-                    "tokens. Give the tokenizer of the model, or resize the embeddings and train them."
-                )
-            if positions is not None and len(ids) > positions:
-                raise ValueError(
-                    f"Row {index} of the {name} set has {len(ids)} tokens, but the model reads at most {positions} "
-                    f"(`max_position_embeddings`). Set `max_length` to {positions} or less."
-                )
+    for name, given in sets.items():
+        for part, dataset in (given if isinstance(given, dict) else {name: given}).items():
+            if dataset is None:
+                continue
+            _refuse_tokens(_token_ids(dataset), f"the {part} set", size, positions)
+            if "chosen_input_ids" in dataset.column_names:
+                refusals = _token_ids(dataset, "chosen_input_ids")
+                _refuse_tokens(refusals, f"the {part} set, with a refusal as its answer,", size, positions)
+
+
+def _refuse_tokens(rows: Iterator[list[int]], name: str, size: int, positions: int | None) -> None:
+    for index, ids in enumerate(rows):
+        if max(ids) >= size:
+            raise ValueError(
+                f"Row {index} of {name} has the token {max(ids)}, but the model has embeddings of {size} tokens. Give "
+                "the tokenizer of the model, or resize the embeddings and train them."
+            )
+        if positions is not None and len(ids) > positions:
+            raise ValueError(
+                f"Row {index} of {name} has {len(ids)} tokens, but the model reads at most {positions} "
+                f"(`max_position_embeddings`). Set `max_length` to {positions} or less."
+            )
 
 
 def _refuse_numbers(args: BootstrapUnlearnConfig) -> None:
@@ -351,6 +359,6 @@ def _digests(dataset: Dataset) -> Iterator[bytes]:
         yield hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest()
 
 
-def _token_ids(dataset: Dataset) -> Iterator[list[int]]:
-    for batch in dataset.select_columns("input_ids").iter(1000):
-        yield from batch["input_ids"]
+def _token_ids(dataset: Dataset, column: str = "input_ids") -> Iterator[list[int]]:
+    for batch in dataset.select_columns(column).iter(1000):
+        yield from batch[column]

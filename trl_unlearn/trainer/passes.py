@@ -121,7 +121,7 @@ def split_to(slices: list[list[StepRow]], count: int) -> list[list[StepRow]]:
     return slices
 
 
-def collate_rows(rows: Sequence[StepRow], pad_token_id: int) -> dict[str, Any]:
+def collate_rows(rows: Sequence[StepRow], pad_token_id: int, limit: int | None = None) -> dict[str, Any]:
     """
     Rows to the inputs of one pass.
 
@@ -130,6 +130,8 @@ def collate_rows(rows: Sequence[StepRow], pad_token_id: int) -> dict[str, Any]:
             Rows of a slice.
         pad_token_id (`int`):
             Token of the padding.
+        limit (`int`, *optional*):
+            Most tokens that the model can read, padding included.
 
     Returns:
         `dict[str, Any]`: `input_ids`, `attention_mask` and `labels` of shape `(rows, tokens)`, `weight` of shape
@@ -138,7 +140,7 @@ def collate_rows(rows: Sequence[StepRow], pad_token_id: int) -> dict[str, Any]:
     """
     chosen = [row.chosen for row in rows if row.chosen is not None]
     return {
-        **pad_rows([*(row.encoded for row in rows), *chosen], pad_token_id, _MULTIPLE),
+        **pad_rows([*(row.encoded for row in rows), *chosen], pad_token_id, _MULTIPLE, limit),
         "weight": torch.tensor([row.weight for row in rows] + [0.0] * len(chosen), dtype=torch.float64),
         "kind": [row.kind for row in rows] + ["chosen"] * len(chosen),
         "index": [row.index for row in rows],
