@@ -18,8 +18,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from trl_unlearn import cli
+from trl_unlearn.results import EvaluationResult
+from trl_unlearn.scripts import unlearn
 from trl_unlearn.scripts.card import write_card
 
 
@@ -48,10 +51,31 @@ def test_a_card_without_results_says_so_and_shows_the_figures_that_there_are(run
         (done.folder / f"figures/{name}.png").touch()
     capfd.readouterr()
     cli.main(["card", str(done.folder)])
-    assert "no results: there are none yet; figures: training, apple, zebra" in capfd.readouterr().out
+    assert (
+        "no results: this model has not been evaluated yet; figures: training, apple, zebra" in capfd.readouterr().out
+    )
     card = done.text("README.md")
     assert "Results are missing" in card
     assert [part.split(")")[0] for part in card.split("](figures/")[1:]] == ["training.png", "apple.png", "zebra.png"]
+
+
+def test_results_of_other_weights_are_on_no_card_and_the_command_says_so(run, own, capfd):
+    done = run("bs_t", own)
+    weights = done.folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    capfd.readouterr()
+    cli.main(["card", str(done.folder)])
+    said = "those in `eval_results.json` were measured on other weights: `adapter_model.safetensors`"
+    assert f"no results: {said}; figures: training\n" in capfd.readouterr().out
+    card = done.text("README.md")
+    assert f"Results are missing: {said}." in card
+    assert "model-index" not in card and "figures/evaluation.png" not in card and "forget/probability" not in card
+    # Nor on the card of a run into whose folder another model's results are written.
+    result = EvaluationResult.load(done.folder / "eval_results.json")
+    unlearn.write_results(done.folder, result)
+    assert f"shows no results: {said}." in capfd.readouterr().out
+    assert "forget/probability" not in done.text("README.md")
 
 
 MODEL_CARDS = Path(__file__).parents[2] / "model_cards"

@@ -22,6 +22,7 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trl_unlearn.hub.contents import weights_sha256
 from trl_unlearn.records import UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.scripts import evaluate, unlearn
@@ -313,7 +314,8 @@ def test_a_run_without_a_log_says_that_it_has_no_curve_and_has_all_the_rest(run,
 def test_what_fails_after_the_results_costs_neither_them_nor_the_rest(run, own, monkeypatch, caplog, capfd):
     done = run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
     measured = {"forget/extraction_strength": Measurement(0.5, 3, 0.1)}
-    result = EvaluationResult(parity="strict", suites=["tofu"], models={"unlearned": measured}, **NO_PROTOCOL)
+    own = {"protocol": {"weights_sha256": {"unlearned": weights_sha256(done.folder, True)}}}
+    result = EvaluationResult(parity="strict", suites=["tofu"], models={"unlearned": measured}, **NO_PROTOCOL | own)
 
     def broken(*_, **__):
         raise RuntimeError("out of colours")

@@ -155,7 +155,8 @@ def test_the_trainer_pushes_its_card_privately_and_nothing_of_the_training(
     assert late.messages[-1] == "Late"
     card = ModelCard(late.files()["README.md"].decode())
     assert [(one.metric_type, one.metric_value) for one in card.data.eval_results] == [("forget/probability", 0.25)]
-    assert MISSING in seen["other"] and MISSING not in seen["own"] and MISSING in seen["of another run"]
+    assert f"{MISSING}: those in `eval_results.json` were measured on other weights" in seen["other"]
+    assert MISSING not in seen["own"] and MISSING in seen["of another run"]
 
     assert "`me/public` exists and is public" in seen["public"]
 

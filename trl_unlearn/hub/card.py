@@ -238,7 +238,12 @@ def _target_modules(run: UnlearningRun) -> str:
     return ", ".join(f"`{name}`" for name in ([modules] if isinstance(modules, str) else modules or []))
 
 
-def render_card(run: UnlearningRun, result: EvaluationResult | None = None, figures: Sequence[str] = ()) -> str:
+def render_card(
+    run: UnlearningRun,
+    result: EvaluationResult | None = None,
+    figures: Sequence[str] = (),
+    missing: str = "this model has not been evaluated yet.",
+) -> str:
     """
     Writes the model card.
 
@@ -249,6 +254,8 @@ def render_card(run: UnlearningRun, result: EvaluationResult | None = None, figu
             What was measured; without it the card says that results are missing.
         figures (`Sequence[str]`, *optional*, defaults to `()`):
             The PNG files to show, as paths relative to the card, for instance `"figures/evaluation.png"`.
+        missing (`str`, *optional*):
+            Why there is no `result`, as the end of a sentence: see [`~trl_unlearn.hub.contents.own_results`].
 
     Returns:
         `str`: the content of `README.md`: a YAML head with the `model-index`, and Markdown. It holds no row of the
@@ -274,6 +281,7 @@ def render_card(run: UnlearningRun, result: EvaluationResult | None = None, figu
         run=run,
         is_adapter=run.is_adapter,
         result=result,
+        missing=missing,
         roles=MODEL_ROLES,
         meanings=_roles(result) if result is not None else "",
         notes=_notes(result) if result is not None else [],

@@ -47,6 +47,8 @@ _TOKENIZER = (
 _RESULTS = r"eval_results\.json|squeezing\.json|figures/[\w-]+\.png"
 _PUBLISHED = re.compile(rf"{_MODEL}|{_TOKENIZER}|README\.md|LICENSE|run\.json|{_RESULTS}")
 
+_RESULT_FIGURES, _RUN_FIGURES = ("evaluation", "relearning", "leak_at_k"), ("training", "squeezing")
+
 # What stays, and why; the first that matches. A name that none matches stays too.
 _LEFT_OUT = (
     (r"checkpoint-[^/]*/", "checkpoint"),
@@ -298,6 +300,26 @@ def own_results(folder: Path, is_adapter: bool) -> tuple[EvaluationResult | None
     if not recorded:
         return None, "those in `eval_results.json` do not record the weights that they were measured on."
     return None, f"those in `eval_results.json` were measured on other weights: {differing(recorded, weights)}."
+
+
+def figures_of(folder: Path, result: EvaluationResult | None) -> list[str]:
+    """
+    The figures of a card.
+
+    Args:
+        folder (`Path`):
+            Output folder.
+        result ([`~trl_unlearn.results.EvaluationResult`], *optional*):
+            Results of its weights. Without them, no figure that shows results.
+
+    Returns:
+        `list[str]`: Paths in the folder, in the order in which a run and its evaluation show them; others by name.
+    """
+    names = {path.stem for path in folder.glob("figures/*.png")}
+    if result is None:
+        names -= set(_RESULT_FIGURES)
+    known = [name for name in (*_RESULT_FIGURES, *_RUN_FIGURES) if name in names]
+    return [f"figures/{name}.png" for name in (*known, *sorted(names - set(known)))]
 
 
 def differing(one: dict[str, str], other: dict[str, str]) -> str:

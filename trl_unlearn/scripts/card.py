@@ -14,6 +14,7 @@
 
 """
 Write the model card of a finished run anew, from `run.json`, `eval_results.json` and the figures of its output folder.
+Results that were measured on other weights than lie there are left out, and the command says so.
 
 ```bash
 trl-unlearn card unlearned
@@ -26,12 +27,8 @@ from pathlib import Path
 from trl import TrlParser
 
 from ..hub.card import render_card
-from ..hub.contents import read_run
+from ..hub.contents import figures_of, own_results, read_run
 from .loading import refusing
-
-
-# In the order in which a run and its evaluation show them; others follow by name.
-_FIGURES = ("evaluation", "relearning", "leak_at_k", "training", "squeezing")
 
 
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn card") -> None:
@@ -69,14 +66,12 @@ def write_card(folder: Path) -> str:
     Raises:
         `ValueError`: If there is no `run.json`, or a record cannot be read.
     """
-    run, result = read_run(folder)
-    known = [name for name in _FIGURES if (folder / f"figures/{name}.png").is_file()]
-    others = sorted({path.stem for path in folder.glob("figures/*.png")} - set(known))
-    names = [*known, *others]
-    path = folder / "README.md"
-    path.write_text(render_card(run, result, [f"figures/{name}.png" for name in names]), encoding="utf-8")
-    results = f"results of {', '.join(result.suites)}" if result is not None else "no results: there are none yet"
-    return f"{path}: {results}; figures: {', '.join(names) or 'none'}"
+    run, _ = read_run(folder)
+    result, missing = own_results(folder, run.is_adapter)
+    figures, path = figures_of(folder, result), folder / "README.md"
+    path.write_text(render_card(run, result, figures, missing), encoding="utf-8")
+    results = f"results of {', '.join(result.suites)}" if result is not None else f"no results: {missing.rstrip('.')}"
+    return f"{path}: {results}; figures: {', '.join(Path(figure).stem for figure in figures) or 'none'}"
 
 
 if __name__ == "__main__":

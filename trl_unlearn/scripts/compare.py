@@ -70,6 +70,7 @@ from .loading import (
     refusing,
     settings_digest,
     use_archive,
+    weights_sha256,
 )
 from .rows import load_evaluation_rows
 from .unlearn import build_trainer
@@ -277,6 +278,7 @@ class _Comparison:
             metrics={name: found.value for name, found in result.models["unlearned"].items()},
         )
         if PartialState().is_main_process:
+            result.protocol["weights_sha256"] = weights_sha256(data_args, job.model_args, str(job.folder))
             result.save(job.folder / "eval_results.json")
             text = json.dumps(run.to_dict(), indent=2) + "\n"
             (job.folder / _FINISHED).write_text(text, encoding="utf-8")

@@ -34,6 +34,7 @@ from ..evaluation.table import print_results
 from ..evaluation.tofu import EncodedSet, EvaluationRows, encode_set
 from ..hub.access import PushError, check_access
 from ..hub.card import render_card
+from ..hub.contents import own_results
 from ..hub.push import push
 from ..records import UnlearningRun
 from ..results import EvaluationResult
@@ -351,17 +352,21 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
             figures.append(name)
     is_run = (folder / "run.json").is_file()
     if is_run:
-        attempted("The card", lambda: _write_card(folder, result, figures))
+        attempted("The card", lambda: _write_card(folder, figures))
     PartialState().print(f"{'Adapter or model, card, results' if is_run else 'Results'} and figures: {folder}")
 
 
-def _write_card(folder: Path, result: EvaluationResult, figures: list[str]) -> None:
-    """Write the card of a run with these results and figures, and those of its training."""
+def _write_card(folder: Path, figures: list[str]) -> None:
+    """Write the card of a run with its results and figures, and those of its training."""
     run = UnlearningRun.load(folder / "run.json")
+    result, missing = own_results(folder, run.is_adapter)
+    if result is None:
+        print(f"The card in {folder} shows no results: {missing}")
+        figures = []
     refreshes = [refresh.epoch for refresh in run.belief_audit.refreshes] if run.belief_audit else []
     if draw(folder / "figures/training.png", partial(plot_training, run.training_log, refresh_epochs=refreshes)):
         figures = [*figures, "training"]
     if (folder / "figures/squeezing.png").is_file():
         figures = [*figures, "squeezing"]
-    text = render_card(run, result, [f"figures/{name}.png" for name in figures])
+    text = render_card(run, result, [f"figures/{name}.png" for name in figures], missing)
     (folder / "README.md").write_text(text, encoding="utf-8")

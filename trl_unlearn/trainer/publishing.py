@@ -27,11 +27,10 @@ from transformers.utils import PushInProgress
 
 from ..hub.access import check_access, explaining
 from ..hub.card import render_card
-from ..hub.contents import own_results, saved_files
+from ..hub.contents import figures_of, own_results, saved_files
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push_output
 from ..records import UnlearningRun
-from ..results import EvaluationResult
 from .checkpointing import ResumableTrainer
 from .run_record import RunClock, build_run_record
 
@@ -115,16 +114,12 @@ class PublishingTrainer(ResumableTrainer):
         self._write_card(folder, record)
 
     def _write_card(self, folder: Path, record: UnlearningRun) -> None:
-        result, figures = self._results(folder, record), []
-        if result is not None:
-            figures = sorted(file.relative_to(folder).as_posix() for file in folder.glob("figures/*.png"))
-        (folder / "README.md").write_text(render_card(record, result, figures), encoding="utf-8")
-
-    def _results(self, folder: Path, record: UnlearningRun) -> EvaluationResult | None:
-        """What was measured on the weights in a folder, if these are of this run."""
-        if self._is_output(folder) and self._saved_step != self.state.global_step:
-            return None
-        return own_results(folder, record.is_adapter)[0]
+        result, missing = own_results(folder, record.is_adapter)
+        if self._is_output(folder) and self._saved_step != self.state.global_step and result is not None:
+            result, missing = None, "those in `eval_results.json` are of an earlier run."
+        # Without results, figures may be of an earlier run, too.
+        figures = figures_of(folder, result) if result is not None else []
+        (folder / "README.md").write_text(render_card(record, result, figures, missing), encoding="utf-8")
 
     # The Hub
 
