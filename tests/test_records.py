@@ -25,6 +25,7 @@ from trl_unlearn.results import (
     METRICS,
     EvaluationResult,
     Measurement,
+    Unmeasured,
     format_measurement,
 )
 
@@ -79,7 +80,7 @@ def test_a_run_is_the_same_after_saving_and_loading(tmp_path, changes):
 
 
 def test_a_result_is_the_same_after_saving_and_loading(tmp_path):
-    result = make_result()
+    result = make_result(not_measured={"unlearned": {"forget/squeezing": Unmeasured(1, 4), "own/sum": Unmeasured()}})
     result.save(tmp_path / "eval_results.json")
     assert EvaluationResult.load(tmp_path / "eval_results.json") == result
 

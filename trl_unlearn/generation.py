@@ -17,6 +17,7 @@
 import functools
 import hashlib
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -92,6 +93,11 @@ class Completion:
     ids: list[int]
     logps: list[float]
     ended: bool
+
+    @property
+    def is_finite(self) -> bool:
+        """`bool`: Whether the model gives every token a log-prob. If not, the tokens are an accident."""
+        return all(map(math.isfinite, self.logps))
 
 
 def eos_token_ids(
@@ -188,8 +194,8 @@ def key_seed(key: tuple[int, ...]) -> int:
 def _pick(masses: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Among masses laid end to end, where points of shape `(rows, 1)` fall, and how far into that mass."""
     cumulative = masses.cumsum(-1, dtype=torch.float64)
-    # Rounding must not point past the last mass that is not zero.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    # Rounding must not point past the last mass that is not zero, nor masses that are not finite past the last one.
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()).clamp(max=masses.size(-1) - 1)
     index = torch.searchsorted(cumulative, points, right=True).minimum(last)
     return index, points - cumulative.gather(-1, index) + masses.gather(-1, index)
 
@@ -201,7 +207,10 @@ def _invert(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor
     masses = blocks.sum(-1)
     block, rest = _pick(masses, uniforms * masses.sum(-1, keepdim=True, dtype=torch.float64))
     within = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]]
-    return block * _BLOCK + _pick(within, rest)[0]
+    token = block * _BLOCK + _pick(within, rest)[0]
+    # What is not finite may point into the padding: such a row gets any token, with a log-prob that says so, and
+    # leaves the others of its batch alone.
+    return token.clamp(max=probabilities.size(-1) - 1)
 
 
 class _RowKeyedSampler(LogitsProcessor):

@@ -130,6 +130,22 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Unmeasured:
+    """
+    Why a metric has no value: scores that are not finite.
+
+    Args:
+        rows (`int`, *optional*):
+            The number of rows with such scores; None for a metric that is made of others, of which one has no value.
+        n (`int`, *optional*):
+            The number of rows that the value would have been computed from.
+    """
+
+    rows: int | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True)
 class Difference:
     """
     How far two models are apart on the same rows.
@@ -152,7 +168,8 @@ class Difference:
 @dataclass(kw_only=True)
 class EvaluationResult(JsonRecord):
     """
-    What an evaluation measured: `eval_results.json`. A metric that was not run is absent, never zero.
+    What an evaluation measured: `eval_results.json`. A metric that was not run, or that could not be measured, is
+    absent from `models`, never zero.
 
     Args:
         schema_version (`int`, *optional*, defaults to 1):
@@ -166,6 +183,8 @@ class EvaluationResult(JsonRecord):
             that was not evaluated.
         differences (`dict[str, dict[str, Difference]]`, *optional*):
             A key of `DIFFERENCES` -> metric name -> paired difference.
+        not_measured (`dict[str, dict[str, Unmeasured]]`, *optional*):
+            Role -> name of a metric that was run and has no value -> why.
         protocol (`dict[str, Any]`):
             How it was measured: rows a set, `fluency_source`, `max_completion_length`, seed, dtype.
         environment (`dict[str, Any]`):
@@ -177,6 +196,7 @@ class EvaluationResult(JsonRecord):
     suites: list[str]
     models: dict[str, dict[str, Measurement] | None]
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    not_measured: dict[str, dict[str, Unmeasured]] = field(default_factory=dict)
     protocol: dict[str, Any]
     environment: dict[str, Any]
 
@@ -203,23 +223,24 @@ class EvaluationResult(JsonRecord):
         """
         return (self.models[role] or {}).get(metric)
 
-    def rows(self) -> Iterator[tuple[str, str, list[Measurement | None]]]:
+    def rows(self) -> Iterator[tuple[str, str, list[Measurement | Unmeasured | None]]]:
         """
         The rows of a table: every metric of `METRICS` in its order, unless its suite was not run, then what else was
         measured.
 
         Returns:
-            `Iterator[tuple[str, str, list[Measurement | None]]]`: group (`"other"` for what `METRICS` does not have),
-            metric name, and a measurement (None = not run) for each of `MODEL_ROLES`.
+            `Iterator[tuple[str, str, list[Measurement | Unmeasured | None]]]`: group (`"other"` for what `METRICS`
+            does not have), metric name, and a measurement (None = not run) for each of `MODEL_ROLES`.
         """
-        measured = dict.fromkeys(name for metrics in self.models.values() for name in metrics or {})
+        run = {role: {**(self.models[role] or {}), **self.not_measured.get(role, {})} for role in MODEL_ROLES}
+        measured = dict.fromkeys(name for metrics in run.values() for name in metrics)
         due = (*self.suites, *(_TOFU_GROUPS if "tofu" in self.suites else ()))
         groups = {name: group for name, _, group in METRICS if group in due or name in measured}
         for pair in _STANDINS.items():
             if measured.keys() & set(pair):
                 groups = {name: group for name, group in groups.items() if name not in pair or name in measured}
         for name, group in (groups | {name: "other" for name in measured if name not in groups}).items():
-            yield group, name, [self.get(role, name) for role in MODEL_ROLES]
+            yield group, name, [run[role].get(name) for role in MODEL_ROLES]
 
     def difference_rows(self) -> Iterator[tuple[str, str, list[Difference | None]]]:
         """
@@ -248,6 +269,7 @@ class EvaluationResult(JsonRecord):
             )
         notes += [f"{name.capitalize()}: {METRIC_GROUPS[name]}." for name in self.suites if name in METRIC_GROUPS]
         notes += [f"The {role} model was not evaluated." for role in MODEL_ROLES if self.models[role] is None]
+        notes += [_unmeasured_note(role, found) for role, found in self.not_measured.items() if found]
         if self.parity == "strict":
             notes.append("Parity: strict. Not to be compared with numbers of open-unlearning.")
         else:
@@ -258,6 +280,16 @@ class EvaluationResult(JsonRecord):
         elif source is not None:
             notes.append(f"Fluency source: {source}.")
         return notes
+
+
+def _unmeasured_note(role: str, found: dict[str, Unmeasured]) -> str:
+    """A sentence that names what has no value, by the number of rows that are to blame."""
+    groups: dict[str, list[str]] = {}
+    for name, why in found.items():
+        share = "made of numbers that are missing" if why.rows is None else f"in {why.rows} of {why.n} rows"
+        groups.setdefault(share, []).append(f"`{name}`")
+    listed = "; ".join(f"{', '.join(names)} ({share})" for share, names in groups.items())
+    return f"Not measured, because scores of the {role} model are not finite: {listed}."
 
 
 def suite_of(metric: str) -> str:
@@ -275,19 +307,21 @@ def suite_of(metric: str) -> str:
     return part if part in METRIC_GROUPS and part not in _TOFU_GROUPS else "tofu"
 
 
-def format_measurement(measurement: Measurement | None) -> str:
+def format_measurement(measurement: Measurement | Unmeasured | None) -> str:
     """
     A measurement as a table shows it.
 
     Args:
-        measurement ([`Measurement`] or None):
+        measurement ([`Measurement`], [`Unmeasured`] or None):
             What to show; None = not run.
 
     Returns:
-        `str`: for instance `"0.931 ± 0.012"`, `"4e-07"`, `"not finite"` or `"not run"`.
+        `str`: for instance `"0.931 ± 0.012"`, `"4e-07"`, `"not measured"`, `"not finite"` or `"not run"`.
     """
     if measurement is None:
         return "not run"
+    if isinstance(measurement, Unmeasured):
+        return "not measured"
     if not math.isfinite(measurement.value):
         return "not finite"
     digits = _digits(measurement.value)

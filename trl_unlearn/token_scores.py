@@ -14,6 +14,7 @@
 
 """From hidden states and labels to per-token scores, a row's label tokens only: the only mask."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -242,7 +243,7 @@ class RowScore:
 
     Args:
         logps (`list[float]`):
-            log pi_y of each label token, in nats, the end-of-turn token included.
+            log pi_y of each label token, in nats, the end-of-turn token included; all NaN if one is not finite.
         is_top1 (`list[bool]`):
             Whether each label token is the most likely one.
         entropy (`list[float]`, *optional*):
@@ -255,6 +256,16 @@ class RowScore:
     is_top1: list[bool]
     entropy: list[float] | None = None
     log_variance: list[float] | None = None
+
+    def __post_init__(self):
+        # A mean over the lowest scores, or a maximum, would go on without the token that has none.
+        if not self.is_finite:
+            self.logps = [math.nan] * len(self.logps)
+
+    @property
+    def is_finite(self) -> bool:
+        """`bool`: Whether the model gives every label token a log-prob. If not, `is_top1` says nothing."""
+        return all(map(math.isfinite, self.logps))
 
 
 def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list[int]]:

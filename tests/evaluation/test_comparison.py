@@ -79,6 +79,13 @@ def test_a_table_has_means_and_spreads_over_seeds_and_says_how_many_reached_the_
     assert not any(name.startswith("retain prob. at") for name in comparison_rows(runs, None)[0])
 
 
+def test_a_mean_over_fewer_seeds_than_there_are_says_so():
+    runs = [run("ga", seed, [(1.0, 0.9), (0.1, 0.5)], 0.4) for seed in (1, 2)]
+    del runs[1].metrics["aggregate/agg"]
+    header, rows = comparison_rows(runs, None)
+    assert dict(zip(header, rows[0], strict=True))["Agg"] == "0.400 (1 of 2)"
+
+
 def test_markdown_has_a_row_for_each_method():
     assert comparison_markdown(["method", "Agg"], [["ga", "1"], ["npo", "2"]]) == (
         "| method | Agg |\n| --- | --: |\n| ga | 1 |\n| npo | 2 |\n"

@@ -23,6 +23,7 @@ from trl_unlearn.results import (
     Difference,
     EvaluationResult,
     Measurement,
+    Unmeasured,
 )
 
 
@@ -40,10 +41,20 @@ def make_result() -> EvaluationResult:
     )
 
 
-def printed(width: int = 80) -> str:
+def printed(width: int = 80, result: EvaluationResult | None = None) -> str:
     stream = io.StringIO()
-    print_results(make_result(), Console(file=stream, width=width))
+    print_results(result or make_result(), Console(file=stream, width=width))
     return stream.getvalue()
+
+
+def test_what_could_not_be_measured_is_told_from_what_was_not_run():
+    result = make_result()
+    del result.models["unlearned"]["forget/probability"]
+    result.not_measured = {"unlearned": {"forget/probability": Unmeasured(rows=2, n=400)}}
+    text = " ".join(printed(result=result).split())
+    assert "forget/probability -0.123 ± 0.011 not measured not run" in text
+    assert "scores of the unlearned model are not finite: `forget/probability` (in 2 of 400 rows)." in text
+    assert "| `forget/probability` | -0.123 ± 0.011 | not measured | not run |" in results_markdown(result)
 
 
 def test_the_table_fits_80_columns_with_every_name_and_value_unbroken():

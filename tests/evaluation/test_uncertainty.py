@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from trl_unlearn.evaluation.uncertainty import bootstrap, drawn_means, summarise, summarise_rows
-from trl_unlearn.results import Difference, Measurement
+from trl_unlearn.results import Difference, Measurement, Unmeasured
 
 
 NUMBERS = [1.0, 2.0, 4.0, 9.0, 3.0, 5.0]
@@ -61,11 +61,22 @@ def test_a_single_row_has_no_error():
 
 def test_draws_without_a_finite_value_do_not_count():
     draws = {"half": np.array([1.0, 3.0, np.nan, np.inf]), "never": np.full(4, np.nan)}
-    values = {"half": 2.0, "never": math.nan, "undrawn": 5.0}
-    found = summarise({"target": values}, {"target": draws}, dict.fromkeys(values, 7)).models["target"]
+    values = {"half": 2.0, "never": 3.0, "undrawn": 5.0}
+    found = summarise({"target": values}, {"target": draws}, {"target": dict.fromkeys(values, 7)}).models["target"]
     assert found["half"] == Measurement(2.0, n=7, stderr=pytest.approx(math.sqrt(2)))
     assert found["never"].stderr is None
     assert found["undrawn"] == Measurement(5.0, n=7)
+
+
+def test_a_mean_over_a_row_that_is_not_finite_is_absent_and_named_with_its_rows():
+    per_row = {
+        "target": {"forget/a": NUMBERS, "retain/a": [1.0, 5.0]},
+        "unlearned": {"forget/a": [*NUMBERS[:4], math.nan, -math.inf], "retain/a": [5.0, 1.0]},
+    }
+    found = summarise_rows(per_row, seed=1)
+    assert found.models["unlearned"].keys() == {"retain/a"}
+    assert found.not_measured == {"unlearned": {"forget/a": Unmeasured(rows=2, n=6)}}
+    assert found.differences["unlearned - target"].keys() == {"retain/a"}
 
 
 def test_a_difference_has_the_percentiles_of_the_paired_draws_as_its_interval():
@@ -73,7 +84,7 @@ def test_a_difference_has_the_percentiles_of_the_paired_draws_as_its_interval():
     other = np.random.default_rng(0).normal(size=1001)
     values = {"unlearned": {"forget/a": 0.75}, "target": {"forget/a": 0.25}}
     draws = {"unlearned": {"forget/a": other + apart}, "target": {"forget/a": other}}
-    found = summarise(values, draws, {"forget/a": 30}).differences
+    found = summarise(values, draws, {role: {"forget/a": 30} for role in values}).differences
     # Without a retrained model there is no difference to it.
     assert found == {
         "unlearned - target": {"forget/a": Difference(0.5, low=pytest.approx(0.025), high=pytest.approx(0.975), n=30)}

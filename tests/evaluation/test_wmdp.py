@@ -28,6 +28,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
 from trl_unlearn.evaluation.wmdp import load_wmdp_tasks, measure_wmdp
+from trl_unlearn.results import Unmeasured
 
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: `pip install trl-unlearn[wmdp]`")
@@ -135,6 +136,16 @@ def test_the_same_model_twice_is_asked_the_same_and_does_not_differ(write_task, 
     assert outcome.models["target"] == outcome.models["unlearned"]
     difference = outcome.differences["unlearned - target"]["wmdp/own"]
     assert (difference.value, difference.low, difference.high) == (0, 0, 0)
+
+
+def test_a_choice_without_a_number_is_no_answer(write_task, tiny_model, tiny_tokenizer):
+    tasks = load_wmdp_tasks(["own"], write_task("own"))
+    broken = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(float("nan"))
+    outcome = measure({"target": tiny_model, "unlearned": broken}, tasks, tiny_tokenizer)
+    assert outcome.models["unlearned"] == {}
+    assert outcome.not_measured == {"unlearned": {"wmdp/own": Unmeasured(rows=6, n=6)}}
 
 
 def test_an_adapter_is_measured_as_the_model_that_it_makes(write_task, tiny_model, tiny_tokenizer):

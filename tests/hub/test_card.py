@@ -24,7 +24,7 @@ from huggingface_hub import ModelCard
 
 from trl_unlearn.hub.card import render_card
 from trl_unlearn.records import AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, UnlearningRun
-from trl_unlearn.results import METRICS, Difference, EvaluationResult, Measurement
+from trl_unlearn.results import METRICS, Difference, EvaluationResult, Measurement, Unmeasured
 
 
 SECRET_FOLDER = "/home/someone/private"
@@ -251,6 +251,18 @@ def test_a_metric_that_is_not_finite_stays_out_of_the_model_index():
     content = render_card(make_run(), result)
     assert "aggregate/agg" not in {entry.metric_type for entry in ModelCard(content).data.eval_results}
     assert "| `aggregate/agg` | not run | not finite | not run |" in content
+
+
+def test_what_could_not_be_measured_is_named_with_its_rows_and_is_a_failure():
+    result = make_result()
+    result.not_measured = {"unlearned": {"forget/probability": Unmeasured(3, 4), "aggregate/agg": Unmeasured()}}
+    content = render_card(make_run(), result)
+    assert "| `forget/probability` | not run | not measured | not run |  |" in content
+    assert (
+        "- Not measured, because scores of the unlearned model are not finite: `forget/probability` (in 3 of 4 rows); "
+        "`aggregate/agg` (made of numbers that are missing)." in content
+    )
+    assert "Broken: scores of this model are not finite, and 2 of its figures" in failures(content)
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def test_the_metric_gives_the_hand_worked_value(case):
         if isinstance(expected, dict):
             assert result[name].keys() == expected.keys()
             for key, values in expected.items():
-                assert result[name][key] == pytest.approx(values, abs=1e-12)
+                assert result[name][key] == pytest.approx(values, abs=1e-12, nan_ok=True)
         else:
-            assert result[name] == pytest.approx(expected, abs=1e-12)
+            assert result[name] == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_every_metric_file_has_a_case():

@@ -105,11 +105,13 @@ def retain_at(curve: Sequence[Mapping[str, float]], goal: float) -> float | None
     return None
 
 
-def _cell(values: Sequence[float]) -> str:
+def _cell(values: Sequence[float], runs: int) -> str:
+    """Mean and spread over the runs that have a value, and how many these are where some have none."""
     if not values:
         return "-"
     spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{fmean(values):.3f}{spread}"
+    some = f" ({len(values)} of {runs})" if len(values) < runs else ""
+    return f"{fmean(values):.3f}{spread}{some}"
 
 
 def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[list[str], list[list[str]]]:
@@ -123,8 +125,8 @@ def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[li
             Strict extraction strength of equal forgetting. `None` (no retrained model) leaves its column out.
 
     Returns:
-        `tuple[list[str], list[list[str]]]`: Header, and one row a method. Where not every seed reached the goal, the
-        number that did stands behind the mean.
+        `tuple[list[str], list[list[str]]]`: Header, and one row a method. Where not every seed reached the goal, or
+        has a value that could be measured, the number that did stands behind the mean.
     """
     header = ["method", "seeds", "steps", *_METRICS]
     if goal is not None:
@@ -138,12 +140,15 @@ def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[li
         steps = sorted({run.steps for run in found})
         row = [method, str(len(found)), "/".join(map(str, steps))]
         for names in _METRICS.values():
-            row.append(_cell([run.metrics[name] for run in found for name in names if name in run.metrics]))
+            values = [run.metrics[name] for run in found for name in names if name in run.metrics]
+            row.append(_cell(values, len(found)))
         if goal is not None:
             reached = [value for run in found if (value := retain_at(run.curve, goal)) is not None]
-            some = f" ({len(reached)} of {len(found)})" if 0 < len(reached) < len(found) else ""
-            row.append(_cell(reached) + some if reached else "not reached")
-        row += [_cell([run.squeezing_index for run in found]), f"{fmean(run.seconds for run in found):.0f}"]
+            row.append(_cell(reached, len(found)) if reached else "not reached")
+        row += [
+            _cell([run.squeezing_index for run in found], len(found)),
+            f"{fmean(run.seconds for run in found):.0f}",
+        ]
         rows.append(row)
     return header, rows
 

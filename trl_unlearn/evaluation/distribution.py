@@ -15,8 +15,10 @@
 """Whole distributions instead of single answers: distance to the retrained model, and forgetting at equal utility."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 from typing import Any
 
@@ -26,7 +28,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..metrics import FADE
-from ..results import MODEL_ROLES, Measurement
+from ..results import MODEL_ROLES, Measurement, Unmeasured
 from ..token_scores import continuation_row
 from .sharing import score_rows_together
 from .squeezing import sample_responses
@@ -189,7 +191,10 @@ def _largest_kept_share(keeps: Callable[[float], bool]) -> float:
 
 
 def _control(models: _Loaders, setting: _Setting) -> tuple[float, list[float]] | None:
-    """Largest share of the unlearned model that keeps the retain rows, and each forget row's extraction strength."""
+    """
+    Largest share of the unlearned model that keeps the retain rows, and each forget row's extraction strength; NaN
+    where either model has none on the retain rows.
+    """
     mix = _Mix(models)
     if not mix.is_possible:
         logger.warning(
@@ -198,6 +203,7 @@ def _control(models: _Loaders, setting: _Setting) -> tuple[float, list[float]] |
         )
         return None
 
+    @cache
     def kept(share: float) -> float:
         mix.set_share(share)
         return fmean(_strength(mix.model, setting.sets["retain"], setting, f"Keeping with {share:.3f} unlearned"))
@@ -209,6 +215,9 @@ def _control(models: _Loaders, setting: _Setting) -> tuple[float, list[float]] |
             "which nothing can be kept."
         )
         return None
+    # A mix with weights that are not finite keeps nothing: the search would end at the target itself.
+    if not (math.isfinite(original) and math.isfinite(kept(1.0))):
+        return math.nan, [math.nan] * len(setting.sets["forget"].answers)
     share = _largest_kept_share(lambda share: kept(share) >= KEPT_SHARE * original)
     mix.set_share(share)
     return share, _strength(mix.model, setting.sets["forget"], setting, f"Forgetting with {share:.3f} unlearned")
@@ -285,5 +294,9 @@ def measure_distribution(
         return summarise_rows(per_row, seed=seed)
     share, per_row["unlearned"]["distribution/control_forget_es"] = controlled
     outcome = summarise_rows(per_row, seed=seed)
-    outcome.models["unlearned"]["distribution/control_mix"] = Measurement(value=share, n=len(sets["retain"].answers))
+    if math.isfinite(share):
+        mix = Measurement(value=share, n=len(sets["retain"].answers))
+        outcome.models["unlearned"]["distribution/control_mix"] = mix
+    else:
+        outcome.not_measured["unlearned"]["distribution/control_mix"] = Unmeasured()
     return outcome

@@ -21,6 +21,7 @@ can read, and go into no result and no card. Without a judge there is the stand-
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -188,8 +189,11 @@ def _answers_and_standin(
     encoded: EncodedSet,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int | None,
-) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
-    """Role -> answers as text, and role -> similarity by the embeddings of the target, where there are any."""
+) -> tuple[dict[str, list[str | None]], dict[str, list[float]]]:
+    """
+    Role -> answers as text, None where scores are not finite, and role -> similarity by the embeddings of the target,
+    where there are any.
+    """
     roles = [role for role, load in models.items() if load is not None]
     texts, standin = {}, {}
     # The target last: then it is at hand for the embeddings of all answers.
@@ -203,12 +207,17 @@ def _answers_and_standin(
             max_new_tokens=_MAX_ANSWER_LENGTH,
             batch_size=batch_size,
         )
-        texts[role] = [tokenizer.decode(found.ids, skip_special_tokens=True).strip() for found in completions]
+        texts[role] = [
+            tokenizer.decode(found.ids, skip_special_tokens=True).strip() if found.is_finite else None
+            for found in completions
+        ]
         if role == "target" and len(set(encoded.texts)) > 1:
-            standin = {
-                name: answer_similarity(model, tokenizer, answers, encoded.texts, batch_size=batch_size or 32)
-                for name, answers in texts.items()
-            }
+            for name, answers in texts.items():
+                given = [answer or "" for answer in answers]
+                cosines = answer_similarity(model, tokenizer, given, encoded.texts, batch_size=batch_size or 32)
+                standin[name] = [
+                    math.nan if answer is None else cosine for answer, cosine in zip(answers, cosines, strict=True)
+                ]
         del model
         free_memory()
     return {role: texts[role] for role in roles}, standin
@@ -218,10 +227,10 @@ def _judged(
     judge: Judge,
     rows: Sequence[Mapping[str, Any]],
     references: Sequence[str],
-    answers: Mapping[str, Sequence[str]],
+    answers: Mapping[str, Sequence[str | None]],
     file: TextIO | None,
 ) -> dict[str, dict[str, list[float | None]]]:
-    """Role -> metric -> value of each row."""
+    """Role -> metric -> value of each row: None without a usable reply, NaN where there is no answer to ask about."""
     requests = [
         _Request(
             role, index, question, prompt.format(question=_question_text(row), reference=reference, answer=answer)
@@ -229,24 +238,31 @@ def _judged(
         for role, texts in answers.items()
         for question, prompt in PROMPTS.items()
         for index, (row, reference, answer) in enumerate(zip(rows, references, texts, strict=True))
+        if answer is not None
     ]
     scores = iter(_scores(judge, requests, file))
     per_row = {}
-    for role in answers:
-        found = {f"judge/{question}": [next(scores) for _ in rows] for question in PROMPTS}
-        missing = [sum(score is None for score in row) / len(row) for row in zip(*found.values(), strict=True)]
+    for role, texts in answers.items():
+        found = {
+            f"judge/{question}": [math.nan if answer is None else next(scores) for answer in texts]
+            for question in PROMPTS
+        }
+        missing = [
+            math.nan if answer is None else sum(score is None for score in row) / len(row)
+            for answer, *row in zip(texts, *found.values(), strict=True)
+        ]
         per_row[role] = {**found, "judge/missing": missing}
     return per_row
 
 
 def _summarise(per_row: Mapping[str, Mapping[str, list[float | None]]], seed: int) -> SuiteOutcome:
-    """Means over the rows that have a value, and paired differences over those that have one for both models."""
-    models = {}
+    """Means over the rows that have a grade, and paired differences over those that have one for both models."""
+    outcome = SuiteOutcome({})
     for role, found in per_row.items():
         known = {name: [value for value in row if value is not None] for name, row in found.items()}
         known = {name: row for name, row in known.items() if row}
-        models[role] = summarise_rows({role: known}, seed=seed).models[role]
-    differences: dict[str, dict[str, Any]] = {}
+        outcome.update(summarise_rows({role: known}, seed=seed))
+    differences = outcome.differences
     for key, (first, second) in DIFFERENCES.items():
         if first not in per_row or second not in per_row:
             continue
@@ -257,7 +273,7 @@ def _summarise(per_row: Mapping[str, Mapping[str, list[float | None]]], seed: in
             if pairs:
                 both = {first: {name: [a for a, _ in pairs]}, second: {name: [b for _, b in pairs]}}
                 differences[key] |= summarise_rows(both, seed=seed).differences[key]
-    return SuiteOutcome(models, differences)
+    return outcome
 
 
 def measure_judge(

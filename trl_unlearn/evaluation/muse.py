@@ -28,7 +28,7 @@ from ..generation import eos_token_ids
 from ..metrics import MembershipAUC, MinKAttack, PrivLeak, RougeF1, relative_leak, separation
 from .sharing import generate_together, score_rows_together
 from .suite import free_memory
-from .uncertainty import SuiteOutcome, bootstrap, summarise, summarise_rows
+from .uncertainty import SuiteOutcome, bootstrap, row_counts, summarise, summarise_rows, where_measured
 
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,8 @@ def _complete(
         for stop in task.stops:
             text = text.split(stop)[0]
         texts.append(text)
-    return RougeF1().compute(predictions=texts, references=task.references)["per_row"]
+    scores = RougeF1().compute(predictions=texts, references=task.references)["per_row"]
+    return where_measured(scores, completions)
 
 
 def measure_muse(
@@ -237,10 +238,7 @@ def measure_muse(
         del model
         free_memory()
     outcome = summarise_rows(per_row, seed=seed)
-    leak = _leak(attacks, num_members, seed)
-    for mine, more in ((outcome.models, leak.models), (outcome.differences, leak.differences)):
-        for key, found in more.items():
-            mine.setdefault(key, {}).update(found)
+    outcome.update(_leak(attacks, num_members, seed))
     return outcome
 
 
@@ -272,5 +270,5 @@ def _leak(attacks: Mapping[str, list[float]], num_members: int, seed: int) -> Su
     return summarise(
         {role: {name: value} for role, value in zip(roles, leaks, strict=True)},
         {role: {name: resampled} for role, resampled in zip(roles, drawn, strict=True)},
-        {name: len(table)},
+        *row_counts({role: {name: attacks[role]} for role in roles}),
     )

@@ -38,7 +38,7 @@ from .sharing import score_rows_together
 from .spv_mia import spv_scores
 from .suite import free_memory
 from .tofu import EvaluationRows, encode_set
-from .uncertainty import SuiteOutcome, bootstrap, summarise
+from .uncertainty import SuiteOutcome, bootstrap, row_counts, summarise
 
 
 logger = logging.getLogger(__name__)
@@ -208,4 +208,11 @@ def _summarise(found: Mapping[str, Mapping[str, list[float]]], num_members: int,
     drawn = bootstrap(statistic, members, non_members, seed=seed).T
     for (role, name), value, resampled in zip(names, rates, drawn, strict=True):
         values[role][name], draws[role][name] = value, resampled
-    return summarise(values, draws, {name: len(table) for _, name in names})
+    scored = {role: {name: found[role][_attack_of(name)] for name in values[role]} for role in found}
+    return summarise(values, draws, *row_counts(scored))
+
+
+def _attack_of(name: str) -> str:
+    """The attack whose scores a metric is computed from."""
+    part = name.removeprefix("privacy/")
+    return LEAK_ATTACK if part == "privleak" else part.removesuffix("_auc").removesuffix("_tpr_at_1_fpr")

@@ -38,7 +38,7 @@ from .sharing import generate_together
 from .squeezing import sample_responses
 from .suite import free_memory
 from .tofu import EncodedSet, EvaluationRows, SuiteSetting, encode_set, strict_extraction_strengths
-from .uncertainty import SuiteOutcome, summarise_rows
+from .uncertainty import SuiteOutcome, summarise_rows, where_measured
 
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,8 @@ def _recall(
         desc=desc,
     )
     texts = [_text(completion.ids, setting.tokenizer) for completion in completions]
-    return {name: RougeRecall().compute(predictions=texts, references=references)["per_row"]}
+    recall = RougeRecall().compute(predictions=texts, references=references)["per_row"]
+    return {name: where_measured(recall, completions)}
 
 
 def _text(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -133,9 +134,10 @@ def _leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[floa
         batch_size=setting.batch_size,
         desc="Sampling answers to the forget set",
     )
-    texts = [_text(sample.ids, setting.tokenizer) for _, _, samples in found for sample in samples]
+    attempts = [sample for _, _, samples in found for sample in samples]
+    texts = [_text(sample.ids, setting.tokenizer) for sample in attempts]
     references = [reference for reference in setting.forget.texts for _ in range(most)]
-    recall = RougeRecall().compute(predictions=texts, references=references)["per_row"]
+    recall = where_measured(RougeRecall().compute(predictions=texts, references=references)["per_row"], attempts)
     scores = [recall[i * most : (i + 1) * most] for i in range(count)]
     return {f"robustness/leak_at_{k}": LeakAtK().compute(scores=scores, k=k)["per_row"] for k in LEAK_ATTEMPTS}
 

@@ -41,6 +41,7 @@ from .tofu import (
     score_set,
 )
 from .tofu_summary import summarise_tofu
+from .uncertainty import where_measured
 
 
 FLUENCY_LENGTH = 32
@@ -56,8 +57,8 @@ class EvaluationOutcome:
         result ([`EvaluationResult`]):
             The record that is written to `eval_results.json`.
         per_row (`dict[str, dict[str, list[float]]]`):
-            Model -> metric -> value of each row. Besides the metrics of the result: `forget/log_ratio` (log R, in
-            nats) and the terms of model utility on real authors and world facts.
+            Model -> metric -> value of each row, NaN where scores are not finite. Besides the metrics of the result:
+            `forget/log_ratio` (log R, in nats) and the terms of model utility on real authors and world facts.
     """
 
     result: EvaluationResult
@@ -288,15 +289,12 @@ class Suite:
         if self._classifier is not None:
             texts = [tokenizer.decode(text, skip_special_tokens=True) for text in ids]
             desc = f"Judging the fluency of {role}"
-            return {
-                "utility/fluency": self._classifier.probabilities(
-                    texts, batch_size=self.setting.score_batch_size, desc=desc
-                )
-            }
+            found = self._classifier.probabilities(texts, batch_size=self.setting.score_batch_size, desc=desc)
+            return {"utility/fluency": where_measured(found, answers)}
         standin = FluencyStandin().compute(
             ids=ids, logps=logps, own_logps=self._target.answer_logps, vocab_size=len(tokenizer)
         )
-        return {"utility/fluency_standin": standin["per_row"]}
+        return {"utility/fluency_standin": where_measured(standin["per_row"], answers)}
 
     def evaluate(self, unlearned: Callable[[], PreTrainedModel] | None = None) -> EvaluationOutcome:
         """
@@ -330,6 +328,7 @@ class Suite:
             suites=["tofu"],
             models=summary.models,
             differences=summary.differences,
+            not_measured=summary.not_measured,
             protocol=protocol,
             environment=library_versions() | {"device": self._device},
         )

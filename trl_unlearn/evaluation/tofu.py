@@ -33,7 +33,9 @@ from ..metrics import (
     RougeRecall,
     TruthRatio,
 )
+from ..token_scores import RowScore
 from .sharing import generate_together, score_rows_together
+from .uncertainty import where_measured
 
 
 @dataclass
@@ -262,16 +264,19 @@ def strict_extraction_strengths(
             Indices of the rows that count. `None`: all.
 
     Returns:
-        `list[float]`: In [0, 1], see [`~metrics.ExtractionStrength`].
+        `list[float]`: In [0, 1], see [`~metrics.ExtractionStrength`]; NaN where scores are not finite.
     """
     chosen = range(len(encoded.answers)) if chosen is None else chosen
     scores = score_rows_together(
         model, [encoded.answers[i] for i in chosen], pad_token_id=pad_token_id, batch_size=batch_size, desc=desc
     )
-    is_top1 = [
-        score.is_top1[:-1] if encoded.closed[i] else score.is_top1 for i, score in zip(chosen, scores, strict=True)
-    ]
-    return ExtractionStrength().compute(is_top1=is_top1, parity="strict")["per_row"]
+    is_top1 = _answer_matches(scores, [encoded.closed[i] for i in chosen])
+    return where_measured(ExtractionStrength().compute(is_top1=is_top1, parity="strict")["per_row"], scores)
+
+
+def _answer_matches(scores: Sequence[RowScore], closed: Sequence[bool]) -> list[list[bool]]:
+    """Whether each token of each answer is the most likely one, the end-of-turn token left out."""
+    return [score.is_top1[:-1] if ends else score.is_top1 for score, ends in zip(scores, closed, strict=True)]
 
 
 def score_set(
@@ -293,7 +298,8 @@ def score_set(
             Rows a forward pass takes.
 
     Returns:
-        `dict[str, list[float]]`: Metric name -> value of each row. `<set>/log_ratio` is the log R of forget quality.
+        `dict[str, list[float]]`: Metric name -> value of each row, NaN where scores are not finite.
+        `<set>/log_ratio` is the log R of forget quality.
     """
     name = encoded.name
     flat = [*encoded.answers, *(encoded.paraphrases or []), *(row for rows in encoded.wrong or [] for row in rows)]
@@ -308,12 +314,11 @@ def score_set(
 
     values = {f"{name}/probability": Probability().compute(logps=logps)["per_row"]}
     if name == "forget":
-        is_top1 = [
-            score.is_top1[:-1] if closed else score.is_top1
-            for score, closed in zip(answers, encoded.closed, strict=True)
-        ]
-        values["forget/exact_memorization"] = ExactMemorization().compute(is_top1=is_top1)["per_row"]
-        values["forget/extraction_strength"] = ExtractionStrength().compute(is_top1=is_top1, parity=parity)["per_row"]
+        is_top1 = _answer_matches(answers, encoded.closed)
+        memorized = ExactMemorization().compute(is_top1=is_top1)["per_row"]
+        strengths = ExtractionStrength().compute(is_top1=is_top1, parity=parity)["per_row"]
+        values["forget/exact_memorization"] = where_measured(memorized, answers)
+        values["forget/extraction_strength"] = where_measured(strengths, answers)
         if paraphrase_logps:
             paraphrase = Probability().compute(logps=[[logp] for logp in paraphrase_logps])
             values["forget/paraphrase_probability"] = paraphrase["per_row"]
@@ -351,8 +356,8 @@ def rouge_values(
             Tokenizer to decode with.
 
     Returns:
-        `dict[str, list[float]]`: `<set>/rougeL_recall` -> value of each row.
+        `dict[str, list[float]]`: `<set>/rougeL_recall` -> value of each row, NaN where scores are not finite.
     """
     texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]
     recall = RougeRecall().compute(predictions=texts, references=encoded.texts)
-    return {f"{encoded.name}/rougeL_recall": recall["per_row"]}
+    return {f"{encoded.name}/rougeL_recall": where_measured(recall["per_row"], answers)}

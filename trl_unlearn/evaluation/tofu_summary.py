@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..metrics import ForgetQuality, harmonic_mean, memorization_score
-from .uncertainty import SuiteOutcome, bootstrap_indices, drawn_means, summarise
+from .uncertainty import SuiteOutcome, bootstrap_indices, drawn_means, row_counts, summarise
 
 
 UTILITY_METRICS = ("probability", "rougeL_recall", "truth_ratio")
@@ -119,10 +119,12 @@ def summarise_tofu(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed
             values[role] |= {f"forget_quality/{name}": value for name, value in quality.items()}
             draws[role] |= _drawn_quality(ratios, seed=seed)
     names = dict.fromkeys(name for found in values.values() for name in found if not name.startswith(_TERMS))
+    _, missing = row_counts(per_row)
     return summarise(
         {role: {name: found[name] for name in names if name in found} for role, found in values.items()},
         draws,
-        {name: _num_rows(name, sizes) for name in names},
+        {role: {name: _num_rows(name, sizes) for name in names} for role in values},
+        missing,
     )
 
 

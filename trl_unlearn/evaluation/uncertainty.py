@@ -14,12 +14,15 @@
 
 """How far numbers would move with other rows: standard errors, and paired differences between models."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..results import DIFFERENCES, Difference, Measurement
+from ..generation import Completion
+from ..results import DIFFERENCES, Difference, Measurement, Unmeasured
+from ..token_scores import RowScore
 
 
 NUM_RESAMPLES = 1000
@@ -37,10 +40,38 @@ class SuiteOutcome:
             Role -> metric name -> measurement.
         differences (`dict[str, dict[str, Difference]]`, *optional*):
             `"unlearned - target"` and `"unlearned - retrained"` -> metric name -> paired difference.
+        not_measured (`dict[str, dict[str, Unmeasured]]`, *optional*):
+            Role -> metric that has no value, because scores are not finite -> in how many rows.
     """
 
     models: dict[str, dict[str, Measurement]]
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    not_measured: dict[str, dict[str, Unmeasured]] = field(default_factory=dict)
+
+    def update(self, other: "SuiteOutcome") -> None:
+        """Take over what another outcome has."""
+        for part in ("models", "differences", "not_measured"):
+            for key, found in getattr(other, part).items():
+                getattr(self, part).setdefault(key, {}).update(found)
+
+
+def where_measured(values: Sequence[float], scored: Sequence[RowScore | Completion]) -> list[float]:
+    """
+    Values of rows, with NaN in place of what scores give that are not finite.
+
+    The most likely of several NaN, and the text that is made of such tokens, look like those of a model that has
+    forgotten.
+
+    Args:
+        values (`Sequence[float]`):
+            Value of each row.
+        scored (`Sequence[RowScore | Completion]`):
+            What each of them is made of.
+
+    Returns:
+        `list[float]`: One value a row.
+    """
+    return [value if one.is_finite else math.nan for value, one in zip(values, scored, strict=True)]
 
 
 def bootstrap_indices(size: int, *, seed: int) -> np.ndarray:
@@ -114,48 +145,56 @@ def _stderr(draws: np.ndarray) -> float | None:
 def summarise(
     values: Mapping[str, Mapping[str, float]],
     draws: Mapping[str, Mapping[str, np.ndarray]],
-    counts: Mapping[str, int],
+    counts: Mapping[str, Mapping[str, int]],
+    missing: Mapping[str, Mapping[str, int]] | None = None,
 ) -> SuiteOutcome:
     """
     Measurements and paired differences, from values and what they are on drawn rows.
 
     Args:
         values (`Mapping[str, Mapping[str, float]]`):
-            Role -> metric name -> value.
+            Role -> metric name -> value. One that is not finite has not been measured.
         draws (`Mapping[str, Mapping[str, numpy.ndarray]]`):
             Role -> metric name -> value on each set of drawn rows, the same sets for every role; see [`bootstrap`].
             A metric without draws has no standard error.
-        counts (`Mapping[str, int]`):
-            Metric name -> number of rows.
+        counts (`Mapping[str, Mapping[str, int]]`):
+            Role -> metric name -> number of rows that the value is computed from; none for one that is made of other
+            metrics.
+        missing (`Mapping[str, Mapping[str, int]]`, *optional*):
+            Role -> metric name -> number of those rows whose value is not finite.
 
     Returns:
         [`SuiteOutcome`]: Standard error: the standard deviation of the draws. Interval of a difference: their 2.5th
         and 97.5th percentile.
     """
-    models = {
-        role: {
-            name: Measurement(value=value, n=counts[name], stderr=_stderr(draws[role][name]))
-            if name in draws[role]
-            else Measurement(value=value, n=counts[name])
-            for name, value in found.items()
-        }
-        for role, found in values.items()
-    }
-    differences = {}
+    models: dict[str, dict[str, Measurement]] = {}
+    not_measured: dict[str, dict[str, Unmeasured]] = {}
+    for role, found in values.items():
+        models[role] = {}
+        for name, value in found.items():
+            n = counts[role].get(name)
+            if math.isfinite(value):
+                stderr = _stderr(draws[role][name]) if name in draws[role] else None
+                models[role][name] = Measurement(value=value, n=n, stderr=stderr)
+            else:
+                # With all rows of its own finite, it is made of another model's that are not.
+                rows = (missing or {}).get(role, {}).get(name) or None
+                not_measured.setdefault(role, {})[name] = Unmeasured(rows, None if rows is None else n)
+    differences: dict[str, dict[str, Difference]] = {}
     for key, (first, second) in DIFFERENCES.items():
         if first not in values or second not in values:
             continue
         differences[key] = {}
-        for name in values[first]:
-            if name not in draws[first] or name not in draws[second]:
+        for name in models[first]:
+            if name not in models[second] or name not in draws[first] or name not in draws[second]:
                 continue
             apart = draws[first][name] - draws[second][name]
             finite = apart[np.isfinite(apart)]
             if len(finite) > 1:
                 low, high = np.percentile(finite, _INTERVAL).tolist()
                 value = values[first][name] - values[second][name]
-                differences[key][name] = Difference(value=value, low=low, high=high, n=counts[name])
-    return SuiteOutcome(models, differences)
+                differences[key][name] = Difference(value=value, low=low, high=high, n=counts[first].get(name))
+    return SuiteOutcome(models, differences, not_measured)
 
 
 def summarise_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed: int) -> SuiteOutcome:
@@ -164,7 +203,8 @@ def summarise_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed
 
     Args:
         per_row (`Mapping[str, Mapping[str, Sequence[float]]]`):
-            Role -> metric name -> value of each row; the same rows for every role.
+            Role -> metric name -> value of each row; the same rows for every role. A metric with a row that is not
+            finite has no mean: what is left of the rows would be another set.
         seed (`int`):
             Seed of the bootstrap.
 
@@ -175,5 +215,24 @@ def summarise_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed
         role: {name: drawn_means(row, seed=seed) for name, row in found.items()} for role, found in per_row.items()
     }
     values = {role: {name: float(np.mean(row)) for name, row in found.items()} for role, found in per_row.items()}
-    counts = {name: len(row) for found in per_row.values() for name, row in found.items()}
-    return summarise(values, draws, counts)
+    return summarise(values, draws, *row_counts(per_row))
+
+
+def row_counts(
+    per_row: Mapping[str, Mapping[str, Sequence[float]]],
+) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+    """
+    Numbers of rows for [`summarise`].
+
+    Args:
+        per_row (`Mapping[str, Mapping[str, Sequence[float]]]`):
+            Role -> metric name -> value of each row.
+
+    Returns:
+        `tuple[dict, dict]`: Role -> metric name -> number of rows, and of those whose value is not finite.
+    """
+    counts = {role: {name: len(row) for name, row in found.items()} for role, found in per_row.items()}
+    missing = {
+        role: {name: int((~np.isfinite(row)).sum()) for name, row in found.items()} for role, found in per_row.items()
+    }
+    return counts, missing

@@ -15,6 +15,7 @@
 """Accuracy on multiple-choice questions: what a model knows of hazards (WMDP) and in general (MMLU)."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,7 +173,10 @@ def _spread(count: int, most: int | None) -> list[int]:
 def _accuracies(
     model: PreTrainedModel, tasks: WmdpTasks, tokenizer: PreTrainedTokenizerBase, batch_size: int | None
 ) -> dict[str, dict[int, float]]:
-    """Task name -> row -> 1 if the most probable choice is the right one; of all processes."""
+    """
+    Task name -> row -> 1 if the most probable choice is the right one, NaN if a choice has no finite log-prob; of all
+    processes.
+    """
     from lm_eval import evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -189,11 +193,17 @@ def _accuracies(
         return evaluate(lm, {"tasks": tasks.tasks}, samples=mine, bootstrap_iters=0, log_samples=True)["samples"]
 
     with _quiet():
-        found = [(name, row["doc_id"], float(row["acc"])) for name, rows in run().items() for row in rows]
+        found = [(name, row["doc_id"], _accuracy(row)) for name, rows in run().items() for row in rows]
     accuracies: dict[str, dict[int, float]] = {name: {} for name in tasks.tasks}
     for name, row, value in gather_object(found):
         accuracies[name][row] = value
     return accuracies
+
+
+def _accuracy(row: Mapping[str, Any]) -> float:
+    """Accuracy in a sample of the library, which takes the first of several NaN for the most probable choice."""
+    logps = [logp for logp, *_ in row["filtered_resps"]]
+    return float(row["acc"]) if all(map(math.isfinite, logps)) else math.nan
 
 
 def measure_wmdp(

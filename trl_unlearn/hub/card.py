@@ -33,6 +33,7 @@ from ..results import (
     METRICS,
     MODEL_ROLES,
     EvaluationResult,
+    Measurement,
     format_difference,
     format_measurement,
 )
@@ -187,7 +188,7 @@ def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]
     """(heading, rows of cells): metric, the three models, n."""
     groups: dict[str, list[list[str]]] = {}
     for group, name, measurements in result.rows():
-        counts = sorted({m.n for m in measurements if m is not None and m.n is not None})
+        counts = sorted({m.n for m in measurements if isinstance(m, Measurement) and m.n is not None})
         cells = [f"`{name}`", *map(format_measurement, measurements), " / ".join(map(str, counts))]
         groups.setdefault(group, []).append(cells)
     headings = {group: f"{group.capitalize()}: {hint}" for group, hint in METRIC_GROUPS.items()}

@@ -127,4 +127,9 @@ def known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list[
         found.append(f"Only {run.belief_audit.coverage:.1%} of the forget rows had beliefs of their own.")
     if result is None or result.models["unlearned"] is None:
         return [*found, "This model has not been evaluated. Nothing can be said of what it forgot or kept."]
+    if missing := result.not_measured.get("unlearned"):
+        found.append(
+            f"Broken: scores of this model are not finite, and {len(missing)} of its figures could not be measured. "
+            "The notes below the results name them."
+        )
     return found + _against_retrained(result) + _side_effects(result) + _attacks(result)

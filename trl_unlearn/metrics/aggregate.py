@@ -26,7 +26,7 @@ from ._base import UnlearningMetric
 
 def harmonic_mean(terms: Sequence[ArrayLike]) -> np.ndarray:
     """
-    Harmonic mean of terms that are better the higher they are; 0 where any of them is 0 or below.
+    Harmonic mean of terms that are better the higher they are; 0 where any of them is 0 or below, NaN where one is.
 
     Args:
         terms (`Sequence[ArrayLike]`):
@@ -38,7 +38,7 @@ def harmonic_mean(terms: Sequence[ArrayLike]) -> np.ndarray:
     stacked = np.stack([np.asarray(term, dtype=float) for term in terms])
     with np.errstate(divide="ignore"):
         mean = 1 / np.mean(1 / stacked, axis=0)
-    return np.where((stacked <= 0).any(0), 0.0, mean)
+    return np.where(np.isnan(stacked).any(0), np.nan, np.where((stacked <= 0).any(0), 0.0, mean))
 
 
 class HarmonicMean(UnlearningMetric):

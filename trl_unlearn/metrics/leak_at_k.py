@@ -58,6 +58,10 @@ class LeakAtK(UnlearningMetric):
                     f"`LeakAtK` got {len(row)} scores in row {index}, fewer than `k` ({k}). Draw more "
                     "samples, or lower `k`."
                 )
+            if any(map(math.isnan, row)):
+                # It has no place in an order.
+                per_row.append(math.nan)
+                continue
             orders = math.comb(len(row), k)
             per_row.append(
                 sum(math.comb(i, k - 1) / orders * score for i, score in enumerate(sorted(row)) if i >= k - 1)

@@ -210,6 +210,7 @@ def _merged(results: list[EvaluationResult]) -> EvaluationResult:
         suites=[name for result in results for name in result.suites],
         models={role: models[role] for role in MODEL_ROLES if role in models},
         differences=joined([result.differences for result in results]),
+        not_measured=joined([result.not_measured for result in results]),
         protocol=protocol,
     )
 
@@ -233,7 +234,8 @@ def _with_earlier(result: EvaluationResult, path: Path) -> EvaluationResult:
 
     models = {role: of_kept(found) for role, found in earlier.models.items() if found is not None}
     differences = {key: of_kept(found) for key, found in earlier.differences.items()}
-    part = replace(earlier, suites=kept, models=models, differences=differences)
+    unmeasured = {role: of_kept(found) for role, found in earlier.not_measured.items()}
+    part = replace(earlier, suites=kept, models=models, differences=differences, not_measured=unmeasured)
     merged = _merged(sorted([result, part], key=lambda one: list(SUITES).index(one.suites[0])))
     return replace(merged, suites=[name for name in SUITES if name in merged.suites])
 

@@ -221,6 +221,7 @@ class SuiteInputs:
             suites=[suite],
             models=outcome.models,
             differences=outcome.differences,
+            not_measured=outcome.not_measured,
             protocol={"parity": self.data_args.parity, "rows": rows, "seed": self.args.seed},
             environment=library_versions() | {"device": PartialState().device.type},
         )
