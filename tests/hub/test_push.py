@@ -18,6 +18,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import pytest
@@ -105,13 +106,56 @@ def test_a_public_repository_is_pushed_to_only_if_that_is_said(hub, folder, push
     assert "`me/unlearned` exists and is public" in refused
 
 
-def test_a_base_in_a_folder_goes_first_and_is_named_by_its_id(hub, folder, pushes, tmp_path):
-    base = tmp_path / "base"
+def write_base(folder: Path, base: Path) -> None:
+    """Write a model into a folder, and name it as the base of the adapter in another."""
     base.mkdir()
     write_weights(base / "model.safetensors", 2)
     (base / "config.json").write_text("{}")
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
     write_run(folder, "somewhere/base", on_hub=False)
+
+
+def test_a_base_stays_private_where_the_adapter_is_public_unless_that_is_said_of_it(hub, folder, pushes, tmp_path):
+    write_base(folder, tmp_path / "base")
+    public = {"folder": folder, "private": False}
+    cases = [public | {"repo_id": "me/one"}, public | {"repo_id": "me/two", "private_base": False}]
+    *pushed, refused = pushes(*cases, public | {"repo_id": "me/two"})
+    assert pushed == ["pushed", "pushed"]
+    assert {name: repo.private for name, repo in hub.repos.items()} == {
+        "me/one-base": True, "me/one": False, "me/two-base": False, "me/two": False,
+    }  # fmt: skip
+    assert "`me/two-base` exists and is public. To publish there, set `private_base` (`--hub_private_base`)" in refused
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], ""),
+        (["--hub_private_repo", "false"], "`me/unlearned` is PUBLIC, and nobody else can load it, because its base"),
+        (
+            ["--hub_private_repo", "false", "--hub_private_base", "false"],
+            "WARNING: `me/unlearned-base` is PUBLIC and has not forgotten anything",
+        ),
+    ],
+)
+def test_the_command_says_what_is_public(flags, said, folder, tiny_tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    tiny_tokenizer.save_pretrained(folder)
+    write_base(folder, tmp_path / "base")
+    (folder / "beliefs.jsonl").unlink()
+    forget = tmp_path / "forget.jsonl"
+    forget.write_text("".join(json.dumps({"prompt": "Who?", "completion": text}) + "\n" for text in FORGET))
+    main(["--output_dir", str(folder), "--hub_model_id", REPO, "--dry_run", "--forget_dataset", str(forget), *flags])
+    printed = capsys.readouterr().out
+    states = ["PUBLIC" if "--hub_private_base" in flags else "private", "PUBLIC" if flags else "private"]
+    for name, kind, state in zip((f"{REPO}-base", REPO), ("base model", "adapter"), states, strict=True):
+        assert f"{name}: {kind}, not pushed, would be {state}" in printed
+    assert said in printed
+    assert ("PUBLIC" in printed) == bool(flags)
+
+
+def test_a_base_in_a_folder_goes_first_and_is_named_by_its_id(hub, folder, pushes, tmp_path):
+    write_base(folder, tmp_path / "base")
     edited = (folder / "README.md").read_text() + "\nBy hand.\n"
     by_hand = tmp_path / "by_hand"
     shutil.copytree(folder, by_hand)
@@ -421,7 +465,7 @@ def test_a_run_pushed_by_the_script_loads_by_id_with_the_same_logits(
     assert "(`folder/forget.jsonl`) cannot be loaded" in errors[1]
     assert "has 1 rows" in errors[2]
     assert "`hub_model_id` is missing" in " ".join(errors[3].split())
-    assert "me/unlearned: adapter, not pushed, 10 files" in printed[4]
+    assert "me/unlearned: adapter, not pushed, would be private, 10 files" in printed[4]
     assert "me/unlearned: adapter, private, 10 files" in printed[5]
     assert set(hub.repos) == {REPO, f"{REPO}-base", "me/merged"}
     assert all(repo.private for repo in hub.repos.values())

@@ -58,8 +58,8 @@ class PushedRepo:
             Path in the folder -> why it stayed.
         url (`str`, *optional*):
             The commit; None for a dry run.
-        private (`bool`, *optional*):
-            Whether it is private; None for a dry run.
+        private (`bool`, *optional*, defaults to `True`):
+            Whether it is private; of a dry run, whether a new one would be.
         deleted (`list[str]`):
             Files of an earlier push that the folder no longer holds.
     """
@@ -69,7 +69,7 @@ class PushedRepo:
     sizes: dict[str, int]
     left_out: dict[str, str]
     url: str | None = None
-    private: bool | None = None
+    private: bool = True
     deleted: list[str] = field(default_factory=list)
 
     @classmethod
@@ -85,6 +85,7 @@ def push(
     *,
     forbidden_texts: Mapping[str, Sequence[str]],
     private: bool = True,
+    private_base: bool = True,
     revision: str | None = None,
     commit_message: str | None = None,
     merge: bool = False,
@@ -110,6 +111,8 @@ def push(
             there are any. No file may hold one of 20 characters or more, or a sentence of one.
         private (`bool`, *optional*, defaults to `True`):
             Whether a new repository is private. With `True`, one that exists and is public is refused.
+        private_base (`bool`, *optional*, defaults to `True`):
+            The same for the base, which stays private where the adapter is public unless this says otherwise.
         revision (`str`, *optional*):
             Branch, which is created if needed. Default: `main`.
         commit_message (`str`, *optional*):
@@ -139,9 +142,10 @@ def push(
     with tempfile.TemporaryDirectory() as scratch:
         repos = _collect(folder, repo_id, merge, base_model_id, Path(scratch))
         _refuse_leaks(repos, forbidden_texts, allow_text_in)
+        privacy = [private_base if contents.kind == "base model" else private for contents in repos]
         if dry_run:
-            return [PushedRepo.of(contents) for contents in repos]
-        return _send(repos, private, revision, commit_message, token)
+            return [PushedRepo.of(one, private=is_private) for one, is_private in zip(repos, privacy, strict=True)]
+        return _send(repos, privacy, revision, commit_message, token)
 
 
 def push_output(
@@ -175,7 +179,7 @@ def push_output(
     result, _ = own_results(folder, run.is_adapter)
     repos = collect(folder, repo_id, with_base=False, with_results=result is not None)
     _refuse_leaks(repos, forbidden_texts)
-    arguments = (repos, private, revision, commit_message, token)
+    arguments = (repos, [private], revision, commit_message, token)
     return HfApi().run_as_future(_send_only, *arguments) if run_as_future else _send_only(*arguments)
 
 
@@ -185,13 +189,16 @@ def _send_only(*arguments: Any) -> PushedRepo:
 
 
 def _send(
-    repos: list[RepoContents], private: bool, revision: str | None, message: str | None, token: str | None
+    repos: list[RepoContents], privacy: list[bool], revision: str | None, message: str | None, token: str | None
 ) -> list[PushedRepo]:
     api = HfApi(token=token)
     with explaining("log in"):
         user = token_user(api, repos[0].repo_id.split("/")[0])
     message = message or "Upload with trl-unlearn"
-    return [_push_one(api, user, contents, private, revision, message) for contents in repos]
+    return [
+        _push_one(api, user, contents, private, revision, message)
+        for contents, private in zip(repos, privacy, strict=True)
+    ]
 
 
 def check_published(repo_id: str, *, revision: str | None = None, token: str | None = None) -> None:
@@ -286,8 +293,10 @@ def _push_one(
         retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
         info = retried(lambda: api.model_info(repo_id))
         if private and not info.private:
+            name = "private_base" if contents.kind == "base model" else "private"
+            flag = "--hub_private_base" if contents.kind == "base model" else "--hub_private_repo"
             raise PushError(
-                f"`{repo_id}` exists and is public. To publish there, set `private` (`--hub_private_repo`) to false; "
+                f"`{repo_id}` exists and is public. To publish there, set `{name}` (`{flag}`) to false; "
                 "otherwise choose another repository, or make this one private."
             )
         if revision is not None:

@@ -68,6 +68,8 @@ class PushArguments:
             Id of the repository.
         hub_private_repo (`bool`, *optional*, defaults to `True`):
             Whether a new repository is private.
+        hub_private_base (`bool`, *optional*, defaults to `True`):
+            Whether a new repository of the adapter's base is private.
         hub_revision (`str`, *optional*):
             Branch.
         commit_message (`str`, *optional*):
@@ -93,6 +95,13 @@ class PushArguments:
     hub_private_repo: bool = field(
         default=True,
         metadata={"help": "Whether a new repository is private. To push to a public one, set it to false."},
+    )
+    hub_private_base: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether a new repository of the adapter's base is private, also where the adapter's is not. The "
+            "base still knows all that was to be forgotten."
+        },
     )
     hub_revision: str | None = field(
         default=None, metadata={"help": "Branch to push to, which is created if needed. Default: 'main'."}
@@ -162,6 +171,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
                 args.hub_model_id,
                 forbidden_texts=texts,
                 private=args.hub_private_repo,
+                private_base=args.hub_private_base,
                 revision=args.hub_revision,
                 commit_message=args.commit_message,
                 merge=args.merge,
@@ -171,8 +181,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
             )
         except PushError as error:
             fail(prog, str(error))
-    for repo in repos:
-        print(summary(repo))
+    print(summary(repos))
 
 
 def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, list[str]]:
@@ -260,25 +269,42 @@ def _belief_texts(folder: Path) -> list[str]:
     return found
 
 
-def summary(repo: PushedRepo) -> str:
+def summary(repos: list[PushedRepo]) -> str:
     """
-    What went, what stayed and where it is.
+    What went, what stayed, where it is, and who can read it.
 
     Args:
-        repo ([`~trl_unlearn.hub.push.PushedRepo`]):
-            Repository that was pushed to.
+        repos (`list[PushedRepo]`):
+            Repositories that were pushed to, or would be.
 
     Returns:
         `str`: Lines for a terminal.
     """
-    state = "not pushed" if repo.url is None else "private" if repo.private else "PUBLIC"
+    lines = [line for repo in repos for line in _lines(repo)]
+    base = next((repo for repo in repos if repo.kind == "base model"), None)
+    if base is not None and not base.private:
+        lines.append(
+            f"WARNING: `{base.repo_id}` is PUBLIC and has not forgotten anything: it still knows every answer."
+        )
+    elif base is not None and not repos[-1].private:
+        lines.append(
+            f"`{repos[-1].repo_id}` is PUBLIC, and nobody else can load it, because its base `{base.repo_id}` is "
+            "private: that still knows every answer. `--merge` publishes merged weights instead. "
+            "`--hub_private_base false` makes the base public as well."
+        )
+    return "\n".join(lines)
+
+
+def _lines(repo: PushedRepo) -> list[str]:
+    state = "private" if repo.private else "PUBLIC"
+    state = f"not pushed, would be {state}" if repo.url is None else state
     lines = [f"{repo.repo_id}: {repo.kind}, {state}, {len(repo.sizes)} files, {_bytes(sum(repo.sizes.values()))}"]
     lines += [f"  {_bytes(size):>9}  {path}" for path, size in repo.sizes.items()]
     # A folder that stays is one line.
     stays = {(path.split("/")[0] + ("/" if "/" in path else ""), why) for path, why in repo.left_out.items()}
     lines += [f"  {'stays':>9}  {path} ({why})" for path, why in sorted(stays)]
     lines += [f"  {'deleted':>9}  {path}" for path in repo.deleted]
-    return "\n".join([*lines, repo.url or "Nothing was sent: this is a dry run."])
+    return [*lines, repo.url or "Nothing was sent: this is a dry run."]
 
 
 def _bytes(size: int) -> str:

@@ -185,8 +185,7 @@ def _publish(prog: str, trainer: BootstrapUnlearnTrainer) -> None:
             f"{error} The run is complete in {args.output_dir}: `trl-unlearn push --output_dir {args.output_dir} "
             f"--hub_model_id {args.hub_model_id}` publishes it later.",
         )
-    for repo in repos:
-        print(summary(repo))
+    print(summary(repos))
 
 
 def build_trainer(
