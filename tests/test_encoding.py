@@ -23,6 +23,7 @@ from trl_unlearn.encoding import (
     encode_row,
     ends_turn,
     padding_token_id,
+    prompt_and_answer,
     repeats,
     with_answer,
 )
@@ -66,6 +67,19 @@ def test_only_the_last_assistant_turn_of_messages_is_labelled(tiny_tokenizer):
     prompt, labels = decoded(encode_row({"messages": messages}, tiny_tokenizer), tiny_tokenizer)
     assert labels == f"{ANSWER}<|im_end|>"
     assert prompt == (CHAT_PROMPT + "In Veldt.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_only_the_last_turn_of_a_completion_is_the_answer(tiny_tokenizer):
+    turns = [{"role": "assistant", "content": "In Veldt."}, {"role": "user", "content": "Sure?"}, ASSISTANT]
+    row = {"prompt": [USER], "completion": turns}
+    encoded = encode_row(row, tiny_tokenizer)
+    assert encoded == encode_row({"messages": [USER, *turns]}, tiny_tokenizer)
+    assert decoded(encoded, tiny_tokenizer)[1] == f"{ANSWER}<|im_end|>"
+    assert answer_text(row) == ANSWER
+    assert prompt_and_answer(row) == ([USER, *turns[:-1]], [ASSISTANT])
+    other = with_answer(row, "In Bremm.")
+    assert encode_row(other, tiny_tokenizer)["prompt_length"] == encoded["prompt_length"]
+    assert decoded(encode_row(other, tiny_tokenizer), tiny_tokenizer)[1] == "In Bremm.<|im_end|>"
 
 
 def test_the_line_break_that_chatml_writes_after_the_end_of_turn_is_neither_input_nor_label(tiny_tokenizer):

@@ -68,6 +68,26 @@ def closing_token_id(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase)
     return last if last is not None and ends_turn(last, tokenizer) else None
 
 
+def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """
+    Prompt and answer of a row in its own form: two strings, or two lists of messages of which the second has one.
+
+    Earlier turns of a `completion` are prompt, as those of `messages` are: the words of a user are no answer.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            Row of prompt-completion (standard or conversational) or `messages` form.
+
+    Returns:
+        `tuple`: Both.
+    """
+    # Rows of several forms in one table hold null in the columns of the others.
+    if row.get("messages") is None and isinstance(row["completion"], str):
+        return row["prompt"], row["completion"]
+    turns = [*row["prompt"], *row["completion"]] if row.get("messages") is None else row["messages"]
+    return turns[:-1], turns[-1:]
+
+
 def answer_text(row: Mapping[str, Any]) -> str:
     """
     Text of a row's completion.
@@ -79,31 +99,30 @@ def answer_text(row: Mapping[str, Any]) -> str:
     Returns:
         `str`: The completion without surrounding white space.
     """
-    completion = row["completion"] if row.get("messages") is None else row["messages"]
-    return (completion if isinstance(completion, str) else completion[-1]["content"]).strip()
+    _, answer = prompt_and_answer(row)
+    return (answer if isinstance(answer, str) else answer[0]["content"]).strip()
 
 
 def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
     """
-    A row's prompt with another completion of the same form.
+    A row's prompt with another answer of the same form.
 
     Args:
         row (`Mapping[str, Any]`):
             Row of prompt-completion (standard or conversational) or `messages` form.
         answer (`str`):
-            Text of the new completion.
+            Text of the new answer.
 
     Returns:
         `dict[str, Any]`: The new row; leading white space of a plain-text completion is kept.
     """
-    # Rows of several forms in one table hold null in the columns of the others.
     if row.get("messages") is not None:
         return {"messages": [*row["messages"][:-1], {"role": "assistant", "content": answer}]}
     completion = row["completion"]
     if isinstance(completion, str):
         lead = completion[: len(completion) - len(completion.lstrip())]
         return {"prompt": row["prompt"], "completion": lead + answer}
-    return {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": answer}]}
+    return {"prompt": row["prompt"], "completion": [*completion[:-1], {"role": "assistant", "content": answer}]}
 
 
 def answer_ids(row: Mapping[str, Any]) -> list[int]:
@@ -169,17 +188,17 @@ def _check_messages(column: str, messages: Any) -> None:
         )
 
 
-def _encode_conversation(prompt: list[dict], completion: list[dict], tokenizer) -> tuple[list[int], int]:
+def _encode_conversation(messages: list[dict], tokenizer) -> tuple[list[int], int]:
     if tokenizer.chat_template is None:
         raise ValueError(
             f"has messages, but the tokenizer (`{type(tokenizer).__name__}`) has no chat template. Set "
             "`tokenizer.chat_template`, pass `--chat_template_path`, or give `prompt` and `completion` as strings."
         )
     try:
-        prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-        ids = tokenizer.apply_chat_template(prompt + completion, return_dict=False)
+        prompt_ids = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(messages, return_dict=False)
     except TemplateError as error:
-        roles = [message["role"] for message in prompt + completion]
+        roles = [message["role"] for message in messages]
         raise ValueError(
             f"has messages that the chat template refuses (roles: {roles}): {str(error).rstrip('.')}. Change the "
             "messages to what the model was trained on."
@@ -216,7 +235,7 @@ def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[li
                 f"{[message['role'] for message in messages]}). The last assistant turn is what is scored: cut the "
                 "conversation after it."
             )
-        return _encode_conversation(messages[:-1], messages[-1:], tokenizer)
+        return _encode_conversation(messages, tokenizer)
     if "prompt" in row and "completion" in row:
         return _encode_pair(row["prompt"], row["completion"], tokenizer)
     if text_field in row:
@@ -254,7 +273,7 @@ def _encode_pair(prompt: Any, completion: Any, tokenizer) -> tuple[list[int], in
         _check_messages(column, messages)
     if not completion or completion[-1]["role"] != "assistant":
         raise ValueError("has a `completion` that does not end in an assistant turn. Give it one.")
-    return _encode_conversation(prompt, completion, tokenizer)
+    return _encode_conversation([*prompt, *completion], tokenizer)
 
 
 def _check_tokens(name: str, values: list[Any], allowed: range, other: tuple[int, ...] = ()) -> None:
@@ -307,9 +326,9 @@ def encode_row(
 
     Args:
         row (`Mapping[str, Any]`):
-            Row with `prompt` and `completion` (strings or messages), `messages` (the last assistant turn is the
-            completion), raw text (every token is a label), or `input_ids` and `labels` (taken as they are). A column
-            that is `None` counts as missing.
+            Row with `prompt` and `completion` (strings or messages) or `messages` (the last assistant turn is the
+            answer, and all turns before it are its prompt), raw text (every token is a label), or `input_ids` and
+            `labels` (taken as they are). A column that is `None` counts as missing.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer, with a chat template for conversational rows.
         max_length (`int`, *optional*):

@@ -22,7 +22,8 @@ from transformers import LlamaForCausalLM
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.suite import evaluate_models
-from trl_unlearn.evaluation.tofu import EvaluationRows, encode_set, generate_answers
+from trl_unlearn.evaluation.tofu import EvaluationRows, encode_set, generate_answers, rouge_values
+from trl_unlearn.generation import Completion
 
 
 GENERAL = [
@@ -166,6 +167,20 @@ def test_a_greedy_answer_ends_where_the_chat_template_closes_it(tiny_model, tiny
     answers = generate_answers(tiny_model, tiny_tokenizer, encoded, pad_token_id=0, max_new_tokens=8)
     assert [answer.ids for answer in answers] == [[end_of_turn]] * len(answers)
     assert all(answer.ended for answer in answers)
+
+
+def test_recall_of_a_completion_of_several_turns_is_that_of_its_last_one(tiny_tokenizer):
+    turns = [("assistant", "In Veldt."), ("user", "What does she write?"), ("assistant", "Novels about bees.")]
+    row = {
+        "prompt": [{"role": "user", "content": "Where was Ada Marlow born?"}],
+        "completion": [{"role": role, "content": content} for role, content in turns],
+    }
+    encoded = encode_set([row], tiny_tokenizer, name="forget")
+    labels = [label for label in encoded.answers[0]["labels"] if label != -100]
+    # A model that has memorised what is scored says it, and nothing else.
+    said = [Completion(labels, [0.0] * len(labels), True)]
+    assert rouge_values(said, encoded, tiny_tokenizer) == {"forget/rougeL_recall": [1.0]}
+    assert tiny_tokenizer.decode(labels, skip_special_tokens=True) == "Novels about bees."
 
 
 def test_general_facts_use_the_answer_among_its_choices(tiny_model, tiny_tokenizer, full_rows):

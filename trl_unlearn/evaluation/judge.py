@@ -34,7 +34,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import padding_token_id
+from ..encoding import padding_token_id, prompt_and_answer
 from ..results import DIFFERENCES
 from .judges import Judge
 from .similarity import answer_similarity
@@ -178,10 +178,11 @@ def _scores(judge: Judge, requests: Sequence[_Request], file: TextIO | None) -> 
 
 
 def _question_text(row: Mapping[str, Any]) -> str:
-    turns = row["messages"][:-1] if "messages" in row else row["prompt"]
+    turns, _ = prompt_and_answer(row)
     if isinstance(turns, str):
         return turns.strip()
-    return "\n".join(turn["content"] for turn in turns if turn["role"] != "system").strip()
+    # A turn that calls a tool may have no words.
+    return "\n".join(turn.get("content") or "" for turn in turns if turn["role"] != "system").strip()
 
 
 def _answers_and_standin(

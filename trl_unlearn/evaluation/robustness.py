@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_ids, encode_row
+from ..encoding import answer_ids, encode_row, prompt_and_answer
 from ..generation import eos_token_ids, position_limit
 from ..metrics import LeakAtK, RougeRecall
 from ..results import MODEL_ROLES
@@ -166,22 +166,16 @@ def _prefix_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[
     return _recall(model, setting, "robustness/prefix_rougeL", prompts, rests, "Completing answers")
 
 
-def _parts(row: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Prompt and completion of a row that has an answer."""
-    if "messages" in row:
-        return row["messages"][:-1], row["messages"][-1:]
-    return row["prompt"], row["completion"]
-
-
 def _with_examples(row: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A row after others of its form: as earlier turns of its conversation, or as plain text in front."""
-    prompt, completion = _parts(row)
+    prompt, completion = prompt_and_answer(row)
     if isinstance(prompt, str):
-        shown = "".join(f"{question}{answer}\n\n" for question, answer in map(_parts, examples))
+        shown = "".join(f"{question}{answer}\n\n" for question, answer in map(prompt_and_answer, examples))
         return {"prompt": shown + prompt, "completion": completion}
     # The row's own system message stays the first turn.
     first = next((i for i, turn in enumerate(prompt) if turn["role"] != "system"), 0)
-    turns = [turn for example in examples for part in _parts(example) for turn in part if turn["role"] != "system"]
+    parts = [part for example in examples for part in prompt_and_answer(example)]
+    turns = [turn for part in parts for turn in part if turn["role"] != "system"]
     return {"prompt": [*prompt[:first], *turns, *prompt[first:]], "completion": completion}
 
 
@@ -211,9 +205,9 @@ def _paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> d
     asked = []
     for row in setting.rows:
         question = row.get("paraphrased_question")
-        if setting.forget.texts is None or not question or isinstance(_parts(row)[0], str):
+        if setting.forget.texts is None or not question or isinstance(prompt_and_answer(row)[0], str):
             return {}
-        prompt, completion = _parts(row)
+        prompt, completion = prompt_and_answer(row)
         asked.append({"prompt": [*prompt[:-1], {**prompt[-1], "content": question}], "completion": completion})
     name, prompts = "robustness/paraphrased_rougeL", _asked(setting, asked)
     return _recall(model, setting, name, prompts, setting.forget.texts, "Answering paraphrases")

@@ -132,7 +132,7 @@ def answer_texts(
         if row.get("completion") is None:
             return row[text_field]
         completion = row["completion"]
-        return completion if isinstance(completion, str) else "\n".join(turn["content"] for turn in completion)
+        return completion if isinstance(completion, str) else completion[-1]["content"]
 
     return [text(row) for row in rows]
 
