@@ -119,7 +119,7 @@ class Measurement:
         value (`float`):
             The value. NaN if it was computed and is not a number.
         n (`int`, *optional*):
-            The number of rows it is the mean of, or is made of where it has a standard error; None for other values.
+            The number of rows it is computed from; None for a value that is made of other metrics.
         stderr (`float`, *optional*):
             The standard error: of the mean, or a bootstrap's over rows.
     """
@@ -155,14 +155,14 @@ class Difference:
             The value of the one minus that of the other.
         low, high (`float`):
             The ends of a 95 % interval: percentiles of a bootstrap over rows, which are drawn for both alike.
-        n (`int`):
-            The number of rows.
+        n (`int`, *optional*):
+            The number of rows; None for a metric that is made of others.
     """
 
     value: float
     low: float
     high: float
-    n: int
+    n: int | None = None
 
 
 @dataclass(kw_only=True)

@@ -72,10 +72,29 @@ def test_the_error_of_an_aggregate_is_that_of_its_value_on_the_drawn_rows():
         )
     utility = found["utility/model_utility"]
     assert utility.stderr == pytest.approx(np.std(draws, ddof=1))
-    assert utility.n == 9 + 5 + 7
-    assert (found["aggregate/memorization"].n, found["aggregate/agg"].n) == (12, 33)
     assert found["aggregate/agg"].stderr > 0
     assert not any(name.startswith(("real_authors/", "world_facts/")) or "log_ratio" in name for name in found)
+
+
+def test_each_number_has_the_rows_it_is_computed_from_and_an_aggregate_has_none():
+    rows = {role: random_rows(seed) for seed, role in enumerate(("unlearned", "retrained"))}
+    for found in rows.values():
+        # Not every forget row has a belief beside its answer, and an answer to judge.
+        found |= {"forget/squeezing": [-1.0, -2.0, -3.0], "utility/fluency_standin": [0.5] * 11}
+    outcome = summarise_tofu(rows, seed=3)
+    for counts in (outcome.models["unlearned"], outcome.differences["unlearned - retrained"]):
+        counts = {name: measured.n for name, measured in counts.items()}
+        assert counts.pop("forget/squeezing") == 3
+        assert counts.pop("utility/fluency_standin") == 11
+        assert {counts.pop(f"retain/{name}") for name in ("probability", "rougeL_recall", "truth_ratio")} == {9}
+        made = {name for name, n in counts.items() if n is None}
+        assert made == {"utility/model_utility", "aggregate/memorization", "aggregate/utility", "aggregate/agg"}
+        assert {n for name, n in counts.items() if name not in made} == {12}
+
+
+def test_the_size_of_the_forget_set_is_not_that_of_its_beliefs():
+    rows = {"forget/probability": [0.5] * 12, "forget/squeezing": [0.0] * 3}
+    assert summarise_tofu({"target": rows}, seed=3).models["target"]["forget/probability"].n == 12
 
 
 def test_forget_quality_on_drawn_rows_is_the_test_on_them():

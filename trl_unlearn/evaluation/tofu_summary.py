@@ -60,13 +60,6 @@ def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:
     return {name: value for name, value in known.items() if name not in means}
 
 
-def _row_set(name: str) -> str:
-    """The set whose rows a metric has a value for."""
-    found = name.split("/")[0]
-    # Fluency is that of the answers to the forget set.
-    return "forget" if found == "utility" else found
-
-
 def _drawn_quality(ratios: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
     """Forget quality on each set of drawn rows, from log R of each row under both models: `[2, rows]`."""
     rows = ratios.shape[1]
@@ -102,9 +95,9 @@ def summarise_tofu(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed
             Seed of the bootstrap.
 
     Returns:
-        [`~evaluation.uncertainty.SuiteOutcome`]: The number of rows of an aggregate is that of all sets in it.
+        [`~evaluation.uncertainty.SuiteOutcome`]: An aggregate has no number of rows: its terms have their own.
     """
-    sizes = {_row_set(name): len(row) for found in per_row.values() for name, row in found.items()}
+    counts, missing = row_counts(per_row)
     reference = per_row.get("retrained", {}).get("forget/log_ratio")
     values: dict[str, dict[str, float]] = {}
     draws: dict[str, dict[str, np.ndarray]] = {}
@@ -116,26 +109,10 @@ def summarise_tofu(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed
         if reference is not None:
             ratios = np.array([found["forget/log_ratio"], reference])
             quality = ForgetQuality().compute(unlearned=ratios[0].tolist(), retrained=ratios[1].tolist())
-            values[role] |= {f"forget_quality/{name}": value for name, value in quality.items()}
+            quality = {f"forget_quality/{name}": value for name, value in quality.items()}
+            values[role] |= quality
+            counts[role] |= dict.fromkeys(quality, len(reference))
             draws[role] |= _drawn_quality(ratios, seed=seed)
     names = dict.fromkeys(name for found in values.values() for name in found if not name.startswith(_TERMS))
-    _, missing = row_counts(per_row)
-    return summarise(
-        {role: {name: found[name] for name in names if name in found} for role, found in values.items()},
-        draws,
-        {role: {name: _num_rows(name, sizes) for name in names} for role in values},
-        missing,
-    )
-
-
-def _num_rows(name: str, sizes: Mapping[str, int]) -> int:
-    general = sum(sizes.get(part, 0) for part in UTILITY_SETS)
-    totals = {
-        "utility/model_utility": general,
-        "aggregate/memorization": sizes["forget"],
-        "aggregate/utility": general + sizes["forget"],
-        "aggregate/agg": general + sizes["forget"],
-    }
-    if name in totals:
-        return totals[name]
-    return sizes["forget" if name.startswith("forget_quality/") else _row_set(name)]
+    values = {role: {name: found[name] for name in names if name in found} for role, found in values.items()}
+    return summarise(values, draws, counts, missing)

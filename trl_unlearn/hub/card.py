@@ -199,7 +199,7 @@ def _differences(result: EvaluationResult) -> list[list[str]]:
     """Cells of a row: metric, the differences, n."""
     rows = []
     for _, name, found in result.difference_rows():
-        counts = sorted({difference.n for difference in found if difference is not None})
+        counts = sorted({one.n for one in found if one is not None and one.n is not None})
         rows.append([f"`{name}`", *map(format_difference, found), " / ".join(map(str, counts))])
     return rows
 

@@ -302,7 +302,9 @@ def _robustness(inputs: SuiteInputs) -> EvaluationResult:
 
 def _distribution(inputs: SuiteInputs) -> EvaluationResult:
     outcome = measure_distribution(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
-    return inputs.result("distribution", outcome, forget=len(inputs.rows.forget))
+    sets = {"forget": inputs.rows.forget, "retain": inputs.rows.retain}
+    counts = {name: len(rows) for name, rows in sets.items() if rows is not None}
+    return inputs.result("distribution", outcome, **counts)
 
 
 def _judge(inputs: SuiteInputs) -> EvaluationResult:
