@@ -27,7 +27,6 @@ USED = {
     "adjusted_mfu": (("mfu", "config", "seq_len"), {}),
     "compute_flops_per_token": (("config", "seq_len"), {}),
     "compute_mfu": (("flops_per_token", "tokens_per_second", "world_size", "peak_flops_per_device"), {}),
-    "disable_dropout_in_model": (("model",), {}),
     "get_peak_flops_per_device": (("accelerator", "dtype"), {}),
     "maybe_gather_lm_head_ctx": (("params",), {}),
     "prepare_deepspeed": (("model", "accelerator"), {}),
@@ -48,12 +47,6 @@ def test_a_name_is_there_with_the_parameters_that_are_used(name):
     assert tuple(signature.parameters)[: len(positional)] == positional
     # Raises where a keyword is unknown or another argument has become required.
     signature.bind(*positional, **keywords)
-
-
-def test_dropout_is_disabled_in_place():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
-    _trl.disable_dropout_in_model(model)
-    assert model[1].p == 0
 
 
 def test_a_model_is_unwrapped_for_generation_with_checkpointing_off_and_on_again(tiny_model):

@@ -20,7 +20,6 @@ from trl.trainer.utils import (
     adjusted_mfu,
     compute_flops_per_token,
     compute_mfu,
-    disable_dropout_in_model,
     get_peak_flops_per_device,
     maybe_gather_lm_head_ctx,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "adjusted_mfu",
     "compute_flops_per_token",
     "compute_mfu",
-    "disable_dropout_in_model",
     "get_peak_flops_per_device",
     "maybe_gather_lm_head_ctx",
     "prepare_deepspeed",

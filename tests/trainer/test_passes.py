@@ -17,11 +17,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
+from trl_unlearn.token_scores import pad_rows, score_batch
 from trl_unlearn.trainer.passes import (
     StepRow,
     collate_rows,
     cut_rows,
+    disable_dropout,
     mark_repeated_rows,
     num_own_rows,
     padded_tokens,
@@ -107,3 +112,67 @@ def test_means_count_each_row_once_and_know_the_kinds_that_were_not_met():
         **{"loss/retain": 1.0, "retain/logps": 0.0, "retain/entropy": 0.0},
     }
     assert seen == [([[4.0, -4.0, 2.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]], "sum")]
+
+
+SIZE = {"vocab_size": 400, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0, "bos_token_id": 1}
+WIDE = {**SIZE, "hidden_size": 32, "intermediate_size": 64}
+# Dropout as a module, as a number of a layer, in attention, and of whole layers.
+WITH_DROPOUT = {
+    "llama": ("LlamaConfig", {**WIDE, "attention_dropout": 0.3}),
+    "mistral": ("MistralConfig", {**WIDE, "num_key_value_heads": 2, "attention_dropout": 0.3}),
+    "opt": ("OPTConfig", {**SIZE, "hidden_size": 32, "ffn_dim": 64, "word_embed_proj_dim": 32, "dropout": 0.3}),
+    "opt, whole layers": ("OPTConfig", {**SIZE, "hidden_size": 32, "ffn_dim": 64, "dropout": 0.0, "layerdrop": 0.5}),
+    "gpt2": ("GPT2Config", {"vocab_size": 400, "n_embd": 32, "n_layer": 2, "n_head": 4, "attn_pdrop": 0.3}),
+    "gpt_neox": ("GPTNeoXConfig", {**WIDE, "hidden_dropout": 0.3, "attention_dropout": 0.3}),
+    "falcon": ("FalconConfig", {**SIZE, "hidden_size": 32, "hidden_dropout": 0.3, "attention_dropout": 0.3}),
+    "bloom": ("BloomConfig", {"vocab_size": 400, "hidden_size": 32, "n_layer": 2, "n_head": 4, "hidden_dropout": 0.3}),
+    "phi": ("PhiConfig", {**WIDE, "resid_pdrop": 0.3, "attention_dropout": 0.3}),
+}
+ADAPTERS_WITH_DROPOUT = {
+    "LoRA": LoraConfig(lora_dropout=0.5, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+    "LoHa": LoHaConfig(rank_dropout=0.5, target_modules=["q_proj", "v_proj"], init_weights=False),
+    "LoKr": LoKrConfig(module_dropout=0.5, target_modules=["q_proj", "v_proj"], init_weights=False),
+}
+
+
+def _noise(model):
+    """How far two passes in training are apart."""
+    ids = [*range(5, 40)]
+    batch = pad_rows([{"input_ids": ids, "labels": ids}], 0)
+    model.train()
+    with torch.no_grad():
+        # Whole layers are left out of some passes only.
+        passes = [score_batch(model, batch).logps for _ in range(8)]
+    return max((one - passes[0]).abs().max().item() for one in passes)
+
+
+def _build(name, settings):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(getattr(transformers, name)(**settings))
+
+
+@pytest.mark.parametrize("family", WITH_DROPOUT)
+def test_without_dropout_two_passes_are_one(family, caplog):
+    model = _build(*WITH_DROPOUT[family])
+    config = model.config.to_dict()
+    assert _noise(model) > 1e-3
+    disable_dropout(model, [*range(5, 40)])
+    assert _noise(model) == 0
+    assert model.config.to_dict() == config
+    assert "two passes" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ADAPTERS_WITH_DROPOUT)
+def test_the_dropout_of_an_adapter_is_turned_off_too(kind):
+    model = get_peft_model(_build("LlamaConfig", WIDE), ADAPTERS_WITH_DROPOUT[kind])
+    assert _noise(model) > 1e-3
+    disable_dropout(model, None)
+    assert _noise(model) == 0
+
+
+def test_what_a_model_draws_beside_dropout_is_warned_of(caplog):
+    experts = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2, "router_jitter_noise": 0.9}
+    model = _build("MixtralConfig", {**WIDE, **experts})
+    disable_dropout(model.eval(), [*range(5, 40)])
+    assert "two passes of `MixtralForCausalLM` over one row differ by" in caplog.text
+    assert not any(module.training for module in model.modules())

@@ -26,6 +26,7 @@ from transformers import PhiConfig, PhiForCausalLM
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.token_scores import pad_rows, score_batch
+from trl_unlearn.trainer.pass_scorer import _digest
 from trl_unlearn.trainer.passes import StepRow, collate_rows
 
 
@@ -176,3 +177,38 @@ def test_the_bias_of_the_head_is_that_of_the_start_where_distributions_are_compa
     rows = collate_rows([StepRow(encode_row(row, tiny_tokenizer), "retain", 1.0, (0,)) for row in retain_rows], 0)
     states = trainer._scorer._states(rows, [0, 1, 2])
     torch.testing.assert_close(states.head.bias, original.lm_head.bias.detach())
+
+
+@pytest.mark.parametrize(
+    ("settings", "model_settings", "adapter_settings"),
+    [
+        ({"neftune_noise_alpha": 5.0}, {}, {}),
+        ({"disable_dropout": False}, {"attention_dropout": 0.3}, {}),
+        ({"disable_dropout": False}, {}, {"lora_dropout": 0.3}),
+    ],
+    ids=["NEFTune", "attention dropout", "dropout of the adapter"],
+)
+@pytest.mark.parametrize("continues", [False, True])
+def test_nothing_is_drawn_in_the_passes_of_the_reference(
+    new_trainer, tiny_model, settings, model_settings, adapter_settings, continues
+):
+    for name, value in model_settings.items():
+        setattr(tiny_model.config, name, value)
+    model, lora = type(tiny_model)(tiny_model.config), config_of("LoRA", **adapter_settings)
+    if continues:
+        model, lora = get_peft_model(model, config_of("LoRA", init_lora_weights=False, **adapter_settings)), None
+    original = copy.deepcopy(model).eval()
+    trainer = new_trainer(model, lora, **settings)
+    trainer.train()
+    # What is known of the forget rows was computed in the first step.
+    batch = batch_of(trainer)
+    scores = score_batch(original, batch)
+    for row in range(3):
+        known = trainer._scorer._known_logps["forget"][_digest(batch, row)]
+        torch.testing.assert_close(known, scores.logps[row][scores.mask[row]].detach(), atol=1e-5, rtol=0)
+    trainer.model.train()
+    trainer.model.base_model.model.model.norm.eval()
+    modes = [module.training for module in trainer.model.modules()]
+    with trainer._reference() as reference:
+        assert not any(module.training for module in reference.modules())
+    assert [module.training for module in trainer.model.modules()] == modes

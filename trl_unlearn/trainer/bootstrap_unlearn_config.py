@@ -148,7 +148,8 @@ class BootstrapUnlearnConfig(SFTConfig):
         > Parameters that control the model
 
         disable_dropout (`bool`, *optional*, defaults to `True`):
-            Whether dropout is set to 0 in the model and its adapter.
+            Whether dropout is set to 0 in the model and its adapter, that of attention and of whole layers too. The
+            model's config, which is saved with it, stays as it is.
         stop_on_divergence (`bool`, *optional*, defaults to `True`):
             Whether training ends with a [`~trl_unlearn.trainer.guard.DivergenceError`] where a loss or gradient is not
             finite, or the retain rows become less likely than a uniform guess. The last good weights are put back, of

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from .._trl import disable_dropout_in_model
 from ..beliefs import BeliefSampling, BeliefStore
 from ..encoding import ENCODED_COLUMNS, answer_row, encode_dataset
 from ..generation import eos_token_ids, position_limit, whole_model
@@ -49,6 +48,7 @@ from .passes import (
     StepRow,
     collate_rows,
     cut_rows,
+    disable_dropout,
     mark_repeated_rows,
     num_own_rows,
     padded_tokens,
@@ -58,7 +58,7 @@ from .passes import (
 )
 from .progress import print_beliefs, show_logps
 from .publishing import PublishingTrainer
-from .reference import frozen_copy, keep_start, reference_model
+from .reference import keep_reference, reference_model
 from .refusals import with_refusals
 from .row_metrics import RowMetrics
 from .schedules import TermWeights
@@ -160,7 +160,6 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         )
         refuse_input(model, args, train_dataset, retain_dataset)
         self._objective = FORGET_OBJECTIVES[args.forget_loss_type]
-        needs_reference = self._objective.needs_reference or args.compares_retain
         self.dataset_sources: dict[str, dict[str, Any]] = {}
         self.earlier_requests: list[ChainLink] = []
         self.stop_reason: str | None = None
@@ -187,8 +186,6 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             raise ValueError(
                 f"`belief_top_k` is {args.belief_top_k}, but the model's vocabulary has {vocab_size} tokens. Lower it."
             )
-        if args.disable_dropout:
-            disable_dropout_in_model(self.model)
         self.data_collator = DataCollatorForUnlearning(pad_token_id=self._tokenizer.pad_token_id)
         self.retain_dataset = None
         if args.uses_retain:
@@ -198,16 +195,16 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             warn_of_overlap(self.train_dataset, self.retain_dataset)
         refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset, eval=self.eval_dataset)
         self.ref_model = None
-        if needs_reference and isinstance(self.model, PeftModel):
-            keep_start(self.model, self.accelerator, has_adapter=self._continues_adapter)
-        elif needs_reference:
-            self.ref_model = frozen_copy(self.model, self.accelerator)
+        if self._objective.needs_reference or args.compares_retain:
+            self.ref_model = keep_reference(self.model, self.accelerator, has_adapter=self._continues_adapter)
         if self._objective.needs_inner or (args.uses_retain and args.retain_loss_type == "hidden"):
             args.rmu_layer = resolve_layer(self.model, args.rmu_layer)
         if self._objective.needs_inner:
             train_around_layer(self.model, args.rmu_layer, args.rmu_parameters)
         sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
         self._is_sharded = self.accelerator.distributed_type in sharded
+        if args.disable_dropout:
+            disable_dropout(self.model, None if self._is_sharded else self.train_dataset[0]["input_ids"])
         self._meter = StepMeter(self.accelerator, self.model.config.get_text_config())
         self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded)
         self._last_means: dict[str, float] = {}

@@ -15,7 +15,9 @@
 
 """What passes through the model in a step: the rows of a micro-batch, cut into slices of similar length."""
 
+import copy
 import functools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,15 +25,21 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..generation import key_seed
-from ..token_scores import pad_rows
+from ..token_scores import pad_rows, score_batch
 
+
+logger = logging.getLogger(__name__)
 
 # Of the width of a pass. Passes whose shapes come again find the memory of the last ones, where every shape of its own
 # would leave gaps that add up with the number of beliefs.
 _MULTIPLE = 8
+# Nats by which two passes over a row may differ: low precision and the order of sums, but nothing that is drawn.
+_SAME, _PROBE_TOKENS = 1e-2, 32
 
 
 @dataclass(frozen=True)
@@ -221,3 +229,73 @@ def retain_index(seed: int, epoch: int, row: int, num_retain: int) -> int:
     """
     turn, place = divmod(row, num_retain)
     return _retain_order(seed, epoch, turn, num_retain)[place]
+
+
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """
+    Training or eval mode, and for each module its own mode again.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model.
+        training (`bool`):
+            Mode inside.
+    """
+    changed = [module for module in model.modules() if module.training != training]
+    for module in changed:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.training = not training
+
+
+def disable_dropout(model: nn.Module, probe_ids: Sequence[int] | None) -> None:
+    """
+    Turn off dropout, that of functions too: attention and whole layers have its probability as a number.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model, changed in place, but for its config, which may be saved with it.
+        probe_ids (`Sequence[int]`, *optional*):
+            Tokens on which two passes have to agree afterwards, or there is a warning.
+    """
+    config = model.config.get_text_config()
+    without = copy.copy(config)
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(without, name, 0.0)
+    for module in model.modules():
+        # Falcon reads it from the config in each pass.
+        if vars(module).get("config") is config and not isinstance(module, PreTrainedModel | PeftModel):
+            module.config = without
+        is_dropout = "dropout" in type(module).__name__.lower()
+        for name, value in vars(module).items():
+            if "drop" not in name and not (is_dropout and name == "p"):
+                continue
+            if isinstance(value, float):
+                setattr(module, name, 0.0)
+            elif isinstance(value, dict):
+                # LoHa and LoKr have a number for each adapter.
+                value.update({key: 0.0 for key, number in value.items() if isinstance(number, float)})
+    if probe_ids is not None:
+        _warn_of_noise(model, probe_ids[:_PROBE_TOKENS])
+
+
+@torch.no_grad()
+def _warn_of_noise(model: nn.Module, ids: Sequence[int]) -> None:
+    device = next(model.parameters()).device
+    batch = {name: values.to(device) for name, values in pad_rows([{"input_ids": ids, "labels": ids}], 0).items()}
+    with in_mode(model, training=True):
+        first, second = (score_batch(model, batch).logps for _ in range(2))
+    difference = (first - second).abs().max().item()
+    if difference > _SAME:
+        logger.warning(
+            "`disable_dropout` is set, but two passes of `%s` over one row differ by %.2g nats: in training, it draws "
+            "random numbers that are no dropout, such as the jitter of a router. Set them to 0 in its config, or "
+            "every loss has this noise in it.",
+            type(model).__name__,
+            difference,
+        )

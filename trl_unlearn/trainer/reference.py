@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from .._trl import DistributedBackend, prepare_deepspeed, prepare_fsdp
+from .passes import in_mode
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,26 @@ class _Start:
 _starts: WeakKeyDictionary[nn.Module, _Start] = WeakKeyDictionary()
 
 
-def keep_start(model: PeftModel, accelerator: Accelerator, *, has_adapter: bool) -> None:
+def keep_reference(
+    model: PreTrainedModel | PeftModel, accelerator: Accelerator, *, has_adapter: bool
+) -> nn.Module | None:
     """
-    Keep what [`reference_model`] needs of a model with an adapter, before its training.
+    Keep what [`reference_model`] needs of a model, before its training.
 
     Args:
-        model ([`~peft.PeftModel`]):
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Model, not wrapped.
         accelerator ([`~accelerate.Accelerator`]):
             Accelerator that will prepare the model.
         has_adapter (`bool`):
             Whether the model came with its adapter: with adapters off it would never have known the facts then, and
             the reference is the adapter as it was. Of a new one, it is the model with adapters off.
+
+    Returns:
+        `torch.nn.Module` or None: With full fine-tuning, a frozen copy, sharded where the model will be.
     """
+    if not isinstance(model, PeftModel):
+        return _frozen_copy(model, accelerator)
     # Biases of the model itself may train with a new adapter (`LoraConfig(bias=...)`), and stay with adapters off.
     kept = {
         name: parameter
@@ -63,21 +71,10 @@ def keep_start(model: PeftModel, accelerator: Accelerator, *, has_adapter: bool)
     with DistributedBackend(accelerator).gather_params(list(kept.values())):
         values = {name: parameter.detach().clone() for name, parameter in kept.items()}
     _starts[model] = _Start(values, has_adapter)
+    return None
 
 
-def frozen_copy(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
-    """
-    Copy of a model for full fine-tuning, sharded where the model will be.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model before its training.
-        accelerator ([`~accelerate.Accelerator`]):
-            Accelerator that will prepare the model.
-
-    Returns:
-        `torch.nn.Module`: The copy, in eval mode and without gradients.
-    """
+def _frozen_copy(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
     # ZeRO-3 has loaded the model in shards, of which a copy would be empty.
     with DistributedBackend(accelerator).gather_params(list(model.parameters())):
         reference = copy.deepcopy(model)
@@ -136,11 +133,11 @@ def _with_values(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
 @contextlib.contextmanager
 def reference_model(model: nn.Module, copied: nn.Module | None) -> Iterator[nn.Module]:
     """
-    The model as it was passed in, without gradient.
+    The model as it was passed in, in eval mode and without gradient.
 
     Args:
         model (`torch.nn.Module`):
-            Unwrapped model in training. With an adapter, [`keep_start`] has seen it.
+            Unwrapped model in training, which [`keep_reference`] has seen.
         copied (`torch.nn.Module`, *optional*):
             Its frozen copy, with full fine-tuning.
     """
@@ -150,5 +147,6 @@ def reference_model(model: nn.Module, copied: nn.Module | None) -> Iterator[nn.M
             return
         start = _starts[model]
         without = contextlib.nullcontext() if start.has_adapter else model.disable_adapter()
-        with _with_values(model, start.values), without:
+        # Dropout and the noise of NEFTune are no part of a reference.
+        with in_mode(model, training=False), _with_values(model, start.values), without:
             yield model
