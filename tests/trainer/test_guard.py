@@ -12,6 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import contextlib
+import copy
 import json
 import logging
 import math
@@ -21,10 +23,13 @@ import sys
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.encoding import encode_row
+from trl_unlearn.token_scores import RowScore, pad_rows, score_batch
 from trl_unlearn.trainer.guard import DivergenceError, DivergenceGuard
 
 
@@ -112,7 +117,7 @@ def test_a_guard_that_does_not_stop_leaves_out_the_whole_step_of_a_broken_micro_
     guard = DivergenceGuard(model, vocab_size=100, stops=False)
     guard.note_losses(["forget"], [(1,)], torch.tensor([math.nan]))
     with caplog.at_level(logging.WARNING):
-        guard.check(means(forget=math.nan), 0)
+        guard.check(means(forget=math.nan), 0, ends_step=False)
         guard.note_losses(["forget"], [(2,)], torch.ones(1))
         guard.check(means(retain=-50.0), 0)
         # The gradient may well be finite, where the loss is not.
@@ -124,24 +129,105 @@ def test_a_guard_that_does_not_stop_leaves_out_the_whole_step_of_a_broken_micro_
     assert (guard.skipped, guard.good_step) == (1, None)
 
 
-def test_retain_rows_below_a_uniform_guess_end_the_training_with_the_last_good_weights(model):
-    guard = DivergenceGuard(model, vocab_size=100)
-    guard.check(means(), 0)
-    nn.init.constant_(model.weight, 2.0)
-    guard.check(means(retain=-1.0), 10)
-    nn.init.constant_(model.weight, 3.0)
-    # A nat and a half down: not good, and not yet a guess.
-    guard.check(means(retain=-2.0), 20)
+class Followed:
+    """Retain rows whose log-probs a test sets, and how often they were measured."""
+
+    def __init__(self, monkeypatch, *logps):
+        self.logps, self.measured = logps, 0
+        monkeypatch.setattr("trl_unlearn.trainer.guard.score_rows", self.score)
+
+    def score(self, model, rows, pad_token_id):
+        self.measured += 1
+        # Two tokens each, of which the mean counts.
+        return [RowScore([value - 1, value + 1], [False, False]) for value in self.logps]
+
+    def guard(self, model, **options):
+        return DivergenceGuard(model, vocab_size=100, retain=[{}] * len(self.logps), **options)
+
+
+def test_retain_rows_below_a_uniform_guess_end_the_training_with_the_last_good_weights(model, monkeypatch):
+    followed = Followed(monkeypatch, -0.5, -0.7)
+    guard = followed.guard(model)
+    # A mean of 0.9 nats down is good, and one of 1.4 neither good nor yet a guess.
+    for step, weight, logps in ((0, 1.0, (-0.5, -0.7)), (10, 2.0, (-1.0, -2.0)), (20, 3.0, (-2.0, -2.0))):
+        nn.init.constant_(model.weight, weight)
+        followed.logps = logps
+        guard.watch(model, step)
     nn.init.constant_(model.weight, 4.0)
-    with pytest.raises(DivergenceError, match=r"-4.61.*weights of step 10 again.*Lower `learning_rate`") as raised:
-        guard.check(means(retain=-math.log(100) - 0.01), 23)
+    followed.logps = (-math.log(100) - 0.01,) * 2
+    message = (
+        r"2 retain rows .* -4.62 at step 30, where they had -0.60 .*guess has -4.61.*weights of step 10 again.*Low"
+    )
+    with pytest.raises(DivergenceError, match=message) as raised:
+        guard.watch(model, 30)
     assert raised.value.good_step == 10
     assert torch.equal(model.weight, torch.full((2, 2), 2.0))
 
 
+@pytest.mark.parametrize("now,is_lost", [((-4.6, -7.9), False), ((-4.7, -8.1), True), ((-0.1, -12.4), False)])
+def test_each_row_is_judged_from_its_own_start(model, monkeypatch, now, is_lost):
+    followed = Followed(monkeypatch, -0.1, -5.0)
+    guard = followed.guard(model)
+    guard.watch(model, 0)
+    followed.logps = now
+    # Lost would be -4.61 for the first row, a guess, and -8 for the second, which never was better than one.
+    with pytest.raises(DivergenceError) if is_lost else contextlib.nullcontext():
+        guard.watch(model, 10)
+
+
+def test_the_rows_are_measured_each_tenth_step_and_where_those_of_a_whole_step_look_lost(model, monkeypatch):
+    followed = Followed(monkeypatch, -0.5)
+    guard = followed.guard(model)
+
+    def step(number, *micro_batches):
+        before = followed.measured
+        for i, logps in enumerate(micro_batches):
+            guard.watch(model, number)
+            guard.check(means(retain=logps), number, ends_step=i == len(micro_batches) - 1)
+        return followed.measured - before
+
+    assert step(0, -9.0, -0.1, -0.1) == 1
+    assert step(1, -9.0, -0.2) == 0
+    assert step(2, -0.5, -0.5) == 0
+    assert step(3, -9.0, -0.4) == 0
+    # That was -4.7, and as low again is no news.
+    assert step(4, -0.4, -8.9) == 1
+    assert step(5, -4.8) == 0
+    assert step(6, -0.5) == 1
+    assert [step(number, -0.5) for number in (9, 10, 11)] == [0, 1, 0]
+    guard.watch(model, 12, is_over=True)
+    assert (followed.measured, guard.good_step) == (5, 10)
+
+
+def test_rows_that_are_no_number_after_the_last_step_end_the_run(model, monkeypatch):
+    followed = Followed(monkeypatch, -0.5)
+    guard = followed.guard(model)
+    guard.watch(model, 0)
+    followed.logps = (math.nan,)
+    with pytest.raises(DivergenceError, match=r"nan at step 3.*weights of step 0 again"):
+        guard.watch(model, 3, is_over=True)
+
+
+def test_a_run_that_goes_on_judges_from_the_start_of_the_first_part(model, monkeypatch):
+    followed = Followed(monkeypatch, -0.5)
+    first, second = followed.guard(model), followed.guard(model)
+    first.watch(model, 0)
+    second.load_state_dict(first.state_dict())
+    followed.logps = (-5.0,)
+    with pytest.raises(DivergenceError, match=r"where they had -0.50 at the start.*No good weights"):
+        second.watch(model, 17)
+
+
+def test_a_guard_that_does_not_stop_follows_no_row(model, monkeypatch):
+    followed = Followed(monkeypatch, -0.5)
+    guard = followed.guard(model, stops=False)
+    guard.watch(model, 0)
+    assert (followed.measured, guard.good_step) == (0, None)
+
+
 def test_without_a_copy_the_message_says_so(model):
     guard = DivergenceGuard(model, vocab_size=100, keeps_copy=False)
-    guard.check(means(), 0)
+    guard.watch(model, 0)
     with pytest.raises(DivergenceError, match="No good weights were kept") as raised:
         guard.check(means(retain=math.nan) | {"loss/retain": math.nan}, 1)
     assert raised.value.good_step is None
@@ -149,6 +235,7 @@ def test_without_a_copy_the_message_says_so(model):
 
 def test_a_run_without_retain_rows_is_watched_for_numbers_that_are_not_finite(model):
     guard = DivergenceGuard(model, vocab_size=100)
+    guard.watch(model, 0)
     guard.check({"loss/forget": -50.0}, 0)
     with pytest.raises(DivergenceError, match="weights of step 0 again"):
         guard.check({"loss/forget": math.nan}, 1)
@@ -170,6 +257,56 @@ def test_an_ascent_that_explodes_ends_with_the_weights_that_it_began_with(
     with pytest.raises(DivergenceError, match="weights of step 0 again"):
         trainer.train()
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def learned(model, tokenizer, rows, steps=60):
+    """Let a model learn rows, in float64."""
+    model = model.double().train()
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    encoded = [encode_row(row, tokenizer) for row in rows]
+    for _ in range(steps):
+        scores = score_batch(model, pad_rows(encoded, tokenizer.pad_token_id))
+        (-scores.logps.sum() / scores.mask.sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@pytest.mark.parametrize("learning_rate,ends", [(1e-7, None), (3e-2, "the ascent has destroyed the model")])
+def test_accumulation_and_batch_size_are_guarded_alike(
+    tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows, learning_rate, ends
+):
+    # One retain row was never likelier than a guess, and alone in a micro-batch it looks like a lost model.
+    known, unlikely = list(retain_rows), copy.deepcopy(retain_rows[0])
+    unlikely["completion"][0]["content"] = "zqx%%jv;;wk@@#!~^|}{[]"
+    forget = Dataset.from_list([*forget_rows, unlikely | {"prompt": known[1]["prompt"]}])
+    model = learned(tiny_model, tiny_tokenizer, [*forget_rows, *known])
+    outcomes = []
+    for batch, accumulation in ((4, 1), (1, 4), (2, 2)):
+        options = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        options |= {"learning_rate": learning_rate, "num_train_epochs": 24, "retain_weight": 0.01, "seed": 0}
+        trainer = new_trainer(
+            tmp_path, copy.deepcopy(model), tiny_tokenizer, forget, Dataset.from_list([*known, unlikely]), **options
+        )
+        try:
+            trainer.train()
+            outcomes.append((None, trainer._guard.good_step))
+        except DivergenceError as error:
+            outcomes.append((str(error), error.good_step))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    message, good_step = outcomes[0]
+    assert ends in message if ends else (message, good_step) == (None, 20)
+
+
+def test_the_weights_after_the_last_step_are_judged_too(
+    tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows
+):
+    model = learned(tiny_model, tiny_tokenizer, [*forget_rows, *retain_rows])
+    trainer = new_trainer(
+        tmp_path, model, tiny_tokenizer, forget_rows, retain_rows, learning_rate=5.0, num_train_epochs=1
+    )
+    with pytest.raises(DivergenceError, match=r"at step 1, where .*weights of step 0 again"):
+        trainer.train()
 
 
 def breaking(trainer, monkeypatch, gradient=None, loss=None):

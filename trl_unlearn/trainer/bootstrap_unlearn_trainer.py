@@ -28,6 +28,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
 from ..beliefs import BeliefSampling, BeliefStore
 from ..encoding import ENCODED_COLUMNS, answer_row, encode_dataset
@@ -39,9 +40,9 @@ from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import refuse_input, refuse_rows, warn_of_overlap
 from .collator import DataCollatorForUnlearning
-from .drift import MONITOR_CANDIDATES, DriftMonitor, frozen_beliefs, spread_over
+from .drift import MONITOR_CANDIDATES, MONITOR_PROMPTS, DriftMonitor, frozen_beliefs, spread_over
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
-from .guard import DivergenceGuard
+from .guard import FOLLOWED_ROWS, DivergenceGuard
 from .inner_layer import resolve_layer, train_around_layer
 from .pass_scorer import PassScorer
 from .passes import (
@@ -52,8 +53,8 @@ from .passes import (
     mark_repeated_rows,
     num_own_rows,
     padded_tokens,
-    retain_index,
     split_to,
+    step_rows,
     without_synchronisation,
 )
 from .progress import print_beliefs, show_logps
@@ -215,7 +216,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._row_metrics = RowMetrics(self.accelerator, kinds)
         self._weights, self._monitor = TermWeights(args), None
         self._guard = DivergenceGuard(
-            self.model, vocab_size, keeps_copy=not self.is_deepspeed_enabled, stops=args.stop_on_divergence
+            self.model,
+            vocab_size,
+            retain=self._spread_retain_rows(FOLLOWED_ROWS) if args.uses_retain else (),
+            pad_token_id=self._tokenizer.pad_token_id,
+            keeps_copy=not self.is_deepspeed_enabled,
+            stops=args.stop_on_divergence,
         )
 
     # Checkpoints
@@ -337,11 +343,13 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     # Weights
 
+    def _spread_retain_rows(self, most: int = MONITOR_PROMPTS) -> list[dict[str, Any]]:
+        return [self.retain_dataset[i] for i in spread_over(len(self.retain_dataset), most)]
+
     def _new_monitor(self) -> DriftMonitor:
         # Beside the beliefs that are followed, the answers to the same prompts.
-        target, retain = [answer_row(self.train_dataset[i]) for i in spread_over(len(self.train_dataset))], []
-        if self.args.retain_max_drop is not None:
-            retain = [self.retain_dataset[i] for i in spread_over(len(self.retain_dataset))]
+        target = [answer_row(self.train_dataset[i]) for i in spread_over(len(self.train_dataset))]
+        retain = self._spread_retain_rows() if self.args.retain_max_drop is not None else []
         return DriftMonitor(target, [], retain, self._tokenizer.pad_token_id)
 
     def _freeze_monitor(self, model: nn.Module) -> DriftMonitor:
@@ -418,47 +426,21 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         order = torch.tensor([row for rows, *_ in parts for row in rows], device=device).argsort()
         return dict(zip(("loss", "logps", "entropy"), torch.cat(columns, 1)[:, order], strict=True))
 
-    def _retain_indices(self, rows: list[int]) -> list[int]:
-        epoch, count = int(self.state.epoch + 1e-6), len(self.retain_dataset)
-        return [retain_index(self.args.seed, epoch, row, count) for row in rows]
-
-    def _refusals(self, rows: list[int]) -> list[dict[str, Any] | None]:
-        if not self._objective.needs_chosen:
-            return [None] * len(rows)
-        found = (self.train_dataset[row] for row in rows)
-        return [{name: row[f"chosen_{name}"] for name in ("input_ids", "labels")} for row in found]
-
     def _step_rows(self, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | None) -> list[StepRow]:
         """The rows of a micro-batch with the weight that each has in the loss of the step."""
-        args, rows = self._weights.now, inputs["row"].tolist()
+        args, count = self._weights.now, len(inputs["row"])
         # `num_items_in_batch` counts the rows of every process, and DDP averages the gradients over processes.
         processes = self.accelerator.num_processes if args.average_tokens_across_devices else 1
-        share = 1 / len(rows) if num_items_in_batch is None else processes / max(int(num_items_in_batch), 1)
-        target, belief = forget.bs_s_weights(args.lambda_bss, args.num_beliefs)
-        lengths = inputs["attention_mask"].sum(-1).tolist()
-        encoded = [
-            {name: inputs[name][i, :length].tolist() for name in ("input_ids", "labels")}
-            for i, length in enumerate(lengths)
-        ]
-        count = num_own_rows(inputs)
-        chosen = self._refusals(rows)
-        weight = args.forget_weight * target * share
-        found = [
-            StepRow(row, "forget" if i < count else "", weight if i < count else 0.0, (rows[i],), chosen[i])
-            for i, row in enumerate(encoded)
-        ]
-        rows = rows[:count]
-        if self.belief_store is not None:
-            weight = args.forget_weight * belief * share
-            numbers = [(i, j) for i in range(count) for j in range(args.num_beliefs)]
-            found += [
-                StepRow(row, "beliefs", weight, (rows[i], j), chosen[i])
-                for row, (i, j) in zip(self.belief_store.rows(rows), numbers, strict=True)
-            ]
-        if args.uses_retain:
-            weight = args.retain_weight * share
-            found += [StepRow(self.retain_dataset[i], "retain", weight, (i,)) for i in self._retain_indices(rows)]
-        return found
+        return step_rows(
+            inputs,
+            args,
+            share=1 / count if num_items_in_batch is None else processes / max(int(num_items_in_batch), 1),
+            epoch=int(self.state.epoch + 1e-6),
+            forget=self.train_dataset,
+            retain=self.retain_dataset,
+            beliefs=self.belief_store,
+            needs_chosen=self._objective.needs_chosen,
+        )
 
     def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
         """The passes of a micro-batch: retain rows and beliefs, however many, need no more memory than forget rows."""
@@ -486,7 +468,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._guard.note_losses(kinds, inputs["index"], scores["loss"])
         # Before the last backward pass: DeepSpeed steps at its end, unless the gradient is not finite.
         if inputs["is_last"]:
-            self._guard.check(self._log_means(), self.state.global_step)
+            self._guard.check(self._log_means(), self.state.global_step, self.accelerator.sync_gradients)
         poison = torch.nan if self.is_deepspeed_enabled and self._guard.is_broken else 1.0
         return (weights.to(scores["loss"]) * scores["loss"]).sum() * poison
 
@@ -504,7 +486,18 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             count = self.accelerator.gather(count).sum()
         return count
 
+    def _watch_retain_rows(self, model: nn.Module, is_over: bool = False) -> None:
+        with self.accelerator.autocast():
+            self._guard.watch(model, self.state.global_step, is_over)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        output = super()._finalize_training(*args, **kwargs)
+        # The weights after the last step, or those that a callback has put back.
+        self._watch_retain_rows(self.model_wrapped, is_over=True)
+        return output
+
     def training_step(self, model, inputs, num_items_in_batch=None):
+        self._watch_retain_rows(model)
         if self.belief_store is not None:
             self._refresh_beliefs_if_due(model)
         self._update_weights(model)

@@ -17,12 +17,15 @@
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
+
+from ..token_scores import score_rows
 
 
 logger = logging.getLogger(__name__)
@@ -35,8 +38,10 @@ _LISTED = {
 }
 # Most rows of a kind, and most parameters, in a sentence.
 _MOST_ROWS, _MOST_PARAMETERS = 16, 3
-# Optimiser steps between copies of the weights.
-_COPY_EVERY = 10
+# Retain rows that are followed: a forward pass in ten steps, which costs nothing beside them.
+FOLLOWED_ROWS = 8
+# Optimiser steps between measurements, and between copies of the weights.
+_MEASURE_EVERY = 10
 # Nats per token that the retain rows may have lost for weights to count as good, and for the model to count as
 # destroyed where it never was much better than a guess.
 _GOOD_DROP, _LOST_DROP = 1.0, 3.0
@@ -62,8 +67,9 @@ class DivergenceGuard:
     """
     Refuses numbers that are not finite, and retain rows that are less likely than a uniform guess.
 
-    Every tenth step, and in the first one of a run that goes on, it copies the trainable parameters, if the retain
-    rows of that step are at most a nat per token less likely than those of the first; with DeepSpeed, which has copies
+    It follows some retain rows, each from its own log-prob before the first step, so that it makes no difference which
+    rows a batch draws. They are measured every tenth step, when the retain rows of a step look lost, and at the end.
+    Where they have lost at most a nat per token, the trainable parameters are copied; with DeepSpeed, which has copies
     of its own, none.
 
     Args:
@@ -71,11 +77,15 @@ class DivergenceGuard:
             Model in training.
         vocab_size (`int`):
             Size of its vocabulary: a uniform guess has a log-prob of `-log(vocab_size)`.
+        retain (`Sequence[Mapping[str, Any]]`, *optional*, defaults to `()`):
+            Encoded retain rows to follow.
+        pad_token_id (`int`, *optional*, defaults to `0`):
+            Token of the padding.
         keeps_copy (`bool`, *optional*, defaults to `True`):
             Whether weights are copied.
         stops (`bool`, *optional*, defaults to `True`):
-            Whether the run ends. Otherwise steps whose numbers are not finite are left out, with a warning, and no
-            copy is kept.
+            Whether the run ends. Otherwise steps whose numbers are not finite are left out, with a warning; no row is
+            followed, and no copy is kept.
 
     Attributes:
         good_step (`int` or `None`):
@@ -86,14 +96,28 @@ class DivergenceGuard:
             Steps so far that were left out.
     """
 
-    def __init__(self, model: nn.Module, vocab_size: int, keeps_copy: bool = True, stops: bool = True):
+    def __init__(
+        self,
+        model: nn.Module,
+        vocab_size: int,
+        *,
+        retain: Sequence[Mapping[str, Any]] = (),
+        pad_token_id: int = 0,
+        keeps_copy: bool = True,
+        stops: bool = True,
+    ):
         self._model, self._guess, self._keeps_copy = model, -math.log(vocab_size), keeps_copy and stops
-        self._stops = stops
-        self._first_retain: float | None = None
+        self._retain, self._pad_token_id, self._stops = list(retain), pad_token_id, stops
+        # Log-probs of the followed rows before the first step.
+        self._start: list[float] | None = None
+        self._measured_at: int | None = None
+        # The mean over the retain rows of a step below which the followed rows are measured out of turn.
+        self._alarm_below, self._is_alarmed = -math.inf, False
         self._copy: list[Tensor] = []
-        # What each pass of the micro-batch had, and the rows of the step.
+        # What each pass of the micro-batch had, and the rows and the retain log-probs of the step.
         self._passes: list[tuple[Sequence[str], Sequence[Sequence[int]], Tensor]] = []
         self._rows: list[tuple[str, tuple[int, ...]]] = []
+        self._retain_means: list[float] = []
         self._norms: dict[str, Tensor] = {}
         self.good_step: int | None = None
         self.is_broken = False
@@ -117,7 +141,7 @@ class DivergenceGuard:
         self._passes.append((kinds, indices, losses.detach()))
 
     @torch.no_grad()
-    def check(self, means: Mapping[str, float], step: int) -> None:
+    def check(self, means: Mapping[str, float], step: int, ends_step: bool = True) -> None:
         """
         Look at the losses of a micro-batch, before its weights change.
 
@@ -127,10 +151,11 @@ class DivergenceGuard:
                 on each.
             step (`int`):
                 Optimiser steps so far.
+            ends_step (`bool`, *optional*, defaults to `True`):
+                Whether it is the last micro-batch of its step. Retain rows are looked at when all of them are there.
 
         Raises:
-            [`DivergenceError`]: If a loss is not finite, or the mean log-prob of the retain rows is below that of a
-                uniform guess. The model has its last good weights then, if there is a copy.
+            [`DivergenceError`]: If a loss is not finite. The model has its last good weights then, if there is a copy.
         """
         passes, self._passes = self._passes, []
         for kinds, indices, _ in passes:
@@ -143,28 +168,70 @@ class DivergenceGuard:
             for kinds, indices, losses in passes:
                 rows += _row_names(kinds, indices, (~losses.isfinite()).tolist())
             self._refuse(f"{what} at step {step} ({_listed(rows) or 'their mean overflows'}).")
+        if "retain/logps" in means:
+            self._retain_means.append(means["retain/logps"])
+        if not ends_step:
             return
-        retain = means.get("retain/logps")
-        self._first_retain = retain if self._first_retain is None else self._first_retain
-        if self._stops and retain is not None and retain < min(self._guess, self._first_retain - _LOST_DROP):
-            self._refuse(
-                f"The retain rows have a mean log-prob of {retain:.2f} at step {step}, where a uniform guess has "
-                f"{self._guess:.2f}: the ascent has destroyed the model."
-            )
-        is_good = retain is None or retain >= self._first_retain - _GOOD_DROP
-        due = self.good_step is None or (step % _COPY_EVERY == 0 and step != self.good_step)
-        if self._keeps_copy and is_good and due:
+        found, self._retain_means = self._retain_means, []
+        if found and fmean(found) < self._alarm_below:
+            # They may just be unlikely rows. Those that are as unlikely again are no reason to measure again.
+            self._is_alarmed, self._alarm_below = True, fmean(found)
+
+    @torch.no_grad()
+    def watch(self, model: nn.Module, step: int, is_over: bool = False) -> None:
+        """
+        Measure the followed rows, if it is time, and copy the weights if they are good.
+
+        Args:
+            model (`torch.nn.Module`):
+                Model in training, wrapped or not. Every process scores every row.
+            step (`int`):
+                Optimiser steps so far.
+            is_over (`bool`, *optional*, defaults to `False`):
+                Whether it was the last step. The rows are measured then in any case, and no copy is needed.
+
+        Raises:
+            [`DivergenceError`]: If the rows are less likely than a uniform guess. The model has its last good weights
+                then, if there is a copy.
+        """
+        due = is_over or self._measured_at is None or self._is_alarmed or step % _MEASURE_EVERY == 0
+        if not self._stops or not due or step == self._measured_at:
+            return
+        self._measured_at, self._is_alarmed = step, False
+        is_good = not self._retain or self._are_good(model, step)
+        if is_good and self._keeps_copy and not is_over:
             self._copy = [parameter.detach().to("cpu", copy=True) for parameter in self._parameters()]
             self.good_step = step
 
+    def _are_good(self, model: nn.Module, step: int) -> bool:
+        scores = score_rows(model, self._retain, pad_token_id=self._pad_token_id)
+        # Not of one rank each: where their last bits differ, one would stop and the others wait for it.
+        (now,) = broadcast_object_list([[fmean(row.logps) for row in scores]])
+        if self._start is None:
+            if not math.isfinite(fmean(now)):
+                # Of a model that is broken from the start the losses tell more.
+                return False
+            self._start = now
+        # What each row would have in a lost model: a guess, or less where it never was much better than that.
+        lost = fmean([min(self._guess, start - _LOST_DROP) for start in self._start])
+        if not fmean(now) >= lost:
+            self._refuse(
+                f"{len(now)} retain rows that are followed have a mean log-prob of {fmean(now):.2f} at step {step}, "
+                f"where they had {fmean(self._start):.2f} at the start and a uniform guess has {self._guess:.2f}: the "
+                "ascent has destroyed the model."
+            )
+        if self._alarm_below == -math.inf:
+            self._alarm_below = lost
+        return fmean(now) >= fmean(self._start) - _GOOD_DROP
+
     def state_dict(self) -> dict[str, Any]:
         """
-        What a checkpoint keeps: the start of the retain rows, and no copy of the weights, since it is one itself.
+        What a checkpoint keeps: the start of the followed rows, and no copy of the weights, since it is one itself.
 
         Returns:
             `dict[str, Any]`: Values.
         """
-        return {"first_retain": self._first_retain, "skipped": self.skipped}
+        return {"start": self._start, "skipped": self.skipped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
@@ -174,7 +241,7 @@ class DivergenceGuard:
             state (`Mapping[str, Any]`):
                 See [`DivergenceGuard.state_dict`].
         """
-        self._first_retain, self.skipped = state["first_retain"], state["skipped"]
+        self._start, self.skipped = state["start"], state["skipped"]
 
     @torch.no_grad()
     def note_gradients(self) -> None:

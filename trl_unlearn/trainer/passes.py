@@ -25,12 +25,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..beliefs import BeliefStore
 from ..generation import key_seed
+from ..objectives.forget import bs_s_weights
 from ..token_scores import pad_rows, score_batch
+from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 
 
 logger = logging.getLogger(__name__)
@@ -299,3 +303,60 @@ def _warn_of_noise(model: nn.Module, ids: Sequence[int]) -> None:
             type(model).__name__,
             difference,
         )
+
+
+def step_rows(
+    inputs: Mapping[str, Any],
+    args: BootstrapUnlearnConfig,
+    *,
+    share: float,
+    epoch: int,
+    forget: Dataset,
+    retain: Dataset | None,
+    beliefs: BeliefStore | None,
+    needs_chosen: bool,
+) -> list[StepRow]:
+    """
+    The forget rows of a micro-batch, their beliefs and their retain rows.
+
+    Args:
+        inputs (`Mapping[str, Any]`):
+            Micro-batch as collated, with `row`.
+        args ([`BootstrapUnlearnConfig`]):
+            Configuration, with the weights as they are now.
+        share (`float`):
+            Weight of a forget row in the loss of the step, before those of the terms.
+        epoch (`int`):
+            Epoch, which decides the retain rows.
+        forget, retain ([`~datasets.Dataset`]):
+            Encoded sets; without a retain term no retain set.
+        beliefs ([`BeliefStore`], *optional*):
+            Beliefs of the forget rows.
+        needs_chosen (`bool`):
+            Whether each row passes with the answer that DPO prefers to it.
+
+    Returns:
+        `list[StepRow]`: The rows, each with its weight in the loss of the step. Forget rows that another process has
+        too come with none.
+    """
+    rows, count = inputs["row"].tolist(), num_own_rows(inputs)
+    chosen: list[dict[str, Any] | None] = [None] * len(rows)
+    if needs_chosen:
+        chosen = [{name: forget[row][f"chosen_{name}"] for name in ("input_ids", "labels")} for row in rows]
+    target, belief = bs_s_weights(args.lambda_bss, args.num_beliefs)
+    picked = []
+    for i, length in enumerate(inputs["attention_mask"].sum(-1).tolist()):
+        encoded = {name: inputs[name][i, :length].tolist() for name in ("input_ids", "labels")}
+        weight = args.forget_weight * target * share if i < count else 0.0
+        picked.append(StepRow(encoded, "forget" if i < count else "", weight, (rows[i],), chosen[i]))
+    if beliefs is not None:
+        weight = args.forget_weight * belief * share
+        numbers = [(i, j) for i in range(count) for j in range(args.num_beliefs)]
+        picked += [
+            StepRow(row, "beliefs", weight, (rows[i], j), chosen[i])
+            for row, (i, j) in zip(beliefs.rows(rows[:count]), numbers, strict=True)
+        ]
+    if args.uses_retain:
+        indices = [retain_index(args.seed, epoch, row, len(retain)) for row in rows[:count]]
+        picked += [StepRow(retain[i], "retain", args.retain_weight * share, (i,)) for i in indices]
+    return picked
