@@ -59,10 +59,9 @@ def new_trainer(tmp_path, tiny_tokenizer, forget_rows, retain_rows):
     def new(model, peft_config=None, **settings):
         args = BootstrapUnlearnConfig(
             str(tmp_path / "out"),
-            **{"forget_loss_type": "npo", "retain_loss_type": "kl", "lambda_bss": 0.0, "max_steps": 3},
+            **({"forget_loss_type": "npo", "retain_loss_type": "kl", "lambda_bss": 0.0, "max_steps": 3} | settings),
             **{"per_device_train_batch_size": 3, "learning_rate": 5e-2, "warmup_steps": 0, "logging_steps": 1},
             **{"gradient_checkpointing": False, "save_strategy": "no", "report_to": "none", "disable_tqdm": True},
-            **settings,
         )
         return BootstrapUnlearnTrainer(
             model, args, forget_rows, retain_rows, processing_class=tiny_tokenizer, peft_config=peft_config
@@ -212,3 +211,19 @@ def test_nothing_is_drawn_in_the_passes_of_the_reference(
     with trainer._reference() as reference:
         assert not any(module.training for module in reference.modules())
     assert [module.training for module in trainer.model.modules()] == modes
+
+
+@pytest.mark.parametrize("continues", [False, True])
+def test_a_pass_of_the_reference_changes_nothing_about_what_trains(new_trainer, tiny_model, continues):
+    lora = config_of("LoRA")
+    model, lora = (get_peft_model(tiny_model, lora), None) if continues else (tiny_model, lora)
+    trainer = new_trainer(
+        model, lora, forget_loss_type="rmu", retain_loss_type="hidden", rmu_layer=1, rmu_parameters=r"layers\.1\."
+    )
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trains = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert 0 < len(trains) < sum("lora" in name for name in before)
+    trainer.train()
+    assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == trains
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and changed <= trains

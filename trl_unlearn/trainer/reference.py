@@ -131,6 +131,18 @@ def _with_values(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
 
 
 @contextlib.contextmanager
+def _without_adapters(model: PeftModel) -> Iterator[None]:
+    """Adapters off, and then on again: PEFT lets all of their weights train then, RMU and some users not all."""
+    trains = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, flag in trains:
+            parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
 def reference_model(model: nn.Module, copied: nn.Module | None) -> Iterator[nn.Module]:
     """
     The model as it was passed in, in eval mode and without gradient.
@@ -146,7 +158,7 @@ def reference_model(model: nn.Module, copied: nn.Module | None) -> Iterator[nn.M
             yield copied
             return
         start = _starts[model]
-        without = contextlib.nullcontext() if start.has_adapter else model.disable_adapter()
+        without = contextlib.nullcontext() if start.has_adapter else _without_adapters(model)
         # Dropout and the noise of NEFTune are no part of a reference.
         with in_mode(model, training=False), _with_values(model, start.values), without:
             yield model
