@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -105,6 +106,22 @@ def new_gpt2(tiny_tokenizer):
         return GPT2LMHeadModel(GPT2Config(vocab_size=len(tiny_tokenizer), **size, **ends)).eval()
 
     return new
+
+
+def cases(count):
+    """
+    So many cases of a property. They are the same in every run; `TRL_UNLEARN_EXAMPLES` is how many times as many are
+    drawn, and then they are others each time.
+    """
+    factor = float(os.environ.get("TRL_UNLEARN_EXAMPLES", "1"))
+    return settings(
+        max_examples=max(1, round(count * factor)),
+        derandomize=factor == 1,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
 
 
 def conversations(facts) -> Dataset:

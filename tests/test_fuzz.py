@@ -23,7 +23,7 @@ from statistics import fmean
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trl_unlearn import beliefs
@@ -42,19 +42,10 @@ from trl_unlearn.results import (
 from trl_unlearn.token_scores import score_rows
 from trl_unlearn.trainer.collator import DataCollatorForUnlearning
 
+from .conftest import cases
+
 
 VOCABULARY, PAD, END = 400, 0, 2
-
-
-def cases(count):
-    """So many cases, 500 in this file."""
-    return settings(
-        max_examples=count,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
 
 
 TEXT = st.text(max_size=30) | st.lists(

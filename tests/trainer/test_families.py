@@ -19,7 +19,6 @@ import math
 
 import pytest
 import torch
-import transformers
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 from trl import get_peft_config
@@ -30,42 +29,7 @@ from trl_unlearn.evaluation.tofu import EvaluationRows
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.token_scores import ScoreTerms, pad_rows, score_batch
 
-
-SIZE = {
-    **{"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
-    **{"num_attention_heads": 4, "max_position_embeddings": 256},
-    **{"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2},
-}
-GROUPED = {**SIZE, "num_key_value_heads": 2}
-HEADS = {**GROUPED, "head_dim": 8}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
-# The windows are shorter than the rows, and the caps and scales strong enough to be seen in every score.
-FAMILIES = {
-    "llama": ("LlamaConfig", GROUPED),
-    "qwen3": ("Qwen3Config", HEADS),
-    "gemma3": ("Gemma3TextConfig", {**HEADS, "sliding_window": 16}),
-    "gemma3 with a soft cap": ("Gemma3TextConfig", {**HEADS, "sliding_window": 16, "final_logit_softcapping": 2.0}),
-    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": 8}),
-    "phi": ("PhiConfig", GROUPED),
-    "gpt_neox": ("GPTNeoXConfig", SIZE),
-    "olmo2": ("Olmo2Config", GROUPED),
-    "cohere": ("CohereConfig", {**GROUPED, "logit_scale": 0.25}),
-    "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 8.0}),
-    "qwen3_moe": ("Qwen3MoeConfig", {**HEADS, **EXPERTS, "moe_intermediate_size": 16}),
-    "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
-    "olmoe": ("OlmoeConfig", {**GROUPED, **EXPERTS}),
-}
-
-
-def build(family):
-    name, settings = FAMILIES[family]
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(getattr(transformers, name)(**settings)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            # Fresh weights give logits too small for a cap or a scale to show.
-            parameter.mul_(3)
-    return model
+from ..families import FAMILIES, build
 
 
 @pytest.fixture(params=FAMILIES)

@@ -1,0 +1,59 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Model families, tiny and random."""
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+
+SIZE = {
+    **{"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "max_position_embeddings": 256},
+    **{"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2},
+}
+GROUPED = {**SIZE, "num_key_value_heads": 2}
+HEADS = {**GROUPED, "head_dim": 8}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+# The windows are shorter than the rows, and the caps and scales strong enough to be seen in every score.
+FAMILIES = {
+    "llama": ("LlamaConfig", GROUPED),
+    "qwen3": ("Qwen3Config", HEADS),
+    "gemma3": ("Gemma3TextConfig", {**HEADS, "sliding_window": 16}),
+    "gemma3 with a soft cap": ("Gemma3TextConfig", {**HEADS, "sliding_window": 16, "final_logit_softcapping": 2.0}),
+    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": 8}),
+    "phi": ("PhiConfig", GROUPED),
+    "gpt_neox": ("GPTNeoXConfig", SIZE),
+    "olmo2": ("Olmo2Config", GROUPED),
+    "cohere": ("CohereConfig", {**GROUPED, "logit_scale": 0.25}),
+    "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 8.0}),
+    "qwen3_moe": ("Qwen3MoeConfig", {**HEADS, **EXPERTS, "moe_intermediate_size": 16}),
+    "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "olmoe": ("OlmoeConfig", {**GROUPED, **EXPERTS}),
+}
+
+
+def build(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random model of a family; `changes` are fields of its config."""
+    name, settings = FAMILIES[family]
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(getattr(transformers, name)(**(settings | changes))).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Fresh weights give logits too small for a cap or a scale to show.
+            parameter.mul_(3)
+    return model

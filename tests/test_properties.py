@@ -1,0 +1,322 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""
+Rows of every kind through chat templates of public models, and what generation, scores and metrics make of them.
+
+The cases are the same in every run, and few. `TRL_UNLEARN_EXAMPLES=20` draws twenty times as many, anew each time.
+"""
+
+import re
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from trl_unlearn.beliefs import BeliefSampling, BeliefStore
+from trl_unlearn.encoding import encode_row
+from trl_unlearn.evaluation.tofu import encode_set, generate_answers, score_set
+from trl_unlearn.generation import eos_token_ids, generate
+from trl_unlearn.token_scores import pad_rows, score_batch, score_rows
+
+from .chat_tokenizers import CHATS, chat_tokenizer
+from .conftest import cases
+from .families import FAMILIES, build
+
+
+PAD, END = 0, 2
+WORDS = ["Ada Marlow", " was born in ", "Veldt.", "42", "x", " ", "  ", "\n", "\n\n", "\t", "\u00a0", "{{ x }}", "<b>"]
+SCRIPTS = ["\U0001f600", "\U0001f469\u200d\U0001f467", "\u202e", "שלום", "مرحبا", "é", "e\u0301", "好", "\u200b"]
+SETTLED = [name for name in CHATS if name not in ("qwen3", "mistral", "gpt_oss")]
+
+
+def texts(chat):
+    """Text as users write it, and worse; special tokens of the chat template among it."""
+    pieces = st.sampled_from([*WORDS, *SCRIPTS]) | st.sampled_from(chat.added)
+    # The letter that SentencePiece writes for a space is read as one.
+    other = st.text(max_size=12).filter(lambda text: "▁" not in text)
+    return st.lists(pieces, max_size=6).map("".join) | other
+
+
+def is_blank(text, chat):
+    for special in chat.added:
+        text = text.replace(special, "")
+    return not text.strip()
+
+
+@st.composite
+def conversations(draw, chat):
+    """Messages up to a user's."""
+    user = texts(chat)
+    # An earlier answer may be anything, but where a template refuses its own tokens.
+    answer = user.filter(lambda text: "<|channel|>" not in text)
+    turns = [{"role": "system", "content": draw(user)}] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(0, 2))):
+        turns += [{"role": "user", "content": draw(user)}, {"role": "assistant", "content": draw(answer)}]
+    return [*turns, {"role": "user", "content": draw(user)}]
+
+
+@st.composite
+def chat_rows(draw, name):
+    """A conversational row, its prompt and its answer."""
+    chat = CHATS[name]
+    prompt, answer = draw(conversations(chat)), draw(texts(chat))
+    assume(not is_blank(answer, chat) and "<|channel|>" not in answer)
+    turn = [{"role": "assistant", "content": answer}]
+    row = {"messages": prompt + turn} if draw(st.booleans()) else {"prompt": prompt, "completion": turn}
+    return row, prompt, answer
+
+
+def closing_id(name):
+    return chat_tokenizer(name).convert_tokens_to_ids(CHATS[name].closes)
+
+
+def as_written(text, name):
+    """Text as a tokenizer gives it back."""
+    chat = CHATS[name]
+    if chat.strips or chat.words.startswith("sentencepiece"):
+        # Around special tokens, spaces come and go.
+        return re.sub(r"\s", "", text)
+    return text.strip()
+
+
+def both_ends(name):
+    """The tokenizer of the chat model, and of the base model whose EOS token is another."""
+    return st.sampled_from([False, True] if CHATS[name].base_eos else [False])
+
+
+@pytest.mark.parametrize("name", SETTLED)
+@cases(8)
+@given(data=st.data())
+def test_labels_are_the_answer_and_the_token_that_closes_it(name, data):
+    tokenizer = chat_tokenizer(name, base=data.draw(both_ends(name)))
+    row, _, answer = data.draw(chat_rows(name))
+    encoded = encode_row(row, tokenizer)
+    start = encoded["prompt_length"]
+    labels = encoded["labels"][start:]
+    assert encoded["labels"] == [-100] * start + encoded["input_ids"][start:]
+    assert labels[-1] == closing_id(name)
+    assert as_written(tokenizer.decode(labels[:-1]), name) == as_written(answer, name)
+
+
+@pytest.mark.parametrize("name", SETTLED)
+@cases(8)
+@given(data=st.data())
+def test_generation_is_given_the_generation_prompt_and_what_is_the_same_for_every_answer(name, data):
+    tokenizer = chat_tokenizer(name, base=data.draw(both_ends(name)))
+    row, prompt, _ = data.draw(chat_rows(name))
+    encoded = encode_row(row, tokenizer)
+    expected = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+    given_ids = encoded["input_ids"][: encoded["prompt_length"]]
+    assert given_ids[: len(expected)] == expected
+    assert tokenizer.decode(given_ids[len(expected) :]).strip() == CHATS[name].lead.strip()
+
+
+def text_bytes(ids, tokenizer):
+    """What tokens of a byte-level tokenizer are written as."""
+    known = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    added = tokenizer.get_added_vocab()
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    return b"".join(t.encode() if t in added else bytes(known[letter] for letter in t) for t in tokens)
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2.5", "smollm", "gpt_oss"])
+@cases(10)
+@given(data=st.data(), adds_bos=st.booleans())
+def test_plain_text_loses_nothing_and_a_word_over_the_border_is_the_answers(name, data, adds_bos):
+    chat = CHATS[name]
+    tokenizer = chat_tokenizer(name, adds_bos=adds_bos and chat.bos is not None)
+    prompt, answer = data.draw(texts(chat)), data.draw(texts(chat))
+    assume(prompt.strip() and not is_blank(answer, chat))
+    encoded = encode_row({"prompt": prompt, "completion": answer}, tokenizer)
+    ids, start = encoded["input_ids"], encoded["prompt_length"]
+    bos = (chat.bos or "") if tokenizer("")["input_ids"] else ""
+    end = "" if (prompt + answer).endswith(chat.closes) else chat.closes
+    assert text_bytes(ids, tokenizer) == (bos + prompt + answer + end).encode()
+    assert encoded["labels"] == [-100] * start + ids[start:]
+    over = (bos + prompt).encode()[len(text_bytes(ids[:start], tokenizer)) :].decode(errors="replace")
+    assert len(over.split()) <= 1
+    as_text = encode_row({"text": prompt + answer}, tokenizer)
+    assert as_text["labels"] == as_text["input_ids"] == ids
+    as_tokens = {"input_ids": ids, "labels": encoded["labels"]}
+    assert encode_row(as_tokens, tokenizer) == encoded
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_ten_thousand_tokens_are_encoded_like_ten(name):
+    tokenizer = chat_tokenizer(name)
+    answer = " ".join(f"Ada Marlow wrote line {i}." for i in range(2000))
+    messages = [{"role": "user", "content": "Say it. " * 3000}, {"role": "assistant", "content": answer}]
+    encoded = encode_row({"messages": messages}, tokenizer)
+    labels = encoded["labels"][encoded["prompt_length"] :]
+    assert len(labels) > 10_000 and encoded["prompt_length"] > 10_000
+    assert as_written(tokenizer.decode(labels[:-1]), name).removeprefix(CHATS[name].lead) == as_written(answer, name)
+
+
+NOTHING = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+
+
+class Reciter(LlamaForCausalLM):
+    """A model that goes on as the row does that its input begins, and after that with one word for ever."""
+
+    def learn(self, rows, word):
+        self.next, self.word = {}, word
+        for row in rows:
+            ids = tuple(row["input_ids"])
+            self.next.update({ids[:i]: ids[i] for i in range(1, len(ids))})
+
+    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **kwargs):
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def forward(self, input_ids, attention_mask, **kwargs):
+        # `generate` leaves a mask out that masks nothing.
+        masks = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        logits = torch.zeros(len(input_ids), 1, self.config.vocab_size)
+        for row, (ids, mask) in enumerate(zip(input_ids, masks, strict=True)):
+            logits[row, 0, self.next.get(tuple(ids[mask.bool()].tolist()), self.word)] = 100.0
+        return CausalLMOutputWithPast(logits=logits)
+
+
+@st.composite
+def any_rows(draw, name):
+    """A row of any of the four forms."""
+    chat = CHATS[name]
+    form = draw(st.sampled_from(["chat", "strings", "text", "tokens"]))
+    if form == "chat":
+        return draw(chat_rows(name))[0]
+    prompt, answer = draw(texts(chat)), draw(texts(chat))
+    assume(prompt.strip() and not is_blank(answer, chat))
+    if form == "text":
+        return {"text": prompt + answer}
+    row = {"prompt": prompt, "completion": answer}
+    if form == "tokens":
+        encoded = encode_row(row, chat_tokenizer(name))
+        row = {column: encoded[column] for column in ("input_ids", "labels")}
+    return row
+
+
+@pytest.mark.parametrize("name", CHATS)
+@cases(5)
+@given(data=st.data())
+def test_beliefs_and_greedy_answers_end_where_the_recited_labels_end(name, data):
+    tokenizer = chat_tokenizer(name, base=data.draw(both_ends(name)))
+    encoded = encode_set([data.draw(any_rows(name))], tokenizer, name="forget")
+    row = encoded.answers[0]
+    model = Reciter(LlamaConfig(**NOTHING, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)).eval()
+    model.learn([row], tokenizer("x", add_special_tokens=False)["input_ids"][-1])
+    labels = row["labels"][row["prompt_length"] :]
+    # A token that closes an answer may stand in its text: nobody can say more than that.
+    ends = {tokenizer.eos_token_id, closing_id(name)}
+    expected = labels[: next(i for i, label in enumerate(labels) if label in ends) + 1]
+    length = len(labels) + 3
+    pad = tokenizer.pad_token_id
+    answers = generate_answers(model, tokenizer, encoded, pad_token_id=pad, max_new_tokens=length)
+    assert [(answer.ids, answer.ended) for answer in answers] == [(expected, True)]
+    store = BeliefStore(
+        encoded.answers,
+        BeliefSampling(1, 1, length),
+        pad_token_id=pad,
+        eos_token_ids=eos_token_ids(model, tokenizer, encoded.answers),
+    )
+    assume(len(expected) > 1)
+    store.sample(model, 0, 0.0)
+    assert store.rows([0])[0]["labels"][row["prompt_length"] :] == expected
+
+
+@st.composite
+def facts(draw):
+    """Three questions with short answers, as tokens. None stands twice in one: a short window sees the difference."""
+    ids = st.lists(st.integers(3, 399), min_size=2, max_size=8, unique=True)
+    rows = []
+    for first in draw(st.lists(st.integers(3, 399), min_size=3, max_size=3, unique=True)):
+        prompt, answer = [first, *draw(ids)], [*draw(ids), END]
+        rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
+    return rows
+
+
+def heads_input(model, rows):
+    """What the head of a model makes the labels of, and the labels."""
+    seen = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    parts, labels = [], []
+    for row in rows:
+        model(input_ids=torch.tensor([row["input_ids"]]))
+        places = [i for i, label in enumerate(row["labels"]) if label != -100]
+        states = seen.pop()[0]
+        parts += [states[i - 1] for i in places]
+        labels += [row["labels"][i] for i in places]
+    hook.remove()
+    return torch.stack(parts).double(), torch.tensor(labels)
+
+
+@torch.no_grad()
+def memoriser(family, rows):
+    """A model that knows rows by heart: a random one with the head that solves for them."""
+    model = build(family, hidden_size=128, tie_word_embeddings=False)
+    states, labels = heads_input(model, rows)
+    head = model.get_output_embeddings()
+    wanted = torch.nn.functional.one_hot(labels, model.config.vocab_size).double()
+    head.weight.copy_(40 * (torch.linalg.pinv(states) @ wanted).T)
+    if head.bias is not None:
+        head.bias.zero_()
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@cases(2)
+@given(rows=facts(), order=st.permutations(range(3)), batch_size=st.integers(1, 3))
+def test_whoever_knows_the_rows_by_heart_is_at_one_and_another_is_not(family, rows, order, batch_size, _tokenizer):
+    encoded = encode_set(rows, _tokenizer, name="forget")
+    model, other = memoriser(family, rows), build(family, seed=1)
+    for parity in ("open-unlearning", "strict"):
+        values = {
+            who: score_set(who, encoded, parity=parity, pad_token_id=PAD, batch_size=batch_size)
+            for who in (model, other)
+        }
+        for name in ("forget/exact_memorization", "forget/extraction_strength"):
+            assert values[model][name] == [1.0] * 3
+            assert max(values[other][name]) < 0.9
+    # Left-padded and in any order, a token at a time, as right-padded and all at once.
+    prompts = [encoded.answers[i]["input_ids"][: encoded.answers[i]["prompt_length"]] for i in order]
+    answers = generate(model, prompts, pad_token_id=PAD, eos_token_ids=[END], max_new_tokens=12, batch_size=batch_size)
+    scores = score_rows(model, encoded.answers, pad_token_id=PAD, batch_size=batch_size)
+    for i, answer in zip(order, answers, strict=True):
+        assert answer.ids == [label for label in rows[i]["labels"] if label != -100] and answer.ended
+        assert answer.logps == pytest.approx(scores[i].logps, abs=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@cases(2)
+@given(rows=facts(), order=st.permutations(range(3)), cut=st.integers(1, 2), more=st.integers(1, 9))
+def test_batches_order_and_padding_change_neither_losses_nor_gradients(family, rows, order, cut, more):
+    model = build(family)
+    losses, gradients = [], []
+    for parts, multiple in (([[0, 1, 2]], 1), ([list(order)[:cut], list(order)[cut:]], more)):
+        model.zero_grad()
+        found = {}
+        for part in parts:
+            scores = score_batch(model, pad_rows([rows[i] for i in part], PAD, multiple))
+            means = scores.logps.sum(-1) / scores.mask.sum(-1)
+            found |= dict(zip(part, means, strict=True))
+            sum((i + 1) * found[i] for i in part).backward()
+        losses.append(torch.stack([found[i].detach() for i in range(3)]))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=0)
+    assert gradients[0].norm() > 1e-3
+    assert (gradients[1] - gradients[0]).norm() / gradients[0].norm() < 1e-5
