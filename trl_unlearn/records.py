@@ -12,8 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The typed record of a run: `run.json`. Standard library only."""
+"""The typed record of a run, `run.json`, and what of its options decides it. Standard library only."""
 
+import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +24,48 @@ from ._json_record import SCHEMA_VERSION, JsonRecord
 
 
 _METHOD_LABELS = {"bs_t": "BS-T"}
+
+# The options that do not change what a run makes, of the config and of the scripts. Any other one does: an unfinished
+# run is gone on with, and a finished one taken over, only where the others are the same, and these are not recorded.
+NO_SETTINGS = frozenset(
+    (
+        # Where things go, how a run goes on, and what else is made beside it or after it.
+        *("output_dir", "resume_from_checkpoint", "restore_callback_states_from_checkpoint"),
+        *("do_train", "do_eval", "do_predict", "evaluate", "methods", "seeds", "requests", "suites", "judge_replies"),
+        # What is published.
+        *("push_to_hub", "hub_model_id", "hub_revision", "hub_private_repo", "hub_strategy", "hub_always_push"),
+        "hub_token",
+        # What is shown and logged.
+        *("run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "report_to"),
+        *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_on_each_node"),
+        *("log_level", "log_level_replica", "include_num_input_tokens_seen", "skip_memory_metrics", "debug"),
+        *("disable_tqdm", "log_completions", "num_completions_to_print"),
+        # Which checkpoints are kept.
+        *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"),
+        *("enable_jit_checkpoint", "remove_belief_state"),
+        # How rows come to the model, and how many a pass takes that trains nothing.
+        *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataset_num_proc"),
+        *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
+        *("belief_batch_size", "evaluation_batch_size", "torch_empty_cache_steps", "ddp_timeout", "local_rank"),
+    )
+)
+
+
+def settings_digest(*arguments: Any) -> str:
+    """
+    A digest of what decides a run, to know whether an earlier one is the one that is asked for. It is of the arguments
+    as they were parsed: take it before a script fills in what was left open.
+
+    Args:
+        *arguments (dataclasses):
+            Arguments, of which `NO_SETTINGS` do not count.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    names = [(one, field.name) for one in arguments for field in dataclasses.fields(one)]
+    settings = {name: str(getattr(one, name)) for one, name in names if name not in NO_SETTINGS}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass

@@ -14,18 +14,56 @@
 
 """What a second run in the same output folder does."""
 
+import copy
 import errno
 import json
+from dataclasses import fields
 
 import pytest
 from safetensors.torch import load_file
 
+from trl_unlearn.records import NO_SETTINGS, settings_digest
 from trl_unlearn.scripts import bs_s
+from trl_unlearn.scripts.arguments import UnlearnArguments, UnlearnModelConfig
+from trl_unlearn.scripts.compare import CompareArguments
+from trl_unlearn.scripts.evaluate import EvaluateArguments
+from trl_unlearn.scripts.sequence import SequenceArguments
+from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
 from .conftest import QUICK
 
 
+# The options that change what a run makes.
+SETTINGS = """
+    per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs
+    warmup_steps optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon optim_target_modules
+    gradient_accumulation_steps average_tokens_across_devices max_grad_norm label_smoothing_factor bf16 fp16
+    bf16_full_eval fp16_full_eval tf32 activation_checkpointing activation_checkpointing_kwargs
+    gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
+    use_liger_kernel liger_kernel_config use_cache neftune_noise_alpha auto_find_batch_size eval_strategy
+    eval_steps eval_delay per_device_eval_batch_size prediction_loss_only eval_on_start eval_do_concat_batches
+    eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics load_best_model_at_end
+    metric_for_best_model greater_is_better ignore_data_skip full_determinism seed data_seed use_cpu
+    accelerator_config parallelism_config dataloader_drop_last dataloader_in_order remove_unused_columns
+    label_names train_sampling_strategy length_column_name ddp_find_unused_parameters ddp_bucket_cap_mb
+    ddp_broadcast_buffers ddp_static_graph ddp_backend fsdp fsdp_config deepspeed model_init_kwargs
+    trust_remote_code router_aux_loss_coef chat_template_path dataset_text_field dataset_kwargs eos_token
+    max_length truncation_mode shuffle_dataset packing packing_strategy padding_free pad_to_multiple_of
+    eval_packing completion_only_loss assistant_only_loss loss_type activation_offloading pad_token
+    forget_loss_type forget_weight forget_floor forget_token_floor retain_loss_type retain_weight
+    retain_max_drop beta gamma undial_strength satimp_beta1 satimp_beta2 rmu_layer rmu_coefficient
+    rmu_parameters token_reduction lambda_bst belief_top_k belief_temperature belief_exclude_target
+    lambda_schedule lambda_bss num_beliefs num_belief_candidates belief_refresh_epochs max_completion_length
+    temperature top_p top_k generation_kwargs prompt_length disable_dropout stop_on_divergence
+    model_name_or_path model_revision dtype attn_implementation use_peft lora_r lora_alpha lora_dropout
+    lora_target_modules lora_target_parameters lora_modules_to_save lora_task_type use_rslora use_dora
+    load_in_8bit load_in_4bit bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage
+    adapter_name_or_path dataset_name forget_config retain_config forget_split retain_split forget_dataset
+    retain_dataset retrained_model_name_or_path parity max_eval_rows fluency_classifier stop_at stop_metric
+    stop_retain_floor stop_every_steps panel_prompts curve_steps holdout_config holdout_dataset muse_dataset
+    wmdp_tasks wmdp_include_path wmdp_limit judge_model judge_base_url unlearned_model_name_or_path
+"""
 ADAPTER = "adapter_model.safetensors"
 
 
@@ -114,6 +152,41 @@ def test_an_unfinished_run_with_other_settings_is_refused(killed, refused):
     killed("out", 2)
     message = refused("out", "--learning_rate", "1e-3")
     assert "holds an unfinished run with other settings" in message
+
+
+def test_an_unfinished_run_goes_on_where_what_is_logged_shown_and_saved_differs(start, killed, capfd):
+    whole = start("whole")
+    killed("cut", 2)
+    capfd.readouterr()
+    shown = ["--logging_steps", "4", "--disable_tqdm", "true", "--log_completions", "true", "--run_name", "again"]
+    loaded = ["--dataloader_num_workers", "1", "--belief_batch_size", "1", "--evaluation_batch_size", "1"]
+    cut = start("cut", *shown, *loaded, "--num_completions_to_print", "1", "--save_total_limit", "1")
+    assert "Going on from a checkpoint" in capfd.readouterr().out
+    assert same_bits(whole, cut)
+    assert [path.name for path in cut.glob("checkpoint-*")] == ["checkpoint-4"]
+    log = json.loads((cut / "run.json").read_text())["training_log"]
+    # `logging_steps` of the command that goes on, not of the one that was cut off.
+    assert [entry["step"] for entry in log if "loss/forget" in entry] == [1, 2, 4]
+
+
+def test_every_option_is_known_to_change_what_a_run_makes_or_not_to():
+    types = (CompareArguments, UnlearnArguments, SequenceArguments, EvaluateArguments)
+    every = {field.name for one in (BootstrapUnlearnConfig, UnlearnModelConfig, *types) for field in fields(one)}
+    settings = set(SETTINGS.split())
+    # An option that is new here, in TRL or in Transformers goes into `SETTINGS` or into `NO_SETTINGS`.
+    assert not every - NO_SETTINGS - settings
+    assert not settings & NO_SETTINGS and not (settings | NO_SETTINGS) - every
+
+
+def test_only_options_that_change_what_a_run_makes_change_the_digest(tmp_path):
+    before = BootstrapUnlearnConfig(str(tmp_path)), UnlearnModelConfig(), UnlearnArguments(dataset_name="any")
+    for one in before:
+        for field in fields(one):
+            after = copy.copy(one)
+            setattr(after, field.name, "another")
+            others = [after if other is one else other for other in before]
+            changed = settings_digest(*others) != settings_digest(*before)
+            assert changed == (field.name not in NO_SETTINGS), field.name
 
 
 def test_checkpoints_of_another_run_are_refused(killed, refused, tmp_path):

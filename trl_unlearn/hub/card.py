@@ -26,7 +26,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from ..records import DatasetRecord, UnlearningRun
+from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun
 from ..results import (
     DIFFERENCES,
     METRIC_GROUPS,
@@ -70,10 +70,8 @@ SEQUENCE_BELIEF_SETTINGS = (
     "num_belief_candidates",
     "belief_refresh_epochs",
 )
-# Secrets, paths, and what is no setting of the method: where it was pushed to, and what the terminal showed.
-_HIDDEN_SETTINGS = re.compile(
-    r"(^|_)(dir|token|path)$|^hub_|^(push_to_hub|disable_tqdm|log_completions|num_completions_to_print)$"
-)
+# Secrets and paths: whatever a record holds, its card does not.
+_HIDDEN_SETTINGS = re.compile(r"(^|_)(dir|token|path)$|^hub_")
 
 
 def _last_part(name: str) -> str:
@@ -110,7 +108,8 @@ def _public_settings(settings: dict[str, Any]) -> dict[str, str]:
     public = {}
     for name, value in settings.items():
         text = json.dumps(value, ensure_ascii=False)
-        if value is None or _HIDDEN_SETTINGS.search(name) or re.search(r"[/\\]|\"[~.]", text):
+        hidden = name in NO_SETTINGS or _HIDDEN_SETTINGS.search(name) or re.search(r"[/\\]|\"[~.]", text)
+        if value is None or hidden:
             continue
         public[name] = text.strip('"').replace("|", "&#124;")
     return public

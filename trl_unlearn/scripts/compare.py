@@ -55,6 +55,7 @@ from ..evaluation.fluency import load_fluency_classifier
 from ..evaluation.plots import attempted, draw, plot_curves, plot_squeezing_comparison
 from ..evaluation.squeezing_panel import squeezing_index
 from ..evaluation.suite import Suite
+from ..records import settings_digest
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
@@ -68,7 +69,6 @@ from .loading import (
     refuse_for_several,
     refuse_other_settings,
     refusing,
-    settings_digest,
     use_archive,
     weights_sha256,
 )
@@ -134,7 +134,7 @@ class _Job:
     folder: Path
     training_args: BootstrapUnlearnConfig
     model_args: UnlearnModelConfig
-    settings: str = ""
+    settings: str
 
 
 def _parse(argv: list[str], prog: str) -> tuple[CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
@@ -151,7 +151,8 @@ def _jobs(argv: list[str], prog: str, data_args: CompareArguments, folder: Path)
             flags = [part for key, value in (fields or {}).items() for part in (f"--{key}", str(value))]
             own_argv = [*argv, *flags, "--seed", str(seed), "--output_dir", str(own)]
             _, training_args, model_args = _parse(own_argv, prog)
-            jobs.append(_Job(method, seed, own, training_args, model_args))
+            settings = settings_digest(data_args, training_args, model_args)
+            jobs.append(_Job(method, seed, own, training_args, model_args, settings))
     return jobs
 
 
@@ -180,7 +181,6 @@ def _run(argv: list[str] | None, prog: str) -> None:
             use_archive(data_args, model_args)
         for job in jobs:
             job.model_args.model_name_or_path = model_args.model_name_or_path
-            job.settings = settings_digest(data_args, job.training_args, job.model_args)
             refuse_other_settings(job.folder / _FINISHED, job.settings)
         check_model_names(
             revision=model_args.model_revision,

@@ -45,6 +45,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from ..records import settings_digest
 from ..results import MODEL_ROLES, EvaluationResult, suite_of
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
@@ -57,7 +58,6 @@ from .loading import (
     load_config,
     load_tokenizer,
     refusing,
-    settings_digest,
     use_archive,
     weights_sha256,
 )
@@ -113,6 +113,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         data_args, args, model_args = parser.parse_args_and_config(
             args=default_config(sys.argv[1:] if argv is None else argv, "archive/evaluate.yaml")
         )
+        settings = settings_digest(data_args, args, model_args)
         # Unless it is told, each process on a CPU takes itself for the only one.
         with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
             use_archive(data_args, model_args)
@@ -133,8 +134,9 @@ def _run(argv: list[str] | None, prog: str) -> None:
         inputs = load_suite_inputs(data_args, args, loaders, tokenizer, config)
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
     models.append(data_args.retrained_model_name_or_path)
-    digests = settings_digest(data_args, args, model_args) + content_digest(inputs.row_sets, *models)
-    stages = _Stages(folder / "stages", digests)
+    # A classifier that was downloaded since an evaluation was cut off is another one, though nobody named it.
+    classifier = inputs.classifier and inputs.classifier.name
+    stages = _Stages(folder / "stages", f"{settings} {content_digest(inputs.row_sets, *models)} {classifier}")
     found = stages.finished(args.suites)
     for name in args.suites:
         if name not in found:

@@ -14,7 +14,6 @@
 
 """Models by name, the embedded lab, and what is refused, for the scripts."""
 
-import dataclasses
 import hashlib
 import json
 import sys
@@ -44,11 +43,6 @@ from ..trainer.checks import refuse_adapter, refuse_model_name
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 
 
-# Beginnings of the names of fields that do not change a run.
-_NO_SETTINGS = (
-    *("output_dir", "logging_", "run_name", "report_to", "disable_tqdm", "push_to_hub", "hub_"),
-    *("methods", "seeds", "requests", "suites", "judge_replies"),
-)
 # Endings of the files of a model's or an adapter's weights.
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -144,27 +138,6 @@ def check_model_names(*, revision: str | None = None, trust_remote_code: bool = 
             refuse_model_name(name, revision=revision if name == target else None, trust_remote_code=trust_remote_code)
 
 
-def settings_digest(*arguments: Any) -> str:
-    """
-    A digest of what decides a run, to know whether a finished one is still the one that is asked for.
-
-    Args:
-        *arguments (dataclasses):
-            Parsed arguments. Where a run is written and how it is reported does not count, nor which others stand
-            beside it.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
-    found = {
-        field.name: str(getattr(one, field.name))
-        for one in arguments
-        for field in dataclasses.fields(one)
-        if not field.name.startswith(_NO_SETTINGS)
-    }
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def refuse_other_settings(finished: Path, settings: str) -> None:
     """
     Refuse to take over a finished run that had other settings.
@@ -173,7 +146,7 @@ def refuse_other_settings(finished: Path, settings: str) -> None:
         finished (`Path`):
             Its last file, JSON with `settings`; nothing is refused where it does not exist.
         settings (`str`):
-            See [`settings_digest`].
+            See [`~trl_unlearn.records.settings_digest`].
 
     Raises:
         `ValueError`: If the settings differ.

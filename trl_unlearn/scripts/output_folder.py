@@ -61,7 +61,7 @@ class OutputFolder:
         output_args ([`OutputArguments`]):
             Arguments of the folder.
         settings (`str`):
-            See [`~trl_unlearn.scripts.loading.settings_digest`].
+            See [`~trl_unlearn.records.settings_digest`].
 
     Raises:
         `ValueError`: If the folder holds a run that is finished, or one with other settings.
@@ -88,7 +88,7 @@ class OutputFolder:
         if json.loads(marker.read_text(encoding="utf-8")).get("settings") != self._settings:
             raise ValueError(
                 f"`{self.path}` holds an unfinished run with other settings. Go on with the command that it was "
-                f"started with; otherwise {ways}"
+                f"started with (what is logged, shown, saved and published may differ); otherwise {ways}"
             )
         return last_checkpoint(self.path)
 

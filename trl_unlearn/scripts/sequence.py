@@ -47,7 +47,7 @@ from ..evaluation.comparison import comparison_markdown
 from ..evaluation.plots import attempted, draw, plot_sequence
 from ..evaluation.sequence import SequenceStage, print_sequence, sequence_dict, sequence_point, sequence_rows
 from ..evaluation.tofu import EncodedSet, encode_set
-from ..records import ChainLink, UnlearningRun
+from ..records import ChainLink, UnlearningRun, settings_digest
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from ..trainer.guard import DivergenceError
@@ -62,7 +62,6 @@ from .loading import (
     refuse_for_several,
     refuse_other_settings,
     refusing,
-    settings_digest,
     use_archive,
 )
 from .rows import load_evaluation_rows, load_training_rows
@@ -144,7 +143,7 @@ class _Job:
     data_args: SequenceArguments
     training_args: BootstrapUnlearnConfig
     model_args: UnlearnModelConfig
-    settings: str = ""
+    settings: str
 
 
 def _parse(argv: list[str], prog: str) -> tuple[SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
@@ -158,7 +157,8 @@ def _jobs(argv: list[str], prog: str, requests: Mapping[str, Mapping[str, Any]],
     for i, (request, fields) in enumerate(requests.items(), 1):
         own = folder / f"{i}-{_cleaned(request)}"
         flags = [part for key, value in fields.items() for part in (f"--{key}", str(value))]
-        jobs.append(_Job(request, own, *_parse([*argv, *flags, "--output_dir", str(own)], prog)))
+        arguments = _parse([*argv, *flags, "--output_dir", str(own)], prog)
+        jobs.append(_Job(request, own, *arguments, settings_digest(*arguments)))
     return jobs
 
 
@@ -209,7 +209,6 @@ def _run(argv: list[str] | None, prog: str) -> None:
         for job in jobs:
             job.data_args.dataset_name = data_args.dataset_name
             job.model_args.model_name_or_path = model_args.model_name_or_path
-            job.settings = settings_digest(job.data_args, job.training_args, job.model_args)
             refuse_other_settings(job.folder / _FINISHED, job.settings)
         check_model_names(
             revision=model_args.model_revision,

@@ -269,8 +269,6 @@ def load_suite_inputs(
         )
     if "tofu" in args.suites:
         inputs.classifier = load_fluency_classifier(data_args.fluency_classifier)
-        # One that was downloaded since an evaluation was cut off is another setting.
-        data_args.fluency_classifier = inputs.classifier and inputs.classifier.name
     if "judge" in args.suites:
         inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=data_args.evaluation_batch_size)
     if "privacy" in args.suites:

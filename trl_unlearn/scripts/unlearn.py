@@ -36,7 +36,7 @@ from ..hub.access import PushError, check_access
 from ..hub.card import render_card
 from ..hub.contents import own_results
 from ..hub.push import push
-from ..records import UnlearningRun
+from ..records import UnlearningRun, settings_digest
 from ..results import EvaluationResult
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
@@ -56,7 +56,6 @@ from .loading import (
     load_model,
     load_tokenizer,
     refusing,
-    settings_digest,
     use_archive,
     weights_sha256,
 )

@@ -296,6 +296,12 @@ class ResumableTrainer(SFTTrainer):
             if f"callback {name}" in own:
                 callback.load_state_dict(own[f"callback {name}"])
 
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        done = super()._init_training_state(max_steps, *args, **kwargs)
+        # Of the run that goes on: the state of a checkpoint brings the steps of the one that was interrupted.
+        self.state.compute_steps(self.args, max_steps)
+        return done
+
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # The steps since the last entry would be in no log, and a run shorter than `logging_steps` would have none.
         if self.control.should_training_stop and self.args.logging_strategy != IntervalStrategy.NO:

@@ -30,23 +30,10 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from trl import SFTConfig
 
-from ..records import AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, UnlearningRun
+from ..records import NO_SETTINGS, AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, UnlearningRun
 
 
 _LIBRARIES = ("trl-unlearn", "trl", "transformers", "peft", "accelerate", "datasets", "torch")
-# Fields that say where things go or who may write them, and nothing about the run.
-_LEFT_OUT = (
-    "output_dir",
-    "logging_dir",
-    "run_name",
-    "resume_from_checkpoint",
-    "hub_token",
-    "push_to_hub_token",
-    "hub_model_id",
-    "hub_private_repo",
-    "hub_revision",
-    "hub_strategy",
-)
 
 
 class RunClock:
@@ -103,7 +90,7 @@ def _adapter_record(trainer) -> AdapterRecord | None:
 
 
 def _hyperparameters(args) -> dict[str, Any]:
-    """Every field that `SFTConfig` does not have, and every other one that differs from its default there."""
+    """Every setting that `SFTConfig` does not have, and every other one that differs from its default there."""
     inherited = {field.name: field.default for field in fields(SFTConfig)}
     kept = {}
     for field in fields(args):
@@ -114,7 +101,7 @@ def _hyperparameters(args) -> dict[str, Any]:
         # What is left are objects and lists that the parents fill in with defaults of their own.
         if field.name in inherited and (not plain or value == inherited[field.name]):
             continue
-        if field.name not in _LEFT_OUT:
+        if field.name not in NO_SETTINGS:
             kept[field.name] = value if plain else str(value)
     return kept
 
