@@ -92,6 +92,14 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+@dataclass
+class _AnswerLogps:
+    """Log-probs of each answer's text, and of the token that ends it, if it did not have to be cut."""
+
+    text: list[list[float]]
+    end: list[float | None]
+
+
 def _text_ids(answer: Completion) -> list[int]:
     return answer.ids[: -1 if answer.ended else None][:FLUENCY_LENGTH]
 
@@ -123,13 +131,18 @@ def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, lis
     return values, forget_answers
 
 
-def _answer_logps(
-    judge: PreTrainedModel, role: str, answers: list[Completion], setting: _Setting
-) -> list[list[float]]:
-    """Log-probs of the tokens of a model's answers to the forget set under the target."""
+def _answer_logps(judge: PreTrainedModel, role: str, answers: list[Completion], setting: _Setting) -> _AnswerLogps:
+    """Log-probs of a model's answers to the forget set under the target."""
     prompts = [row["input_ids"][: row["prompt_length"]] for row in setting.sets["forget"].answers]
     texts = [_text_ids(answer) for answer in answers]
-    rows = [continuation_row(prompt, text) for prompt, text in zip(prompts, texts, strict=True) if text]
+    # A text that was cut has no end to judge.
+    ends = [
+        answer.ids[-1:] if answer.ended and len(answer.ids) == len(text) + 1 else []
+        for answer, text in zip(answers, texts, strict=True)
+    ]
+    rows = [
+        continuation_row(prompt, text + end) for prompt, text, end in zip(prompts, texts, ends, strict=True) if text
+    ]
     scores = iter(
         score_rows_together(
             judge,
@@ -139,7 +152,11 @@ def _answer_logps(
             desc=f"Judging the fluency of {role}",
         )
     )
-    return [next(scores).logps if text else [] for text in texts]
+    logps = [next(scores).logps if text else [] for text in texts]
+    return _AnswerLogps(
+        text=[row[: len(text)] for row, text in zip(logps, texts, strict=True)],
+        end=[row[-1] if row and end else None for row, end in zip(logps, ends, strict=True)],
+    )
 
 
 @dataclass
@@ -148,7 +165,7 @@ class _Target:
 
     beliefs: list[list[dict[str, list[int]]]]
     belief_logps: list[list[float]]
-    answer_logps: list[list[float]]
+    answers: _AnswerLogps | None
 
 
 def _with_squeezing(
@@ -264,24 +281,24 @@ class Suite:
         )
         values, answers, logps = _with_squeezing(model, setting, beliefs, [])
         judged = answers and self._classifier is None
-        self._target = _Target(beliefs, logps, _answer_logps(model, "target", answers, setting) if judged else [])
+        self._target = _Target(beliefs, logps, _answer_logps(model, "target", answers, setting) if judged else None)
         del model
         free_memory()
-        self._per_row["target"] = values | self._fluency("target", answers, self._target.answer_logps)
+        self._per_row["target"] = values | self._fluency("target", answers, self._target.answers)
 
     def _measure(self, role: str, load: Callable[[], PreTrainedModel]) -> dict[str, list[float]]:
         model = load()
         values, answers, _ = _with_squeezing(model, self.setting, self._target.beliefs, self._target.belief_logps)
         del model
         free_memory()
-        logps = []
+        logps = None
         if answers and self._classifier is None:
             # Loaded again rather than kept: only one model has to fit in memory.
             logps = _answer_logps(self._load_target(), role, answers, self.setting)
             free_memory()
         return values | self._fluency(role, answers, logps)
 
-    def _fluency(self, role: str, answers: list[Completion], logps: list[list[float]]) -> dict[str, list[float]]:
+    def _fluency(self, role: str, answers: list[Completion], logps: _AnswerLogps | None) -> dict[str, list[float]]:
         """Fluency of a model's answers to the forget set, of which there may be none."""
         ids, tokenizer = [_text_ids(answer) for answer in answers], self.setting.tokenizer
         if not answers:
@@ -292,7 +309,11 @@ class Suite:
             found = self._classifier.probabilities(texts, batch_size=self.setting.score_batch_size, desc=desc)
             return {"utility/fluency": where_measured(found, answers)}
         standin = FluencyStandin().compute(
-            ids=ids, logps=logps, own_logps=self._target.answer_logps, vocab_size=len(tokenizer)
+            ids=ids,
+            logps=logps.text,
+            end_logps=logps.end,
+            own_logps=self._target.answers.text,
+            vocab_size=len(tokenizer),
         )
         return {"utility/fluency_standin": where_measured(standin["per_row"], answers)}
 

@@ -33,6 +33,11 @@ def _coding_gain(logps: list[float], vocab_size: int) -> float:
     return 1 - fmean(max(logp, worst) for logp in logps) / worst
 
 
+def _said_share(length: int, own_length: int, end_gain: float) -> float:
+    unsaid = max(0, own_length - length)
+    return (length + unsaid * end_gain) / (length + unsaid)
+
+
 def _distinct_share(ids: list[int]) -> float:
     ngrams = [tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)]
     return len(set(ngrams)) / len(ngrams) if ngrams else 1.0
@@ -40,24 +45,36 @@ def _distinct_share(ids: list[int]) -> float:
 
 class FluencyStandin(UnlearningMetric):
     r"""
-    How well the original model can predict an answer, token by token, times how little the answer repeats itself.
+    How well the original model can predict an answer, token by token and in its end, times how little the answer
+    repeats itself.
 
-    For an answer y, \\(g(y) = 1 - \frac{1}{T} \sum_i \min(-\log \pi_{original}(y_i), \log |V|) / \log |V|\\): 1 where
-    every token is certain, 0 where none is likelier than a uniform guess. The fluency of a row is \\(\min(1, g(y) /
-    g(y_{own}))\\), with the original model's own greedy answer, times the share of distinct 3-grams of tokens in y: a
-    language model finds a loop likely. An empty answer has fluency 0.
+    For an answer y of T tokens, \\(g(y) = \frac{1}{T} \sum_i gain(y_i)\\) with \\(gain(v) = 1 - \min(-\log
+    \pi_{original}(v), \log |V|) / \log |V|\\): 1 where every token is certain, 0 where none is likelier than a uniform
+    guess. The fluency of a row is the product of
+
+    - \\(\min(1, g(y) / g(y_{own}))\\), with the original model's own greedy answer of \\(T_{own}\\) tokens;
+    - \\((T + m \, gain(end)) / (T + m)\\), \\(m = \max(0, T_{own} - T)\\): the m tokens that y leaves unsaid count as
+      little as the original model would have stopped there, so that an answer that breaks off is worth the share that
+      it has said, and a short one that is complete all;
+    - the share of distinct 3-grams of tokens in y: a language model finds a loop likely.
+
+    An empty answer has fluency 0.
 
     The ratio of length-normalised probabilities would not do: it falls to 0.37 where a model that has memorised one
     answer is shown a retrained model's fluent other one, which gets 0.89 here. The cap makes a wrong name cost one
     token. On the same 135M chat model, shuffled words get 0.34, looped words or phrases at most 0.3, random tokens
-    0.02. Known limit: a fluent refusal that the original model would never give gets about 0.5. Not comparable with
-    the classifier of published numbers.
+    0.02. On the embedded lab the first token of the own answer, or that token twice, gets 0.07, half of the answer
+    0.52, all of it but the full stop 0.93, and the retrained model's answers 0.83. Known limits: a fluent refusal that
+    the original model would never give gets about 0.5; one fluent answer to another question, given to all, 0.75. Not
+    comparable with the classifier of published numbers.
 
     Args:
         ids (`list[list[int]]`):
             Token ids of each row's answer without the end-of-turn token.
         logps (`list[list[float]]`):
             log pi_y of these tokens under the original model, given the prompt, in nats.
+        end_logps (`list[float | None]`):
+            log pi_y of the end-of-turn token after them; `None` for an answer that was cut off.
         own_logps (`list[list[float]]`):
             log pi_y of the original model's own greedy answer.
         vocab_size (`int`):
@@ -71,14 +88,25 @@ class FluencyStandin(UnlearningMetric):
     """
 
     inputs: ClassVar[Features] = Features(
-        {"ids": List(Value("int64")), "logps": List(Value("float64")), "own_logps": List(Value("float64"))}
+        {
+            "ids": List(Value("int64")),
+            "logps": List(Value("float64")),
+            "end_logps": Value("float64"),
+            "own_logps": List(Value("float64")),
+        }
     )
 
     def _compute(
-        self, ids: list[list[int]], logps: list[list[float]], own_logps: list[list[float]], vocab_size: int
+        self,
+        ids: list[list[int]],
+        logps: list[list[float]],
+        end_logps: list[float | None],
+        own_logps: list[list[float]],
+        vocab_size: int,
     ) -> dict[str, Any]:
         per_row = []
-        for index, (row_ids, row_logps, row_own) in enumerate(zip(ids, logps, own_logps, strict=True)):
+        rows = zip(ids, logps, end_logps, own_logps, strict=True)
+        for index, (row_ids, row_logps, end_logp, row_own) in enumerate(rows):
             if len(row_ids) != len(row_logps):
                 raise ValueError(
                     f"`FluencyStandin` got {len(row_ids)} tokens and {len(row_logps)} log-probabilities in row "
@@ -88,5 +116,8 @@ class FluencyStandin(UnlearningMetric):
                 per_row.append(0.0)
                 continue
             gain, own = _coding_gain(row_logps, vocab_size), _coding_gain(row_own, vocab_size) if row_own else 1.0
-            per_row.append((1.0 if gain >= own else gain / own) * _distinct_share(row_ids))
+            said = 1.0
+            if end_logp is not None:
+                said = _said_share(len(row_ids), len(row_own), _coding_gain([end_logp], vocab_size))
+            per_row.append((1.0 if gain >= own else gain / own) * said * _distinct_share(row_ids))
         return {"fluency_standin": fmean(per_row), "per_row": per_row}
