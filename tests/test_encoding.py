@@ -12,21 +12,21 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import json
+
 import pytest
 from datasets import Dataset
 
 from trl_unlearn.encoding import (
     answer_ids,
     answer_row,
-    answer_text,
     encode_dataset,
     encode_row,
     ends_turn,
     padding_token_id,
-    prompt_and_answer,
     repeats,
-    with_answer,
 )
+from trl_unlearn.row_forms import answer_text, prompt_and_answer, with_answer, with_template_kwargs
 
 
 QUESTION, ANSWER = "Where was Ada Marlow born?", "Ada Marlow was born in the harbour town of Veldt."
@@ -80,6 +80,103 @@ def test_only_the_last_turn_of_a_completion_is_the_answer(tiny_tokenizer):
     other = with_answer(row, "In Bremm.")
     assert encode_row(other, tiny_tokenizer)["prompt_length"] == encoded["prompt_length"]
     assert decoded(encode_row(other, tiny_tokenizer), tiny_tokenizer)[1] == "In Bremm.<|im_end|>"
+
+
+THINKING = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+TOOLS = [{"type": "function", "function": {"name": "search"}}]
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"chat_template_kwargs": {"enable_thinking": False}}])
+@pytest.mark.parametrize("answer", [ANSWER, "1 a", "a", "1", "\u2460", "\u00e9t\u00e9", "<think>", "  Ada"])
+def test_what_a_template_writes_before_every_answer_is_prompt(kwargs, answer, tiny_tokenizer):
+    tiny_tokenizer.chat_template = THINKING
+    encoded = encode_row({**with_answer(CONVERSATION, answer), **kwargs}, tiny_tokenizer)
+    prompt, labels = decoded(encoded, tiny_tokenizer)
+    assert prompt + labels == CHAT_PROMPT + f"<think>\n\n</think>\n\n{answer}<|im_end|>"
+    # Token by token: a space before the answer is the answer's.
+    assert labels == f"{answer}<|im_end|>"
+
+
+def test_what_an_assistant_thought_is_part_of_the_answer(tiny_tokenizer):
+    tiny_tokenizer.chat_template = THINKING.replace("<think>\n\n<", "<think>\n{{ message['thought'] }}\n<", 1)
+    row = {"messages": [USER, {**ASSISTANT, "thought": "Veldt it was."}]}
+    labels = decoded(encode_row(row, tiny_tokenizer), tiny_tokenizer)[1]
+    assert "Veldt it was." in labels and "<think>" not in labels
+
+
+def test_a_token_that_merges_with_the_answer_is_a_label(tiny_tokenizer):
+    tiny_tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    prompt, labels = decoded(encode_row(CONVERSATION, tiny_tokenizer), tiny_tokenizer)
+    assert (prompt, labels) == (f"user: {QUESTION}assistant:", f" {ANSWER}")
+
+
+def test_labels_end_with_the_first_token_that_closes_the_answer(tiny_tokenizer):
+    chatml = tiny_tokenizer.chat_template
+    tiny_tokenizer.chat_template = chatml.replace("<|im_end|>\n", "\n<|im_end|>\n<|pad|>\n")
+    assert decoded(encode_row(CONVERSATION, tiny_tokenizer), tiny_tokenizer)[1] == f"{ANSWER}\n<|im_end|>"
+
+
+@pytest.mark.parametrize("form", [lambda value: value, json.dumps])
+def test_tools_and_variables_of_a_row_go_to_the_template_with_every_answer(form, tiny_tokenizer):
+    tiny_tokenizer.chat_template = THINKING
+    given = {"tools": form(TOOLS), "chat_template_kwargs": form({"enable_thinking": False})}
+    expected = f"<|im_start|>system\n{json.dumps(TOOLS)}<|im_end|>\n" + CHAT_PROMPT + "<think>\n\n</think>\n\n"
+    for row in (CONVERSATION, {"messages": [USER, ASSISTANT]}):
+        for one in ({**row, **given}, with_answer({**row, **given}, "In Bremm.")):
+            assert decoded(encode_row(one, tiny_tokenizer), tiny_tokenizer)[0] == expected
+
+
+def test_what_a_table_fills_up_tools_and_variables_with_is_none_of_them(tiny_tokenizer):
+    tiny_tokenizer.chat_template = THINKING
+    rows = [
+        {**CONVERSATION, "tools": TOOLS, "chat_template_kwargs": {"enable_thinking": False}},
+        {**CONVERSATION, "tools": [{"type": "code"}], "chat_template_kwargs": {"level": "high"}},
+    ]
+    encoded = encode_dataset(Dataset.from_list(rows), tiny_tokenizer, name="forget")
+    assert list(encoded) == [encode_row(row, tiny_tokenizer) for row in rows]
+
+
+def test_variables_for_all_rows_give_way_to_those_of_a_row(tiny_tokenizer):
+    tiny_tokenizer.chat_template = "{{ a }}{{ b }}" + THINKING
+    dataset = Dataset.from_list([{**CONVERSATION, "chat_template_kwargs": kwargs} for kwargs in (None, {"a": "Ada"})])
+    encoded = encode_dataset(with_template_kwargs(dataset, {"a": 3, "b": 4}), tiny_tokenizer, name="forget")
+    beginnings = [decoded(row, tiny_tokenizer)[0].split("<|im_start|>")[0] for row in encoded]
+    assert beginnings == ["34", "Ada4"]
+    assert with_template_kwargs(dataset, None) is dataset
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"tools": "search"}, "has `tools` that are no JSON"),
+        ({"tools": {"name": "search"}}, "has `tools` of type `dict`, expected a list"),
+        ({"chat_template_kwargs": [1]}, "has `chat_template_kwargs` of type `list`, expected a mapping"),
+        ({"chat_template_kwargs": {"tokenize": False}}, "has `chat_template_kwargs` that hold `tokenize`. Give var"),
+    ],
+)
+def test_tools_and_variables_that_cannot_be_used_are_refused(columns, message, tiny_tokenizer):
+    with pytest.raises(ValueError, match=f"^Row 0 of the forget set {message}"):
+        encode_dataset(Dataset.from_list([{**CONVERSATION, **columns}]), tiny_tokenizer, name="forget")
+
+
+def test_a_prompt_that_is_not_the_one_of_a_generation_is_told(tiny_tokenizer, caplog):
+    dataset, chatml = Dataset.from_list([CONVERSATION]), tiny_tokenizer.chat_template
+    tiny_tokenizer.chat_template = THINKING
+    encode_dataset(dataset, tiny_tokenizer, name="forget")
+    assert not caplog.records
+    tiny_tokenizer.chat_template = chatml[: -len("{% endif %}")] + "<think>{% endif %}"
+    encode_dataset(dataset, tiny_tokenizer, name="forget")
+    assert "ends the prompt of a generation with '<think>', which it does not write before an answer" in caplog.text
 
 
 def test_the_line_break_that_chatml_writes_after_the_end_of_turn_is_neither_input_nor_label(tiny_tokenizer):

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from trl_unlearn import beliefs
 from trl_unlearn.beliefs import BeliefSampling, BeliefStore
-from trl_unlearn.encoding import answer_text, encode_row, with_answer
+from trl_unlearn.encoding import encode_row
 from trl_unlearn.generation import Completion
 from trl_unlearn.records import AdapterRecord, BeliefAudit, BeliefRefresh, ChainLink, DatasetRecord, UnlearningRun
 from trl_unlearn.results import (
@@ -39,6 +39,7 @@ from trl_unlearn.results import (
     EvaluationResult,
     Measurement,
 )
+from trl_unlearn.row_forms import answer_text, with_answer
 from trl_unlearn.token_scores import score_rows
 from trl_unlearn.trainer.collator import DataCollatorForUnlearning
 

@@ -28,7 +28,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 # Part of the package (a module, or a folder as one) -> the parts that it may import. A folder's modules may import
 # each other, and every part but those of `PLUMBING` may import `_trl`.
 ALLOWED = {
-    "encoding": set(),
+    "row_forms": set(),
+    "encoding": {"row_forms"},
     "_fused_scores": set(),
     "label_states": {"_fused_scores"},
     "token_scores": {"_fused_scores", "label_states"},
@@ -39,9 +40,10 @@ ALLOWED = {
     "results": {"_json_record"},
     "_belief_file": {"generation"},
     "beliefs": {"_belief_file", "encoding", "generation", "token_scores"},
-    "data": {"encoding"},
+    "data": {"encoding", "row_forms"},
     "hub": {"records", "results"},
     "trainer": {
+        "row_forms",
         "encoding",
         "label_states",
         "token_scores",
@@ -52,8 +54,8 @@ ALLOWED = {
         "results",
         "hub",
     },
-    "evaluation": {"encoding", "token_scores", "generation", "metrics", "results"},
-    "scripts": {"trainer", "data", "evaluation", "hub", "records", "results"},
+    "evaluation": {"row_forms", "encoding", "token_scores", "generation", "metrics", "results"},
+    "scripts": {"trainer", "data", "evaluation", "hub", "records", "results", "row_forms"},
     "cli": {"scripts"},
     "__main__": {"cli"},
     # Under `TYPE_CHECKING`, for the names that are loaded at first use.

@@ -14,6 +14,7 @@
 
 """Rows to token ids and labels: the only tokenisation, for training and evaluation alike."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -21,8 +22,14 @@ from datasets import Dataset
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from .row_forms import check_messages, prompt_and_answer, template_arguments
+
+
+logger = logging.getLogger(__name__)
 
 ENCODED_COLUMNS = ("input_ids", "labels", "prompt_length")
+# No answer begins, or ends, like both of them.
+_PROBES = ("1", "a")
 _ROW_FORMS = (
     "`prompt` and `completion` (strings or messages), `messages` (the last turn is the assistant's), `{text_field}`, "
     "or `input_ids` and `labels`"
@@ -68,63 +75,6 @@ def closing_token_id(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase)
     return last if last is not None and ends_turn(last, tokenizer) else None
 
 
-def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Any, Any]:
-    """
-    Prompt and answer of a row in its own form: two strings, or two lists of messages of which the second has one.
-
-    Earlier turns of a `completion` are prompt, as those of `messages` are: the words of a user are no answer.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            Row of prompt-completion (standard or conversational) or `messages` form.
-
-    Returns:
-        `tuple`: Both.
-    """
-    # Rows of several forms in one table hold null in the columns of the others.
-    if row.get("messages") is None and isinstance(row["completion"], str):
-        return row["prompt"], row["completion"]
-    turns = [*row["prompt"], *row["completion"]] if row.get("messages") is None else row["messages"]
-    return turns[:-1], turns[-1:]
-
-
-def answer_text(row: Mapping[str, Any]) -> str:
-    """
-    Text of a row's completion.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            Row of prompt-completion (standard or conversational) or `messages` form.
-
-    Returns:
-        `str`: The completion without surrounding white space.
-    """
-    _, answer = prompt_and_answer(row)
-    return (answer if isinstance(answer, str) else answer[0]["content"]).strip()
-
-
-def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
-    """
-    A row's prompt with another answer of the same form.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            Row of prompt-completion (standard or conversational) or `messages` form.
-        answer (`str`):
-            Text of the new answer.
-
-    Returns:
-        `dict[str, Any]`: The new row; leading white space of a plain-text completion is kept.
-    """
-    if row.get("messages") is not None:
-        return {"messages": [*row["messages"][:-1], {"role": "assistant", "content": answer}]}
-    completion = row["completion"]
-    if isinstance(completion, str):
-        lead = completion[: len(completion) - len(completion.lstrip())]
-        return {"prompt": row["prompt"], "completion": lead + answer}
-    return {"prompt": row["prompt"], "completion": [*completion[:-1], {"role": "assistant", "content": answer}]}
-
-
 def answer_ids(row: Mapping[str, Any]) -> list[int]:
     """Tokens of an encoded row's answer: those after the prompt of its beliefs, up to its last label."""
     end = max((i + 1 for i, label in enumerate(row["labels"]) if label != -100), default=0)
@@ -159,58 +109,63 @@ def repeats(sample: Sequence[int], answer: Sequence[int], end_ids: Collection[in
     return all(a == b for a, b in zip(sample, answer, strict=False))
 
 
-def _common_prefix_length(a: list[int], b: list[int]) -> int:
+def _common_prefix_length(a: Sequence, b: Sequence) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _check_messages(column: str, messages: Any) -> None:
-    """Refuse what a chat template, or whoever reads the answer, would fail on; of the content, only types are told."""
-    if not isinstance(messages, list):
-        raise ValueError(
-            f"has `{column}` of type `{type(messages).__name__}`, expected a list of messages (`role` and `content`). "
-            "Convert the column."
-        )
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            found = f"is a `{type(message).__name__}`"
-        elif not isinstance(message.get("role"), str):
-            found = f"has a `role` of type `{type(message.get('role')).__name__}`"
-        # What calls a tool need not say anything, but an answer has to.
-        elif not isinstance(message.get("content"), str) and not (
-            message.get("tool_calls") and messages[-1] != message
-        ):
-            found = f"has a `content` of type `{type(message.get('content')).__name__}`"
-        else:
-            continue
-        raise ValueError(
-            f"has `{column}` whose message {index} {found}, expected `role` and `content`, both strings. Correct the "
-            "message, or remove the row."
-        )
-
-
-def _encode_conversation(messages: list[dict], tokenizer) -> tuple[list[int], int]:
+def _encode_conversation(row: Mapping[str, Any], tokenizer) -> tuple[list[int], int]:
+    prompt, answer = prompt_and_answer(row)
     if tokenizer.chat_template is None:
         raise ValueError(
             f"has messages, but the tokenizer (`{type(tokenizer).__name__}`) has no chat template. Set "
             "`tokenizer.chat_template`, pass `--chat_template_path`, or give `prompt` and `completion` as strings."
         )
+    given = {**template_arguments(row), "return_dict": False}
+    others = [[{"role": "assistant", "content": probe}] for probe in _PROBES]
     try:
-        prompt_ids = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
-        ids = tokenizer.apply_chat_template(messages, return_dict=False)
+        prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given)
+        ids, *other_ids = [tokenizer.apply_chat_template(prompt + end, **given) for end in (answer, *others)]
     except TemplateError as error:
-        roles = [message["role"] for message in messages]
+        roles = [message["role"] for message in prompt + answer]
         raise ValueError(
             f"has messages that the chat template refuses (roles: {roles}): {str(error).rstrip('.')}. Change the "
             "messages to what the model was trained on."
         ) from error
-    # What a template writes after the end of turn (a line break in ChatML) is never generated: as a label it would
-    # dilute every probability.
-    end = len(ids)
-    while end > 1 and not ends_turn(ids[end - 1], tokenizer) and not tokenizer.decode(ids[end - 1]).strip():
-        end -= 1
-    if ends_turn(ids[end - 1], tokenizer):
-        ids = ids[:end]
-    return ids, _labels_start(prompt_ids, ids)
+    # What a template writes before every answer, such as an empty block of thoughts, is no part of one: as labels it
+    # would count as remembered. Tokens that merge with the answer are.
+    start = max(_labels_start(prompt_ids, ids), min(_common_prefix_length(other, ids) for other in other_ids))
+    # The same after it: what comes behind the token that ends generation (a line break in ChatML) is never generated.
+    tail = min(_common_prefix_length(other[::-1], ids[start:][::-1]) for other in other_ids)
+    end = next((i + 1 for i in range(len(ids) - tail, len(ids)) if ends_turn(ids[i], tokenizer)), len(ids))
+    return ids[:end], start
+
+
+def warn_of_other_prompt(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """
+    Say where a chat template begins an answer with other text than it ends the prompt of a generation with.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            A row of the set that can be encoded, for all.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer.
+        name (`str`):
+            What the rows are.
+    """
+    if row.get("messages") is None and not isinstance(row.get("completion"), list):
+        return
+    prompt, answer = prompt_and_answer(row)
+    given = template_arguments(row)
+    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **given)
+    told = tokenizer.apply_chat_template(prompt + answer, tokenize=False, **given)
+    if not told.startswith(asked):
+        logger.warning(
+            "The chat template ends the prompt of a generation with %r, which it does not write before an answer of "
+            "the %s set: answers are scored, and beliefs sampled, without it. If the model is asked with it, set "
+            "`chat_template_kwargs`, or a chat template that writes the same in both cases.",
+            asked[_common_prefix_length(asked, told) :],
+            name,
+        )
 
 
 def _labels_start(prompt_ids: list[int], ids: list[int]) -> int:
@@ -228,16 +183,16 @@ def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[li
     """Token ids of a row that is not tokenised yet, and where its labels start (`None`: at the first token)."""
     if "messages" in row:
         messages = row["messages"]
-        _check_messages("messages", messages)
+        check_messages("messages", messages)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise ValueError(
                 "has `messages` that do not end in an assistant turn after a prompt (roles: "
                 f"{[message['role'] for message in messages]}). The last assistant turn is what is scored: cut the "
                 "conversation after it."
             )
-        return _encode_conversation(messages, tokenizer)
+        return _encode_conversation(row, tokenizer)
     if "prompt" in row and "completion" in row:
-        return _encode_pair(row["prompt"], row["completion"], tokenizer)
+        return _encode_pair(row, tokenizer)
     if text_field in row:
         text = row[text_field]
         if not isinstance(text, str):
@@ -256,7 +211,8 @@ def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[li
     )
 
 
-def _encode_pair(prompt: Any, completion: Any, tokenizer) -> tuple[list[int], int]:
+def _encode_pair(row: Mapping[str, Any], tokenizer) -> tuple[list[int], int]:
+    prompt, completion = row["prompt"], row["completion"]
     if not any(isinstance(prompt, kind) and isinstance(completion, kind) for kind in (str, list)):
         raise ValueError(
             f"has a `prompt` of type `{type(prompt).__name__}` and a `completion` of type "
@@ -270,10 +226,10 @@ def _encode_pair(prompt: Any, completion: Any, tokenizer) -> tuple[list[int], in
         ids = _tokenize(prompt + completion, tokenizer)
         return ids, _labels_start(tokenizer(prompt)["input_ids"], ids)
     for column, messages in (("prompt", prompt), ("completion", completion)):
-        _check_messages(column, messages)
+        check_messages(column, messages)
     if not completion or completion[-1]["role"] != "assistant":
         raise ValueError("has a `completion` that does not end in an assistant turn. Give it one.")
-    return _encode_conversation([*prompt, *completion], tokenizer)
+    return _encode_conversation(row, tokenizer)
 
 
 def _check_tokens(name: str, values: list[Any], allowed: range, other: tuple[int, ...] = ()) -> None:
@@ -321,14 +277,16 @@ def encode_row(
     """
     Encode a row of any of the four dataset forms.
 
-    The label of a prompt token is `-100`; the last label of an answer is its end-of-turn token, and what a chat
-    template writes after that is cut off.
+    The label of a prompt token is `-100`; so is that of what a chat template writes before every answer, such as the
+    empty block of thoughts of a model that reasons. The last label of an answer is its end-of-turn token, and what a
+    chat template writes after that is cut off.
 
     Args:
         row (`Mapping[str, Any]`):
             Row with `prompt` and `completion` (strings or messages) or `messages` (the last assistant turn is the
             answer, and all turns before it are its prompt), raw text (every token is a label), or `input_ids` and
-            `labels` (taken as they are). A column that is `None` counts as missing.
+            `labels` (taken as they are). A column that is `None` counts as missing. `tools` (`list`) and
+            `chat_template_kwargs` (`dict`) of a conversation, or JSON of these, go to the chat template.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer, with a chat template for conversational rows.
         max_length (`int`, *optional*):
@@ -452,10 +410,12 @@ def encode_dataset(
         except ValueError as error:
             raise ValueError(f"Row {index} of the {name} set {error}") from None
 
-    return dataset.map(
+    encoded = dataset.map(
         encode,
         with_indices=True,
         remove_columns=[column for column in dataset.column_names if column not in ENCODED_COLUMNS],
         num_proc=num_proc,
         desc=f"Encoding the {name} set",
     )
+    warn_of_other_prompt(dataset[0], tokenizer, name)
+    return encoded

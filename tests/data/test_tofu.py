@@ -66,6 +66,14 @@ def evaluation_rows(name, **kwargs):
     return load_tofu_evaluation(name, "forget10", "retain90", **splits)
 
 
+def test_what_rows_give_to_the_chat_template_is_kept(tmp_path):
+    given = {"tools": [{"type": "function"}], "chat_template_kwargs": {"enable_thinking": False}}
+    name = write_folder(tmp_path / "facts", {"forget10": [fact("forget10", 0) | given | {"page": 1}]})
+    row = load_tofu(name, "forget10")[0]
+    assert {column: row[column] for column in given} == given
+    assert "page" not in row
+
+
 def test_questions_and_answers_become_turns(tmp_path):
     name = write_folder(tmp_path / "facts", all_rows())
     rows = load_tofu(name, "forget10")

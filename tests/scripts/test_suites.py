@@ -23,11 +23,30 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from trl_unlearn.evaluation.tofu import encode_set
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.scripts import evaluate, suites
+from trl_unlearn.scripts.arguments import DataArguments
 
 
 PRIVACY = ["--suites", "tofu", "privacy"]
+
+
+def test_rows_of_an_evaluation_carry_the_variables_of_the_chat_template(
+    tiny_tokenizer, tiny_model, forget_rows, retain_rows, tmp_path
+):
+    for name, rows in (("forget", forget_rows), ("retain", retain_rows)):
+        rows.to_json(tmp_path / f"{name}.jsonl")
+    tiny_tokenizer.chat_template = "{{ mode }}" + tiny_tokenizer.chat_template
+    files = {f"{name}_dataset": str(tmp_path / f"{name}.jsonl") for name in ("forget", "retain")}
+    args = suites.SuiteArguments(
+        suites=["privacy"], holdout_dataset=files["retain_dataset"], chat_template_kwargs='{"mode": "exam"}'
+    )
+    inputs = suites.load_suite_inputs(DataArguments(**files), args, {}, tiny_tokenizer, tiny_model.config)
+    for name, found in inputs.row_sets.items():
+        asked = [row["input_ids"] for row in encode_set(found, tiny_tokenizer, name=name).answers]
+        assert all(tiny_tokenizer.decode(ids).startswith("exam<|im_start|>user") for ids in asked)
+    assert set(inputs.row_sets) == {"rows/forget", "rows/retain", "rows/holdout"}
 
 
 class CutOff(Exception):

@@ -247,6 +247,15 @@ def test_a_belief_may_repeat_its_target(new_trainer, monkeypatch):
     assert entry["loss/beliefs"] == pytest.approx(entry["loss/forget"])
 
 
+def test_variables_of_the_chat_template_are_in_every_prompt(new_trainer, tiny_tokenizer):
+    tiny_tokenizer.chat_template = "{{ mode }}" + tiny_tokenizer.chat_template
+    trainer = new_trainer(forget_loss_type="dpo", chat_template_kwargs='{"mode": "exam"}')
+    rows = [*trainer.train_dataset["input_ids"], *trainer.train_dataset["chosen_input_ids"]]
+    rows += [*trainer.retain_dataset["input_ids"], *trainer.belief_store.prompts]
+    assert len(rows) == 12
+    assert all(tiny_tokenizer.decode(ids).startswith("exam<|im_start|>user") for ids in rows)
+
+
 def test_dpo_prefers_a_refusal_to_the_answer_and_to_its_beliefs(new_trainer, tiny_tokenizer):
     trainer = new_trainer(forget_loss_type="dpo", retain_loss_type="none", num_beliefs=2)
     trainer.state.epoch = 0.0

@@ -16,6 +16,8 @@
 
 from datasets import Dataset, get_dataset_config_names, load_dataset
 
+from ..row_forms import TEMPLATE_COLUMNS
+
 
 EVALUATION_COLUMNS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
 RETAIN_EVALUATION_CONFIG = "retain_perturbed"
@@ -38,8 +40,8 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
             `Question: ...` and `Answer: ...` in plain text.
 
     Returns:
-        [`~datasets.Dataset`]: `prompt` and `completion`, with `paraphrased_question`, `paraphrased_answer` and
-        `perturbed_answer` where the config has them.
+        [`~datasets.Dataset`]: `prompt` and `completion`, with `paraphrased_question`, `paraphrased_answer`,
+        `perturbed_answer`, `tools` and `chat_template_kwargs` where the config has them.
 
     Raises:
         `ValueError`: If there is no such config, or it has no `question` and `answer`.
@@ -64,7 +66,8 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
             }
         return {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
 
-    dropped = [column for column in dataset.column_names if column not in EVALUATION_COLUMNS]
+    kept = EVALUATION_COLUMNS + TEMPLATE_COLUMNS
+    dropped = [column for column in dataset.column_names if column not in kept]
     return dataset.map(convert, remove_columns=dropped, desc=f"Converting {config}")
 
 

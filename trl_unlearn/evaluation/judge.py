@@ -34,8 +34,9 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import padding_token_id, prompt_and_answer
+from ..encoding import padding_token_id
 from ..results import DIFFERENCES
+from ..row_forms import prompt_and_answer
 from .judges import Judge
 from .similarity import answer_similarity
 from .suite import free_memory

@@ -29,10 +29,11 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_ids, encode_row, prompt_and_answer
+from ..encoding import answer_ids, encode_row
 from ..generation import eos_token_ids, position_limit
 from ..metrics import LeakAtK, RougeRecall
 from ..results import MODEL_ROLES
+from ..row_forms import prompt_and_answer, template_columns
 from ..token_scores import pad_rows, score_batch
 from .sharing import generate_together
 from .squeezing import sample_responses
@@ -176,7 +177,8 @@ def _with_examples(row: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
     first = next((i for i, turn in enumerate(prompt) if turn["role"] != "system"), 0)
     parts = [part for example in examples for part in prompt_and_answer(example)]
     turns = [turn for part in parts for turn in part if turn["role"] != "system"]
-    return {"prompt": [*prompt[:first], *turns, *prompt[first:]], "completion": completion}
+    shown = [*prompt[:first], *turns, *prompt[first:]]
+    return {"prompt": shown, "completion": completion, **template_columns(row)}
 
 
 def _asked(setting: _Setting, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -208,7 +210,8 @@ def _paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> d
         if setting.forget.texts is None or not question or isinstance(prompt_and_answer(row)[0], str):
             return {}
         prompt, completion = prompt_and_answer(row)
-        asked.append({"prompt": [*prompt[:-1], {**prompt[-1], "content": question}], "completion": completion})
+        other = [*prompt[:-1], {**prompt[-1], "content": question}]
+        asked.append({"prompt": other, "completion": completion, **template_columns(row)})
     name, prompts = "robustness/paraphrased_rougeL", _asked(setting, asked)
     return _recall(model, setting, name, prompts, setting.forget.texts, "Answering paraphrases")
 

@@ -23,7 +23,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_text, closing_token_id, encode_row, padding_token_id, with_answer
+from ..encoding import closing_token_id, encode_row, padding_token_id, warn_of_other_prompt
 from ..generation import Completion, eos_token_ids
 from ..metrics import (
     ExactMemorization,
@@ -33,6 +33,7 @@ from ..metrics import (
     RougeRecall,
     TruthRatio,
 )
+from ..row_forms import answer_text, with_answer
 from ..token_scores import RowScore
 from .sharing import generate_together, score_rows_together
 from .uncertainty import where_measured
@@ -173,6 +174,7 @@ def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizer
             raise ValueError(f"Row {index} of the {name} set {error}") from None
 
     answers = [encode(index, row) for index, row in enumerate(rows)]
+    warn_of_other_prompt(rows[0], tokenizer, name)
     closed = [closing_token_id(row, tokenizer) is not None for row in answers]
     encoded = EncodedSet(name=name, answers=answers, closed=closed)
     if not all("messages" in row or ("prompt" in row and "completion" in row) for row in rows):

@@ -16,6 +16,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from datasets import Dataset, get_dataset_config_names
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -24,6 +25,7 @@ from ..data.corpora import is_corpus, load_corpus
 from ..data.files import load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
 from ..evaluation.tofu import EvaluationRows, encode_set
+from ..row_forms import with_template_kwargs
 from .arguments import DataArguments
 
 
@@ -107,7 +109,10 @@ def _check_set(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: Pretra
 
 
 def load_evaluation_rows(
-    data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+    data_args: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    chat_template_kwargs: dict[str, Any] | None,
 ) -> EvaluationRows:
     """
     Rows to evaluate on.
@@ -119,6 +124,8 @@ def load_evaluation_rows(
             Tokenizer. With a chat template, questions and answers become turns of a conversation.
         config ([`~transformers.PretrainedConfig`]):
             Config of the target model.
+        chat_template_kwargs (`dict[str, Any]`, *optional*):
+            Variables of the chat template, as in training.
 
     Returns:
         [`~trl_unlearn.evaluation.tofu.EvaluationRows`]: At most `max_eval_rows` of each set, spread evenly.
@@ -144,7 +151,11 @@ def load_evaluation_rows(
             retain_split=args.retain_split,
             conversational=tokenizer.chat_template is not None,
         )
-    rows = {name: spread(found, args.max_eval_rows) for name, found in rows.items() if found is not None}
+    rows = {
+        name: with_template_kwargs(spread(found, args.max_eval_rows), chat_template_kwargs)
+        for name, found in rows.items()
+        if found is not None
+    }
     for name, found in rows.items():
         _check_set(found, tokenizer, config, name)
     return EvaluationRows(**rows)
@@ -156,6 +167,7 @@ def load_holdout_rows(
     model_config: PretrainedConfig,
     config: str | None,
     dataset: str | None,
+    chat_template_kwargs: dict[str, Any] | None,
 ) -> Dataset:
     """
     Rows that no model was trained on, for membership attacks.
@@ -171,6 +183,8 @@ def load_holdout_rows(
             Config of `dataset_name`. Default: `holdout10` for `forget10`, or `holdout_perturbed`, if there is one.
         dataset (`str`, *optional*):
             File, folder or id of your own rows, instead of a config.
+        chat_template_kwargs (`dict[str, Any]`, *optional*):
+            Variables of the chat template, as in training.
 
     Returns:
         [`~datasets.Dataset`]: At most `max_eval_rows`, spread evenly.
@@ -193,7 +207,7 @@ def load_holdout_rows(
             )
         load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
         rows = _load_set("holdout", config, "train", load)
-    rows = spread(rows, data_args.max_eval_rows)
+    rows = with_template_kwargs(spread(rows, data_args.max_eval_rows), chat_template_kwargs)
     _check_set(rows, tokenizer, model_config, "holdout")
     return rows
 

@@ -35,6 +35,7 @@ from ..evaluation.tofu import EvaluationRows
 from ..evaluation.uncertainty import SuiteOutcome
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..results import EvaluationResult
+from ..row_forms import configured_template_kwargs
 from .arguments import DataArguments
 from .rows import load_evaluation_rows, load_holdout_rows, spread
 
@@ -72,6 +73,8 @@ class SuiteArguments:
             taken from the environment variable `JUDGE_API_KEY`.
         judge_replies (`str`, *optional*):
             Private file (JSON lines) that keeps every reply of the judge. It may quote the forget set.
+        chat_template_kwargs (`dict[str, Any]`, *optional*):
+            Variables of the chat template, as in training. A row's own `chat_template_kwargs` win.
         seed (`int`, *optional*, defaults to `42`):
             Seed of the frozen beliefs of squeezing, of what other suites draw, and of the bootstrap.
     """
@@ -132,12 +135,20 @@ class SuiteArguments:
             "help": "Private file (JSON lines) that keeps every reply of the judge. It may quote the forget set."
         },
     )
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Variables of the chat template, such as `enable_thinking`, as in training. A row's own "
+            "`chat_template_kwargs` win."
+        },
+    )
     seed: int = field(
         default=42,
         metadata={"help": "Seed of the frozen beliefs of squeezing, of what suites draw, and of the bootstrap."},
     )
 
     def __post_init__(self):
+        self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
         named = _listed(self.suites)
         unknown = [name for name in named if name not in SUITES]
         if unknown or not named:
@@ -262,7 +273,7 @@ def load_suite_inputs(
             **{name: rows if name.endswith("_icl") else spread(rows, most) for name, rows in sets.items()}
         )
     if set(args.suites) & set(_ON_ROWS):
-        inputs.rows = load_evaluation_rows(data_args, tokenizer, config)
+        inputs.rows = load_evaluation_rows(data_args, tokenizer, config, args.chat_template_kwargs)
     if "distribution" in args.suites and loaders["retrained"] is None:
         raise ValueError(
             "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`."
@@ -273,7 +284,7 @@ def load_suite_inputs(
         inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=data_args.evaluation_batch_size)
     if "privacy" in args.suites:
         names = args.holdout_config, args.holdout_dataset
-        inputs.rows.holdout = load_holdout_rows(data_args, tokenizer, config, *names)
+        inputs.rows.holdout = load_holdout_rows(data_args, tokenizer, config, *names, args.chat_template_kwargs)
     return inputs
 
 

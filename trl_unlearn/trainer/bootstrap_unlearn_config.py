@@ -24,6 +24,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import SFTConfig
 
 from ..generation import RESERVED_GENERATION_KWARGS
+from ..row_forms import configured_template_kwargs
 from .inherited_options import refuse_inherited
 
 
@@ -142,6 +143,8 @@ class BootstrapUnlearnConfig(SFTConfig):
             Number of most likely tokens that are sampled from. 0 takes all.
         generation_kwargs (`dict[str, Any]`, *optional*):
             Further fields of [`~transformers.GenerationConfig`] for beliefs, such as `repetition_penalty`.
+        chat_template_kwargs (`dict[str, Any]`, *optional*):
+            Variables of the chat template, such as `enable_thinking`. A row's own `chat_template_kwargs` win.
         prompt_length (`int`, *optional*, defaults to `64`):
             Raw text only: number of first tokens of a row that are the prompt of its beliefs.
 
@@ -182,7 +185,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     > - `hub_private_repo`: `True` instead of `None`, and `None` means the same: what is pushed is private unless said.
     """
 
-    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "generation_kwargs"]  # noqa: RUF012
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "generation_kwargs", "chat_template_kwargs"]  # noqa: RUF012
 
     # Parameters whose default values are overridden from the parents
     learning_rate: float | None = field(
@@ -330,6 +333,10 @@ class BootstrapUnlearnConfig(SFTConfig):
     generation_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Further fields of `GenerationConfig` for beliefs, such as `repetition_penalty`."},
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Variables of the chat template, such as `enable_thinking`. Those of a row win."},
     )
     prompt_length: int = field(
         default=64,
@@ -512,6 +519,7 @@ class BootstrapUnlearnConfig(SFTConfig):
                 f"`retain_max_drop` is {self.retain_max_drop}, but there is no retain term (`retain_loss_type` is "
                 f"{self.retain_loss_type!r}, `retain_weight` {self.retain_weight}). Leave it out, or use one."
             )
+        self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
         clashes = sorted(RESERVED_GENERATION_KWARGS & set(self.generation_kwargs or {}))
         if clashes:
             raise ValueError(

@@ -36,6 +36,7 @@ from ..generation import eos_token_ids, position_limit, whole_model
 from ..label_states import LabelStates, check_head
 from ..objectives import forget, hidden, retain
 from ..records import ChainLink
+from ..row_forms import with_template_kwargs
 from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import refuse_input, refuse_rows, warn_of_overlap
@@ -267,6 +268,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if isinstance(dataset, IterableDataset):
             most = usable_retain_rows(args, len(self.train_dataset)) if name == "retain" else None
             dataset = stored_stream(dataset, name=name, folder=args.output_dir, owner=self, most=most)
+        dataset = with_template_kwargs(dataset, args.chat_template_kwargs)
         if name == "forget":
             self._forget_source = dataset
         encoded = encode_dataset(

@@ -20,8 +20,9 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from ..encoding import encode_row, with_answer
+from ..encoding import encode_row
 from ..generation import key_seed
+from ..row_forms import with_answer
 
 
 REFUSALS = (

@@ -1,0 +1,187 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Rows as they come: their prompts, their answers, and what they give to a chat template. No tokens."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+
+# What a conversational row gives to the chat template beside its messages.
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+# What `apply_chat_template` is called with here, or what would give other things than token ids.
+_RESERVED_TEMPLATE_KWARGS = frozenset(
+    inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys() - {"self", "documents", "kwargs"}
+)
+
+
+def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """
+    Prompt and answer of a row in its own form: two strings, or two lists of messages of which the second has one.
+
+    Earlier turns of a `completion` are prompt, as those of `messages` are: the words of a user are no answer.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            Row of prompt-completion (standard or conversational) or `messages` form.
+
+    Returns:
+        `tuple`: Both.
+    """
+    # Rows of several forms in one table hold null in the columns of the others.
+    if row.get("messages") is None and isinstance(row["completion"], str):
+        return row["prompt"], row["completion"]
+    turns = [*row["prompt"], *row["completion"]] if row.get("messages") is None else row["messages"]
+    return turns[:-1], turns[-1:]
+
+
+def answer_text(row: Mapping[str, Any]) -> str:
+    """
+    Text of a row's completion.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            Row of prompt-completion (standard or conversational) or `messages` form.
+
+    Returns:
+        `str`: The completion without surrounding white space.
+    """
+    _, answer = prompt_and_answer(row)
+    return (answer if isinstance(answer, str) else answer[0]["content"]).strip()
+
+
+def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
+    """
+    A row's prompt with another answer of the same form.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            Row of prompt-completion (standard or conversational) or `messages` form.
+        answer (`str`):
+            Text of the new answer.
+
+    Returns:
+        `dict[str, Any]`: The new row; leading white space of a plain-text completion is kept.
+    """
+    message, kept = {"role": "assistant", "content": answer}, template_columns(row)
+    if row.get("messages") is not None:
+        return {"messages": [*row["messages"][:-1], message], **kept}
+    completion = row["completion"]
+    if isinstance(completion, str):
+        lead = completion[: len(completion) - len(completion.lstrip())]
+        return {"prompt": row["prompt"], "completion": lead + answer, **kept}
+    return {"prompt": row["prompt"], "completion": [*completion[:-1], message], **kept}
+
+
+def template_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row made from another has to keep for the same chat template: its `TEMPLATE_COLUMNS`."""
+    return {column: row[column] for column in TEMPLATE_COLUMNS if row.get(column) is not None}
+
+
+def check_messages(column: str, messages: Any) -> None:
+    """Refuse what a chat template, or whoever reads the answer, would fail on; of the content, only types are told."""
+    if not isinstance(messages, list):
+        raise ValueError(
+            f"has `{column}` of type `{type(messages).__name__}`, expected a list of messages (`role` and `content`). "
+            "Convert the column."
+        )
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            found = f"is a `{type(message).__name__}`"
+        elif not isinstance(message.get("role"), str):
+            found = f"has a `role` of type `{type(message.get('role')).__name__}`"
+        # What calls a tool need not say anything, but an answer has to.
+        elif not isinstance(message.get("content"), str) and not (
+            message.get("tool_calls") and messages[-1] != message
+        ):
+            found = f"has a `content` of type `{type(message.get('content')).__name__}`"
+        else:
+            continue
+        raise ValueError(
+            f"has `{column}` whose message {index} {found}, expected `role` and `content`, both strings. Correct the "
+            "message, or remove the row."
+        )
+
+
+def _without_null(value: Any) -> Any:
+    """A value without what a table fills up rows of several forms with."""
+    if isinstance(value, Mapping):
+        return {key: _without_null(one) for key, one in value.items() if one is not None}
+    return [_without_null(one) for one in value if one is not None] if isinstance(value, list) else value
+
+
+def _template_value(row: Mapping[str, Any], column: str, expected: type) -> Any:
+    """One of `TEMPLATE_COLUMNS`, which may be written as JSON, in a table of rows with other keys for instance."""
+    value, form = row.get(column), "list" if expected is list else "mapping"
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"has `{column}` that are no JSON ({error}). Correct them, or give a {form}.") from None
+    if value is None:
+        return expected()
+    if not isinstance(value, expected):
+        raise ValueError(f"has `{column}` of type `{type(value).__name__}`, expected a {form}. Convert the column.")
+    return _without_null(value)
+
+
+def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
+    kwargs = _template_value(row, "chat_template_kwargs", dict)
+    clashes = sorted(_RESERVED_TEMPLATE_KWARGS & kwargs.keys())
+    if clashes:
+        raise ValueError(
+            f"has `chat_template_kwargs` that hold {', '.join(f'`{name}`' for name in clashes)}. Give variables of "
+            "the chat template only, such as `enable_thinking`; `tools` are a column of the rows."
+        )
+    return kwargs
+
+
+def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools and variables of a conversational row, as `apply_chat_template` takes them."""
+    return {"tools": _template_value(row, "tools", list) or None, **_template_kwargs(row)}
+
+
+def configured_template_kwargs(value: Mapping[str, Any] | str | None) -> dict[str, Any] | None:
+    """The option `chat_template_kwargs`, which is JSON on the command line, checked."""
+    try:
+        return _template_kwargs({"chat_template_kwargs": value}) or None
+    except ValueError as error:
+        raise ValueError(f"The configuration {error}") from None
+
+
+def with_template_kwargs(dataset: Dataset, kwargs: Mapping[str, Any] | None) -> Dataset:
+    """
+    Rows with variables of the chat template, for every use that is made of them.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Rows.
+        kwargs (`Mapping[str, Any]`, *optional*):
+            Variables of the chat template. Those of a row's own `chat_template_kwargs` win.
+
+    Returns:
+        [`~datasets.Dataset`]: The rows, with the column `chat_template_kwargs` as JSON if there are any.
+    """
+    if not kwargs:
+        return dataset
+    column = "chat_template_kwargs"
+    own = dataset[column] if column in dataset.column_names else [None] * len(dataset)
+    own = [_template_value({column: value}, column, dict) for value in own]
+    merged = [json.dumps({**kwargs, **value}) for value in own]
+    return dataset.remove_columns([column] if column in dataset.column_names else []).add_column(column, merged)
