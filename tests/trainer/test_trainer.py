@@ -502,3 +502,48 @@ def test_rows_to_score_and_refusals_beyond_the_positions_are_refused(
     limit = _longest(tiny_tokenizer, short)
     with pytest.raises(ValueError, match=rf"Row 0 of the forget set, with a refusal as its answer, .* most {limit} "):
         new_trainer(new_gpt2(limit), forget=Dataset.from_list(short), retain_loss_type="none", forget_loss_type="dpo")
+
+
+@pytest.mark.parametrize("refresh_epochs", [0, 1])
+@pytest.mark.parametrize("peft", [False, True])
+def test_a_second_run_is_that_of_a_new_trainer(new_trainer, tiny_model, refresh_epochs, peft):
+    settings = {
+        **{"lambda_schedule": "adaptive", "retain_max_drop": 0.01, "belief_refresh_epochs": refresh_epochs},
+        **{"num_train_epochs": 4, "learning_rate": 2e-3, "warmup_steps": 0, "num_beliefs": 2, "logging_steps": 3},
+    }
+    other = new_trainer(copy.deepcopy(tiny_model), peft=peft, **settings)
+    trainer = new_trainer(peft=peft, **settings)
+    trainer.train()
+    first = trainer.run_record()
+    # As an interrupted step leaves them.
+    trainer._metrics["train"]["loss/retain"].append(99.0)
+    trainer._row_metrics.note(["retain"], {name: torch.tensor([99.0]) for name in ("loss", "logps", "entropy")})
+    trainer.stop_reason = "Enough."
+    other.model.load_state_dict(trainer.model.state_dict())
+    trainer.train()
+    other.train()
+    weights = dict(other.model.named_parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in trainer.model.named_parameters())
+    timed = ("train_", "throughput/", "beliefs/seconds")
+    found, expected = (
+        [
+            {name: value for name, value in entry.items() if not name.startswith(timed)}
+            for entry in one.state.log_history
+        ]
+        for one in (trainer, other)
+    )
+    assert found == expected and found[0]["weights/lambda_bst"] > 0.15
+    audits = [[one["sha256"] for one in x.belief_store.audits] for x in (trainer, other)]
+    assert audits[0] == audits[1]
+    assert trainer.stop_reason is None
+    record = trainer.run_record()
+    assert (record.started_at, record.steps) == (max(record.started_at, first.started_at), 4)
+    assert record.seconds < first.seconds + other.run_record().seconds
+
+
+def test_an_optimizer_that_was_passed_in_stays_in_a_second_run(new_trainer, tiny_model):
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=1e-3)
+    trainer = new_trainer(optimizers=(optimizer, None))
+    for _ in range(2):
+        trainer.train()
+        assert trainer.optimizer.optimizer is optimizer

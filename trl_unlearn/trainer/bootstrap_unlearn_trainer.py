@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import TrainOutput
 
 from ..beliefs import BeliefSampling, BeliefStore
-from ..encoding import ENCODED_COLUMNS, answer_row, encode_dataset
+from ..encoding import ENCODED_COLUMNS, encode_dataset
 from ..generation import eos_token_ids, position_limit, whole_model
 from ..label_states import LabelStates, check_head
 from ..objectives import forget, hidden, retain
@@ -41,7 +41,7 @@ from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import refuse_input, refuse_rows, warn_of_overlap
 from .collator import DataCollatorForUnlearning
-from .drift import MONITOR_CANDIDATES, MONITOR_PROMPTS, DriftMonitor, frozen_beliefs, spread_over
+from .drift import MONITOR_CANDIDATES, DriftMonitor, frozen_beliefs, spread_rows
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
 from .guard import FOLLOWED_ROWS, DivergenceGuard
 from .inner_layer import resolve_layer, train_around_layer
@@ -164,7 +164,6 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._objective = FORGET_OBJECTIVES[args.forget_loss_type]
         self.dataset_sources: dict[str, dict[str, Any]] = {}
         self.earlier_requests: list[ChainLink] = []
-        self.stop_reason: str | None = None
 
         super().__init__(
             model=model,
@@ -207,10 +206,19 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._is_sharded = self.accelerator.distributed_type in sharded
         if args.disable_dropout:
             disable_dropout(self.model, None if self._is_sharded else self.train_dataset[0]["input_ids"])
-        self._meter = StepMeter(self.accelerator, self.model.config.get_text_config())
-        self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded)
         self._last_means: dict[str, float] = {}
         show_logps(self, self._last_means)
+        self._begin_run()
+
+    # Runs and their checkpoints
+
+    def _begin_run(self) -> None:
+        super()._begin_run()
+        args, config = self.args, self.model.config.get_text_config()
+        self.stop_reason = None
+        self._last_means.clear()
+        self._meter = StepMeter(self.accelerator, config)
+        self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded)
         rows = self.train_dataset.select_columns(list(ENCODED_COLUMNS))
         self.belief_store = self._new_belief_store(rows) if args.lambda_bss > 0 else None
         kinds = ["forget", *["beliefs"] * (self.belief_store is not None), *["retain"] * args.uses_retain]
@@ -218,14 +226,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._weights, self._monitor = TermWeights(args), None
         self._guard = DivergenceGuard(
             self.model,
-            vocab_size,
-            retain=self._spread_retain_rows(FOLLOWED_ROWS) if args.uses_retain else (),
+            config.vocab_size,
+            retain=spread_rows(self.retain_dataset, FOLLOWED_ROWS) if args.uses_retain else (),
             pad_token_id=self._tokenizer.pad_token_id,
             keeps_copy=not self.is_deepspeed_enabled,
             stops=args.stop_on_divergence,
         )
-
-    # Checkpoints
 
     def _shared_state(self) -> dict[str, dict[str, Any]]:
         parts = {
@@ -345,14 +351,9 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     # Weights
 
-    def _spread_retain_rows(self, most: int = MONITOR_PROMPTS) -> list[dict[str, Any]]:
-        return [self.retain_dataset[i] for i in spread_over(len(self.retain_dataset), most)]
-
     def _new_monitor(self) -> DriftMonitor:
-        # Beside the beliefs that are followed, the answers to the same prompts.
-        target = [answer_row(self.train_dataset[i]) for i in spread_over(len(self.train_dataset))]
-        retain = self._spread_retain_rows() if self.args.retain_max_drop is not None else []
-        return DriftMonitor(target, [], retain, self._tokenizer.pad_token_id)
+        retain = None if self.args.retain_max_drop is None else self.retain_dataset
+        return DriftMonitor.of(self.train_dataset, retain, self._tokenizer.pad_token_id)
 
     def _freeze_monitor(self, model: nn.Module) -> DriftMonitor:
         if self.state.global_step > 0:
@@ -366,12 +367,6 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             store = self._new_belief_store(monitor.target, MONITOR_CANDIDATES)
             self._sample(model, store, 0, "Sampling beliefs to follow")
             monitor.beliefs = frozen_beliefs(store)
-            if not monitor.beliefs:
-                logger.warning(
-                    "All samples of the model repeat the answers that are to be forgotten: "
-                    "`lambda_schedule='adaptive'` has no beliefs to follow, and the weights stay as they are. "
-                    "Raise `temperature`."
-                )
         return monitor
 
     def _update_weights(self, model: nn.Module) -> None:

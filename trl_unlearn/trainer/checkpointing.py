@@ -149,7 +149,17 @@ class ResumableTrainer(SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         self._writes_checkpoint = False
         self._log_state: dict[str, Any] | None = None
+        self._has_trained = False
         super().__init__(*args, **kwargs)
+        self._makes_optimizer = self.optimizer is None
+
+    def _begin_run(self) -> None:
+        """Set what belongs to one call of `train` to its start."""
+        self._log_state = None
+        self._metrics["train"].clear()
+        if self._makes_optimizer:
+            # `Trainer` makes a new schedule for each call, and would go on with the moments of the last one.
+            self.optimizer = None
 
     @abstractmethod
     def _shared_state(self) -> dict[str, dict[str, Any]]:
@@ -249,6 +259,9 @@ class ResumableTrainer(SFTTrainer):
         """
         Train, from the start or from a checkpoint.
 
+        Called again, it goes on from the weights as they are, and everything else begins anew: schedules, beliefs,
+        optimizer (unless it was passed in), record. The reference stays the model as it was passed in.
+
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
                 Checkpoint to go on from; `True` for the last one in `output_dir` that is whole.
@@ -262,6 +275,9 @@ class ResumableTrainer(SFTTrainer):
             [`ResumeError`]: If there is no such checkpoint, or it is one of another run.
             [`CheckpointError`]: If a checkpoint cannot be written.
         """
+        if self._has_trained:
+            self._begin_run()
+        self._has_trained = True
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:

@@ -14,16 +14,21 @@
 
 """How far a model in training is from its start, on rows that were frozen then."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
+from datasets import Dataset
 from torch import nn
 
 from ..beliefs import BeliefStore
+from ..encoding import answer_row
 from ..token_scores import score_rows
 
+
+logger = logging.getLogger(__name__)
 
 # Prompts that are followed, and samples of each, of which one is kept: the most likely one that is not the target.
 MONITOR_PROMPTS, MONITOR_CANDIDATES = 16, 8
@@ -65,6 +70,12 @@ class DriftMonitor:
     retain: list[dict[str, Any]]
     pad_token_id: int
     _start: list[float | None] | None = field(default=None, init=False)
+
+    @classmethod
+    def of(cls, forget: Dataset, retain: Dataset | None, pad_token_id: int) -> Self:
+        """Rows spread over the sets, without beliefs yet: those are of the answers to the prompts of the targets."""
+        target = [answer_row(row) for row in spread_rows(forget)]
+        return cls(target, [], [] if retain is None else spread_rows(retain), pad_token_id)
 
     def measure(self, model: nn.Module) -> Drift:
         """
@@ -120,9 +131,15 @@ def spread_over(count: int, most: int = MONITOR_PROMPTS) -> list[int]:
     return [i * count // taken for i in range(taken)]
 
 
+def spread_rows(rows: Dataset, most: int = MONITOR_PROMPTS) -> list[dict[str, Any]]:
+    """Rows spread evenly over a set, see [`spread_over`]."""
+    return [rows[index] for index in spread_over(len(rows), most)]
+
+
 def frozen_beliefs(store: BeliefStore) -> list[dict[str, Any]]:
     """
-    The most likely belief of each prompt that does not repeat the target, whose fall is wanted anyway.
+    The most likely belief of each prompt that does not repeat the target, whose fall is wanted anyway. Warns if there
+    is none.
 
     Args:
         store ([`BeliefStore`]):
@@ -131,5 +148,10 @@ def frozen_beliefs(store: BeliefStore) -> list[dict[str, Any]]:
     Returns:
         `list[dict]`: Encoded rows, at most one of each prompt.
     """
-    found = [store.apart_from_target(index) for index in range(len(store))]
-    return [row for row in found if row is not None]
+    beside = [store.apart_from_target(index) for index in range(len(store))]
+    if not any(beside):
+        logger.warning(
+            "All samples of the model repeat the answers that are to be forgotten: `lambda_schedule='adaptive'` has "
+            "no beliefs to follow, and the weights stay as they are. Raise `temperature`."
+        )
+    return [row for row in beside if row is not None]

@@ -56,6 +56,13 @@ class PublishingTrainer(ResumableTrainer):
         self._forget_source: Dataset | None = None
         super().__init__(*args, **kwargs)
 
+    def _begin_run(self) -> None:
+        super()._begin_run()
+        self._saved_step = None
+        if self._has_trained:
+            # The first run began with the loading of its model.
+            self._clock = RunClock()
+
     # Records
 
     def run_record(self) -> UnlearningRun:
