@@ -23,7 +23,7 @@ from weakref import WeakSet
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
+from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -89,6 +89,11 @@ def _logit_transform(config: Any) -> tuple[float, float | None]:
     return 1.0 if scale is None else float(scale), getattr(config, "final_logit_softcapping", None)
 
 
+def _unwrapped(head: nn.Module) -> nn.Module:
+    # PEFT's `trainable_token_indices` wraps a head that shares its matrix with the embeddings.
+    return head.original_module if isinstance(head, TrainableTokensWrapper) else head
+
+
 def _head_module(model: nn.Module) -> nn.Module:
     head = model.get_output_embeddings()
     if isinstance(head, BaseTunerLayer | ModulesToSaveWrapper):
@@ -96,7 +101,7 @@ def _head_module(model: nn.Module) -> nn.Module:
             "The model has an adapter on its LM head (`lm_head`), whose weight the scores need as one matrix. Take it "
             "out of `target_modules` and `modules_to_save`, or merge the adapter first (`model.merge_and_unload()`)."
         )
-    if not isinstance(head, nn.Linear):
+    if not isinstance(_unwrapped(head), nn.Linear):
         raise ValueError(
             f"The model's output embedding is a `{type(head).__name__}`, expected a `Linear` layer over the "
             "vocabulary. Only causal language models with one can be scored."
@@ -113,13 +118,23 @@ def check_head(model: nn.Module) -> None:
             Causal language model, not wrapped.
 
     Raises:
-        `ValueError`: If the LM head is missing or carries an adapter.
+        `ValueError`: If the LM head is missing or carries an adapter, or its matrix is that of embeddings that do.
     """
-    _head_module(model)
+    head, embeddings = _head_module(model), model.get_input_embeddings()
+    wrapped = {BaseTunerLayer: "base_layer", ModulesToSaveWrapper: "original_module"}
+    for kind, inner in wrapped.items():
+        if isinstance(embeddings, kind) and getattr(embeddings, inner).weight is head.weight:
+            raise ValueError(
+                "The adapter is on the embeddings, whose matrix is the head too (`tie_word_embeddings`): merged, it "
+                "would change the head as well, and be another model than the one that was trained. Take the "
+                "embeddings out of `target_modules` and `modules_to_save`, or name the tokens to train in "
+                "`trainable_token_indices`."
+            )
 
 
 def _logit_head(model: nn.Module, module: nn.Module) -> LogitHead:
-    weight, bias = module.weight, module.bias
+    # The matrix of a wrapper has the rows of its trained tokens in it.
+    weight, bias = module.weight, _unwrapped(module).bias
     if isinstance(weight, DTensor):
         weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
     scale, softcap = _logit_transform(model.config.get_text_config())

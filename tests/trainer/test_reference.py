@@ -34,6 +34,8 @@ ATTENTION = {"target_modules": ["q_proj", "v_proj", "o_proj"], "task_type": "CAU
 LORA = {"r": 4, **ATTENTION}
 ADAPTERS = {
     "LoRA": ("LoraConfig", LORA),
+    "LoRA on embeddings": ("LoraConfig", {**LORA, "target_modules": ["q_proj", "embed_tokens"]}),
+    "LoRA and some tokens": ("LoraConfig", {**LORA, "trainable_token_indices": [1, 2, 85, 87]}),
     "LoRA and modules to save": ("LoraConfig", {**LORA, "modules_to_save": ["embed_tokens"]}),
     "DoRA": ("LoraConfig", {**LORA, "use_dora": True}),
     "LoRA and biases": ("LoraConfig", {**LORA, "bias": "all"}),
@@ -74,9 +76,9 @@ def new_trainer(tmp_path, tiny_tokenizer, forget_rows, retain_rows):
 def biased_model(tiny_model):
     """The tiny model with biases in its attention, and with a head of its own."""
     torch.manual_seed(0)
-    tiny_model.config.tie_word_embeddings = False
-    tiny_model.config.attention_bias = True
-    return type(tiny_model)(tiny_model.config).eval()
+    config = copy.deepcopy(tiny_model.config)
+    config.tie_word_embeddings, config.attention_bias = False, True
+    return type(tiny_model)(config).eval()
 
 
 def adapted(model, kind):
@@ -227,3 +229,52 @@ def test_a_pass_of_the_reference_changes_nothing_about_what_trains(new_trainer, 
     assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == trains
     changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
     assert changed and changed <= trains
+
+
+@pytest.mark.parametrize(
+    ("kind", "ties"),
+    [
+        ("LoRA on embeddings", False),
+        ("LoRA and modules to save", False),
+        ("LoRA and some tokens", False),
+        ("LoRA and some tokens", True),
+    ],
+)
+def test_an_adapter_on_embeddings_is_trained_saved_loaded_and_merged(
+    new_trainer, tiny_model, biased_model, kind, ties, tmp_path
+):
+    model = tiny_model if ties else biased_model
+    untouched = copy.deepcopy(model)
+    # With beliefs, which are generated with the adapter on.
+    trainer = new_trainer(model, config_of(kind), lambda_bss=0.5, max_completion_length=6)
+    trainer.train()
+    batch = batch_of(trainer)
+    with trainer._reference() as reference:
+        torch.testing.assert_close(logps(reference, batch), logps(untouched, batch), atol=1e-5, rtol=0)
+    trained = logps(trainer.model.eval(), batch)
+    assert (trained - logps(untouched, batch)).abs().max() > 1e-2
+    embedded = [name for name, p in trainer.model.named_parameters() if p.requires_grad and "embed_tokens" in name]
+    assert embedded
+    trainer.save_model()
+    loaded = PeftModel.from_pretrained(untouched, tmp_path / "out").eval()
+    torch.testing.assert_close(logps(loaded, batch), trained, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logps(loaded.merge_and_unload(), batch), trained, atol=1e-5, rtol=0)
+
+
+def test_scores_of_a_head_with_trained_tokens_are_those_of_its_logits(tiny_model):
+    model = adapted(tiny_model, "LoRA and some tokens").eval()
+    # Two of the labels are among the tokens that train.
+    row = {"input_ids": [5, 6, 7, 85, 8, 87, 9], "labels": [-100, -100, 7, 85, 8, 87, 9]}
+    scores = score_batch(model, pad_rows([row], 0))
+    ids = torch.tensor([row["input_ids"]])
+    expected = model(input_ids=ids).logits[0, 1:-1].log_softmax(-1).gather(-1, ids[0, 2:, None])[:, 0]
+    torch.testing.assert_close(scores.logps[0][scores.mask[0]], expected, atol=1e-5, rtol=0)
+    (-scores.logps.sum()).backward()
+    delta = model.base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta["default"]
+    assert delta.grad.abs().sum(-1).gt(0).tolist() == [True] * 4
+
+
+@pytest.mark.parametrize("kind", ["LoRA on embeddings", "LoRA and modules to save"])
+def test_an_adapter_on_embeddings_that_are_the_head_is_refused(new_trainer, tiny_model, kind):
+    with pytest.raises(ValueError, match=r"whose matrix is the head too .* `trainable_token_indices`"):
+        new_trainer(tiny_model, config_of(kind))

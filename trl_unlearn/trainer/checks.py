@@ -225,7 +225,11 @@ def refuse_rows(model: nn.Module, **sets: Dataset | Mapping[str, Dataset] | None
     Raises:
         `ValueError`: If a row has a token beyond the embeddings, or more tokens than the model has positions.
     """
-    size = model.get_input_embeddings().num_embeddings
+    embeddings = model.get_input_embeddings()
+    # Adapters wrap what they change.
+    for name in ("base_layer", "original_module"):
+        embeddings = getattr(embeddings, name, embeddings)
+    size = embeddings.num_embeddings
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for name, given in sets.items():
         for part, dataset in (given if isinstance(given, dict) else {name: given}).items():
