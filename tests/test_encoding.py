@@ -20,6 +20,7 @@ from datasets import Dataset
 from trl_unlearn.encoding import (
     answer_ids,
     answer_row,
+    closing_token_id,
     encode_dataset,
     encode_row,
     ends_turn,
@@ -246,7 +247,11 @@ def test_raw_text_can_stand_in_another_column(tiny_tokenizer):
 
 def test_tokenised_rows_are_taken_as_they_are(tiny_tokenizer):
     row = {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, -100]}
-    assert encode_row(row, tiny_tokenizer, max_length=3) == {**row, "prompt_length": 2}
+    assert encode_row(row, tiny_tokenizer, max_length=3) == {
+        **row,
+        "prompt_length": 2,
+        "truncated_tokens": 0,
+    }
 
 
 def test_the_prompt_of_a_tokenised_row_without_masked_labels_is_its_beginning(tiny_tokenizer):
@@ -262,18 +267,47 @@ def test_max_length_cuts_the_end_of_a_row(tiny_tokenizer):
     assert cut["input_ids"] == whole["input_ids"][:length]
     assert cut["labels"] == whole["labels"][:length]
     assert cut["prompt_length"] == whole["prompt_length"]
+    # The end-of-turn token is no text.
+    assert cut["truncated_tokens"] == len(whole["input_ids"]) - length - 1
+    longest = len(whole["input_ids"])
+    for most in (longest, longest - 1):
+        assert encode_row(CONVERSATION, tiny_tokenizer, max_length=most)["truncated_tokens"] == 0
+
+
+def test_no_token_closes_a_row_that_was_cut_off(tiny_tokenizer):
+    row = {"prompt": QUESTION, "completion": " Ada<|im_start|>Marlow"}
+    length = encode_row({**row, "completion": " Ada"}, tiny_tokenizer)["prompt_length"] + 2
+    cut = encode_row(row, tiny_tokenizer, max_length=length)
+    assert tiny_tokenizer.decode(cut["labels"][-1]) == "<|im_start|>"
+    assert closing_token_id(cut, tiny_tokenizer) is None
+    assert closing_token_id(encode_row(row, tiny_tokenizer), tiny_tokenizer) == tiny_tokenizer.eos_token_id
+
+
+def test_what_max_length_cuts_off_is_told_for_the_whole_set(tiny_tokenizer, caplog):
+    whole = encode_row(CONVERSATION, tiny_tokenizer)
+    short = {**CONVERSATION, "completion": [{"role": "assistant", "content": "1"}]}
+    dataset, length = Dataset.from_list([CONVERSATION, short]), whole["prompt_length"] + 4
+    lost, labels = len(whole["input_ids"]) - length - 1, 4 + 2
+    encode_dataset(dataset, tiny_tokenizer, name="forget", max_length=length)
+    assert f"1 of 2 rows of the forget set (50.0 %) are longer than `max_length={length}`" in caplog.text
+    assert f"{lost} tokens of their answers, {100 * lost / (lost + labels):.1f} % of all in the set" in caplog.text
+    caplog.clear()
+    encode_dataset(dataset, tiny_tokenizer, name="forget", max_length=len(whole["input_ids"]))
+    assert not caplog.records
 
 
 def test_a_dataset_is_encoded_row_by_row_in_its_order(forget_rows, tiny_tokenizer):
     encoded = encode_dataset(forget_rows, tiny_tokenizer, name="forget")
-    assert sorted(encoded.column_names) == ["input_ids", "labels", "prompt_length"]
+    assert sorted(encoded.column_names) == ["input_ids", "labels", "prompt_length", "truncated_tokens"]
     assert list(encoded) == [encode_row(row, tiny_tokenizer) for row in forget_rows]
 
 
 def test_a_tokenised_dataset_keeps_its_ids(tiny_tokenizer):
     dataset = Dataset.from_dict({"input_ids": [[5, 6, 7]], "labels": [[-100, 6, 7]], "source": ["page 1"]})
     encoded = encode_dataset(dataset, tiny_tokenizer, name="retain")
-    assert list(encoded) == [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "prompt_length": 1}]
+    assert list(encoded) == [
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "prompt_length": 1, "truncated_tokens": 0}
+    ]
 
 
 def test_a_conversation_without_chat_template_is_refused(forget_rows, tiny_tokenizer):

@@ -79,6 +79,13 @@ def test_a_run_is_the_same_after_saving_and_loading(tmp_path, changes):
     assert UnlearningRun.load(tmp_path / "new" / "run.json") == run
 
 
+def test_a_run_of_a_version_that_recorded_no_truncation_is_read():
+    run = make_run()
+    data = run.to_dict()
+    del data["forget_set"]["truncation"]
+    assert UnlearningRun.from_dict(data) == run
+
+
 def test_a_result_is_the_same_after_saving_and_loading(tmp_path):
     result = make_result(not_measured={"unlearned": {"forget/squeezing": Unmeasured(1, 4), "own/sum": Unmeasured()}})
     result.save(tmp_path / "eval_results.json")

@@ -69,8 +69,10 @@ def closing_token_id(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase)
             Tokenizer that made it.
 
     Returns:
-        `int` or None: Its last label if that [`ends_turn`].
+        `int` or None: Its last label if that [`ends_turn`]; None for a row that was cut off, which nothing closes.
     """
+    if row.get("truncated_tokens"):
+        return None
     last = next((label for label in reversed(row["labels"]) if label != -100), None)
     return last if last is not None and ends_turn(last, tokenizer) else None
 
@@ -298,8 +300,8 @@ def encode_row(
             Column of raw text.
 
     Returns:
-        `dict[str, Any]`: `input_ids` and `labels` (lists of the same length) and `prompt_length` (number of tokens
-        that a belief of this row is generated from).
+        `dict[str, Any]`: `input_ids` and `labels` (lists of the same length), `prompt_length` (number of tokens that
+        a belief of this row is generated from) and `truncated_tokens` (number of tokens of text after `max_length`).
 
     Raises:
         `ValueError`: If the row has none of the forms, values of other types, an empty prompt, no chat template where
@@ -318,27 +320,29 @@ def encode_row(
         _check_tokens("labels", labels, vocabulary, (-100,))
         if len(ids) != len(labels):
             raise ValueError(f"has {len(ids)} `input_ids` and {len(labels)} `labels`; both need one entry a token.")
-        start, is_cut = next((i for i, label in enumerate(labels) if label != -100), len(labels)), False
+        start, cut = next((i for i, label in enumerate(labels) if label != -100), len(labels)), []
     else:
         ids, first = _encode_form(row, tokenizer, text_field)
         start = first or 0
         labels = [-100] * start + ids[start:]
         if not tokenizer.decode([x for x in labels if x != -100], skip_special_tokens=True).strip():
             raise ValueError("has a completion without a token of text. Remove the row or give it an answer.")
-        is_cut = max_length is not None and len(ids) > max_length
+        cut = [] if max_length is None else ids[max_length:]
         ids, labels = ids[:max_length], labels[:max_length]
     # The first token has nothing before it and is never predicted.
     if all(label == -100 for label in labels[1:]):
         raise ValueError(
             f"has no label token within `max_length={max_length}`: its prompt takes {start} tokens. Raise "
             "`max_length` or shorten the prompt."
-            if is_cut
+            if cut
             else "has no label token. Every label is -100, or the text has a single token."
         )
     # At least one label comes after the prompt.
     last = max(i for i, label in enumerate(labels) if label != -100)
     prompt = start if start > 0 else min(prompt_length, last)
-    return {"input_ids": ids, "labels": labels, "prompt_length": prompt}
+    # Without the token that closes the answer, no text is missing.
+    truncated = len(cut) - ends_turn(cut[-1], tokenizer) if cut else 0
+    return {"input_ids": ids, "labels": labels, "prompt_length": prompt, "truncated_tokens": truncated}
 
 
 def template_closing_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -387,7 +391,8 @@ def encode_dataset(
             Number of processes.
 
     Returns:
-        [`~datasets.Dataset`]: `input_ids`, `labels` and `prompt_length`, in the order of the rows.
+        [`~datasets.Dataset`]: What [`encode_row`] gives, in the order of the rows. How much of them was cut off is
+        said in a warning.
 
     Raises:
         `ValueError`: If `max_length` is too small, the dataset is empty, or a row cannot be encoded; names the row by
@@ -418,4 +423,23 @@ def encode_dataset(
         desc=f"Encoding the {name} set",
     )
     warn_of_other_prompt(dataset[0], tokenizer, name)
+    _warn_of_truncation(encoded, name, max_length)
     return encoded
+
+
+def _warn_of_truncation(encoded: Dataset, name: str, max_length: int | None) -> None:
+    truncated = [count for count in encoded["truncated_tokens"] if count]
+    if truncated:
+        kept = sum(label != -100 for labels in encoded["labels"] for label in labels)
+        logger.warning(
+            "%d of %d rows of the %s set (%.1f %%) are longer than `max_length=%d` and were cut off there: %d tokens "
+            "of their answers, %.1f %% of all in the set, are not %s. Raise `max_length`, or split these rows.",
+            len(truncated),
+            len(encoded),
+            name,
+            100 * len(truncated) / len(encoded),
+            max_length,
+            sum(truncated),
+            100 * sum(truncated) / (sum(truncated) + kept),
+            "unlearned" if name == "forget" else "used",
+        )

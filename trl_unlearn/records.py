@@ -69,6 +69,25 @@ def settings_digest(*arguments: Any) -> str:
 
 
 @dataclass
+class Truncation:
+    """
+    What a data set lost because its rows were too long.
+
+    Args:
+        rows (`int`):
+            The number of rows that were cut off.
+        tokens (`int`):
+            The number of tokens that they lost.
+        max_length (`int`):
+            The number of tokens after which they were cut off.
+    """
+
+    rows: int
+    tokens: int
+    max_length: int
+
+
+@dataclass
 class DatasetRecord:
     """
     A data set by name, size and hash; never its text.
@@ -86,6 +105,8 @@ class DatasetRecord:
             The split, for instance `"train[:100]"`.
         on_hub (`bool`, *optional*, defaults to `False`):
             Whether `name` is an id on the Hub. A relative path looks the same, so it has to be said.
+        truncation ([`Truncation`], *optional*):
+            What was cut off, if anything was.
     """
 
     name: str
@@ -94,6 +115,7 @@ class DatasetRecord:
     config: str | None = None
     split: str | None = None
     on_hub: bool = False
+    truncation: Truncation | None = None
 
 
 @dataclass

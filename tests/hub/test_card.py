@@ -23,7 +23,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from trl_unlearn.hub.card import render_card
-from trl_unlearn.records import AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, UnlearningRun
+from trl_unlearn.records import AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, Truncation, UnlearningRun
 from trl_unlearn.results import METRICS, Difference, EvaluationResult, Measurement, Unmeasured
 
 
@@ -226,6 +226,26 @@ def test_a_path_that_was_taken_for_a_hub_id_stays_out_of_the_card():
 def test_a_windows_path_is_cut_to_its_last_part():
     content = render_card(make_run(base_model="C:\\Users\\someone\\target", base_model_on_hub=False), None)
     assert "someone" not in content and "`target`, a local checkpoint" in content
+
+
+@pytest.mark.parametrize(
+    ("role", "sentence"),
+    [
+        (
+            "forget_set",
+            "3 of 4 forget rows were cut off at 1,024 tokens: the rest of them (5,000 tokens) was not unlearned",
+        ),
+        (
+            "retain_set",
+            "3 of 4 retain rows were cut off at 1,024 tokens: the rest of them (5,000 tokens) was no part",
+        ),
+    ],
+)
+def test_what_was_cut_off_is_on_the_card(role, sentence):
+    run = make_run()
+    assert "were cut off" not in render_card(run)
+    cut = replace(getattr(run, role), truncation=Truncation(rows=3, tokens=5000, max_length=1024))
+    assert sentence in render_card(replace(run, **{role: cut}))
 
 
 def test_no_line_of_the_forget_set_is_on_the_card():

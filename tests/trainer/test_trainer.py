@@ -25,12 +25,14 @@ from transformers import LlamaForCausalLM
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_row
+from trl_unlearn.records import Truncation
 from trl_unlearn.token_scores import pad_rows, score_batch
 from trl_unlearn.trainer import pass_scorer
 from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
 from trl_unlearn.trainer.passes import retain_index
 from trl_unlearn.trainer.refusals import refusal_of
+from trl_unlearn.trainer.run_record import RunClock, build_run_record
 
 
 LORA = {"r": 4, "target_modules": "all-linear"}
@@ -245,6 +247,15 @@ def test_a_belief_may_repeat_its_target(new_trainer, monkeypatch):
     trainer.train()
     entry = trainer.state.log_history[0]
     assert entry["loss/beliefs"] == pytest.approx(entry["loss/forget"])
+
+
+def test_what_max_length_cut_off_is_in_the_record_of_the_run(new_trainer, tiny_tokenizer, forget_rows):
+    whole = [encode_row(row, tiny_tokenizer) for row in forget_rows]
+    length = max(row["prompt_length"] for row in whole) + 3
+    lost = [len(row["input_ids"]) - 1 - length for row in whole]
+    record = build_run_record(new_trainer(max_length=length, lambda_bss=0.0), RunClock())
+    assert record.forget_set.truncation == Truncation(3, sum(lost), length)
+    assert build_run_record(new_trainer(lambda_bss=0.0), RunClock()).forget_set.truncation is None
 
 
 def test_variables_of_the_chat_template_are_in_every_prompt(new_trainer, tiny_tokenizer):

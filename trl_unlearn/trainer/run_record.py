@@ -30,7 +30,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from trl import SFTConfig
 
-from ..records import NO_SETTINGS, AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, UnlearningRun
+from ..records import NO_SETTINGS, AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, Truncation, UnlearningRun
 
 
 _LIBRARIES = ("trl-unlearn", "trl", "transformers", "peft", "accelerate", "datasets", "torch")
@@ -62,13 +62,17 @@ def _portable(name: str) -> str:
     return "/".join(Path(name).resolve().parts[-2:]) if Path(name).exists() else name
 
 
-def _dataset_record(dataset: Dataset, source: dict[str, Any]) -> DatasetRecord:
+def _dataset_record(trainer, dataset: Dataset, role: str) -> DatasetRecord:
     digest = hashlib.sha256()
     for row in dataset.select_columns(["input_ids", "labels"]):
         digest.update(repr((row["input_ids"], row["labels"])).encode())
-    source = {"name": "in memory"} | source
+    source = {"name": "in memory"} | trainer.dataset_sources.get(role, {})
+    truncated = [count for count in dataset["truncated_tokens"] if count]
     return DatasetRecord(
-        rows=len(dataset), sha256=digest.hexdigest(), **(source | {"name": _portable(source["name"])})
+        rows=len(dataset),
+        sha256=digest.hexdigest(),
+        truncation=Truncation(len(truncated), sum(truncated), trainer.args.max_length) if truncated else None,
+        **(source | {"name": _portable(source["name"])}),
     )
 
 
@@ -146,10 +150,10 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         base_model_on_hub=name != "in memory" and not Path(name).exists(),
         base_model_revision=getattr(base.config, "_commit_hash", None),
         adapter=_adapter_record(trainer),
-        forget_set=_dataset_record(trainer.train_dataset, trainer.dataset_sources.get("forget", {})),
+        forget_set=_dataset_record(trainer, trainer.train_dataset, "forget"),
         retain_set=None
         if trainer.retain_dataset is None
-        else _dataset_record(trainer.retain_dataset, trainer.dataset_sources.get("retain", {})),
+        else _dataset_record(trainer, trainer.retain_dataset, "retain"),
         hyperparameters=_hyperparameters(args),
         steps=state.global_step,
         epochs=state.epoch or 0.0,
