@@ -92,14 +92,6 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-@dataclass
-class _AnswerLogps:
-    """Log-probs of each answer's text, and of the token that ends it, if it did not have to be cut."""
-
-    text: list[list[float]]
-    end: list[float | None]
-
-
 def _text_ids(answer: Completion) -> list[int]:
     return answer.ids[: -1 if answer.ended else None][:FLUENCY_LENGTH]
 
@@ -131,8 +123,10 @@ def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, lis
     return values, forget_answers
 
 
-def _answer_logps(judge: PreTrainedModel, role: str, answers: list[Completion], setting: _Setting) -> _AnswerLogps:
-    """Log-probs of a model's answers to the forget set under the target."""
+def _answer_logps(
+    judge: PreTrainedModel, role: str, answers: list[Completion], setting: _Setting
+) -> list[list[float]]:
+    """Log-probs of the tokens of a model's answers to the forget set under the target, their ends included."""
     prompts = [row["input_ids"][: row["prompt_length"]] for row in setting.sets["forget"].answers]
     texts = [_text_ids(answer) for answer in answers]
     # A text that was cut has no end to judge.
@@ -152,11 +146,7 @@ def _answer_logps(judge: PreTrainedModel, role: str, answers: list[Completion], 
             desc=f"Judging the fluency of {role}",
         )
     )
-    logps = [next(scores).logps if text else [] for text in texts]
-    return _AnswerLogps(
-        text=[row[: len(text)] for row, text in zip(logps, texts, strict=True)],
-        end=[row[-1] if row and end else None for row, end in zip(logps, ends, strict=True)],
-    )
+    return [next(scores).logps if text else [] for text in texts]
 
 
 @dataclass
@@ -165,7 +155,7 @@ class _Target:
 
     beliefs: list[list[dict[str, list[int]]]]
     belief_logps: list[list[float]]
-    answers: _AnswerLogps | None
+    answer_logps: list[list[float]]
 
 
 def _with_squeezing(
@@ -281,24 +271,26 @@ class Suite:
         )
         values, answers, logps = _with_squeezing(model, setting, beliefs, [])
         judged = answers and self._classifier is None
-        self._target = _Target(beliefs, logps, _answer_logps(model, "target", answers, setting) if judged else None)
+        own = _answer_logps(model, "target", answers, setting) if judged else []
+        lengths = [len(_text_ids(answer)) for answer in answers]
+        self._target = _Target(beliefs, logps, [row[:length] for row, length in zip(own, lengths, strict=False)])
         del model
         free_memory()
-        self._per_row["target"] = values | self._fluency("target", answers, self._target.answers)
+        self._per_row["target"] = values | self._fluency("target", answers, own)
 
     def _measure(self, role: str, load: Callable[[], PreTrainedModel]) -> dict[str, list[float]]:
         model = load()
         values, answers, _ = _with_squeezing(model, self.setting, self._target.beliefs, self._target.belief_logps)
         del model
         free_memory()
-        logps = None
+        logps = []
         if answers and self._classifier is None:
             # Loaded again rather than kept: only one model has to fit in memory.
             logps = _answer_logps(self._load_target(), role, answers, self.setting)
             free_memory()
         return values | self._fluency(role, answers, logps)
 
-    def _fluency(self, role: str, answers: list[Completion], logps: _AnswerLogps | None) -> dict[str, list[float]]:
+    def _fluency(self, role: str, answers: list[Completion], logps: list[list[float]]) -> dict[str, list[float]]:
         """Fluency of a model's answers to the forget set, of which there may be none."""
         ids, tokenizer = [_text_ids(answer) for answer in answers], self.setting.tokenizer
         if not answers:
@@ -309,11 +301,7 @@ class Suite:
             found = self._classifier.probabilities(texts, batch_size=self.setting.score_batch_size, desc=desc)
             return {"utility/fluency": where_measured(found, answers)}
         standin = FluencyStandin().compute(
-            ids=ids,
-            logps=logps.text,
-            end_logps=logps.end,
-            own_logps=self._target.answers.text,
-            vocab_size=len(tokenizer),
+            ids=ids, logps=logps, own_logps=self._target.answer_logps, vocab_size=len(tokenizer)
         )
         return {"utility/fluency_standin": where_measured(standin["per_row"], answers)}
 

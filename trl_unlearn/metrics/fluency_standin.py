@@ -72,11 +72,10 @@ class FluencyStandin(UnlearningMetric):
         ids (`list[list[int]]`):
             Token ids of each row's answer without the end-of-turn token.
         logps (`list[list[float]]`):
-            log pi_y of these tokens under the original model, given the prompt, in nats.
-        end_logps (`list[float | None]`):
-            log pi_y of the end-of-turn token after them; `None` for an answer that was cut off.
+            log pi_y of these tokens under the original model, given the prompt, in nats; of an answer that has ended,
+            that of its end-of-turn token too. An answer without one is taken for one that breaks off.
         own_logps (`list[list[float]]`):
-            log pi_y of the original model's own greedy answer.
+            log pi_y of the original model's own greedy answer, without its end.
         vocab_size (`int`):
             Number of tokens of the vocabulary, |V|.
 
@@ -84,14 +83,13 @@ class FluencyStandin(UnlearningMetric):
         `dict`: `fluency_standin` (`float`) and `per_row` (`list[float]`), both in [0, 1].
 
     Raises:
-        `ValueError`: If a row has not one log-probability a token.
+        `ValueError`: If a row has not one log-probability a token, with or without its end.
     """
 
     inputs: ClassVar[Features] = Features(
         {
             "ids": List(Value("int64")),
             "logps": List(Value("float64")),
-            "end_logps": Value("float64"),
             "own_logps": List(Value("float64")),
         }
     )
@@ -100,24 +98,21 @@ class FluencyStandin(UnlearningMetric):
         self,
         ids: list[list[int]],
         logps: list[list[float]],
-        end_logps: list[float | None],
         own_logps: list[list[float]],
         vocab_size: int,
     ) -> dict[str, Any]:
         per_row = []
-        rows = zip(ids, logps, end_logps, own_logps, strict=True)
-        for index, (row_ids, row_logps, end_logp, row_own) in enumerate(rows):
-            if len(row_ids) != len(row_logps):
+        for index, (row_ids, row_logps, row_own) in enumerate(zip(ids, logps, own_logps, strict=True)):
+            if len(row_logps) - len(row_ids) not in (0, 1):
                 raise ValueError(
                     f"`FluencyStandin` got {len(row_ids)} tokens and {len(row_logps)} log-probabilities in row "
-                    f"{index}. Give one log-probability a token."
+                    f"{index}. Give one log-probability a token, and one for the end of an answer that has ended."
                 )
             if not row_ids:
                 per_row.append(0.0)
                 continue
-            gain, own = _coding_gain(row_logps, vocab_size), _coding_gain(row_own, vocab_size) if row_own else 1.0
-            said = 1.0
-            if end_logp is not None:
-                said = _said_share(len(row_ids), len(row_own), _coding_gain([end_logp], vocab_size))
+            text, end = row_logps[: len(row_ids)], row_logps[len(row_ids) :]
+            gain, own = _coding_gain(text, vocab_size), _coding_gain(row_own, vocab_size) if row_own else 1.0
+            said = _said_share(len(text), len(row_own), _coding_gain(end, vocab_size) if end else 0.0)
             per_row.append((1.0 if gain >= own else gain / own) * said * _distinct_share(row_ids))
         return {"fluency_standin": fmean(per_row), "per_row": per_row}
