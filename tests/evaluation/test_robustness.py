@@ -14,6 +14,7 @@
 
 
 import copy
+import logging
 import math
 from functools import partial
 
@@ -23,7 +24,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from torch.testing import assert_close
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import robustness
@@ -212,9 +223,72 @@ def test_all_linear_weights_but_those_of_the_head_are_rounded(tiny_model, tiny_t
         assert torch.equal(weight, was) != rounded
 
 
-def test_a_model_without_linear_layers_is_not_quantised(tiny_tokenizer, forget_rows):
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=16, n_layer=1, n_head=2))
-    assert robustness._quantization(model, setting_of(forget_rows, tiny_tokenizer), 8) == {}
+def tiny_experts(kind, tokenizer):
+    """A mixture of two experts a layer; GPT-OSS has the inputs of its experts in the rows of a weight."""
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_experts_per_tok": 1,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    torch.manual_seed(0)
+    if kind == "qwen3_moe":
+        return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, num_experts=2, moe_intermediate_size=48)).eval()
+    if kind == "gpt_oss":
+        return GptOssForCausalLM(GptOssConfig(**sizes, num_local_experts=2)).eval()
+    return MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=2)).eval()
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_experts_are_rounded_along_their_inputs_and_the_share_is_said(kind, tiny_tokenizer, forget_rows):
+    model = tiny_experts(kind, tiny_tokenizer)
+    before, setting = copy.deepcopy(model.state_dict()), setting_of(forget_rows, tiny_tokenizer)
+    assert robustness._quantization(model, setting, 4).keys() == {"robustness/quantized_int4"}
+    after = model.state_dict()
+    experts = {name: weight for name, weight in after.items() if name.endswith("_proj") and "expert" in name}
+    assert len(experts) == 4
+    for name, weight in experts.items():
+        was = before[name].mT if kind == "gpt_oss" else before[name]
+        for one, expected in zip(weight, was, strict=True):
+            expected = robustness._round_weights(expected, bits=4, group_size=32)
+            assert_close(one, expected.mT if kind == "gpt_oss" else expected, rtol=0, atol=0)
+    sizes = {name: weight.numel() for name, weight in before.items() if "layers" in name and weight.dim() > 1}
+    sizes = {name: size for name, size in sizes.items() if not name.endswith("bias")}
+    routers = sum(size for name, size in sizes.items() if name.endswith(("router.weight", "mlp.gate.weight")))
+    assert setting.rounded_shares == [pytest.approx(1 - routers / sum(sizes.values()))]
+    assert setting.rounded_shares[0] > 0.99
+
+
+def test_the_share_of_the_weights_that_are_rounded_stands_in_the_protocol(tiny_model, tiny_tokenizer, forget_rows):
+    models = {"target": partial(copy.deepcopy, tiny_model)}
+    outcome = measure_robustness(models, EvaluationRows(forget_rows), tiny_tokenizer, batch_size=None, seed=42)
+    assert outcome.protocol == {"quantized_share": 1.0}
+
+
+def test_experts_of_an_unknown_layout_leave_out_the_attack_with_their_names(tiny_tokenizer, forget_rows, caplog):
+    model = tiny_experts("mixtral", tiny_tokenizer)
+    for module in model.modules():
+        vars(module).pop("is_transposed", None)
+    with caplog.at_level(logging.WARNING):
+        assert robustness._quantization(model, setting_of(forget_rows, tiny_tokenizer), 8) == {}
+    assert "`robustness/quantized_int8` is left out: only 30.6 % of the decoder's weights can be" in caplog.text
+    assert "model.layers.*.mlp.experts.down_proj, model.layers.*.mlp.experts.gate_up_proj" in caplog.text
+
+
+def test_the_transposed_linear_layers_of_gpt2_are_rounded_along_their_inputs(tiny_tokenizer, forget_rows):
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=16, n_layer=1, n_head=2)).eval()
+    before, setting = model.transformer.h[0].mlp.c_fc.weight.clone(), setting_of(forget_rows, tiny_tokenizer)
+    robustness._quantization(model, setting, 8)
+    expected = robustness._round_weights(before.mT, bits=8).mT
+    assert_close(model.transformer.h[0].mlp.c_fc.weight, expected, rtol=0, atol=0)
+    assert setting.rounded_shares == [1.0]
 
 
 def test_prompts_beyond_the_positions_leave_out_their_attack_alone(new_gpt2, tiny_tokenizer, forget_rows, caplog):

@@ -15,9 +15,10 @@
 """Attacks that bring back what is only hidden: relearning, rounded weights, other prompts, many samples."""
 
 import logging
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -28,6 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from ..encoding import answer_ids, encode_row
 from ..generation import eos_token_ids, position_limit
@@ -52,6 +54,7 @@ RELEARNING_RATE = 1e-4
 LEAK_ATTEMPTS = (1, 4, 8)
 # bits -> weights that share a scale (`None`: a whole output channel).
 QUANTIZATIONS = {8: None, 4: 32}
+LEAST_ROUNDED_SHARE = 0.9
 NUM_EXAMPLES = 3
 _MAX_SAMPLE_LENGTH = 64
 
@@ -62,6 +65,8 @@ class _Setting(SuiteSetting):
 
     rows: list[dict[str, Any]]
     forget: EncodedSet
+    # Of each quantisation, how much of the decoder's weights it has rounded.
+    rounded_shares: list[float] = field(default_factory=list)
 
     def answer_ids(self) -> list[list[int]]:
         """Answers without the end-of-turn token."""
@@ -255,13 +260,44 @@ def _relearning(model: PreTrainedModel, setting: _Setting) -> dict[str, list[flo
 
 
 def _round_weights(weight: torch.Tensor, *, bits: int, group_size: int | None = None) -> torch.Tensor:
-    """Weights rounded to the nearest of 2^bits - 1 levels, symmetric, with a scale a channel or a group of one."""
-    size = group_size or weight.size(1)
-    groups = F.pad(weight.float(), (0, -weight.size(1) % size)).unflatten(1, (-1, size))
+    """
+    Weights `[..., outputs, inputs]` rounded to the nearest of 2^bits - 1 levels, symmetric, with a scale a channel or
+    a group of one.
+    """
+    inputs = weight.size(-1)
+    size = group_size or inputs
+    groups = F.pad(weight.float(), (0, -inputs % size)).unflatten(-1, (-1, size))
     scale = groups.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
     # A group of zeros has no scale.
     rounded = (groups / scale.where(scale > 0, torch.ones_like(scale))).round() * scale
-    return rounded.flatten(1)[:, : weight.size(1)].to(weight.dtype)
+    return rounded.flatten(-2)[..., :inputs].to(weight.dtype)
+
+
+def _matrices(model: PreTrainedModel) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """
+    Weights `[..., outputs, inputs]` that can be rounded, and by name those of the decoder that cannot.
+
+    A mixture of experts has one weight of three dimensions for all of them. Which of these is that of the inputs, only
+    the library's mark on the module tells.
+    """
+    head = model.get_output_embeddings()
+    outside = [head, *(module for module in model.modules() if isinstance(module, nn.Embedding))]
+    seen = {id(weight) for module in outside if module is not None for weight in module.parameters()}
+    rounded, others = [], {}
+    for prefix, module in model.named_modules():
+        for name, weight in module.named_parameters(prefix, recurse=False):
+            if weight.dim() < 2 or name.endswith("bias") or id(weight) in seen:
+                continue
+            seen.add(id(weight))
+            if isinstance(module, nn.Linear):
+                rounded.append(weight)
+            elif isinstance(module, Conv1D):
+                rounded.append(weight.mT)
+            elif weight.dim() == 3 and hasattr(module, "is_transposed"):
+                rounded.append(weight.mT if module.is_transposed else weight)
+            else:
+                others[name] = weight
+    return rounded, others
 
 
 @torch.no_grad()
@@ -269,19 +305,30 @@ def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[
     """
     Extraction strength with rounded weights. Changes the model.
 
-    What is rounded are the weights of the linear layers but the output head, per output channel (8 bits) or in groups
-    of 32 (4 bits); they are multiplied in the model's own precision, which is what weight-only quantisation computes,
-    without its speed. Without a linear layer the result is left out.
+    What is rounded are the weights of the linear layers and of the experts but the output head, per output channel (8
+    bits) or in groups of 32 (4 bits); they are multiplied in the model's own precision, which is what weight-only
+    quantisation computes, without its speed. Where more of the decoder cannot be rounded than its routers and
+    convolutions, the result is left out: it would be that of another model.
 
     Source: Zhang et al., Catastrophic Failure of LLM Unlearning via Quantization
     (https://huggingface.co/papers/2410.16454).
     """
-    head = model.get_output_embeddings()
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
-    if not layers:
+    matrices, others = _matrices(model)
+    count = sum(weight.numel() for weight in matrices)
+    share = count / max(1, count + sum(weight.numel() for weight in others.values()))
+    if share < LEAST_ROUNDED_SHARE:
+        kinds = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in others})
+        logger.warning(
+            "`robustness/quantized_int%d` is left out: only %.1f %% of the decoder's weights can be rounded. Of the "
+            "others the layout is not known: %s.",
+            bits,
+            100 * share,
+            ", ".join(kinds) or "it has no matrices",
+        )
         return {}
-    for layer in layers:
-        layer.weight.copy_(_round_weights(layer.weight, bits=bits, group_size=QUANTIZATIONS[bits]))
+    for weight in matrices:
+        weight.copy_(_round_weights(weight, bits=bits, group_size=QUANTIZATIONS[bits]))
+    setting.rounded_shares.append(share)
     values = _extraction_strength(model, setting, f"Scoring with {bits} bits")
     return {f"robustness/quantized_int{bits}": values}
 
@@ -349,7 +396,7 @@ def measure_robustness(
     | `paraphrased_rougeL` | ROUGE-L recall of the answer to `paraphrased_question` (conversations) |
     | `relearned_<steps>_steps` | strict extraction strength of the others after steps on every fifth row |
     | `relearning_area` | mean over that curve of the difference to the retrained model's |
-    | `quantized_int8`, `_int4` | strict extraction strength with rounded weights |
+    | `quantized_int8`, `_int4` | strict extraction strength with rounded weights, of at least 90 % of the decoder |
     | `adapter_off` | strict extraction strength of an unlearned adapter's base |
 
     Answers are at most as long as the longest true answer (samples: at most 64 tokens), and greedy where nothing is
@@ -371,7 +418,7 @@ def measure_robustness(
 
     Returns:
         [`~evaluation.uncertainty.SuiteOutcome`]: Role -> name -> mean with number of rows and standard error, and the
-        paired differences.
+        paired differences; `protocol` has the `quantized_share` of the decoder's weights, the smallest of all models.
 
     Raises:
         `ValueError`: If the forget set is empty or a row cannot be encoded, or a function gives the same model twice.
@@ -384,4 +431,7 @@ def measure_robustness(
         for values in per_row.values():
             if area := _relearning_area(values, per_row["retrained"]):
                 values["robustness/relearning_area"] = area
-    return summarise_rows(per_row, seed=seed)
+    outcome = summarise_rows(per_row, seed=seed)
+    if setting.rounded_shares:
+        outcome.protocol["quantized_share"] = round(min(setting.rounded_shares), 4)
+    return outcome

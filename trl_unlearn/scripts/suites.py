@@ -233,7 +233,7 @@ class SuiteInputs:
             models=outcome.models,
             differences=outcome.differences,
             not_measured=outcome.not_measured,
-            protocol={"parity": self.data_args.parity, "rows": rows, "seed": self.args.seed},
+            protocol={"parity": self.data_args.parity, "rows": rows, "seed": self.args.seed} | outcome.protocol,
             environment=library_versions() | {"device": PartialState().device.type},
         )
 
