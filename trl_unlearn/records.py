@@ -17,6 +17,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +117,24 @@ class DatasetRecord:
     split: str | None = None
     on_hub: bool = False
     truncation: Truncation | None = None
+
+
+def quantization_label(config: Mapping[str, Any] | None) -> str | None:
+    """
+    A quantisation in words.
+
+    Args:
+        config (`Mapping[str, Any]`, *optional*):
+            Its settings, as transformers writes them.
+
+    Returns:
+        `str` or None: for instance `"4 bits (nf4)"`; None for weights as they are.
+    """
+    if not config:
+        return None
+    if config.get("load_in_4bit"):
+        return f"4 bits ({config.get('bnb_4bit_quant_type')})"
+    return "8 bits" if config.get("load_in_8bit") else str(config.get("quant_method", "quantised"))
 
 
 @dataclass
@@ -228,6 +247,8 @@ class UnlearningRun(JsonRecord):
             Whether `base_model` is an id on the Hub. A relative path looks the same, so it has to be said.
         base_model_revision (`str`, *optional*):
             Its revision.
+        base_quantization (`dict[str, Any]`, *optional*):
+            How its weights were quantised in training, in the words of transformers; None if they were not.
         adapter ([`AdapterRecord`], *optional*):
             The adapter; None for full fine-tuning.
         forget_set ([`DatasetRecord`]):
@@ -263,6 +284,7 @@ class UnlearningRun(JsonRecord):
     base_model: str
     base_model_on_hub: bool
     base_model_revision: str | None = None
+    base_quantization: dict[str, Any] | None = None
     adapter: AdapterRecord | None = None
     forget_set: DatasetRecord
     retain_set: DatasetRecord | None = None

@@ -274,6 +274,11 @@ class EvaluationResult(JsonRecord):
             notes.append("Parity: strict. Not to be compared with numbers of open-unlearning.")
         else:
             notes.append("Parity: open-unlearning. The definitions are those of published numbers.")
+        if bits := self.protocol.get("base_quantization"):
+            notes.append(
+                f"The target, and the base of an adapter, was loaded in {bits}. A model that the adapter is merged "
+                "into has other weights, which these numbers do not judge."
+            )
         source = self.protocol.get("fluency_source")
         if source == "standin":
             notes.append("Fluency is a stand-in, not the published classifier: Util and Agg are not comparable.")

@@ -349,6 +349,18 @@ def test_a_merged_model_names_the_weights_that_were_measured_and_those_that_they
     assert "weights_sha256" not in content
 
 
+def test_a_quantised_base_is_named_with_the_adapter_and_under_its_results():
+    run = make_run(
+        base_quantization={"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    )
+    result = make_result()
+    result.protocol["base_quantization"] = "4 bits (nf4)"
+    content = render_card(run, result)
+    assert "The base was loaded in 4 bits (nf4)." in section(content, "Method")
+    assert "- The target, and the base of an adapter, was loaded in 4 bits (nf4)." in section(content, "Results")
+    assert "was loaded in" not in render_card(make_run(), make_result())
+
+
 def test_beliefs_that_are_still_to_be_sampled_are_not_denied():
     assert "No sequence beliefs have been sampled yet." in render_card(make_run(belief_audit=None))
     settings = {"forget_loss_type": "bs_t", "lambda_bss": 0.0}

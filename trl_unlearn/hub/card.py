@@ -26,7 +26,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun
+from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun, quantization_label
 from ..results import (
     DIFFERENCES,
     METRIC_GROUPS,
@@ -289,6 +289,7 @@ def render_card(
         adapter_type=run.adapter and _ADAPTER_NAMES.get(run.adapter.type, run.adapter.type),
         continued_from=run.adapter and run.adapter.continued_from and _last_part(run.adapter.continued_from),
         target_modules=_target_modules(run),
+        quantization=quantization_label(run.base_quantization),
         method_settings={name: settings[name] for name in of_method if name in settings},
         other_settings={name: value for name, value in settings.items() if name not in of_method},
         datasets=[

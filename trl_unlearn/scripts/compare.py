@@ -66,11 +66,11 @@ from .loading import (
     evaluation_loaders,
     load_config,
     load_tokenizer,
+    models_protocol,
     refuse_for_several,
     refuse_other_settings,
     refusing,
     use_archive,
-    weights_sha256,
 )
 from .rows import load_evaluation_rows
 from .unlearn import build_trainer
@@ -279,7 +279,7 @@ class _Comparison:
             metrics={name: found.value for name, found in result.models["unlearned"].items()},
         )
         if PartialState().is_main_process:
-            result.protocol["weights_sha256"] = weights_sha256(data_args, job.model_args, str(job.folder))
+            result.protocol |= models_protocol(data_args, job.model_args, str(job.folder))
             result.save(job.folder / "eval_results.json")
             text = json.dumps(run.to_dict(), indent=2) + "\n"
             (job.folder / _FINISHED).write_text(text, encoding="utf-8")

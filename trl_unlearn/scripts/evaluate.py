@@ -57,12 +57,17 @@ from .loading import (
     evaluation_loaders,
     load_config,
     load_tokenizer,
+    models_protocol,
+    quantize_as_trained,
     refusing,
     use_archive,
-    weights_sha256,
 )
 from .suites import SUITES, SuiteArguments, load_suite_inputs
 from .unlearn import write_results
+
+
+# Suites that change the weights of every model.
+_CHANGING = ("robustness", "distribution")
 
 
 @dataclass
@@ -128,6 +133,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         )
         folder = _output_folder(args.output_dir, unlearned)
         check_output_dir(folder)
+        quantize_as_trained(model_args, unlearned)
+        _refuse_quantized(args.suites, model_args, data_args.retrained_model_name_or_path)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
         loaders = evaluation_loaders(data_args, model_args, unlearned, args.trust_remote_code)
         config = load_config(model_args, args.trust_remote_code)
@@ -143,12 +150,23 @@ def _run(argv: list[str] | None, prog: str) -> None:
             found[name] = stages.keep(name, SUITES[name](inputs))
     if PartialState().is_main_process:
         result = _merged([found[name] for name in args.suites])
-        result.protocol["weights_sha256"] = weights_sha256(data_args, model_args, unlearned)
+        result.protocol |= models_protocol(data_args, model_args, unlearned)
         write_results(folder, _with_earlier(result, folder / "eval_results.json"))
         if unlearned is not None and _is_run(Path(unlearned)) and not _is_run(folder):
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
         # Of no use any more: a later call measures anew what may have been changed since.
         shutil.rmtree(stages.folder)
+
+
+def _refuse_quantized(suites: list[str], model_args: UnlearnModelConfig, retrained: str | None) -> None:
+    """Refuse suites that change weights, where those of the base are packed."""
+    changing = [name for name in suites if name in _CHANGING or (name == "privacy" and retrained is not None)]
+    if changing and (model_args.load_in_4bit or model_args.load_in_8bit):
+        raise ValueError(
+            f"The base is quantised, and the suites {changing} change weights (privacy with a retrained model, for "
+            "SPV-MIA), which packed ones do not allow. Leave these suites out, or merge the adapter and give the merged "
+            "model as `--unlearned_model_name_or_path` with an unquantised target."
+        )
 
 
 def _is_run(folder: Path) -> bool:
@@ -227,7 +245,8 @@ def _with_earlier(result: EvaluationResult, path: Path) -> EvaluationResult:
     known = {role for role, found in result.models.items() if found is not None} <= weights.keys()
     if not kept:
         return result
-    if not known or any(earlier.protocol.get(key) != result.protocol[key] for key in ("weights_sha256", "parity")):
+    same = ("weights_sha256", "base_quantization", "parity")
+    if not known or any(earlier.protocol.get(key) != result.protocol.get(key) for key in same):
         PartialState().print(f"`{path}` held {', '.join(kept)} of other models or another parity, and is replaced.")
         return result
 

@@ -35,14 +35,22 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import deepspeed
+from trl import get_quantization_config
 
 from ..data.archive import build_archive
 from ..hub import contents
+from ..records import UnlearningRun, quantization_label
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import refuse_adapter, refuse_model_name
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 
 
+# Model argument -> setting of transformers.
+_QUANTIZATION_FIELDS = {
+    "bnb_4bit_quant_type": "bnb_4bit_quant_type",
+    "use_bnb_nested_quant": "bnb_4bit_use_double_quant",
+    "bnb_4bit_quant_storage": "bnb_4bit_quant_storage",
+}
 # Endings of the files of a model's or an adapter's weights.
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -265,6 +273,9 @@ def evaluation_loaders(
     """
     Functions that load target, unlearned and retrained model, as saved, on the accelerator if there is one.
 
+    The target, and with it the base of an unlearned adapter, is quantised as the arguments say: an adapter corrects
+    the weights that it was trained on. Other whole models are loaded as they are.
+
     Args:
         data_args ([`DataArguments`]), model_args ([`UnlearnModelConfig`]):
             Arguments that name target and retrained model.
@@ -283,11 +294,15 @@ def evaluation_loaders(
         "trust_remote_code": trust_remote_code,
     }
     base = {**kwargs, "revision": model_args.model_revision}
+    if (quantization := get_quantization_config(model_args)) is not None:
+        base["quantization_config"] = quantization
 
     def loader(name: str, adapter: str | None, options: dict[str, Any]) -> Callable[[], PreTrainedModel]:
         def load() -> PreTrainedModel:
             with _unsharded():
-                return load_model(name, adapter=adapter, **options).to(device)
+                model = load_model(name, adapter=adapter, **options)
+                # Quantised weights are put where they belong as they are loaded, and stay there.
+                return model if "quantization_config" in options else model.to(device)
 
         return load
 
@@ -330,6 +345,48 @@ def content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: 
     sets = {name: list(rows) for name, rows in row_sets.items()}
     found = [sets, [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -> None:
+    """
+    Take over how the base of an unlearned adapter was quantised in training, where the arguments do not say.
+
+    Args:
+        model_args ([`UnlearnModelConfig`]):
+            Model arguments, changed in place.
+        unlearned (`str`, *optional*):
+            Folder of the adapter's run.
+    """
+    path = Path(unlearned or "", "run.json")
+    if unlearned is None or not path.is_file() or not _is_adapter(unlearned):
+        return
+    trained = UnlearningRun.load(path).base_quantization or {}
+    if model_args.load_in_4bit or model_args.load_in_8bit or trained.get("quant_method") != "bitsandbytes":
+        return
+    model_args.load_in_4bit = trained.get("load_in_4bit", False)
+    model_args.load_in_8bit = trained.get("load_in_8bit", False)
+    for ours, theirs in _QUANTIZATION_FIELDS.items():
+        if theirs in trained:
+            setattr(model_args, ours, trained[theirs])
+    label = quantization_label(trained)
+    PartialState().print(f"The base is loaded in {label}, as `{path}` says that the adapter was trained.")
+
+
+def models_protocol(data_args: DataArguments, model_args: UnlearnModelConfig, unlearned: str | None) -> dict[str, Any]:
+    """
+    Which models are evaluated, so that results are not taken for those of others.
+
+    Args:
+        data_args, model_args, unlearned:
+            See [`weights_sha256`].
+
+    Returns:
+        `dict[str, Any]`: `weights_sha256`, and `base_quantization` where the base is loaded in fewer bits.
+    """
+    found = {"weights_sha256": weights_sha256(data_args, model_args, unlearned)}
+    if (quantization := get_quantization_config(model_args)) is not None:
+        found["base_quantization"] = quantization_label(quantization.to_dict())
+    return found
 
 
 def weights_sha256(

@@ -55,9 +55,9 @@ from .loading import (
     evaluation_loaders,
     load_model,
     load_tokenizer,
+    models_protocol,
     refusing,
     use_archive,
-    weights_sha256,
 )
 from .output_folder import OutputArguments, OutputFolder, train_into
 from .push import summary
@@ -149,7 +149,7 @@ def _evaluate(
         seed=trainer.args.seed,
     )
     if trainer.is_world_process_zero():
-        outcome.result.protocol["weights_sha256"] = weights_sha256(data_args, model_args, str(folder))
+        outcome.result.protocol |= models_protocol(data_args, model_args, str(folder))
         write_results(folder, outcome.result)
 
 

@@ -93,6 +93,15 @@ def _adapter_record(trainer) -> AdapterRecord | None:
     )
 
 
+def _quantization(model) -> dict[str, Any] | None:
+    """How a base was quantised when it was loaded: an evaluation has to load the same."""
+    config = getattr(model.config, "quantization_config", None)
+    if config is None:
+        return None
+    found = config if isinstance(config, dict) else config.to_dict()
+    return {name: value for name, value in found.items() if isinstance(value, bool | int | float | str)}
+
+
 def _hyperparameters(args) -> dict[str, Any]:
     """Every setting that `SFTConfig` does not have, and every other one that differs from its default there."""
     inherited = {field.name: field.default for field in fields(SFTConfig)}
@@ -149,6 +158,7 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         base_model=_portable(name),
         base_model_on_hub=name != "in memory" and not Path(name).exists(),
         base_model_revision=getattr(base.config, "_commit_hash", None),
+        base_quantization=_quantization(base),
         adapter=_adapter_record(trainer),
         forget_set=_dataset_record(trainer, trainer.train_dataset, "forget"),
         retain_set=None

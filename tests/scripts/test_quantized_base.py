@@ -1,0 +1,107 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The base of a QLoRA run. bitsandbytes is not at hand: what is tested is how models are asked for, with a stub."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import BitsAndBytesConfig
+
+from trl_unlearn.records import AdapterRecord, DatasetRecord, UnlearningRun
+from trl_unlearn.scripts import evaluate, loading
+from trl_unlearn.scripts.arguments import DataArguments, UnlearnModelConfig
+from trl_unlearn.scripts.loading import evaluation_loaders, models_protocol, quantize_as_trained
+from trl_unlearn.trainer.run_record import _quantization
+
+
+IN_4_BITS = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+
+
+@pytest.fixture
+def qlora_run(tmp_path):
+    """Folder of an adapter whose run had its base in 4 bits."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    UnlearningRun(
+        base_model="base",
+        base_model_on_hub=False,
+        base_quantization=_quantization(SimpleNamespace(config=SimpleNamespace(quantization_config=IN_4_BITS))),
+        adapter=AdapterRecord("LORA", 4, 8, ["q_proj"]),
+        forget_set=DatasetRecord("own", 3, "ab"),
+        hyperparameters={"forget_loss_type": "bs_t", "lambda_bss": 0.0},
+        steps=1,
+        epochs=1.0,
+        effective_batch_size=1,
+        seed=0,
+        world_size=1,
+        started_at="2026-01-02T03:04:05+00:00",
+        seconds=1.0,
+        hardware="CPU",
+    ).save(folder / "run.json")
+    return str(folder)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How models are asked for: name and adapter -> options."""
+    found = {}
+
+    def load(name, *, adapter=None, **options):
+        found[name, adapter] = options
+        return torch.nn.Linear(1, 1)
+
+    monkeypatch.setattr(loading, "load_model", load)
+    return found
+
+
+def test_target_and_adapter_are_judged_on_the_base_that_was_trained_on(asked, qlora_run):
+    data_args = DataArguments(dataset_name="own", retrained_model_name_or_path="retrained")
+    model_args = UnlearnModelConfig(model_name_or_path="base")
+    quantize_as_trained(model_args, qlora_run)
+    for load in evaluation_loaders(data_args, model_args, qlora_run).values():
+        load()
+    for name in (("base", None), ("base", qlora_run)):
+        quantization = asked[name]["quantization_config"]
+        assert quantization.load_in_4bit and quantization.bnb_4bit_use_double_quant
+    assert "quantization_config" not in asked["retrained", None]
+    assert models_protocol(data_args, model_args, qlora_run)["base_quantization"] == "4 bits (nf4)"
+
+
+def test_a_base_that_was_not_quantised_is_loaded_as_it_is(asked, qlora_run):
+    record = json.loads(open(f"{qlora_run}/run.json").read())
+    with open(f"{qlora_run}/run.json", "w") as file:
+        json.dump(record | {"base_quantization": None}, file)
+    data_args, model_args = DataArguments(dataset_name="own"), UnlearnModelConfig(model_name_or_path="base")
+    quantize_as_trained(model_args, qlora_run)
+    evaluation_loaders(data_args, model_args, qlora_run)["unlearned"]()
+    assert "quantization_config" not in asked["base", qlora_run]
+    assert "base_quantization" not in models_protocol(data_args, model_args, qlora_run)
+
+
+def test_what_the_command_says_goes_before_what_the_run_says(qlora_run):
+    model_args = UnlearnModelConfig(model_name_or_path="base", load_in_8bit=True)
+    quantize_as_trained(model_args, qlora_run)
+    assert model_args.load_in_8bit and not model_args.load_in_4bit
+
+
+def test_suites_that_change_weights_refuse_packed_ones():
+    model_args = UnlearnModelConfig(model_name_or_path="base", load_in_4bit=True)
+    with pytest.raises(ValueError, match=r"the suites \['privacy', 'robustness'\] change weights"):
+        evaluate._refuse_quantized(["tofu", "privacy", "robustness"], model_args, "retrained")
+    evaluate._refuse_quantized(["tofu", "privacy"], model_args, None)
+    evaluate._refuse_quantized(["robustness"], UnlearnModelConfig(model_name_or_path="base"), "retrained")
