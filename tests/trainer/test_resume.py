@@ -30,7 +30,7 @@ from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.evaluation.callbacks import SqueezingPanelCallback
 from trl_unlearn.evaluation.stopping import UnlearnUntil
 from trl_unlearn.evaluation.tofu import encode_set
-from trl_unlearn.hub.contents import read_folder
+from trl_unlearn.hub.contents import read_folder, saved_files
 from trl_unlearn.trainer import pass_scorer
 from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint, read_state, write_state
 
@@ -238,12 +238,12 @@ def test_what_is_written_beside_the_model_is_for_its_owner_only_and_goes_nowhere
     assert [stat.S_IMODE(state.stat().st_mode) for state in states] == [0o600, 0o600]
     ids = load_file(states[0])["beliefs/ids"].tolist()
     assert ids == [i for row in trainer.belief_store.rows(range(7)) for i in row["labels"] if i >= 0]
-    assert not [file for file in trainer._written(folder / "checkpoint-1") if "state" in file.name]
+    assert not any("state" in path for path in saved_files(folder / "checkpoint-1", is_adapter=True))
     # Not from the output folder either, if somebody moves them there.
     for state in states:
         state.rename(folder / state.name)
     assert not any("state" in path for path in read_folder(folder, "me/unlearned", "adapter").files)
-    assert not [file for file in trainer._written(folder) if "state" in file.name]
+    assert not any("state" in path for path in saved_files(folder, is_adapter=True))
 
 
 def test_a_checkpoint_that_was_killed_half_way_is_not_taken_up(new_trainer, monkeypatch):
