@@ -271,6 +271,13 @@ def test_a_checkpoint_gives_back_every_belief(new_store, tiny_model, in_small_ch
     assert other.rows([2, 0, 1]) == store.rows([2, 0, 1]) and other.refresh == 3
 
 
+def test_beliefs_of_another_number_are_refused(new_store, tiny_model):
+    store = new_store()
+    store.sample(tiny_model, 0, 0.0)
+    with pytest.raises(ValueError, match=r"holds 2 beliefs of each forget row, and `num_beliefs` is 3\. Set it to 2"):
+        new_store(replace(SAMPLING, num_beliefs=3)).load_state_dict(store.state_dict())
+
+
 def _open_files(folder):
     """Files below a folder that this process has open or mapped, with or without a name."""
     opened = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]

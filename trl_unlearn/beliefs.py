@@ -321,13 +321,19 @@ class BeliefStore:
                 See [`BeliefStore.state_dict`].
 
         Raises:
-            `ValueError`: If they are the beliefs of another forget set.
+            `ValueError`: If they are the beliefs of another forget set, or another number of them.
             `OSError`: If they cannot be written.
         """
         if state["set"] != self._set_digest:
             raise ValueError(
                 "The checkpoint holds the beliefs of another forget set. Give the one that the run was started with, "
                 "or train from the start."
+            )
+        counts = set(state["counts"].tolist())
+        if counts - {self.sampling.num_beliefs}:
+            raise ValueError(
+                f"The checkpoint holds {max(counts)} beliefs of each forget row, and `num_beliefs` is "
+                f"{self.sampling.num_beliefs}. Set it to {max(counts)}, or train from the start."
             )
         with BeliefFile(self.folder) as kept:
             kept.append_tensors(state, _CHUNK)
