@@ -558,3 +558,14 @@ def test_an_optimizer_that_was_passed_in_stays_in_a_second_run(new_trainer, tiny
     for _ in range(2):
         trainer.train()
         assert trainer.optimizer.optimizer is optimizer
+
+
+def test_texts_that_are_all_prompt_of_their_beliefs_are_counted(new_trainer, forget_rows, caplog):
+    texts = Dataset.from_list([{"text": "Bo wrote."}, {"text": forget_rows[0]["completion"][0]["content"]}])
+    new_trainer(forget=texts, prompt_length=6)
+    assert "1 of 2 forget texts are no longer than `prompt_length` (6 tokens)" in caplog.text
+    caplog.clear()
+    for settings in ({"prompt_length": 2}, {"prompt_length": 6, "lambda_bss": 0.0}):
+        new_trainer(forget=texts, **settings)
+    new_trainer(forget=forget_rows)
+    assert "no longer than" not in caplog.text

@@ -39,7 +39,7 @@ from ..records import ChainLink
 from ..row_forms import with_template_kwargs
 from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
-from .checks import refuse_input, refuse_rows, warn_of_overlap
+from .checks import refuse_input, refuse_rows, warn_of_overlap, warn_of_short_texts
 from .collator import DataCollatorForUnlearning
 from .drift import MONITOR_CANDIDATES, DriftMonitor, frozen_beliefs, spread_rows
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
@@ -195,6 +195,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             )
             warn_of_overlap(self.train_dataset, self.retain_dataset)
         refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset, eval=self.eval_dataset)
+        if args.lambda_bss > 0:
+            warn_of_short_texts(self.train_dataset, args.prompt_length)
         self.ref_model = None
         if self._objective.needs_reference or args.compares_retain:
             self.ref_model = keep_reference(self.model, self.accelerator, has_adapter=self._continues_adapter)

@@ -317,6 +317,31 @@ def _refuse_set(name: str, argument: str, dataset: Dataset | IterableDataset | N
         raise ValueError(f"The {name} set (`{argument}`) is empty. Check the split and the config name.")
 
 
+def warn_of_short_texts(forget: Dataset, prompt_length: int) -> None:
+    """
+    Warn of raw texts that are no longer than the prompt of their beliefs, with their count.
+
+    Args:
+        forget ([`~datasets.Dataset`]):
+            Encoded forget rows.
+        prompt_length (`int`):
+            Tokens of a prompt.
+    """
+    short = sum(
+        labels[0] != -100 and start == len(labels) - 1
+        for batch in forget.select_columns(["labels", "prompt_length"]).iter(1000)
+        for labels, start in zip(batch["labels"], batch["prompt_length"], strict=True)
+    )
+    if short:
+        logger.warning(
+            "%d of %d forget texts are no longer than `prompt_length` (%d tokens): their beliefs are what follows the "
+            "whole text, and no other way to say it. Lower `prompt_length`.",
+            short,
+            len(forget),
+            prompt_length,
+        )
+
+
 def warn_of_overlap(forget: Dataset, retain: Dataset) -> None:
     """
     Warn of rows that are in both sets, and of those that are in the forget set more than once, with their count.
