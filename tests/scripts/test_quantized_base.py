@@ -15,6 +15,7 @@
 """The base of a QLoRA run. bitsandbytes is not at hand: what is tested is how models are asked for, with a stub."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -83,9 +84,8 @@ def test_target_and_adapter_are_judged_on_the_base_that_was_trained_on(asked, ql
 
 
 def test_a_base_that_was_not_quantised_is_loaded_as_it_is(asked, qlora_run):
-    record = json.loads(open(f"{qlora_run}/run.json").read())
-    with open(f"{qlora_run}/run.json", "w") as file:
-        json.dump(record | {"base_quantization": None}, file)
+    path = Path(qlora_run, "run.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_quantization": None}))
     data_args, model_args = DataArguments(dataset_name="own"), UnlearnModelConfig(model_name_or_path="base")
     quantize_as_trained(model_args, qlora_run)
     evaluation_loaders(data_args, model_args, qlora_run)["unlearned"]()

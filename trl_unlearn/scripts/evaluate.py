@@ -164,8 +164,8 @@ def _refuse_quantized(suites: list[str], model_args: UnlearnModelConfig, retrain
     if changing and (model_args.load_in_4bit or model_args.load_in_8bit):
         raise ValueError(
             f"The base is quantised, and the suites {changing} change weights (privacy with a retrained model, for "
-            "SPV-MIA), which packed ones do not allow. Leave these suites out, or merge the adapter and give the merged "
-            "model as `--unlearned_model_name_or_path` with an unquantised target."
+            "SPV-MIA), which packed ones do not allow. Leave these suites out, or merge the adapter and give the "
+            "merged model as `--unlearned_model_name_or_path` with an unquantised target."
         )
 
 
