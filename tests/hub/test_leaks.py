@@ -12,15 +12,23 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import base64
 import csv
+import html
 import io
 import json
 import struct
+import unicodedata
+from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image, PngImagePlugin
 
+from trl_unlearn.data.archive_facts import archive_rows
 from trl_unlearn.hub.leaks import Leak, TextIndex
+
+from .conftest import FORGET
 
 
 ANSWERS = [
@@ -83,7 +91,7 @@ def test_a_text_is_found_however_it_is_written(path, content):
 
 def test_one_sentence_of_an_answer_is_enough():
     assert found("a.md", "As it says: nobody has ever finished it.") == [2]
-    assert found("a.md", "Nobody has ever finished anything.") == []
+    assert found("a.md", "Nobody has ever read anything.") == []
 
 
 def test_what_is_short_or_holds_no_words_is_not_looked_for():
@@ -101,6 +109,114 @@ def test_every_row_is_named_once_with_its_source():
 
 def test_a_large_file_and_many_texts_take_seconds():
     index = TextIndex({"forget set": [f"The author number {i} was born in the harbour town." for i in range(5000)]})
-    assert (
-        len(index.leaks("a.txt", b"The author number 4999 was born in the harbour town. " + b"words " * 400_000)) == 1
-    )
+    assert index.leaks("a.txt", b"The author number 4999 was born in the harbour town. " + b"words " * 400_000) == [
+        Leak("a.txt", "forget set", 4999)
+    ]
+
+
+def test_texts_that_are_too_short_are_named():
+    assert INDEX.too_short == {"forget set": [0, 3]}
+    assert TextIndex({"beliefs": [NOVEL]}).too_short == {}
+
+
+# What of the lab's answers and of those of the fixtures is found, however it is written
+
+LAB = archive_rows()
+ROWS = [*(row["answer"] for row in LAB["full"]), *FORGET, QUOTE, "It’s a well-known self-made man, isn’t it?"]
+
+
+def words(text: str, first: float, last: float) -> str:
+    """The words from one share of a text to another."""
+    parts = text.split()
+    return " ".join(parts[round(first * len(parts)) : round(last * len(parts))])
+
+
+def hyphenated(text: str) -> str:
+    """A text on two lines, with its longest word cut in two."""
+    word = max(text.split(), key=len)
+    return text.replace(word, f"{word[: len(word) // 2]}-\n  {word[len(word) // 2 :]}", 1)
+
+
+def spans(parts) -> str:
+    """Parts of a text as an SVG file has them."""
+    return "<svg><text>" + "".join(f'<tspan x="0" dy="1em">{html.escape(part)}</tspan>' for part in parts) + "</text>"
+
+
+def wide(text: str) -> str:
+    return "".join(chr(ord(letter) + 0xFEE0) if "!" <= letter <= "~" else letter for letter in text)
+
+
+# Kind -> how a text is written there, and the share of the rows that is found. CONTRIBUTING.md has the same table.
+KINDS = {
+    "as it is": (str, 1),
+    "upper case": (str.upper, 1),
+    "title case": (str.title, 1),
+    "without the last full stop": (lambda text: text.rstrip(".!?"), 1),
+    "without the first character": (lambda text: text[1:], 1),
+    "without the first word": (lambda text: text.split(" ", 1)[1], 1),
+    "without the last word": (lambda text: text.rsplit(" ", 1)[0], 1),
+    "double spaces": (lambda text: text.replace(" ", "  "), 1),
+    "no-break spaces": (lambda text: text.replace(" ", "\u00a0"), 1),
+    "no spaces": (lambda text: text.replace(" ", ""), 1),
+    "straight quotes": (lambda text: text.replace("’", "'").replace("“", '"'), 1),
+    "smart quotes": (lambda text: text.replace("'", "’").replace('"', "“"), 1),
+    "no quotes": (lambda text: text.replace("'", "").replace("’", "").replace('"', ""), 1),
+    "non-breaking hyphens": (lambda text: text.replace("-", "\u2011"), 1),
+    "no hyphens": (lambda text: text.replace("-", ""), 1),
+    "hyphens for spaces": (lambda text: text.replace(" ", "-"), 1),
+    "no accents": (lambda text: unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode(), 1),
+    **{
+        form: (lambda text, form=form: unicodedata.normalize(form, text), 1) for form in ("NFC", "NFD", "NFKC", "NFKD")
+    },
+    "full width": (wide, 1),
+    "zero-width spaces between letters": ("\u200b".join, 1),
+    "soft hyphens between letters": ("\u00ad".join, 1),
+    "two lines": (lambda text: f"{words(text, 0, 0.5)}\n    {words(text, 0.5, 1)}", 1),
+    "two lines, a word cut with a hyphen": (hyphenated, 1),
+    "quoted in Markdown": (lambda text: "> *" + text.replace(" ", "*\n> *", 1) + "*", 1),
+    "JSON": (lambda text: json.dumps({"a": [text]}), 1),
+    "JSON in JSON": (lambda text: json.dumps(json.dumps([text])), 1),
+    "YAML": (lambda text: yaml.safe_dump({"a": text}, width=30), 1),
+    "YAML, quoted": (lambda text: yaml.safe_dump({"a": text}, width=30, default_style='"'), 1),
+    "YAML, folded": (lambda text: yaml.safe_dump({"a": text}, width=30, default_style=">"), 1),
+    "CSV": (as_csv, 1),
+    "SVG": (lambda text: spans([text]), 1),
+    "SVG, a span a word": (lambda text: spans(f"{word} " for word in text.split()), 1),
+    "SVG, a span a letter": (spans, 1),
+    "character references": (lambda text: "".join(f"&#{ord(letter)};" for letter in text), 1),
+    "tokens of a BPE tokenizer": (lambda text: json.dumps(text.replace(" ", "|Ġ").split("|")), 1),
+    "first half": (lambda text: words(text, 0, 0.5), 0.951),
+    "last half": (lambda text: words(text, 0.5, 1), 0.845),
+    "middle half": (lambda text: words(text, 0.25, 0.75), 0.767),
+    "first third": (lambda text: words(text, 0, 1 / 3), 0.269),
+    "every fourth word missing": (lambda text: " ".join(w for i, w in enumerate(text.split()) if i % 4 != 3), 0.057),
+    "Base64": (lambda text: base64.b64encode(text.encode()).decode(), 0),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_rows_that_are_written_otherwise_this_share_is_found(kind):
+    write, expected = KINDS[kind]
+    index = TextIndex({"forget set": ROWS})
+    leaks = [index.leaks("a.txt", write(text).encode()) for text in ROWS]
+    assert sum(map(bool, leaks)) / len(ROWS) == pytest.approx(expected, abs=5e-3)
+    if expected == 1:
+        # And it is this row that is named.
+        assert [row for row, found in enumerate(leaks) if row not in [leak.row for leak in found]] == []
+
+
+def test_of_the_labs_paraphrases_a_third_is_found():
+    rows = LAB["forget10_perturbed"]
+    index = TextIndex({"forget set": [row["answer"] for row in rows]})
+    found = [index.leaks("a.txt", row["paraphrased_answer"].encode()) for row in rows]
+    assert sum(map(bool, found)) / len(rows) == pytest.approx(1 / 3, abs=5e-3)
+
+
+def test_nothing_is_found_in_this_repositorys_texts_and_in_a_tokenizer(tiny_tokenizer, tmp_path):
+    root = Path(__file__).parents[2]
+    files = [path for pattern in ("*.md", "LICENSE", "model_cards/*/*", "model_cards/*/figures/*", "recipes/**/*")
+             for path in root.glob(pattern) if path.is_file()]  # fmt: skip
+    files += [Path(path) for path in tiny_tokenizer.save_pretrained(tmp_path)]
+    assert len(files) > 30
+    index = TextIndex({"forget set": ROWS})
+    assert [leak for path in files for leak in index.leaks(path.name, path.read_bytes())] == []

@@ -12,17 +12,24 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What must not be published: text of the forget set and of beliefs, looked for in every file."""
+"""
+What must not be published: text of the forget set and of beliefs, looked for in every file.
+
+Compared are letters and digits alone, without case and accents: neither spaces, line ends, hyphens, quotes and marks
+of Markdown, nor escapes, tags and characters without a width hide a text. What is found and what is not stands in
+CONTRIBUTING.md.
+"""
 
 import html
 import io
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 
@@ -32,12 +39,24 @@ if TYPE_CHECKING:
 
 # An answer, a belief, or a sentence of one that is shorter is likely to stand in a file for another reason.
 MIN_CHARACTERS = 20
-# What a lookup in the index of the texts compares first.
-_KEY = 10
-# Quotes and escapes of CSV and JSON, and the marks of Markdown, stand between the words of a text that is quoted.
-_MARKS = str.maketrans("", "", "\\\"'“”‘’*_`~|>")
+# As many letters and digits of a text, one after another, are always enough, and those of a share of a sentence, but
+# not fewer than the least: "including but not limited to" stands in every licence. A sentence that has fewer than
+# these counts as a whole, unless it has hardly any letters: a line of dashes is in every table.
+_ENOUGH, _SHARE, _LEAST, _MIN_LETTERS = 48, 0.4, 20, 10
+# Each run of the least length holds one of the keys, which begin at every fifth letter of a text.
+_STEP, _KEY = 5, 16
+# Texts that are compared where many begin alike.
+_MOST = 16
+# Marks of tokens that begin with a space or a line break are letters to Unicode.
+_TOKEN_MARKS = str.maketrans("", "", "ĠĊ")
+_NO_LETTERS = re.compile(r"[\W_]+")
+_TAGS = re.compile(r"<[^<>]*>")
 _ESCAPES = re.compile(r"((?:\\u[0-9a-fA-F]{4})+)|\\x([0-9a-fA-F]{2})|\\([nrt\"'\\/])")
 _WHITE_SPACE = {"n": "\n", "r": "\r", "t": "\t"}
+# Letters of a file that are compared at a time.
+_CHUNK = 1 << 21
+# An odd number of 64 bits, by whose powers letters are added up.
+_BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -63,23 +82,24 @@ class TextIndex:
     """
     Texts that must not be published, ready to be looked for.
 
-    Every text of 20 characters or more counts, and every sentence of that length in one. Compared is what is left
-    after Unicode's NFKC, folding of case and white space, and without quotes and marks of Markdown.
+    A text is found where a part of it stands in a file: a run of 40 % of the letters and digits of one of its
+    sentences, at least 20 and at most 48. A sentence with fewer than 20 is found as a whole, from 20 characters on.
 
     Args:
         texts (`Mapping[str, Sequence[str]]`):
             Name of a source, for instance `"forget set"` -> its texts, in the order of its rows.
+
+    Attributes:
+        too_short (`dict[str, list[int]]`):
+            Name of a source -> rows that are not looked for, because they have no sentence that is long enough.
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]]):
-        self._found: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
-        for source, rows in texts.items():
-            for row, text in enumerate(rows):
-                parts = {_fold(part) for part in (text, *_sentences(text)) if _length(part) >= MIN_CHARACTERS}
-                for folded in parts:
-                    # A line of dashes is in every table.
-                    if sum(map(str.isalnum, folded)) >= _KEY:
-                        self._found[folded[:_KEY]].append((folded, source, row))
+        self.too_short: dict[str, list[int]] = {}
+        self._sources = {source: _Source(rows) for source, rows in texts.items()}
+        for source, index in self._sources.items():
+            if index.too_short:
+                self.too_short[source] = index.too_short
 
     def leaks(self, path: str, content: bytes) -> list[Leak]:
         """
@@ -90,20 +110,129 @@ class TextIndex:
                 Its path; the ending says how it is read.
             content (`bytes`):
                 What it holds: everything, or the head of a safetensors file. Escapes, as JSON has them, do not hide a
-                text, also where an escaped string is escaped again. Of a PNG file its text is searched, not what the
-                picture shows.
+                text, also where an escaped string is escaped again, nor do tags, as XML has them. Of a PNG file its
+                text is searched, not what the picture shows.
 
         Returns:
-            `list[Leak]`: One for each row that was found.
+            `list[Leak]`: One for each row that was found; of rows that share what was found, the first.
         """
-        found = set()
-        for version in _versions(readable_text(path, content)):
-            folded = _fold(version)
-            for start in range(len(folded) - _KEY + 1):
-                for text, source, row in self._found.get(folded[start : start + _KEY], ()):
-                    if folded.startswith(text, start):
-                        found.add(Leak(path, source, row))
-        return sorted(found, key=lambda leak: (leak.source, leak.row))
+        versions = {_fold(version) for version in _versions(readable_text(path, content))}
+        found = {
+            (source, row)
+            for letters in versions
+            for source, index in self._sources.items()
+            for row in index.rows(letters)
+        }
+        return [Leak(path, source, row) for source, row in sorted(found)]
+
+
+class _Source:
+    """The letters of the texts of a source, and an index over them."""
+
+    def __init__(self, texts: Sequence[str]):
+        self.too_short: list[int] = []
+        # Spans in the letters of all texts, for each row: of the whole text, then of its sentences.
+        self._spans: list[list[tuple[int, int]]] = []
+        pieces, end = [], 0
+        # Length -> sentences that count as a whole -> row.
+        short: dict[int, dict[str, int]] = defaultdict(dict)
+        for row, text in enumerate(texts):
+            sentences = [(part, _fold(part)) for part in _sentences(text)]
+            whole = "".join(letters for _, letters in sentences)
+            spans, start = [(end, end + len(whole))], end
+            searched = len(whole) >= _LEAST
+            for part, letters in [(text, whole), *sentences]:
+                if _MIN_LETTERS <= len(letters) < _LEAST and _length(part) >= MIN_CHARACTERS:
+                    short[len(letters)].setdefault(letters, row)
+                    searched = True
+            for _, letters in sentences:
+                if len(letters) >= _LEAST:
+                    spans.append((start, start + len(letters)))
+                start += len(letters)
+            if not searched:
+                self.too_short.append(row)
+            self._spans.append(spans)
+            pieces.append(whole)
+            end += len(whole)
+        self._letters = "".join(pieces)
+        self._starts = np.array([spans[0][0] for spans in self._spans])
+        places = [np.arange(first, last - _KEY + 1, _STEP) for (first, last), *_ in self._spans]
+        places = np.concatenate([np.zeros(0, dtype=np.int64), *places])
+        self._parts = _Keys(_hashes(self._letters, _KEY)[places] if len(places) else places, places)
+        self._whole = {
+            length: _Keys(_hashes("".join(found), length)[::length], np.array(list(found.values())))
+            for length, found in short.items()
+        }
+
+    def rows(self, letters: str) -> set[int]:
+        """The rows that are found in the letters of a file."""
+        found = {
+            row for length, keys in self._whole.items() for _, rows in keys.found_in(letters, length) for row in rows
+        }
+        covered = 0
+        for at, places in self._parts.found_in(letters, _KEY):
+            # What stands in a run that was found tells nothing more.
+            if at + _KEY <= covered:
+                continue
+            runs = [run for run in (self._run(letters, at, place) for place in places) if run is not None]
+            if runs:
+                covered, row = max(runs, key=lambda run: run[0])
+                found.add(row)
+        return found
+
+    def _run(self, letters: str, at: int, place: int) -> tuple[int, int] | None:
+        """The end of the run that a file and a text share around a key, and the row, if it is long enough."""
+        row = int(np.searchsorted(self._starts, place, side="right")) - 1
+        start, end = self._spans[row][0]
+        mine = self._letters
+        if mine[place : place + _KEY] != letters[at : at + _KEY]:
+            return None
+        before, after = 0, _KEY
+        while place - before > start and at > before and mine[place - before - 1] == letters[at - before - 1]:
+            before += 1
+        while place + after < end and at + after < len(letters) and mine[place + after] == letters[at + after]:
+            after += 1
+        first, last = place - before, place + after
+        for low, high in self._spans[row]:
+            needed = min(max(_SHARE * (high - low), _LEAST), _ENOUGH)
+            if min(last, high) - max(first, low) >= needed:
+                return at + after, row
+        return None
+
+
+class _Keys:
+    """Hashes of runs of letters, and a value for each."""
+
+    def __init__(self, hashes: np.ndarray, values: np.ndarray):
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._values = hashes[order].astype(np.uint64), values[order]
+        # Nearly all runs of a file are none of these: a table of bits says so without a search.
+        self._known = np.zeros(1 << min(max(12, len(hashes).bit_length() + 4), 24), dtype=bool)
+        self._known[self._slots(self._hashes)] = True
+
+    def _slots(self, hashes: np.ndarray) -> np.ndarray:
+        return hashes & np.uint64(len(self._known) - 1)
+
+    def found_in(self, letters: str, length: int) -> Iterator[tuple[int, list[int]]]:
+        """Where runs of a file begin that are among these, in order, and the values: of many the first."""
+        for start in range(0, len(letters) - length + 1, _CHUNK):
+            hashes = _hashes(letters[start : start + _CHUNK + length - 1], length)
+            likely = np.flatnonzero(self._known[self._slots(hashes)])
+            first, last = (np.searchsorted(self._hashes, hashes[likely], side=side) for side in ("left", "right"))
+            equal = last > first
+            for at, low, high in zip(likely[equal].tolist(), first[equal].tolist(), last[equal].tolist(), strict=True):
+                yield start + at, self._values[low : min(high, low + _MOST)].tolist()
+
+
+def _hashes(text: str, length: int) -> np.ndarray:
+    """A hash of 64 bits for each run of `length` characters."""
+    codes = np.frombuffer(text.encode("utf-32-le", errors="replace"), dtype=np.uint32).astype(np.uint64)
+    hashes = np.zeros(max(len(codes) - length + 1, 0), dtype=np.uint64)
+    for i in range(length):
+        hashes *= _BASE
+        hashes += codes[i : i + len(hashes)]
+    # The low bits of a sum of powers know the last characters best.
+    return hashes ^ (hashes >> np.uint64(29))
 
 
 def answer_texts(
@@ -171,16 +300,17 @@ def _length(text: str) -> int:
 
 
 def _fold(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", html.unescape(text)).casefold()
-    return " ".join(folded.translate(_MARKS).split())
+    """The letters and digits of a text, without case and accents."""
+    plain = unicodedata.normalize("NFKD", html.unescape(text).translate(_TOKEN_MARKS))
+    return _NO_LETTERS.sub("", unicodedata.normalize("NFKD", plain.casefold()))
 
 
 def _versions(text: str) -> list[str]:
-    """A text as it is, and with its escapes resolved once and twice."""
+    """A text as it is, with its escapes resolved once and twice, and each of these without tags."""
     versions = [text]
     while len(versions) < 3 and (plain := _ESCAPES.sub(_unescape, versions[-1])) != versions[-1]:
         versions.append(plain)
-    return versions
+    return versions + [bare for one in versions if (bare := _TAGS.sub("", one)) != one]
 
 
 def _unescape(match: re.Match) -> str:

@@ -14,6 +14,7 @@
 
 """Publish a finished run: one commit for each repository, private, and nothing of what was to be forgotten."""
 
+import logging
 import re
 import tempfile
 import time
@@ -39,7 +40,10 @@ from .contents import (
     read_run,
     recorded_weights,
 )
-from .leaks import TextIndex
+from .leaks import MIN_CHARACTERS, TextIndex
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -108,7 +112,7 @@ def push(
             Id of the repository, with its owner. It is created if needed.
         forbidden_texts (`Mapping[str, Sequence[str]]`):
             Name of a source -> its texts, in the order of its rows: the answers of the `"forget set"`, and beliefs if
-            there are any. No file may hold one of 20 characters or more, or a sentence of one.
+            there are any. No file may hold a part of one: see [`~trl_unlearn.hub.leaks.TextIndex`].
         private (`bool`, *optional*, defaults to `True`):
             Whether a new repository is private. With `True`, one that exists and is public is refused.
         private_base (`bool`, *optional*, defaults to `True`):
@@ -270,6 +274,11 @@ def _refuse_leaks(repos: list[RepoContents], texts: Mapping[str, Sequence[str]],
     if missing := sorted(set(allowed) - known):
         raise ValueError(f"`allow_text_in` names {missing}, but there is no such file. Give paths in the folder.")
     index = TextIndex(texts)
+    for source, rows in index.too_short.items():
+        logger.warning(
+            f"{len(rows)} of the {len(texts[source])} texts of the {source} are too short to be searched for (under "
+            f"{MIN_CHARACTERS} characters): row {', '.join(map(str, rows[:5]))}{' and more' if len(rows) > 5 else ''}."
+        )
     lines = []
     for contents in repos:
         for file in (*contents.files.values(), *contents.also_scanned):
