@@ -23,7 +23,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
-from trl_unlearn.evaluation.callbacks import SqueezingPanelCallback
+from trl_unlearn.evaluation.callbacks import CannotBeginError, SqueezingPanelCallback
 from trl_unlearn.evaluation.squeezing_panel import SqueezingPanel, squeezing_index
 
 
@@ -80,6 +80,13 @@ def test_it_measures_before_training_at_each_interval_and_once_at_the_end(
     assert [entry["step"] for entry in callback.history] == steps
     assert [entry["epoch"] for entry in callback.history] == [pytest.approx(step / 3) for step in steps]
     assert [list(entry)[2:] for entry in callback.history] == [["target", "high", "middle", "low"]] * len(steps)
+
+
+def test_a_panel_that_cannot_be_frozen_ends_before_the_first_step(new_trainer, forget_rows):
+    trainer = new_trainer()
+    with pytest.raises(CannotBeginError, match=r"There is no squeezing panel\. `num_prompts` is 0"):
+        follow(trainer, forget_rows, num_prompts=0)
+    assert trainer.state.global_step == 0
 
 
 def test_a_panel_without_anything_finite_costs_no_run(new_trainer, forget_rows, monkeypatch, tmp_path, caplog):

@@ -20,6 +20,8 @@ import pytest
 
 from trl_unlearn.evaluation import suite
 from trl_unlearn.scripts import compare
+from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
+from trl_unlearn.trainer.guard import DivergenceError
 
 
 METHODS = {"ga": {"forget_loss_type": "ga", "lambda_bss": 0}, "bs_s": {"lambda_bss": 0.5, "num_beliefs": 2}}
@@ -113,3 +115,22 @@ def test_a_mistake_in_a_method_is_found_before_anything_runs(call, methods, comp
     assert refused.value.code == 2
     assert complaint.replace("\\", "") in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_diverges_is_named_in_a_sentence_and_what_is_finished_is_kept(call, tmp_path, capsys, monkeypatch):
+    train = BootstrapUnlearnTrainer.train
+
+    def stopped(trainer, *args, **kwargs):
+        if trainer.args.lambda_bss > 0:
+            raise DivergenceError("The loss is not finite\nin row 3.")
+        return train(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(BootstrapUnlearnTrainer, "train", stopped)
+    with pytest.raises(SystemExit) as ended:
+        call()
+    assert ended.value.code == 3
+    said = (
+        "compare.py: stopped: method `bs_s`, seed 1: The loss is not finite in row 3. Runs that are finished are kept."
+    )
+    assert capsys.readouterr().err.rstrip().splitlines()[-1] == said
+    assert (tmp_path / "out/ga/seed-1/compared.json").is_file()

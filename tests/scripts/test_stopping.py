@@ -53,3 +53,12 @@ def test_the_goal_can_be_measured_of_the_retrained_model(run, own, tiny_model, t
     (goal,) = measured
     stopped = UnlearningRun.load(done.folder / "run.json").stopped
     assert "reached" in stopped and f"(goal {goal['forget_logp']:.3f})" in stopped
+
+
+def test_a_goal_that_is_reached_before_training_is_one_sentence_and_another_goal_may_follow(run, own, capfd):
+    with pytest.raises(SystemExit) as refused:
+        run("bs_t", [*own, "--stop_at=-5"])
+    assert refused.value.code == 2
+    said = capfd.readouterr().err
+    assert "bs_t.py: error: `forget_logp` is -5.9" in said and "there is nothing to unlearn" in said
+    assert UnlearningRun.load(run("bs_t", [*own, "--stop_at=-6.04"]).folder / "run.json").stopped

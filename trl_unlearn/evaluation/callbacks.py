@@ -34,6 +34,10 @@ from .squeezing_panel import SqueezingPanel, squeezing_index
 from .tofu import EncodedSet, score_set
 
 
+class CannotBeginError(ValueError):
+    """What a run is to follow cannot be measured, or needs no run. Raised before the first step."""
+
+
 class _MeasuringCallback(TrainerCallback):
     """
     Measures a model before training, at each interval and at the end of training.
@@ -212,8 +216,8 @@ class SqueezingPanelCallback(_MeasuringCallback):
             Folder of `squeezing.json` (the history) and `figures/squeezing.png`. `None` writes nothing.
 
     Raises:
-        `ValueError`: When training begins, if it goes on from a checkpoint that holds no panel, or the panel cannot be
-            frozen.
+        [`CannotBeginError`]: When training begins, if it goes on from a checkpoint that holds no panel, or the panel
+            cannot be frozen.
     """
 
     group = "squeezing"
@@ -248,7 +252,10 @@ class SqueezingPanelCallback(_MeasuringCallback):
         if self.panel is None:
             tokenizer = self.trainer.processing_class
             pad = padding_token_id(tokenizer)
-            self.panel = SqueezingPanel.freeze(model, tokenizer, self.rows, pad_token_id=pad, **self.settings)
+            try:
+                self.panel = SqueezingPanel.freeze(model, tokenizer, self.rows, pad_token_id=pad, **self.settings)
+            except ValueError as error:
+                raise CannotBeginError(f"There is no squeezing panel. {error}") from error
         return self.panel.measure(model)
 
     def state_dict(self) -> dict[str, Any]:
@@ -267,7 +274,7 @@ class SqueezingPanelCallback(_MeasuringCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step > 0 and not self._is_resumed:
-            raise ValueError(
+            raise CannotBeginError(
                 f"Training goes on from step {state.global_step}, where the responses of the squeezing panel would be "
                 "those of a model that forgets already, and the run that was interrupted had none. Train from the "
                 "start, or leave `SqueezingPanelCallback` out."

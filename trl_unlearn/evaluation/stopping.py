@@ -24,7 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
-from .callbacks import ForgettingCurveCallback
+from .callbacks import CannotBeginError, ForgettingCurveCallback
 from .tofu import EncodedSet
 
 
@@ -82,8 +82,9 @@ class UnlearnUntil(ForgettingCurveCallback):
             Entry of the history whose state is kept so far. Entries of the search have a `step` between two steps.
 
     Raises:
-        `ValueError`: If an argument or the trainer cannot be used; when training begins, if the goal is reached
-            already or the retain probability is below the floor.
+        `ValueError`: If an argument or the trainer cannot be used.
+        [`~trl_unlearn.evaluation.callbacks.CannotBeginError`]: When training begins, if the goal is reached already or
+            the retain probability is below the floor.
     """
 
     def __init__(
@@ -172,11 +173,11 @@ class UnlearnUntil(ForgettingCurveCallback):
 
     def _refuse_start(self, point: dict[str, float]) -> None:
         if not self._keeps_enough(point):
-            raise ValueError(
+            raise CannotBeginError(
                 f"The retain probability is {point['retain_probability']:.3f} before training, below the floor of "
                 f"{self.retain_floor:g}. Lower the floor."
             )
-        raise ValueError(
+        raise CannotBeginError(
             f"`{self.metric}` is {point[self.metric]:.3f} before training, where the goal is {self.goal:.3f} "
             f"(tolerance {self.tolerance:g}): there is nothing to unlearn. Set a lower goal, or check that the model "
             "is one that knows the forget set."

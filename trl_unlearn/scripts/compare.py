@@ -42,7 +42,7 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from ..evaluation.callbacks import ForgettingCurveCallback, SqueezingPanelCallback, curve_point
+from ..evaluation.callbacks import CannotBeginError, ForgettingCurveCallback, SqueezingPanelCallback, curve_point
 from ..evaluation.comparison import (
     ComparedRun,
     comparison_dict,
@@ -58,8 +58,9 @@ from ..evaluation.suite import Suite
 from ..records import settings_digest
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
+from ..trainer.guard import DivergenceError
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
-from .interrupts import interruptible
+from .interrupts import interruptible, stop
 from .loading import (
     check_model_names,
     default_config,
@@ -200,7 +201,10 @@ def _run(argv: list[str] | None, prog: str) -> None:
     for job in tqdm(jobs, desc="Runs", disable=not PartialState().is_main_process):
         finished = job.folder / _FINISHED
         if not finished.is_file():
-            comparison.run(job)
+            try:
+                comparison.run(job)
+            except (CannotBeginError, DivergenceError) as error:
+                stop(prog, error, f"method `{job.method}`, seed {job.seed}")
             PartialState().wait_for_everyone()
         runs.append(ComparedRun(**json.loads(finished.read_text(encoding="utf-8"))))
     if PartialState().is_main_process:

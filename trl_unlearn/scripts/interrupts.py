@@ -24,9 +24,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from accelerate import PartialState
 from tqdm import tqdm
 
+from ..evaluation.callbacks import CannotBeginError
 from ..trainer.checkpointing import CheckpointError, is_full_disk
+from ..trainer.guard import DivergenceError
 
 
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -48,6 +51,32 @@ def fail(prog: str, sentence: str) -> NoReturn:
     """
     print(f"{prog}: failed: {sentence}", file=sys.stderr)
     sys.exit(1)
+
+
+def stop(prog: str, error: CannotBeginError | DivergenceError, what: str) -> NoReturn:
+    """
+    Say which of several runs could not begin, and exit with 2, or was stopped by a guard, and exit with 3.
+
+    Args:
+        prog (`str`):
+            Name of the program.
+        error (`CannotBeginError` or [`~trl_unlearn.trainer.guard.DivergenceError`]):
+            What the run raised.
+        what (`str`):
+            Name of the run.
+    """
+    diverged = isinstance(error, DivergenceError)
+    if PartialState().is_main_process:
+        _close_bars()
+        sentence = f"{what}: {' '.join(str(error).split())} Runs that are finished are kept."
+        print(f"{prog}: {'stopped' if diverged else 'error'}: {sentence}", file=sys.stderr)
+    sys.exit(3 if diverged else 2)
+
+
+def _close_bars() -> None:
+    """Left open, they would be drawn once more behind the sentence."""
+    for bar in list(tqdm._instances):
+        bar.close()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -96,9 +125,7 @@ def interruptible(prog: str, told: str = "before training began: the same comman
                 why = " ".join(str(cause).split())
                 fail(prog, f"a file could not be written ({why}), {_tell[0]()} Make room before that.")
             if os.environ.get("RANK", "0") == "0":
-                # Left open, they would be drawn once more behind the sentence.
-                for bar in list(tqdm._instances):
-                    bar.close()
+                _close_bars()
                 print(f"{prog}: interrupted by {_SIGNALS[signals.first]}, {_tell[0]()}", file=sys.stderr)
             sys.exit(128 + signals.first)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from ..evaluation.callbacks import CannotBeginError
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.checkpointing import CheckpointError, ResumeError, is_full_disk, last_checkpoint
@@ -214,8 +215,12 @@ def train_into(output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer
     except DivergenceError as error:
         with output.writing(prog, trainer, "The model"):
             _end_diverged(output, prog, trainer, error)
-    except ResumeError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+    except (ResumeError, CannotBeginError) as error:
+        if trainer.state.global_step == 0:
+            # Nothing is unfinished: the next command may have other settings.
+            output.end(trainer)
+        if trainer.is_world_process_zero():
+            print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     with output.writing(prog, trainer, "The model"):
         trainer.save_model()

@@ -43,6 +43,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..evaluation.callbacks import CannotBeginError
 from ..evaluation.comparison import comparison_markdown
 from ..evaluation.plots import attempted, draw, plot_sequence
 from ..evaluation.sequence import SequenceStage, print_sequence, sequence_dict, sequence_point, sequence_rows
@@ -52,7 +53,7 @@ from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from ..trainer.guard import DivergenceError
 from .arguments import RETRAINED, StoppingArguments, UnlearnModelConfig, script_parser
-from .interrupts import interruptible
+from .interrupts import interruptible, stop
 from .loading import (
     check_model_names,
     default_config,
@@ -236,11 +237,9 @@ def _run(argv: list[str] | None, prog: str) -> None:
         if stale:
             try:
                 sequence.serve(job, jobs[:i])
-            except DivergenceError as error:
+            except (CannotBeginError, DivergenceError) as error:
                 # Nothing is to be served on top of a model that is lost. The folder counts as cut off.
-                if PartialState().is_main_process:
-                    print(f"{prog}: stopped: request `{job.request}`: {error}", file=sys.stderr)
-                sys.exit(3)
+                stop(prog, error, f"request `{job.request}`")
             PartialState().wait_for_everyone()
         stages.append(SequenceStage(**json.loads(finished.read_text(encoding="utf-8"))))
     if PartialState().is_main_process:

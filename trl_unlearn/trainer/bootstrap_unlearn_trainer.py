@@ -39,6 +39,7 @@ from ..records import ChainLink
 from ..row_forms import with_template_kwargs
 from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
+from .checkpointing import ResumeError
 from .checks import refuse_input, refuse_rows, warn_of_overlap, warn_of_short_texts
 from .collator import DataCollatorForUnlearning
 from .drift import MONITOR_CANDIDATES, DriftMonitor, frozen_beliefs, spread_rows
@@ -359,7 +360,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def _freeze_monitor(self, model: nn.Module) -> DriftMonitor:
         if self.state.global_step > 0:
-            raise ValueError(
+            raise ResumeError(
                 f"Training goes on from step {self.state.global_step}, but `lambda_schedule='adaptive'` and "
                 "`retain_max_drop` follow what the model found likely before unlearning, and the run that was "
                 "interrupted had neither. Train from the start, or leave them as they were."
