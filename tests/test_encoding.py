@@ -177,7 +177,18 @@ def test_a_prompt_that_is_not_the_one_of_a_generation_is_told(tiny_tokenizer, ca
     assert not caplog.records
     tiny_tokenizer.chat_template = chatml[: -len("{% endif %}")] + "<think>{% endif %}"
     encode_dataset(dataset, tiny_tokenizer, name="forget")
-    assert "ends the prompt of a generation with '<think>', which it does not write before an answer" in caplog.text
+    length = len(CHAT_PROMPT)
+    assert f"the prompt of a generation, of {length + len('<think>')} characters, before the answer" in caplog.text
+    assert f"only its first {length}:" in caplog.text and QUESTION not in caplog.text
+
+
+def test_an_answer_that_the_template_leaves_out_is_no_empty_one(tiny_tokenizer):
+    tiny_tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{% for part in message['content'] %}{{ part['text'] }}{% endfor %}"
+        "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    with pytest.raises(ValueError, match=r"^has an answer that the chat template leaves out: .* Set a chat template"):
+        encode_row(CONVERSATION, tiny_tokenizer)
 
 
 def test_the_line_break_that_chatml_writes_after_the_end_of_turn_is_neither_input_nor_label(tiny_tokenizer):

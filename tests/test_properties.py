@@ -43,7 +43,6 @@ from .families import FAMILIES, build
 PAD, END = 0, 2
 WORDS = ["Ada Marlow", " was born in ", "Veldt.", "42", "x", " ", "  ", "\n", "\n\n", "\t", "\u00a0", "{{ x }}", "<b>"]
 SCRIPTS = ["\U0001f600", "\U0001f469\u200d\U0001f467", "\u202e", "שלום", "مرحبا", "é", "e\u0301", "好", "\u200b"]
-SETTLED = [name for name in CHATS if name not in ("qwen3", "mistral", "gpt_oss")]
 
 
 def texts(chat):
@@ -101,7 +100,7 @@ def both_ends(name):
     return st.sampled_from([False, True] if CHATS[name].base_eos else [False])
 
 
-@pytest.mark.parametrize("name", SETTLED)
+@pytest.mark.parametrize("name", CHATS)
 @cases(8)
 @given(data=st.data())
 def test_labels_are_the_answer_and_the_token_that_closes_it(name, data):
@@ -115,16 +114,21 @@ def test_labels_are_the_answer_and_the_token_that_closes_it(name, data):
     assert as_written(tokenizer.decode(labels[:-1]), name) == as_written(answer, name)
 
 
-@pytest.mark.parametrize("name", SETTLED)
+@pytest.mark.parametrize("name", CHATS)
 @cases(8)
 @given(data=st.data())
 def test_generation_is_given_the_generation_prompt_and_what_is_the_same_for_every_answer(name, data):
     tokenizer = chat_tokenizer(name, base=data.draw(both_ends(name)))
-    row, prompt, _ = data.draw(chat_rows(name))
+    row, prompt, answer = data.draw(chat_rows(name))
+    # Mistral's template writes a system message in front of a last question only, which is what a warning is for.
+    assume(name != "mistral" or prompt[0]["role"] != "system")
     encoded = encode_row(row, tokenizer)
     expected = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
     given_ids = encoded["input_ids"][: encoded["prompt_length"]]
-    assert given_ids[: len(expected)] == expected
+    # A line break that an answer begins with may be one token with that of the prompt, and is the answer's then.
+    merged = len(expected) - len(given_ids) if answer[0].isspace() else 0
+    expected = expected[: len(expected) - max(0, merged)]
+    assert merged <= 1 and given_ids[: len(expected)] == expected
     assert tokenizer.decode(given_ids[len(expected) :]).strip() == CHATS[name].lead.strip()
 
 

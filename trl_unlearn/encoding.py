@@ -133,6 +133,11 @@ def _encode_conversation(row: Mapping[str, Any], tokenizer) -> tuple[list[int], 
             f"has messages that the chat template refuses (roles: {roles}): {str(error).rstrip('.')}. Change the "
             "messages to what the model was trained on."
         ) from error
+    if other_ids[0] == other_ids[1]:
+        raise ValueError(
+            "has an answer that the chat template leaves out: it may want `content` in parts, as templates for images "
+            "do. Set a chat template that writes `content` of type `str`."
+        )
     # What a template writes before every answer, such as an empty block of thoughts, is no part of one: as labels it
     # would count as remembered. Tokens that merge with the answer are.
     start = max(_labels_start(prompt_ids, ids), min(_common_prefix_length(other, ids) for other in other_ids))
@@ -162,11 +167,13 @@ def warn_of_other_prompt(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerB
     told = tokenizer.apply_chat_template(prompt + answer, tokenize=False, **given)
     if not told.startswith(asked):
         logger.warning(
-            "The chat template ends the prompt of a generation with %r, which it does not write before an answer of "
-            "the %s set: answers are scored, and beliefs sampled, without it. If the model is asked with it, set "
-            "`chat_template_kwargs`, or a chat template that writes the same in both cases.",
-            asked[_common_prefix_length(asked, told) :],
+            "The chat template does not write the prompt of a generation, of %d characters, before the answer of row "
+            "0 of the %s set, but only its first %d: answers are scored, and beliefs sampled, after that. If the "
+            "model is asked with the rest (a system message, the start of a thought), set `chat_template_kwargs`, or "
+            "a chat template that writes the same in both cases.",
+            len(asked),
             name,
+            _common_prefix_length(asked, told),
         )
 
 
