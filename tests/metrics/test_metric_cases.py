@@ -16,6 +16,7 @@ import json
 import math
 from pathlib import Path
 
+import evaluate
 import pytest
 
 from trl_unlearn import metrics
@@ -31,6 +32,7 @@ from trl_unlearn.metrics import (
     Probability,
     ReferenceAttack,
     RougeF1,
+    RougeRecall,
     SpvAttack,
     Squeezing,
     TruthRatio,
@@ -99,6 +101,14 @@ def test_an_empty_input_is_refused(metric):
 def test_inputs_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match=r"different lengths.*'true_logps': 2, 'wrong_logps': 1"):
         TruthRatio().compute(true_logps=[-1.0, -2.0], wrong_logps=[[-1.0]])
+
+
+def test_a_metric_leaves_no_file_of_its_inputs(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path)
+    metric = RougeRecall()
+    monkeypatch.setattr(metric, "data_dir", str(tmp_path))
+    metric.compute(predictions=["a secret"], references=["a secret"])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_missing_input_is_named():

@@ -54,6 +54,22 @@ def test_ga_is_the_mean_log_probability_of_the_label_tokens():
     torch.testing.assert_close(forget.ga(LOGPS, MASK), torch.tensor([-2.0, -4.0], dtype=torch.float64))
 
 
+@pytest.mark.parametrize(
+    ("loss", "inputs", "published"),
+    [
+        (forget.npo, (LOGPS, LOGPS / 2, MASK), {"beta": 0.1}),
+        (forget.simnpo, (LOGPS, MASK), {"beta": 4.5, "gamma": 0.0}),
+        (forget.wga, (LOGPS, MASK), {"beta": 1.0}),
+        (forget.tnpo, (LOGPS, LOGPS / 2, MASK), {"beta": 1.0}),
+        (forget.satimp, (LOGPS, MASK), {"beta1": 5.0, "beta2": 1.0}),
+        (forget.dpo, (LOGPS, LOGPS / 2, MASK, LOGPS / 4, LOGPS / 8, MASK), {"beta": 0.1}),
+        (forget.bs_t, (LOGPS, LOGPS / 2, MASK), {"lambda_bst": 0.2}),
+    ],
+)
+def test_the_parameters_that_are_not_given_are_the_published_ones(loss, inputs, published):
+    assert torch.equal(loss(*inputs), loss(*inputs, **published))
+
+
 def test_ga_sums_over_label_tokens_when_asked():
     torch.testing.assert_close(forget.ga(LOGPS, MASK, "sum"), torch.tensor([-4.0, -12.0], dtype=torch.float64))
 

@@ -85,12 +85,23 @@ def test_distances_of_half_precision_states_are_summed_in_float32():
     [
         lambda: hidden.rmu_forget(_hidden(), torch.ones(3), 1.0, MASK),
         lambda: hidden.rmu_forget(_hidden(), torch.ones(1), 1.0, MASK),
-        lambda: hidden.rmu_forget(_hidden(), torch.ones(2), 1.0, MASK[:, :1]),
-        lambda: hidden.rmu_forget(_hidden()[0], torch.ones(2), 1.0, MASK[0]),
         lambda: hidden.rmu_retain(_hidden(), _hidden()[:1], MASK),
-        lambda: hidden.rmu_retain(_hidden(), _hidden(), MASK[:1]),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_with_both_shapes(call):
     with pytest.raises(ValueError, match=r"\(\d.*\(\d"):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: hidden.rmu_forget(_hidden(), torch.ones(2), 1.0, MASK[:, :1]),
+        lambda: hidden.rmu_forget(_hidden()[0], torch.ones(2), 1.0, MASK[0]),
+        lambda: hidden.rmu_retain(_hidden(), _hidden(), MASK[:1]),
+        lambda: hidden.rmu_retain(_hidden()[..., 0], _hidden()[..., 0], MASK),
+    ],
+)
+def test_states_and_a_mask_that_do_not_fit_are_refused_before_anything_is_computed(call):
+    with pytest.raises(ValueError, match=r"`hidden` has shape \(.*`mask` \(.*Pass hidden states of shape"):
         call()
