@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -108,10 +108,10 @@ def new_gpt2(tiny_tokenizer):
     return new
 
 
-def cases(count):
+def cases(count, shrinks=True):
     """
     So many cases of a property. They are the same in every run; `TRL_UNLEARN_EXAMPLES` is how many times as many are
-    drawn, and then they are others each time.
+    drawn, and then they are others each time. Where a case is slow, the first that fails is shown, not the smallest.
     """
     factor = float(os.environ.get("TRL_UNLEARN_EXAMPLES", "1"))
     return settings(
@@ -120,6 +120,7 @@ def cases(count):
         database=None,
         deadline=None,
         print_blob=True,
+        phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if shrinks else [])],
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
 

@@ -44,12 +44,24 @@ FAMILIES = {
     "qwen3_moe": ("Qwen3MoeConfig", {**HEADS, **EXPERTS, "moe_intermediate_size": 16}),
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "olmoe": ("OlmoeConfig", {**GROUPED, **EXPERTS}),
+    "recurrent_gemma": (
+        "RecurrentGemmaConfig",
+        {**SIZE, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 16, "logits_soft_cap": 2.0},
+    ),
+}
+# Families that the adapters of the tests do not fit. Recurrent models have neither heads nor a limit of positions.
+NO_HEADS = ("num_attention_heads", "intermediate_size", "max_position_embeddings")
+RECURRENT = {name: value for name, value in SIZE.items() if name not in NO_HEADS}
+WITHOUT_ADAPTER = {
+    "gemma4": ("Gemma4TextConfig", {**HEADS, "sliding_window": 16, "global_head_dim": 16}),
+    "mamba": ("MambaConfig", {**RECURRENT, "state_size": 8}),
+    "rwkv": ("RwkvConfig", RECURRENT),
 }
 
 
 def build(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random model of a family; `changes` are fields of its config."""
-    name, settings = FAMILIES[family]
+    name, settings = (FAMILIES | WITHOUT_ADAPTER)[family]
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(getattr(transformers, name)(**(settings | changes))).eval()
     with torch.no_grad():

@@ -24,6 +24,8 @@ from trl_unlearn import generation
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.generation import eos_token_ids, generate, rows_that_fit
 
+from .families import build
+
 
 PAD, EOS, OTHER_EOS = 0, 2, 7
 
@@ -339,6 +341,14 @@ def test_half_of_free_memory_holds_the_rows_that_fit(model, monkeypatch):
     row = cache + 6 * config.vocab_size * 4
     monkeypatch.setattr(generation, "_free_bytes", lambda device: 2 * 10 * row)
     assert rows_that_fit(model, 100) == 10
+
+
+@pytest.mark.parametrize(("family", "expected"), [("gemma4", 10), ("mamba", 64), ("rwkv", 1)])
+def test_a_cache_that_is_not_the_same_in_every_layer_or_none_gives_a_batch_size(family, expected, monkeypatch):
+    # Two heads of 8 numbers in the first layer of Gemma 4, of 16 in the second; keys and values; and the scores.
+    row = 2 * 2 * 2 * (8 + 16) * 100 * 4 + 6 * 400 * 4
+    monkeypatch.setattr(generation, "_free_bytes", lambda device: 2 * 10 * row)
+    assert rows_that_fit(build(family), 100) == expected
 
 
 def test_no_prompts_have_no_completions(model):

@@ -35,6 +35,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TemperatureLogitsWarper,
@@ -50,12 +51,14 @@ logger = logging.getLogger(__name__)
 
 # Most rows of a `generate` call where memory allows more: beyond, larger batches only wait for their longest row.
 _MAX_BATCH_SIZE = {"cpu": 128, "cuda": 512}
-# Where free memory is not known.
+# Where free memory is not known, or what a row takes of it.
 _CAUTIOUS_BATCH_SIZE = 64
 # Tokens that are summed before one is picked.
 _BLOCK = 256
 # Tokens after which the rows that have ended are taken out of their batch.
 _STAGE = 64
+# Models that read padding as text, and mix up the states of a batch's rows.
+_ONE_ROW_AT_A_TIME = frozenset({"rwkv"})
 # What `generate` is asked for by name elsewhere, or what would undo the sampling that is keyed on the row.
 RESERVED_GENERATION_KWARGS = frozenset(
     {
@@ -323,6 +326,19 @@ def _free_bytes(device: torch.device) -> int | None:
     return None
 
 
+def _cached_values(config: PreTrainedConfig) -> int | None:
+    """Keys and values that a model's cache holds of a token; None for a recurrent one, which keeps a state instead."""
+    if getattr(config, "num_attention_heads", None) is None:
+        return None
+    # Layers that differ in their heads (Gemma 4) have a config each.
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
+    values = 0
+    for layer in layers:
+        heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+        values += 2 * heads * (getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads)
+    return values * config.num_hidden_layers // len(layers)
+
+
 def rows_that_fit(model: PreTrainedModel, width: int) -> int:
     """
     Rows of a `generate` call that half of the free memory holds.
@@ -337,13 +353,13 @@ def rows_that_fit(model: PreTrainedModel, width: int) -> int:
         `int`: Between 1 and 128 (CPU) or 512 (CUDA).
     """
     config, device = model.config.get_text_config(), next(model.parameters()).device
-    free = _free_bytes(device)
-    if free is None:
+    if config.model_type in _ONE_ROW_AT_A_TIME:
+        return 1
+    free, values = _free_bytes(device), _cached_values(config)
+    if free is None or values is None:
         return _CAUTIOUS_BATCH_SIZE
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Twice: the cache grows by copying itself. Scores: those of the model, ours, and what sampling makes of them.
-    cache = 2 * 2 * config.num_hidden_layers * heads * head_size * width * model.dtype.itemsize
+    cache = 2 * values * width * model.dtype.itemsize
     scores = 6 * config.vocab_size * torch.float32.itemsize
     return max(1, min(_MAX_BATCH_SIZE[device.type], free // 2 // (cache + scores)))
 
@@ -443,7 +459,7 @@ def generate(
         warpers.append(TopKLogitsWarper(top_k))
     if top_p < 1.0:
         warpers.append(TopPLogitsWarper(top_p))
-    if batch_size is None and prompts:
+    if prompts and (batch_size is None or model.config.model_type in _ONE_ROW_AT_A_TIME):
         batch_size = rows_that_fit(model, max(map(len, prompts)) + max_new_tokens)
     completions = [Completion([], [], False) for _ in prompts]
     bar = nullcontext(progress)

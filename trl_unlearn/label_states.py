@@ -86,7 +86,9 @@ def _logit_transform(config: Any) -> tuple[float, float | None]:
     if scale is None and getattr(config, "logits_scaling", None) is not None:
         # HyperCLOVA X multiplies by what the others divide by.
         scale = config.logits_scaling if config.model_type == "hyperclovax" else 1 / config.logits_scaling
-    return 1.0 if scale is None else float(scale), getattr(config, "final_logit_softcapping", None)
+    # RecurrentGemma has another name for the cap than the Gemmas after it.
+    cap = getattr(config, "final_logit_softcapping", getattr(config, "logits_soft_cap", None))
+    return 1.0 if scale is None else float(scale), cap
 
 
 def _unwrapped(head: nn.Module) -> nn.Module:
