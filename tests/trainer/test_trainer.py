@@ -258,6 +258,14 @@ def test_what_max_length_cut_off_is_in_the_record_of_the_run(new_trainer, tiny_t
     assert build_run_record(new_trainer(lambda_bss=0.0), RunClock()).forget_set.truncation is None
 
 
+def test_a_special_token_at_which_a_row_was_cut_off_ends_no_belief(new_trainer, tiny_tokenizer):
+    row = {"prompt": "Where?", "completion": " Ada<|im_start|>Marlow"}
+    start = encode_row(row, tiny_tokenizer)["prompt_length"]
+    trainer = new_trainer(forget=Dataset.from_list([row]), max_length=start + 2, retain_loss_type="none")
+    assert tiny_tokenizer.decode(trainer.train_dataset[0]["labels"][-1]) == "<|im_start|>"
+    assert trainer.belief_store.eos_token_ids == [tiny_tokenizer.eos_token_id]
+
+
 def test_variables_of_the_chat_template_are_in_every_prompt(new_trainer, tiny_tokenizer):
     tiny_tokenizer.chat_template = "{{ mode }}" + tiny_tokenizer.chat_template
     trainer = new_trainer(forget_loss_type="dpo", chat_template_kwargs='{"mode": "exam"}')

@@ -319,7 +319,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
                 seed=args.seed,
             ),
             pad_token_id=self._tokenizer.pad_token_id,
-            eos_token_ids=eos_token_ids(self.model, self._tokenizer, rows),
+            eos_token_ids=eos_token_ids(self.model, self._tokenizer, self.train_dataset),
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             # Not in the system's folder, which may be in memory.
