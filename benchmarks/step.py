@@ -62,8 +62,8 @@ def _trainer(settings: Settings, **kwargs) -> BootstrapUnlearnTrainer:
     trainer = BootstrapUnlearnTrainer(
         _model(settings),
         args,
-        forget,
-        retain,
+        train_dataset=forget,
+        retain_dataset=retain,
         processing_class=_tokenizer(settings.model_name_or_path),
         peft_config=LoraConfig(**LORA),
     )

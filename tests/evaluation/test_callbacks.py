@@ -50,7 +50,7 @@ def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows):
         return BootstrapUnlearnTrainer(
             tiny_model,
             BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs),
-            forget_rows,
+            train_dataset=forget_rows,
             processing_class=tiny_tokenizer,
             peft_config=LoraConfig(r=4, target_modules="all-linear") if peft else None,
         )

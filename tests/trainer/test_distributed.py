@@ -50,7 +50,7 @@ args = BootstrapUnlearnConfig(
     disable_tqdm=True, warmup_steps=0, learning_rate=1e-3, lambda_schedule="adaptive", retain_max_drop=0.01,
 )
 trainer = BootstrapUnlearnTrainer(
-    AutoModelForCausalLM.from_pretrained(folder), args, forget, retain,
+    AutoModelForCausalLM.from_pretrained(folder), args, train_dataset=forget, retain_dataset=retain,
     processing_class=AutoTokenizer.from_pretrained(folder),
 )
 assert trainer.accelerator.num_processes == int(world_size)
@@ -126,7 +126,7 @@ args = BootstrapUnlearnConfig(
     disable_tqdm=True, warmup_steps=0, learning_rate=1e-3, **json.loads(options), **sharding,
 )
 trainer = BootstrapUnlearnTrainer(
-    folder, args, forget, retain, processing_class=AutoTokenizer.from_pretrained(folder),
+    folder, args, train_dataset=forget, retain_dataset=retain, processing_class=AutoTokenizer.from_pretrained(folder),
     peft_config=LoraConfig(r=4, target_modules="all-linear") if is_adapter == "True" else None,
 )
 assert trainer.accelerator.num_processes == (2 if sharding else 1)
@@ -317,7 +317,7 @@ args = BootstrapUnlearnConfig(
     **sharding,
 )
 trainer = BootstrapUnlearnTrainer(
-    folder, args, forget, retain, processing_class=AutoTokenizer.from_pretrained(folder),
+    folder, args, train_dataset=forget, retain_dataset=retain, processing_class=AutoTokenizer.from_pretrained(folder),
     peft_config=LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1), callbacks=[Kill()],
 )
 assert trainer.accelerator.num_processes == 2

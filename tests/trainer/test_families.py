@@ -50,7 +50,12 @@ def unlearn(tmp_path, tiny_tokenizer, forget_rows, retain_rows):
             **settings,
         )
         trainer = BootstrapUnlearnTrainer(
-            model, args, forget_rows, retain_rows, processing_class=tiny_tokenizer, peft_config=lora
+            model,
+            args,
+            train_dataset=forget_rows,
+            retain_dataset=retain_rows,
+            processing_class=tiny_tokenizer,
+            peft_config=lora,
         )
         trainer.train()
         trainer.save_model()

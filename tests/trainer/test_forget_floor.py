@@ -115,7 +115,7 @@ def test_a_floor_ends_an_ascent_that_has_passed_it_and_the_log_shows_true_log_pr
         weight_decay=0.0, max_steps=2, learning_rate=1e-2, warmup_steps=0, logging_steps=1, save_strategy="no",
         report_to="none", disable_tqdm=True, gradient_checkpointing=False, **{name: -0.5},
     )  # fmt: skip
-    trainer = BootstrapUnlearnTrainer(tiny_model, args, forget_rows, processing_class=tiny_tokenizer)
+    trainer = BootstrapUnlearnTrainer(tiny_model, args, train_dataset=forget_rows, processing_class=tiny_tokenizer)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.train()
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())

@@ -246,7 +246,9 @@ def new_trainer(folder, model, tokenizer, forget, retain, **options):
     settings |= {"per_device_train_batch_size": 3, "gradient_checkpointing": False, "save_strategy": "no"}
     settings |= {"report_to": "none", "disable_tqdm": True}
     args = BootstrapUnlearnConfig(str(folder), **settings | options)
-    return BootstrapUnlearnTrainer(model, args, forget, retain, processing_class=tokenizer)
+    return BootstrapUnlearnTrainer(
+        model, args, train_dataset=forget, retain_dataset=retain, processing_class=tokenizer
+    )
 
 
 def test_an_ascent_that_explodes_ends_with_the_weights_that_it_began_with(
@@ -472,7 +474,7 @@ args = BootstrapUnlearnConfig(
     report_to="none", disable_tqdm=True, num_train_epochs=2, seed=1,
 )
 trainer = BootstrapUnlearnTrainer(
-    AutoModelForCausalLM.from_pretrained(folder), args, forget, retain,
+    AutoModelForCausalLM.from_pretrained(folder), args, train_dataset=forget, retain_dataset=retain,
     processing_class=AutoTokenizer.from_pretrained(folder),
 )
 assert trainer.accelerator.num_processes == 2

@@ -55,8 +55,8 @@ def new_trainer(sharp_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path)
         return BootstrapUnlearnTrainer(
             model or sharp_model,
             BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | options),
-            forget_rows,
-            retain_rows,
+            train_dataset=forget_rows,
+            retain_dataset=retain_rows,
             eval_dataset=retain_rows,
             processing_class=tiny_tokenizer,
             peft_config=LoraConfig(r=4, target_modules="all-linear") if peft else None,

@@ -44,7 +44,7 @@ def new(name, rows=rows, **kwargs):
         report_to="none", disable_tqdm=True, logging_steps=1, hub_token="hf_me", retain_loss_type="none", **kwargs,
     )
     peft = LoraConfig(r=2, target_modules=["q_proj"])
-    return BootstrapUnlearnTrainer(base, args, Dataset.from_list(rows), peft_config=peft)
+    return BootstrapUnlearnTrainer(base, args, train_dataset=Dataset.from_list(rows), peft_config=peft)
 
 seen = {}
 every = new("every", push_to_hub=True, hub_model_id="me/every", save_steps=1, hub_always_push=True)

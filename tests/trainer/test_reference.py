@@ -66,7 +66,12 @@ def new_trainer(tmp_path, tiny_tokenizer, forget_rows, retain_rows):
             **{"gradient_checkpointing": False, "save_strategy": "no", "report_to": "none", "disable_tqdm": True},
         )
         return BootstrapUnlearnTrainer(
-            model, args, forget_rows, retain_rows, processing_class=tiny_tokenizer, peft_config=peft_config
+            model,
+            args,
+            train_dataset=forget_rows,
+            retain_dataset=retain_rows,
+            processing_class=tiny_tokenizer,
+            peft_config=peft_config,
         )
 
     return new

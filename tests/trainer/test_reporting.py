@@ -47,7 +47,10 @@ def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
         args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs)
         peft = LoraConfig(r=2, target_modules=["q_proj"])
         return BootstrapUnlearnTrainer(
-            *(tiny_model, args, forget_rows, retain_rows),
+            model=tiny_model,
+            args=args,
+            train_dataset=forget_rows,
+            retain_dataset=retain_rows,
             processing_class=tiny_tokenizer,
             callbacks=callbacks,
             peft_config=peft,
@@ -162,7 +165,7 @@ args = BootstrapUnlearnConfig(
     project="unlearning", log_completions=True,
 )
 trainer = BootstrapUnlearnTrainer(
-    base, args, Dataset.from_list(rows), peft_config=LoraConfig(r=2, target_modules=["q_proj"])
+    base, args, train_dataset=Dataset.from_list(rows), peft_config=LoraConfig(r=2, target_modules=["q_proj"])
 )
 trainer.train()
 trainer.end()

@@ -87,9 +87,9 @@ def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
         return BootstrapUnlearnTrainer(
             model,
             BootstrapUnlearnConfig(str(tmp_path / folder), **settings | options),
-            forget or Dataset.from_list([*forget_rows, *retain_rows, forget_rows[0]]),
-            retain_rows,
-            evaluated,
+            train_dataset=forget or Dataset.from_list([*forget_rows, *retain_rows, forget_rows[0]]),
+            retain_dataset=retain_rows,
+            eval_dataset=evaluated,
             processing_class=tiny_tokenizer,
             peft_config=LoraConfig(**LORA, lora_dropout=0.1) if kind == "lora" else None,
             callbacks=[InterruptAt(interrupted_at)] if interrupted_at else None,

@@ -121,7 +121,9 @@ def train(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
             "disable_tqdm": True,
         }
         args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | options)
-        trainer = BootstrapUnlearnTrainer(tiny_model, args, forget, retain, processing_class=tiny_tokenizer)
+        trainer = BootstrapUnlearnTrainer(
+            tiny_model, args, train_dataset=forget, retain_dataset=retain, processing_class=tiny_tokenizer
+        )
         trainer.train(resume_from_checkpoint=checkpoint)
         return trainer
 

@@ -41,7 +41,14 @@ def new_trainer(tmp_path, tiny_model, tiny_tokenizer):
             "disable_tqdm": True,
         }
         args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs)
-        return BootstrapUnlearnTrainer(tiny_model, args, forget, retain, evaluated, processing_class=tiny_tokenizer)
+        return BootstrapUnlearnTrainer(
+            tiny_model,
+            args,
+            train_dataset=forget,
+            retain_dataset=retain,
+            eval_dataset=evaluated,
+            processing_class=tiny_tokenizer,
+        )
 
     return new
 

@@ -63,9 +63,9 @@ def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
         return BootstrapUnlearnTrainer(
             tiny_model if model is None else model,
             args,
-            forget,
-            retain,
-            eval_dataset,
+            train_dataset=forget,
+            retain_dataset=retain,
+            eval_dataset=eval_dataset,
             processing_class=tiny_tokenizer,
             peft_config=LoraConfig(**LORA) if peft else None,
             optimizers=optimizers,
@@ -173,7 +173,8 @@ def test_beliefs_in_slices_give_the_gradients_of_one_pass(
         trainer = new_trainer(copy.deepcopy(tiny_model).to(dtype), num_beliefs=16, **losses)
         if max_tokens:
             monkeypatch.setattr(
-                "trl_unlearn.trainer.bootstrap_unlearn_trainer.padded_tokens", lambda rows, limit=max_tokens: limit
+                "trl_unlearn.trainer.bootstrap_unlearn_trainer.padded_tokens",
+                lambda rows, multiple, limit=max_tokens: limit,
             )
         trainer.create_optimizer()
         trainer.state.epoch = 0.0
@@ -430,10 +431,10 @@ def test_a_run_leaves_its_config_as_it_was(tmp_path, tiny_model, tiny_tokenizer,
         trainer = BootstrapUnlearnTrainer(
             LlamaForCausalLM(config),
             args,
-            forget_rows,
-            retain_rows.to_iterable_dataset(),
-            None,
-            tiny_tokenizer,
+            train_dataset=forget_rows,
+            retain_dataset=retain_rows.to_iterable_dataset(),
+            eval_dataset=None,
+            processing_class=tiny_tokenizer,
             peft_config=peft_config,
         )
         trainer.train()
@@ -449,7 +450,9 @@ def test_an_objective_that_is_set_as_an_attribute_trains_with_its_own_beta(
 ):
     args = BootstrapUnlearnConfig(str(tmp_path), max_steps=1, lambda_bss=0.0, save_strategy="no", report_to="none")
     args.forget_loss_type = "npo"
-    trainer = BootstrapUnlearnTrainer(tiny_model, args, forget_rows, retain_rows, processing_class=tiny_tokenizer)
+    trainer = BootstrapUnlearnTrainer(
+        tiny_model, args, train_dataset=forget_rows, retain_dataset=retain_rows, processing_class=tiny_tokenizer
+    )
     trainer.train()
     assert trainer.run_record().hyperparameters["beta"] == 0.1
 

@@ -27,25 +27,25 @@ from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from ..beliefs import BeliefSampling, BeliefStore
-from ..encoding import ENCODED_COLUMNS, encode_dataset
+from ..encoding import ENCODED_COLUMNS
 from ..generation import eos_token_ids, position_limit, whole_model
 from ..label_states import LabelStates, check_head
 from ..objectives import forget, hidden, retain
 from ..records import ChainLink
-from ..row_forms import with_template_kwargs
 from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checkpointing import ResumeError
-from .checks import refuse_input, refuse_rows, warn_of_overlap, warn_of_short_texts
+from .checks import refuse_input, refuse_rows, refuse_top_k, warn_of_overlap, warn_of_short_texts
 from .collator import DataCollatorForUnlearning
 from .drift import MONITOR_CANDIDATES, DriftMonitor, frozen_beliefs, spread_rows
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
 from .guard import FOLLOWED_ROWS, DivergenceGuard
 from .inner_layer import resolve_layer, train_around_layer
+from .inputs import encoded_set, refuse_arguments, take_prepared, unlearn_config
 from .pass_scorer import PassScorer
 from .passes import (
     StepRow,
@@ -65,7 +65,7 @@ from .reference import keep_reference, reference_model
 from .refusals import with_refusals
 from .row_metrics import RowMetrics
 from .schedules import TermWeights
-from .streams import stored_stream, usable_retain_rows
+from .streams import usable_retain_rows
 from .throughput import StepMeter
 
 
@@ -100,15 +100,14 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Model that knows what is to go. With a `PeftModel`, its adapter is trained further, and the adapter as it
             was is the reference where one is needed.
-        args ([`BootstrapUnlearnConfig`], *optional*):
+        args ([`BootstrapUnlearnConfig`], [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`], *optional*):
             Configuration. It is not written into: `trainer.args` is a copy, in which the values that were left open
-            are filled in.
+            are filled in. The values of the last two are taken as they are, with a warning that names them.
+        data_collator, compute_loss_func, compute_metrics, preprocess_logits_for_metrics, formatting_func:
+            Arguments of [`~trl.SFTTrainer`], in its order, that are refused with a sentence that says what to do.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             The forget set, in any of the forms of [`~trl_unlearn.encoding.encode_row`]. A stream is written to disk
             once, in `output_dir`, and has to begin anew each time it is iterated. It is read to its end.
-        retain_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
-            The retain set, in any of these forms. One row is drawn for each forget row, anew in each epoch. A stream
-            is read as far as the run can use it. Needed unless `retain_loss_type="none"` or `retain_weight=0`.
         eval_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`] or a `dict` of these, *optional*):
             Rows to score during training, as retain rows are (negative log-likelihood). A stream is read to its end.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -117,10 +116,15 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             Callbacks.
         optimizers (`tuple`, *optional*, defaults to `(None, None)`):
             Optimizer and scheduler, as in [`~transformers.Trainer`].
+        optimizer_cls_and_kwargs (`tuple`, *optional*):
+            Class of the optimizer and its arguments, as in [`~transformers.Trainer`].
         quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
             Quantisation of a model that is loaded by name.
         peft_config ([`~peft.PeftConfig`], *optional*):
             New adapter to train. Without it the whole model is trained.
+        retain_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
+            The retain set, in any of these forms. One row is drawn for each forget row, anew in each epoch. A stream
+            is read as far as the run can use it. Needed unless `retain_loss_type="none"` or `retain_weight=0`.
 
     Attributes:
         dataset_sources (`dict[str, dict[str, Any]]`):
@@ -146,22 +150,34 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def __init__(
         self,
         model: "str | PreTrainedModel | nn.Module",
-        args: BootstrapUnlearnConfig | None = None,
+        args: BootstrapUnlearnConfig | TrainingArguments | None = None,
+        data_collator: None = None,
         train_dataset: Dataset | IterableDataset | None = None,
-        retain_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        compute_loss_func: None = None,
+        compute_metrics: None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: None = None,
         quantization_config: Any = None,
         peft_config: Any = None,
+        formatting_func: None = None,
+        retain_dataset: Dataset | IterableDataset | None = None,
     ):
+        refuse_arguments(
+            data_collator=data_collator,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            formatting_func=formatting_func,
+        )
         self._continues_adapter = isinstance(model, PeftModel)
         # From here on a copy: `Trainer` and its parents write into their arguments.
-        args = (args or BootstrapUnlearnConfig("unlearned")).realised(
-            trains_adapter=self._continues_adapter or peft_config is not None
-        )
+        args = unlearn_config(args).realised(trains_adapter=self._continues_adapter or peft_config is not None)
         refuse_input(model, args, train_dataset, retain_dataset)
+        take_prepared(args, forget=train_dataset, retain=retain_dataset, eval=eval_dataset)
         self._objective = FORGET_OBJECTIVES[args.forget_loss_type]
         self.dataset_sources: dict[str, dict[str, Any]] = {}
         self.earlier_requests: list[ChainLink] = []
@@ -174,6 +190,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             quantization_config=quantization_config,
             # PEFT writes the layers that it finds into its config: "all-linear" would be those of this model for ever.
             peft_config=copy.deepcopy(peft_config),
@@ -183,17 +200,17 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if getattr(text_config, "output_router_logits", False):
             # Turned on by the parent for a loss that is no term here. Saved so, `generate` would fail on padded rows.
             text_config.output_router_logits = self.aux_loss_enabled = False
-        vocab_size = text_config.vocab_size
-        if args.forget_loss_type == "bs_t" and args.belief_top_k > vocab_size:
-            raise ValueError(
-                f"`belief_top_k` is {args.belief_top_k}, but the model's vocabulary has {vocab_size} tokens. Lower it."
-            )
-        self.data_collator = DataCollatorForUnlearning(pad_token_id=self._tokenizer.pad_token_id)
+        refuse_top_k(args, text_config.vocab_size)
+        self._padding = {
+            "pad_token_id": self._tokenizer.pad_token_id,
+            "multiple": args.pad_to_multiple_of or 1,
+            "limit": position_limit(self.model),
+        }
+        self.data_collator = DataCollatorForUnlearning(**self._padding)
         self.retain_dataset = None
         if args.uses_retain:
-            self.retain_dataset = self._prepare_dataset(
-                retain_dataset, self.processing_class, args, False, None, "retain"
-            )
+            given = {"owner": self, "most": usable_retain_rows(args, len(self.train_dataset))}
+            _, self.retain_dataset = encoded_set(retain_dataset, self._tokenizer, args, name="retain", **given)
             warn_of_overlap(self.train_dataset, self.retain_dataset)
         refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset, eval=self.eval_dataset)
         if args.lambda_bss > 0:
@@ -268,29 +285,13 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     # Input
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        if not isinstance(processing_class, PreTrainedTokenizerBase):
-            raise ValueError(
-                f"`processing_class` is a `{type(processing_class).__name__}`, but only text models can be unlearned. "
-                "Pass a tokenizer."
-            )
-        name = "forget" if dataset_name == "train" else dataset_name
-        if isinstance(dataset, IterableDataset):
-            most = usable_retain_rows(args, len(self.train_dataset)) if name == "retain" else None
-            dataset = stored_stream(dataset, name=name, folder=args.output_dir, owner=self, most=most)
-        dataset = with_template_kwargs(dataset, args.chat_template_kwargs)
-        if name == "forget":
-            self._forget_source = dataset
-        encoded = encode_dataset(
-            dataset,
-            processing_class,
-            name=name,
-            max_length=args.max_length,
-            prompt_length=args.prompt_length,
-            text_field=args.dataset_text_field,
-            num_proc=args.dataset_num_proc,
-        )
-        if name != "forget":
-            return encoded
+        if self._forget_source is not None:
+            # Whatever its user calls it: "train", "forget" and "retain" are names of sets to score, too.
+            name = dataset_name if dataset_name == "eval" else f"eval ({dataset_name})"
+            return encoded_set(dataset, processing_class, args, name=name, owner=self)[1]
+        # The first set that the parent prepares.
+        dataset, encoded = encoded_set(dataset, processing_class, args, name="forget", owner=self)
+        self._forget_source = dataset
         if self._objective.needs_chosen:
             encoded = with_refusals(encoded, dataset, processing_class, seed=args.seed, max_length=args.max_length)
         return encoded.add_column("row", np.arange(len(encoded)))
@@ -444,16 +445,19 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
         """The passes of a micro-batch: retain rows and beliefs, however many, need no more memory than forget rows."""
-        slices = cut_rows(rows, padded_tokens([row for row in rows if row.kind in ("forget", "")]))
+        own = [row for row in rows if row.kind in ("forget", "")]
+        slices = cut_rows(rows, padded_tokens(own, self._padding["multiple"]), self._padding["multiple"])
         if self._is_sharded:
             counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
             slices = split_to(slices, int(counts.max()))
-        found = [collate_rows(part, self.data_collator.pad_token_id, position_limit(self.model)) for part in slices]
+        found = [collate_rows(part, **self._padding) for part in slices]
         return [inputs | {"is_last": inputs is found[-1]} for inputs in found]
 
+    def predict(self, *args: Any, **kwargs: Any):
+        """Refused: there are no logits. `evaluate` scores rows."""
+        raise ValueError("`predict` is not supported in unlearning: no logits are kept. Score rows with `evaluate`.")
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if return_outputs:
-            raise ValueError("`compute_metrics` is not supported: evaluate with `recipes/evaluate.py`, or a callback.")
         if not self.model.training:
             with self.accelerator.autocast():
                 scores = score_batch(model, inputs)

@@ -212,6 +212,25 @@ def _refuse_kind(name: str, config: PretrainedConfig | None) -> None:
         )
 
 
+def refuse_top_k(args: BootstrapUnlearnConfig, vocab_size: int) -> None:
+    """
+    Refuse more token beliefs than there are tokens.
+
+    Args:
+        args ([`BootstrapUnlearnConfig`]):
+            Configuration.
+        vocab_size (`int`):
+            Size of the model's vocabulary.
+
+    Raises:
+        `ValueError`: If there are fewer tokens.
+    """
+    if args.forget_loss_type == "bs_t" and args.belief_top_k > vocab_size:
+        raise ValueError(
+            f"`belief_top_k` is {args.belief_top_k}, but the model's vocabulary has {vocab_size} tokens. Lower it."
+        )
+
+
 def refuse_rows(model: nn.Module, **sets: Dataset | Mapping[str, Dataset] | None) -> None:
     """
     Refuse rows that a model has no embedding or no position for, on which it would fail in the middle of the training.

@@ -32,12 +32,18 @@ class DataCollatorForUnlearning:
     Args:
         pad_token_id (`int`):
             Token of the padding.
+        multiple (`int`, *optional*, defaults to `1`):
+            Number that the width is a multiple of, as far as the model can read.
+        limit (`int`, *optional*):
+            Most tokens that the model can read, padding included.
     """
 
     pad_token_id: int
+    multiple: int = 1
+    limit: int | None = None
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = pad_rows(examples, self.pad_token_id)
+        batch = pad_rows(examples, self.pad_token_id, self.multiple, self.limit)
         if "row" in examples[0]:
             batch["row"] = torch.tensor([example["row"] for example in examples])
         return batch

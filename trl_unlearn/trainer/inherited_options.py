@@ -14,23 +14,27 @@
 
 """Options of `SFTConfig` and `TrainingArguments` that unlearning has no use for."""
 
+from typing import Any
+
 from transformers.trainer_utils import HubStrategy
 from trl import SFTConfig
 
 
-# Options of the parent that would be ignored, or that would change what is scored: (name, value allowed, why).
-_FIXED_OPTIONS = (
-    ("packing", False, "a belief belongs to one row, and packing joins rows"),
-    ("eval_packing", None, "a belief belongs to one row, and packing joins rows"),
-    ("padding_free", False, "beliefs and retain rows are joined to a batch after collation"),
-    ("loss_type", "nll", "use `forget_loss_type` and `retain_loss_type`"),
-    ("assistant_only_loss", False, "the completion, or the last assistant turn, is always what is scored"),
-    ("completion_only_loss", None, "the completion, or the last assistant turn, is always what is scored"),
-    ("truncation_mode", "keep_start", "the start of a row is its prompt"),
-    ("shuffle_dataset", False, "rows are shuffled anew in each epoch, and are known by their index"),
-    ("label_smoothing_factor", 0.0, "it belongs to another loss"),
-    ("router_aux_loss_coef", None, "the balance of the experts of a mixture is no term of these objectives"),
-    ("use_liger_kernel", False, "its fused loss cannot give per-token log-probabilities"),
+# Options that would be ignored, or that would change what is scored: (name, values allowed, why).
+_FIXED_OPTIONS: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("packing", (False,), "a belief belongs to one row, and packing joins rows"),
+    ("eval_packing", (None, False), "a belief belongs to one row, and packing joins rows"),
+    ("padding_free", (False,), "beliefs and retain rows are joined to a batch after collation"),
+    ("loss_type", ("nll",), "use `forget_loss_type` and `retain_loss_type`"),
+    (
+        "assistant_only_loss",
+        (False,),
+        "the completion, or the last assistant turn, is what is scored, and no other turn",
+    ),
+    ("completion_only_loss", (None, True), "the completion, or the last assistant turn, is always what is scored"),
+    ("truncation_mode", ("keep_start",), "the start of a row is its prompt"),
+    ("label_smoothing_factor", (0.0,), "it belongs to another loss"),
+    ("router_aux_loss_coef", (None, 0.0), "the balance of the experts of a mixture is no term of these objectives"),
 )
 
 
@@ -51,7 +55,25 @@ def refuse_inherited(args: SFTConfig) -> None:
             "Set it to 'every_save' or 'end', which push the model and its card."
         )
     for name, allowed, why in _FIXED_OPTIONS:
-        if getattr(args, name) != allowed:
+        if getattr(args, name) not in allowed:
             raise ValueError(
-                f"`{name}={getattr(args, name)!r}` is not supported in unlearning: {why}. Leave it at {allowed!r}."
+                f"`{name}={getattr(args, name)!r}` is not supported in unlearning: {why}. Leave it at {allowed[0]!r}."
             )
+    if args.shuffle_dataset and args.train_sampling_strategy == "sequential":
+        raise ValueError(
+            "`shuffle_dataset=True` and `train_sampling_strategy='sequential'` contradict each other: rows are known "
+            "by their index, and only their order in an epoch is shuffled. Leave one of them out."
+        )
+    unknown = sorted((args.dataset_kwargs or {}).keys() - {"skip_prepare_dataset"})
+    if unknown:
+        raise ValueError(
+            f"`dataset_kwargs` holds {', '.join(f'`{key}`' for key in unknown)}, but only `skip_prepare_dataset` is "
+            "known. Leave the rest out."
+        )
+    if args.pad_to_multiple_of is not None and args.pad_to_multiple_of < 1:
+        raise ValueError(f"`pad_to_multiple_of` must be at least 1, got {args.pad_to_multiple_of}. Or leave it out.")
+    if args.activation_offloading and args.device.type == "cpu":
+        raise ValueError(
+            "`activation_offloading=True` moves activations from an accelerator to the CPU, and there is no "
+            "accelerator. Leave it out."
+        )

@@ -18,6 +18,7 @@
 import copy
 import functools
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -79,13 +80,13 @@ class StepRow:
         return max(self.lengths)
 
 
-def padded_tokens(rows: Sequence[StepRow]) -> int:
-    """Tokens of rows as one padded batch."""
+def padded_tokens(rows: Sequence[StepRow], multiple: int = 1) -> int:
+    """Tokens of rows as one batch that is padded to a width that is a multiple of a number."""
     longest = max(map(len, rows), default=0)
-    return sum(len(row.lengths) for row in rows) * (longest + -longest % _MULTIPLE)
+    return sum(len(row.lengths) for row in rows) * (longest + -longest % math.lcm(_MULTIPLE, multiple))
 
 
-def cut_rows(rows: Sequence[StepRow], max_tokens: int) -> list[list[StepRow]]:
+def cut_rows(rows: Sequence[StepRow], max_tokens: int, multiple: int = 1) -> list[list[StepRow]]:
     """
     Cut rows into slices of similar length, in as few as go.
 
@@ -94,13 +95,15 @@ def cut_rows(rows: Sequence[StepRow], max_tokens: int) -> list[list[StepRow]]:
             Rows of the micro-batch.
         max_tokens (`int`):
             Most tokens of a slice, padding included; a longer row is a slice of its own.
+        multiple (`int`, *optional*, defaults to `1`):
+            Number that the width of a slice is a multiple of.
 
     Returns:
         `list[list[StepRow]]`: The slices, longest rows first.
     """
     slices: list[list[StepRow]] = []
     for row in sorted(rows, key=len, reverse=True):
-        if slices and padded_tokens([*slices[-1], row]) <= max_tokens:
+        if slices and padded_tokens([*slices[-1], row], multiple) <= max_tokens:
             slices[-1].append(row)
         else:
             slices.append([row])
@@ -133,7 +136,9 @@ def split_to(slices: list[list[StepRow]], count: int) -> list[list[StepRow]]:
     return slices
 
 
-def collate_rows(rows: Sequence[StepRow], pad_token_id: int, limit: int | None = None) -> dict[str, Any]:
+def collate_rows(
+    rows: Sequence[StepRow], pad_token_id: int, multiple: int = 1, limit: int | None = None
+) -> dict[str, Any]:
     """
     Rows to the inputs of one pass.
 
@@ -142,6 +147,8 @@ def collate_rows(rows: Sequence[StepRow], pad_token_id: int, limit: int | None =
             Rows of a slice.
         pad_token_id (`int`):
             Token of the padding.
+        multiple (`int`, *optional*, defaults to `1`):
+            Number that the width is a multiple of, as far as the model can read.
         limit (`int`, *optional*):
             Most tokens that the model can read, padding included.
 
@@ -152,7 +159,7 @@ def collate_rows(rows: Sequence[StepRow], pad_token_id: int, limit: int | None =
     """
     chosen = [row.chosen for row in rows if row.chosen is not None]
     return {
-        **pad_rows([*(row.encoded for row in rows), *chosen], pad_token_id, _MULTIPLE, limit),
+        **pad_rows([*(row.encoded for row in rows), *chosen], pad_token_id, math.lcm(_MULTIPLE, multiple), limit),
         "weight": torch.tensor([row.weight for row in rows] + [0.0] * len(chosen), dtype=torch.float64),
         "kind": [row.kind for row in rows] + ["chosen"] * len(chosen),
         "index": [row.index for row in rows],
