@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from trl_unlearn.evaluation.tofu import encode_set
-from trl_unlearn.results import EvaluationResult
+from trl_unlearn.results import EvaluationResult, Unmeasured
 from trl_unlearn.scripts import evaluate, suites
 from trl_unlearn.scripts.arguments import DataArguments
 
@@ -339,6 +339,20 @@ def test_a_suite_that_is_measured_later_is_added_to_the_others(run, own, holdout
     whole = result_of(run("evaluate", [*own, *PRIVACY, "--holdout_dataset", holdout], output="whole"))
     assert before.suites == ["tofu"] and later.suites == ["tofu", "privacy"]
     assert later == whole
+
+
+def test_what_was_not_measured_stays_named_beside_a_suite_that_is_measured_later(tmp_path):
+    def result(suite, **changes):
+        values = {"models": {"unlearned": {}}, "environment": {}, "parity": "strict"} | changes
+        protocol = {"weights_sha256": {"unlearned": {"model.safetensors": "ab"}}, "parity": "strict", "rows": {}}
+        return EvaluationResult(suites=[suite], protocol=protocol, **values)
+
+    missing = {"unlearned": {"forget/probability": Unmeasured(1, 3)}}
+    result("tofu", not_measured=missing).save(tmp_path / "eval_results.json")
+    leak = {"unlearned": {"robustness/leak_at_1": Unmeasured(2, 3)}}
+    merged = evaluate._with_earlier(result("robustness", not_measured=leak), tmp_path / "eval_results.json")
+    assert merged.suites == ["tofu", "robustness"]
+    assert merged.not_measured == {"unlearned": missing["unlearned"] | leak["unlearned"]}
 
 
 def test_results_of_other_weights_are_replaced_and_that_is_said(run, own, checkpoint, holdout):
