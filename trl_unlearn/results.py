@@ -30,6 +30,9 @@ DIFFERENCES = {
     "unlearned - retrained": ("unlearned", "retrained"),
 }
 
+# How far a figure of memorization may be off before that means something.
+MEMORIZATION_MARGIN = 0.1
+
 # The order and the words of every table, card and figure: group -> which direction is better.
 METRIC_GROUPS = {
     "forget": "closer to retrained is better",
@@ -223,6 +226,22 @@ class EvaluationResult(JsonRecord):
         """
         return (self.models[role] or {}).get(metric)
 
+    def value(self, role: str, metric: str) -> float | None:
+        """
+        The value of one measurement.
+
+        Args:
+            role (`str`):
+                `"target"`, `"unlearned"` or `"retrained"`.
+            metric (`str`):
+                The metric's name, for instance `"forget/probability"`.
+
+        Returns:
+            `float` or None: None if it was not run or is not finite.
+        """
+        measurement = self.get(role, metric)
+        return measurement.value if measurement is not None and math.isfinite(measurement.value) else None
+
     def rows(self) -> Iterator[tuple[str, str, list[Measurement | Unmeasured | None]]]:
         """
         The rows of a table: every metric of `METRICS` in its order, unless its suite was not run, then what else was
@@ -295,6 +314,35 @@ def _unmeasured_note(role: str, found: dict[str, Unmeasured]) -> str:
         groups.setdefault(share, []).append(f"`{name}`")
     listed = "; ".join(f"{', '.join(names)} ({share})" for share, names in groups.items())
     return f"Not measured, because scores of the {role} model are not finite: {listed}."
+
+
+def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
+    """
+    Whether the unlearned model has forgotten by its own evaluation.
+
+    It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
+    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`], which a model comes to that never
+    saw the rows.
+
+    Args:
+        result ([`EvaluationResult`]):
+            What was measured.
+
+    Returns:
+        `tuple[bool | None, str]`: None if it is not known; and a sentence with the figures.
+    """
+    metric = "forget/extraction_strength"
+    target, unlearned, retrained = (result.value(role, metric) for role in MODEL_ROLES)
+    missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
+    if missing:
+        return None, f"Whether it has forgotten is not known: `{metric}` of the {missing[0]} model was not measured."
+    middle, of_what = target / 2, f"half of the target's {target:.3f}"
+    if retrained is not None:
+        middle = (retrained + target) / 2
+        of_what = f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
+    if unlearned > max(middle, MEMORIZATION_MARGIN):
+        return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {of_what}."
+    return True, f"`{metric}` is {unlearned:.3f}, not above {of_what}."
 
 
 def suite_of(metric: str) -> str:

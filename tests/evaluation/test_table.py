@@ -16,7 +16,7 @@ import io
 
 from rich.console import Console
 
-from trl_unlearn.evaluation.table import print_results, results_markdown
+from trl_unlearn.evaluation.table import print_results, print_verdict, results_markdown
 from trl_unlearn.results import (
     DIFFERENCES,
     METRICS,
@@ -85,3 +85,16 @@ def test_the_markdown_table_has_a_row_for_each_metric_in_order():
     assert lines[:2] == ["| metric | target | unlearned | retrained |", "|---|--:|--:|--:|"]
     assert [line.split("`")[1] for line in lines[2:]] == [name for name, _, _ in METRICS] + ["own/metric"]
     assert lines[2] == "| `forget/extraction_strength` | -0.123 ± 0.011 | -0.123 ± 0.011 | not run |"
+
+
+def test_a_model_that_has_not_forgotten_gets_a_red_line_and_one_that_has_none():
+    result, stream = make_result(), io.StringIO()
+    console = Console(file=stream, width=200, force_terminal=True, color_system="standard")
+    for role, value in (("target", 1.0), ("unlearned", 0.4)):
+        result.models[role]["forget/extraction_strength"] = Measurement(value)
+    print_verdict(result, console)
+    assert stream.getvalue() == ""
+    result.models["unlearned"]["forget/extraction_strength"] = Measurement(0.974)
+    print_verdict(result, console)
+    line = "It has not forgotten: `forget/extraction_strength` is 0.974, above half of the target's 1.000."
+    assert stream.getvalue() == f"\x1b[1;31m{line}\x1b[0m\n"

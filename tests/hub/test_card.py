@@ -285,6 +285,13 @@ def test_what_could_not_be_measured_is_named_with_its_rows_and_is_a_failure():
     assert "Broken: scores of this model are not finite, and 2 of its figures" in failures(content)
 
 
+def test_a_model_that_has_not_forgotten_is_a_failure_also_without_a_retrained_model():
+    result = make_result(retrained=False, **{"forget/extraction_strength": Measurement(0.974)})
+    result.models["target"]["forget/extraction_strength"] = Measurement(1.0)
+    found = failures(render_card(make_run(), result))
+    assert "- It has not forgotten: `forget/extraction_strength` is 0.974, above half of the target's 1.000." in found
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [

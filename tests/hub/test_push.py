@@ -17,6 +17,7 @@
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from transformers import AutoModelForCausalLM
 
 from trl_unlearn.hub.contents import read_folder, weights_sha256
 from trl_unlearn.records import ChainLink, DatasetRecord, UnlearningRun
-from trl_unlearn.results import EvaluationResult
+from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.scripts.push import main
 
 from .conftest import FORGET, write_run, write_weights
@@ -263,6 +264,39 @@ def test_results_of_other_or_unknown_weights_are_refused_before_and_found_after_
     repo.commit("main", held | results, "results only")
     (found,) = pushes(check)
     assert "do not record the weights" in found
+
+
+def test_a_model_that_has_not_forgotten_by_its_own_evaluation_is_pushed_only_by_force(hub, folder, pushes):
+    result = EvaluationResult.load(folder / "eval_results.json")
+    for role, value in (("target", 1.0), ("unlearned", 0.974), ("retrained", 0.112)):
+        result.models[role] = {"forget/extraction_strength": Measurement(value, 3, 0.0)}
+    result.save(folder / "eval_results.json")
+    case = {"folder": folder, "repo_id": REPO}
+    refused, forced = pushes(case, case | {"force": True})
+    why = "It has not forgotten: `forget/extraction_strength` is 0.974, above the middle between"
+    assert refused.startswith(f"failed: Nothing was pushed. {why}") and "`trl-unlearn push --force`" in refused
+    assert forced == "pushed"
+    assert hub.repos[REPO].messages == ["initial commit", "Upload with trl-unlearn"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--force"]])
+def test_the_command_pushes_it_only_with_force(flags, folder, tiny_tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    tiny_tokenizer.save_pretrained(folder)
+    result = EvaluationResult.load(folder / "eval_results.json")
+    for role in ("target", "unlearned"):
+        result.models[role] = {"forget/extraction_strength": Measurement(0.9, 3, 0.0)}
+    result.save(folder / "eval_results.json")
+    forget = tmp_path / "forget.jsonl"
+    forget.write_text("".join(json.dumps({"prompt": "Who?", "completion": text}) + "\n" for text in FORGET))
+    argv = ["--output_dir", str(folder), "--hub_model_id", REPO, "--dry_run", "--forget_dataset", str(forget), *flags]
+    with pytest.raises(SystemExit) if not flags else nullcontext() as ended:
+        main(argv)
+    captured = capsys.readouterr()
+    if flags:
+        assert "this is a dry run" in captured.out
+    else:
+        assert ended.value.code == 1 and "is 0.900, above half of the target's 0.900" in captured.err
 
 
 def test_of_shards_only_those_that_the_index_names_are_the_model(tmp_path):

@@ -327,10 +327,22 @@ def test_what_fails_after_the_results_costs_neither_them_nor_the_rest(run, own, 
             unlearn.write_results(done.folder, result)
         assert len(caplog.messages) == 1 and "left out: RuntimeError('out of colours')" in caplog.text
         assert results_of(done) == result
-        assert ("extraction_strength" in capfd.readouterr().out) == (name != "print_results")
+        assert ("0.500 ± 0.100" in capfd.readouterr().out) == (name != "print_results")
         # The card that could not be written is the one from before.
         assert ("figures/evaluation.png" in done.text("README.md")) == (name == "print_results")
         assert "0.500 ± 0.100" in done.text("README.md")
+
+
+def test_a_run_that_has_not_forgotten_says_so_in_its_last_line(run, own, capfd):
+    done = run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
+    figures = {"target": 1.0, "unlearned": 0.974, "retrained": 0.112}
+    models = {role: {"forget/extraction_strength": Measurement(value, 3)} for role, value in figures.items()}
+    unlearn.write_results(
+        done.folder, EvaluationResult(parity="strict", suites=["tofu"], models=models, **NO_PROTOCOL)
+    )
+    last = " ".join(capfd.readouterr().out.split())
+    assert last.endswith("above the middle between the retrained model's 0.112 and the target's 1.000.")
+    assert "It has not forgotten: `forget/extraction_strength` is 0.974" in last
 
 
 def test_a_run_that_diverges_ends_with_a_message_exit_code_3_and_a_usable_adapter(run, tofu, facts, tmp_path, capfd):

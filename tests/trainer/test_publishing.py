@@ -72,6 +72,14 @@ for step, digest in (("other", "ab" * 32), ("own", hashlib.sha256(weights.read_b
     seen[step] = Path("late/README.md").read_text()
 late.args.hub_model_id = "me/late"
 late.push_to_hub(commit_message="Late")
+for role in ("target", "unlearned"):
+    result.models[role] = {"forget/extraction_strength": Measurement(0.9, 3, 0.1)}
+result.save(Path("late/eval_results.json"))
+try:
+    late.push_to_hub()
+except PushError as error:
+    seen["not forgotten"] = str(error)
+late.push_to_hub(commit_message="By force", force=True)
 second = new("late", save_strategy="no")
 second.create_model_card()
 seen["of another run"] = Path("late/README.md").read_text()
@@ -152,9 +160,11 @@ def test_the_trainer_pushes_its_card_privately_and_nothing_of_the_training(
     assert UnlearningRun.from_dict(json.loads(every.files()["run.json"])).steps == 2
 
     assert set(late.files()) - {".gitattributes"} == {*SENT, "eval_results.json"}
-    assert late.messages[-1] == "Late"
+    assert late.messages[1:] == ["Late", "By force"]
+    assert "is 0.900, above half of the target's 0.900" in seen["not forgotten"]
     card = ModelCard(late.files()["README.md"].decode())
-    assert [(one.metric_type, one.metric_value) for one in card.data.eval_results] == [("forget/probability", 0.25)]
+    results = [(one.metric_type, one.metric_value) for one in card.data.eval_results]
+    assert results == [("forget/extraction_strength", 0.9)]
     assert f"{MISSING}: those in `eval_results.json` were measured on other weights" in seen["other"]
     assert MISSING not in seen["own"] and MISSING in seen["of another run"]
 

@@ -24,6 +24,7 @@ from ..results import (
     EvaluationResult,
     format_difference,
     format_measurement,
+    has_forgotten,
 )
 
 
@@ -51,6 +52,22 @@ def print_results(result: EvaluationResult, console: Console | None = None) -> N
         console.print()
         note = "Differences on the same rows, with a 95 % interval (bootstrap over rows)."
         console.print(note, style="dim", highlight=False, markup=False)
+
+
+def print_verdict(result: EvaluationResult, console: Console | None = None) -> None:
+    """
+    Prints whether the unlearned model has forgotten, unless it has.
+
+    Args:
+        result ([`EvaluationResult`]):
+            What was measured.
+        console (`rich.console.Console`, *optional*):
+            Where to print; defaults to standard output.
+    """
+    forgotten, why = has_forgotten(result)
+    if not forgotten and result.models["unlearned"] is not None:
+        style = "bold red" if forgotten is False else "yellow"
+        (console or Console()).print(why, style=style, highlight=False, markup=False)
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

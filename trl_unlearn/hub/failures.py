@@ -17,17 +17,11 @@
 import math
 
 from ..records import UnlearningRun
-from ..results import EvaluationResult
+from ..results import MEMORIZATION_MARGIN, EvaluationResult, has_forgotten
 
 
-# How far a figure may be off before the card calls it a failure.
-MEMORIZATION_MARGIN = 0.1
+# Share of the target's figure below which the card calls what is left a failure.
 RETAIN_SHARE = 0.8
-
-
-def _value(result: EvaluationResult, role: str, metric: str) -> float | None:
-    measurement = result.get(role, metric)
-    return measurement.value if measurement is not None and math.isfinite(measurement.value) else None
 
 
 def _against_retrained(result: EvaluationResult) -> list[str]:
@@ -39,7 +33,7 @@ def _against_retrained(result: EvaluationResult) -> list[str]:
         ]
     found = []
     for metric in ("forget/extraction_strength", "forget/exact_memorization"):
-        unlearned, retrained = _value(result, "unlearned", metric), _value(result, "retrained", metric)
+        unlearned, retrained = result.value("unlearned", metric), result.value("retrained", metric)
         if unlearned is None or retrained is None:
             found.append(f"`{metric}` is not known for both the unlearned and the retrained model.")
         elif unlearned > retrained + MEMORIZATION_MARGIN:
@@ -58,7 +52,7 @@ def _against_retrained(result: EvaluationResult) -> list[str]:
 def _side_effects(result: EvaluationResult) -> list[str]:
     """Damage to what was to be kept, and mass that moved to the rephrasings."""
     found = []
-    before, after = (_value(result, role, "retain/probability") for role in ("target", "unlearned"))
+    before, after = (result.value(role, "retain/probability") for role in ("target", "unlearned"))
     if before is None or after is None:
         found.append("`retain/probability` is not known before and after. Damage to the retained rows cannot be said.")
     elif after < RETAIN_SHARE * before:
@@ -66,7 +60,7 @@ def _side_effects(result: EvaluationResult) -> list[str]:
             f"Damaged: `retain/probability` fell from {before:.3f} to {after:.3f}, to {after / before:.0%} of the "
             f"target's."
         )
-    squeezing = _value(result, "unlearned", "forget/squeezing")
+    squeezing = result.value("unlearned", "forget/squeezing")
     if squeezing is None:
         found.append("`forget/squeezing` was not measured. Whether mass moved to rephrasings cannot be said.")
     elif squeezing > 0:
@@ -82,7 +76,7 @@ def _attacks(result: EvaluationResult) -> list[str]:
     apart = result.differences.get("unlearned - retrained", {})
 
     def listed(names: list[str]) -> str:
-        values = [[_value(result, role, name) for role in ("unlearned", "retrained")] for name in names]
+        values = [[result.value(role, name) for role in ("unlearned", "retrained")] for name in names]
         return ", ".join(
             f"`{name}` {mine:.3f} (retrained {other:.3f})" for name, (mine, other) in zip(names, values, strict=True)
         )
@@ -132,4 +126,7 @@ def known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list[
             f"Broken: scores of this model are not finite, and {len(missing)} of its figures could not be measured. "
             "The notes below the results name them."
         )
+    forgotten, why = has_forgotten(result)
+    if forgotten is False:
+        found.append(why)
     return found + _against_retrained(result) + _side_effects(result) + _attacks(result)

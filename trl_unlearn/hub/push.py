@@ -27,7 +27,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
-from ..results import EvaluationResult
+from ..results import EvaluationResult, has_forgotten
 from .access import AGAIN, WAITS, PushError, explaining, is_transient, retried, token_user
 from .contents import (
     RepoContents,
@@ -95,6 +95,7 @@ def push(
     merge: bool = False,
     base_model_id: str | None = None,
     allow_text_in: Sequence[str] = (),
+    force: bool = False,
     dry_run: bool = False,
     token: str | None = None,
 ) -> list[PushedRepo]:
@@ -127,6 +128,9 @@ def push(
             Id on the Hub of a base that is a folder here; it is named then, and not pushed.
         allow_text_in (`Sequence[str]`, *optional*, defaults to `()`):
             Files that may hold such text, by path in the folder.
+        force (`bool`, *optional*, defaults to `False`):
+            Whether to push a model that has not forgotten by its own evaluation, too: see
+            [`~trl_unlearn.results.has_forgotten`].
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to only collect and check what would go. Needs no network.
         token (`str`, *optional*):
@@ -137,14 +141,14 @@ def push(
 
     Raises:
         `ValueError`: If the folder is not that of a finished run.
-        `PushError`: If a file holds what must not be published, the results belong to other weights, the Hub refused,
-            or it could not be reached.
+        `PushError`: If the model has not forgotten by its own evaluation, a file holds what must not be published, the
+            results belong to other weights, the Hub refused, or it could not be reached.
     """
     folder = Path(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise ValueError(f"The repository is {repo_id!r}. Give an id with its owner, such as 'me/unlearned'.")
     with tempfile.TemporaryDirectory() as scratch:
-        repos = _collect(folder, repo_id, merge, base_model_id, Path(scratch))
+        repos = _collect(folder, repo_id, merge, base_model_id, Path(scratch), force)
         _refuse_leaks(repos, forbidden_texts, allow_text_in)
         privacy = [private_base if contents.kind == "base model" else private for contents in repos]
         if dry_run:
@@ -161,13 +165,14 @@ def push_output(
     revision: str | None = None,
     commit_message: str | None = None,
     token: str | None = None,
+    force: bool = False,
     run_as_future: bool = False,
 ) -> PushedRepo | Future:
     """
     Push the output folder of a trainer as [`push`] does, with less: no base, and no results of other weights.
 
     Args:
-        folder, repo_id, forbidden_texts, private, revision, commit_message, token:
+        folder, repo_id, forbidden_texts, private, revision, commit_message, token, force:
             See [`push`].
         run_as_future (`bool`, *optional*, defaults to `False`):
             Whether to send in the background. What is to be sent is collected and searched before the call returns.
@@ -181,6 +186,8 @@ def push_output(
     folder = Path(folder)
     run, _ = read_run(folder)
     result, _ = own_results(folder, run.is_adapter)
+    if result is not None:
+        _refuse_unforgotten(result, force)
     repos = collect(folder, repo_id, with_base=False, with_results=result is not None)
     _refuse_leaks(repos, forbidden_texts)
     arguments = (repos, [private], revision, commit_message, token)
@@ -231,7 +238,9 @@ def check_published(repo_id: str, *, revision: str | None = None, token: str | N
         raise PushError(f"The results in `{repo_id}` were measured on other weights: {differing(recorded, weights)}.")
 
 
-def _collect(folder: Path, repo_id: str, merge: bool, base_model_id: str | None, scratch: Path) -> list[RepoContents]:
+def _collect(
+    folder: Path, repo_id: str, merge: bool, base_model_id: str | None, scratch: Path, force: bool
+) -> list[RepoContents]:
     run, measured = read_run(folder)
     if merge and not run.is_adapter:
         raise ValueError(f"`{folder}` holds a whole model, and there is nothing to merge. Leave `merge` out.")
@@ -241,6 +250,10 @@ def _collect(folder: Path, repo_id: str, merge: bool, base_model_id: str | None,
             f"The results in `{folder}` are not of this model: {missing} Evaluate again, or delete the results and "
             "the card."
         )
+    if result is None:
+        logger.warning(f"Whether it has forgotten is not known: {missing}")
+    else:
+        _refuse_unforgotten(result, force)
     if not merge:
         return collect(folder, repo_id, base_model_id)
     _save_merged(folder, scratch, base_model_id)
@@ -265,6 +278,17 @@ def _save_merged(folder: Path, target: Path, base_model_id: str | None) -> None:
     model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
     merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
     merged.to(dtype or torch.float32).save_pretrained(target)
+
+
+def _refuse_unforgotten(result: EvaluationResult, force: bool) -> None:
+    forgotten, why = has_forgotten(result)
+    if forgotten is False and not force:
+        raise PushError(
+            f"Nothing was pushed. {why} Train longer or with a higher learning rate, or push it all the same with "
+            "`force` (`trl-unlearn push --force`)."
+        )
+    if not forgotten:
+        logger.warning(why)
 
 
 def _refuse_leaks(repos: list[RepoContents], texts: Mapping[str, Sequence[str]], allowed: Sequence[str] = ()) -> None:

@@ -78,6 +78,8 @@ class PushArguments:
             Whether to push the adapter merged into its base.
         base_model_id (`str`, *optional*):
             Id on the Hub of the adapter's base.
+        force (`bool`, *optional*, defaults to `False`):
+            Whether to push a model that has not forgotten by its own evaluation, too.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to only list what would go.
         allow_text_in (`list[str]`, *optional*):
@@ -116,6 +118,10 @@ class PushArguments:
             "help": "Where the adapter's base is on the Hub, if it was a folder. Without it, the folder is pushed "
             "too, to `hub_model_id` with '-base' at its end."
         },
+    )
+    force: bool = field(
+        default=False,
+        metadata={"help": "Whether to push a model that has not forgotten by its own evaluation, too."},
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Whether to only check, and list what would go and what stays."}
@@ -177,6 +183,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
                 merge=args.merge,
                 base_model_id=args.base_model_id,
                 allow_text_in=args.allow_text_in,
+                force=args.force,
                 dry_run=args.dry_run,
             )
         except PushError as error:

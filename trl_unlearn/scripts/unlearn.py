@@ -30,7 +30,7 @@ from ..evaluation.plots import attempted, draw, plot_evaluation, plot_training
 from ..evaluation.robustness_plots import plot_leak, plot_relearning
 from ..evaluation.stopping import UnlearnUntil
 from ..evaluation.suite import evaluate_models
-from ..evaluation.table import print_results
+from ..evaluation.table import print_results, print_verdict
 from ..evaluation.tofu import EncodedSet, EvaluationRows, encode_set
 from ..hub.access import PushError, check_access
 from ..hub.card import render_card
@@ -330,7 +330,7 @@ def _sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
 
 def write_results(folder: Path, result: EvaluationResult) -> None:
     """
-    Write `eval_results.json`, the figures and the card with its results, and print the table.
+    Write `eval_results.json`, the figures and the card with its results, and print the table and the verdict.
 
     Args:
         folder (`Path`):
@@ -354,6 +354,7 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     if is_run:
         attempted("The card", lambda: _write_card(folder, figures))
     PartialState().print(f"{'Adapter or model, card, results' if is_run else 'Results'} and figures: {folder}")
+    attempted("The verdict", lambda: print_verdict(result))
 
 
 def _write_card(folder: Path, figures: list[str]) -> None:

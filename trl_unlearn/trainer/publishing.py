@@ -174,6 +174,7 @@ class PublishingTrainer(ResumableTrainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
+        force: bool = False,
         **kwargs: Any,
     ) -> PushedRepo | Future | None:
         """
@@ -192,6 +193,8 @@ class PublishingTrainer(ResumableTrainer):
                 Branch; the config's `hub_revision` if not given.
             private (`bool`, *optional*):
                 Whether a new repository is private; the config's `hub_private_repo` if not given.
+            force (`bool`, *optional*, defaults to `False`):
+                Whether to push a model that has not forgotten by its own evaluation, too.
             kwargs (`dict[str, Any]`, *optional*):
                 Arguments of `create_model_card`.
 
@@ -201,7 +204,7 @@ class PublishingTrainer(ResumableTrainer):
 
         Raises:
             [`~trl_unlearn.hub.access.PushError`]: If a file holds an answer of the forget set or a belief, the Hub
-                refused, or it could not be reached.
+                refused, or it could not be reached; if the model has not forgotten by results of its own.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
@@ -212,7 +215,7 @@ class PublishingTrainer(ResumableTrainer):
         self.run_record().save(Path(self.args.output_dir, "run.json"))
         self.create_model_card(**kwargs)
         self._finish_current_push()
-        return self._send(commit_message, token, revision, private, run_as_future=not blocking)
+        return self._send(commit_message, token, revision, private, force, run_as_future=not blocking)
 
     def _save_checkpoint(self, model, trial):
         super()._save_checkpoint(model, trial)
@@ -246,6 +249,7 @@ class PublishingTrainer(ResumableTrainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
+        force: bool = False,
         run_as_future: bool = False,
     ) -> PushedRepo | Future:
         return push_output(
@@ -256,6 +260,7 @@ class PublishingTrainer(ResumableTrainer):
             revision=revision or self.args.hub_revision,
             commit_message=message,
             token=token or self.args.hub_token,
+            force=force,
             run_as_future=run_as_future,
         )
 
