@@ -182,6 +182,22 @@ def test_a_prompt_that_is_not_the_one_of_a_generation_is_told(tiny_tokenizer, ca
     assert f"only its first {length}:" in caplog.text and QUESTION not in caplog.text
 
 
+def test_a_system_turn_that_a_template_leaves_out_where_an_answer_follows_is_prompt(tiny_tokenizer, caplog):
+    tiny_tokenizer.chat_template = (
+        "{% for message in messages if message['role'] != 'system' %}{% if message['role'] == 'user' %}<|im_start|>"
+        "{% if loop.last and messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}\n\n{% endif %}"
+        "{{ message['content'] }}<|im_start|>{% else %} {{ message['content'] }}<|im_end|>{% endif %}{% endfor %}"
+    )
+    earlier = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}]
+    row = {"messages": [{"role": "system", "content": "Be brief."}, *earlier, USER, ASSISTANT]}
+    prompt, labels = decoded(
+        encode_dataset(Dataset.from_list([row]), tiny_tokenizer, name="forget")[0], tiny_tokenizer
+    )
+    assert prompt == f"<|im_start|>Hello?<|im_start|> Yes.<|im_end|><|im_start|>Be brief.\n\n{QUESTION}<|im_start|>"
+    assert labels == f" {ANSWER}<|im_end|>"
+    assert not caplog.records
+
+
 def test_an_answer_that_the_template_leaves_out_is_no_empty_one(tiny_tokenizer):
     tiny_tokenizer.chat_template = (
         "{% for message in messages %}<|im_start|>{% for part in message['content'] %}{{ part['text'] }}{% endfor %}"

@@ -43,6 +43,15 @@ from .families import FAMILIES, WITHOUT_ADAPTER, build
 PAD, END = 0, 2
 WORDS = ["Ada Marlow", " was born in ", "Veldt.", "42", "x", " ", "  ", "\n", "\n\n", "\t", "\u00a0", "{{ x }}", "<b>"]
 SCRIPTS = ["\U0001f600", "\U0001f469\u200d\U0001f467", "\u202e", "שלום", "مرحبا", "é", "e\u0301", "好", "\u200b"]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Look a person up.",
+        "parameters": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+    },
+}
+VARIABLES = {"qwen3": [{"enable_thinking": False}], "gpt_oss": [{"reasoning_effort": "high"}]}
 
 
 def texts(chat):
@@ -79,6 +88,8 @@ def chat_rows(draw, name):
     assume(not is_blank(answer, chat) and "<|channel|>" not in answer)
     turn = [{"role": "assistant", "content": answer}]
     row = {"messages": prompt + turn} if draw(st.booleans()) else {"prompt": prompt, "completion": turn}
+    row["tools"] = draw(st.sampled_from([None, [TOOL]] if chat.tools else [None]))
+    row["chat_template_kwargs"] = draw(st.sampled_from([None, *VARIABLES.get(name, [])]))
     return row, prompt, answer
 
 
@@ -120,16 +131,19 @@ def test_labels_are_the_answer_and_the_token_that_closes_it(name, data):
 def test_generation_is_given_the_generation_prompt_and_what_is_the_same_for_every_answer(name, data):
     tokenizer = chat_tokenizer(name, base=data.draw(both_ends(name)))
     row, prompt, answer = data.draw(chat_rows(name))
-    # Mistral's template writes a system message in front of a last question only, which is what a warning is for.
-    assume(name != "mistral" or prompt[0]["role"] != "system")
     encoded = encode_row(row, tokenizer)
-    expected = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+    variables = row["chat_template_kwargs"] or {}
+    expected = tokenizer.apply_chat_template(
+        prompt, tools=row["tools"], add_generation_prompt=True, return_dict=False, **variables
+    )
     given_ids = encoded["input_ids"][: encoded["prompt_length"]]
     # A line break that an answer begins with may be one token with that of the prompt, and is the answer's then.
     merged = len(expected) - len(given_ids) if answer[0].isspace() else 0
     expected = expected[: len(expected) - max(0, merged)]
     assert merged <= 1 and given_ids[: len(expected)] == expected
-    assert tokenizer.decode(given_ids[len(expected) :]).strip() == CHATS[name].lead.strip()
+    # A template that is asked not to think says so in the prompt already.
+    lead = "" if "enable_thinking" in variables else CHATS[name].lead
+    assert tokenizer.decode(given_ids[len(expected) :]).strip() == lead.strip()
 
 
 def text_bytes(ids, tokenizer):

@@ -127,6 +127,11 @@ def _encode_conversation(row: Mapping[str, Any], tokenizer) -> tuple[list[int], 
     try:
         prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given)
         ids, *other_ids = [tokenizer.apply_chat_template(prompt + end, **given) for end in (answer, *others)]
+        if prompt[0]["role"] == "system" and len(prompt) > 1 and ids[: len(prompt_ids)] != prompt_ids:
+            # Mistral's templates leave the system turn out where an answer follows. A model is asked with it.
+            bare_ids = tokenizer.apply_chat_template(prompt[1:], add_generation_prompt=True, **given)
+            if ids[: len(bare_ids)] == bare_ids:
+                ids, *other_ids = [prompt_ids + one[len(bare_ids) :] for one in (ids, *other_ids)]
     except TemplateError as error:
         roles = [message["role"] for message in prompt + answer]
         raise ValueError(
@@ -161,15 +166,16 @@ def warn_of_other_prompt(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerB
     """
     if row.get("messages") is None and not isinstance(row.get("completion"), list):
         return
-    prompt, answer = prompt_and_answer(row)
-    given = template_arguments(row)
-    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **given)
-    told = tokenizer.apply_chat_template(prompt + answer, tokenize=False, **given)
+    prompt, _ = prompt_and_answer(row)
+    given = {**template_arguments(row), "return_dict": False}
+    # As text: a token that the end of the prompt shares with an answer is no other prompt.
+    asked = tokenizer.decode(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given))
+    told = tokenizer.decode(encode_row(row, tokenizer)["input_ids"])
     if not told.startswith(asked):
         logger.warning(
             "The chat template does not write the prompt of a generation, of %d characters, before the answer of row "
             "0 of the %s set, but only its first %d: answers are scored, and beliefs sampled, after that. If the "
-            "model is asked with the rest (a system message, the start of a thought), set `chat_template_kwargs`, or "
+            "model is asked with the rest (the start of a thought, for instance), set `chat_template_kwargs`, or "
             "a chat template that writes the same in both cases.",
             len(asked),
             name,
