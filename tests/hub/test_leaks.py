@@ -89,6 +89,12 @@ def test_a_text_is_found_however_it_is_written(path, content):
     assert found(path, content) == [1]
 
 
+def test_a_png_file_is_searched_also_where_it_is_broken_or_goes_on_after_its_end():
+    whole = as_png("Nothing.")
+    assert found("figures/a.png", whole) == found("figures/a.png", b"") == []
+    assert found("figures/a.png", whole + QUOTE.encode()) == found("figures/a.png", QUOTE.encode()) == [1]
+
+
 def test_one_sentence_of_an_answer_is_enough():
     assert found("a.md", "As it says: nobody has ever finished it.") == [2]
     assert found("a.md", "Nobody has ever read anything.") == []

@@ -210,6 +210,7 @@ def test_a_file_with_text_of_the_forget_set_stops_the_push(hub, folder, pushes, 
         "README.md": f"# Model\n\nIt no longer says: *{FORGET[1]}*\n",
         "squeezing.json": json.dumps([{"value": 1, "text": FORGET[1]}]),
         "completions/step-2.jsonl": json.dumps({"completion": f"Indeed, {FORGET[1].upper()}"}),
+        "chart.svg": f"<svg><text>{FORGET[1]}</text></svg>",
         "train.log": f"INFO {FORGET[1].replace(' ', '  ')}",
         "tokenizer_config.json": json.dumps({"chat_template": f"{{# {FORGET[1]} #}}"}),
     }
@@ -225,8 +226,11 @@ def test_a_file_with_text_of_the_forget_set_stops_the_push(hub, folder, pushes, 
         assert f"`{name}` (text of the forget set, row 1)" in outcome
         assert "Winter" not in outcome
     assert hub.requests == []
+    (message,) = pushes({"folder": folder, "repo_id": REPO, "commit_message": f"Forgets: {FORGET[1]}"})
+    assert "`commit_message` (text of the forget set, row 1)" in message
+    assert hub.requests == []
     allowed = [case | {"allow_text_in": [name]} for case, name in zip(cases, files, strict=True)]
-    assert pushes(*(case | {"dry_run": True} for case in cases), *allowed) == [*refused, *["pushed"] * 5]
+    assert pushes(*(case | {"dry_run": True} for case in cases), *allowed) == [*refused, *["pushed"] * 6]
     assert published(hub, "me/copy2") == published(hub, "me/copy3") == ADAPTER_FILES
 
 

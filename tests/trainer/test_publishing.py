@@ -21,6 +21,7 @@ from huggingface_hub import ModelCard
 
 from trl_unlearn import BootstrapUnlearnConfig
 from trl_unlearn.records import UnlearningRun
+from trl_unlearn.trainer.run_record import _hyperparameters
 
 from ..hub.conftest import fresh_process, hub  # noqa: F401
 from ..hub.hub_server import Repo
@@ -208,3 +209,9 @@ def test_what_is_pushed_is_private_unless_said(tmp_path):
         for given in ({}, {"hub_private_repo": None}, {"hub_private_repo": False})
     ]
     assert privates == [True, True, False]
+
+
+def test_a_record_holds_no_folder_of_a_setting(tmp_path):
+    (tmp_path / "template.jinja").write_text("{{ messages }}")
+    args = BootstrapUnlearnConfig(str(tmp_path / "out"), chat_template_path=str(tmp_path / "template.jinja"))
+    assert _hyperparameters(args)["chat_template_path"] == "template.jinja"

@@ -63,7 +63,7 @@ _LEFT_OUT = (
 _UNKNOWN = "unknown file"
 # A folder is shared by hand, too: what is written in words beside the published files may not hold the texts either.
 _SCANNED_TOO = ("log of completions", _UNKNOWN)
-_IN_WORDS = (".md", ".txt", ".log", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".html")
+_IN_WORDS = (".md", ".txt", ".log", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".html", ".svg", ".xml")
 
 BASE_CARD = """---
 library_name: transformers

@@ -20,6 +20,7 @@ of Markdown, nor escapes, tags and characters without a width hide a text. What 
 CONTRIBUTING.md.
 """
 
+import contextlib
 import html
 import io
 import re
@@ -277,13 +278,16 @@ def readable_text(path: str, content: bytes) -> str:
             What it holds.
 
     Returns:
-        `str`: Of a PNG file its text chunks, of a safetensors file its head, of any other everything, read as UTF-8
-        (or UTF-16, where it begins so).
+        `str`: Of a safetensors file its head, of any other everything, read as UTF-8 (or UTF-16, where it begins so);
+        of a PNG file also its compressed texts.
     """
     if path.endswith(".png"):
-        with Image.open(io.BytesIO(content)) as image:
+        texts = [content.decode(errors="replace")]
+        # What is compressed in it. Of a file that is none of these there is no more.
+        with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(io.BytesIO(content)) as image:
             image.load()
-            return "\n".join(f"{key}: {value}" for key, value in image.info.items() if isinstance(value, str))
+            texts += [f"{key}: {value}" for key, value in image.info.items() if isinstance(value, str)]
+        return "\n".join(texts)
     if path.endswith(".safetensors"):
         return content[8 : 8 + int.from_bytes(content[:8], "little")].decode(errors="replace")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):

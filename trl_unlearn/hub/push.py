@@ -30,6 +30,7 @@ from huggingface_hub.errors import HTTPError
 from ..results import EvaluationResult, has_forgotten
 from .access import AGAIN, WAITS, PushError, explaining, is_transient, retried, token_user
 from .contents import (
+    PushFile,
     RepoContents,
     collect,
     collect_merged,
@@ -149,7 +150,7 @@ def push(
         raise ValueError(f"The repository is {repo_id!r}. Give an id with its owner, such as 'me/unlearned'.")
     with tempfile.TemporaryDirectory() as scratch:
         repos = _collect(folder, repo_id, merge, base_model_id, Path(scratch), force)
-        _refuse_leaks(repos, forbidden_texts, allow_text_in)
+        _refuse_leaks(repos, forbidden_texts, commit_message, allow_text_in)
         privacy = [private_base if contents.kind == "base model" else private for contents in repos]
         if dry_run:
             return [PushedRepo.of(one, private=is_private) for one, is_private in zip(repos, privacy, strict=True)]
@@ -189,7 +190,7 @@ def push_output(
     if result is not None:
         _refuse_unforgotten(result, force)
     repos = collect(folder, repo_id, with_base=False, with_results=result is not None)
-    _refuse_leaks(repos, forbidden_texts)
+    _refuse_leaks(repos, forbidden_texts, commit_message)
     arguments = (repos, [private], revision, commit_message, token)
     return HfApi().run_as_future(_send_only, *arguments) if run_as_future else _send_only(*arguments)
 
@@ -291,7 +292,9 @@ def _refuse_unforgotten(result: EvaluationResult, force: bool) -> None:
         logger.warning(why)
 
 
-def _refuse_leaks(repos: list[RepoContents], texts: Mapping[str, Sequence[str]], allowed: Sequence[str] = ()) -> None:
+def _refuse_leaks(
+    repos: list[RepoContents], texts: Mapping[str, Sequence[str]], message: str | None, allowed: Sequence[str] = ()
+) -> None:
     if not any(texts.values()):
         raise ValueError("`forbidden_texts` holds no text. Give the answers of the forget set.")
     known = {path for contents in repos for path in (*contents.files, *contents.left_out)}
@@ -303,14 +306,15 @@ def _refuse_leaks(repos: list[RepoContents], texts: Mapping[str, Sequence[str]],
             f"{len(rows)} of the {len(texts[source])} texts of the {source} are too short to be searched for (under "
             f"{MIN_CHARACTERS} characters): row {', '.join(map(str, rows[:5]))}{' and more' if len(rows) > 5 else ''}."
         )
+    files = [file for contents in repos for file in (*contents.files.values(), *contents.also_scanned)]
+    files.append(PushFile("commit_message", (message or "").encode()))
     lines = []
-    for contents in repos:
-        for file in (*contents.files.values(), *contents.also_scanned):
-            leaks = index.leaks(file.path, file.scanned()) if file.path not in allowed else []
-            for source in sorted({leak.source for leak in leaks}):
-                rows = [str(leak.row) for leak in leaks if leak.source == source]
-                more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-                lines.append(f"`{file.path}` (text of the {source}, row {', '.join(rows[:5])}{more})")
+    for file in files:
+        leaks = index.leaks(file.path, file.scanned()) if file.path not in allowed else []
+        for source in sorted({leak.source for leak in leaks}):
+            rows = [str(leak.row) for leak in leaks if leak.source == source]
+            more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+            lines.append(f"`{file.path}` (text of the {source}, row {', '.join(rows[:5])}{more})")
     if lines:
         raise PushError(
             f"Nothing was pushed, because text that was to be forgotten stands in {'; '.join(lines)}. Rows count from "

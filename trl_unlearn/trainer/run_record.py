@@ -114,6 +114,9 @@ def _hyperparameters(args) -> dict[str, Any]:
         # What is left are objects and lists that the parents fill in with defaults of their own.
         if field.name in inherited and (not plain or value == inherited[field.name]):
             continue
+        if isinstance(value, str) and Path(value).is_absolute():
+            # Others are to learn neither the user's name nor those of their folders.
+            value = Path(value).name
         if field.name not in NO_SETTINGS:
             kept[field.name] = value if plain else str(value)
     return kept
