@@ -251,13 +251,13 @@ def test_further_fields_of_the_generation_config_are_passed_on(model, prompts):
 def test_eos_tokens_are_those_of_the_generation_config_and_the_tokenizer(tiny_model, tiny_tokenizer):
     tiny_tokenizer.chat_template = None
     tiny_model.generation_config.eos_token_id = [OTHER_EOS, 5]
-    assert eos_token_ids(tiny_model, tiny_tokenizer, []) == [EOS, 5, OTHER_EOS]
+    assert eos_token_ids(tiny_model, tiny_tokenizer) == [EOS, 5, OTHER_EOS]
     tiny_model.generation_config.eos_token_id = OTHER_EOS
-    assert eos_token_ids(tiny_model, tiny_tokenizer, []) == [EOS, OTHER_EOS]
+    assert eos_token_ids(tiny_model, tiny_tokenizer) == [EOS, OTHER_EOS]
     tiny_model.generation_config.eos_token_id = None
-    assert eos_token_ids(tiny_model, tiny_tokenizer, []) == [EOS]
+    assert eos_token_ids(tiny_model, tiny_tokenizer) == [EOS]
     tiny_tokenizer.eos_token = None
-    assert eos_token_ids(tiny_model, tiny_tokenizer, []) == []
+    assert eos_token_ids(tiny_model, tiny_tokenizer) == []
 
 
 @pytest.fixture
@@ -271,9 +271,9 @@ def base_checkpoint(tiny_model, tiny_tokenizer):
 
 def test_what_the_chat_template_closes_an_answer_with_ends_a_completion(base_checkpoint):
     model, tokenizer = base_checkpoint
-    assert eos_token_ids(model, tokenizer, []) == [PAD, EOS]
+    assert eos_token_ids(model, tokenizer) == [PAD, EOS]
     tokenizer.chat_template = "{{ raise_exception('no') }}"
-    assert eos_token_ids(model, tokenizer, []) == [PAD]
+    assert eos_token_ids(model, tokenizer) == [PAD]
 
 
 def test_the_special_token_that_closes_the_answers_ends_a_completion_and_no_other_last_token_does(base_checkpoint):

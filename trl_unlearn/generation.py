@@ -104,7 +104,7 @@ class Completion:
 
 
 def eos_token_ids(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]]
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]] = ()
 ) -> list[int]:
     """
     All tokens that end a completion: those of the generation config, the tokenizer's, and those that close answers.
@@ -117,9 +117,9 @@ def eos_token_ids(
             Model with a generation config.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer.
-        rows (`Iterable[Mapping[str, Any]]`):
-            Encoded rows (`labels`) with answers such as the model is to give. Empty where there are none: what the
-            chat template closes an answer with counts in any case.
+        rows (`Iterable[Mapping[str, Any]]`, *optional*, defaults to `()`):
+            Encoded rows (`labels`) with answers such as the model is to give. What the chat template closes an answer
+            with counts in any case.
 
     Returns:
         `list[int]`: Sorted ids, possibly none.

@@ -197,7 +197,7 @@ class ModelJudge:
                 model,
                 prompts[start : start + _CHUNK],
                 pad_token_id=padding_token_id(self.tokenizer),
-                eos_token_ids=eos_token_ids(model, self.tokenizer, []),
+                eos_token_ids=eos_token_ids(model, self.tokenizer),
                 max_new_tokens=_MAX_REPLY_LENGTH,
                 batch_size=self.batch_size,
             )

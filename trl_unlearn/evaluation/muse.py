@@ -148,7 +148,7 @@ def _complete(
         model,
         task.prompts,
         pad_token_id=padding_token_id(tokenizer),
-        eos_token_ids=eos_token_ids(model, tokenizer, []),
+        eos_token_ids=eos_token_ids(model, tokenizer),
         max_new_tokens=task.max_new_tokens,
         batch_size=batch_size,
         desc=desc,
