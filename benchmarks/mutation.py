@@ -43,7 +43,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = {
     "trl_unlearn/objectives/*.py": ["tests/objectives"],
     "trl_unlearn/metrics/*.py": ["tests/metrics"],
-    "trl_unlearn/encoding.py": ["tests/test_encoding.py"],
+    "trl_unlearn/encoding.py": ["tests/test_encoding.py", "tests/test_properties.py"],
+    "trl_unlearn/row_forms.py": ["tests/test_encoding.py", "tests/test_properties.py"],
     "trl_unlearn/hub/leaks.py": ["tests/hub/test_leaks.py"],
 }
 # Of a mutant, in seconds; the tests of a module take a few.

@@ -198,6 +198,19 @@ def test_a_system_turn_that_a_template_leaves_out_where_an_answer_follows_is_pro
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": 7}, "has a `text` of type `int`, expected a string"),
+        ({**CONVERSATION, "completion": []}, "has a `completion` that does not end in an assistant turn"),
+        ({**CONVERSATION, "completion": [USER]}, "has a `completion` that does not end in an assistant turn"),
+    ],
+)
+def test_a_row_without_an_answer_that_is_text_is_refused(row, message, tiny_tokenizer):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        encode_row(row, tiny_tokenizer)
+
+
 def test_an_answer_that_the_template_leaves_out_is_no_empty_one(tiny_tokenizer):
     tiny_tokenizer.chat_template = (
         "{% for message in messages %}<|im_start|>{% for part in message['content'] %}{{ part['text'] }}{% endfor %}"

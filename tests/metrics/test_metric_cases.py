@@ -22,6 +22,7 @@ import pytest
 from trl_unlearn import metrics
 from trl_unlearn.metrics import (
     FADE,
+    FluencyStandin,
     ForgetQuality,
     HarmonicMean,
     LossAttack,
@@ -124,6 +125,12 @@ def test_more_generated_texts_than_true_ones_are_refused():
 def test_a_row_without_tokens_is_named():
     with pytest.raises(ValueError, match="no log-probabilities in row 1"):
         Probability().compute(logps=[[-1.0], []])
+
+
+@pytest.mark.parametrize("logps", [[-1.0], [-1.0] * 4])
+def test_an_answer_with_another_number_of_log_probs_than_tokens_and_an_end_is_refused(logps):
+    with pytest.raises(ValueError, match=f"2 tokens and {len(logps)} log-probabilities in row 0"):
+        FluencyStandin().compute(ids=[[1, 2]], logps=[logps], own_logps=[[0.0]], vocab_size=16)
 
 
 def test_a_row_with_another_number_of_beliefs_is_named():
