@@ -333,6 +333,15 @@ def test_what_fails_after_the_results_costs_neither_them_nor_the_rest(run, own, 
         assert "0.500 ± 0.100" in done.text("README.md")
 
 
+def test_a_whole_model_in_the_folder_of_an_adapter_is_what_is_evaluated(run, own):
+    run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
+    done = run("bs_t", [*own("conversational"), *WHOLE, "--overwrite_output_dir", "true"])
+    recorded = results_of(done).protocol["weights_sha256"]["unlearned"]
+    assert recorded == weights_sha256(done.folder, False) and set(recorded) == {"model.safetensors"}
+    assert not (done.folder / "adapter_config.json").exists()
+    assert "Results are missing" not in done.text("README.md")
+
+
 def test_a_run_that_has_not_forgotten_says_so_in_its_last_line(run, own, capfd):
     done = run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
     figures = {"target": 1.0, "unlearned": 0.974, "retrained": 0.112}

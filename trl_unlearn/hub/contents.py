@@ -38,6 +38,7 @@ _ADAPTER_WEIGHTS, _MODEL_WEIGHTS, _INDEX = (
     "model.safetensors",
     "model.safetensors.index.json",
 )
+ADAPTER_FILES = (_ADAPTER_WEIGHTS, "adapter_config.json")
 _WEIGHTS = r"adapter_model\.safetensors|model(-\d{5}-of-\d{5})?\.safetensors"
 _MODEL = rf"{_WEIGHTS}|model\.safetensors\.index\.json|(adapter_|generation_)?config\.json"
 _TOKENIZER = (

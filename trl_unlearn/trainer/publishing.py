@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from huggingface_hub import get_full_repo_name
 from transformers.trainer_utils import HubStrategy
@@ -27,7 +28,7 @@ from transformers.utils import PushInProgress
 
 from ..hub.access import check_access, explaining
 from ..hub.card import render_card
-from ..hub.contents import figures_of, own_results, saved_files
+from ..hub.contents import ADAPTER_FILES, figures_of, own_results, saved_files
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push_output
 from ..records import UnlearningRun
@@ -109,8 +110,13 @@ class PublishingTrainer(ResumableTrainer):
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
-        if self._is_output(Path(output_dir or self.args.output_dir)):
+        folder = Path(output_dir or self.args.output_dir)
+        if self._is_output(folder):
             self._saved_step = self.state.global_step
+            if not is_peft_model(self.accelerator.unwrap_model(self.model)):
+                # Of an earlier run: beside a whole model, `from_pretrained` would load the adapter on top of it.
+                for name in ADAPTER_FILES:
+                    (folder / name).unlink(missing_ok=True)
 
     def _is_output(self, folder: Path) -> bool:
         return folder.absolute() == Path(self.args.output_dir).absolute()
