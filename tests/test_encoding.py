@@ -202,11 +202,13 @@ def test_a_system_turn_that_a_template_leaves_out_where_an_answer_follows_is_pro
     ("row", "message"),
     [
         ({"text": 7}, "has a `text` of type `int`, expected a string"),
+        ({"input_ids": [5, 6.0], "labels": [-100, 6]}, "has `input_ids` with a value of type `float`"),
+        ({"input_ids": [5, 6], "labels": [-100, True]}, "has `labels` with a value of type `bool`"),
         ({**CONVERSATION, "completion": []}, "has a `completion` that does not end in an assistant turn"),
         ({**CONVERSATION, "completion": [USER]}, "has a `completion` that does not end in an assistant turn"),
     ],
 )
-def test_a_row_without_an_answer_that_is_text_is_refused(row, message, tiny_tokenizer):
+def test_a_row_without_text_where_it_belongs_is_refused(row, message, tiny_tokenizer):
     with pytest.raises(ValueError, match=f"^{message}"):
         encode_row(row, tiny_tokenizer)
 

@@ -193,8 +193,9 @@ def test_an_interrupt_ends_with_one_sentence_and_the_same_command_ends_in_the_sa
         (
             ("--save_strategy", "no"),
             ("script", "evaluate_models", 1),
-            "after the training of 6 steps: the model is saved in `cut`; there is no checkpoint (`save_strategy` is "
-            "'no'), and the same command starts anew.",
+            "after the training of 6 steps: the model is saved in `cut`; `trl-unlearn evaluate "
+            "--unlearned_model_name_or_path cut`, with the model and the data of the command, judges it. Otherwise "
+            "there is no checkpoint (`save_strategy` is 'no'), and the same command starts anew.",
         ),
         (
             ("--overwrite_output_dir", "true"),

@@ -354,6 +354,19 @@ def test_a_run_that_has_not_forgotten_says_so_in_its_last_line(run, own, capfd):
     assert "It has not forgotten: `forget/extraction_strength` is 0.974" in last
 
 
+def test_an_evaluation_that_fails_says_where_the_model_is_and_how_to_judge_it(run, own, monkeypatch, tmp_path):
+    def out_of_memory(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(unlearn, "evaluate_models", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory") as failed:
+        run("bs_t", [*own("conversational"), *LORA])
+    (note,) = failed.value.__notes__
+    assert "bs_t.py: failed after the training of 2 steps: the model is saved in" in note
+    assert f"`trl-unlearn evaluate --unlearned_model_name_or_path {tmp_path / 'out'}`" in note
+    assert (tmp_path / "out/adapter_model.safetensors").is_file()
+
+
 def test_a_run_that_diverges_ends_with_a_message_exit_code_3_and_a_usable_adapter(run, tofu, facts, tmp_path, capfd):
     with pytest.raises(SystemExit) as stopped:
         run("bs_t", [*tofu, *LORA], override=("--learning_rate", "100", "--max_steps", "4"))

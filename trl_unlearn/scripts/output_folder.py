@@ -151,6 +151,9 @@ class OutputFolder:
             return f"{f'at step {step} of {trainer.state.max_steps}' if step else 'before its first step'}: {then}."
         if last is not None and int(last.name.rpartition("-")[2]) >= step:
             then = f"{again} goes on with the evaluation"
+        else:
+            judge = f"`trl-unlearn evaluate --unlearned_model_name_or_path {self.path}`"
+            then = f"{judge}, with the model and the data of the command, judges it. Otherwise {then}"
         return f"after the training of {step} steps: the model is saved in `{self.path}`; {then}."
 
     @contextmanager
@@ -172,6 +175,8 @@ class OutputFolder:
             fail(prog, f"{error} The same command does that.")
         except Exception as error:
             if not is_full_disk(error):
+                if self.trained:
+                    error.add_note(f"{prog}: failed {self.left(trainer)}")
                 raise
             why = " ".join(str(error).split())
             left = self.left(trainer)
