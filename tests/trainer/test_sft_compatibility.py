@@ -14,16 +14,18 @@
 
 import copy
 import logging
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate.parallelism_config import ParallelismConfig
 from datasets import Dataset, DatasetDict
 from transformers import TrainingArguments
 from trl import DPOConfig, SFTConfig
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_dataset
-from trl_unlearn.trainer import collator, passes
+from trl_unlearn.trainer import collator, inherited_options, passes
 
 
 SETTINGS = {"max_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
@@ -204,11 +206,37 @@ def test_a_field_that_changes_nothing_is_taken(new_trainer, options):
         ({"shuffle_dataset": True, "train_sampling_strategy": "sequential"}, "contradict each other"),
         ({"activation_offloading": True}, "there is no accelerator. Leave it out"),
         ({"pad_to_multiple_of": 0}, "`pad_to_multiple_of` must be at least 1, got 0"),
+        ({"auto_find_batch_size": True}, "`auto_find_batch_size=True` is not supported"),
+        (
+            {"include_num_input_tokens_seen": True},
+            r"`include_num_input_tokens_seen='all'` is not .* counts forget rows",
+        ),
+        ({"ddp_static_graph": True}, "`ddp_static_graph=True` is not supported"),
+        ({"parallelism_config": ParallelismConfig(cp_size=2)}, "`parallelism_config` shares rows or layers"),
+        ({"accelerator_config": {"split_batches": True}}, "`accelerator_config.split_batches=True` is not supported"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "`accelerator_config.dispatch_batches=True` is not"),
+        ({"accelerator_config": {"even_batches": False}}, "`accelerator_config.even_batches=False` is not supported"),
+        ({"optim": "lomo"}, "`optim='lomo'` changes weights in each backward pass"),
+        ({"optim": "galore_adamw_layerwise"}, "`optim='galore_adamw_layerwise'` changes weights in each backward"),
+        ({"max_grad_norm": None}, "`max_grad_norm` is null, expected a `float`"),
+        ({"seed": None}, "`seed` is null, expected a `int`"),
     ],
 )
 def test_a_field_that_would_be_ignored_or_change_what_is_scored_is_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         BootstrapUnlearnConfig(str(tmp_path), **SETTINGS | options)
+
+
+def test_the_readme_names_every_option_that_is_refused():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    names = [name for name, *_ in (*inherited_options._FIXED_OPTIONS, *inherited_options._FIXED_LOADING)]
+    assert [name for name in names if f"`{name}" not in readme.replace("\n", " ")] == []
+
+
+def test_a_run_without_a_step_is_refused(new_trainer):
+    with pytest.raises(ValueError, match="`num_train_epochs` is 0 and `max_steps` is not set: no step would be made"):
+        new_trainer(options={"max_steps": -1, "num_train_epochs": 0})
+    assert new_trainer(options={"max_steps": 2, "num_train_epochs": 0}).args.max_steps == 2
 
 
 def test_completions_that_are_asked_for_have_to_be_there(new_trainer):

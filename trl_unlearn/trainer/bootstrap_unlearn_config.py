@@ -439,8 +439,14 @@ class BootstrapUnlearnConfig(SFTConfig):
 
     def _refuse_nulls(self) -> None:
         """What a recipe leaves empty after its colon."""
-        for name, hint in BootstrapUnlearnConfig.__annotations__.items():
-            if getattr(self, name) is None and isinstance(hint, type):
+        # Not the types of the fields, into which a parser writes.
+        hints = {
+            name: hint
+            for one in reversed(type(self).__mro__)
+            for name, hint in vars(one).get("__annotations__", {}).items()
+        }
+        for name, hint in hints.items():
+            if isinstance(hint, type) and getattr(self, name) is None:
                 raise ValueError(f"`{name}` is null, expected a `{hint.__name__}`. Give one, or leave the key out.")
 
     def _refuse_choices(self) -> None:

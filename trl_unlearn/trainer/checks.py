@@ -288,6 +288,11 @@ def _refuse_numbers(args: BootstrapUnlearnConfig) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    if args.max_steps <= 0 and args.num_train_epochs == 0:
+        raise ValueError(
+            "`num_train_epochs` is 0 and `max_steps` is not set: no step would be made, and the model would be saved "
+            "as it came. Raise one of them."
+        )
     if args.n_gpu > 1:
         raise ValueError(
             f"One process sees {args.n_gpu} GPUs, and would cut each batch into parts, with `DataParallel`, which is "

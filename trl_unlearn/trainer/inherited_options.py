@@ -35,6 +35,19 @@ _FIXED_OPTIONS: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("truncation_mode", ("keep_start",), "the start of a row is its prompt"),
     ("label_smoothing_factor", (0.0,), "it belongs to another loss"),
     ("router_aux_loss_coef", (None, 0.0), "the balance of the experts of a mixture is no term of these objectives"),
+    ("auto_find_batch_size", (False,), "where memory runs out, it starts anew from weights that have changed"),
+    (
+        "include_num_input_tokens_seen",
+        ("no",),
+        "it counts forget rows only. `throughput/tokens_per_second` counts all",
+    ),
+    ("ddp_static_graph", (None, False), "the number of passes differs from step to step"),
+)
+# The same of `accelerator_config`.
+_FIXED_LOADING: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("split_batches", (False,), "a batch has `per_device_train_batch_size` rows for each process"),
+    ("dispatch_batches", (None, False), "each process reads its own rows"),
+    ("even_batches", (True,), "every process takes part in every step"),
 )
 
 
@@ -54,11 +67,27 @@ def refuse_inherited(args: SFTConfig) -> None:
             f"`hub_strategy={args.hub_strategy.value!r}` would push checkpoints, with the state of the optimizer. "
             "Set it to 'every_save' or 'end', which push the model and its card."
         )
-    for name, allowed, why in _FIXED_OPTIONS:
-        if getattr(args, name) not in allowed:
-            raise ValueError(
-                f"`{name}={getattr(args, name)!r}` is not supported in unlearning: {why}. Leave it at {allowed[0]!r}."
-            )
+    for owner, prefix, options in (
+        (args, "", _FIXED_OPTIONS),
+        (args.accelerator_config, "accelerator_config.", _FIXED_LOADING),
+    ):
+        for name, allowed, why in options:
+            value = getattr(owner, name)
+            if value not in allowed:
+                raise ValueError(
+                    f"`{prefix}{name}={value!r}` is not supported in unlearning: {why}. Leave it at {allowed[0]!r}."
+                )
+    parallel = args.parallelism_config
+    if parallel is not None and max(parallel.tp_size, parallel.cp_size, parallel.sp_size) > 1:
+        raise ValueError(
+            "`parallelism_config` shares rows or layers among processes (`tp_size`, `cp_size` or `sp_size` above 1), "
+            "but here each process has rows of its own. Leave these at 1; `dp_shard_size` shards the model."
+        )
+    if "layerwise" in args.optim or "lomo" in args.optim:
+        raise ValueError(
+            f"`optim={args.optim.value!r}` changes weights in each backward pass, and a step has several. Choose "
+            "another one, such as 'adafactor', which needs little memory too."
+        )
     if args.shuffle_dataset and args.train_sampling_strategy == "sequential":
         raise ValueError(
             "`shuffle_dataset=True` and `train_sampling_strategy='sequential'` contradict each other: rows are known "
