@@ -30,7 +30,6 @@ USED = {
     "get_peak_flops_per_device": (("accelerator", "dtype"), {}),
     "maybe_gather_lm_head_ctx": (("params",), {}),
     "prepare_deepspeed": (("model", "accelerator"), {}),
-    "prepare_fsdp": (("model", "accelerator"), {}),
     "unwrap_model_for_generation": (("model", "accelerator"), {"gradient_checkpointing_kwargs": None}),
 }
 IDS = torch.tensor([[5, 6, 7, 8]])

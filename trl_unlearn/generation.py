@@ -277,17 +277,26 @@ def _for_generation(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _gathered(model: nn.Module, reshards: bool) -> Iterator[None]:
+def _gathered(model: nn.Module) -> Iterator[None]:
     """FSDP2's shards as whole parameters, through any number of forward passes of each process."""
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    # What each part does after its forward can be set, but not read: `accelerate` leaves the head whole until its
+    # backward, where the scores want it.
+    states = [part._get_fsdp_state() for part in parts]
+    after_forward = [
+        (state._auto_reshard_after_forward, [group.post_forward_mesh_info for group in state._fsdp_param_groups])
+        for state in states
+    ]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     try:
         yield
     finally:
-        for part in parts:
-            part.set_reshard_after_forward(reshards, recurse=False)
+        for part, state, (automatic, infos) in zip(parts, states, after_forward, strict=True):
+            state._auto_reshard_after_forward = automatic
+            for group, info in zip(state._fsdp_param_groups, infos, strict=True):
+                group.post_forward_mesh_info = info
             part.reshard()
 
 
@@ -306,12 +315,11 @@ def whole_model(
         gradient_checkpointing_kwargs (`dict[str, Any]`, *optional*):
             How gradient checkpointing is turned on again.
     """
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
     with (
         unwrap_model_for_generation(
             model, accelerator, gradient_checkpointing_kwargs=gradient_checkpointing_kwargs
         ) as unwrapped,
-        _gathered(unwrapped, plugin is None or bool(plugin.reshard_after_forward)),
+        _gathered(unwrapped),
         accelerator.autocast(),
     ):
         yield unwrapped

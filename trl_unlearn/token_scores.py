@@ -16,12 +16,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -215,6 +216,34 @@ def score_groups(
         index, name = key.split("/")
         found[int(index)][name] = values
     return [_in_rows(scores, of_rows) if of_rows else None for scores, of_rows in zip(found, lengths, strict=True)]
+
+
+@torch.no_grad()
+def states_inside(model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None) -> LabelStates:
+    """
+    [`label_states`] without gradient, inside the forward of whatever wraps the model.
+
+    Args:
+        model, batch, layer:
+            See [`score_groups`].
+
+    Returns:
+        [`LabelStates`]: States, and a head, that stay when the wrapper takes back what it has gathered.
+    """
+    unwrapped, found = extract_model_from_parallel(model), []
+
+    def forward(**batch: Tensor) -> Tensor:
+        states = label_states(unwrapped, batch, layer)
+        # FSDP2 frees them after its forward, and a bias that trains may have another value in a reference.
+        for name in ("weight", "bias"):
+            values = getattr(states.head, name)
+            if values is not None and (isinstance(unwrapped, FSDPModule) or (name == "bias" and values.requires_grad)):
+                states.head = replace(states.head, **{name: values.clone()})
+        found.append(states)
+        return states.hidden
+
+    _run_inside(model, unwrapped, forward, dict(batch))
+    return found[0]
 
 
 def score_batch(model: nn.Module, batch: Mapping[str, Tensor], terms: ScoreTerms = _LOGPS_ONLY) -> TokenScores:

@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 
@@ -96,44 +97,84 @@ def test_two_processes_log_and_train_what_one_does(tiny_model, tiny_tokenizer, f
     assert logged[0][0]["weights/lambda_bss"] != logged[0][5]["weights/lambda_bss"]
 
 
-OF_STAGE = """
+OF_STAGE = f"""
 def of_stage(stage):
-    if stage == 0:
-        return {}
+    if stage == "fsdp2":
+        shard_on_cpus()
+    if stage in ("0", "fsdp2"):
+        return {{}}
     import deepspeed
 
     deepspeed.init_distributed(dist_backend="gloo")
-    zero = {"stage": stage, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
+    zero = {{"stage": int(stage), "stage3_param_persistence_threshold": 0}}
+    zero["stage3_gather_16bit_weights_on_model_save"] = True
     sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-    config = {"zero_optimization": zero, "zero_allow_untested_optimizer": True, **dict.fromkeys(sizes, "auto")}
-    return {"deepspeed": config}
+    config = {{"zero_optimization": zero, "zero_allow_untested_optimizer": True, **dict.fromkeys(sizes, "auto")}}
+    return {{"deepspeed": config}}
+
+
+def shard_on_cpus():
+    import os
+    import yaml
+    from accelerate import state
+    from accelerate.utils import DistributedType
+
+    # What `accelerate launch` makes of the shipped file.
+    settings = yaml.safe_load(open({str(REPOSITORY / "recipes/accelerate/fsdp2.yaml")!r}))["fsdp_config"]
+    os.environ |= {{"ACCELERATE_USE_FSDP": "true", **{{name.upper(): str(x).lower() for name, x in settings.items()}}}}
+    for name in ("fsdp_auto_wrap_policy", "fsdp_state_dict_type"):
+        os.environ[name.upper()] = settings[name]
+    plain = state.AcceleratorState.__init__
+
+    # `accelerate` shards on accelerators only. All that it does there works on CPUs too, once it is told to.
+    def told(self, *args, fsdp_plugin=None, **kwargs):
+        plain(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    state.AcceleratorState.__init__ = told
 """
 SHARDED = f"""
 {OF_STAGE}
 import json, os, sys
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import AutoTokenizer
+from peft import LoraConfig, PeftModel
+from torch.distributed.tensor import DTensor, Shard
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-folder, rows, out, options, stage, is_adapter = sys.argv[1:]
-sharding = of_stage(int(stage))
+folder, rows, out, options, stage, kind = sys.argv[1:]
+sharding = of_stage(stage)
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+
+class IsSharded(TrainerCallback):
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        parameters = list(model.parameters())
+        if stage == "fsdp2":
+            assert all(isinstance(p, DTensor) and p.placements == (Shard(0),) for p in parameters)
+            assert sum(p.to_local().numel() for p in parameters) < 0.6 * sum(p.numel() for p in parameters)
 
 forget, retain = (Dataset.from_list(part) for part in json.load(open(rows)))
 args = BootstrapUnlearnConfig(
-    out, use_cpu=True, per_device_train_batch_size=2 if sharding else 4, max_completion_length=8, num_train_epochs=3,
-    belief_refresh_epochs=1, gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to="none",
-    disable_tqdm=True, warmup_steps=0, learning_rate=1e-3, **json.loads(options), **sharding,
+    out, use_cpu=True, per_device_train_batch_size=4 if stage == "0" else 2, max_completion_length=8,
+    num_train_epochs=3, belief_refresh_epochs=1, gradient_checkpointing=False, logging_steps=1, save_strategy="no",
+    report_to="none", disable_tqdm=True, warmup_steps=0, learning_rate=1e-3, **json.loads(options), **sharding,
 )
+model = folder
+if kind == "continued":
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    model = PeftModel.from_pretrained(base, folder + "/adapter", is_trainable=True)
 trainer = BootstrapUnlearnTrainer(
-    folder, args, train_dataset=forget, retain_dataset=retain, processing_class=AutoTokenizer.from_pretrained(folder),
-    peft_config=LoraConfig(r=4, target_modules="all-linear") if is_adapter == "True" else None,
+    model, args, train_dataset=forget, retain_dataset=retain, processing_class=AutoTokenizer.from_pretrained(folder),
+    peft_config=LoraConfig(r=4, target_modules="all-linear") if kind == "lora" else None, callbacks=[IsSharded()],
 )
-assert trainer.accelerator.num_processes == (2 if sharding else 1)
-assert trainer.accelerator.distributed_type.value == ("DEEPSPEED" if sharding else "NO")
-if sharding:
+assert trainer.accelerator.num_processes == (1 if stage == "0" else 2)
+expected = {{"0": "NO", "fsdp2": "FSDP"}}.get(stage, "DEEPSPEED")
+assert trainer.accelerator.distributed_type.value == expected
+if expected == "DEEPSPEED":
     assert trainer.accelerator.state.deepspeed_plugin.zero_stage == int(stage)
 trainer.train()
+trainer.save_model()
 if trainer.is_world_process_zero():
     hashes = [audit["sha256"] for audit in trainer.belief_store.audits]
     json.dump([trainer.state.log_history, hashes], open(out + ".json", "w"))
@@ -141,38 +182,54 @@ trainer.accelerator.wait_for_everyone()
 # DeepSpeed's groups of gloo may abort a process that ends in the usual way.
 os._exit(0)
 """
+BS_S, NPO_KL, DPO = {}, {"forget_loss_type": "npo", "retain_loss_type": "kl"}, {"forget_loss_type": "dpo"}
+COMBINATIONS = {
+    "bs_s": (BS_S, "full"),
+    "bs_s-lora": (BS_S, "lora"),
+    "npo-kl": (NPO_KL, "full"),
+    "npo-kl-continued": (NPO_KL, "continued"),
+    "dpo-lora": (DPO, "lora"),
+}
 
 
 # An untied head, which ZeRO-3 has to gather; objectives with and without a reference, whose passes differ.
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [2, 3])
 @pytest.mark.parametrize(
-    ("options", "is_adapter"),
+    ("stage", "name"),
     [
-        ({}, False),
-        ({}, True),
-        ({"forget_loss_type": "npo", "retain_loss_type": "kl"}, False),
-        ({"forget_loss_type": "dpo"}, True),
+        # The one that generates, and has a frozen copy of the model beside it.
+        ("fsdp2", "npo-kl"),
+        *(
+            pytest.param(stage, name, marks=pytest.mark.slow)
+            for stage in ("2", "3", "fsdp2")
+            for name in COMBINATIONS
+            if (stage, name) != ("fsdp2", "npo-kl")
+        ),
     ],
-    ids=["bs_s", "bs_s-lora", "npo-kl", "dpo-lora"],
 )
-def test_two_processes_with_zero_log_what_one_does(
-    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path, stage, options, is_adapter
+def test_two_processes_that_shard_log_and_save_what_one_does(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path, stage, name
 ):
-    pytest.importorskip("deepspeed")
+    if stage != "fsdp2":
+        pytest.importorskip("deepspeed")
+    options, kind = COMBINATIONS[name]
     torch.manual_seed(0)
     tiny_model.config.tie_word_embeddings = False
-    type(tiny_model)(tiny_model.config).save_pretrained(tmp_path / "model")
+    model = type(tiny_model)(tiny_model.config)
+    model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
+    adapter = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(model, adapter).save_pretrained(tmp_path / "model" / "adapter")
     rows = [[*forget_rows, *list(retain_rows)[:2]], [retain_rows[2], *FURTHER]]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     (tmp_path / "run.py").write_text(SHARDED)
-    found = []
-    for name, launch in (("0", []), (str(stage), TORCHRUN)):
-        paths = (str(tmp_path / part) for part in ("run.py", "model", "rows.json", f"out{name}"))
-        done = run_python(*launch, *paths, json.dumps(options), name, str(is_adapter))
+    found, weights = [], []
+    for number, launch in (("0", []), (stage, TORCHRUN)):
+        paths = (str(tmp_path / part) for part in ("run.py", "model", "rows.json", f"out{number}"))
+        done = run_python(*launch, *paths, json.dumps(options), number, kind)
         assert done.returncode == 0, done.stderr[-6000:]
-        found.append(json.loads((tmp_path / f"out{name}.json").read_text()))
+        found.append(json.loads((tmp_path / f"out{number}.json").read_text()))
+        (file,) = (tmp_path / f"out{number}").glob("*model.safetensors")
+        weights.append(load_file(file))
     (alone, alone_beliefs), (together, together_beliefs) = found
     assert len(alone_beliefs) == 3 and alone_beliefs == together_beliefs
     logged = [[entry for entry in history if "loss/forget" in entry] for history in (alone, together)]
@@ -182,6 +239,10 @@ def test_two_processes_with_zero_log_what_one_does(
         assert {"loss/forget", "loss/beliefs", "loss/retain", "forget/logps"} <= set(names)
         for name in (*names, "loss", "grad_norm"):
             assert two[name] == pytest.approx(one[name], abs=1e-4), name
+    assert weights[0].keys() == weights[1].keys()
+    for name, values in weights[0].items():
+        # A step of AdamW where a gradient is nearly 0 follows its last bit.
+        torch.testing.assert_close(weights[1][name], values, atol=1e-4, rtol=0, msg=name)
 
 
 GATHERED = """
@@ -300,7 +361,7 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, TrainerCallback
 
 folder, rows, out, stage, killed_at = sys.argv[1:]
-sharding = of_stage(int(stage))
+sharding = of_stage(stage)
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 

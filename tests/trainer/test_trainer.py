@@ -16,9 +16,11 @@ import copy
 import dataclasses
 import logging
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
@@ -29,6 +31,7 @@ from trl_unlearn.records import Truncation
 from trl_unlearn.token_scores import pad_rows, score_batch
 from trl_unlearn.trainer import pass_scorer
 from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
+from trl_unlearn.trainer.checks import refuse_sharding
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
 from trl_unlearn.trainer.passes import retain_index
 from trl_unlearn.trainer.refusals import refusal_of
@@ -488,6 +491,18 @@ def test_a_larger_belief_top_k_than_the_vocabulary_is_refused(new_trainer):
 def test_a_missing_set_is_refused(new_trainer, missing):
     with pytest.raises(ValueError, match=f"there is no {missing} set"):
         new_trainer(**{missing: None})
+
+
+def test_fsdp_that_would_not_shard_is_refused(new_trainer, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"`accelerate` makes `NO` of it here.* `recipes/accelerate/zero3\.yaml`"):
+        new_trainer()
+
+
+def test_the_first_version_of_fsdp_is_refused():
+    state = SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1))
+    with pytest.raises(ValueError, match="`fsdp_version: 2`"):
+        refuse_sharding(SimpleNamespace(distributed_type=DistributedType.FSDP, state=state))
 
 
 def test_one_process_with_several_gpus_is_refused(new_trainer, monkeypatch):

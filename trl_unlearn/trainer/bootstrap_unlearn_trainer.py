@@ -39,7 +39,7 @@ from ..records import ChainLink
 from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checkpointing import ResumeError
-from .checks import refuse_input, refuse_rows, refuse_top_k, warn_of_overlap, warn_of_short_texts
+from .checks import refuse_input, refuse_rows, refuse_sharding, refuse_top_k, warn_of_overlap, warn_of_short_texts
 from .collator import DataCollatorForUnlearning
 from .drift import MONITOR_CANDIDATES, DriftMonitor, frozen_beliefs, spread_rows
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
@@ -195,6 +195,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             # PEFT writes the layers that it finds into its config: "all-linear" would be those of this model for ever.
             peft_config=copy.deepcopy(peft_config),
         )
+        refuse_sharding(self.accelerator)
         check_head(self.model)
         text_config = self.model.config.get_text_config()
         if getattr(text_config, "output_router_logits", False):

@@ -18,12 +18,14 @@ import dataclasses
 import hashlib
 import logging
 import math
+import os
 import tempfile
 from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator, DistributedType
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
@@ -272,6 +274,32 @@ def _refuse_tokens(rows: Iterator[list[int]], name: str, size: int, positions: i
                 f"Row {index} of {name} has {len(ids)} tokens, but the model reads at most {positions} "
                 f"(`max_position_embeddings`). Set `max_length` to {positions} or less."
             )
+
+
+def refuse_sharding(accelerator: Accelerator) -> None:
+    """
+    Refuse a launch that would not shard what it was asked to.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]):
+            Accelerator of this process.
+
+    Raises:
+        `ValueError`: If FSDP was asked for and `accelerate` has made something else of it, or it is FSDP's first
+            version.
+    """
+    kind = accelerator.distributed_type
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and kind != DistributedType.FSDP:
+        raise ValueError(
+            f"FSDP was asked for, but `accelerate` makes `{kind.value}` of it here, where every process has the whole "
+            "model: it shards on several accelerators only. Launch with `recipes/accelerate/zero3.yaml`, which shards "
+            "on CPUs too, or without FSDP."
+        )
+    if kind == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version != 2:
+        raise ValueError(
+            "This is FSDP's first version, which is not supported. Set `fsdp_version: 2`, as "
+            "`recipes/accelerate/fsdp2.yaml` does."
+        )
 
 
 def _refuse_numbers(args: BootstrapUnlearnConfig) -> None:

@@ -22,12 +22,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..label_states import LabelStates, label_states
-from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score_groups
+from ..label_states import LabelStates
+from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score_groups, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective, ForgetScores
 
@@ -124,6 +123,12 @@ class PassScorer:
         forget_states = self._states(inputs, forget) if self.objective.needs_states else None
         retain_states = self._states(inputs, retain) if self.args.compares_retain else None
 
+        # Before the pass of the model itself, whose weights must stay as they are until its gradients are computed.
+        known = {}
+        if self.objective.needs_logps:
+            answers = {"forget": forget} | ({"chosen": chosen} if self.objective.needs_chosen else {})
+            known = {name: self._reference_logps(inputs, rows) for name, rows in answers.items()}
+
         groups = {"forget": RowGroup(forget, self.objective.terms(self.args), forget_states)}
         if self.objective.needs_chosen:
             groups["chosen"] = RowGroup(chosen)
@@ -133,11 +138,6 @@ class PassScorer:
         # Where parameters are sharded, all processes gather the head for each group, with or without rows of it.
         groups = {name: group for name, group in groups.items() if group.rows or self._is_sharded}
         found = dict(zip(groups, score_groups(model, inputs, list(groups.values()), self._layer), strict=True))
-
-        known = {}
-        if self.objective.needs_logps:
-            answers = {"forget": forget} | ({"chosen": chosen} if self.objective.needs_chosen else {})
-            known = {name: self._reference_logps(inputs, rows) for name, rows in answers.items()}
 
         def with_reference(name: str) -> ForgetScores:
             return ForgetScores(**vars(found[name]), reference_logps=known.get(name))
@@ -154,10 +154,7 @@ class PassScorer:
         if not rows and not self._is_sharded:
             return None
         with self._reference() as reference:
-            states = label_states(extract_model_from_parallel(reference), _rows_of(inputs, rows or [0]), self._layer)
-            # A bias that trains has its value of the start in this context only.
-            if states.head.bias is not None and states.head.bias.requires_grad:
-                states.head = replace(states.head, bias=states.head.bias.clone())
+            states = states_inside(reference, _rows_of(inputs, rows or [0]), self._layer)
         return states.rows(range(len(rows)))
 
     def _reference_logps(self, inputs: Mapping[str, Any], rows: list[int]) -> Tensor | None:

@@ -22,12 +22,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.utils import fsdp2_prepare_model
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from .._trl import DistributedBackend, prepare_deepspeed, prepare_fsdp
+from .._trl import DistributedBackend, prepare_deepspeed
 from .passes import in_mode
 
 
@@ -84,7 +86,8 @@ def _frozen_copy(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return prepare_deepspeed(reference, accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
-        return prepare_fsdp(reference, accelerator)
+        # As the model itself: layer by layer, and from the weights that the first process has loaded.
+        return fsdp2_prepare_model(accelerator, reference)
     return accelerator.prepare_model(reference, evaluation_mode=True)
 
 
@@ -100,15 +103,18 @@ def _whole(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
         yield
 
 
-def _set_values(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    # Through `data`: for autograd nothing happens, since every value is back before the next backward pass.
+def _set_values(model: nn.Module, parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
     for parameter, value in zip(parameters, values, strict=True):
         if isinstance(parameter, DTensor):
             if not isinstance(value, DTensor):
                 value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
             parameter, value = parameter.to_local(), value.to_local()
+        # No change for autograd: every value is back before the pass of the model.
         parameter.data.copy_(value)
-    # Autocast keeps casts of the values that were there.
+    # FSDP2 may have gathered the values that were there, and autocast keeps casts of them.
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
     torch.clear_autocast_cache()
 
 
@@ -122,12 +128,12 @@ def _with_values(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
     parameters = [named[name] for name in values]
     with _whole(parameters):
         current = [parameter.detach().clone() for parameter in parameters]
-        _set_values(parameters, list(values.values()))
+        _set_values(model, parameters, list(values.values()))
     try:
         yield
     finally:
         with _whole(parameters):
-            _set_values(parameters, current)
+            _set_values(model, parameters, current)
 
 
 @contextlib.contextmanager
