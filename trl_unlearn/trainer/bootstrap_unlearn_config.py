@@ -15,6 +15,7 @@
 """Configuration of [`BootstrapUnlearnTrainer`]."""
 
 import copy
+from collections import ChainMap
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -440,11 +441,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     def _refuse_nulls(self) -> None:
         """What a recipe leaves empty after its colon."""
         # Not the types of the fields, into which a parser writes.
-        hints = {
-            name: hint
-            for one in reversed(type(self).__mro__)
-            for name, hint in vars(one).get("__annotations__", {}).items()
-        }
+        hints = ChainMap(*(vars(one).get("__annotations__", {}) for one in type(self).__mro__))
         for name, hint in hints.items():
             if isinstance(hint, type) and getattr(self, name) is None:
                 raise ValueError(f"`{name}` is null, expected a `{hint.__name__}`. Give one, or leave the key out.")
