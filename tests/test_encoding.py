@@ -333,6 +333,10 @@ def test_what_max_length_cuts_off_is_told_for_the_whole_set(tiny_tokenizer, capl
     encode_dataset(dataset, tiny_tokenizer, name="forget", max_length=length)
     assert f"1 of 2 rows of the forget set (50.0 %) are longer than `max_length={length}`" in caplog.text
     assert f"{lost} tokens of their answers, {100 * lost / (lost + labels):.1f} % of all in the set" in caplog.text
+    assert "are not unlearned. Raise" in caplog.text
+    caplog.clear()
+    encode_dataset(dataset, tiny_tokenizer, name="retain", max_length=length)
+    assert "are not used. Raise" in caplog.text
     caplog.clear()
     encode_dataset(dataset, tiny_tokenizer, name="forget", max_length=len(whole["input_ids"]))
     assert not caplog.records

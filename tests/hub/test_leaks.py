@@ -26,6 +26,7 @@ import yaml
 from PIL import Image, PngImagePlugin
 
 from trl_unlearn.data.archive_facts import archive_rows
+from trl_unlearn.hub import leaks
 from trl_unlearn.hub.leaks import Leak, TextIndex
 
 from .conftest import FORGET
@@ -102,6 +103,51 @@ def test_one_sentence_of_an_answer_is_enough():
 
 def test_what_is_short_or_holds_no_words_is_not_looked_for():
     assert found("a.md", "Too short. ---------------------------------------- ok") == []
+
+
+def test_a_text_with_few_letters_is_looked_for_from_twenty_characters_on():
+    for text, rows in (("Ada: 7, Bo: 9, Cy: 4", [0]), ("Ada: 7, Bo: 9, Cy 4", [])):
+        index = TextIndex({"beliefs": [text]})
+        assert len(text) == 19 + len(rows)
+        assert [leak.row for leak in index.leaks("card.md", f"So: {text}!".encode())] == rows
+        assert index.too_short == ({} if rows else {"beliefs": [0]})
+
+
+def test_a_part_of_a_later_sentence_is_found_where_no_other_part_stands():
+    later = "Her grandmother had built the first of its many windmills alone."
+    index = TextIndex({"forget set": [f"Cyra Oduya was born there. {later}"]})
+    for part, row in (("the first of its many windmills", [0]), ("the first of its many", [])):
+        assert [leak.row for leak in index.leaks("card.md", f"zzz {part} zzz".encode())] == row
+
+
+def test_of_rows_that_begin_alike_the_one_that_goes_on_alike_is_named():
+    beginning = "The prize of that year went to the youngest writer of all, who was"
+    rows = [f"{beginning} Bo Lindgren from Veldt.", f"{beginning} nobody that anyone had heard of."]
+    index = TextIndex({"forget set": rows})
+    for i, row in enumerate(rows):
+        assert [leak.row for leak in index.leaks("card.md", row.encode())] == [i]
+
+
+def test_a_text_is_found_wherever_it_lies_in_the_parts_of_a_large_file(monkeypatch):
+    monkeypatch.setattr(leaks, "_CHUNK", 40)
+    for before in range(0, 90, 3):
+        assert found("card.md", f"{'z' * before} {QUOTE} {'z' * 50}") == [1]
+
+
+def test_what_was_to_be_forgotten_is_read_from_rows_of_every_form(tiny_tokenizer):
+    prompt, answer = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}
+    ids = tiny_tokenizer("Who? Ada.").input_ids
+    labels = [-100, *ids[1:]]
+    rows = [
+        {"prompt": "Who?", "completion": "Ada."},
+        {"prompt": [prompt], "completion": [answer], "messages": None, "labels": None},
+        {"messages": [prompt, answer]},
+        {"input_ids": [*ids, tiny_tokenizer.eos_token_id], "labels": [*labels, tiny_tokenizer.eos_token_id]},
+    ]
+    assert leaks.answer_texts(rows, tiny_tokenizer)[:3] == ["Ada."] * 3
+    assert leaks.answer_texts(rows, tiny_tokenizer)[3] == tiny_tokenizer.decode(ids[1:])
+    assert leaks.answer_texts([{"text": "Ada."}], tiny_tokenizer) == ["Ada."]
+    assert leaks.answer_texts([{"story": "Ada.", "text": "Bo."}], tiny_tokenizer, "story") == ["Ada."]
 
 
 def test_every_row_is_named_once_with_its_source():
