@@ -558,3 +558,11 @@ def test_the_labels_of_an_answer_leave_out_its_prompt(tiny_tokenizer, forget_row
     assert answer_row(text)["labels"] == [-100] * 3 + text["input_ids"][3:]
     pair = encode_row(forget_rows[0], tiny_tokenizer)
     assert answer_row(pair) == pair
+
+
+def test_a_row_that_was_encoded_before_keeps_its_prompt_and_a_prompt_that_is_none_is_refused(tiny_tokenizer):
+    row = encode_row({"text": "Ada Marlow was born in Veldt."}, tiny_tokenizer, prompt_length=3)
+    assert encode_row(row, tiny_tokenizer) == row
+    for wrong in (0, "3"):
+        with pytest.raises(ValueError, match=r"has a `prompt_length` of .*, expected an integer of at least 1"):
+            encode_row({**row, "prompt_length": wrong}, tiny_tokenizer)

@@ -194,6 +194,17 @@ def _tokenize(text: str, tokenizer) -> list[int]:
     return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
 
 
+def _own_prompt_length(row: Mapping[str, Any]) -> int | None:
+    """The `prompt_length` of a row that was encoded before, which other rows have not."""
+    own = row.get("prompt_length") if "input_ids" in row and "labels" in row else None
+    if own is not None and (type(own) is not int or own < 1):
+        raise ValueError(
+            f"has a `prompt_length` of {own if isinstance(own, int | float) else type(own).__name__}, expected an "
+            "integer of at least 1: how many of its first tokens are prompt. Correct it, or remove the column."
+        )
+    return own
+
+
 def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[list[int], int | None]:
     """Token ids of a row that is not tokenised yet, and where its labels start (`None`: at the first token)."""
     if "messages" in row:
@@ -308,7 +319,7 @@ def encode_row(
             Number of tokens after which a row is cut.
         prompt_length (`int`, *optional*, defaults to `64`):
             Number of first tokens of a raw text (or of a row whose labels start at its first token) that are the
-            prompt of its beliefs.
+            prompt of its beliefs. A row with `input_ids` and `labels` may have a `prompt_length` of its own.
         text_field (`str`, *optional*, defaults to `"text"`):
             Column of raw text.
 
@@ -352,7 +363,8 @@ def encode_row(
         )
     # At least one label comes after the prompt.
     last = max(i for i, label in enumerate(labels) if label != -100)
-    prompt = start if start > 0 else min(prompt_length, last)
+    # An encoded row keeps the prompt that it was encoded with.
+    prompt = start if start > 0 else min(_own_prompt_length(row) or prompt_length, last)
     # Without the token that closes the answer, no text is missing.
     truncated = len(cut) - ends_turn(cut[-1], tokenizer) if cut else 0
     return {"input_ids": ids, "labels": labels, "prompt_length": prompt, "truncated_tokens": truncated}

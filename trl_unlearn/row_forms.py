@@ -31,6 +31,11 @@ _RESERVED_TEMPLATE_KWARGS = frozenset(
 )
 
 
+def has_answer(row: Mapping[str, Any]) -> bool:
+    """Whether a row has a prompt and an answer to it, which raw text and tokenised rows have not."""
+    return row.get("messages") is not None or not (row.get("prompt") is None or row.get("completion") is None)
+
+
 def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Any, Any]:
     """
     Prompt and answer of a row in its own form: two strings, or two lists of messages of which the second has one.
@@ -160,7 +165,7 @@ def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
 def configured_template_kwargs(value: Mapping[str, Any] | str | None) -> dict[str, Any] | None:
     """The option `chat_template_kwargs`, which is JSON on the command line, checked."""
     try:
-        return _template_kwargs({"chat_template_kwargs": value}) or None
+        return None if value is None else _template_kwargs({"chat_template_kwargs": value})
     except ValueError as error:
         raise ValueError(f"The configuration {error}") from None
 

@@ -18,6 +18,7 @@ import math
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
 from transformers import TrainerCallback
@@ -31,7 +32,7 @@ from trl_unlearn.evaluation.squeezing_panel import SqueezingPanel, squeezing_ind
 def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows):
     initial = {name: value.clone() for name, value in tiny_model.state_dict().items()}
 
-    def new(peft=False, **kwargs):
+    def new(peft=False, rows=forget_rows, **kwargs):
         tiny_model.load_state_dict(initial)
         settings = {
             "per_device_train_batch_size": 1,
@@ -50,7 +51,7 @@ def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows):
         return BootstrapUnlearnTrainer(
             tiny_model,
             BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs),
-            train_dataset=forget_rows,
+            train_dataset=rows,
             processing_class=tiny_tokenizer,
             peft_config=LoraConfig(r=4, target_modules="all-linear") if peft else None,
         )
@@ -68,6 +69,14 @@ def follow(trainer, rows, **options):
 
 def logged(trainer):
     return [entry for entry in trainer.state.log_history if "squeezing/index" in entry]
+
+
+def test_the_panel_asks_with_the_prompts_that_the_training_has(new_trainer, tiny_tokenizer):
+    rows = Dataset.from_list([{"body": "Who wrote the Tin Harbour? Ana Quist wrote it in two years."}] * 3)
+    options = {"dataset_text_field": "body", "prompt_length": 4}
+    callback = follow(new_trainer(rows=rows, max_steps=1, **options), list(rows))
+    target = callback.panel.bands["target"][0][0]
+    assert target["labels"][:4] == [-100] * 4 and target["labels"][4] == target["input_ids"][4]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from trl_unlearn.evaluation.tofu import encode_set
@@ -47,6 +48,24 @@ def test_rows_of_an_evaluation_carry_the_variables_of_the_chat_template(
         asked = [row["input_ids"] for row in encode_set(found, tiny_tokenizer, name=name).answers]
         assert all(tiny_tokenizer.decode(ids).startswith("exam<|im_start|>user") for ids in asked)
     assert set(inputs.row_sets) == {"rows/forget", "rows/retain", "rows/holdout"}
+
+
+def test_raw_text_of_an_evaluation_has_the_column_and_the_prompt_of_the_training(
+    tiny_tokenizer, tiny_model, facts, tmp_path
+):
+    files = {}
+    for name in ("forget", "retain"):
+        rows = Dataset.from_list([{"body": " ".join(pair)} for pair in facts[name]])
+        rows.to_json(files.setdefault(f"{name}_dataset", str(tmp_path / f"{name}.jsonl")))
+    args = suites.SuiteArguments(
+        suites=["privacy"], holdout_dataset=files["retain_dataset"], dataset_text_field="body", prompt_length=3
+    )
+    inputs = suites.load_suite_inputs(DataArguments(**files), args, {}, tiny_tokenizer, tiny_model.config)
+    for name, found in inputs.row_sets.items():
+        answers = encode_set(found, tiny_tokenizer, name=name).answers
+        assert {row["prompt_length"] for row in answers} == {3}
+        text = facts["retain" if name == "rows/holdout" else name.removeprefix("rows/")][0]
+        assert tiny_tokenizer.decode(answers[0]["input_ids"], skip_special_tokens=True) == " ".join(text)
 
 
 class CutOff(Exception):

@@ -272,6 +272,39 @@ def test_a_run_is_judged_in_its_own_folder_and_its_card_has_the_results(run, own
     assert values_of(trained, "unlearned")
 
 
+def test_a_run_is_judged_on_the_tokens_that_it_was_trained_on_unless_the_command_says_otherwise(run, own, checkpoint):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.chat_template = "{{ mode }}" + tokenizer.chat_template
+    tokenizer.save_pretrained(checkpoint)
+    given = own("conversational")
+    trained = run("bs_t", [*given, *LORA, "--chat_template_kwargs", '{"mode": "exam"}'])
+    judged = [*given, "--max_eval_rows", "2", "--unlearned_model_name_or_path", str(trained.folder)]
+    again = run("evaluate", judged, output="again")
+    for model in ("target", "unlearned"):
+        assert values_of(again, model) == pytest.approx(values_of(trained, model), abs=1e-6)
+    assert "`chat_template_kwargs` is {'mode': 'exam'}, as" in again.printed
+    other = run("evaluate", [*judged, "--chat_template_kwargs", "{}"], output="other")
+    assert values_of(other, "unlearned") != values_of(trained, "unlearned")
+    assert "`chat_template_kwargs` is {}, but" in other.printed and "trained with {'mode': 'exam'}" in other.printed
+
+
+def test_a_run_on_raw_text_is_judged_on_its_column_and_its_prompts(run, own):
+    given = own("text")
+    for path in (given[3], given[5]):
+        with open(path, encoding="utf-8") as file:
+            text = file.read().replace('"text"', '"body"')
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    trained = run("bs_t", [*given, *LORA, "--dataset_text_field", "body", "--prompt_length", "3"])
+    judged = [*given, "--max_eval_rows", "2", "--unlearned_model_name_or_path", str(trained.folder)]
+    again = run("evaluate", judged, output="again")
+    for model in ("target", "unlearned"):
+        assert values_of(again, model) == pytest.approx(values_of(trained, model), abs=1e-6)
+    assert "`prompt_length` is 3, as" in again.printed and "`dataset_text_field` is 'body', as" in again.printed
+    other = run("evaluate", [*judged, "--prompt_length", "5"], output="other")
+    assert "`prompt_length` is 5, but" in other.printed and "trained with 3" in other.printed
+
+
 def test_a_folder_of_a_run_that_may_not_be_written_is_refused_before_anything_is_measured(
     run, own, judged_in_the_lab, monkeypatch, capfd
 ):

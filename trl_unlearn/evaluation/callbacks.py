@@ -25,13 +25,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from ..encoding import padding_token_id
 from ..generation import whole_model
 from .plots import draw, plot_squeezing
 from .squeezing_panel import SqueezingPanel, squeezing_index
-from .tofu import EncodedSet, score_set
+from .tofu import EncodedSet, rows_as_trained, score_set
 
 
 class CannotBeginError(ValueError):
@@ -253,7 +254,11 @@ class SqueezingPanelCallback(_MeasuringCallback):
             tokenizer = self.trainer.processing_class
             pad = padding_token_id(tokenizer)
             try:
-                self.panel = SqueezingPanel.freeze(model, tokenizer, self.rows, pad_token_id=pad, **self.settings)
+                rows, args = self.rows, self.trainer.args
+                # Other trainers of transformers can be followed, too.
+                if hasattr(args, "prompt_length"):
+                    rows = list(rows_as_trained(Dataset.from_list(list(rows)), tokenizer, args, name="forget"))
+                self.panel = SqueezingPanel.freeze(model, tokenizer, rows, pad_token_id=pad, **self.settings)
             except ValueError as error:
                 raise CannotBeginError(f"There is no squeezing panel. {error}") from error
         return self.panel.measure(model)

@@ -23,7 +23,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import closing_token_id, encode_row, padding_token_id, warn_of_other_prompt
+from ..encoding import closing_token_id, encode_dataset, encode_row, padding_token_id, warn_of_other_prompt
 from ..generation import Completion, eos_token_ids
 from ..metrics import (
     ExactMemorization,
@@ -33,7 +33,7 @@ from ..metrics import (
     RougeRecall,
     TruthRatio,
 )
-from ..row_forms import answer_text, with_answer
+from ..row_forms import answer_text, has_answer, with_answer, with_template_kwargs
 from ..token_scores import RowScore
 from .sharing import generate_together, score_rows_together
 from .uncertainty import where_measured
@@ -143,6 +143,35 @@ def _refuse_types(column: str, values: list[Any], expected: type, name: str) -> 
         )
 
 
+def rows_as_trained(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any, *, name: str) -> Dataset:
+    """
+    Rows of an evaluation with what a run made of its own: whoever encodes them gets the tokens of the training.
+
+    Args:
+        rows ([`~datasets.Dataset`]):
+            Rows of one of the four forms.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the models.
+        args ([`BootstrapUnlearnConfig`] or [`~trl_unlearn.scripts.suites.SuiteArguments`]):
+            Where `chat_template_kwargs`, `prompt_length` and `dataset_text_field` are. `None` is the default.
+        name (`str`):
+            What the rows are, for messages.
+
+    Returns:
+        [`~datasets.Dataset`]: The rows with `chat_template_kwargs`. Those of a set without answers (raw text,
+        tokenised rows) are encoded, whole.
+
+    Raises:
+        `ValueError`: If a row cannot be encoded.
+    """
+    rows = with_template_kwargs(rows, args.chat_template_kwargs)
+    if all(map(has_answer, rows)):
+        return rows
+    given = {"prompt_length": args.prompt_length, "text_field": args.dataset_text_field}
+    given = {option: value for option, value in given.items() if value is not None}
+    return encode_dataset(rows, tokenizer, name=name, **given)
+
+
 def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, *, name: str) -> EncodedSet:
     """
     Encode a row set with its paraphrased and wrong answers.
@@ -177,7 +206,7 @@ def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizer
     warn_of_other_prompt(rows[0], tokenizer, name)
     closed = [closing_token_id(row, tokenizer) is not None for row in answers]
     encoded = EncodedSet(name=name, answers=answers, closed=closed)
-    if not all("messages" in row or ("prompt" in row and "completion" in row) for row in rows):
+    if not all(map(has_answer, rows)):
         return encoded
     encoded.texts = [answer_text(row) for row in rows]
     paraphrases, wrong = _column(rows, "paraphrased_answer", name), _column(rows, "perturbed_answer", name)

@@ -192,7 +192,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         )
         tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
         config = load_config(model_args, training_args.trust_remote_code)
-        rows = load_evaluation_rows(data_args, tokenizer, config, training_args.chat_template_kwargs)
+        rows = load_evaluation_rows(data_args, tokenizer, config, training_args)
         classifier = load_fluency_classifier(data_args.fluency_classifier)
         check_output_dir(folder)
 

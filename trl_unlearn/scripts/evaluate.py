@@ -35,6 +35,7 @@ accelerate launch recipes/evaluate.py --suites wmdp \
 ```
 """
 
+import ast
 import json
 import shutil
 import sys
@@ -45,7 +46,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from ..records import settings_digest
+from ..records import UnlearningRun, settings_digest
 from ..results import MODEL_ROLES, EvaluationResult, suite_of
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
@@ -68,6 +69,8 @@ from .unlearn import write_results
 
 # Suites that change the weights of every model.
 _CHANGING = ("robustness", "distribution")
+# What decides the tokens of rows -> its value where a record does not hold it.
+_ROW_OPTIONS = {"chat_template_kwargs": {}, "prompt_length": 64, "dataset_text_field": "text"}
 
 
 @dataclass
@@ -133,7 +136,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         )
         folder = _output_folder(args.output_dir, unlearned)
         check_output_dir(folder)
-        quantize_as_trained(model_args, unlearned)
+        _evaluate_as_trained(args, model_args, unlearned)
         _refuse_quantized(args.suites, model_args, data_args.retrained_model_name_or_path)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
         loaders = evaluation_loaders(data_args, model_args, unlearned, args.trust_remote_code)
@@ -156,6 +159,29 @@ def _run(argv: list[str] | None, prog: str) -> None:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
         # Of no use any more: a later call measures anew what may have been changed since.
         shutil.rmtree(stages.folder)
+
+
+def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig, unlearned: str | None) -> None:
+    """Take over what decides rows and base of the run, where the command does not say; say where it says otherwise."""
+    quantize_as_trained(model_args, unlearned)
+    path = Path(unlearned or "", "run.json")
+    if unlearned is None or not path.is_file():
+        return
+    run = UnlearningRun.load(path)
+    for name, default in _ROW_OPTIONS.items():
+        trained, given = run.hyperparameters.get(name) or default, getattr(args, name)
+        if name == "chat_template_kwargs" and isinstance(trained, str):
+            # A record holds a mapping as Python writes it.
+            trained = ast.literal_eval(trained)
+        if given is None:
+            setattr(args, name, trained)
+            if trained != default:
+                PartialState().print(f"`{name}` is {trained!r}, as `{path}` says that the model was trained.")
+        elif given != trained:
+            PartialState().print(
+                f"`{name}` is {given!r}, but `{path}` says that the model was trained with {trained!r}: other tokens "
+                "are scored than were trained. Leave the option out to score the same."
+            )
 
 
 def _refuse_quantized(suites: list[str], model_args: UnlearnModelConfig, retrained: str | None) -> None:

@@ -24,8 +24,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..data.corpora import is_corpus, load_corpus
 from ..data.files import load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
-from ..evaluation.tofu import EvaluationRows, encode_set
-from ..row_forms import with_template_kwargs
+from ..evaluation.tofu import EvaluationRows, encode_set, rows_as_trained
 from .arguments import DataArguments
 
 
@@ -112,7 +111,7 @@ def load_evaluation_rows(
     data_args: DataArguments,
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
-    chat_template_kwargs: dict[str, Any] | None,
+    trained: Any,
 ) -> EvaluationRows:
     """
     Rows to evaluate on.
@@ -124,8 +123,8 @@ def load_evaluation_rows(
             Tokenizer. With a chat template, questions and answers become turns of a conversation.
         config ([`~transformers.PretrainedConfig`]):
             Config of the target model.
-        chat_template_kwargs (`dict[str, Any]`, *optional*):
-            Variables of the chat template, as in training.
+        trained:
+            Arguments of the training, or of the suites: `args` of [`~trl_unlearn.evaluation.tofu.rows_as_trained`].
 
     Returns:
         [`~trl_unlearn.evaluation.tofu.EvaluationRows`]: At most `max_eval_rows` of each set, spread evenly.
@@ -152,7 +151,7 @@ def load_evaluation_rows(
             conversational=tokenizer.chat_template is not None,
         )
     rows = {
-        name: with_template_kwargs(spread(found, args.max_eval_rows), chat_template_kwargs)
+        name: rows_as_trained(spread(found, args.max_eval_rows), tokenizer, trained, name=name)
         for name, found in rows.items()
         if found is not None
     }
@@ -167,7 +166,7 @@ def load_holdout_rows(
     model_config: PretrainedConfig,
     config: str | None,
     dataset: str | None,
-    chat_template_kwargs: dict[str, Any] | None,
+    trained: Any,
 ) -> Dataset:
     """
     Rows that no model was trained on, for membership attacks.
@@ -183,8 +182,8 @@ def load_holdout_rows(
             Config of `dataset_name`. Default: `holdout10` for `forget10`, or `holdout_perturbed`, if there is one.
         dataset (`str`, *optional*):
             File, folder or id of your own rows, instead of a config.
-        chat_template_kwargs (`dict[str, Any]`, *optional*):
-            Variables of the chat template, as in training.
+        trained:
+            See [`load_evaluation_rows`].
 
     Returns:
         [`~datasets.Dataset`]: At most `max_eval_rows`, spread evenly.
@@ -207,7 +206,7 @@ def load_holdout_rows(
             )
         load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
         rows = _load_set("holdout", config, "train", load)
-    rows = with_template_kwargs(spread(rows, data_args.max_eval_rows), chat_template_kwargs)
+    rows = rows_as_trained(spread(rows, data_args.max_eval_rows), tokenizer, trained, name="holdout")
     _check_set(rows, tokenizer, model_config, "holdout")
     return rows
 

@@ -177,7 +177,7 @@ def _row_sets(
                     "There is no retain set, on which to measure what is kept. Give `retain_config` with "
                     "`dataset_name`, or `retain_dataset`."
                 )
-            rows = load_evaluation_rows(job.data_args, tokenizer, config, job.training_args.chat_template_kwargs)
+            rows = load_evaluation_rows(job.data_args, tokenizer, config, job.training_args)
         except ValueError as error:
             raise ValueError(f"Request `{job.request}`: {error}") from error
         forget[job.request] = encode_set(rows.forget, tokenizer, name="forget")

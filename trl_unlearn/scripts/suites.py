@@ -74,7 +74,12 @@ class SuiteArguments:
         judge_replies (`str`, *optional*):
             Private file (JSON lines) that keeps every reply of the judge. It may quote the forget set.
         chat_template_kwargs (`dict[str, Any]`, *optional*):
-            Variables of the chat template, as in training. A row's own `chat_template_kwargs` win.
+            Variables of the chat template, as in training. A row's own `chat_template_kwargs` win. Default: those of
+            the run that is judged.
+        prompt_length (`int`, *optional*):
+            First tokens of a raw text that are prompt. Default: as in the run that is judged, or 64.
+        dataset_text_field (`str`, *optional*):
+            Column of raw text. Default: that of the run that is judged, or `text`.
         seed (`int`, *optional*, defaults to `42`):
             Seed of the frozen beliefs of squeezing, of what other suites draw, and of the bootstrap.
     """
@@ -139,8 +144,16 @@ class SuiteArguments:
         default=None,
         metadata={
             "help": "Variables of the chat template, such as `enable_thinking`, as in training. A row's own "
-            "`chat_template_kwargs` win."
+            "`chat_template_kwargs` win. Default: those of the run that is judged."
         },
+    )
+    prompt_length: int | None = field(
+        default=None,
+        metadata={"help": "First tokens of a raw text that are prompt. Default: as in the run that is judged, or 64."},
+    )
+    dataset_text_field: str | None = field(
+        default=None,
+        metadata={"help": "Column of raw text. Default: that of the run that is judged, or 'text'."},
     )
     seed: int = field(
         default=42,
@@ -149,6 +162,8 @@ class SuiteArguments:
 
     def __post_init__(self):
         self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
+        if self.prompt_length is not None and self.prompt_length < 1:
+            raise ValueError(f"`prompt_length` must be at least 1, got {self.prompt_length}.")
         named = _listed(self.suites)
         unknown = [name for name in named if name not in SUITES]
         if unknown or not named:
@@ -273,7 +288,7 @@ def load_suite_inputs(
             **{name: rows if name.endswith("_icl") else spread(rows, most) for name, rows in sets.items()}
         )
     if set(args.suites) & set(_ON_ROWS):
-        inputs.rows = load_evaluation_rows(data_args, tokenizer, config, args.chat_template_kwargs)
+        inputs.rows = load_evaluation_rows(data_args, tokenizer, config, args)
     if "distribution" in args.suites and loaders["retrained"] is None:
         raise ValueError(
             "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`."
@@ -284,7 +299,7 @@ def load_suite_inputs(
         inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=data_args.evaluation_batch_size)
     if "privacy" in args.suites:
         names = args.holdout_config, args.holdout_dataset
-        inputs.rows.holdout = load_holdout_rows(data_args, tokenizer, config, *names, args.chat_template_kwargs)
+        inputs.rows.holdout = load_holdout_rows(data_args, tokenizer, config, *names, args)
     return inputs
 
 

@@ -97,9 +97,7 @@ def main(
         trainer = build_trainer(data_args, training_args, model_args)
         rows = None
         if data_args.evaluate or data_args.panel_prompts or data_args.stop_at:
-            rows = load_evaluation_rows(
-                data_args, trainer.processing_class, trainer.model.config, training_args.chat_template_kwargs
-            )
+            rows = load_evaluation_rows(data_args, trainer.processing_class, trainer.model.config, training_args)
         classifier = load_fluency_classifier(data_args.fluency_classifier) if data_args.evaluate else None
         if data_args.stop_at:
             # In front of the panel, which is to see the state that is kept.
