@@ -283,3 +283,40 @@ def test_scores_of_a_head_with_trained_tokens_are_those_of_its_logits(tiny_model
 def test_an_adapter_on_embeddings_that_are_the_head_is_refused(new_trainer, tiny_model, kind):
     with pytest.raises(ValueError, match=r"whose matrix is the head too .* `trainable_token_indices`"):
         new_trainer(tiny_model, config_of(kind))
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "OLoRA"])
+def test_a_new_adapter_that_would_change_the_model_itself_is_refused(new_trainer, tiny_model, start):
+    before = copy.deepcopy(tiny_model.state_dict())
+    with pytest.raises(ValueError, match=f"`init_lora_weights='{start}'` changes the weights of the model itself"):
+        new_trainer(tiny_model, LoraConfig(**LORA, init_lora_weights=start))
+    assert all(torch.equal(values, before[name]) for name, values in tiny_model.state_dict().items())
+
+
+@pytest.mark.parametrize("start", ["gaussian", "orthogonal", False])
+def test_the_reference_of_a_new_adapter_is_the_model_before_it(new_trainer, tiny_model, start):
+    original = copy.deepcopy(tiny_model)
+    trainer = new_trainer(tiny_model, LoraConfig(**LORA, init_lora_weights=start))
+    trainer.train()
+    batch = batch_of(trainer)
+    with trainer._reference() as reference:
+        torch.testing.assert_close(logps(reference, batch), logps(original, batch), atol=1e-5, rtol=0)
+
+
+def test_an_adapter_of_another_name_is_refused(new_trainer, tiny_model):
+    with pytest.raises(ValueError, match=r"has the adapters \['mine'\], expected 'default' only"):
+        new_trainer(get_peft_model(tiny_model, config_of("LoRA"), adapter_name="mine"))
+
+
+def test_a_second_adapter_is_refused(new_trainer, tiny_model):
+    model = get_peft_model(tiny_model, config_of("LoRA"))
+    model.add_adapter("other", config_of("LoRA"))
+    with pytest.raises(ValueError, match=r"has the adapters \['default', 'other'\]"):
+        new_trainer(model)
+
+
+def test_a_merged_adapter_is_refused(new_trainer, tiny_model):
+    model = adapted(tiny_model, "LoRA")
+    model.merge_adapter()
+    with pytest.raises(ValueError, match=r"is merged into the model.*`model\.unmerge_adapter\(\)`"):
+        new_trainer(model)

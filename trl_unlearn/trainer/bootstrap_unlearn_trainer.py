@@ -176,7 +176,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._continues_adapter = isinstance(model, PeftModel)
         # From here on a copy: `Trainer` and its parents write into their arguments.
         args = unlearn_config(args).realised(trains_adapter=self._continues_adapter or peft_config is not None)
-        refuse_input(model, args, train_dataset, retain_dataset)
+        refuse_input(model, args, train_dataset, retain_dataset, peft_config)
         take_prepared(args, forget=train_dataset, retain=retain_dataset, eval=eval_dataset)
         self._objective = FORGET_OBJECTIVES[args.forget_loss_type]
         self.dataset_sources: dict[str, dict[str, Any]] = {}

@@ -27,7 +27,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedType
 from datasets import Dataset, IterableDataset
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
@@ -52,6 +53,8 @@ _LEAST = (
 # Parts of a config of a model that reads more than text.
 _OTHER_SENSES = ("vision_config", "audio_config")
 _WEIGHTS = ("*.safetensors", "*.bin")
+# Beginnings of the values of LoRA's `init_lora_weights` that put a part of the model's own weights into the adapter.
+_CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 
 def refuse_input(
@@ -59,9 +62,10 @@ def refuse_input(
     args: BootstrapUnlearnConfig,
     forget: Dataset | IterableDataset | None,
     retain: Dataset | IterableDataset | None,
+    peft_config: PeftConfig | None = None,
 ) -> None:
     """
-    Refuse sets, a model or an output folder that cannot be used.
+    Refuse sets, a model, an adapter or an output folder that cannot be used.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
@@ -70,11 +74,13 @@ def refuse_input(
             Configuration.
         forget, retain ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Sets as passed to the trainer. Of a stream the first row is read.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            New adapter as passed to the trainer.
 
     Raises:
         `ValueError`: If a number of the configuration cannot be used, a set is missing or empty, the model's folder
-            does not exist or has no weights, the model is no causal language model of text, its adapter is frozen, or
-            the output folder cannot be written.
+            does not exist or has no weights, the model is no causal language model of text, its adapter cannot be
+            trained or saved alone, a new one would change the model itself, or the output folder cannot be written.
         `TypeError`: If a set is neither.
     """
     _refuse_numbers(args)
@@ -83,10 +89,13 @@ def refuse_input(
         _refuse_set("retain", "retain_dataset", retain)
     if isinstance(model, str) and not Path(model).exists() and model.startswith((".", "/", "~")):
         raise ValueError(f"The model folder `{model}` does not exist. Check the path, or give an id on the Hub.")
-    if isinstance(model, PeftModel) and not any(parameter.requires_grad for parameter in model.parameters()):
+    if isinstance(model, PeftModel):
+        _refuse_loaded_adapter(model)
+    start = getattr(peft_config, "init_lora_weights", None)
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         raise ValueError(
-            "The adapter of the `PeftModel` is frozen, so there is nothing to train. Load it with "
-            "`PeftModel.from_pretrained(..., is_trainable=True)`."
+            f"`init_lora_weights={start!r}` changes the weights of the model itself: without the adapter, it would be "
+            "neither the model that was passed in nor its base on the Hub. Leave it at `True`, or set 'gaussian'."
         )
     if isinstance(model, str):
         options = args.model_init_kwargs or {}
@@ -95,6 +104,26 @@ def refuse_input(
     else:
         _refuse_kind(type(model).__name__, getattr(model, "config", None))
     check_output_dir(args.output_dir)
+
+
+def _refuse_loaded_adapter(model: PeftModel) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "The adapter of the `PeftModel` is frozen, so there is nothing to train. Load it with "
+            "`PeftModel.from_pretrained(..., is_trainable=True)`."
+        )
+    names = list(model.peft_config)
+    if names != ["default"]:
+        raise ValueError(
+            f"The `PeftModel` has the adapters {names}, expected 'default' only: PEFT saves every other one in a "
+            "folder of its own, where it is not found, or still knows what is forgotten. Load one adapter, under the "
+            "name that `PeftModel.from_pretrained` gives it."
+        )
+    if any(isinstance(module, BaseTunerLayer) and module.merged for module in model.modules()):
+        raise ValueError(
+            "The adapter of the `PeftModel` is merged into the model, where it is not trained. Take it out again "
+            "(`model.unmerge_adapter()`)."
+        )
 
 
 def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> None:
