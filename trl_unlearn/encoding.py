@@ -448,11 +448,12 @@ def encode_dataset(
         desc=f"Encoding the {name} set",
     )
     warn_of_other_prompt(dataset[0], tokenizer, name)
-    _warn_of_truncation(encoded, name, max_length)
+    warn_of_truncation(encoded, name, max_length)
     return encoded
 
 
-def _warn_of_truncation(encoded: Dataset, name: str, max_length: int | None) -> None:
+def warn_of_truncation(encoded: Dataset, name: str, max_length: int | None) -> None:
+    """Say how much of an encoded set was cut off."""
     truncated = [count for count in encoded["truncated_tokens"] if count]
     if truncated:
         kept = sum(label != -100 for labels in encoded["labels"] for label in labels)

@@ -34,7 +34,7 @@ from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
 from trl_unlearn.trainer.checks import refuse_sharding
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
 from trl_unlearn.trainer.passes import retain_index
-from trl_unlearn.trainer.refusals import refusal_of
+from trl_unlearn.trainer.refusals import refusal_of, with_refusals
 from trl_unlearn.trainer.run_record import RunClock, build_run_record
 
 
@@ -291,6 +291,20 @@ def test_dpo_prefers_a_refusal_to_the_answer_and_to_its_beliefs(new_trainer, tin
         assert text.endswith(f"{refusal_of(42, 1)}<|im_end|>")
         prompt = rows[0].encoded["labels"].count(-100)
         assert row.chosen["input_ids"][:prompt] == rows[0].encoded["input_ids"][:prompt]
+
+
+def test_refusals_that_are_cut_off_are_counted(new_trainer, tiny_tokenizer, forget_rows, caplog):
+    row = encode_row(forget_rows[0], tiny_tokenizer)
+    length = row["prompt_length"] + 2
+    options = {"forget_loss_type": "dpo", "retain_loss_type": "none"}
+    new_trainer(forget=forget_rows.select([0]), max_length=length, **options)
+    assert f"1 of 1 rows of the refusal set (100.0 %) are longer than `max_length={length}`" in caplog.text
+
+
+def test_a_row_that_cannot_be_encoded_with_its_refusal_is_named_by_its_index(tiny_tokenizer):
+    rows = Dataset.from_list([{"prompt": "one", "completion": " two"}, {"prompt": "one " * 99, "completion": " two"}])
+    with pytest.raises(ValueError, match="^Row 1 of the forget set, with a refusal as its answer, has no label token"):
+        with_refusals(rows, rows, tiny_tokenizer, seed=0, max_length=40)
 
 
 def test_dpo_without_prompts_is_refused(new_trainer):

@@ -20,7 +20,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from ..encoding import encode_row
+from ..encoding import encode_row, warn_of_truncation
 from ..generation import key_seed
 from ..row_forms import with_answer
 
@@ -80,10 +80,11 @@ def with_refusals(
             Most tokens of a row.
 
     Returns:
-        [`~datasets.Dataset`]: The encoded rows, with `chosen_input_ids` and `chosen_labels`.
+        [`~datasets.Dataset`]: The encoded rows, with `chosen_input_ids` and `chosen_labels`. How much of the refusals
+        was cut off is said in a warning.
 
     Raises:
-        `ValueError`: If the rows have no prompt.
+        `ValueError`: If the rows have no prompt, or one with its refusal cannot be encoded; names it by index.
     """
     columns = set(dataset.column_names)
     if not ({"prompt", "completion"} <= columns or "messages" in columns):
@@ -93,8 +94,13 @@ def with_refusals(
         )
 
     def chosen(row: dict[str, Any], index: int) -> dict[str, Any]:
-        found = encode_row(with_answer(row, refusal_of(seed, index)), tokenizer, max_length=max_length)
-        return {f"chosen_{name}": found[name] for name in ("input_ids", "labels")}
+        try:
+            return encode_row(with_answer(row, refusal_of(seed, index)), tokenizer, max_length=max_length)
+        except ValueError as error:
+            raise ValueError(f"Row {index} of the forget set, with a refusal as its answer, {error}") from None
 
     refusals = dataset.map(chosen, with_indices=True, remove_columns=dataset.column_names, desc="Encoding refusals")
+    warn_of_truncation(refusals, "refusal", max_length)
+    refusals = refusals.select_columns(["input_ids", "labels"])
+    refusals = refusals.rename_columns({name: f"chosen_{name}" for name in refusals.column_names})
     return concatenate_datasets([encoded, refusals], axis=1)
