@@ -54,8 +54,8 @@ ALLOWED = {
         "results",
         "hub",
     },
-    "evaluation": {"row_forms", "encoding", "token_scores", "generation", "metrics", "results"},
-    "scripts": {"trainer", "data", "evaluation", "hub", "records", "results", "row_forms"},
+    "evaluation": {"_json_record", "row_forms", "encoding", "token_scores", "generation", "metrics", "results"},
+    "scripts": {"_json_record", "trainer", "data", "evaluation", "hub", "records", "results", "row_forms"},
     "cli": {"scripts"},
     "__main__": {"cli"},
     # Under `TYPE_CHECKING`, for the names that are loaded at first use.

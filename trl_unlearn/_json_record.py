@@ -48,6 +48,11 @@ def _to_json(value: Any, where: str) -> Any:
     )
 
 
+def json_text(value: Any, where: str) -> str:
+    """A readable JSON file of what is no record: what is not finite becomes null, which every reader knows."""
+    return json.dumps(_to_json(value, where), indent=2, allow_nan=False) + "\n"
+
+
 def _hint_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("NoneType", "None")
 

@@ -15,11 +15,14 @@
 
 import functools
 import json
+import math
 
 import pytest
 
 from trl_unlearn.evaluation import suite
+from trl_unlearn.evaluation.comparison import ComparedRun
 from trl_unlearn.scripts import compare
+from trl_unlearn.scripts.compare import write_comparison
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from trl_unlearn.trainer.guard import DivergenceError
 
@@ -134,3 +137,15 @@ def test_a_run_that_diverges_is_named_in_a_sentence_and_what_is_finished_is_kept
     )
     assert capsys.readouterr().err.rstrip().splitlines()[-1] == said
     assert (tmp_path / "out/ga/seed-1/compared.json").is_file()
+
+
+def test_a_curve_that_diverged_is_null_in_the_comparison(tmp_path, capsys):
+    points = [{"step": step, "extraction_strength": math.nan, "retain_probability": 0.5} for step in (0, 1)]
+    run = ComparedRun("ga", 1, "a1", 1, 1.0, points, [], math.inf, {"forget/probability": math.nan})
+    baselines = {"target": {"extraction_strength": 1.0, "retain_probability": 0.9}}
+    write_comparison(tmp_path, [run], baselines)
+    text = (tmp_path / "comparison.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    found = json.loads(text)["runs"][0]
+    assert found["curve"][1] == {"step": 1, "extraction_strength": None, "retain_probability": 0.5}
+    assert found["squeezing_index"] is None and found["metrics"] == {"forget/probability": None}

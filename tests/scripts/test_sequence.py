@@ -14,13 +14,15 @@
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from trl_unlearn.evaluation.sequence import sequence_point
+from trl_unlearn.evaluation.sequence import SequenceStage, sequence_point
 from trl_unlearn.records import UnlearningRun
 from trl_unlearn.scripts import sequence
+from trl_unlearn.scripts.sequence import write_sequence
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from trl_unlearn.trainer.guard import DivergenceError
 
@@ -202,3 +204,13 @@ def test_a_sequence_without_a_retain_set_is_refused(call, tofu_folder, tmp_path,
     assert refused.value.code == 2
     assert "There is no retain set" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_that_diverged_is_null_in_the_sequence(tmp_path, capsys):
+    request = {"one": {"extraction_strength": math.nan, "forget_probability": 0.1}}
+    target = {"requests": {"one": {"extraction_strength": 1.0, "forget_probability": 0.9}}, "retain_probability": 0.9}
+    write_sequence(tmp_path, [SequenceStage("one", "a1", 1, 1.0, request, math.nan)], {"target": target})
+    text = (tmp_path / "sequence.json").read_text()
+    assert "NaN" not in text
+    (stage,) = json.loads(text)["stages"]
+    assert (stage["requests"]["one"]["extraction_strength"], stage["retain_probability"]) == (None, None)

@@ -15,7 +15,6 @@
 """What is measured of a model while it trains."""
 
 import functools
-import json
 import math
 import os
 import sys
@@ -28,6 +27,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
+from .._json_record import json_text
 from ..encoding import padding_token_id
 from ..generation import whole_model
 from .plots import draw, plot_squeezing
@@ -291,9 +291,6 @@ class SqueezingPanelCallback(_MeasuringCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if self.path is None or not state.is_world_process_zero:
             return
-        finite = [
-            {name: value if math.isfinite(value) else None for name, value in entry.items()} for entry in self.history
-        ]
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "squeezing.json").write_text(json.dumps(finite, indent=2) + "\n", encoding="utf-8")
+        (self.path / "squeezing.json").write_text(json_text(self.history, "squeezing.json"), encoding="utf-8")
         draw(self.path / "figures" / "squeezing.png", functools.partial(plot_squeezing, self.history))

@@ -42,6 +42,7 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from .._json_record import json_text
 from ..evaluation.callbacks import CannotBeginError, ForgettingCurveCallback, SqueezingPanelCallback, curve_point
 from ..evaluation.comparison import (
     ComparedRun,
@@ -303,7 +304,7 @@ def write_comparison(folder: Path, runs: list[ComparedRun], baselines: dict[str,
     """
     goal = goal_of(baselines)
     header, rows = comparison_rows(runs, goal)
-    text = json.dumps(comparison_dict(runs, baselines), indent=2) + "\n"
+    text = json_text(comparison_dict(runs, baselines), "comparison.json")
     (folder / "comparison.json").write_text(text, encoding="utf-8")
     (folder / "comparison.md").write_text(comparison_markdown(header, rows), encoding="utf-8")
     attempted("The table", lambda: print_comparison(header, rows))

@@ -43,6 +43,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .._json_record import json_text
 from ..evaluation.callbacks import CannotBeginError
 from ..evaluation.comparison import comparison_markdown
 from ..evaluation.plots import attempted, draw, plot_sequence
@@ -321,7 +322,7 @@ def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[st
     """
     found = sequence_dict(stages, baselines)
     header, rows = sequence_rows(stages, baselines)
-    (folder / "sequence.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (folder / "sequence.json").write_text(json_text(found, "sequence.json"), encoding="utf-8")
     (folder / "sequence.md").write_text(comparison_markdown(header, rows), encoding="utf-8")
     attempted("The table", lambda: print_sequence(header, rows))
     draw(folder / "figures/sequence.png", partial(plot_sequence, found["stages"], baselines))
