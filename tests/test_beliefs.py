@@ -342,3 +342,14 @@ def test_one_bar_counts_the_draws_of_all_chunks(new_store, rows, tiny_model, in_
     new_store().sample(tiny_model, 0, 0.0, desc="Sampling")
     (bar,) = bars
     assert (bar.desc, bar.total, bar.n) == ("Sampling", len(rows) * 4, len(rows) * 4)
+
+
+def test_a_model_whose_scores_are_not_finite_has_no_beliefs_and_those_before_are_kept(new_store, tiny_model):
+    store = new_store()
+    store.sample(tiny_model, 0, 0.0)
+    before = store.rows([0, 1, 2])
+    with torch.no_grad():
+        tiny_model.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match=r"after the prompts of 3 forget rows \(the first: 0, 1, 2\)"):
+        store.sample(tiny_model, 1, 1.0)
+    assert store.rows([0, 1, 2]) == before and len(store.audits) == 1

@@ -219,6 +219,14 @@ class BeliefStore:
             pending = [job for job in pending if self._is_empty(found[job])]
         if self.world_size > 1:
             found = dict(gather_object(list(found.items())))
+        accidents = sorted({row for (row, _), drawn in found.items() if not drawn.is_finite})
+        if accidents:
+            shown = ", ".join(map(str, accidents[:3])) + (", ..." if len(accidents) > 3 else "")
+            raise FloatingPointError(
+                f"The scores of the model are not finite after the prompts of {len(accidents)} forget rows (the "
+                f"first: {shown}), so what is sampled there would be any token and no belief. Check the weights, or "
+                "load the model in another `dtype`."
+            )
         kept = []
         for row in chunk:
             candidates = [found[row, j] for j in range(self.sampling.num_candidates)]
@@ -248,6 +256,7 @@ class BeliefStore:
 
         Raises:
             `RuntimeError`: If a row is left without its beliefs. Those of the sampling before are kept.
+            `FloatingPointError`: If the model has a score that is not finite. Likewise.
             `OSError`: If they cannot be written.
         """
         started = time.perf_counter()

@@ -21,7 +21,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
-from trl_unlearn.evaluation.callbacks import curve_point
+from trl_unlearn.evaluation.callbacks import CannotBeginError, curve_point
 from trl_unlearn.evaluation.stopping import UnlearnUntil
 from trl_unlearn.evaluation.tofu import encode_set
 from trl_unlearn.token_scores import pad_rows
@@ -277,3 +277,12 @@ def test_an_impossible_answer_has_a_finite_log_prob(knowing_model, sets, tiny_to
     point = curve_point(knowing_model, *sets, pad_token_id=tiny_tokenizer.pad_token_id)
     assert point["forget_probability"] == 0
     assert point["forget_logp"] == pytest.approx(-708, abs=1)
+
+
+def test_a_model_whose_scores_are_not_finite_is_not_said_to_have_nothing_to_unlearn(new_trainer, until):
+    trainer = new_trainer()
+    with torch.no_grad():
+        trainer.model.model.norm.weight.fill_(math.nan)
+    until(trainer, goal=0.1, retain_floor=0.5)
+    with pytest.raises(CannotBeginError, match="scores of the model are not finite before training"):
+        trainer.train()

@@ -33,6 +33,7 @@ from trl_unlearn.trainer import pass_scorer
 from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
 from trl_unlearn.trainer.checks import refuse_sharding
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
+from trl_unlearn.trainer.guard import DivergenceError
 from trl_unlearn.trainer.passes import retain_index
 from trl_unlearn.trainer.refusals import refusal_of, with_refusals
 from trl_unlearn.trainer.run_record import RunClock, build_run_record
@@ -303,7 +304,7 @@ def test_refusals_that_are_cut_off_are_counted(new_trainer, tiny_tokenizer, forg
 
 def test_a_row_that_cannot_be_encoded_with_its_refusal_is_named_by_its_index(tiny_tokenizer):
     rows = Dataset.from_list([{"prompt": "one", "completion": " two"}, {"prompt": "one " * 99, "completion": " two"}])
-    with pytest.raises(ValueError, match="^Row 1 of the forget set, with a refusal as its answer, has no label token"):
+    with pytest.raises(ValueError, match=r"^Row 1 of the forget set, with a refusal as its answer, has no label"):
         with_refusals(rows, rows, tiny_tokenizer, seed=0, max_length=40)
 
 
@@ -609,3 +610,11 @@ def test_texts_that_are_all_prompt_of_their_beliefs_are_counted(new_trainer, for
         new_trainer(forget=texts, **settings)
     new_trainer(forget=forget_rows)
     assert "no longer than" not in caplog.text
+
+
+def test_a_model_whose_scores_are_not_finite_ends_training_before_its_beliefs_are_any_token(new_trainer):
+    trainer = new_trainer()
+    with torch.no_grad():
+        trainer.model.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(DivergenceError, match=r"no belief.*This was at step 0"):
+        trainer.train()

@@ -15,6 +15,7 @@
 """Ends training where enough is forgotten, and keeps the state that is closest to that."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -172,6 +173,11 @@ class UnlearnUntil(ForgettingCurveCallback):
         control.should_training_stop = True
 
     def _refuse_start(self, point: dict[str, float]) -> None:
+        if any(map(math.isnan, point.values())):
+            raise CannotBeginError(
+                f"The scores of the model are not finite before training, so `{self.metric}` has no value that could "
+                "come down to a goal. Check the weights, or load the model in another `dtype`."
+            )
         if not self._keeps_enough(point):
             raise CannotBeginError(
                 f"The retain probability is {point['retain_probability']:.3f} before training, below the floor of "

@@ -43,7 +43,7 @@ from .checks import refuse_input, refuse_rows, refuse_sharding, refuse_top_k, wa
 from .collator import DataCollatorForUnlearning
 from .drift import MONITOR_CANDIDATES, DriftMonitor, frozen_beliefs, spread_rows
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
-from .guard import FOLLOWED_ROWS, DivergenceGuard
+from .guard import FOLLOWED_ROWS, DivergenceError, DivergenceGuard
 from .inner_layer import resolve_layer, train_around_layer
 from .inputs import encoded_set, refuse_arguments, take_prepared, unlearn_config
 from .pass_scorer import PassScorer
@@ -350,9 +350,11 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def _sample(self, model: nn.Module, store: BeliefStore, refresh: int, desc: str) -> dict[str, Any]:
         show = self.accelerator.is_main_process and not self.args.disable_tqdm
-        kwargs = self.args.gradient_checkpointing_kwargs
-        with whole_model(model, self.accelerator, kwargs) as unwrapped:
-            return store.sample(unwrapped, refresh, self.state.epoch, desc=desc if show else None)
+        try:
+            with whole_model(model, self.accelerator, self.args.gradient_checkpointing_kwargs) as unwrapped:
+                return store.sample(unwrapped, refresh, self.state.epoch, desc=desc if show else None)
+        except FloatingPointError as error:
+            raise DivergenceError(f"{error} This was at step {self.state.global_step}.") from None
 
     # Weights
 
