@@ -66,7 +66,7 @@ class BootstrapUnlearnConfig(SFTConfig):
         forget_token_floor (`float`, *optional*):
             Log-prob, in nats, that each token of an answer or a belief is clipped at: one whose log-prob is below is
             left alone. It bounds an ascent token by token, so that the likely tokens of a row go on falling while
-            `forget_floor` takes a row as a whole. No bound if not set.
+            `forget_floor` takes a row as a whole. No bound if not set. Neither goes with `"rmu"`.
         retain_loss_type (`str`, *optional*, defaults to `"nll"`):
             What is minimised on the retain set: `"nll"`, `"kl"` (divergence from the original model), `"hidden"`
             (distance of hidden states from the original model's, for RMU) or `"none"` (no retain set is needed).
@@ -126,8 +126,8 @@ class BootstrapUnlearnConfig(SFTConfig):
         num_beliefs (`int`, *optional*, defaults to `3`):
             Beliefs kept for each forget row (N).
         num_belief_candidates (`int`, *optional*):
-            Sequences sampled for each forget row, of which the `num_beliefs` with the highest mean log-prob are kept.
-            Defaults to `num_beliefs`.
+            Sequences sampled for each forget row, of which the `num_beliefs` with the highest mean log-prob are kept,
+            repeats of the target among them. Defaults to `num_beliefs`.
         belief_refresh_epochs (`float`, *optional*, defaults to `2.0`):
             Epochs after which beliefs are sampled anew from the current model (on-policy). 0 samples once, from the
             original model (off-policy).
@@ -156,10 +156,11 @@ class BootstrapUnlearnConfig(SFTConfig):
             model's config, which is saved with it, stays as it is.
         stop_on_divergence (`bool`, *optional*, defaults to `True`):
             Whether training ends with a [`~trl_unlearn.trainer.guard.DivergenceError`] where a loss or gradient is not
-            finite, or the retain rows become less likely than a uniform guess. The last good weights are put back, of
-            which a copy is kept in main memory. If `False`, training goes on, and a step with a loss or gradient that
-            is not finite changes nothing: it is warned of, and `skipped_steps` in the log counts it. So are the steps
-            whose overflow the gradient scaler of fp16 leaves out, which never end training.
+            finite, or up to eight retain rows, measured every tenth step, become less likely than a uniform guess. The
+            last good weights are put back, of which a copy is kept in main memory (not with DeepSpeed). If `False`,
+            training goes on, and a step with a loss or gradient that is not finite changes nothing: it is warned of,
+            and `skipped_steps` in the log counts it. So are the steps whose overflow the gradient scaler of fp16
+            leaves out, which never end training.
 
         > Parameters that control the logging
 
