@@ -28,6 +28,8 @@ from hypothesis import HealthCheck, Phase, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from trl_unlearn import row_forms
+
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -148,3 +150,8 @@ def forget_rows():
 def retain_rows():
     """Three other conversational rows."""
     return conversations(FACTS[3:])
+
+
+@pytest.fixture(autouse=True)
+def _warnings_of_other_tests_do_not_count():
+    row_forms.warn_once.cache_clear()

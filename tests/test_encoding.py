@@ -26,6 +26,7 @@ from trl_unlearn.encoding import (
     ends_turn,
     padding_token_id,
     repeats,
+    warn_of_other_prompt,
 )
 from trl_unlearn.row_forms import answer_text, prompt_and_answer, with_answer, with_template_kwargs
 
@@ -566,3 +567,20 @@ def test_a_row_that_was_encoded_before_keeps_its_prompt_and_a_prompt_that_is_non
     for wrong in (0, "3"):
         with pytest.raises(ValueError, match=r"has a `prompt_length` of .*, expected an integer of at least 1"):
             encode_row({**row, "prompt_length": wrong}, tiny_tokenizer)
+
+
+def test_variables_of_the_chat_template_for_sets_without_a_conversation_are_said_to_change_nothing_once(caplog):
+    texts = Dataset.from_list([{"prompt": "one", "completion": " two"}])
+    for _ in range(2):
+        with_template_kwargs(texts, {"mode": "exam"})
+    assert caplog.text.count("`chat_template_kwargs` (`mode`) change nothing in sets without a conversation") == 1
+    caplog.clear()
+    with_template_kwargs(Dataset.from_list([CONVERSATION]), {"mode": "exam"})
+    assert not caplog.text
+
+
+def test_another_prompt_is_said_once_for_a_set_that_is_encoded_many_times(tiny_tokenizer, caplog):
+    tiny_tokenizer.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
+    for name in ("forget", "forget", "retain"):
+        warn_of_other_prompt(CONVERSATION, tiny_tokenizer, name)
+    assert [caplog.text.count(f"row 0 of the {name} set") for name in ("forget", "retain")] == [1, 1]

@@ -22,7 +22,7 @@ from datasets import Dataset
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from .row_forms import check_messages, prompt_and_answer, template_arguments
+from .row_forms import check_messages, is_conversation, prompt_and_answer, template_arguments, warn_once
 
 
 logger = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def warn_of_other_prompt(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerB
         name (`str`):
             What the rows are.
     """
-    if row.get("messages") is None and not isinstance(row.get("completion"), list):
+    if not is_conversation(row):
         return
     prompt, _ = prompt_and_answer(row)
     given = {**template_arguments(row), "return_dict": False}
@@ -172,14 +172,11 @@ def warn_of_other_prompt(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerB
     asked = tokenizer.decode(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given))
     told = tokenizer.decode(encode_row(row, tokenizer)["input_ids"])
     if not told.startswith(asked):
-        logger.warning(
-            "The chat template does not write the prompt of a generation, of %d characters, before the answer of row "
-            "0 of the %s set, but only its first %d: answers are scored, and beliefs sampled, after that. If the "
-            "model is asked with the rest (the start of a thought, for instance), set `chat_template_kwargs`, or "
-            "a chat template that writes the same in both cases.",
-            len(asked),
-            name,
-            _common_prefix_length(asked, told),
+        warn_once(
+            f"The chat template does not write the prompt of a generation, of {len(asked)} characters, before the "
+            f"answer of row 0 of the {name} set, but only its first {_common_prefix_length(asked, told)}: answers are "
+            "scored, and beliefs sampled, after that. If the model is asked with the rest (the start of a thought, "
+            "for instance), set `chat_template_kwargs`, or a chat template that writes the same in both cases."
         )
 
 

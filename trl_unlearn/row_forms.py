@@ -14,8 +14,10 @@
 
 """Rows as they come: their prompts, their answers, and what they give to a chat template. No tokens."""
 
+import functools
 import inspect
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,12 +25,25 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 
+logger = logging.getLogger(__name__)
+
 # What a conversational row gives to the chat template beside its messages.
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 # What `apply_chat_template` is called with here, or what would give other things than token ids.
 _RESERVED_TEMPLATE_KWARGS = frozenset(
     inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys() - {"self", "documents", "kwargs"}
 )
+
+
+@functools.cache
+def warn_once(sentence: str) -> None:
+    """A warning about rows, of which a process may encode the same ones many times."""
+    logger.warning(sentence)
+
+
+def is_conversation(row: Mapping[str, Any]) -> bool:
+    """Whether a row goes through a chat template."""
+    return row.get("messages") is not None or isinstance(row.get("completion"), list)
 
 
 def has_answer(row: Mapping[str, Any]) -> bool:
@@ -185,6 +200,12 @@ def with_template_kwargs(dataset: Dataset, kwargs: Mapping[str, Any] | None) -> 
     """
     if not kwargs:
         return dataset
+    if not any(map(is_conversation, dataset)):
+        warn_once(
+            f"`chat_template_kwargs` ({', '.join(f'`{name}`' for name in kwargs)}) change nothing in sets without a "
+            f"conversation: such rows, with the columns {dataset.column_names}, go through no chat template. Give "
+            "`messages`, or `prompt` and `completion` as messages, or leave the option out."
+        )
     column = "chat_template_kwargs"
     own = dataset[column] if column in dataset.column_names else [None] * len(dataset)
     own = [_template_value({column: value}, column, dict) for value in own]
