@@ -15,6 +15,7 @@
 """The model as it was passed in, with adapters of all kinds."""
 
 import copy
+import json
 
 import peft
 import pytest
@@ -320,3 +321,18 @@ def test_a_merged_adapter_is_refused(new_trainer, tiny_model):
     model.merge_adapter()
     with pytest.raises(ValueError, match=r"is merged into the model.*`model\.unmerge_adapter\(\)`"):
         new_trainer(model)
+
+
+@pytest.mark.parametrize("kind", ["prompt tuning", "IA3", "LoHa"])
+def test_a_new_adapter_of_another_kind_is_saved_with_its_records_and_loaded(new_trainer, biased_model, kind, tmp_path):
+    untouched = copy.deepcopy(biased_model)
+    trainer = new_trainer(biased_model, config_of(kind), lambda_bss=0.5, max_completion_length=6)
+    trainer.train()
+    batch = batch_of(trainer)
+    with trainer._reference() as reference:
+        torch.testing.assert_close(logps(reference, batch), logps(untouched, batch), atol=1e-5, rtol=0)
+    trainer.save_model()
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["adapter"]["type"] == trainer.model.active_peft_config.peft_type.value
+    loaded = PeftModel.from_pretrained(untouched, tmp_path / "out").eval()
+    torch.testing.assert_close(logps(loaded, batch), logps(trainer.model.eval(), batch), atol=1e-5, rtol=0)

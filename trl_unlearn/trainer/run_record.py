@@ -81,7 +81,8 @@ def _adapter_record(trainer) -> AdapterRecord | None:
     if not is_peft_model(model):
         return None
     config = model.peft_config[model.active_adapter]
-    modules = config.target_modules
+    # Prompts that are trained are on no modules.
+    modules = getattr(config, "target_modules", None)
     return AdapterRecord(
         type=str(config.peft_type.value),
         r=getattr(config, "r", None),
