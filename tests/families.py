@@ -53,7 +53,13 @@ FAMILIES = {
 NO_HEADS = ("num_attention_heads", "intermediate_size", "max_position_embeddings")
 RECURRENT = {name: value for name, value in SIZE.items() if name not in NO_HEADS}
 WITHOUT_ADAPTER = {
-    "gemma4": ("Gemma4TextConfig", {**HEADS, "sliding_window": 16, "global_head_dim": 16}),
+    "gemma4": (
+        "Gemma4TextConfig",
+        {
+            **{**HEADS, "sliding_window": 16, "global_head_dim": 16},
+            **{"vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8},
+        },
+    ),
     "mamba": ("MambaConfig", {**RECURRENT, "state_size": 8}),
     "rwkv": ("RwkvConfig", RECURRENT),
 }

@@ -35,7 +35,7 @@ from trl_unlearn.evaluation.tofu import encode_set, generate_answers, score_set
 from trl_unlearn.generation import eos_token_ids, generate
 from trl_unlearn.token_scores import pad_rows, score_batch, score_rows
 
-from .chat_tokenizers import CHATS, chat_tokenizer
+from .chat_tokenizers import CHATS, CORPUS, chat_tokenizer
 from .conftest import cases
 from .families import FAMILIES, WITHOUT_ADAPTER, build
 
@@ -112,7 +112,7 @@ def both_ends(name):
 
 
 @pytest.mark.parametrize("name", CHATS)
-@cases(8)
+@cases(12)
 @given(data=st.data())
 def test_labels_are_the_answer_and_the_token_that_closes_it(name, data):
     tokenizer = chat_tokenizer(name, base=data.draw(both_ends(name)))
@@ -126,7 +126,7 @@ def test_labels_are_the_answer_and_the_token_that_closes_it(name, data):
 
 
 @pytest.mark.parametrize("name", CHATS)
-@cases(8)
+@cases(12)
 @given(data=st.data())
 def test_generation_is_given_the_generation_prompt_and_what_is_the_same_for_every_answer(name, data):
     tokenizer = chat_tokenizer(name, base=data.draw(both_ends(name)))
@@ -146,6 +146,17 @@ def test_generation_is_given_the_generation_prompt_and_what_is_the_same_for_ever
     assert tokenizer.decode(given_ids[len(expected) :]).strip() == lead.strip()
 
 
+@st.composite
+def plain_pairs(draw, chat):
+    """A prompt and an answer, or a sentence cut in two, where tokens go over the border."""
+    if draw(st.booleans()):
+        border = draw(st.integers(1, len(CORPUS[0]) - 1))
+        return CORPUS[0][:border], CORPUS[0][border:]
+    prompt, answer = draw(texts(chat)), draw(texts(chat))
+    assume(prompt.strip() and not is_blank(answer, chat))
+    return prompt, answer
+
+
 def text_bytes(ids, tokenizer):
     """What tokens of a byte-level tokenizer are written as."""
     known = {letter: byte for byte, letter in bytes_to_unicode().items()}
@@ -155,19 +166,20 @@ def text_bytes(ids, tokenizer):
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen2.5", "smollm", "gpt_oss"])
-@cases(10)
+@cases(25)
 @given(data=st.data(), adds_bos=st.booleans())
 def test_plain_text_loses_nothing_and_a_word_over_the_border_is_the_answers(name, data, adds_bos):
     chat = CHATS[name]
     tokenizer = chat_tokenizer(name, adds_bos=adds_bos and chat.bos is not None)
-    prompt, answer = data.draw(texts(chat)), data.draw(texts(chat))
-    assume(prompt.strip() and not is_blank(answer, chat))
+    prompt, answer = data.draw(plain_pairs(chat))
     encoded = encode_row({"prompt": prompt, "completion": answer}, tokenizer)
     ids, start = encoded["input_ids"], encoded["prompt_length"]
     bos = (chat.bos or "") if tokenizer("")["input_ids"] else ""
     end = "" if (prompt + answer).endswith(chat.closes) else chat.closes
     assert text_bytes(ids, tokenizer) == (bos + prompt + answer + end).encode()
     assert encoded["labels"] == [-100] * start + ids[start:]
+    # But for a first token that is prompt and answer in one.
+    assert start == 1 or (bos + prompt).encode().startswith(text_bytes(ids[:start], tokenizer))
     over = (bos + prompt).encode()[len(text_bytes(ids[:start], tokenizer)) :].decode(errors="replace")
     assert len(over.split()) <= 1
     as_text = encode_row({"text": prompt + answer}, tokenizer)
@@ -218,8 +230,7 @@ def any_rows(draw, name):
     form = draw(st.sampled_from(["chat", "strings", "text", "tokens"]))
     if form == "chat":
         return draw(chat_rows(name))[0]
-    prompt, answer = draw(texts(chat)), draw(texts(chat))
-    assume(prompt.strip() and not is_blank(answer, chat))
+    prompt, answer = draw(plain_pairs(chat))
     if form == "text":
         return {"text": prompt + answer}
     row = {"prompt": prompt, "completion": answer}
@@ -230,7 +241,7 @@ def any_rows(draw, name):
 
 
 @pytest.mark.parametrize("name", CHATS)
-@cases(5)
+@cases(8)
 @given(data=st.data())
 def test_beliefs_and_greedy_answers_end_where_the_recited_labels_end(name, data):
     tokenizer = chat_tokenizer(name, base=data.draw(both_ends(name)))
@@ -260,10 +271,13 @@ def test_beliefs_and_greedy_answers_end_where_the_recited_labels_end(name, data)
 @st.composite
 def facts(draw):
     """Three questions with short answers, as tokens. None stands twice in one: a short window sees the difference."""
-    ids = st.lists(st.integers(3, 399), min_size=2, max_size=8, unique=True)
-    rows = []
-    for first in draw(st.lists(st.integers(3, 399), min_size=3, max_size=3, unique=True)):
-        prompt, answer = [first, *draw(ids)], [*draw(ids), END]
+    rows, lengths = [], st.permutations([2, 5, 8])
+    firsts = st.lists(st.integers(3, 399), min_size=3, max_size=3, unique=True)
+    for first, *sizes in zip(draw(firsts), draw(lengths), draw(lengths), strict=True):
+        question, answer = (
+            draw(st.lists(st.integers(3, 399), min_size=size, max_size=size, unique=True)) for size in sizes
+        )
+        prompt, answer = [first, *question], [*answer, END]
         rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
     return rows
 
@@ -290,7 +304,10 @@ def memoriser(family, rows):
     states, labels = heads_input(model, rows)
     head = model.get_output_embeddings()
     wanted = torch.nn.functional.one_hot(labels, model.config.vocab_size).double()
-    head.weight.copy_(40 * (torch.linalg.pinv(states) @ wanted).T)
+    # States that differ by little more than rounding would need a head that shows the rounding.
+    solved = torch.linalg.pinv(states, rtol=1e-4) @ wanted
+    assume((states @ solved - wanted).abs().max() < 0.05)
+    head.weight.copy_(40 * solved.T)
     if head.bias is not None:
         head.bias.zero_()
     return model
