@@ -205,6 +205,9 @@ def test_a_system_turn_that_a_template_leaves_out_where_an_answer_follows_is_pro
         ({"text": 7}, "has a `text` of type `int`, expected a string"),
         ({"input_ids": [5, 6.0], "labels": [-100, 6]}, "has `input_ids` with a value of type `float`"),
         ({"input_ids": [5, 6], "labels": [-100, True]}, "has `labels` with a value of type `bool`"),
+        ({"input_ids": [5, 400], "labels": [-100, 6]}, "has `input_ids` with 400, but the tokenizer has 400 tokens"),
+        ({"input_ids": [5, -100], "labels": [-100, 6]}, "has `input_ids` with -100, but"),
+        ({"input_ids": [5, 6], "labels": [-100, -1]}, "has `labels` with -1, but .*write -100 where nothing is to be"),
         ({**CONVERSATION, "completion": []}, "has a `completion` that does not end in an assistant turn"),
         ({**CONVERSATION, "completion": [USER]}, "has a `completion` that does not end in an assistant turn"),
     ],
@@ -324,6 +327,11 @@ def test_no_token_closes_a_row_that_was_cut_off(tiny_tokenizer):
     assert tiny_tokenizer.decode(cut["labels"][-1]) == "<|im_start|>"
     assert closing_token_id(cut, tiny_tokenizer) is None
     assert closing_token_id(encode_row(row, tiny_tokenizer), tiny_tokenizer) == tiny_tokenizer.eos_token_id
+
+
+def test_two_tokens_are_enough_for_a_label(tiny_tokenizer):
+    encoded = encode_dataset(Dataset.from_list([{"text": ANSWER}]), tiny_tokenizer, name="forget", max_length=2)
+    assert encoded[0]["input_ids"] == tiny_tokenizer(ANSWER)["input_ids"][:2]
 
 
 def test_what_max_length_cuts_off_is_told_for_the_whole_set(tiny_tokenizer, caplog):

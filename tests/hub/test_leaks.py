@@ -20,6 +20,7 @@ import json
 import struct
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -109,7 +110,8 @@ def test_a_text_with_few_letters_is_looked_for_from_twenty_characters_on():
     for text, rows in (("Ada: 7, Bo: 9, Cy: 4", [0]), ("Ada: 7, Bo: 9, Cy 4", [])):
         index = TextIndex({"beliefs": [text]})
         assert len(text) == 19 + len(rows)
-        assert [leak.row for leak in index.leaks("card.md", f"So: {text}!".encode())] == rows
+        for content in (f"So: {text}!", text):
+            assert [leak.row for leak in index.leaks("card.md", content.encode())] == rows
         assert index.too_short == ({} if rows else {"beliefs": [0]})
 
 
@@ -146,6 +148,8 @@ def test_what_was_to_be_forgotten_is_read_from_rows_of_every_form(tiny_tokenizer
     ]
     assert leaks.answer_texts(rows, tiny_tokenizer)[:3] == ["Ada."] * 3
     assert leaks.answer_texts(rows, tiny_tokenizer)[3] == tiny_tokenizer.decode(ids[1:])
+    numbers = SimpleNamespace(decode=lambda ids, skip_special_tokens: str(ids))
+    assert leaks.answer_texts([{"labels": [-100, 0, 5]}], numbers) == ["[0, 5]"]
     assert leaks.answer_texts([{"text": "Ada."}], tiny_tokenizer) == ["Ada."]
     assert leaks.answer_texts([{"story": "Ada.", "text": "Bo."}], tiny_tokenizer, "story") == ["Ada."]
 
