@@ -139,6 +139,7 @@ def test_the_trainer_pushes_its_card_privately_and_nothing_of_the_training(
     hub.repos["me/public"].commit("main", {}, "initial commit")
     done = fresh_process(TRAINS, str(base), json.dumps(list(forget_rows)), token="hf_me")
     assert done.returncode == 0, done.stderr
+    assert "Whether it has forgotten is not known: this model has not been evaluated yet." in done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
 
     every, late = hub.repos["me/every"], hub.repos["me/late"]

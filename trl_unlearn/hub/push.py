@@ -186,9 +186,8 @@ def push_output(
     """
     folder = Path(folder)
     run, _ = read_run(folder)
-    result, _ = own_results(folder, run.is_adapter)
-    if result is not None:
-        _refuse_unforgotten(result, force)
+    result, missing = own_results(folder, run.is_adapter)
+    _refuse_unforgotten(result, missing, force)
     repos = collect(folder, repo_id, with_base=False, with_results=result is not None)
     _refuse_leaks(repos, forbidden_texts, commit_message)
     arguments = (repos, [private], revision, commit_message, token)
@@ -251,10 +250,7 @@ def _collect(
             f"The results in `{folder}` are not of this model: {missing} Evaluate again, or delete the results and "
             "the card."
         )
-    if result is None:
-        logger.warning(f"Whether it has forgotten is not known: {missing}")
-    else:
-        _refuse_unforgotten(result, force)
+    _refuse_unforgotten(result, missing, force)
     if not merge:
         return collect(folder, repo_id, base_model_id)
     _save_merged(folder, scratch, base_model_id)
@@ -281,8 +277,11 @@ def _save_merged(folder: Path, target: Path, base_model_id: str | None) -> None:
     merged.to(dtype or torch.float32).save_pretrained(target)
 
 
-def _refuse_unforgotten(result: EvaluationResult, force: bool) -> None:
-    forgotten, why = has_forgotten(result)
+def _refuse_unforgotten(result: EvaluationResult | None, missing: str, force: bool) -> None:
+    """Refuse a model whose own results say that it has not forgotten, and warn where they do not say."""
+    forgotten, why = None, f"Whether it has forgotten is not known: {missing}"
+    if result is not None:
+        forgotten, why = has_forgotten(result)
     if forgotten is False and not force:
         raise PushError(
             f"Nothing was pushed. {why} Train longer or with a higher learning rate, or push it all the same with "
