@@ -93,6 +93,11 @@ def test_the_good_command_line_reaches_the_training(good, refuse, tmp_path):
         bs_s.main([*good, "--output_dir", str(tmp_path / "good")])
 
 
+def test_a_revision_that_only_the_training_would_read(good, refuse):
+    sentence = refuse("bs_s", [*good, "--model_init_kwargs", '{"revision": "other"}'])
+    assert "`model_init_kwargs` holds `revision`" in sentence and "`model_revision`" in sentence
+
+
 @pytest.mark.parametrize("role", ["forget", "retain"])
 @pytest.mark.parametrize("content", ["", "\n"], ids=["no byte", "an empty line"])
 def test_an_empty_file(good, refuse, tmp_path, role, content):

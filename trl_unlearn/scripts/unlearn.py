@@ -209,6 +209,11 @@ def build_trainer(
         `ValueError`: If the model, the data or their combination cannot be used.
     """
     name, adapter = model_args.model_name_or_path, model_args.adapter_name_or_path
+    if "revision" in (training_args.model_init_kwargs or {}):
+        # Tokenizer, reference and evaluation would read another revision than is trained.
+        raise ValueError(
+            "`model_init_kwargs` holds `revision`. Give `model_revision`, which counts for the evaluation too."
+        )
     check_model_names(
         revision=model_args.model_revision,
         trust_remote_code=training_args.trust_remote_code,
