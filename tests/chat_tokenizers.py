@@ -125,7 +125,8 @@ CHATS = {
 }
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """Text of a chat template."""
     shipped = CHATS[name].shipped
     if shipped is None:
         return (Path(__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
@@ -200,5 +201,5 @@ def chat_tokenizer(name: str, *, base: bool = False, adds_bos: bool = False) -> 
         eos_token=eos,
         pad_token="<pad>",
         additional_special_tokens=[token for token in chat.added if token not in (chat.bos, eos)],
-        chat_template=_template(name),
+        chat_template=template(name),
     )

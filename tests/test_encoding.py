@@ -16,6 +16,7 @@ import json
 
 import pytest
 from datasets import Dataset
+from tokenizers import processors
 
 from trl_unlearn.encoding import (
     answer_ids,
@@ -262,6 +263,26 @@ def test_a_base_tokenizer_without_chat_template_encodes_strings_with_eos(tiny_to
     text = STRINGS["prompt"] + STRINGS["completion"]
     assert encoded["input_ids"] == [*tiny_tokenizer(text)["input_ids"], tiny_tokenizer.eos_token_id]
     assert decoded(encoded, tiny_tokenizer)[1] == f" {ANSWER}<|im_end|>"
+
+
+@pytest.mark.parametrize("eos", ["<|im_end|>", "<|pad|>"])
+def test_a_conversation_that_was_rendered_before_ends_as_the_template_ends_it(eos, tiny_tokenizer):
+    tiny_tokenizer.eos_token = eos
+    rendered = {"prompt": CHAT_PROMPT, "completion": f"{ANSWER}<|im_end|>\n"}
+    assert encode_row(rendered, tiny_tokenizer) == encode_row(CONVERSATION, tiny_tokenizer)
+
+
+def test_a_text_that_begins_with_the_bos_token_gets_no_second_one(tiny_tokenizer):
+    tiny_tokenizer.bos_token = "<|im_start|>"
+    start = tiny_tokenizer.bos_token_id
+    tiny_tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", start)]
+    )
+    assert tiny_tokenizer(CHAT_PROMPT)["input_ids"][:2] == [start, start]
+    rendered = {"prompt": CHAT_PROMPT, "completion": f"{ANSWER}<|im_end|>"}
+    assert encode_row(rendered, tiny_tokenizer) == encode_row(CONVERSATION, tiny_tokenizer)
+    plain = encode_row(STRINGS, tiny_tokenizer)["input_ids"]
+    assert plain[0] == start and plain[1] != start
 
 
 def test_a_completion_that_ends_with_eos_gets_no_second_one(tiny_tokenizer):

@@ -109,8 +109,8 @@ def test_a_string_keeps_its_tokens_up_to_max_length(_tokenizer, prompt, answer, 
         assert_is_a_sentence(error)
         return
     assert_is_encoded(encoded)
-    ids = _tokenizer(prompt + answer)["input_ids"]
-    whole = ids if ids[-1] == END else [*ids, END]
+    text = (prompt + answer).rstrip()
+    whole = _tokenizer(text if text.endswith("<|im_end|>") else prompt + answer + "<|im_end|>")["input_ids"]
     assert encoded["input_ids"] == whole[:max_length]
     if as_text:
         assert encoded["labels"] == encoded["input_ids"]

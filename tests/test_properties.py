@@ -35,7 +35,7 @@ from trl_unlearn.evaluation.tofu import encode_set, generate_answers, score_set
 from trl_unlearn.generation import eos_token_ids, generate
 from trl_unlearn.token_scores import pad_rows, score_batch, score_rows
 
-from .chat_tokenizers import CHATS, CORPUS, chat_tokenizer
+from .chat_tokenizers import CHATS, CORPUS, chat_tokenizer, template
 from .conftest import cases
 from .families import FAMILIES, WITHOUT_ADAPTER, build
 
@@ -174,9 +174,11 @@ def test_plain_text_loses_nothing_and_a_word_over_the_border_is_the_answers(name
     prompt, answer = data.draw(plain_pairs(chat))
     encoded = encode_row({"prompt": prompt, "completion": answer}, tokenizer)
     ids, start = encoded["input_ids"], encoded["prompt_length"]
-    bos = (chat.bos or "") if tokenizer("")["input_ids"] else ""
-    end = "" if (prompt + answer).endswith(chat.closes) else chat.closes
-    assert text_bytes(ids, tokenizer) == (bos + prompt + answer + end).encode()
+    bos = chat.bos if tokenizer("")["input_ids"] and not prompt.startswith(chat.bos) else ""
+    text = prompt + answer
+    # What is written already is not written twice, and nothing follows the end.
+    text = text.rstrip() if text.rstrip().endswith(chat.closes) else text + chat.closes
+    assert text_bytes(ids, tokenizer) == (bos + text).encode()
     assert encoded["labels"] == [-100] * start + ids[start:]
     # But for a first token that is prompt and answer in one.
     assert start == 1 or (bos + prompt).encode().startswith(text_bytes(ids[:start], tokenizer))
@@ -186,6 +188,21 @@ def test_plain_text_loses_nothing_and_a_word_over_the_border_is_the_answers(name
     assert as_text["labels"] == as_text["input_ids"] == ids
     as_tokens = {"input_ids": ids, "labels": encoded["labels"]}
     assert encode_row(as_tokens, tokenizer) == encoded
+
+
+@pytest.mark.parametrize("name", CHATS)
+@cases(12)
+@given(data=st.data(), adds_bos=st.booleans())
+def test_a_conversation_that_was_rendered_to_strings_is_the_conversation(name, data, adds_bos):
+    base = data.draw(both_ends(name))
+    tokenizer = chat_tokenizer(name, base=base, adds_bos=adds_bos and "bos_token" in template(name))
+    row, prompt, answer = data.draw(chat_rows(name))
+    given_all = {"tools": row["tools"], "tokenize": False, **(row["chat_template_kwargs"] or {})}
+    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given_all)
+    told = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], **given_all)
+    assume(told.startswith(asked))
+    as_strings = encode_row({"prompt": asked, "completion": told[len(asked) :]}, tokenizer)
+    assert as_strings["input_ids"] == encode_row(row, tokenizer)["input_ids"]
 
 
 @pytest.mark.parametrize("name", CHATS)

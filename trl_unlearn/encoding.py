@@ -186,9 +186,20 @@ def _labels_start(prompt_ids: list[int], ids: list[int]) -> int:
 
 
 def _tokenize(text: str, tokenizer) -> list[int]:
-    """Token ids that end in the EOS token, once."""
-    ids, eos = tokenizer(text)["input_ids"], tokenizer.eos_token_id
-    return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
+    """Token ids of a text, which a chat template may have written: one BOS token before it, if any."""
+    ids, bos = tokenizer(text)["input_ids"], tokenizer.bos_token_id
+    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def _closed(ids: list[int], tokenizer) -> list[int]:
+    """Token ids of a text with the token that ends it: the EOS token, or that of the chat template which wrote it."""
+    eos, end = tokenizer.eos_token_id, len(ids)
+    # As in a conversation, what a chat template writes after the end of a turn is never generated.
+    while end > 1 and not tokenizer.decode(ids[end - 1]).strip():
+        end -= 1
+    if ids and ends_turn(ids[end - 1], tokenizer) and ids[end - 1] in (eos, template_closing_token_id(tokenizer)):
+        return ids[:end]
+    return ids if eos is None else [*ids, eos]
 
 
 def _own_prompt_length(row: Mapping[str, Any]) -> int | None:
@@ -222,7 +233,7 @@ def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[li
             raise ValueError(
                 f"has a `{text_field}` of type `{type(text).__name__}`, expected a string. Convert the column."
             )
-        return _tokenize(text, tokenizer), None
+        return _closed(_tokenize(text, tokenizer), tokenizer), None
     for column, other in (("prompt", "completion"), ("completion", "prompt")):
         if column in row:
             raise ValueError(f"has a `{column}`, but no `{other}` (missing, or null). Give it one, or remove the row.")
@@ -246,8 +257,8 @@ def _encode_pair(row: Mapping[str, Any], tokenizer) -> tuple[list[int], int]:
             "has an empty `prompt`, from which no belief can be sampled. Give it one, or give raw text as `text`."
         )
     if isinstance(prompt, str):
-        ids = _tokenize(prompt + completion, tokenizer)
-        return ids, _labels_start(tokenizer(prompt)["input_ids"], ids)
+        ids = _closed(_tokenize(prompt + completion, tokenizer), tokenizer)
+        return ids, _labels_start(_tokenize(prompt, tokenizer), ids)
     for column, messages in (("prompt", prompt), ("completion", completion)):
         check_messages(column, messages)
     if not completion or completion[-1]["role"] != "assistant":
