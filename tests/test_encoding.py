@@ -204,6 +204,7 @@ def test_a_system_turn_that_a_template_leaves_out_where_an_answer_follows_is_pro
     ("row", "message"),
     [
         ({"text": 7}, "has a `text` of type `int`, expected a string"),
+        ({"prompt": " \n", "completion": "Ada."}, "has an empty `prompt`, from which no belief can be sampled"),
         ({"input_ids": [5, 6.0], "labels": [-100, 6]}, "has `input_ids` with a value of type `float`"),
         ({"input_ids": [5, 6], "labels": [-100, True]}, "has `labels` with a value of type `bool`"),
         ({"input_ids": [5, 400], "labels": [-100, 6]}, "has `input_ids` with 400, but the tokenizer has 400 tokens"),
@@ -348,6 +349,15 @@ def test_no_token_closes_a_row_that_was_cut_off(tiny_tokenizer):
     assert tiny_tokenizer.decode(cut["labels"][-1]) == "<|im_start|>"
     assert closing_token_id(cut, tiny_tokenizer) is None
     assert closing_token_id(encode_row(row, tiny_tokenizer), tiny_tokenizer) == tiny_tokenizer.eos_token_id
+
+
+def test_one_token_is_enough_for_the_prompt_of_a_text_that_was_encoded_before(tiny_tokenizer):
+    row = {"input_ids": [5, 6, 7], "labels": [5, 6, 7], "prompt_length": 1}
+    assert encode_row(row, tiny_tokenizer)["prompt_length"] == 1
+    # A column of that name in rows of another form is one of their own.
+    assert (
+        encode_row({"text": ANSWER, "prompt_length": "short"}, tiny_tokenizer, prompt_length=3)["prompt_length"] == 3
+    )
 
 
 def test_two_tokens_are_enough_for_a_label(tiny_tokenizer):

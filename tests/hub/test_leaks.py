@@ -91,6 +91,16 @@ def test_a_text_is_found_however_it_is_written(path, content):
     assert found(path, content) == [1]
 
 
+def test_a_text_of_which_every_letter_is_escaped_is_found():
+    cyrillic, latin = "Ада Марлоу родилась в портовом городе Вельдт.", "ÀÉÎÕÜÀÉÎÕÜ ÀÉÎÕÜÀÉÎÕÜ ÀÉÎÕÜÀÉÎÕÜ ÀÉÎÕÜ"
+    for text, escaped in (
+        (cyrillic, json.dumps(cyrillic)),
+        (latin, "".join(f"\\x{ord(letter):02x}" for letter in latin)),
+    ):
+        leaks_of = TextIndex({"forget set": [text]}).leaks("a.log", escaped.encode())
+        assert [leak.row for leak in leaks_of] == [0]
+
+
 def test_a_png_file_is_searched_also_where_it_is_broken_or_goes_on_after_its_end():
     whole = as_png("Nothing.")
     assert found("figures/a.png", whole) == found("figures/a.png", b"") == []
