@@ -65,13 +65,13 @@ WITHOUT_ADAPTER = {
 }
 
 
-def build(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """A random model of a family; `changes` are fields of its config."""
+def build(family: str, seed: int = 0, scale: float = 3.0, **changes: Any) -> PreTrainedModel:
+    """A random model of a family. Its fresh weights are scaled; `changes` are fields of its config."""
     name, settings = (FAMILIES | WITHOUT_ADAPTER)[family]
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(getattr(transformers, name)(**(settings | changes))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             # Fresh weights give logits too small for a cap or a scale to show.
-            parameter.mul_(3)
+            parameter.mul_(scale)
     return model
