@@ -284,6 +284,8 @@ def test_a_text_that_begins_with_the_bos_token_gets_no_second_one(tiny_tokenizer
     assert encode_row(rendered, tiny_tokenizer) == encode_row(CONVERSATION, tiny_tokenizer)
     plain = encode_row(STRINGS, tiny_tokenizer)["input_ids"]
     assert plain[0] == start and plain[1] != start
+    twice = encode_row({"text": f"<|im_start|><|im_start|>{ANSWER}"}, tiny_tokenizer)["input_ids"]
+    assert twice[:2] == [start, start] and twice[2] != start
 
 
 def test_a_completion_that_ends_with_eos_gets_no_second_one(tiny_tokenizer):

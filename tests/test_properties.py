@@ -43,6 +43,7 @@ from .families import FAMILIES, WITHOUT_ADAPTER, build
 PAD, END = 0, 2
 WORDS = ["Ada Marlow", " was born in ", "Veldt.", "42", "x", " ", "  ", "\n", "\n\n", "\t", "\u00a0", "{{ x }}", "<b>"]
 SCRIPTS = ["\U0001f600", "\U0001f469\u200d\U0001f467", "\u202e", "שלום", "مرحبا", "é", "e\u0301", "好", "\u200b"]
+ONE_BYTE_SPACES = "".join(letter for letter in map(chr, range(128)) if letter.isspace())
 TOOL = {
     "type": "function",
     "function": {
@@ -176,8 +177,9 @@ def test_plain_text_loses_nothing_and_a_word_over_the_border_is_the_answers(name
     ids, start = encoded["input_ids"], encoded["prompt_length"]
     bos = chat.bos if tokenizer("")["input_ids"] and not prompt.startswith(chat.bos) else ""
     text = prompt + answer
-    # What is written already is not written twice, and nothing follows the end.
-    text = text.rstrip() if text.rstrip().endswith(chat.closes) else text + chat.closes
+    # What is written already is not written twice, and no white space follows the end.
+    shown = text.rstrip(ONE_BYTE_SPACES)
+    text = shown if shown.endswith(chat.closes) else text + chat.closes
     assert text_bytes(ids, tokenizer) == (bos + text).encode()
     assert encoded["labels"] == [-100] * start + ids[start:]
     # But for a first token that is prompt and answer in one.

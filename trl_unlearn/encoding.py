@@ -186,9 +186,9 @@ def _labels_start(prompt_ids: list[int], ids: list[int]) -> int:
 
 
 def _tokenize(text: str, tokenizer) -> list[int]:
-    """Token ids of a text, which a chat template may have written: one BOS token before it, if any."""
-    ids, bos = tokenizer(text)["input_ids"], tokenizer.bos_token_id
-    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+    """Token ids of a text. One that begins with the BOS token, as a chat template writes it, gets no other."""
+    begins = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    return tokenizer(text, add_special_tokens=not begins)["input_ids"]
 
 
 def _closed(ids: list[int], tokenizer) -> list[int]:
