@@ -58,6 +58,7 @@ def call(checkpoint, tofu_folder, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_every_method_runs_with_every_seed_and_leaves_a_table_and_figures(call, tmp_path, capsys):
     assert call() == ["ga/seed-1", "bs_s/seed-1", "ga/seed-2", "bs_s/seed-2"]
     folder = tmp_path / "out"
