@@ -197,7 +197,11 @@ def _closed(ids: list[int], tokenizer) -> list[int]:
     # As in a conversation, what a chat template writes after the end of a turn is never generated.
     while end > 1 and not tokenizer.decode(ids[end - 1]).strip():
         end -= 1
-    if ids and ends_turn(ids[end - 1], tokenizer) and ids[end - 1] in (eos, template_closing_token_id(tokenizer)):
+    last = ids[end - 1] if ids else None
+    # To ask the chat template takes as long as to encode the row: the EOS token answers first.
+    if last is not None and (
+        last == eos or (ends_turn(last, tokenizer) and last == template_closing_token_id(tokenizer))
+    ):
         return ids[:end]
     return ids if eos is None else [*ids, eos]
 
