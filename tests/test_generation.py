@@ -364,7 +364,6 @@ def test_a_completion_ends_where_a_table_of_positions_does(keyed, new_gpt2, prom
         wide.transformer.wpe.weight[:limit] = model.transformer.wpe.weight
     keys = [(0, i) for i in range(len(prompts))] if keyed else None
     monkeypatch.setattr(generation, "_STAGE", 4)
-    generation._warn_of_cut.cache_clear()
     progress = SimpleNamespace(count=0, update=lambda n: setattr(progress, "count", progress.count + n))
     monkeypatch.setattr(generation, "tqdm", lambda **kwargs: nullcontext(progress))
     found = complete(model, prompts, keys=keys, max_new_tokens=20, eos_token_ids=[], batch_size=4)

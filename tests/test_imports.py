@@ -33,7 +33,7 @@ ALLOWED = {
     "_fused_scores": set(),
     "label_states": {"_fused_scores"},
     "token_scores": {"_fused_scores", "label_states"},
-    "generation": {"encoding"},
+    "generation": {"encoding", "row_forms"},
     "objectives": set(),
     "metrics": set(),
     "records": {"_json_record"},

@@ -14,7 +14,6 @@
 
 """Prompts to completions: batched, seeded row by row. The only caller of `generate`."""
 
-import functools
 import hashlib
 import logging
 import math
@@ -45,6 +44,7 @@ from transformers import (
 
 from ._trl import unwrap_model_for_generation
 from .encoding import closing_token_id, template_closing_token_id
+from .row_forms import warn_once
 
 
 logger = logging.getLogger(__name__)
@@ -149,18 +149,6 @@ def position_limit(model: nn.Module) -> int | None:
     return None if is_rotary or not positions or positions < 0 else positions
 
 
-@functools.cache
-def _warn_of_cut(limit: int, max_new_tokens: int) -> None:
-    # Once: beliefs are sampled again and again.
-    logger.warning(
-        "The model reads at most %d tokens (`max_position_embeddings`): after prompts of more than %d, what it writes "
-        "is cut off before %d tokens.",
-        limit,
-        max(0, limit - max_new_tokens),
-        max_new_tokens,
-    )
-
-
 def _room(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int) -> list[int]:
     """Most new tokens of each prompt, as far as the model has positions."""
     limit = position_limit(model)
@@ -173,7 +161,11 @@ def _room(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int) -
             "nothing can follow it. Shorten it."
         )
     if longest + max_new_tokens > limit:
-        _warn_of_cut(limit, max_new_tokens)
+        # Once: beliefs are sampled again and again.
+        warn_once(
+            f"The model reads at most {limit} tokens (`max_position_embeddings`): after prompts of more than "
+            f"{max(0, limit - max_new_tokens)}, what it writes is cut off before {max_new_tokens} tokens."
+        )
     return [min(max_new_tokens, limit - len(prompt)) for prompt in prompts]
 
 
