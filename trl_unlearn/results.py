@@ -306,10 +306,10 @@ class EvaluationResult(JsonRecord):
         return notes
 
 
-def _unmeasured_note(role: str, found: dict[str, Unmeasured]) -> str:
+def _unmeasured_note(role: str, unmeasured: dict[str, Unmeasured]) -> str:
     """A sentence that names what has no value, by the number of rows that are to blame."""
     groups: dict[str, list[str]] = {}
-    for name, why in found.items():
+    for name, why in unmeasured.items():
         share = "made of numbers that are missing" if why.rows is None else f"in {why.rows} of {why.n} rows"
         groups.setdefault(share, []).append(f"`{name}`")
     listed = "; ".join(f"{', '.join(names)} ({share})" for share, names in groups.items())

@@ -164,9 +164,9 @@ def _run(argv: list[str] | None, prog: str) -> None:
 def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig, unlearned: str | None) -> None:
     """Take over what decides rows and base of the run, where the command does not say; say where it says otherwise."""
     quantize_as_trained(model_args, unlearned)
-    path = Path(unlearned or "", "run.json")
-    if unlearned is None or not path.is_file():
+    if unlearned is None or not _is_run(Path(unlearned)):
         return
+    path = Path(unlearned, "run.json")
     run = UnlearningRun.load(path)
     for name, default in _ROW_OPTIONS.items():
         trained, given = run.hyperparameters.get(name) or default, getattr(args, name)
@@ -276,12 +276,12 @@ def _with_earlier(result: EvaluationResult, path: Path) -> EvaluationResult:
         PartialState().print(f"`{path}` held {', '.join(kept)} of other models or another parity, and is replaced.")
         return result
 
-    def of_kept(found: dict[str, Any]) -> dict[str, Any]:
-        return {name: one for name, one in found.items() if suite_of(name) in kept}
+    def of_kept(metrics: dict[str, Any]) -> dict[str, Any]:
+        return {name: one for name, one in metrics.items() if suite_of(name) in kept}
 
-    models = {role: of_kept(found) for role, found in earlier.models.items() if found is not None}
-    differences = {key: of_kept(found) for key, found in earlier.differences.items()}
-    unmeasured = {role: of_kept(found) for role, found in earlier.not_measured.items()}
+    models = {role: of_kept(metrics) for role, metrics in earlier.models.items() if metrics is not None}
+    differences = {key: of_kept(metrics) for key, metrics in earlier.differences.items()}
+    unmeasured = {role: of_kept(metrics) for role, metrics in earlier.not_measured.items()}
     part = replace(earlier, suites=kept, models=models, differences=differences, not_measured=unmeasured)
     merged = _merged(sorted([result, part], key=lambda one: list(SUITES).index(one.suites[0])))
     return replace(merged, suites=[name for name in SUITES if name in merged.suites])

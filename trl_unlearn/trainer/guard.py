@@ -172,10 +172,10 @@ class DivergenceGuard:
             self._retain_means.append(means["retain/logps"])
         if not ends_step:
             return
-        found, self._retain_means = self._retain_means, []
-        if found and fmean(found) < self._alarm_below:
+        means_of_step, self._retain_means = self._retain_means, []
+        if means_of_step and fmean(means_of_step) < self._alarm_below:
             # They may just be unlikely rows. Those that are as unlikely again are no reason to measure again.
-            self._is_alarmed, self._alarm_below = True, fmean(found)
+            self._is_alarmed, self._alarm_below = True, fmean(means_of_step)
 
     @torch.no_grad()
     def watch(self, model: nn.Module, step: int, is_over: bool = False) -> None:
