@@ -23,8 +23,8 @@ from settings import Settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_unlearn.data.tofu import load_tofu_evaluation
-from trl_unlearn.evaluation.suite import _run_model, _Setting
-from trl_unlearn.evaluation.tofu import encode_set, rouge_values
+from trl_unlearn.evaluation.rows import encode_set
+from trl_unlearn.evaluation.tofu import _run_model, _Setting, rouge_values
 from trl_unlearn.generation import Completion, eos_token_ids
 
 

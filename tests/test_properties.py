@@ -31,7 +31,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from trl_unlearn.beliefs import BeliefSampling, BeliefStore
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.evaluation.tofu import encode_set, generate_answers, score_set
+from trl_unlearn.evaluation.rows import encode_set
+from trl_unlearn.evaluation.tofu import score_set
+from trl_unlearn.evaluation.together import generate_answers
 from trl_unlearn.generation import eos_token_ids, generate
 from trl_unlearn.token_scores import pad_rows, score_batch, score_rows
 

@@ -25,7 +25,7 @@ from transformers import TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.evaluation.callbacks import CannotBeginError, SqueezingPanelCallback
-from trl_unlearn.evaluation.squeezing_panel import SqueezingPanel, squeezing_index
+from trl_unlearn.evaluation.squeezing import SqueezingPanel, squeezing_index
 
 
 @pytest.fixture

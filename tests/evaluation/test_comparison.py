@@ -18,8 +18,8 @@ import io
 import pytest
 from rich.console import Console
 
-from trl_unlearn.evaluation import comparison
-from trl_unlearn.evaluation.comparison import (
+from trl_unlearn.evaluation import tables
+from trl_unlearn.evaluation.tables import (
     ComparedRun,
     comparison_markdown,
     comparison_rows,
@@ -95,7 +95,7 @@ def test_markdown_has_a_row_for_each_method():
 @pytest.mark.parametrize("width", [200, 60])
 def test_a_table_fits_the_terminal(width, monkeypatch):
     console = Console(width=width, record=True, file=io.StringIO())
-    monkeypatch.setattr(comparison, "Console", lambda: console)
+    monkeypatch.setattr(tables, "Console", lambda: console)
     header, rows = comparison_rows([run(name, 1, [(1.0, 0.9)], 0.4) for name in ("ga", "npo")], 0.1)
     print_comparison(header, rows)
     lines = console.export_text().splitlines()

@@ -26,7 +26,7 @@ from transformers import LlamaForCausalLM
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import distribution
 from trl_unlearn.evaluation.distribution import measure_distribution
-from trl_unlearn.evaluation.tofu import EvaluationRows
+from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.generation import generate
 from trl_unlearn.token_scores import pad_rows
 

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from trl_unlearn.evaluation.fluency import FLUENCY_CLASSIFIER, load_fluency_classifier
+from trl_unlearn.evaluation.judge_models import FLUENCY_CLASSIFIER, load_fluency_classifier
 
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "bees", "sing", "in", "winter", "veldt", "qsq"]

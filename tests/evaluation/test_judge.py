@@ -22,10 +22,10 @@ import huggingface_hub.constants
 import pytest
 
 from trl_unlearn.evaluation import judge as suite
-from trl_unlearn.evaluation import judges
+from trl_unlearn.evaluation import judge_models
 from trl_unlearn.evaluation.judge import measure_judge, parse_score
-from trl_unlearn.evaluation.judges import load_judge
-from trl_unlearn.evaluation.tofu import EvaluationRows
+from trl_unlearn.evaluation.judge_models import load_judge
+from trl_unlearn.evaluation.rows import EvaluationRows
 
 
 GOOD = "Score: 4"
@@ -87,7 +87,7 @@ def completion(text):
 def server(monkeypatch):
     # The client reads this at each request; conftest.py sets it for everything else.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(judges, "_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(judge_models, "_WAITS", (0.01, 0.01))
     monkeypatch.setenv("JUDGE_API_KEY", "key-of-the-judge")
     monkeypatch.setenv("HF_TOKEN", "hf_token_of_the_hub")
     found = Server()
@@ -316,8 +316,8 @@ def test_a_judge_needs_a_model():
 
 
 def test_a_local_judge_answers_greedily_in_order(tiny_model, tiny_tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(judges, "_MAX_REPLY_LENGTH", 4)
-    monkeypatch.setattr(judges, "_CHUNK", 2)
+    monkeypatch.setattr(judge_models, "_MAX_REPLY_LENGTH", 4)
+    monkeypatch.setattr(judge_models, "_CHUNK", 2)
     tiny_model.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     conversations = [[{"role": "user", "content": text}] for text in ("Where?", "What is it that Ada wrote?", "Who?")]

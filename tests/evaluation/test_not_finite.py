@@ -26,8 +26,8 @@ from trl_unlearn.evaluation.judge import measure_judge
 from trl_unlearn.evaluation.muse import MuseRows, measure_muse
 from trl_unlearn.evaluation.privacy import measure_privacy
 from trl_unlearn.evaluation.robustness import measure_robustness
-from trl_unlearn.evaluation.suite import evaluate_models
-from trl_unlearn.evaluation.tofu import EvaluationRows
+from trl_unlearn.evaluation.rows import EvaluationRows
+from trl_unlearn.evaluation.tofu import evaluate_models
 from trl_unlearn.results import Unmeasured
 
 

@@ -25,8 +25,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.robustness import measure_robustness
-from trl_unlearn.evaluation.suite import Suite
-from trl_unlearn.evaluation.tofu import EvaluationRows
+from trl_unlearn.evaluation.rows import EvaluationRows
+from trl_unlearn.evaluation.tofu import Suite
 from trl_unlearn.row_forms import with_answer
 from trl_unlearn.token_scores import pad_rows, score_batch
 

@@ -24,8 +24,8 @@ import torch
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.privacy import attack_scores, measure_privacy
-from trl_unlearn.evaluation.sharing import score_rows_together
-from trl_unlearn.evaluation.tofu import EvaluationRows
+from trl_unlearn.evaluation.rows import EvaluationRows
+from trl_unlearn.evaluation.together import score_rows_together
 
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_pp", "reference", "spv")

@@ -38,9 +38,9 @@ from transformers import (
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import robustness
+from trl_unlearn.evaluation.plots import plot_leak, plot_relearning
 from trl_unlearn.evaluation.robustness import measure_robustness
-from trl_unlearn.evaluation.robustness_plots import plot_leak, plot_relearning
-from trl_unlearn.evaluation.tofu import EvaluationRows, encode_set
+from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.metrics import LeakAtK
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.token_scores import pad_rows, score_rows

@@ -17,14 +17,9 @@ import io
 import pytest
 from rich.console import Console
 
-from trl_unlearn.evaluation.sequence import (
-    SequenceStage,
-    print_sequence,
-    sequence_dict,
-    sequence_point,
-    sequence_rows,
-)
-from trl_unlearn.evaluation.tofu import encode_set
+from trl_unlearn.evaluation.callbacks import sequence_point
+from trl_unlearn.evaluation.rows import encode_set
+from trl_unlearn.evaluation.tables import SequenceStage, print_sequence, sequence_dict, sequence_rows
 
 
 NAMES = ("person 36", "person 37", "person 38")

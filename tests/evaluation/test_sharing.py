@@ -20,16 +20,16 @@ import sys
 
 import pytest
 
-from trl_unlearn.evaluation.suite import evaluate_models
-from trl_unlearn.evaluation.tofu import EvaluationRows
+from trl_unlearn.evaluation.rows import EvaluationRows
+from trl_unlearn.evaluation.tofu import evaluate_models
 
 
 SCRIPT = """
 import json, sys
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl_unlearn.evaluation.suite import evaluate_models
-from trl_unlearn.evaluation.tofu import EvaluationRows
+from trl_unlearn.evaluation.rows import EvaluationRows
+from trl_unlearn.evaluation.tofu import evaluate_models
 
 folder, rows, out = sys.argv[1:]
 state = PartialState(cpu=True)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from trl_unlearn.evaluation.similarity import answer_similarity
+from trl_unlearn.evaluation.judge import answer_similarity
 
 
 TEXTS = ["Ada Marlow was born in Veldt.", "Bo Lindgren wrote about winter bees.", "Cyra Oduya won the Silver Quill."]

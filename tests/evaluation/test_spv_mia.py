@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.evaluation import spv_mia
-from trl_unlearn.evaluation.spv_mia import NUM_NEIGHBOURS, neighbours, spv_scores
+from trl_unlearn.evaluation import privacy
+from trl_unlearn.evaluation.privacy import NUM_NEIGHBOURS, neighbours, spv_scores
 from trl_unlearn.metrics import MembershipAUC
 from trl_unlearn.token_scores import pad_rows, score_batch, score_rows
 
@@ -93,16 +93,16 @@ def test_members_are_found_under_a_model_that_was_trained_on_them_and_not_under_
 
 
 def test_without_training_on_samples_a_model_is_no_different_from_itself(attack, start, monkeypatch):
-    monkeypatch.setattr(spv_mia, "REFERENCE_STEPS", 0)
+    monkeypatch.setattr(privacy, "REFERENCE_STEPS", 0)
     assert attack(start) == [0.0] * 8
-    monkeypatch.setattr(spv_mia, "REFERENCE_STEPS", 1)
+    monkeypatch.setattr(privacy, "REFERENCE_STEPS", 1)
     assert all(score != 0 for score in attack(start))
 
 
 def test_the_score_is_what_a_row_gains_over_its_neighbours_minus_the_reference(
     attack, start, tiny_model, tiny_tokenizer, monkeypatch
 ):
-    monkeypatch.setattr(spv_mia, "REFERENCE_STEPS", 0)
+    monkeypatch.setattr(privacy, "REFERENCE_STEPS", 0)
     rows = encode([*MEMBERS, *NON_MEMBERS], tiny_tokenizer)
     expected = []
     for row, near in zip(rows, neighbours(rows, tiny_tokenizer, seed=5), strict=True):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.evaluation import squeezing
+from trl_unlearn.evaluation import together
 from trl_unlearn.evaluation.squeezing import belief_logps, freeze_beliefs
 from trl_unlearn.generation import Completion
 
@@ -45,7 +45,7 @@ def test_answers_repeats_and_empty_samples_are_no_beliefs(monkeypatch, tiny_mode
         Completion(ids=[5, 6], logps=[], ended=False),
         Completion(ids=[7, 8, eos], logps=[], ended=True),
     ]
-    monkeypatch.setattr(squeezing, "generate_together", lambda *args, **kwargs: samples)
+    monkeypatch.setattr(together, "generate_together", lambda *args, **kwargs: samples)
     (beliefs,) = freeze(tiny_model, tiny_tokenizer, [row], num_beliefs=8)
     prompt = row["input_ids"][: row["prompt_length"]]
     expected = [[*answer[:2], eos], [5, 6, eos], [7, 8, eos]]

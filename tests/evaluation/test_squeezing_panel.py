@@ -22,8 +22,8 @@ import torch
 from datasets import Dataset
 
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.evaluation import squeezing, squeezing_panel
-from trl_unlearn.evaluation.squeezing_panel import SqueezingPanel, squeezing_index
+from trl_unlearn.evaluation import squeezing, together
+from trl_unlearn.evaluation.squeezing import SqueezingPanel, squeezing_index
 from trl_unlearn.generation import Completion, eos_token_ids, generate
 
 
@@ -91,7 +91,7 @@ def test_repeats_of_the_answer_and_empty_samples_are_in_no_band(monkeypatch, tin
         Completion(ids=[5, 6], logps=[], ended=False),
         Completion(ids=[7, 8, 9], logps=[], ended=False),
     ]
-    monkeypatch.setattr(squeezing, "generate_together", lambda *args, **kwargs: samples)
+    monkeypatch.setattr(together, "generate_together", lambda *args, **kwargs: samples)
     panel = freeze(tiny_model, tiny_tokenizer, [forget_rows[0]], num_candidates=8)
     kept = [row["input_ids"][len(prompt) :] for name in ("high", "middle", "low") for row in panel.bands[name][0]]
     assert sorted(kept) == sorted([[*answer[:2], eos], [5, 6, eos], [7, 8, 9]])
@@ -101,7 +101,7 @@ def test_repeats_of_the_answer_and_empty_samples_are_in_no_band(monkeypatch, tin
 
 @pytest.mark.parametrize(("count", "sizes"), [(3, [1, 1, 1]), (4, [1, 2, 1]), (5, [2, 1, 2]), (12, [4, 4, 4])])
 def test_a_prompts_responses_are_cut_into_thirds_by_falling_likelihood(count, sizes):
-    thirds = squeezing_panel._thirds(list(range(count)), [float(i % count) for i in range(1, count + 1)])
+    thirds = squeezing._thirds(list(range(count)), [float(i % count) for i in range(1, count + 1)])
     assert [len(thirds[name]) for name in ("high", "middle", "low")] == sizes
     # The last but one is the most likely, the last one the least.
     assert thirds["high"] + thirds["middle"] + thirds["low"] == [*reversed(range(count - 1)), count - 1]
@@ -172,10 +172,10 @@ def test_raw_text_has_the_rest_of_the_text_for_its_answer(tiny_model, tiny_token
 def test_a_prompt_without_three_responses_has_no_thirds(monkeypatch, tiny_model, tiny_tokenizer, forget_rows):
     few = [Completion(ids=[5, 6], logps=[], ended=False)] * 3
     enough = [Completion(ids=[i, i], logps=[], ended=False) for i in (5, 6, 7)]
-    monkeypatch.setattr(squeezing, "generate_together", lambda *args, **kwargs: few + enough + few)
+    monkeypatch.setattr(together, "generate_together", lambda *args, **kwargs: few + enough + few)
     panel = freeze(tiny_model, tiny_tokenizer, forget_rows, num_candidates=3)
     assert [len(panel.bands[name]) for name in ("target", "high", "middle", "low")] == [3, 1, 1, 1]
-    monkeypatch.setattr(squeezing, "generate_together", lambda *args, **kwargs: few + few + few)
+    monkeypatch.setattr(together, "generate_together", lambda *args, **kwargs: few + few + few)
     with pytest.raises(ValueError, match=r"None of 3 forget prompts .* Raise `num_candidates`"):
         freeze(tiny_model, tiny_tokenizer, forget_rows, num_candidates=3)
 

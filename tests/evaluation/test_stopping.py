@@ -22,8 +22,8 @@ from transformers import TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.evaluation.callbacks import CannotBeginError, curve_point
+from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.stopping import UnlearnUntil
-from trl_unlearn.evaluation.tofu import encode_set
 from trl_unlearn.token_scores import pad_rows
 
 

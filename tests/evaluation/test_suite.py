@@ -21,8 +21,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from transformers import LlamaForCausalLM
 
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.evaluation.suite import evaluate_models
-from trl_unlearn.evaluation.tofu import EvaluationRows, encode_set, generate_answers, rouge_values
+from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
+from trl_unlearn.evaluation.tofu import evaluate_models, rouge_values
+from trl_unlearn.evaluation.together import generate_answers
 from trl_unlearn.generation import Completion
 
 

@@ -16,7 +16,7 @@ import io
 
 from rich.console import Console
 
-from trl_unlearn.evaluation.table import print_results, print_verdict, results_markdown
+from trl_unlearn.evaluation.tables import print_results, print_verdict, results_markdown
 from trl_unlearn.results import (
     DIFFERENCES,
     METRICS,

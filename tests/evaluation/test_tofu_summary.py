@@ -15,7 +15,7 @@
 import numpy as np
 import pytest
 
-from trl_unlearn.evaluation.tofu_summary import aggregate_values, summarise_tofu
+from trl_unlearn.evaluation.tofu import aggregate_values, summarise_tofu
 from trl_unlearn.evaluation.uncertainty import bootstrap_indices
 from trl_unlearn.metrics import ForgetQuality, HarmonicMean
 

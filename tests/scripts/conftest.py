@@ -23,7 +23,7 @@ import datasets
 import pytest
 
 from trl_unlearn.beliefs import BeliefStore
-from trl_unlearn.evaluation import suite
+from trl_unlearn.evaluation import tofu
 from trl_unlearn.scripts import bs_s, bs_t, evaluate, suites, unlearn
 
 
@@ -148,7 +148,7 @@ def run(tiny_tokenizer, tmp_path, monkeypatch, capfd):
         return audit
 
     monkeypatch.setattr(BeliefStore, "sample", watched)
-    short = functools.partial(suite.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
+    short = functools.partial(tofu.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
     for module in (unlearn, suites):
         monkeypatch.setattr(module, "evaluate_models", short)
 

@@ -19,8 +19,8 @@ import math
 
 import pytest
 
-from trl_unlearn.evaluation import suite
-from trl_unlearn.evaluation.comparison import ComparedRun
+from trl_unlearn.evaluation import tofu
+from trl_unlearn.evaluation.tables import ComparedRun
 from trl_unlearn.scripts import compare
 from trl_unlearn.scripts.compare import write_comparison
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
@@ -34,7 +34,7 @@ METHODS = {"ga": {"forget_loss_type": "ga", "lambda_bss": 0}, "bs_s": {"lambda_b
 def call(checkpoint, tofu_folder, tmp_path, monkeypatch):
     """Function that compares on the tiny model; returns the methods that it trained."""
     monkeypatch.setattr(
-        compare, "Suite", functools.partial(suite.Suite, max_completion_length=8, num_squeezing_beliefs=1)
+        compare, "Suite", functools.partial(tofu.Suite, max_completion_length=8, num_squeezing_beliefs=1)
     )
     trained, build = [], compare.build_trainer
     monkeypatch.setattr(

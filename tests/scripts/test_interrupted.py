@@ -63,10 +63,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for stream, name in ((1, "out"), (2, "err")):
     os.dup2(os.open(f"{LOG}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
 from trl_unlearn.beliefs import BeliefStore
-from trl_unlearn.evaluation import suite
+from trl_unlearn.evaluation import tofu
 from trl_unlearn.scripts import bs_s, unlearn
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
-unlearn.evaluate_models = functools.partial(suite.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
+unlearn.evaluate_models = functools.partial(tofu.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
 def fill(path, pages):
     with path.open("wb", buffering=0) as file:
         with contextlib.suppress(OSError):

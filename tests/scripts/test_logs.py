@@ -37,9 +37,9 @@ if debug:
     for one in (of_datasets, of_the_hub, of_transformers):
         one.set_verbosity_debug()
 from trl_unlearn.beliefs import BeliefStore
-from trl_unlearn.evaluation import suite
+from trl_unlearn.evaluation import tofu
 from trl_unlearn.scripts import bs_s, evaluate, suites, unlearn
-short = functools.partial(suite.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
+short = functools.partial(tofu.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
 unlearn.evaluate_models = suites.evaluate_models = short
 sample, beliefs = BeliefStore.sample, []
 def watched(store, *args, **kwargs):

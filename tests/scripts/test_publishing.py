@@ -32,9 +32,9 @@ from .conftest import QUICK
 REPO = "me/unlearned"
 RUNS = """
 import functools, json, sys
-from trl_unlearn.evaluation import suite
+from trl_unlearn.evaluation import tofu
 from trl_unlearn.scripts import bs_s, unlearn
-unlearn.evaluate_models = functools.partial(suite.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
+unlearn.evaluate_models = functools.partial(tofu.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
 codes = []
 for argv in json.loads(sys.argv[1]):
     try:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from trl_unlearn.evaluation.sequence import SequenceStage, sequence_point
+from trl_unlearn.evaluation.callbacks import sequence_point
+from trl_unlearn.evaluation.tables import SequenceStage
 from trl_unlearn.records import UnlearningRun
 from trl_unlearn.scripts import sequence
 from trl_unlearn.scripts.sequence import write_sequence

@@ -24,7 +24,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from trl_unlearn.evaluation.tofu import encode_set
+from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.results import EvaluationResult, Unmeasured
 from trl_unlearn.scripts import evaluate, suites
 from trl_unlearn.scripts.arguments import DataArguments

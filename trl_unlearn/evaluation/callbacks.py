@@ -31,8 +31,9 @@ from .._json_record import json_text
 from ..encoding import padding_token_id
 from ..generation import whole_model
 from .plots import draw, plot_squeezing
-from .squeezing_panel import SqueezingPanel, squeezing_index
-from .tofu import EncodedSet, rows_as_trained, score_set
+from .rows import EncodedSet, rows_as_trained
+from .squeezing import SqueezingPanel, squeezing_index
+from .tofu import score_set
 
 
 class CannotBeginError(ValueError):
@@ -115,6 +116,80 @@ class _MeasuringCallback(TrainerCallback):
         self._measure_at_end(state, control, is_last=control.should_training_stop)
 
 
+def curve_point(
+    model: PreTrainedModel, forget: EncodedSet, retain: EncodedSet, *, pad_token_id: int
+) -> dict[str, float]:
+    """
+    How much a model has forgotten and kept.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model in question.
+        forget, retain ([`~evaluation.rows.EncodedSet`]):
+            Row sets, of which the true answers are scored.
+        pad_token_id (`int`):
+            Token of the padding.
+
+    Returns:
+        `dict[str, float]`: Strict `extraction_strength`, `forget_probability`, `forget_logp` (mean over rows of the
+        mean log-prob of an answer, in nats per token) and `retain_probability`.
+    """
+    found = {}
+    for encoded in (forget, retain):
+        answers = EncodedSet(encoded.name, encoded.answers, encoded.closed)
+        found |= score_set(model, answers, parity="strict", pad_token_id=pad_token_id)
+    # The smallest number above 0 is e^-708: an answer that is less likely has no probability above 0 in a float.
+    logps = [math.log(max(probability, sys.float_info.min)) for probability in found["forget/probability"]]
+    return {
+        "extraction_strength": fmean(found["forget/extraction_strength"]),
+        "forget_probability": fmean(found["forget/probability"]),
+        "forget_logp": fmean(logps),
+        "retain_probability": fmean(found["retain/probability"]),
+    }
+
+
+def sequence_point(
+    model: PreTrainedModel,
+    forget: Mapping[str, EncodedSet],
+    retain: EncodedSet,
+    *,
+    pad_token_id: int,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """
+    How much a model has forgotten of each request, and what it has kept.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model in question.
+        forget (`Mapping[str, EncodedSet]`):
+            Name of a request -> its rows, of which the true answers are scored.
+        retain ([`~evaluation.rows.EncodedSet`]):
+            Retain rows.
+        pad_token_id (`int`):
+            Token of the padding.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Rows a forward pass takes.
+
+    Returns:
+        `dict[str, Any]`: `requests` and `retain_probability`, see [`SequenceStage`].
+    """
+
+    def score(encoded: EncodedSet) -> dict[str, float]:
+        answers = EncodedSet(encoded.name, encoded.answers, encoded.closed)
+        found = score_set(model, answers, parity="strict", pad_token_id=pad_token_id, batch_size=batch_size)
+        return {metric: fmean(values) for metric, values in found.items()}
+
+    requests = {}
+    for name, encoded in forget.items():
+        found = score(encoded)
+        requests[name] = {
+            "extraction_strength": found["forget/extraction_strength"],
+            "forget_probability": found["forget/probability"],
+        }
+    return {"requests": requests, "retain_probability": score(retain)["retain/probability"]}
+
+
 class ForgettingCurveCallback(_MeasuringCallback):
     """
     Follows how much is forgotten and how much is kept: strict extraction strength and mean answer probability.
@@ -124,7 +199,7 @@ class ForgettingCurveCallback(_MeasuringCallback):
     Args:
         trainer ([`~transformers.Trainer`]):
             Trainer that the callback is added to.
-        forget, retain ([`~evaluation.tofu.EncodedSet`]):
+        forget, retain ([`~evaluation.rows.EncodedSet`]):
             Row sets.
         pad_token_id (`int`):
             Token of the padding.
@@ -149,38 +224,6 @@ class ForgettingCurveCallback(_MeasuringCallback):
     def values(self, model: PreTrainedModel) -> dict[str, float]:
         """See [`curve_point`]."""
         return curve_point(model, *self.sets, pad_token_id=self.pad_token_id)
-
-
-def curve_point(
-    model: PreTrainedModel, forget: EncodedSet, retain: EncodedSet, *, pad_token_id: int
-) -> dict[str, float]:
-    """
-    How much a model has forgotten and kept.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model in question.
-        forget, retain ([`~evaluation.tofu.EncodedSet`]):
-            Row sets, of which the true answers are scored.
-        pad_token_id (`int`):
-            Token of the padding.
-
-    Returns:
-        `dict[str, float]`: Strict `extraction_strength`, `forget_probability`, `forget_logp` (mean over rows of the
-        mean log-prob of an answer, in nats per token) and `retain_probability`.
-    """
-    found = {}
-    for encoded in (forget, retain):
-        answers = EncodedSet(encoded.name, encoded.answers, encoded.closed)
-        found |= score_set(model, answers, parity="strict", pad_token_id=pad_token_id)
-    # The smallest number above 0 is e^-708: an answer that is less likely has no probability above 0 in a float.
-    logps = [math.log(max(probability, sys.float_info.min)) for probability in found["forget/probability"]]
-    return {
-        "extraction_strength": fmean(found["forget/extraction_strength"]),
-        "forget_probability": fmean(found["forget/probability"]),
-        "forget_logp": fmean(logps),
-        "retain_probability": fmean(found["retain/probability"]),
-    }
 
 
 class SqueezingPanelCallback(_MeasuringCallback):

@@ -30,10 +30,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..metrics import FADE
 from ..results import MODEL_ROLES, Measurement, Unmeasured
 from ..token_scores import continuation_row
-from .sharing import score_rows_together
-from .squeezing import sample_responses
-from .suite import free_memory
-from .tofu import EncodedSet, EvaluationRows, SuiteSetting, encode_set, strict_extraction_strengths
+from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
+from .together import free_memory, sample_responses, score_rows_together, strict_extraction_strengths
 from .uncertainty import SuiteOutcome, summarise_rows
 
 
@@ -255,7 +253,7 @@ def measure_distribution(
             `"target"`, `"unlearned"` and `"retrained"` -> function without arguments that loads the model anew: twice
             each. `None` leaves a model out: without `"retrained"` there is no FADE, without `"target"` or
             `"unlearned"` no mix.
-        rows ([`~evaluation.tofu.EvaluationRows`]):
+        rows ([`~evaluation.rows.EvaluationRows`]):
             Row sets, of which `forget` and `retain` are used; without `retain` there is no mix.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer of all models.

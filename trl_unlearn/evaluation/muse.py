@@ -26,8 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import encode_row, padding_token_id
 from ..generation import eos_token_ids
 from ..metrics import MembershipAUC, MinKAttack, PrivLeak, RougeF1, relative_leak, separation
-from .sharing import generate_together, score_rows_together
-from .suite import free_memory
+from .together import free_memory, generate_together, score_rows_together
 from .uncertainty import SuiteOutcome, bootstrap, row_counts, summarise, summarise_rows, where_measured
 
 

@@ -26,15 +26,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..results import METRIC_GROUPS, METRICS, MODEL_ROLES, EvaluationResult
+from .robustness import LEAK_ATTEMPTS, RELEARNING_STEPS
 
 
 logger = logging.getLogger(__name__)
-
 DPI = 100
 WIDTH = 8.0
-
 # Okabe and Ito's colours, and a shape or a dash of its own for each, so that nothing hangs on colour alone.
 ROLE_STYLES = {"target": ("#D55E00", "s"), "unlearned": ("#0072B2", "o"), "retrained": ("#009E73", "D")}
+_BAR_WIDTH = 0.26
+# So that bars can be told apart without their colours.
+_HATCHES = {"target": "//", "unlearned": "", "retrained": ".."}
 TRAINING_STYLES = {
     "forget/logps": ("forget rows", "#D55E00", "-"),
     "beliefs/logps": ("beliefs", "#0072B2", "--"),
@@ -169,6 +171,97 @@ def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:
     ]
     roles = [role for role in ROLE_STYLES if result.models[role] is not None]
     figure.legend(handles, roles, loc="outside lower center", ncols=3, frameon=False)
+    save_figure(figure, path)
+
+
+def _figure(result: EvaluationResult, names: list[str]) -> tuple[Figure, Axes]:
+    if not any(result.get(role, name) for role in ROLE_STYLES for name in names):
+        raise ValueError(f"`result` holds none of {names}: run the suite `robustness` first.")
+    figure = Figure(figsize=(WIDTH, 4.4), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.set_ylim(0, 1.03)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
+    """
+    Draws how fast the rest of the forget set comes back when a share of it is learned again, with standard errors.
+
+    Args:
+        result ([`EvaluationResult`]):
+            What to draw. Models that were not attacked are left out.
+        path (`str` or `os.PathLike`):
+            The PNG file to write.
+
+    Raises:
+        `ValueError`: if no model was attacked in this way.
+    """
+    names = [f"robustness/relearned_{step}_steps" for step in RELEARNING_STEPS]
+    figure, axes = _figure(result, names)
+    for role, (colour, marker) in ROLE_STYLES.items():
+        curve = [result.get(role, name) for name in names]
+        if None in curve:
+            continue
+        axes.errorbar(
+            # Steps double from point to point, and 0 has its place in front.
+            range(len(curve)),
+            [point.value for point in curve],
+            yerr=[point.stderr or 0.0 for point in curve],
+            fmt=f"-{marker}",
+            color=colour,
+            markersize=7,
+            markerfacecolor="none" if role == "retrained" else colour,
+            markeredgewidth=1.8,
+            linewidth=2,
+            capsize=3,
+            clip_on=False,
+            label=role,
+        )
+    axes.set_xticks(range(len(names)), [str(step) for step in RELEARNING_STEPS])
+    axes.set_xlabel("optimiser steps on a fifth of the forget set")
+    axes.set_ylabel("extraction strength of the other rows (strict)")
+    axes.set_title("Relearning: does a share of the forget set bring back the rest?", loc="left", fontsize=13)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    save_figure(figure, path)
+
+
+def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
+    """
+    Draws how much of an answer the best of k samples says, with standard errors.
+
+    Args:
+        result ([`EvaluationResult`]):
+            What to draw. Models that were not sampled are left out.
+        path (`str` or `os.PathLike`):
+            The PNG file to write.
+
+    Raises:
+        `ValueError`: if no model was sampled.
+    """
+    names = [f"robustness/leak_at_{k}" for k in LEAK_ATTEMPTS]
+    figure, axes = _figure(result, names)
+    roles = [role for role in ROLE_STYLES if result.get(role, names[0])]
+    for i, role in enumerate(roles):
+        bars = [result.get(role, name) for name in names]
+        offset = (i - (len(roles) - 1) / 2) * _BAR_WIDTH
+        axes.bar(
+            [x + offset for x in range(len(bars))],
+            [bar.value for bar in bars],
+            _BAR_WIDTH,
+            yerr=[bar.stderr or 0.0 for bar in bars],
+            capsize=3,
+            color=ROLE_STYLES[role][0],
+            edgecolor="white",
+            hatch=_HATCHES[role],
+            label=role,
+        )
+    axes.set_xticks(range(len(names)), [f"best of {k}" if k > 1 else "one sample" for k in LEAK_ATTEMPTS])
+    axes.set_ylabel("ROUGE-L recall of the answer")
+    axes.set_title("leak@k: what sampling again and again brings out", loc="left", fontsize=13)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     save_figure(figure, path)
 
 

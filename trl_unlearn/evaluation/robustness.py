@@ -37,10 +37,8 @@ from ..metrics import LeakAtK, RougeRecall
 from ..results import MODEL_ROLES
 from ..row_forms import prompt_and_answer, template_columns
 from ..token_scores import pad_rows, score_batch
-from .sharing import generate_together
-from .squeezing import sample_responses
-from .suite import free_memory
-from .tofu import EncodedSet, EvaluationRows, SuiteSetting, encode_set, strict_extraction_strengths
+from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
+from .together import free_memory, generate_together, sample_responses, strict_extraction_strengths
 from .uncertainty import SuiteOutcome, summarise_rows, where_measured
 
 
@@ -407,7 +405,7 @@ def measure_robustness(
         models (`Mapping[str, Callable]`):
             `"target"`, `"unlearned"` and `"retrained"` -> function without arguments that loads the model anew: four
             times each. `None` leaves a model out; without `"retrained"` there is no `relearning_area`.
-        rows ([`~evaluation.tofu.EvaluationRows`]):
+        rows ([`~evaluation.rows.EvaluationRows`]):
             Row sets, of which the forget set is used.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer of all models.

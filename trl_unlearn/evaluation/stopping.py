@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
 from .callbacks import CannotBeginError, ForgettingCurveCallback
-from .tofu import EncodedSet
+from .rows import EncodedSet
 
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class UnlearnUntil(ForgettingCurveCallback):
     Args:
         trainer ([`~transformers.Trainer`]):
             Trainer that the callback is added to.
-        forget, retain ([`~evaluation.tofu.EncodedSet`]):
+        forget, retain ([`~evaluation.rows.EncodedSet`]):
             Row sets.
         pad_token_id (`int`):
             Token of the padding.

@@ -12,302 +12,86 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""TOFU's metrics of one model: what is scored, what is generated, and the values of each row."""
+"""The TOFU suite: target, unlearned and retrained model side by side."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
-from datasets import Dataset
+import numpy as np
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import closing_token_id, encode_dataset, encode_row, padding_token_id, warn_of_other_prompt
-from ..generation import Completion, eos_token_ids
+from ..generation import Completion
 from ..metrics import (
     ExactMemorization,
     ExtractionStrength,
+    FluencyStandin,
+    ForgetQuality,
     NormalizedProbability,
     Probability,
     RougeRecall,
+    Squeezing,
     TruthRatio,
+    harmonic_mean,
+    memorization_score,
 )
-from ..row_forms import answer_text, has_answer, with_answer, with_template_kwargs
-from ..token_scores import RowScore
-from .sharing import generate_together, score_rows_together
-from .uncertainty import where_measured
+from ..results import MODEL_ROLES, PARITIES, EvaluationResult
+from ..token_scores import continuation_row
+from .judge_models import FluencyClassifier
+from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
+from .squeezing import belief_logps, freeze_beliefs
+from .together import answer_matches, free_memory, generate_answers, score_rows_together
+from .uncertainty import SuiteOutcome, bootstrap_indices, drawn_means, row_counts, summarise, where_measured
+
+
+FLUENCY_LENGTH = 32
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
+UTILITY_METRICS = ("probability", "rougeL_recall", "truth_ratio")
+UTILITY_SETS = ("retain", "real_authors", "world_facts")
+# Terms of other metrics: in `per_row`, but no line of the table.
+_TERMS = ("forget/log_ratio", "real_authors/", "world_facts/")
+Number = TypeVar("Number", float, np.ndarray)
 
 
 @dataclass
-class EvaluationRows:
+class EvaluationOutcome:
     """
-    The rows to evaluate on, of any of the four dataset forms.
-
-    Rows may carry `paraphrased_answer` (`str`) and `perturbed_answer` (`list[str]`, wrong answers of the same form).
-    What cannot be computed without them, or without a set, is left out of the result.
+    What an evaluation measured, and the numbers behind the means.
 
     Args:
-        forget ([`~datasets.Dataset`] or `list[dict]`):
-            What was to be forgotten.
-        retain ([`~datasets.Dataset`] or `list[dict]`, *optional*):
-            What was to be kept.
-        real_authors, world_facts ([`~datasets.Dataset`] or `list[dict]`, *optional*):
-            General knowledge, for model utility.
-        holdout ([`~datasets.Dataset`] or `list[dict]`, *optional*):
-            Rows like those of the forget set that no model was trained on, for membership attacks.
+        result ([`EvaluationResult`]):
+            The record that is written to `eval_results.json`.
+        per_row (`dict[str, dict[str, list[float]]]`):
+            Model -> metric -> value of each row, NaN where scores are not finite. Besides the metrics of the result:
+            `forget/log_ratio` (log R, in nats) and the terms of model utility on real authors and world facts.
     """
 
-    forget: Dataset | list[dict[str, Any]]
-    retain: Dataset | list[dict[str, Any]] | None = None
-    real_authors: Dataset | list[dict[str, Any]] | None = None
-    world_facts: Dataset | list[dict[str, Any]] | None = None
-    holdout: Dataset | list[dict[str, Any]] | None = None
+    result: EvaluationResult
+    per_row: dict[str, dict[str, list[float]]]
 
 
 @dataclass(kw_only=True)
-class SuiteSetting:
+class _Setting(SuiteSetting):
+    """What is the same for every model of an evaluation."""
+
+    sets: dict[str, EncodedSet]
+    parity: str
+    max_completion_length: int
+    num_squeezing_beliefs: int
+
+
+def library_versions() -> dict[str, str]:
     """
-    What is the same for every model that a suite measures.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of all models.
-        batch_size (`int`, *optional*):
-            Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
-        seed (`int`):
-            Seed of what is drawn.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    batch_size: int | None
-    seed: int
-
-    @property
-    def pad_token_id(self) -> int:
-        """`int`: Token of the padding."""
-        return padding_token_id(self.tokenizer)
-
-    @property
-    def score_batch_size(self) -> int:
-        """`int`: Rows a forward pass takes."""
-        return self.batch_size or 32
-
-
-@dataclass
-class EncodedSet:
-    """
-    One row set, encoded once for all models.
-
-    Args:
-        name (`str`):
-            `"forget"`, `"retain"`, `"real_authors"`, `"world_facts"` or `"holdout"`.
-        answers (`list[dict]`):
-            Encoded rows with the true answer.
-        closed (`list[bool]`):
-            Whether the last label of a row is an end-of-turn token.
-        texts (`list[str]`, *optional*):
-            Text of the answers; `None` for raw text and tokenised rows, which have no answer to generate.
-        paraphrases (`list[dict]`, *optional*):
-            Encoded rows with the paraphrased answer.
-        wrong (`list[list[dict]]`, *optional*):
-            Encoded rows with each wrong answer.
-    """
-
-    name: str
-    answers: list[dict[str, Any]]
-    closed: list[bool]
-    texts: list[str] | None = None
-    paraphrases: list[dict[str, Any]] | None = None
-    wrong: list[list[dict[str, Any]]] | None = None
-
-
-def _column(rows: list[dict[str, Any]], column: str, name: str) -> list[Any] | None:
-    missing = [index for index, row in enumerate(rows) if not row.get(column)]
-    if len(missing) == len(rows):
-        return None
-    if missing:
-        raise ValueError(
-            f"Row {missing[0]} of the {name} set has no `{column}`, but other rows have one ({len(missing)} of "
-            f"{len(rows)} lack it). Give every row one, or remove the column."
-        )
-    return [row[column] for row in rows]
-
-
-def _refuse_types(column: str, values: list[Any], expected: type, name: str) -> None:
-    wrong = next((type(value).__name__ for value in values if not isinstance(value, expected)), None)
-    if wrong is not None:
-        raise ValueError(
-            f"The {name} set has `{column}` with a value of type `{wrong}`, expected `{expected.__name__}`: "
-            "`paraphrased_answer` is a string, `perturbed_answer` a list of strings. Convert the column."
-        )
-
-
-def rows_as_trained(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any, *, name: str) -> Dataset:
-    """
-    Rows of an evaluation with what a run made of its own: whoever encodes them gets the tokens of the training.
-
-    Args:
-        rows ([`~datasets.Dataset`]):
-            Rows of one of the four forms.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the models.
-        args ([`BootstrapUnlearnConfig`] or [`~trl_unlearn.scripts.suites.SuiteArguments`]):
-            Where `chat_template_kwargs`, `prompt_length` and `dataset_text_field` are. `None` is the default.
-        name (`str`):
-            What the rows are, for messages.
+    What an evaluation ran on.
 
     Returns:
-        [`~datasets.Dataset`]: The rows with `chat_template_kwargs`. Those of a set without answers (raw text,
-        tokenised rows) are encoded, whole.
-
-    Raises:
-        `ValueError`: If a row cannot be encoded.
+        `dict[str, str]`: Library -> version.
     """
-    rows = with_template_kwargs(rows, args.chat_template_kwargs)
-    if all(map(has_answer, rows)):
-        return rows
-    given = {"prompt_length": args.prompt_length, "text_field": args.dataset_text_field}
-    given = {option: value for option, value in given.items() if value is not None}
-    return encode_dataset(rows, tokenizer, name=name, **given)
-
-
-def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, *, name: str) -> EncodedSet:
-    """
-    Encode a row set with its paraphrased and wrong answers.
-
-    Args:
-        rows (`Iterable[Mapping[str, Any]]`):
-            Rows of one of the four forms.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the models.
-        name (`str`):
-            What the rows are, for messages and metric names.
-
-    Returns:
-        [`EncodedSet`]: The encoded rows.
-
-    Raises:
-        `ValueError`: If the set is empty, a row cannot be encoded, or only some rows have paraphrased or wrong
-        answers;
-            names the row by index.
-    """
-    rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
-    if not rows:
-        raise ValueError(f"The {name} set is empty. Give at least one row; check the split and the config name.")
-
-    def encode(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return encode_row(row, tokenizer)
-        except ValueError as error:
-            raise ValueError(f"Row {index} of the {name} set {error}") from None
-
-    answers = [encode(index, row) for index, row in enumerate(rows)]
-    warn_of_other_prompt(rows[0], tokenizer, name)
-    closed = [closing_token_id(row, tokenizer) is not None for row in answers]
-    encoded = EncodedSet(name=name, answers=answers, closed=closed)
-    if not all(map(has_answer, rows)):
-        return encoded
-    encoded.texts = [answer_text(row) for row in rows]
-    paraphrases, wrong = _column(rows, "paraphrased_answer", name), _column(rows, "perturbed_answer", name)
-    _refuse_types("paraphrased_answer", paraphrases or [], str, name)
-    # A string is a sequence of strings, too: each of its characters would be a wrong answer.
-    _refuse_types("perturbed_answer", wrong or [], list, name)
-    for texts in wrong or []:
-        _refuse_types("perturbed_answer", texts, str, name)
-    if paraphrases is not None:
-        encoded.paraphrases = [
-            encode(index, with_answer(row, text))
-            for index, (row, text) in enumerate(zip(rows, paraphrases, strict=True))
-        ]
-    if wrong is not None:
-        encoded.wrong = [
-            [encode(index, with_answer(row, text)) for text in texts]
-            for index, (row, texts) in enumerate(zip(rows, wrong, strict=True))
-        ]
-    return encoded
-
-
-def generate_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: EncodedSet,
-    *,
-    pad_token_id: int,
-    max_new_tokens: int,
-    batch_size: int | None = None,
-) -> list[Completion]:
-    """
-    Greedy answers of a model to the prompts of a set.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model in question.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        encoded ([`EncodedSet`]):
-            Row set.
-        pad_token_id (`int`):
-            Token of the padding.
-        max_new_tokens (`int`):
-            Longest answer, in tokens.
-        batch_size (`int`, *optional*):
-            Rows a `generate` call takes. `None` chooses.
-
-    Returns:
-        `list[Completion]`: One answer a row.
-    """
-    return generate_together(
-        model,
-        [list(row["input_ids"][: row["prompt_length"]]) for row in encoded.answers],
-        pad_token_id=pad_token_id,
-        eos_token_ids=eos_token_ids(model, tokenizer, encoded.answers),
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        desc=f"Answering the {encoded.name} set",
-    )
-
-
-def strict_extraction_strengths(
-    model: nn.Module,
-    encoded: EncodedSet,
-    *,
-    pad_token_id: int,
-    batch_size: int = 32,
-    desc: str | None = None,
-    chosen: Sequence[int] | None = None,
-) -> list[float]:
-    """
-    Strict extraction strength of each row, the end-of-turn token left out.
-
-    Args:
-        model (`torch.nn.Module`):
-            Model in question.
-        encoded ([`EncodedSet`]):
-            Row set.
-        pad_token_id (`int`):
-            Token of the padding.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Rows a forward pass takes.
-        desc (`str`, *optional*):
-            Label of the progress bar. `None` shows none.
-        chosen (`Sequence[int]`, *optional*):
-            Indices of the rows that count. `None`: all.
-
-    Returns:
-        `list[float]`: In [0, 1], see [`~metrics.ExtractionStrength`]; NaN where scores are not finite.
-    """
-    chosen = range(len(encoded.answers)) if chosen is None else chosen
-    scores = score_rows_together(
-        model, [encoded.answers[i] for i in chosen], pad_token_id=pad_token_id, batch_size=batch_size, desc=desc
-    )
-    is_top1 = _answer_matches(scores, [encoded.closed[i] for i in chosen])
-    return where_measured(ExtractionStrength().compute(is_top1=is_top1, parity="strict")["per_row"], scores)
-
-
-def _answer_matches(scores: Sequence[RowScore], closed: Sequence[bool]) -> list[list[bool]]:
-    """Whether each token of each answer is the most likely one, the end-of-turn token left out."""
-    return [score.is_top1[:-1] if ends else score.is_top1 for score, ends in zip(scores, closed, strict=True)]
+    return {"python": platform.python_version(), **{library: version(library) for library in _LIBRARIES}}
 
 
 def score_set(
@@ -345,7 +129,7 @@ def score_set(
 
     values = {f"{name}/probability": Probability().compute(logps=logps)["per_row"]}
     if name == "forget":
-        is_top1 = _answer_matches(answers, encoded.closed)
+        is_top1 = answer_matches(answers, encoded.closed)
         memorized = ExactMemorization().compute(is_top1=is_top1)["per_row"]
         strengths = ExtractionStrength().compute(is_top1=is_top1, parity=parity)["per_row"]
         values["forget/exact_memorization"] = where_measured(memorized, answers)
@@ -392,3 +176,367 @@ def rouge_values(
     texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]
     recall = RougeRecall().compute(predictions=texts, references=encoded.texts)
     return {f"{encoded.name}/rougeL_recall": where_measured(recall["per_row"], answers)}
+
+
+def _text_ids(answer: Completion) -> list[int]:
+    return answer.ids[: -1 if answer.ended else None][:FLUENCY_LENGTH]
+
+
+def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, list[float]], list[Completion]]:
+    """Values of each row of every set, and the greedy answers to the forget set (none for rows without an answer)."""
+    values, forget_answers = {}, []
+    for name, encoded in setting.sets.items():
+        values |= score_set(
+            model,
+            encoded,
+            parity=setting.parity,
+            pad_token_id=setting.pad_token_id,
+            batch_size=setting.score_batch_size,
+        )
+        if encoded.texts is None:
+            continue
+        answers = generate_answers(
+            model,
+            setting.tokenizer,
+            encoded,
+            pad_token_id=setting.pad_token_id,
+            max_new_tokens=setting.max_completion_length,
+            batch_size=setting.batch_size,
+        )
+        values |= rouge_values(answers, encoded, setting.tokenizer)
+        if name == "forget":
+            forget_answers = answers
+    return values, forget_answers
+
+
+def _answer_logps(
+    judge: PreTrainedModel, role: str, answers: list[Completion], setting: _Setting
+) -> list[list[float]]:
+    """Log-probs of the tokens of a model's answers to the forget set under the target, their ends included."""
+    prompts = [row["input_ids"][: row["prompt_length"]] for row in setting.sets["forget"].answers]
+    texts = [_text_ids(answer) for answer in answers]
+    # A text that was cut has no end to judge.
+    ends = [
+        answer.ids[-1:] if answer.ended and len(answer.ids) == len(text) + 1 else []
+        for answer, text in zip(answers, texts, strict=True)
+    ]
+    rows = [
+        continuation_row(prompt, text + end) for prompt, text, end in zip(prompts, texts, ends, strict=True) if text
+    ]
+    scores = iter(
+        score_rows_together(
+            judge,
+            rows,
+            pad_token_id=setting.pad_token_id,
+            batch_size=setting.score_batch_size,
+            desc=f"Judging the fluency of {role}",
+        )
+    )
+    return [next(scores).logps if text else [] for text in texts]
+
+
+@dataclass
+class _Target:
+    """What every other model is measured against."""
+
+    beliefs: list[list[dict[str, list[int]]]]
+    belief_logps: list[list[float]]
+    answer_logps: list[list[float]]
+
+
+def _with_squeezing(
+    model: PreTrainedModel, setting: _Setting, beliefs: list[list[dict[str, list[int]]]], before: list[list[float]]
+) -> tuple[dict[str, list[float]], list[Completion], list[list[float]]]:
+    """Values of each row, the answers to the forget set, and the log-probs of the frozen beliefs."""
+    values, answers = _run_model(model, setting)
+    if not any(beliefs):
+        return values, answers, []
+    now = belief_logps(model, beliefs, pad_token_id=setting.pad_token_id, batch_size=setting.score_batch_size)
+    values["forget/squeezing"] = Squeezing().compute(now=now, before=before or now)["per_row"]
+    return values, answers, now
+
+
+def _check(
+    models: Mapping[str, Callable[[], PreTrainedModel] | None], parity: str, num_squeezing_beliefs: int
+) -> None:
+    if parity not in PARITIES:
+        raise ValueError(f"`parity` is {parity!r}. Choose one of {list(PARITIES)}.")
+    unknown = sorted(set(models) - set(MODEL_ROLES))
+    if unknown:
+        raise ValueError(
+            f"`models` has the keys {unknown}. Expected some of {list(MODEL_ROLES)}: rename or remove them."
+        )
+    if models.get("target") is None:
+        raise ValueError(
+            f"`models` has no `target` (keys: {sorted(models)}). Give the model before unlearning: squeezing and "
+            "fluency are measured against it."
+        )
+    if num_squeezing_beliefs < 1:
+        raise ValueError(f"`num_squeezing_beliefs` is {num_squeezing_beliefs}. Give at least 1 sample a forget row.")
+
+
+class Suite:
+    """
+    The TOFU suite with a target and a retrained model that are measured once, for any number of unlearned ones.
+
+    What a row set has no columns for is left out of the result: paraphrase probability needs `paraphrased_answer`,
+    truth ratios, forget quality and Mem `perturbed_answer` too, model utility and Util `real_authors` and
+    `world_facts`, generated answers a prompt. Fluency, which Util uses, is `utility/fluency` with a classifier, and
+    [`~metrics.FluencyStandin`] (`utility/fluency_standin`) without.
+
+    Args:
+        models (`Mapping[str, Callable]`):
+            `"target"` (required) and `"retrained"` -> function without arguments that loads the model. They are loaded
+            one after another and dropped after use; the target again where fluency is judged. `None` leaves a model
+            out.
+        rows ([`~evaluation.rows.EvaluationRows`]):
+            Row sets.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of all models.
+        parity (`str`, *optional*, defaults to `"open-unlearning"`):
+            `"open-unlearning"` for numbers to put beside published ones, or `"strict"`.
+        batch_size (`int`, *optional*):
+            Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
+        max_completion_length (`int`, *optional*, defaults to `200`):
+            Longest generated answer or belief, in tokens.
+        num_squeezing_beliefs (`int`, *optional*, defaults to `4`):
+            Samples of the target a forget row for `forget/squeezing`.
+        fluency_classifier ([`~evaluation.judge_models.FluencyClassifier`], *optional*):
+            Who judges the fluency; see [`~evaluation.judge_models.load_fluency_classifier`].
+        seed (`int`, *optional*, defaults to `42`):
+            Seed of these samples, and of the bootstrap.
+
+    Raises:
+        `ValueError`: If `target` is missing, a name or option is unknown, or a row cannot be encoded.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Callable[[], PreTrainedModel] | None],
+        rows: EvaluationRows,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        parity: str = "open-unlearning",
+        batch_size: int | None = None,
+        max_completion_length: int = 200,
+        num_squeezing_beliefs: int = 4,
+        fluency_classifier: FluencyClassifier | None = None,
+        seed: int = 42,
+    ):
+        _check(models, parity, num_squeezing_beliefs)
+        given = {name: getattr(rows, name) for name in ("forget", "retain", "real_authors", "world_facts")}
+        self.setting = _Setting(
+            tokenizer=tokenizer,
+            sets={name: encode_set(found, tokenizer, name=name) for name, found in given.items() if found is not None},
+            parity=parity,
+            batch_size=batch_size,
+            max_completion_length=max_completion_length,
+            num_squeezing_beliefs=num_squeezing_beliefs,
+            seed=seed,
+        )
+        self._load_target = models["target"]
+        self._classifier = fluency_classifier
+        self._per_row: dict[str, dict[str, list[float]]] = {}
+        self._measure_target()
+        if models.get("retrained") is not None:
+            self._per_row["retrained"] = self._measure("retrained", models["retrained"])
+
+    def _measure_target(self) -> None:
+        setting = self.setting
+        model = self._load_target()
+        self._dtype, self._device = str(model.dtype).removeprefix("torch."), model.device.type
+        beliefs = freeze_beliefs(
+            model,
+            setting.tokenizer,
+            setting.sets["forget"].answers,
+            num_beliefs=setting.num_squeezing_beliefs,
+            max_new_tokens=setting.max_completion_length,
+            pad_token_id=setting.pad_token_id,
+            seed=setting.seed,
+            batch_size=setting.batch_size,
+        )
+        values, answers, logps = _with_squeezing(model, setting, beliefs, [])
+        judged = answers and self._classifier is None
+        own = _answer_logps(model, "target", answers, setting) if judged else []
+        lengths = [len(_text_ids(answer)) for answer in answers]
+        self._target = _Target(beliefs, logps, [row[:length] for row, length in zip(own, lengths, strict=False)])
+        del model
+        free_memory()
+        self._per_row["target"] = values | self._fluency("target", answers, own)
+
+    def _measure(self, role: str, load: Callable[[], PreTrainedModel]) -> dict[str, list[float]]:
+        model = load()
+        values, answers, _ = _with_squeezing(model, self.setting, self._target.beliefs, self._target.belief_logps)
+        del model
+        free_memory()
+        logps = []
+        if answers and self._classifier is None:
+            # Loaded again rather than kept: only one model has to fit in memory.
+            logps = _answer_logps(self._load_target(), role, answers, self.setting)
+            free_memory()
+        return values | self._fluency(role, answers, logps)
+
+    def _fluency(self, role: str, answers: list[Completion], logps: list[list[float]]) -> dict[str, list[float]]:
+        """Fluency of a model's answers to the forget set, of which there may be none."""
+        ids, tokenizer = [_text_ids(answer) for answer in answers], self.setting.tokenizer
+        if not answers:
+            return {}
+        if self._classifier is not None:
+            texts = [tokenizer.decode(text, skip_special_tokens=True) for text in ids]
+            desc = f"Judging the fluency of {role}"
+            found = self._classifier.probabilities(texts, batch_size=self.setting.score_batch_size, desc=desc)
+            return {"utility/fluency": where_measured(found, answers)}
+        standin = FluencyStandin().compute(
+            ids=ids, logps=logps, own_logps=self._target.answer_logps, vocab_size=len(tokenizer)
+        )
+        return {"utility/fluency_standin": where_measured(standin["per_row"], answers)}
+
+    def evaluate(self, unlearned: Callable[[], PreTrainedModel] | None = None) -> EvaluationOutcome:
+        """
+        Results of an unlearned model beside the others'.
+
+        Args:
+            unlearned (`Callable`, *optional*):
+                Function without arguments that loads the model. `None` leaves it out.
+
+        Returns:
+            [`EvaluationOutcome`]: The result, with number of rows and standard error of each number and paired
+            differences, and the values of each row.
+        """
+        per_row = dict(self._per_row)
+        if unlearned is not None:
+            per_row["unlearned"] = self._measure("unlearned", unlearned)
+        per_row = {role: per_row[role] for role in MODEL_ROLES if role in per_row}
+        setting = self.setting
+        protocol = {
+            "parity": setting.parity,
+            "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
+            "max_completion_length": setting.max_completion_length,
+            "num_squeezing_beliefs": setting.num_squeezing_beliefs,
+            "fluency_source": "standin" if self._classifier is None else self._classifier.name,
+            "seed": setting.seed,
+            "dtype": self._dtype,
+        }
+        summary = summarise_tofu(per_row, seed=setting.seed)
+        result = EvaluationResult(
+            parity=setting.parity,
+            suites=["tofu"],
+            models=summary.models,
+            differences=summary.differences,
+            not_measured=summary.not_measured,
+            protocol=protocol,
+            environment=library_versions() | {"device": self._device},
+        )
+        return EvaluationOutcome(result=result, per_row=per_row)
+
+
+def evaluate_models(
+    models: Mapping[str, Callable[[], PreTrainedModel] | None],
+    rows: EvaluationRows,
+    tokenizer: PreTrainedTokenizerBase,
+    **options: Any,
+) -> EvaluationOutcome:
+    """
+    Run the TOFU suite once, on a target, an unlearned and a retrained model.
+
+    Args:
+        models (`Mapping[str, Callable]`):
+            `"target"` (required), `"unlearned"` and `"retrained"` -> function without arguments that loads the model.
+        rows, tokenizer, options:
+            See [`Suite`].
+
+    Returns:
+        [`EvaluationOutcome`]: See [`Suite.evaluate`].
+
+    Raises:
+        `ValueError`: See [`Suite`].
+    """
+    suite = Suite(models, rows, tokenizer, **options)
+    return suite.evaluate(models.get("unlearned"))
+
+
+def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:
+    """
+    Model utility, Mem, Util and Agg, as far as their terms were measured.
+
+    Args:
+        means (`Mapping[str, float or numpy.ndarray]`):
+            Metric name -> mean over rows, or its value on each set of drawn rows.
+
+    Returns:
+        `dict[str, float or numpy.ndarray]`: Those of `utility/model_utility`, `aggregate/memorization`,
+        `aggregate/utility` and `aggregate/agg` whose every term is there. Util is made of `utility/fluency`, or of
+        `utility/fluency_standin` without it.
+    """
+    known = dict(means)
+
+    def add(name: str, terms: list[str]) -> None:
+        if all(term in known for term in terms):
+            known[name] = harmonic_mean([known[term] for term in terms])
+
+    add("utility/model_utility", [f"{name}/{metric}" for name in UTILITY_SETS for metric in UTILITY_METRICS])
+    remembered = ("extraction_strength", "exact_memorization", "paraphrase_probability", "truth_ratio_knowledge")
+    if all(f"forget/{term}" in means for term in remembered):
+        known["aggregate/memorization"] = memorization_score(**{term: means[f"forget/{term}"] for term in remembered})
+    fluency = "utility/fluency" if "utility/fluency" in means else "utility/fluency_standin"
+    add("aggregate/utility", ["utility/model_utility", fluency])
+    add("aggregate/agg", ["aggregate/memorization", "aggregate/utility"])
+    return {name: value for name, value in known.items() if name not in means}
+
+
+def _drawn_quality(ratios: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
+    """Forget quality on each set of drawn rows, from log R of each row under both models: `[2, rows]`."""
+    rows = ratios.shape[1]
+    if rows < 2:
+        return {}
+    both = np.concatenate(ratios[:, bootstrap_indices(rows, seed=seed)], axis=1)
+    order = both.argsort(1)
+    climb = np.where(order < rows, 1, -1).cumsum(1)
+    ordered = np.take_along_axis(both, order, 1)
+    # The distribution functions are compared where both have passed all of several equal values.
+    passed = np.pad(ordered[:, 1:] != ordered[:, :-1], ((0, 0), (0, 1)), constant_values=True)
+    distances, which = np.unique(np.abs(climb * passed).max(1), return_inverse=True)
+    # Samples of one size: all that the test says follows from the distance, which has few values.
+    ranks = np.arange(float(rows))
+    found = [
+        ForgetQuality().compute(unlearned=ranks.tolist(), retrained=(ranks + distance).tolist())
+        for distance in distances
+    ]
+    return {f"forget_quality/{name}": np.array([one[name] for one in found])[which] for name in found[0]}
+
+
+def summarise_tofu(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed: int) -> SuiteOutcome:
+    """
+    Means, aggregates and forget quality against the retrained model, with standard errors and paired differences.
+
+    All are computed anew on the same 1000 draws of the rows of each set, so that the error of an aggregate knows that
+    its terms move together, and a difference that two models were measured on the same rows.
+
+    Args:
+        per_row (`Mapping[str, Mapping[str, Sequence[float]]]`):
+            Role -> metric name -> value of each row of its set.
+        seed (`int`):
+            Seed of the bootstrap.
+
+    Returns:
+        [`~evaluation.uncertainty.SuiteOutcome`]: An aggregate has no number of rows: its terms have their own.
+    """
+    counts, missing = row_counts(per_row)
+    reference = per_row.get("retrained", {}).get("forget/log_ratio")
+    values: dict[str, dict[str, float]] = {}
+    draws: dict[str, dict[str, np.ndarray]] = {}
+    for role, found in per_row.items():
+        means = {name: float(np.mean(row)) for name, row in found.items()}
+        drawn = {name: drawn_means(row, seed=seed) for name, row in found.items()}
+        values[role] = means | {name: float(value) for name, value in aggregate_values(means).items()}
+        draws[role] = drawn | aggregate_values(drawn)
+        if reference is not None:
+            ratios = np.array([found["forget/log_ratio"], reference])
+            quality = ForgetQuality().compute(unlearned=ratios[0].tolist(), retrained=ratios[1].tolist())
+            quality = {f"forget_quality/{name}": value for name, value in quality.items()}
+            values[role] |= quality
+            counts[role] |= dict.fromkeys(quality, len(reference))
+            draws[role] |= _drawn_quality(ratios, seed=seed)
+    names = dict.fromkeys(name for found in values.values() for name in found if not name.startswith(_TERMS))
+    values = {role: {name: found[name] for name in names if name in found} for role, found in values.items()}
+    return summarise(values, draws, counts, missing)

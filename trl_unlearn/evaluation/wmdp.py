@@ -31,7 +31,7 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..results import MODEL_ROLES
-from .suite import free_memory
+from .together import free_memory
 from .uncertainty import SuiteOutcome, summarise_rows
 
 

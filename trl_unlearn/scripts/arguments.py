@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from trl import ModelConfig, TrlParser
 
-from ..evaluation.fluency import FLUENCY_CLASSIFIER
+from ..evaluation.judge_models import FLUENCY_CLASSIFIER
 from ..evaluation.stopping import STOP_METRICS
 from ..results import PARITIES
 

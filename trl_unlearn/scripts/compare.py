@@ -44,7 +44,10 @@ from tqdm.auto import tqdm
 
 from .._json_record import json_text
 from ..evaluation.callbacks import CannotBeginError, ForgettingCurveCallback, SqueezingPanelCallback, curve_point
-from ..evaluation.comparison import (
+from ..evaluation.judge_models import load_fluency_classifier
+from ..evaluation.plots import attempted, draw, plot_curves, plot_squeezing_comparison
+from ..evaluation.squeezing import squeezing_index
+from ..evaluation.tables import (
     ComparedRun,
     comparison_dict,
     comparison_markdown,
@@ -52,10 +55,7 @@ from ..evaluation.comparison import (
     goal_of,
     print_comparison,
 )
-from ..evaluation.fluency import load_fluency_classifier
-from ..evaluation.plots import attempted, draw, plot_curves, plot_squeezing_comparison
-from ..evaluation.squeezing_panel import squeezing_index
-from ..evaluation.suite import Suite
+from ..evaluation.tofu import Suite
 from ..records import settings_digest
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir

@@ -24,7 +24,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..data.corpora import is_corpus, load_corpus
 from ..data.files import load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
-from ..evaluation.tofu import EvaluationRows, encode_set, rows_as_trained
+from ..evaluation.rows import EvaluationRows, encode_set, rows_as_trained
 from .arguments import DataArguments
 
 
@@ -124,10 +124,10 @@ def load_evaluation_rows(
         config ([`~transformers.PretrainedConfig`]):
             Config of the target model.
         trained:
-            Arguments of the training, or of the suites: `args` of [`~trl_unlearn.evaluation.tofu.rows_as_trained`].
+            Arguments of the training, or of the suites: `args` of [`~trl_unlearn.evaluation.rows.rows_as_trained`].
 
     Returns:
-        [`~trl_unlearn.evaluation.tofu.EvaluationRows`]: At most `max_eval_rows` of each set, spread evenly.
+        [`~trl_unlearn.evaluation.rows.EvaluationRows`]: At most `max_eval_rows` of each set, spread evenly.
 
     Raises:
         `ValueError`: If a row cannot be encoded, or read by the model: now, not after the training.

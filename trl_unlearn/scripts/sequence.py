@@ -44,11 +44,10 @@ from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .._json_record import json_text
-from ..evaluation.callbacks import CannotBeginError
-from ..evaluation.comparison import comparison_markdown
+from ..evaluation.callbacks import CannotBeginError, sequence_point
 from ..evaluation.plots import attempted, draw, plot_sequence
-from ..evaluation.sequence import SequenceStage, print_sequence, sequence_dict, sequence_point, sequence_rows
-from ..evaluation.tofu import EncodedSet, encode_set
+from ..evaluation.rows import EncodedSet, encode_set
+from ..evaluation.tables import SequenceStage, comparison_markdown, print_sequence, sequence_dict, sequence_rows
 from ..records import ChainLink, UnlearningRun, settings_digest
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir

@@ -24,14 +24,13 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.muse import load_muse
 from ..evaluation.distribution import measure_distribution
-from ..evaluation.fluency import FluencyClassifier, load_fluency_classifier
 from ..evaluation.judge import measure_judge
-from ..evaluation.judges import Judge, load_judge
+from ..evaluation.judge_models import FluencyClassifier, Judge, load_fluency_classifier, load_judge
 from ..evaluation.muse import MuseRows, measure_muse
 from ..evaluation.privacy import measure_privacy
 from ..evaluation.robustness import measure_robustness
-from ..evaluation.suite import evaluate_models, library_versions
-from ..evaluation.tofu import EvaluationRows
+from ..evaluation.rows import EvaluationRows
+from ..evaluation.tofu import evaluate_models, library_versions
 from ..evaluation.uncertainty import SuiteOutcome
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..results import EvaluationResult
@@ -207,15 +206,15 @@ class SuiteInputs:
             Tokenizer of all models.
         data_args ([`DataArguments`]), args ([`SuiteArguments`]):
             Arguments.
-        rows ([`~trl_unlearn.evaluation.tofu.EvaluationRows`], *optional*):
+        rows ([`~trl_unlearn.evaluation.rows.EvaluationRows`], *optional*):
             Forget rows and what belongs to them.
         muse ([`~trl_unlearn.evaluation.muse.MuseRows`], *optional*):
             Rows of MUSE.
-        classifier ([`~trl_unlearn.evaluation.fluency.FluencyClassifier`], *optional*):
+        classifier ([`~trl_unlearn.evaluation.judge_models.FluencyClassifier`], *optional*):
             Who judges the fluency.
         wmdp ([`~trl_unlearn.evaluation.wmdp.WmdpTasks`], *optional*):
             Tasks of lm-evaluation-harness.
-        judge ([`~trl_unlearn.evaluation.judges.Judge`], *optional*):
+        judge ([`~trl_unlearn.evaluation.judge_models.Judge`], *optional*):
             Who is asked about answers.
     """
 

@@ -25,13 +25,12 @@ from accelerate import PartialState
 from trl import get_peft_config, get_quantization_config
 
 from ..evaluation.callbacks import SqueezingPanelCallback, curve_point
-from ..evaluation.fluency import load_fluency_classifier
-from ..evaluation.plots import attempted, draw, plot_evaluation, plot_training
-from ..evaluation.robustness_plots import plot_leak, plot_relearning
+from ..evaluation.judge_models import load_fluency_classifier
+from ..evaluation.plots import attempted, draw, plot_evaluation, plot_leak, plot_relearning, plot_training
+from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set
 from ..evaluation.stopping import UnlearnUntil
-from ..evaluation.suite import evaluate_models
-from ..evaluation.table import print_results, print_verdict
-from ..evaluation.tofu import EncodedSet, EvaluationRows, encode_set
+from ..evaluation.tables import print_results, print_verdict
+from ..evaluation.tofu import evaluate_models
 from ..hub.access import PushError, check_access
 from ..hub.card import render_card
 from ..hub.contents import own_results
@@ -290,7 +289,7 @@ def unlearn_until(
             Arguments, with `stop_at`.
         trainer ([`BootstrapUnlearnTrainer`]):
             Trainer that the callback is for.
-        forget, retain ([`~trl_unlearn.evaluation.tofu.EncodedSet`]):
+        forget, retain ([`~trl_unlearn.evaluation.rows.EncodedSet`]):
             Rows to measure on.
         retrained (`Mapping[str, float]`, *optional*):
             Value of `stop_metric` of the retrained model, by name.

@@ -12,16 +12,25 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""Methods side by side: at the end of training, and where they have forgotten equally much."""
+"""Tables: the results of an evaluation, methods side by side, and requests one after another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from ..results import (
+    DIFFERENCES,
+    MODEL_ROLES,
+    EvaluationResult,
+    format_difference,
+    format_measurement,
+    has_forgotten,
+)
 
 
 # Equal forgetting: where the strict extraction strength has come this close to the retrained model's.
@@ -35,6 +44,80 @@ _METRICS = {
     "Util": ("aggregate/utility",),
     "Agg": ("aggregate/agg",),
 }
+
+
+def print_results(result: EvaluationResult, console: Console | None = None) -> None:
+    """
+    Prints a table of the three models, the notes that belong to it, and a table of the paired differences. They fit
+    into 80 columns and need no colour.
+
+    Args:
+        result ([`EvaluationResult`]):
+            What to print.
+        console (`rich.console.Console`, *optional*):
+            Where to print; defaults to standard output.
+    """
+    console = console or Console()
+    rows = [(group, name, *map(format_measurement, found)) for group, name, found in result.rows()]
+    console.print(_table(MODEL_ROLES, rows))
+    console.print()
+    for note in result.notes():
+        console.print(note, style="dim", highlight=False, markup=False)
+    rows = [(group, name, *map(format_difference, found)) for group, name, found in result.difference_rows()]
+    if rows:
+        console.print()
+        console.print(_table(tuple(DIFFERENCES), rows))
+        console.print()
+        note = "Differences on the same rows, with a 95 % interval (bootstrap over rows)."
+        console.print(note, style="dim", highlight=False, markup=False)
+
+
+def print_verdict(result: EvaluationResult, console: Console | None = None) -> None:
+    """
+    Prints whether the unlearned model has forgotten, unless it has.
+
+    Args:
+        result ([`EvaluationResult`]):
+            What was measured.
+        console (`rich.console.Console`, *optional*):
+            Where to print; defaults to standard output.
+    """
+    forgotten, why = has_forgotten(result)
+    if not forgotten and result.models["unlearned"] is not None:
+        style = "bold red" if forgotten is False else "yellow"
+        (console or Console()).print(why, style=style, highlight=False, markup=False)
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    """Group, metric and a cell for each column, with an empty line between groups."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("metric", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    previous = None
+    for group, *cells in rows:
+        if previous not in (None, group):
+            table.add_row()
+        table.add_row(*cells)
+        previous = group
+    return table
+
+
+def results_markdown(result: EvaluationResult) -> str:
+    """
+    The table of the models in Markdown.
+
+    Args:
+        result ([`EvaluationResult`]):
+            What to show.
+
+    Returns:
+        `str`: a table with a row for each metric, without a line break at its end.
+    """
+    lines = [f"| metric | {' | '.join(MODEL_ROLES)} |", "|---|" + "--:|" * len(MODEL_ROLES)]
+    for _, name, measurements in result.rows():
+        lines.append(f"| `{name}` | {' | '.join(map(format_measurement, measurements))} |")
+    return "\n".join(lines)
 
 
 @dataclass
@@ -103,6 +186,21 @@ def retain_at(curve: Sequence[Mapping[str, float]], goal: float) -> float | None
             )
         previous = point
     return None
+
+
+def goal_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
+    """
+    Strict extraction strength of equal forgetting: the retrained model's and a margin of 0.05.
+
+    Args:
+        baselines (`Mapping[str, Mapping[str, float]]`):
+            See [`comparison_dict`].
+
+    Returns:
+        `float | None`: The goal; `None` without a retrained model.
+    """
+    retrained = baselines.get("retrained")
+    return None if retrained is None else retrained["extraction_strength"] + MARGIN
 
 
 def _cell(values: Sequence[float], runs: int) -> str:
@@ -209,16 +307,98 @@ def comparison_dict(runs: Sequence[ComparedRun], baselines: Mapping[str, Mapping
     }
 
 
-def goal_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
+@dataclass
+class SequenceStage:
     """
-    Strict extraction strength of equal forgetting: the retrained model's and a margin of 0.05.
+    A model after one of the requests.
 
     Args:
-        baselines (`Mapping[str, Mapping[str, float]]`):
-            See [`comparison_dict`].
+        request (`str`):
+            Name of the request that was served last.
+        settings (`str`):
+            Digest of its settings.
+        steps (`int`):
+            Its optimiser steps.
+        seconds (`float`):
+            Its training.
+        requests (`dict[str, dict[str, float]]`):
+            Name of every request, also of those still to come -> strict `extraction_strength` and
+            `forget_probability` of its rows.
+        retain_probability (`float`):
+            Mean probability of the retain answers.
+    """
+
+    request: str
+    settings: str
+    steps: int
+    seconds: float
+    requests: dict[str, dict[str, float]]
+    retain_probability: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stage as JSON values."""
+        return asdict(self)
+
+
+def sequence_rows(
+    stages: Sequence[SequenceStage], baselines: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
+    """
+    Table of a sequence: the target, a stage a row, and the retrained model if there is one.
+
+    Args:
+        stages (`Sequence[SequenceStage]`):
+            Stages, in order.
+        baselines (`Mapping[str, Mapping[str, Any]]`):
+            `target` and, if there is one, `retrained` -> see [`sequence_point`].
 
     Returns:
-        `float | None`: The goal; `None` without a retrained model.
+        `tuple[list[str], list[list[str]]]`: Header, and the rows.
     """
-    retrained = baselines.get("retrained")
-    return None if retrained is None else retrained["extraction_strength"] + MARGIN
+    names = list(baselines["target"]["requests"])
+
+    def row(label: str, point: Mapping[str, Any], steps: str = "-", seconds: str = "-") -> list[str]:
+        strengths = [f"{point['requests'][name]['extraction_strength']:.3f}" for name in names]
+        return [label, *strengths, f"{point['retain_probability']:.3f}", steps, seconds]
+
+    rows = [row("target", baselines["target"])]
+    rows += [row(stage.request, stage.to_dict(), str(stage.steps), f"{stage.seconds:.0f}") for stage in stages]
+    if "retrained" in baselines:
+        rows.append(row("retrained", baselines["retrained"]))
+    return ["after", *(f"ES {name}" for name in names), "retain prob.", "steps", "seconds"], rows
+
+
+def print_sequence(header: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
+    """
+    Print a sequence. Three requests fit into 80 columns.
+
+    Args:
+        header (`Sequence[str]`), rows (`Sequence[Sequence[str]]`):
+            See [`sequence_rows`].
+        console (`rich.console.Console`, *optional*):
+            Where to print; defaults to standard output.
+    """
+    table = Table(title="Sequence of requests", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(name.replace(" ", "\n", 1), justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    (console or Console()).print(table)
+
+
+def sequence_dict(stages: Sequence[SequenceStage], baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """
+    A sequence as JSON values.
+
+    Args:
+        stages (`Sequence[SequenceStage]`), baselines (`Mapping[str, Mapping[str, Any]]`):
+            See [`sequence_rows`].
+
+    Returns:
+        `dict[str, Any]`: `schema_version`, `baselines` and `stages`.
+    """
+    return {
+        "schema_version": 1,
+        "baselines": {role: dict(point) for role, point in baselines.items()},
+        "stages": [stage.to_dict() for stage in stages],
+    }
