@@ -41,7 +41,7 @@ from trl_unlearn.results import (
 )
 from trl_unlearn.row_forms import answer_text, with_answer
 from trl_unlearn.token_scores import score_rows
-from trl_unlearn.trainer.collator import DataCollatorForUnlearning
+from trl_unlearn.trainer.step import DataCollatorForUnlearning
 
 from .conftest import cases
 

@@ -127,10 +127,10 @@ def test_a_module_imports_only_what_its_place_allows(module):
     ("module", "source", "complaint"),
     [
         ("encoding", "from .token_scores import token_scores", "`encoding` imports `token_scores`"),
-        ("data.tofu", "def load():\n    from ..trainer import collator", "`data.tofu` imports `trainer`"),
+        ("data.tofu", "def load():\n    from ..trainer import step", "`data.tofu` imports `trainer`"),
         ("data.tofu", "import trl_unlearn.records", "`data.tofu` imports `records`"),
-        ("trainer.collator", "from ..data.tofu import load", "`trainer.collator` imports `data.tofu`"),
-        ("trainer.collator", "from ..data import tofu", "`trainer.collator` imports `data`"),
+        ("trainer.step", "from ..data.tofu import load", "`trainer.step` imports `data.tofu`"),
+        ("trainer.step", "from ..data import tofu", "`trainer.step` imports `data`"),
         ("beliefs", "from trl_unlearn import UnlearningRun", "package root"),
         ("beliefs", "from . import generation", "package root"),
         ("scripts.bs_t", "from .. import records", "package root"),
@@ -151,9 +151,9 @@ def test_an_import_against_the_table_is_found(module, source, complaint):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("trainer.collator", "from ..hub.card import render_card"),
-        ("trainer.collator", "from ..hub import card"),
-        ("trainer.collator", "from .._trl import adjusted_mfu\nfrom .run_record import RunClock"),
+        ("trainer.step", "from ..hub.card import render_card"),
+        ("trainer.step", "from ..hub import card"),
+        ("trainer.step", "from .._trl import adjusted_mfu\nfrom .run_record import RunClock"),
         ("scripts.bs_t", "from . import unlearn\nfrom trl import TrlParser\nimport trl_unlearn.data.tofu"),
         ("_trl", "from trl.trainer.utils import adjusted_mfu"),
     ],

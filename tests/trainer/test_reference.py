@@ -27,8 +27,7 @@ from transformers import PhiConfig, PhiForCausalLM
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.token_scores import pad_rows, score_batch
-from trl_unlearn.trainer.pass_scorer import _digest
-from trl_unlearn.trainer.passes import StepRow, collate_rows
+from trl_unlearn.trainer.step import StepRow, _digest, collate_rows
 
 
 ATTENTION = {"target_modules": ["q_proj", "v_proj", "o_proj"], "task_type": "CAUSAL_LM"}

@@ -28,7 +28,7 @@ from rich.console import Console
 from transformers import TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
-from trl_unlearn.trainer.progress import print_beliefs
+from trl_unlearn.trainer.logs import print_beliefs
 
 
 @pytest.fixture

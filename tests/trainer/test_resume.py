@@ -31,7 +31,7 @@ from trl_unlearn.evaluation.callbacks import SqueezingPanelCallback
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.stopping import UnlearnUntil
 from trl_unlearn.hub.contents import read_folder, saved_files
-from trl_unlearn.trainer import pass_scorer
+from trl_unlearn.trainer import step
 from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint, read_state, write_state
 
 
@@ -428,7 +428,7 @@ def test_the_original_model_scores_no_row_again_after_an_interruption(new_traine
     with pytest.raises(Interruption):
         new_trainer(interrupted_at=3, **options).train()
     resumed, scored = new_trainer(**options), []
-    plain = pass_scorer.score_batch
-    monkeypatch.setattr(pass_scorer, "score_batch", lambda *a: scored.append(a) or plain(*a))
+    plain = step.score_batch
+    monkeypatch.setattr(step, "score_batch", lambda *a: scored.append(a) or plain(*a))
     resumed.train(resume_from_checkpoint=True)
     assert scored == []

@@ -25,7 +25,8 @@ from trl import DPOConfig, SFTConfig
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_dataset
-from trl_unlearn.trainer import collator, inherited_options, passes
+from trl_unlearn.trainer import options as trainer_options
+from trl_unlearn.trainer import step
 
 
 SETTINGS = {"max_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
@@ -126,15 +127,14 @@ def test_passes_are_as_wide_as_a_multiple_says_and_score_the_same(new_trainer, m
     for multiple in (None, 24, 7):
         options = {"pad_to_multiple_of": multiple, "lambda_bss": lambda_bss, "max_completion_length": 6}
         trainer = new_trainer(options=options | {"learning_rate": 1e-12}, eval_dataset=retain_rows)
-        found, pad = set(), passes.pad_rows
+        found, pad = set(), step.pad_rows
 
         def padded(*given, pad=pad, found=found, **kwargs):
             batch = pad(*given, **kwargs)
             found.add(batch["input_ids"].shape[1])
             return batch
 
-        for module in (passes, collator):
-            monkeypatch.setattr(module, "pad_rows", padded)
+        monkeypatch.setattr(step, "pad_rows", padded)
         losses[multiple, "eval"] = trainer.evaluate()["eval_loss"]
         trainer.train()
         losses[multiple, "train"] = trainer.state.log_history[-1]["train_loss"]
@@ -148,7 +148,7 @@ def test_passes_are_as_wide_as_a_multiple_says_and_score_the_same(new_trainer, m
 def test_a_batch_to_score_is_padded_as_far_as_the_model_can_read(tiny_tokenizer, retain_rows):
     rows = list(encode_dataset(retain_rows, tiny_tokenizer, name="retain"))
     longest = max(len(row["input_ids"]) for row in rows)
-    batch = collator.DataCollatorForUnlearning(0, multiple=1000, limit=longest + 3)(rows)
+    batch = step.DataCollatorForUnlearning(0, multiple=1000, limit=longest + 3)(rows)
     assert {batch[name].shape for name in batch if name != "row"} == {(3, longest + 3)}
 
 
@@ -229,7 +229,7 @@ def test_a_field_that_would_be_ignored_or_change_what_is_scored_is_refused(tmp_p
 
 def test_the_readme_names_every_option_that_is_refused():
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    names = [name for name, *_ in (*inherited_options._FIXED_OPTIONS, *inherited_options._FIXED_LOADING)]
+    names = [name for name, *_ in (*trainer_options._FIXED_OPTIONS, *trainer_options._FIXED_LOADING)]
     assert [name for name in names if f"`{name}" not in readme.replace("\n", " ")] == []
 
 

@@ -29,14 +29,14 @@ from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.records import Truncation
 from trl_unlearn.token_scores import pad_rows, score_batch
-from trl_unlearn.trainer import pass_scorer
+from trl_unlearn.trainer import step
 from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
 from trl_unlearn.trainer.checks import refuse_sharding
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
 from trl_unlearn.trainer.guard import DivergenceError
-from trl_unlearn.trainer.passes import retain_index
-from trl_unlearn.trainer.refusals import refusal_of, with_refusals
+from trl_unlearn.trainer.inputs import refusal_of, with_refusals
 from trl_unlearn.trainer.run_record import RunClock, build_run_record
+from trl_unlearn.trainer.step import retain_index
 
 
 LORA = {"r": 4, "target_modules": "all-linear"}
@@ -233,9 +233,9 @@ def test_each_objective_does_to_the_forget_set_what_it_is_for(new_trainer, knowi
 
 def test_the_original_model_scores_each_forget_row_once(new_trainer, monkeypatch):
     scored = []
-    plain = pass_scorer.score_batch
+    plain = step.score_batch
     monkeypatch.setattr(
-        pass_scorer, "score_batch", lambda model, batch: scored.append(len(batch["labels"])) or plain(model, batch)
+        step, "score_batch", lambda model, batch: scored.append(len(batch["labels"])) or plain(model, batch)
     )
     trainer = new_trainer(forget_loss_type="npo", num_train_epochs=4, lambda_bss=0.5, belief_refresh_epochs=2)
     trainer.train()

@@ -26,7 +26,7 @@ from trl import SFTConfig
 
 from ..generation import RESERVED_GENERATION_KWARGS
 from ..row_forms import configured_template_kwargs
-from .inherited_options import refuse_inherited
+from .options import refuse_inherited
 
 
 FORGET_LOSS_TYPES = ("ga", "npo", "simnpo", "wga", "tnpo", "dpo", "undial", "satimp", "ceu", "rmu", "bs_t")
@@ -74,7 +74,7 @@ class BootstrapUnlearnConfig(SFTConfig):
             Weight of the retain term.
         retain_max_drop (`float`, *optional*):
             Nats per token that the retain rows may become less likely. Where they fall further, `retain_weight` grows,
-            to 20 times its value at most, see [`~trl_unlearn.trainer.schedules.adapted_retain_weight`]. It stays as it
+            to 20 times its value at most, see [`~trl_unlearn.trainer.weights.adapted_retain_weight`]. It stays as it
             is if not set.
         token_reduction (`str`, *optional*, defaults to `"mean"`):
             `"mean"` or `"sum"` over the label tokens of a row. NPO and DPO always sum, SimNPO averages.
@@ -117,7 +117,7 @@ class BootstrapUnlearnConfig(SFTConfig):
             What `lambda_bst` and `lambda_bss` do during training: `"constant"`, `"linear"` (they grow from 0 to their
             values) or `"adaptive"` (they start at their values, grow while beliefs that were frozen before unlearning
             fall less than half as much as the target, and fall while these fall more, see
-            [`~trl_unlearn.trainer.schedules.adapted_share`]).
+            [`~trl_unlearn.trainer.weights.adapted_share`]).
 
         > Parameters that control sequence beliefs (BS-S)
 

@@ -40,18 +40,18 @@ from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checkpointing import ResumeError
 from .checks import refuse_input, refuse_rows, refuse_sharding, refuse_top_k, warn_of_overlap, warn_of_short_texts
-from .collator import DataCollatorForUnlearning
-from .drift import MONITOR_CANDIDATES, DriftMonitor, frozen_beliefs, spread_rows
-from .forget_objectives import FORGET_OBJECTIVES, ForgetScores
+from .forget_objectives import FORGET_OBJECTIVES, ForgetScores, resolve_layer, train_around_layer
 from .guard import FOLLOWED_ROWS, DivergenceError, DivergenceGuard
-from .inner_layer import resolve_layer, train_around_layer
-from .inputs import encoded_set, refuse_arguments, take_prepared, unlearn_config
-from .pass_scorer import PassScorer
-from .passes import (
+from .inputs import encoded_set, refuse_arguments, take_prepared, unlearn_config, usable_retain_rows, with_refusals
+from .logs import RowMetrics, StepMeter, print_beliefs, show_logps
+from .publishing import PublishingTrainer
+from .reference import disable_dropout, keep_reference, reference_model
+from .step import (
+    DataCollatorForUnlearning,
+    PassScorer,
     StepRow,
     collate_rows,
     cut_rows,
-    disable_dropout,
     mark_repeated_rows,
     num_own_rows,
     padded_tokens,
@@ -59,14 +59,7 @@ from .passes import (
     step_rows,
     without_synchronisation,
 )
-from .progress import print_beliefs, show_logps
-from .publishing import PublishingTrainer
-from .reference import keep_reference, reference_model
-from .refusals import with_refusals
-from .row_metrics import RowMetrics
-from .schedules import TermWeights
-from .streams import usable_retain_rows
-from .throughput import StepMeter
+from .weights import MONITOR_CANDIDATES, DriftMonitor, TermWeights, frozen_beliefs, spread_rows
 
 
 logger = logging.getLogger(__name__)

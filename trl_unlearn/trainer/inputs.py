@@ -12,24 +12,35 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the trainer is given, and `SFTTrainer` is given too: arguments, and sets in their forms."""
+"""What the trainer is given: arguments, and sets in their forms, as streams, and with refusals for DPO."""
 
+import itertools
 import logging
-from collections.abc import Mapping
+import math
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, IterableDataset
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, IterableDataset, concatenate_datasets
+from datasets.exceptions import DatasetGenerationError
+from pyarrow import ArrowException
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import SFTConfig
 
-from ..encoding import encode_dataset
-from ..row_forms import with_template_kwargs
+from ..encoding import encode_dataset, encode_row, warn_of_truncation
+from ..generation import key_seed
+from ..row_forms import with_answer, with_template_kwargs
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
-from .streams import stored_stream
 
 
 logger = logging.getLogger(__name__)
+
 
 # Arguments of `SFTTrainer` that change what is scored, or that need logits: why, and what to do.
 _REFUSED_ARGUMENTS = {
@@ -191,3 +202,164 @@ def encoded_set(
         num_proc=args.dataset_num_proc,
     )
     return dataset, encoded
+
+
+def usable_retain_rows(args: BootstrapUnlearnConfig, num_forget: int) -> int:
+    """
+    Most retain rows that a run can draw, one for each forget row that it trains on.
+
+    Args:
+        args ([`BootstrapUnlearnConfig`]):
+            Configuration.
+        num_forget (`int`):
+            Size of the forget set.
+
+    Returns:
+        `int`: At least 1.
+    """
+    if args.max_steps > 0:
+        return args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return max(1, num_forget * math.ceil(args.num_train_epochs))
+
+
+def stored_stream(
+    stream: IterableDataset, *, name: str, folder: str | Path, owner: object, most: int | None = None
+) -> Dataset:
+    """
+    Write a stream to disk, a thousand rows in memory at a time. The first process does, and all read the files.
+
+    Args:
+        stream ([`~datasets.IterableDataset`]):
+            Rows.
+        name (`str`):
+            What they are, for messages: `"forget"`, `"retain"`, `"eval"`.
+        folder (`str` or `Path`):
+            Existing folder that all processes share. The files are in a hidden folder of it, its owner's only.
+        owner (`object`):
+            Object with which the files go; with the process at the latest, unless that is killed.
+        most (`int`, *optional*):
+            Rows after which the stream is left. It is read to its end if not given, which it must have.
+
+    Returns:
+        [`~datasets.Dataset`]: The rows, memory-mapped.
+
+    Raises:
+        `ValueError`: If the stream cannot be read, or its rows cannot be written.
+    """
+    found: list[Any] = [None]
+    if PartialState().is_main_process:
+        cache = tempfile.mkdtemp(prefix=".stream-", dir=folder)
+        weakref.finalize(owner, shutil.rmtree, cache, ignore_errors=True)
+        try:
+            found = [_write(stream, name, cache, most)]
+        except ValueError as error:
+            shutil.rmtree(cache, ignore_errors=True)
+            # The other processes would wait for the files.
+            found = [error]
+    (files,) = broadcast_object_list(found)
+    if isinstance(files, ValueError):
+        raise files
+    return concatenate_datasets([Dataset.from_file(file) for file in files])
+
+
+def _write(stream: IterableDataset, name: str, cache: str, most: int | None) -> list[str]:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from itertools.islice(stream, most)
+
+    try:
+        dataset = Dataset.from_generator(rows, stream.features, cache, fingerprint="stream")
+    except (DatasetGenerationError, ArrowException, OSError) as error:
+        cause = str(error.__cause__ or error).rstrip(" .")
+        raise ValueError(
+            f"The {name} set could not be read from its stream and written to `{Path(cache).parent}`: {cause}. "
+            "Correct the stream, make room, or give a `Dataset`."
+        ) from error
+    if len(dataset) == most:
+        logger.warning(
+            "The stream of the %s set was left after %d rows, which is as many as the run can use. Shuffle it if its "
+            "order means something.",
+            name,
+            most,
+        )
+    return [file["filename"] for file in dataset.cache_files]
+
+
+REFUSALS = (
+    "I don't know.",
+    "I'm not sure about that.",
+    "I have no information on this.",
+    "That is something I can't tell you.",
+    "I'm afraid I don't know the answer.",
+    "I can't say; I was never told.",
+    "Sorry, I don't have an answer to that.",
+    "This is not something that I know about.",
+    "I have no knowledge of that.",
+    "I couldn't tell you.",
+    "I'm unable to answer this question.",
+    "I don't have any details on that.",
+    "Unfortunately, I don't know that.",
+    "My knowledge does not include this.",
+    "I really can't answer that one.",
+    "I'm not familiar with this.",
+)
+
+
+def refusal_of(seed: int, row: int) -> str:
+    """
+    The refusal of a forget row.
+
+    Args:
+        seed (`int`):
+            Seed of the run.
+        row (`int`):
+            Index in the forget set.
+
+    Returns:
+        `str`: One of `REFUSALS`, the same in every epoch.
+    """
+    return REFUSALS[key_seed((seed, "refusal", row)) % len(REFUSALS)]
+
+
+def with_refusals(
+    encoded: Dataset, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_length: int | None
+) -> Dataset:
+    """
+    Beside each forget row, a refusal as the answer to its prompt.
+
+    Args:
+        encoded ([`~datasets.Dataset`]):
+            Encoded forget rows.
+        dataset ([`~datasets.Dataset`]):
+            The same rows as they came, with prompts.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer.
+        seed (`int`):
+            Seed of the run.
+        max_length (`int`, *optional*):
+            Most tokens of a row.
+
+    Returns:
+        [`~datasets.Dataset`]: The encoded rows, with `chosen_input_ids` and `chosen_labels`. How much of the refusals
+        was cut off is said in a warning.
+
+    Raises:
+        `ValueError`: If the rows have no prompt, or one with its refusal cannot be encoded; names it by index.
+    """
+    columns = set(dataset.column_names)
+    if not ({"prompt", "completion"} <= columns or "messages" in columns):
+        raise ValueError(
+            "`forget_loss_type='dpo'` prefers other answers to the same prompts, but the forget set has the columns "
+            f"{dataset.column_names}. Give `prompt` and `completion`, or `messages`."
+        )
+
+    def chosen(row: dict[str, Any], index: int) -> dict[str, Any]:
+        try:
+            return encode_row(with_answer(row, refusal_of(seed, index)), tokenizer, max_length=max_length)
+        except ValueError as error:
+            raise ValueError(f"Row {index} of the forget set, with a refusal as its answer, {error}") from None
+
+    refusals = dataset.map(chosen, with_indices=True, remove_columns=dataset.column_names, desc="Encoding refusals")
+    warn_of_truncation(refusals, "refusal", max_length)
+    refusals = refusals.select_columns(["input_ids", "labels"])
+    refusals = refusals.rename_columns({name: f"chosen_{name}" for name in refusals.column_names})
+    return concatenate_datasets([encoded, refusals], axis=1)

@@ -12,10 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The reference of NPO and KL: the model as it was passed in."""
+"""The model in training without dropout, and the reference of NPO and KL: the model as it was passed in."""
 
 import contextlib
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -30,7 +31,83 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from .._trl import DistributedBackend, prepare_deepspeed
-from .passes import in_mode
+from ..token_scores import pad_rows, score_batch
+
+
+logger = logging.getLogger(__name__)
+
+# Nats by which two passes over a row may differ: low precision and the order of sums, but nothing that is drawn.
+_SAME, _PROBE_TOKENS = 1e-2, 32
+
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """
+    Training or eval mode, and for each module its own mode again.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model.
+        training (`bool`):
+            Mode inside.
+    """
+    changed = [module for module in model.modules() if module.training != training]
+    for module in changed:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.training = not training
+
+
+def disable_dropout(model: nn.Module, probe_ids: Sequence[int] | None) -> None:
+    """
+    Turn off dropout, that of functions too: attention and whole layers have its probability as a number.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model, changed in place, but for its config, which may be saved with it.
+        probe_ids (`Sequence[int]`, *optional*):
+            Tokens on which two passes have to agree afterwards, or there is a warning.
+    """
+    config = model.config.get_text_config()
+    without = copy.copy(config)
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(without, name, 0.0)
+    for module in model.modules():
+        # Falcon reads it from the config in each pass.
+        if vars(module).get("config") is config and not isinstance(module, PreTrainedModel | PeftModel):
+            module.config = without
+        is_dropout = "dropout" in type(module).__name__.lower()
+        for name, value in vars(module).items():
+            if "drop" not in name and not (is_dropout and name == "p"):
+                continue
+            if isinstance(value, float):
+                setattr(module, name, 0.0)
+            elif isinstance(value, dict):
+                # LoHa and LoKr have a number for each adapter.
+                value.update({key: 0.0 for key, number in value.items() if isinstance(number, float)})
+    if probe_ids is not None:
+        _warn_of_noise(model, probe_ids[:_PROBE_TOKENS])
+
+
+@torch.no_grad()
+def _warn_of_noise(model: nn.Module, ids: Sequence[int]) -> None:
+    device = next(model.parameters()).device
+    batch = {name: values.to(device) for name, values in pad_rows([{"input_ids": ids, "labels": ids}], 0).items()}
+    with in_mode(model, training=True):
+        first, second = (score_batch(model, batch).logps for _ in range(2))
+    difference = (first - second).abs().max().item()
+    if difference > _SAME:
+        logger.warning(
+            "`disable_dropout` is set, but two passes of `%s` over one row differ by %.2g nats: in training, it draws "
+            "random numbers that are no dropout, such as the jitter of a router. Set them to 0 in its config, or "
+            "every loss has this noise in it.",
+            type(model).__name__,
+            difference,
+        )
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from trl_unlearn.trainer import throughput
-from trl_unlearn.trainer.throughput import StepMeter
+from trl_unlearn.trainer import logs
+from trl_unlearn.trainer.logs import StepMeter
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds that the meter sees: each look at the clock takes the next."""
     times = iter([10.0, 12.0, 50.0, 52.0, 100.0, 101.0])
-    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: next(times))
 
 
 @pytest.fixture

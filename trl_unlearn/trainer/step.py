@@ -12,39 +12,38 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A step: its rows, cut into passes of similar length, and the scores of each pass."""
 
-"""What passes through the model in a step: the rows of a micro-batch, cut into slices of similar length."""
-
-import copy
 import functools
+import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from peft import PeftModel
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ..beliefs import BeliefStore
 from ..generation import key_seed
+from ..label_states import LabelStates
 from ..objectives.forget import bs_s_weights
-from ..token_scores import pad_rows, score_batch
+from ..token_scores import RowGroup, ScoreTerms, TokenScores, pad_rows, score_batch, score_groups, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
+from .forget_objectives import ForgetObjective, ForgetScores
 
 
 logger = logging.getLogger(__name__)
 
+
 # Of the width of a pass. Passes whose shapes come again find the memory of the last ones, where every shape of its own
 # would leave gaps that add up with the number of beliefs.
 _MULTIPLE = 8
-# Nats by which two passes over a row may differ: low precision and the order of sums, but nothing that is drawn.
-_SAME, _PROBE_TOKENS = 1e-2, 32
 
 
 @dataclass(frozen=True)
@@ -242,76 +241,6 @@ def retain_index(seed: int, epoch: int, row: int, num_retain: int) -> int:
     return _retain_order(seed, epoch, turn, num_retain)[place]
 
 
-@contextmanager
-def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """
-    Training or eval mode, and for each module its own mode again.
-
-    Args:
-        model (`torch.nn.Module`):
-            Model.
-        training (`bool`):
-            Mode inside.
-    """
-    changed = [module for module in model.modules() if module.training != training]
-    for module in changed:
-        module.training = training
-    try:
-        yield
-    finally:
-        for module in changed:
-            module.training = not training
-
-
-def disable_dropout(model: nn.Module, probe_ids: Sequence[int] | None) -> None:
-    """
-    Turn off dropout, that of functions too: attention and whole layers have its probability as a number.
-
-    Args:
-        model (`torch.nn.Module`):
-            Model, changed in place, but for its config, which may be saved with it.
-        probe_ids (`Sequence[int]`, *optional*):
-            Tokens on which two passes have to agree afterwards, or there is a warning.
-    """
-    config = model.config.get_text_config()
-    without = copy.copy(config)
-    for name, value in vars(config).items():
-        if "drop" in name and isinstance(value, float):
-            setattr(without, name, 0.0)
-    for module in model.modules():
-        # Falcon reads it from the config in each pass.
-        if vars(module).get("config") is config and not isinstance(module, PreTrainedModel | PeftModel):
-            module.config = without
-        is_dropout = "dropout" in type(module).__name__.lower()
-        for name, value in vars(module).items():
-            if "drop" not in name and not (is_dropout and name == "p"):
-                continue
-            if isinstance(value, float):
-                setattr(module, name, 0.0)
-            elif isinstance(value, dict):
-                # LoHa and LoKr have a number for each adapter.
-                value.update({key: 0.0 for key, number in value.items() if isinstance(number, float)})
-    if probe_ids is not None:
-        _warn_of_noise(model, probe_ids[:_PROBE_TOKENS])
-
-
-@torch.no_grad()
-def _warn_of_noise(model: nn.Module, ids: Sequence[int]) -> None:
-    device = next(model.parameters()).device
-    batch = {name: values.to(device) for name, values in pad_rows([{"input_ids": ids, "labels": ids}], 0).items()}
-    with in_mode(model, training=True):
-        first, second = (score_batch(model, batch).logps for _ in range(2))
-    difference = (first - second).abs().max().item()
-    if difference > _SAME:
-        logger.warning(
-            "`disable_dropout` is set, but two passes of `%s` over one row differ by %.2g nats: in training, it draws "
-            "random numbers that are no dropout, such as the jitter of a router. Set them to 0 in its config, or "
-            "every loss has this noise in it.",
-            type(model).__name__,
-            difference,
-        )
-
-
 def step_rows(
     inputs: Mapping[str, Any],
     args: BootstrapUnlearnConfig,
@@ -367,3 +296,189 @@ def step_rows(
         indices = [retain_index(args.seed, epoch, row, len(retain)) for row in rows[:count]]
         picked += [StepRow(retain[i], "retain", args.retain_weight * share, (i,)) for i in indices]
     return picked
+
+
+# Bytes of the digest of a row.
+_DIGEST = 16
+
+
+class PassScorer:
+    """
+    Scores forget rows with their beliefs, the answers that DPO prefers, and retain rows, from one forward pass.
+
+    Args:
+        args ([`BootstrapUnlearnConfig`]):
+            Configuration.
+        objective ([`ForgetObjective`]):
+            Objective on the forget rows.
+        reference (`Callable`):
+            Function that gives a context in which the original model can be used.
+        is_sharded (`bool`):
+            Whether parameters are sharded over processes, so that each has to take part in every pass.
+    """
+
+    def __init__(
+        self,
+        args: BootstrapUnlearnConfig,
+        objective: ForgetObjective,
+        reference: Callable[[], AbstractContextManager[nn.Module]],
+        is_sharded: bool,
+    ):
+        self.args, self.objective = args, objective
+        self._reference, self._is_sharded = reference, is_sharded
+        self._known_logps: dict[str, dict[bytes, Tensor]] = {"forget": {}, "beliefs": {}, "chosen": {}}
+        retain_acts_inside = args.uses_retain and args.retain_loss_type == "hidden"
+        self._layer = args.rmu_layer if objective.needs_inner or retain_acts_inside else None
+
+    def forget_beliefs(self) -> None:
+        """Drop what is known of beliefs, which are about to be replaced."""
+        self._known_logps["beliefs"].clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        The log-probs under the original model that are known. In other passes their last bits would be others.
+
+        Returns:
+            `dict[str, Any]`: Tensors: of each kind, digests of rows, lengths, and log-probs one after another.
+        """
+        state = {}
+        for kind, known in self._known_logps.items():
+            digests = b"".join(known)
+            state[f"{kind}_rows"] = (
+                torch.frombuffer(bytearray(digests), dtype=torch.uint8) if known else torch.empty(0)
+            )
+            state[f"{kind}_lengths"] = torch.tensor([len(logps) for logps in known.values()], dtype=torch.long)
+            state[f"{kind}_logps"] = torch.cat(list(known.values())) if known else torch.empty(0)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from a checkpoint.
+
+        Args:
+            state (`Mapping[str, Any]`):
+                See [`PassScorer.state_dict`].
+        """
+        for kind in self._known_logps:
+            digests = bytes(state[f"{kind}_rows"].tolist())
+            lengths = state[f"{kind}_lengths"].tolist()
+            rows = [digests[i * _DIGEST : (i + 1) * _DIGEST] for i in range(len(lengths))]
+            # Copies, not views: beliefs come and go one by one.
+            logps = [part.clone() for part in state[f"{kind}_logps"].split(lengths)] if rows else []
+            self._known_logps[kind] = dict(zip(rows, logps, strict=True))
+
+    def score(
+        self, model: nn.Module, inputs: Mapping[str, Any]
+    ) -> tuple[tuple[list[int], ForgetScores] | None, tuple[list[int], TokenScores, LabelStates | None] | None]:
+        """
+        Score one pass.
+
+        Args:
+            model (`torch.nn.Module`):
+                Model in training, wrapped or not.
+            inputs (`Mapping[str, Any]`):
+                Inputs from [`~trl_unlearn.trainer.step.collate_rows`].
+
+        Returns:
+            `tuple`: Of forget rows and beliefs, their indices and scores, and of retain rows, theirs and the states of
+            the original model if the retain loss reads them; `None` where the pass has no such rows.
+        """
+        kinds = inputs["kind"]
+        forget = [i for i, kind in enumerate(kinds) if kind not in ("retain", "chosen")]
+        chosen = [i for i, kind in enumerate(kinds) if kind == "chosen"]
+        retain = [i for i, kind in enumerate(kinds) if kind == "retain"]
+        forget_states = self._states(inputs, forget) if self.objective.needs_states else None
+        retain_states = self._states(inputs, retain) if self.args.compares_retain else None
+
+        # Before the pass of the model itself, whose weights must stay as they are until its gradients are computed.
+        known = {}
+        if self.objective.needs_logps:
+            answers = {"forget": forget} | ({"chosen": chosen} if self.objective.needs_chosen else {})
+            known = {name: self._reference_logps(inputs, rows) for name, rows in answers.items()}
+
+        groups = {"forget": RowGroup(forget, self.objective.terms(self.args), forget_states)}
+        if self.objective.needs_chosen:
+            groups["chosen"] = RowGroup(chosen)
+        if self.args.uses_retain:
+            compared = retain_states if self.args.retain_loss_type == "kl" else None
+            groups["retain"] = RowGroup(retain, ScoreTerms(entropy=True), compared)
+        # Where parameters are sharded, all processes gather the head for each group, with or without rows of it.
+        groups = {name: group for name, group in groups.items() if group.rows or self._is_sharded}
+        found = dict(zip(groups, score_groups(model, inputs, list(groups.values()), self._layer), strict=True))
+
+        def with_reference(name: str) -> ForgetScores:
+            return ForgetScores(**vars(found[name]), reference_logps=known.get(name))
+
+        scored = None
+        if forget:
+            scores = with_reference("forget")
+            if chosen:
+                scores = replace(scores, chosen=with_reference("chosen"))
+            scored = forget, scores
+        return scored, (retain, found["retain"], retain_states) if retain else None
+
+    def _states(self, inputs: Mapping[str, Any], rows: list[int]) -> LabelStates | None:
+        if not rows and not self._is_sharded:
+            return None
+        with self._reference() as reference:
+            states = states_inside(reference, _rows_of(inputs, rows or [0]), self._layer)
+        return states.rows(range(len(rows)))
+
+    def _reference_logps(self, inputs: Mapping[str, Any], rows: list[int]) -> Tensor | None:
+        """Log-probs under the original model, which are computed once for each row."""
+        if not rows:
+            if self._is_sharded:
+                # Other processes have such rows, and each takes part in every pass.
+                with self._reference() as reference:
+                    score_batch(reference, _rows_of(inputs, [0]))
+            return None
+        # A belief may repeat its target, and is forgotten earlier.
+        keys = [(inputs["kind"][row] or "forget", _digest(inputs, row)) for row in rows]
+        unknown = {
+            (kind, digest): row
+            for row, (kind, digest) in zip(rows, keys, strict=True)
+            if digest not in self._known_logps[kind] or self._is_sharded
+        }
+        if unknown:
+            with self._reference() as reference:
+                scores = score_batch(reference, _rows_of(inputs, list(unknown.values())))
+            for (kind, digest), logps, mask in zip(unknown, scores.logps, scores.mask, strict=True):
+                self._known_logps[kind][digest] = logps[mask].cpu()
+        found = [self._known_logps[kind][digest] for kind, digest in keys]
+        return pad_sequence(found, batch_first=True).to(inputs["labels"].device)
+
+
+def _rows_of(inputs: Mapping[str, Any], rows: list[int]) -> dict[str, Tensor]:
+    return {name: inputs[name][rows] for name in ("input_ids", "attention_mask", "labels")}
+
+
+def _digest(inputs: Mapping[str, Any], row: int) -> bytes:
+    length = int(inputs["attention_mask"][row].sum())
+    values = torch.stack([inputs["input_ids"][row, :length], inputs["labels"][row, :length]]).cpu()
+    return hashlib.blake2b(values.numpy().tobytes(), digest_size=_DIGEST).digest()
+
+
+@dataclass
+class DataCollatorForUnlearning:
+    """
+    Pads encoded rows to a batch and keeps their indices in the forget set, from which the trainer finds their beliefs
+    and their retain rows. It draws nothing itself: a random state here would break resuming.
+
+    Args:
+        pad_token_id (`int`):
+            Token of the padding.
+        multiple (`int`, *optional*, defaults to `1`):
+            Number that the width is a multiple of, as far as the model can read.
+        limit (`int`, *optional*):
+            Most tokens that the model can read, padding included.
+    """
+
+    pad_token_id: int
+    multiple: int = 1
+    limit: int | None = None
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = pad_rows(examples, self.pad_token_id, self.multiple, self.limit)
+        if "row" in examples[0]:
+            batch["row"] = torch.tensor([example["row"] for example in examples])
+        return batch

@@ -21,7 +21,7 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
-from trl_unlearn.trainer.streams import stored_stream
+from trl_unlearn.trainer.inputs import stored_stream
 
 
 class Owner:

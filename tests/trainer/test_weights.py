@@ -18,8 +18,7 @@ import pytest
 from datasets import Dataset
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
-from trl_unlearn.trainer.drift import Drift
-from trl_unlearn.trainer.schedules import TermWeights, adapted_retain_weight, adapted_share, linear_share
+from trl_unlearn.trainer.weights import Drift, TermWeights, adapted_retain_weight, adapted_share, linear_share
 
 
 @pytest.mark.parametrize(

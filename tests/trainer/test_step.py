@@ -22,17 +22,17 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from trl_unlearn.token_scores import pad_rows, score_batch
-from trl_unlearn.trainer.passes import (
+from trl_unlearn.trainer.logs import RowMetrics
+from trl_unlearn.trainer.reference import disable_dropout
+from trl_unlearn.trainer.step import (
     StepRow,
     collate_rows,
     cut_rows,
-    disable_dropout,
     mark_repeated_rows,
     num_own_rows,
     padded_tokens,
     split_to,
 )
-from trl_unlearn.trainer.row_metrics import RowMetrics
 
 
 def rows_of(*lengths):
