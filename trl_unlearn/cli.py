@@ -20,6 +20,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
+from .scripts.exits import refuse
+
 
 PROG = "trl-unlearn"
 
@@ -107,8 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = [part for one in arguments for part in (one.split("=", 1) if one.startswith("--config=") else [one])]
     prog = f"{PROG} {command}"
     if arguments[-1:] == ["--config"]:
-        print(f"{prog}: error: `--config` is given without a file. Name one behind it.", file=sys.stderr)
-        sys.exit(2)
+        refuse(prog, "`--config` is given without a file. Name one behind it.")
     # Loaded now, and this one only: the help and a mistyped command do not wait for torch.
     script = import_module(f".scripts.{command.replace('-', '_')}", __package__)
     script.main(arguments, prog=prog)

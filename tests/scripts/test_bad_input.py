@@ -26,7 +26,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from trl_unlearn.scripts import bs_s, bs_t, evaluate
-from trl_unlearn.scripts.loading import refuse_for_several
+from trl_unlearn.scripts.series import refuse_for_several
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
 

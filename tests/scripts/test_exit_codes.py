@@ -12,10 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How the command `trl-unlearn` ends where it gets as far as a model."""
+"""How the command `trl-unlearn` ends where it gets as far as a model, and the one module that ends it."""
+
+import ast
+from pathlib import Path
 
 import pytest
 
+import trl_unlearn
 from trl_unlearn import cli
 
 from .conftest import QUICK
@@ -46,3 +50,27 @@ def test_a_run_that_diverges_ends_with_3_and_names_the_command(own, tmp_path, ca
         cli.main(["bs-t", *own, *QUICK, *folder, "--learning_rate", "100", "--max_steps", "4"])
     assert stopped.value.code == 3
     assert "trl-unlearn bs-t: stopped: " in capfd.readouterr().err
+
+
+def ends_the_process(source: str) -> bool:
+    """Whether code names `SystemExit`, `exit`, `quit`, `_exit` or `abort`, with or without the module in front."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return bool(names & {"SystemExit", "exit", "quit", "_exit", "abort"})
+
+
+@pytest.mark.parametrize(
+    "source", ["raise SystemExit(2)", "import sys\nsys.exit(1)", "from os import _exit", "exit(3)", "os.abort()"]
+)
+def test_every_way_to_end_a_process_is_seen(source):
+    assert ends_the_process(source) and not ends_the_process("raise ValueError")
+
+
+def test_one_module_turns_errors_into_exit_codes():
+    folder = Path(trl_unlearn.__file__).parent
+    sources = {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+    # A wheel carries the recipes in a folder of the package.
+    ends = [name for name, source in sources.items() if name.split("/")[0] != "recipes" and ends_the_process(source)]
+    assert ends == ["scripts/exits.py"]

@@ -38,8 +38,9 @@ from transformers import TrainerState
 from trl_unlearn import BootstrapUnlearnConfig
 from trl_unlearn.evaluation.callbacks import CannotBeginError
 from trl_unlearn.scripts import bs_s
-from trl_unlearn.scripts.interrupts import interruptible, stop
+from trl_unlearn.scripts.exits import interruptible
 from trl_unlearn.scripts.output_folder import OutputArguments, OutputFolder
+from trl_unlearn.scripts.series import end_series
 from trl_unlearn.trainer import checks
 from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint
 
@@ -283,8 +284,7 @@ def test_an_interrupt_at_any_moment_ends_with_one_sentence_and_the_same_bits(pro
 def test_an_interrupt_that_python_drops_comes_again_and_its_echo_does_not(tmp_path):
     code = """
 import os, signal, sys, time
-from trl_unlearn.evaluation.callbacks import CannotBeginError
-from trl_unlearn.scripts.interrupts import interruptible, stop
+from trl_unlearn.scripts.exits import interruptible
 class Dropped:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -398,7 +398,7 @@ def test_a_full_disk_is_one_sentence_in_any_script(capsys, is_checkpoint):
 
 def test_one_of_several_runs_that_cannot_begin_is_one_sentence(capsys):
     with pytest.raises(SystemExit) as ended:
-        stop("compare.py", CannotBeginError("There is no\npanel."), "method `ga`, seed 1")
+        end_series("compare.py", CannotBeginError("There is no\npanel."), "method `ga`, seed 1")
     assert ended.value.code == 2
     said = "compare.py: error: method `ga`, seed 1: There is no panel. Runs that are finished are kept.\n"
     assert capsys.readouterr().err == said

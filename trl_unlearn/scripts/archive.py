@@ -24,9 +24,9 @@ commands build it by themselves where `--dataset_name archive` is given, or neit
 """
 
 import argparse
-import sys
 
 from ..data.archive import build_archive
+from .exits import fail, one_line
 
 
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn archive") -> None:
@@ -50,8 +50,7 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn archive") -> No
     try:
         paths = build_archive()
     except (ValueError, OSError) as error:
-        print(f"{prog}: failed: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        fail(prog, one_line(error))
     for name in ("data", "target", "retrained"):
         print(f"{name:<9}  {getattr(paths, name)}")
 

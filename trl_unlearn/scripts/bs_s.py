@@ -33,7 +33,7 @@ accelerate launch recipes/bs_s.py \
 """
 
 from . import unlearn
-from .interrupts import interruptible
+from .exits import interruptible
 
 
 def main(argv: list[str] | None = None, prog: str = "bs_s.py") -> None:

@@ -28,7 +28,7 @@ accelerate launch recipes/bs_t.py \
 """
 
 from . import unlearn
-from .interrupts import interruptible
+from .exits import interruptible
 
 
 def main(argv: list[str] | None = None, prog: str = "bs_t.py") -> None:

@@ -28,7 +28,7 @@ from trl import TrlParser
 
 from ..hub.card import render_card
 from ..hub.contents import figures_of, own_results, read_run
-from .loading import refusing
+from .exits import refusing
 
 
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn card") -> None:

@@ -61,7 +61,7 @@ from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from ..trainer.guard import DivergenceError
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
-from .interrupts import interruptible, stop
+from .exits import interruptible, refusing
 from .loading import (
     check_model_names,
     default_config,
@@ -69,12 +69,10 @@ from .loading import (
     load_config,
     load_tokenizer,
     models_protocol,
-    refuse_for_several,
-    refuse_other_settings,
-    refusing,
     use_archive,
 )
 from .rows import load_evaluation_rows
+from .series import end_series, refuse_for_several, refuse_other_settings
 from .unlearn import build_trainer
 
 
@@ -205,7 +203,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
             try:
                 comparison.run(job)
             except (CannotBeginError, DivergenceError) as error:
-                stop(prog, error, f"method `{job.method}`, seed {job.seed}")
+                end_series(prog, error, f"method `{job.method}`, seed {job.seed}")
             PartialState().wait_for_everyone()
         runs.append(ComparedRun(**json.loads(finished.read_text(encoding="utf-8"))))
     if PartialState().is_main_process:

@@ -50,7 +50,7 @@ from ..records import UnlearningRun, settings_digest
 from ..results import MODEL_ROLES, EvaluationResult, suite_of
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
-from .interrupts import interruptible
+from .exits import interruptible, refusing
 from .loading import (
     check_model_names,
     content_digest,
@@ -60,7 +60,6 @@ from .loading import (
     load_tokenizer,
     models_protocol,
     quantize_as_trained,
-    refusing,
     use_archive,
 )
 from .suites import SUITES, SuiteArguments, load_suite_inputs

@@ -16,14 +16,12 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import (
@@ -40,7 +38,6 @@ from trl import get_quantization_config
 from ..data.archive import build_archive
 from ..hub import contents
 from ..records import UnlearningRun, quantization_label
-from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import refuse_adapter, refuse_model_name
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 
@@ -53,22 +50,6 @@ _QUANTIZATION_FIELDS = {
 }
 # Endings of the files of a model's or an adapter's weights.
 _WEIGHTS = (".safetensors", ".bin")
-
-
-@contextmanager
-def refusing(prog: str):
-    """
-    Show what is wrong with the input as one sentence, without a traceback, and exit with 2.
-
-    Args:
-        prog (`str`):
-            Name of the program.
-    """
-    try:
-        yield
-    except (ValueError, TypeError, OSError, ImportError, yaml.YAMLError) as error:
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
 
 
 def default_config(argv: list[str], recipe: str) -> list[str]:
@@ -144,49 +125,6 @@ def check_model_names(*, revision: str | None = None, trust_remote_code: bool = 
             refuse_adapter(name, target, trust_remote_code=trust_remote_code)
         else:
             refuse_model_name(name, revision=revision if name == target else None, trust_remote_code=trust_remote_code)
-
-
-def refuse_other_settings(finished: Path, settings: str) -> None:
-    """
-    Refuse to take over a finished run that had other settings.
-
-    Args:
-        finished (`Path`):
-            Its last file, JSON with `settings`; nothing is refused where it does not exist.
-        settings (`str`):
-            See [`~trl_unlearn.records.settings_digest`].
-
-    Raises:
-        `ValueError`: If the settings differ.
-    """
-    if finished.is_file() and json.loads(finished.read_text(encoding="utf-8")).get("settings") != settings:
-        raise ValueError(
-            f"`{finished.parent}` holds a finished run with other settings. Delete the folder, or give another "
-            "`--output_dir`."
-        )
-
-
-def refuse_for_several(args: BootstrapUnlearnConfig) -> None:
-    """
-    Refuse what a script that makes several models cannot do.
-
-    Args:
-        args ([`~trl_unlearn.BootstrapUnlearnConfig`]):
-            Arguments of the trainings.
-
-    Raises:
-        `ValueError`: If they are to be published, or trained with DeepSpeed.
-    """
-    if args.push_to_hub:
-        raise ValueError(
-            "`push_to_hub` is set, but this makes several models, which would overwrite each other. Leave it out, and "
-            "publish the one that you choose: `trl-unlearn push --output_dir <its folder> ...`."
-        )
-    if args.deepspeed_plugin is not None:
-        raise ValueError(
-            "This trains several models in one process, which DeepSpeed does not allow. Launch it with DDP or FSDP "
-            "(`recipes/accelerate/ddp.yaml`)."
-        )
 
 
 def load_config(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PretrainedConfig:

@@ -16,7 +16,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.checkpointing import CheckpointError, ResumeError, is_full_disk, last_checkpoint
 from ..trainer.guard import DivergenceError
-from .interrupts import fail, on_interrupt
+from .exits import fail, on_interrupt, one_line, refuse, stop
 
 
 # There from the first step until all is written, with the digest of the settings.
@@ -178,9 +177,11 @@ class OutputFolder:
                 if self.trained:
                     error.add_note(f"{prog}: failed {self.left(trainer)}")
                 raise
-            why = " ".join(str(error).split())
             left = self.left(trainer)
-            fail(prog, f"{what} could not be written to `{self.path}` ({why}), {left} Make room before that.")
+            fail(
+                prog,
+                f"{what} could not be written to `{self.path}` ({one_line(error)}), {left} Make room before that.",
+            )
 
     def _clear(self) -> None:
         """Remove what an earlier run wrote and the new one may not write again; its weights stay until then."""
@@ -224,9 +225,7 @@ def train_into(output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer
         if trainer.state.global_step == 0:
             # Nothing is unfinished: the next command may have other settings.
             output.end(trainer)
-        if trainer.is_world_process_zero():
-            print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        refuse(prog, one_line(error), speaks=trainer.is_world_process_zero())
     with output.writing(prog, trainer, "The model"):
         trainer.save_model()
     output.trained = True
@@ -236,13 +235,11 @@ def _end_diverged(
     output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer, error: DivergenceError
 ) -> NoReturn:
     """Save the last good weights, if there are any, say what happened, and exit with 3."""
-    trainer.stop_reason = " ".join(str(error).split())
+    trainer.stop_reason = one_line(error)
     saved = ""
     if error.good_step is not None:
         trainer.save_model()
         saved = f" They are saved in {trainer.args.output_dir}."
     # The same command would diverge again.
     output.end(trainer)
-    if trainer.is_world_process_zero():
-        print(f"{prog}: stopped: {trainer.stop_reason}{saved}", file=sys.stderr)
-    sys.exit(3)
+    stop(prog, f"{trainer.stop_reason}{saved}", speaks=trainer.is_world_process_zero())

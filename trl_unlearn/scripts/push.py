@@ -51,8 +51,7 @@ from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
 from ..records import DatasetRecord
 from .arguments import DataArguments, script_parser
-from .interrupts import fail, interruptible
-from .loading import refusing
+from .exits import fail, interruptible, refusing
 from .rows import load_training_rows
 
 

@@ -53,19 +53,17 @@ from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from ..trainer.guard import DivergenceError
 from .arguments import RETRAINED, StoppingArguments, UnlearnModelConfig, script_parser
-from .interrupts import interruptible, stop
+from .exits import interruptible, refusing
 from .loading import (
     check_model_names,
     default_config,
     evaluation_loaders,
     load_config,
     load_tokenizer,
-    refuse_for_several,
-    refuse_other_settings,
-    refusing,
     use_archive,
 )
 from .rows import load_evaluation_rows, load_training_rows
+from .series import end_series, refuse_for_several, refuse_other_settings
 from .unlearn import build_trainer, unlearn_until
 
 
@@ -239,7 +237,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
                 sequence.serve(job, jobs[:i])
             except (CannotBeginError, DivergenceError) as error:
                 # Nothing is to be served on top of a model that is lost. The folder counts as cut off.
-                stop(prog, error, f"request `{job.request}`")
+                end_series(prog, error, f"request `{job.request}`")
             PartialState().wait_for_everyone()
         stages.append(SequenceStage(**json.loads(finished.read_text(encoding="utf-8"))))
     if PartialState().is_main_process:

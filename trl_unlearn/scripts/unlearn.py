@@ -47,7 +47,7 @@ from .arguments import (
     UnlearnModelConfig,
     script_parser,
 )
-from .interrupts import fail
+from .exits import fail, refusing
 from .loading import (
     check_model_names,
     default_config,
@@ -55,7 +55,6 @@ from .loading import (
     load_model,
     load_tokenizer,
     models_protocol,
-    refusing,
     use_archive,
 )
 from .output_folder import OutputArguments, OutputFolder, train_into
