@@ -23,9 +23,9 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from trl_unlearn.records import AdapterRecord, DatasetRecord, UnlearningRun
-from trl_unlearn.scripts import evaluate, loading
+from trl_unlearn.scripts import evaluate, models
 from trl_unlearn.scripts.arguments import DataArguments, UnlearnModelConfig
-from trl_unlearn.scripts.loading import evaluation_loaders, models_protocol, quantize_as_trained
+from trl_unlearn.scripts.models import evaluation_loaders, models_protocol, quantize_as_trained
 from trl_unlearn.trainer.run_record import _quantization
 
 
@@ -66,7 +66,7 @@ def asked(monkeypatch):
         found[name, adapter] = options
         return torch.nn.Linear(1, 1)
 
-    monkeypatch.setattr(loading, "load_model", load)
+    monkeypatch.setattr(models, "load_model", load)
     return found
 
 

@@ -20,7 +20,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from trl_unlearn.scripts import bs_s, bs_t, compare, evaluate, sequence, unlearn
-from trl_unlearn.scripts.loading import default_config
+from trl_unlearn.scripts.models import default_config
 
 
 FOLDER = Path(__file__).parents[2] / "recipes"

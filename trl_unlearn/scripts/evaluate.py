@@ -51,7 +51,7 @@ from ..results import MODEL_ROLES, EvaluationResult, suite_of
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
 from .exits import interruptible, refusing
-from .loading import (
+from .models import (
     check_model_names,
     content_digest,
     default_config,

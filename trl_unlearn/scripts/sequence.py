@@ -54,7 +54,7 @@ from ..trainer.checks import check_output_dir
 from ..trainer.guard import DivergenceError
 from .arguments import RETRAINED, StoppingArguments, UnlearnModelConfig, script_parser
 from .exits import interruptible, refusing
-from .loading import (
+from .models import (
     check_model_names,
     default_config,
     evaluation_loaders,

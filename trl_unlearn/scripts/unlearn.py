@@ -48,7 +48,7 @@ from .arguments import (
     script_parser,
 )
 from .exits import fail, refusing
-from .loading import (
+from .models import (
     check_model_names,
     default_config,
     evaluation_loaders,
