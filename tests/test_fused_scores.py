@@ -24,8 +24,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from trl_unlearn import _fused_scores
+from trl_unlearn.encoding import pad_rows
 from trl_unlearn.label_states import LabelStates, LogitHead, check_head
-from trl_unlearn.token_scores import RowGroup, ScoreTerms, pad_rows, score_batch, score_groups, token_scores
+from trl_unlearn.token_scores import RowGroup, ScoreTerms, score_batch, score_groups, token_scores
 
 
 NUM_LABELS, HIDDEN, VOCAB = 23, 8, 50

@@ -32,7 +32,7 @@ ALLOWED = {
     "encoding": {"row_forms"},
     "_fused_scores": set(),
     "label_states": {"_fused_scores"},
-    "token_scores": {"_fused_scores", "label_states"},
+    "token_scores": {"_fused_scores", "encoding", "label_states"},
     "generation": {"encoding", "row_forms"},
     "objectives": set(),
     "metrics": set(),
@@ -55,7 +55,7 @@ ALLOWED = {
         "hub",
     },
     "evaluation": {"_json_record", "row_forms", "encoding", "token_scores", "generation", "metrics", "results"},
-    "scripts": {"_json_record", "trainer", "data", "evaluation", "hub", "records", "results", "row_forms"},
+    "scripts": {"_json_record", "trainer", "data", "evaluation", "hub", "records", "results", "row_forms", "encoding"},
     "cli": {"scripts"},
     "__main__": {"cli"},
     # Under `TYPE_CHECKING`, for the names that are loaded at first use.

@@ -30,12 +30,12 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from trl_unlearn.beliefs import BeliefSampling, BeliefStore
-from trl_unlearn.encoding import encode_row
+from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.tofu import score_set
 from trl_unlearn.evaluation.together import generate_answers
 from trl_unlearn.generation import eos_token_ids, generate
-from trl_unlearn.token_scores import pad_rows, score_batch, score_rows
+from trl_unlearn.token_scores import score_batch, score_rows
 
 from .chat_tokenizers import CHATS, CORPUS, chat_tokenizer, template
 from .conftest import cases

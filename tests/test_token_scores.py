@@ -16,17 +16,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trl_unlearn.encoding import encode_row
+from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.label_states import LabelStates, LogitHead
-from trl_unlearn.token_scores import (
-    RowGroup,
-    ScoreTerms,
-    pad_rows,
-    score_batch,
-    score_groups,
-    score_rows,
-    token_scores,
-)
+from trl_unlearn.token_scores import RowGroup, ScoreTerms, score_batch, score_groups, score_rows, token_scores
 
 
 EXACT = {"atol": 1e-9, "rtol": 0.0}

@@ -28,9 +28,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ._belief_file import BeliefFile
-from .encoding import answer_ids, repeats
+from .encoding import answer_ids, continuation_row, repeats
 from .generation import Completion, generate
-from .token_scores import continuation_row
 
 
 # After this many draws that held nothing but an EOS token, the EOS token is not allowed as the first one.

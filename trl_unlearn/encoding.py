@@ -18,8 +18,12 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset
 from jinja2 import TemplateError
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from .row_forms import check_messages, is_conversation, prompt_and_answer, template_arguments, warn_once
@@ -87,6 +91,22 @@ def answer_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """An encoded row whose prompt has no labels: in raw text it has, which other answers to it have not."""
     start = row["prompt_length"]
     return {**row, "labels": [-100] * start + list(row["labels"][start:])}
+
+
+def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list[int]]:
+    """
+    Encoded row of a generated completion, whose tokens are all labels.
+
+    Args:
+        prompt (`list[int]`):
+            Token ids of the prompt.
+        completion (`list[int]`):
+            Token ids of the completion.
+
+    Returns:
+        `dict[str, list[int]]`: `input_ids` and `labels`.
+    """
+    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
 
 
 def repeats(sample: Sequence[int], answer: Sequence[int], end_ids: Collection[int]) -> bool:
@@ -302,6 +322,42 @@ def padding_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
         f"The tokenizer (`{type(tokenizer).__name__}`) has neither a padding nor an EOS token, so rows cannot be "
         "padded. Set `tokenizer.pad_token` to a token that rows do not hold, and save the tokenizer."
     )
+
+
+def pad_rows(
+    rows: Sequence[Mapping[str, Any]], pad_token_id: int, multiple: int = 1, limit: int | None = None
+) -> dict[str, Tensor]:
+    """
+    Encoded rows to one right-padded batch.
+
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`):
+            Rows with `input_ids` and `labels`.
+        pad_token_id (`int`):
+            Token of the padding.
+        multiple (`int`, *optional*, defaults to `1`):
+            Number that the width is a multiple of.
+        limit (`int`, *optional*):
+            Width beyond which the padding does not go: a position of padding is looked up, too.
+
+    Returns:
+        `dict[str, torch.Tensor]`: `input_ids`, `attention_mask` and `labels`, of shape `(rows, tokens)`.
+    """
+    ids = [torch.tensor(row["input_ids"]) for row in rows]
+    labels = [torch.tensor(row["labels"]) for row in rows]
+    longest = max(map(len, ids))
+    missing = -longest % multiple
+    if limit is not None:
+        missing = min(missing, max(0, limit - longest))
+
+    def padded(values: list[Tensor], value: int) -> Tensor:
+        return F.pad(pad_sequence(values, batch_first=True, padding_value=value), (0, missing), value=value)
+
+    return {
+        "input_ids": padded(ids, pad_token_id),
+        "attention_mask": padded([torch.ones_like(x) for x in ids], 0),
+        "labels": padded(labels, -100),
+    }
 
 
 def encode_row(

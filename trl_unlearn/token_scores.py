@@ -23,11 +23,11 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ._fused_scores import FusedScores, ScoreTerms, gathered
+from .encoding import pad_rows
 from .label_states import LabelStates, label_states
 
 
@@ -295,58 +295,6 @@ class RowScore:
     def is_finite(self) -> bool:
         """`bool`: Whether the model gives every label token a log-prob. If not, `is_top1` says nothing."""
         return all(map(math.isfinite, self.logps))
-
-
-def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list[int]]:
-    """
-    Encoded row of a generated completion, whose tokens are all labels.
-
-    Args:
-        prompt (`list[int]`):
-            Token ids of the prompt.
-        completion (`list[int]`):
-            Token ids of the completion.
-
-    Returns:
-        `dict[str, list[int]]`: `input_ids` and `labels`.
-    """
-    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
-
-
-def pad_rows(
-    rows: Sequence[Mapping[str, Any]], pad_token_id: int, multiple: int = 1, limit: int | None = None
-) -> dict[str, torch.Tensor]:
-    """
-    Encoded rows to one right-padded batch.
-
-    Args:
-        rows (`Sequence[Mapping[str, Any]]`):
-            Rows with `input_ids` and `labels`.
-        pad_token_id (`int`):
-            Token of the padding.
-        multiple (`int`, *optional*, defaults to `1`):
-            Number that the width is a multiple of.
-        limit (`int`, *optional*):
-            Width beyond which the padding does not go: a position of padding is looked up, too.
-
-    Returns:
-        `dict[str, torch.Tensor]`: `input_ids`, `attention_mask` and `labels`, of shape `(rows, tokens)`.
-    """
-    ids = [torch.tensor(row["input_ids"]) for row in rows]
-    labels = [torch.tensor(row["labels"]) for row in rows]
-    longest = max(map(len, ids))
-    missing = -longest % multiple
-    if limit is not None:
-        missing = min(missing, max(0, limit - longest))
-
-    def padded(values: list[Tensor], value: int) -> Tensor:
-        return F.pad(pad_sequence(values, batch_first=True, padding_value=value), (0, missing), value=value)
-
-    return {
-        "input_ids": padded(ids, pad_token_id),
-        "attention_mask": padded([torch.ones_like(x) for x in ids], 0),
-        "labels": padded(labels, -100),
-    }
 
 
 @torch.no_grad()

@@ -23,12 +23,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
-from trl_unlearn.encoding import encode_row
+from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation import distribution
 from trl_unlearn.evaluation.distribution import measure_distribution
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.generation import generate
-from trl_unlearn.token_scores import pad_rows
 
 
 FADE = {"distribution/fade_forget", "distribution/fade_retain"}

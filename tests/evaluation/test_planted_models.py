@@ -23,12 +23,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trl_unlearn.encoding import encode_row
+from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
 from trl_unlearn.row_forms import with_answer
-from trl_unlearn.token_scores import pad_rows, score_batch
+from trl_unlearn.token_scores import score_batch
 
 
 # Question, answer, the same in other words.

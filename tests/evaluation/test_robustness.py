@@ -36,14 +36,14 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from trl_unlearn.encoding import encode_row
+from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation import robustness
 from trl_unlearn.evaluation.plots import plot_leak, plot_relearning
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.metrics import LeakAtK
 from trl_unlearn.results import EvaluationResult, Measurement
-from trl_unlearn.token_scores import pad_rows, score_rows
+from trl_unlearn.token_scores import score_rows
 
 
 CURVE = [f"robustness/relearned_{step}_steps" for step in (0, 1, 2, 4, 8)]

@@ -19,13 +19,13 @@ import copy
 import pytest
 import torch
 
-from trl_unlearn.encoding import encode_row
+from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.privacy import measure_privacy
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import evaluate_models
 from trl_unlearn.row_forms import with_answer
-from trl_unlearn.token_scores import pad_rows, score_batch
+from trl_unlearn.token_scores import score_batch
 
 
 GENERAL = [

@@ -18,11 +18,11 @@ from statistics import fmean
 import pytest
 import torch
 
-from trl_unlearn.encoding import encode_row
+from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation import privacy
 from trl_unlearn.evaluation.privacy import NUM_NEIGHBOURS, neighbours, spv_scores
 from trl_unlearn.metrics import MembershipAUC
-from trl_unlearn.token_scores import pad_rows, score_batch, score_rows
+from trl_unlearn.token_scores import score_batch, score_rows
 
 
 def fact(person, subject, place):

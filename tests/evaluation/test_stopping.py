@@ -21,10 +21,10 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.encoding import pad_rows
 from trl_unlearn.evaluation.callbacks import CannotBeginError, curve_point
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.stopping import UnlearnUntil
-from trl_unlearn.token_scores import pad_rows
 
 
 MEMORISED: dict[str, torch.Tensor] = {}

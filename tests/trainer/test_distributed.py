@@ -282,7 +282,8 @@ from accelerate import Accelerator
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
-from trl_unlearn.token_scores import RowGroup, ScoreTerms, pad_rows, score_groups
+from trl_unlearn.encoding import pad_rows
+from trl_unlearn.token_scores import RowGroup, ScoreTerms, score_groups
 
 accelerator, model = Accelerator(cpu=True), AutoModelForCausalLM.from_pretrained(sys.argv[1]).double()
 assert accelerator.num_processes == 2

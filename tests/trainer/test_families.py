@@ -24,10 +24,11 @@ from transformers import AutoModelForCausalLM
 from trl import get_peft_config
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.encoding import pad_rows
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import evaluate_models
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
-from trl_unlearn.token_scores import ScoreTerms, pad_rows, score_batch
+from trl_unlearn.token_scores import ScoreTerms, score_batch
 
 from ..families import FAMILIES, build
 

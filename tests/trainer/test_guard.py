@@ -28,8 +28,8 @@ from torch import nn
 from transformers import TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
-from trl_unlearn.encoding import encode_row
-from trl_unlearn.token_scores import RowScore, pad_rows, score_batch
+from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.token_scores import RowScore, score_batch
 from trl_unlearn.trainer.guard import DivergenceError, DivergenceGuard
 
 

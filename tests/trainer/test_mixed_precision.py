@@ -29,8 +29,9 @@ from peft import LoraConfig
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn._fused_scores import LogitHead
+from trl_unlearn.encoding import pad_rows
 from trl_unlearn.label_states import LabelStates, label_states
-from trl_unlearn.token_scores import pad_rows, score_batch, score_rows, token_scores
+from trl_unlearn.token_scores import score_batch, score_rows, token_scores
 from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES, ForgetScores
 

@@ -25,8 +25,8 @@ from safetensors import safe_open
 from transformers import PhiConfig, PhiForCausalLM
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
-from trl_unlearn.encoding import encode_row
-from trl_unlearn.token_scores import pad_rows, score_batch
+from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.token_scores import score_batch
 from trl_unlearn.trainer.step import StepRow, _digest, collate_rows
 
 

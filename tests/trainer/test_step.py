@@ -21,7 +21,8 @@ import transformers
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from trl_unlearn.token_scores import pad_rows, score_batch
+from trl_unlearn.encoding import pad_rows
+from trl_unlearn.token_scores import score_batch
 from trl_unlearn.trainer.logs import RowMetrics
 from trl_unlearn.trainer.reference import disable_dropout
 from trl_unlearn.trainer.step import (

@@ -26,9 +26,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
-from trl_unlearn.encoding import encode_row
+from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.records import Truncation
-from trl_unlearn.token_scores import pad_rows, score_batch
+from trl_unlearn.token_scores import score_batch
 from trl_unlearn.trainer import step
 from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
 from trl_unlearn.trainer.checks import refuse_sharding

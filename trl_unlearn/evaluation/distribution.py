@@ -27,9 +27,9 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..encoding import continuation_row
 from ..metrics import FADE
 from ..results import MODEL_ROLES, Measurement, Unmeasured
-from ..token_scores import continuation_row
 from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
 from .together import free_memory, sample_responses, score_rows_together, strict_extraction_strengths
 from .uncertainty import SuiteOutcome, summarise_rows

@@ -25,7 +25,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import ends_turn, padding_token_id
+from ..encoding import continuation_row, ends_turn, pad_rows, padding_token_id
 from ..generation import eos_token_ids, key_seed
 from ..metrics import (
     LossAttack,
@@ -39,7 +39,7 @@ from ..metrics import (
     relative_leak,
     separation,
 )
-from ..token_scores import RowScore, continuation_row, pad_rows, score_batch
+from ..token_scores import RowScore, score_batch
 from .rows import EvaluationRows, encode_set
 from .together import free_memory, generate_together, score_rows_together
 from .uncertainty import SuiteOutcome, bootstrap, row_counts, summarise

@@ -31,12 +31,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from ..encoding import answer_ids, encode_row
+from ..encoding import answer_ids, encode_row, pad_rows
 from ..generation import eos_token_ids, position_limit
 from ..metrics import LeakAtK, RougeRecall
 from ..results import MODEL_ROLES
 from ..row_forms import prompt_and_answer, template_columns
-from ..token_scores import pad_rows, score_batch
+from ..token_scores import score_batch
 from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
 from .together import free_memory, generate_together, sample_responses, strict_extraction_strengths
 from .uncertainty import SuiteOutcome, summarise_rows, where_measured

@@ -23,9 +23,8 @@ from typing import Any, Self
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_row, repeats
+from ..encoding import answer_row, continuation_row, repeats
 from ..generation import Completion, eos_token_ids
-from ..token_scores import continuation_row
 from .rows import encode_set
 from .together import sample_responses, score_rows_together
 

@@ -25,6 +25,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..encoding import continuation_row
 from ..generation import Completion
 from ..metrics import (
     ExactMemorization,
@@ -40,7 +41,6 @@ from ..metrics import (
     memorization_score,
 )
 from ..results import MODEL_ROLES, PARITIES, EvaluationResult
-from ..token_scores import continuation_row
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
 from .squeezing import belief_logps, freeze_beliefs

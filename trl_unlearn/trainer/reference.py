@@ -31,7 +31,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from .._trl import DistributedBackend, prepare_deepspeed
-from ..token_scores import pad_rows, score_batch
+from ..encoding import pad_rows
+from ..token_scores import score_batch
 
 
 logger = logging.getLogger(__name__)

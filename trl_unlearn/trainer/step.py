@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..beliefs import BeliefStore
+from ..encoding import pad_rows
 from ..generation import key_seed
 from ..label_states import LabelStates
 from ..objectives.forget import bs_s_weights
-from ..token_scores import RowGroup, ScoreTerms, TokenScores, pad_rows, score_batch, score_groups, states_inside
+from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score_groups, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective, ForgetScores
 
