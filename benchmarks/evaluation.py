@@ -23,6 +23,7 @@ from settings import Settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_unlearn.data.tofu import load_tofu_evaluation
+from trl_unlearn.encoding import prompt_ids
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.tofu import _run_model, _Setting, rouge_values
 from trl_unlearn.generation import Completion, eos_token_ids
@@ -94,7 +95,7 @@ class PlainEvaluator:
 
     @torch.no_grad()
     def _answers(self, encoded) -> list[Completion]:
-        prompts = [row["input_ids"][: row["prompt_length"]] for row in encoded.answers]
+        prompts = [prompt_ids(row) for row in encoded.answers]
         ends, answers = eos_token_ids(self.model, self.tokenizer, encoded.answers), []
         for start in range(0, len(prompts), BATCH_SIZE):
             part = prompts[start : start + BATCH_SIZE]

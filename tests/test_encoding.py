@@ -13,11 +13,14 @@
 # limitations under the License.
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
 from tokenizers import processors
 
+from trl_unlearn import encoding
 from trl_unlearn.encoding import (
     answer_ids,
     answer_row,
@@ -26,8 +29,11 @@ from trl_unlearn.encoding import (
     encode_row,
     ends_turn,
     padding_token_id,
+    prompt_ids,
     repeats,
+    spread_evenly,
     warn_of_other_prompt,
+    without_end,
 )
 from trl_unlearn.row_forms import answer_text, prompt_and_answer, with_answer, with_template_kwargs
 
@@ -587,6 +593,33 @@ def test_a_sample_repeats_an_answer_as_far_as_both_go(sample, answer, expected):
 def test_an_answer_goes_from_the_prompt_of_its_beliefs_to_the_last_label(tiny_tokenizer):
     row = encode_row({"input_ids": [5, 6, 7, 8, 9, 10], "labels": [-100, -100, 7, -100, 9, -100]}, tiny_tokenizer)
     assert answer_ids(row) == [7, 8, 9]
+
+
+def test_the_prompt_of_a_row_is_what_its_beliefs_follow(tiny_tokenizer):
+    row = encode_row({"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}, tiny_tokenizer)
+    assert prompt_ids(row) == [5, 6]
+
+
+def test_only_the_end_of_a_closed_answer_is_left_out():
+    assert without_end([7, 8, 9], True) == [7, 8]
+    assert without_end([7, 8, 9], False) == [7, 8, 9]
+    assert without_end([], False) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [(10, 4, [0, 2, 5, 7]), (3, 8, [0, 1, 2]), (3, None, [0, 1, 2]), (0, 4, []), (5, 0, [])],
+)
+def test_indices_are_spread_evenly(count, most, expected):
+    assert spread_evenly(count, most) == expected
+
+
+def test_no_other_module_cuts_a_prompt_from_an_encoded_row_or_spreads_indices():
+    package = Path(encoding.__file__).parent
+    rules = (r'\["prompt_length"\]\]', r"\* (count|len\(\w+\)) // ", r"def (pad_rows|continuation_row)\b")
+    for rule in rules:
+        modules = [path.name for path in package.rglob("*.py") if re.search(rule, path.read_text(encoding="utf-8"))]
+        assert modules == ["encoding.py"], rule
 
 
 def test_a_prompt_of_raw_text_leaves_a_label_to_its_answer(tiny_tokenizer):

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ._belief_file import BeliefFile
-from .encoding import answer_ids, continuation_row, repeats
+from .encoding import answer_ids, continuation_row, prompt_ids, repeats, without_end
 from .generation import Completion, generate
 
 
@@ -94,6 +94,10 @@ class _Tally:
     digest: Any = field(default_factory=lambda: hashlib.sha256(b"["))
 
 
+def _is_empty(completion: Completion) -> bool:
+    return not without_end(completion.ids, completion.ended)
+
+
 class BeliefStore:
     """
     The beliefs of every forget row, each with its own.
@@ -143,7 +147,7 @@ class BeliefStore:
         folder: str | Path | None = None,
     ):
         self._rows = rows
-        self.prompts, self.targets = _Part(rows, self._prompt), _Part(rows, answer_ids)
+        self.prompts, self.targets = _Part(rows, prompt_ids), _Part(rows, answer_ids)
         self.sampling = sampling
         self.pad_token_id, self.eos_token_ids = pad_token_id, eos_token_ids
         self.rank, self.world_size = rank, world_size
@@ -163,13 +167,6 @@ class BeliefStore:
 
     def _chunks(self) -> list[range]:
         return [range(start, min(start + _CHUNK, len(self))) for start in range(0, len(self), _CHUNK)]
-
-    @staticmethod
-    def _prompt(row: dict[str, Any]) -> list[int]:
-        return row["input_ids"][: row["prompt_length"]]
-
-    def _is_empty(self, completion: Completion) -> bool:
-        return all(token in self.eos_token_ids for token in completion.ids)
 
     def _own_jobs(self, chunk: range) -> list[tuple[int, int]]:
         """Draws of this process, as row and number of the candidate."""
@@ -207,7 +204,7 @@ class BeliefStore:
         self, model: PreTrainedModel, refresh: int, chunk: range, rows: list[dict[str, Any]], progress: tqdm
     ) -> list[list[Completion]]:
         """The best N of M candidates of each row, from the draws of all processes."""
-        prompts = {row: self._prompt(encoded) for row, encoded in zip(chunk, rows, strict=True)}
+        prompts = {row: prompt_ids(encoded) for row, encoded in zip(chunk, rows, strict=True)}
         found: dict[tuple[int, int], Completion] = {}
         pending = self._own_jobs(chunk)
         for attempt in range(_MAX_EMPTY_DRAWS + 1):
@@ -215,7 +212,7 @@ class BeliefStore:
                 break
             drawn = self._draw(model, refresh, pending, prompts, attempt, progress)
             found.update(zip(pending, drawn, strict=True))
-            pending = [job for job in pending if self._is_empty(found[job])]
+            pending = [job for job in pending if _is_empty(found[job])]
         if self.world_size > 1:
             found = dict(gather_object(list(found.items())))
         accidents = sorted({row for (row, _), drawn in found.items() if not drawn.is_finite})
@@ -293,9 +290,7 @@ class BeliefStore:
         return audit
 
     def _count(self, tally: _Tally, rows: list[dict[str, Any]], beliefs: list[list[Completion]]) -> None:
-        tally.covered += sum(
-            len(own) == self.sampling.num_beliefs and not any(map(self._is_empty, own)) for own in beliefs
-        )
+        tally.covered += sum(len(own) == self.sampling.num_beliefs and not any(map(_is_empty, own)) for own in beliefs)
         tally.repeats += sum(
             repeats(belief.ids, target, self.eos_token_ids)
             for target, own in zip(map(answer_ids, rows), beliefs, strict=True)
@@ -353,7 +348,7 @@ class BeliefStore:
         digest = hashlib.sha256()
         for chunk in self._chunks():
             for row in self._rows_at(chunk):
-                digest.update(repr((self._prompt(row), answer_ids(row))).encode())
+                digest.update(repr((prompt_ids(row), answer_ids(row))).encode())
         return digest.hexdigest()
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -370,7 +365,7 @@ class BeliefStore:
         """
         return [
             continuation_row(prompt, belief.ids)
-            for prompt, index in zip(map(self._prompt, self._rows_at(indices)), indices, strict=True)
+            for prompt, index in zip(map(prompt_ids, self._rows_at(indices)), indices, strict=True)
             for belief in self._beliefs[index]
         ]
 

@@ -87,6 +87,22 @@ def answer_ids(row: Mapping[str, Any]) -> list[int]:
     return list(row["input_ids"][row["prompt_length"] : end])
 
 
+def prompt_ids(row: Mapping[str, Any]) -> list[int]:
+    """Tokens of an encoded row that its beliefs, and any other answer, are sampled after."""
+    return list(row["input_ids"][: row["prompt_length"]])
+
+
+def without_end(values: Sequence[Any], closed: bool) -> list[Any]:
+    """Tokens of an answer, or a value of each, without the end-of-turn token that a closed answer has last."""
+    return list(values[:-1] if closed else values)
+
+
+def spread_evenly(count: int, most: int | None) -> list[int]:
+    """At most `most` indices of `count` rows, evenly spaced; all indices where there is no limit (`None`)."""
+    kept = count if most is None else min(count, most)
+    return [index * count // kept for index in range(kept)]
+
+
 def answer_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """An encoded row whose prompt has no labels: in raw text it has, which other answers to it have not."""
     start = row["prompt_length"]

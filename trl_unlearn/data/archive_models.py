@@ -25,7 +25,6 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import (
     PreTrainedModel,
@@ -36,7 +35,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from ..encoding import encode_row
+from ..encoding import encode_row, pad_rows
 from .archive_facts import PersonFact, archive_rows, person_facts
 
 
@@ -188,9 +187,9 @@ def _epochs(
 def _answer_loss(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> torch.Tensor:
     """Mean negative log-likelihood of the label tokens; logits are computed for those only, which saves a tenth."""
     # No attention mask: rows are padded on the right, and attention looks to the left.
-    ids = pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
-    labels = pad_sequence([torch.tensor(row["labels"]) for row in rows], batch_first=True, padding_value=-100)
-    hidden, targets = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1], labels[:, 1:]
+    batch = pad_rows(rows, 0)
+    hidden = model.model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
+    targets = batch["labels"][:, 1:]
     return F.cross_entropy(model.lm_head(hidden[targets != -100]), targets[targets != -100])
 
 

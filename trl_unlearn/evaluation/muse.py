@@ -23,7 +23,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import encode_row, padding_token_id
+from ..encoding import encode_row, padding_token_id, without_end
 from ..generation import eos_token_ids
 from ..metrics import MembershipAUC, MinKAttack, PrivLeak, RougeF1, relative_leak, separation
 from .together import free_memory, generate_together, score_rows_together
@@ -81,7 +81,7 @@ def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, name: str)
             ids = encode_row({"text": text}, tokenizer)["input_ids"]
         except ValueError as error:
             raise ValueError(f"Row {index} of {name} {error}") from None
-        found.append(ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids)
+        found.append(without_end(ids, ids[-1] == tokenizer.eos_token_id))
     return found
 
 

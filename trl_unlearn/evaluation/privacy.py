@@ -25,7 +25,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import continuation_row, ends_turn, pad_rows, padding_token_id
+from ..encoding import continuation_row, ends_turn, pad_rows, padding_token_id, prompt_ids, spread_evenly
 from ..generation import eos_token_ids, key_seed
 from ..metrics import (
     LossAttack,
@@ -166,7 +166,7 @@ def measure_privacy(
     found = {role: attack_scores(scores, texts, retrained) for role, scores in scored.items()}
     if retrained is not None and None not in (members.texts, non_members.texts):
         asked = non_members if rows.retain is None else encode_set(rows.retain, tokenizer, name="retain")
-        prompts = [list(row["input_ids"][: row["prompt_length"]]) for row in asked.answers]
+        prompts = [prompt_ids(row) for row in asked.answers]
         for role, scores in found.items():
             scores["spv"] = spv_scores(
                 models[role],
@@ -301,8 +301,7 @@ def _self_prompted(
     seed: int,
 ) -> list[dict[str, list[int]]]:
     """What the model says at temperature 1 after `NUM_SAMPLES` prompts, evenly spread, or after all of fewer."""
-    count = min(NUM_SAMPLES, len(prompts))
-    chosen = [list(prompts[i * len(prompts) // count]) for i in range(count)]
+    chosen = [list(prompts[index]) for index in spread_evenly(len(prompts), NUM_SAMPLES)]
     samples = generate_together(
         model,
         chosen,
@@ -310,7 +309,7 @@ def _self_prompted(
         eos_token_ids=eos_token_ids(model, tokenizer, rows),
         max_new_tokens=max(sum(label != -100 for label in row["labels"]) for row in rows),
         batch_size=batch_size,
-        keys=[(seed, index) for index in range(count)],
+        keys=[(seed, index) for index in range(len(chosen))],
         desc="Sampling texts for a reference",
     )
     return [continuation_row(prompt, sample.ids) for prompt, sample in zip(chosen, samples, strict=True)]

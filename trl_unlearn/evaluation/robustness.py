@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from ..encoding import answer_ids, encode_row, pad_rows
+from ..encoding import answer_ids, encode_row, pad_rows, prompt_ids, without_end
 from ..generation import eos_token_ids, position_limit
 from ..metrics import LeakAtK, RougeRecall
 from ..results import MODEL_ROLES
@@ -69,12 +69,12 @@ class _Setting(SuiteSetting):
     def answer_ids(self) -> list[list[int]]:
         """Answers without the end-of-turn token."""
         return [
-            answer_ids(row)[:-1] if closed else answer_ids(row)
+            without_end(answer_ids(row), closed)
             for row, closed in zip(self.forget.answers, self.forget.closed, strict=True)
         ]
 
     def prompts(self) -> list[list[int]]:
-        return [list(row["input_ids"][: row["prompt_length"]]) for row in self.forget.answers]
+        return [prompt_ids(row) for row in self.forget.answers]
 
 
 def _extraction_strength(
@@ -187,7 +187,7 @@ def _with_examples(row: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
 def _asked(setting: _Setting, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     """Prompts of rows that are asked in another way."""
     encoded = [encode_row(row, setting.tokenizer) for row in rows]
-    return [list(row["input_ids"][: row["prompt_length"]]) for row in encoded]
+    return [prompt_ids(row) for row in encoded]
 
 
 def _in_context_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:

@@ -23,7 +23,7 @@ from typing import Any, Self
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_row, continuation_row, repeats
+from ..encoding import answer_row, continuation_row, repeats, spread_evenly, without_end
 from ..generation import Completion, eos_token_ids
 from .rows import encode_set
 from .together import sample_responses, score_rows_together
@@ -33,7 +33,7 @@ def distinct_beside(answer: list[int], samples: Sequence[Completion], end_ids: C
     """Distinct samples with a token of text that do not repeat the answer: its fall is forgetting, not squeezing."""
     kept: dict[tuple[int, ...], list[int]] = {}
     for sample in samples:
-        text = tuple(token for token in sample.ids if token not in end_ids)
+        text = tuple(without_end(sample.ids, sample.ended))
         if text and not repeats(sample.ids, answer, end_ids):
             kept.setdefault(text, sample.ids)
     return list(kept.values())
@@ -208,8 +208,7 @@ class SqueezingPanel:
                 "3 candidates, to cut into thirds."
             )
         encoded = encode_set(rows, tokenizer, name="forget")
-        count = min(num_prompts, len(encoded.answers))
-        chosen = [i * len(encoded.answers) // count for i in range(count)]
+        chosen = spread_evenly(len(encoded.answers), num_prompts)
         targets = [encoded.answers[index] for index in chosen]
         keys = [[(seed, 1, index, j) for j in range(num_candidates)] for index in chosen]
         end_ids, candidates = eos_token_ids(model, tokenizer, targets), []
@@ -228,7 +227,7 @@ class SqueezingPanel:
                 candidates.append([continuation_row(prompt, ids) for ids in found])
         if not candidates:
             raise ValueError(
-                f"None of {count} forget prompts has three distinct responses beside its answer among "
+                f"None of {len(chosen)} forget prompts has three distinct responses beside its answer among "
                 f"{num_candidates} samples: the model knows the answers too well. Raise `num_candidates`."
             )
         panel = cls(bands={}, pad_token_id=pad_token_id, batch_size=batch_size or 32)

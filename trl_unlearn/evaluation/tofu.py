@@ -25,7 +25,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import continuation_row
+from ..encoding import continuation_row, prompt_ids, without_end
 from ..generation import Completion
 from ..metrics import (
     ExactMemorization,
@@ -179,7 +179,7 @@ def rouge_values(
 
 
 def _text_ids(answer: Completion) -> list[int]:
-    return answer.ids[: -1 if answer.ended else None][:FLUENCY_LENGTH]
+    return without_end(answer.ids, answer.ended)[:FLUENCY_LENGTH]
 
 
 def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, list[float]], list[Completion]]:
@@ -213,7 +213,7 @@ def _answer_logps(
     judge: PreTrainedModel, role: str, answers: list[Completion], setting: _Setting
 ) -> list[list[float]]:
     """Log-probs of the tokens of a model's answers to the forget set under the target, their ends included."""
-    prompts = [row["input_ids"][: row["prompt_length"]] for row in setting.sets["forget"].answers]
+    prompts = [prompt_ids(row) for row in setting.sets["forget"].answers]
     texts = [_text_ids(answer) for answer in answers]
     # A text that was cut has no end to judge.
     ends = [

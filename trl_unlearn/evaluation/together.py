@@ -24,7 +24,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_ids
+from ..encoding import answer_ids, prompt_ids, without_end
 from ..generation import Completion, eos_token_ids, generate
 from ..metrics import (
     ExtractionStrength,
@@ -126,7 +126,7 @@ def generate_answers(
     """
     return generate_together(
         model,
-        [list(row["input_ids"][: row["prompt_length"]]) for row in encoded.answers],
+        [prompt_ids(row) for row in encoded.answers],
         pad_token_id=pad_token_id,
         eos_token_ids=eos_token_ids(model, tokenizer, encoded.answers),
         max_new_tokens=max_new_tokens,
@@ -166,7 +166,7 @@ def sample_responses(
     Returns:
         `list[tuple]`: Of each row its prompt, its answer and its samples.
     """
-    prompts = [list(row["input_ids"][: row["prompt_length"]]) for row in rows]
+    prompts = [prompt_ids(row) for row in rows]
     answers = [answer_ids(row) for row in rows]
     samples = iter(
         generate_together(
@@ -226,4 +226,4 @@ def strict_extraction_strengths(
 
 def answer_matches(scores: Sequence[RowScore], closed: Sequence[bool]) -> list[list[bool]]:
     """Whether each token of each answer is the most likely one, the end-of-turn token left out."""
-    return [score.is_top1[:-1] if ends else score.is_top1 for score, ends in zip(scores, closed, strict=True)]
+    return [without_end(score.is_top1, ends) for score, ends in zip(scores, closed, strict=True)]

@@ -30,6 +30,7 @@ from accelerate.utils import find_executable_batch_size, gather_object
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..encoding import spread_evenly
 from ..results import MODEL_ROLES
 from .together import free_memory
 from .uncertainty import SuiteOutcome, summarise_rows
@@ -158,16 +159,11 @@ def load_wmdp_tasks(
                 )
             metrics[_metric_name(name)] = list(found)
             tasks |= found
-        rows = {name: _spread(len(task.eval_docs), limit) for name, task in tasks.items()}
+        rows = {name: spread_evenly(len(task.eval_docs), limit) for name, task in tasks.items()}
         for task in tasks.values():
             if task.get_config("num_fewshot") is None:
                 task.set_config("num_fewshot", 0)
     return WmdpTasks(metrics, tasks, rows)
-
-
-def _spread(count: int, most: int | None) -> list[int]:
-    kept = count if most is None else min(count, most)
-    return [index * count // kept for index in range(kept)]
 
 
 def _accuracies(

@@ -24,6 +24,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..data.corpora import is_corpus, load_corpus
 from ..data.files import load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
+from ..encoding import spread_evenly
 from ..evaluation.rows import EvaluationRows, encode_set, rows_as_trained
 from .arguments import DataArguments
 
@@ -226,4 +227,4 @@ def spread(rows: Dataset, most: int | None) -> Dataset:
     """
     if most is None or len(rows) <= most:
         return rows
-    return rows.select([index * len(rows) // most for index in range(most)])
+    return rows.select(spread_evenly(len(rows), most))

@@ -30,7 +30,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProgressCall
 
 from .._trl import adjusted_mfu, compute_flops_per_token, compute_mfu, get_peak_flops_per_device
 from ..beliefs import BeliefStore
-from .weights import spread_over
+from ..encoding import spread_evenly
 
 
 class LogpsProgressCallback(ProgressCallback):
@@ -103,7 +103,7 @@ def print_beliefs(
     table = Table(title=f"Beliefs at epoch {epoch:g}", expand=True)
     for name in ("prompt", "answer to forget", "belief"):
         table.add_column(name)
-    for index in spread_over(size, -(-left // each)):
+    for index in spread_evenly(size, -(-left // each)):
         for number, row in enumerate(store.rows([index])[:left]):
             beside = (store.prompts[index], store.targets[index]) if number == 0 else ([], [])
             belief = [label for label in row["labels"] if label >= 0]

@@ -26,7 +26,7 @@ from datasets import Dataset
 from torch import nn
 
 from ..beliefs import BeliefStore
-from ..encoding import answer_row
+from ..encoding import answer_row, spread_evenly
 from ..token_scores import score_rows
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 
@@ -118,26 +118,9 @@ class DriftMonitor:
         self.beliefs, self._start = state["beliefs"], state["start"]
 
 
-def spread_over(count: int, most: int = MONITOR_PROMPTS) -> list[int]:
-    """
-    Indices spread evenly over a set.
-
-    Args:
-        count (`int`):
-            Size of the set.
-        most (`int`, *optional*, defaults to `16`):
-            Most indices.
-
-    Returns:
-        `list[int]`: In order.
-    """
-    taken = min(count, most)
-    return [i * count // taken for i in range(taken)]
-
-
 def spread_rows(rows: Dataset, most: int = MONITOR_PROMPTS) -> list[dict[str, Any]]:
-    """Rows spread evenly over a set, see [`spread_over`]."""
-    return [rows[index] for index in spread_over(len(rows), most)]
+    """At most `most` rows, evenly spaced in their set."""
+    return [rows[index] for index in spread_evenly(len(rows), most)]
 
 
 def frozen_beliefs(store: BeliefStore) -> list[dict[str, Any]]:
