@@ -25,7 +25,7 @@ from .scripts.exits import refuse
 
 PROG = "trl-unlearn"
 
-# Sub-command, which is a script with dashes for its underscores -> what it does.
+# Command -> what it does.
 COMMANDS = {
     "bs-s": "unlearn the answers and the model's own likely answers (BS-S)",
     "bs-t": "unlearn the answers and the tokens likely beside them (BS-T)",
@@ -37,6 +37,8 @@ COMMANDS = {
     "archive": "build the embedded lab: fictional people, two tiny models",
     "env": "show versions and hardware, to paste into an issue",
 }
+# Commands that share a module. Every other one is `main` of the script of its name.
+_SHARED = {"archive": "commands", "env": "commands"}
 
 _DESCRIPTION = """\
 Make a language model forget a set of rows, and measure whether it forgot or
@@ -110,6 +112,8 @@ def main(argv: list[str] | None = None) -> None:
     prog = f"{PROG} {command}"
     if arguments[-1:] == ["--config"]:
         refuse(prog, "`--config` is given without a file. Name one behind it.")
-    # Loaded now, and this one only: the help and a mistyped command do not wait for torch.
-    script = import_module(f".scripts.{command.replace('-', '_')}", __package__)
-    script.main(arguments, prog=prog)
+    # Imported only now: the help and a mistyped command do not wait for torch.
+    name = command.replace("-", "_")
+    script = import_module(f".scripts.{_SHARED.get(command, name)}", __package__)
+    run = getattr(script, name if command in _SHARED else "main")
+    run(arguments, prog=prog)

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 
 from trl_unlearn.data import archive as data_archive
 from trl_unlearn.data.archive_models import TrainingSettings
-from trl_unlearn.scripts import archive
+from trl_unlearn.scripts.commands import archive
 
 
 def test_it_says_where_the_parts_are_of_a_lab_that_was_built_before(capsys, monkeypatch, tmp_path):
@@ -26,7 +26,7 @@ def test_it_says_where_the_parts_are_of_a_lab_that_was_built_before(capsys, monk
     folder = tmp_path / "trl-unlearn" / f"archive-{fingerprint}"
     folder.mkdir(parents=True)
     (folder / "archive.json").write_text(manifest, encoding="utf-8")
-    archive.main([])
+    archive([])
     found = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert found == {name: str(folder / name) for name in ("data", "target", "retrained")}
 
@@ -35,7 +35,7 @@ def test_a_folder_that_cannot_be_written_is_a_failure_with_a_sentence(capsys, mo
     (tmp_path / "file").touch()
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "file"))
     with pytest.raises(SystemExit) as failed:
-        archive.main([])
+        archive([])
     assert failed.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("trl-unlearn archive: failed: ")

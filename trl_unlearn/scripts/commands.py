@@ -12,33 +12,41 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""
-Show versions and hardware as Markdown, to paste into an issue. No path, no name of a user and no token is among them.
-
-```bash
-trl-unlearn env
-```
-"""
+"""The small commands `trl-unlearn archive` and `trl-unlearn env`. Nothing heavy is imported before it is needed."""
 
 import argparse
 import platform
 from importlib.metadata import PackageNotFoundError, version
+
+from .exits import fail, one_line
 
 
 REQUIRED = ("trl-unlearn", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub")
 OPTIONAL = ("lm_eval", "deepspeed", "trackio", "bitsandbytes")
 
 
-def main(argv: list[str] | None = None, prog: str = "trl-unlearn env") -> None:
-    """
-    Run the script.
+def archive(argv: list[str] | None = None, prog: str = "trl-unlearn archive") -> None:
+    """Build the embedded lab, or find it, and print where its parts are."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Build the embedded lab, or find it where it was built before, and say where its parts are: a "
+        "dataset of TOFU's form about fictional people (data), a tiny model that knows them all (target), and one "
+        "that never saw the people to forget (retrained). About a minute on two cores; it stands in the Hugging Face "
+        "cache (HF_HOME).",
+    )
+    parser.parse_args(argv)
+    from ..data.archive import build_archive
 
-    Args:
-        argv (`list[str]`, *optional*):
-            Command line; that of the process if not given.
-        prog (`str`, *optional*, defaults to `"trl-unlearn env"`):
-            Name of the program in its help and its messages.
-    """
+    try:
+        paths = build_archive()
+    except (ValueError, OSError) as error:
+        fail(prog, one_line(error))
+    for name in ("data", "target", "retrained"):
+        print(f"{name:<9}  {getattr(paths, name)}")
+
+
+def env(argv: list[str] | None = None, prog: str = "trl-unlearn env") -> None:
+    """Print versions and hardware as Markdown, without a path, a user's name or a token."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Show versions and hardware as Markdown, to paste into an issue. No path, no name of a user and "
@@ -49,15 +57,10 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn env") -> None:
 
 
 def environment() -> dict[str, str]:
-    """
-    Versions of what a run depends on, and what it runs on.
-
-    Returns:
-        `dict[str, str]`: Name -> version or description; an optional package that is absent is `"not installed"`.
-    """
-    found = {"platform": platform.platform(), "python": platform.python_version()}
-    found |= {name: _version(name) for name in REQUIRED}
-    return found | {"accelerator": _accelerator()} | {name: _version(name) for name in OPTIONAL}
+    """Name -> version or description of the platform, the packages and the accelerator."""
+    described = {"platform": platform.platform(), "python": platform.python_version()}
+    described |= {name: _version(name) for name in REQUIRED}
+    return described | {"accelerator": _accelerator()} | {name: _version(name) for name in OPTIONAL}
 
 
 def _version(package: str) -> str:
@@ -77,7 +80,3 @@ def _accelerator() -> str:
     name_of = getattr(torch.get_device_module(kind), "get_device_name", lambda _: kind)
     names = [name_of(index) for index in range(count)]
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) + f" ({kind})"
-
-
-if __name__ == "__main__":
-    main()
