@@ -27,7 +27,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from trl_unlearn.hub.contents import read_folder, weights_sha256
+from trl_unlearn.hub.folder import read_folder, weights_sha256
 from trl_unlearn.records import ChainLink, DatasetRecord, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.scripts.push import main

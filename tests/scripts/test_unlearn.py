@@ -22,7 +22,7 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_unlearn.hub.contents import weights_sha256
+from trl_unlearn.hub.folder import weights_sha256
 from trl_unlearn.records import UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.scripts import evaluate, unlearn

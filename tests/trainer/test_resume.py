@@ -30,7 +30,7 @@ from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.evaluation.callbacks import SqueezingPanelCallback
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.stopping import UnlearnUntil
-from trl_unlearn.hub.contents import read_folder, saved_files
+from trl_unlearn.hub.folder import read_folder, saved_files
 from trl_unlearn.trainer import step
 from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint, read_state, write_state
 

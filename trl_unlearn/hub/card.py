@@ -255,7 +255,7 @@ def render_card(
         figures (`Sequence[str]`, *optional*, defaults to `()`):
             The PNG files to show, as paths relative to the card, for instance `"figures/evaluation.png"`.
         missing (`str`, *optional*):
-            Why there is no `result`, as the end of a sentence: see [`~trl_unlearn.hub.contents.own_results`].
+            Why there is no `result`, as the end of a sentence: see [`~trl_unlearn.hub.folder.own_results`].
 
     Returns:
         `str`: the content of `README.md`: a YAML head with the `model-index`, and Markdown. It holds no row of the

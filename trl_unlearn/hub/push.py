@@ -29,7 +29,7 @@ from huggingface_hub.errors import HTTPError
 
 from ..results import EvaluationResult, has_forgotten
 from .access import AGAIN, WAITS, PushError, explaining, is_transient, retried, token_user
-from .contents import (
+from .folder import (
     PushFile,
     RepoContents,
     collect,

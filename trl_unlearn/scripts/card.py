@@ -27,7 +27,7 @@ from pathlib import Path
 from trl import TrlParser
 
 from ..hub.card import render_card
-from ..hub.contents import figures_of, own_results, read_run
+from ..hub.folder import figures_of, own_results, read_run
 from .exits import refusing
 
 

@@ -36,7 +36,7 @@ from transformers.integrations import deepspeed
 from trl import get_quantization_config
 
 from ..data.archive import build_archive
-from ..hub import contents
+from ..hub import folder as run_folder
 from ..records import UnlearningRun, quantization_label
 from ..trainer.checks import refuse_adapter, refuse_model_name
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
@@ -349,4 +349,4 @@ def weights_sha256(
         "retrained": data_args.retrained_model_name_or_path,
     }
     folders = {role: Path(name) for role, name in names.items() if name is not None and Path(name).is_dir()}
-    return {role: contents.weights_sha256(folder, _is_adapter(str(folder))) for role, folder in folders.items()}
+    return {role: run_folder.weights_sha256(folder, _is_adapter(str(folder))) for role, folder in folders.items()}

@@ -46,7 +46,7 @@ from trl import SFTConfig
 
 from ..data.archive import build_archive
 from ..hub.access import PushError
-from ..hub.contents import read_run
+from ..hub.folder import read_run
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
 from ..records import DatasetRecord

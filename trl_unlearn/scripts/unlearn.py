@@ -33,7 +33,7 @@ from ..evaluation.tables import print_results, print_verdict
 from ..evaluation.tofu import evaluate_models
 from ..hub.access import PushError, check_access
 from ..hub.card import render_card
-from ..hub.contents import own_results
+from ..hub.folder import own_results
 from ..hub.push import push
 from ..records import UnlearningRun, settings_digest
 from ..results import EvaluationResult

@@ -28,7 +28,7 @@ from transformers.utils import PushInProgress
 
 from ..hub.access import check_access, explaining
 from ..hub.card import render_card
-from ..hub.contents import ADAPTER_FILES, figures_of, own_results, saved_files
+from ..hub.folder import ADAPTER_FILES, figures_of, own_results, saved_files
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push_output
 from ..records import UnlearningRun
