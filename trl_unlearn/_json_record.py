@@ -136,6 +136,10 @@ class JsonRecord:
             )
         return _record_from_json(cls, data, cls.__name__)
 
+    def to_json(self) -> str:
+        """`str`: The text of the record's file: readable JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
     def save(self, path: str | os.PathLike) -> None:
         """
         Writes the record as readable JSON. A reader never sees half a file.
@@ -145,7 +149,7 @@ class JsonRecord:
                 The file to write; its folder is made if it is not there.
         """
         path = Path(path)
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = self.to_json()
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not `tempfile`: its files are readable by their owner only, and the mode would stay.
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")

@@ -22,6 +22,7 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trl_unlearn.hub import folder as run_folder
 from trl_unlearn.hub.folder import weights_sha256
 from trl_unlearn.records import UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
@@ -356,7 +357,7 @@ def test_what_fails_after_the_results_costs_neither_them_nor_the_rest(run, own, 
     for name in ("plot_evaluation", "render_card", "print_results"):
         caplog.clear()
         with monkeypatch.context() as patched:
-            patched.setattr(unlearn, name, broken)
+            patched.setattr(run_folder if name == "render_card" else unlearn, name, broken)
             unlearn.write_results(done.folder, result)
         assert len(caplog.messages) == 1 and "left out: RuntimeError('out of colours')" in caplog.text
         assert results_of(done) == result

@@ -12,17 +12,21 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What of a finished output folder goes to the Hub, and what stays: an allow-list, never the folder as it is."""
+"""
+The output folder of a run: what it holds, whose results these are, which files may leave it, and what is cleared.
+
+Every question about such a folder is answered here. Files leave it by an allow-list, never the folder as it is.
+"""
 
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable
+import shutil
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard
 
@@ -33,12 +37,11 @@ from .card import render_card
 
 logger = logging.getLogger(__name__)
 
-_ADAPTER_WEIGHTS, _MODEL_WEIGHTS, _INDEX = (
-    "adapter_model.safetensors",
-    "model.safetensors",
-    "model.safetensors.index.json",
-)
-ADAPTER_FILES = (_ADAPTER_WEIGHTS, "adapter_config.json")
+RUN_FILE, RESULTS_FILE, CARD_FILE = "run.json", "eval_results.json", "README.md"
+_ADAPTER_WEIGHTS, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_MODEL_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+# The allow-list. A file that no pattern matches stays.
 _WEIGHTS = r"adapter_model\.safetensors|model(-\d{5}-of-\d{5})?\.safetensors"
 _MODEL = rf"{_WEIGHTS}|model\.safetensors\.index\.json|(adapter_|generation_)?config\.json"
 _TOKENIZER = (
@@ -48,9 +51,8 @@ _TOKENIZER = (
 _RESULTS = r"eval_results\.json|squeezing\.json|figures/[\w-]+\.png"
 _PUBLISHED = re.compile(rf"{_MODEL}|{_TOKENIZER}|README\.md|LICENSE|run\.json|{_RESULTS}")
 
-_RESULT_FIGURES, _RUN_FIGURES = ("evaluation", "relearning", "leak_at_k"), ("training", "squeezing")
-
-# What stays, and why; the first that matches. A name that none matches stays too.
+# Pattern of files that stay -> the reason that a push lists. The first match counts, also for a file that the
+# allow-list has: a checkpoint holds weights and a tokenizer, too.
 _LEFT_OUT = (
     (r"checkpoint-[^/]*/", "checkpoint"),
     (r"(^|/)(optimizer|scheduler|scaler|rng_state|trainer_state|training_args)[^/]*$|global_step", "training state"),
@@ -62,9 +64,15 @@ _LEFT_OUT = (
     (r"(^|/)\.", "hidden file"),
 )
 _UNKNOWN = "unknown file"
-# A folder is shared by hand, too: what is written in words beside the published files may not hold the texts either.
+# Folders are also shared by hand: texts that stay beside the published files are searched for leaks as well.
 _SCANNED_TOO = ("log of completions", _UNKNOWN)
-_IN_WORDS = (".md", ".txt", ".log", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".html", ".svg", ".xml")
+_TEXT_SUFFIXES = (".md", ".txt", ".log", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".html", ".svg", ".xml")
+
+# Figures of an evaluation, and of the training: the order on every card.
+_RESULT_FIGURES, _RUN_FIGURES = ("evaluation", "relearning", "leak_at_k"), ("training", "squeezing")
+
+# Marks the folder of a run from its first step until all is written; holds the digest of the settings.
+_UNFINISHED = "unfinished.json"
 
 BASE_CARD = """---
 library_name: transformers
@@ -79,22 +87,14 @@ The model that the adapter `{repo_id}` was trained on, as it was before. **It ha
 
 @dataclass(frozen=True)
 class PushFile:
-    """
-    A file as it is to be published.
-
-    Args:
-        path (`str`):
-            Its path in the repository.
-        content (`bytes` or `Path`):
-            What it holds, or for weights the file that holds it.
-    """
+    """A file to publish: its path in the repository, and its bytes, or for weights the file that holds them."""
 
     path: str
     content: bytes | Path
 
     @property
     def size(self) -> int:
-        """`int`: Its size in bytes."""
+        """`int`: In bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
     @property
@@ -104,36 +104,28 @@ class PushFile:
 
     @cached_property
     def sha256(self) -> str:
-        """`str`: SHA-256 of what it holds, hexadecimal."""
+        """`str`: SHA-256 of the content, hexadecimal."""
         if isinstance(self.content, bytes):
             return hashlib.sha256(self.content).hexdigest()
         with self.content.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def scanned(self) -> bytes:
-        """`bytes`: What a scan for text reads: everything, of weights the head."""
+        """`bytes`: The part that is searched for texts: all of it, of weights the header."""
         if isinstance(self.content, bytes):
             return self.content
         with self.content.open("rb") as file:
+            # safetensors: the length of the header in 8 bytes, then the header, which may hold any metadata.
             return (length := file.read(8)) + file.read(int.from_bytes(length, "little"))
 
 
 @dataclass
 class RepoContents:
     """
-    What is to be published in one repository.
+    The files of one repository.
 
-    Args:
-        repo_id (`str`):
-            Id of the repository.
-        kind (`str`):
-            `"adapter"`, `"model"`, `"merged model"` or `"base model"`.
-        files (`dict[str, PushFile]`):
-            Path in the repository -> file.
-        left_out (`dict[str, str]`):
-            Path in the folder -> why it stays.
-        also_scanned (`list[PushFile]`):
-            Files that stay, and may not hold the texts either.
+    `kind` is `"adapter"`, `"model"`, `"merged model"` or `"base model"`. `left_out` maps a path in the folder to the
+    reason why it stays; `also_scanned` are files that stay and may not hold forbidden texts either.
     """
 
     repo_id: str
@@ -150,45 +142,29 @@ class RepoContents:
         """Add a file, or replace it."""
         self.files[path] = PushFile(path, content.encode() if isinstance(content, str) else content)
 
+    def leave_out(self, pattern: str, reason: str) -> None:
+        """Take the files whose paths match out of what is published."""
+        for path in [path for path in self.files if re.fullmatch(pattern, path)]:
+            del self.files[path]
+            self.left_out[path] = reason
+
+
+# The folder of any model
+
 
 def is_published(path: str) -> bool:
-    """
-    Whether a path is one that a push writes.
-
-    Args:
-        path (`str`):
-            Path in a repository or relative to an output folder.
-
-    Returns:
-        `bool`: `True` for weights, configs, tokenizer, records, card and figures.
-    """
+    """Whether the allow-list has a path: weights, configs, tokenizer, records, card and figures."""
     return _PUBLISHED.fullmatch(path) is not None
 
 
 def read_folder(folder: Path, repo_id: str, kind: str) -> RepoContents:
-    """
-    Sort the files of a folder into what goes and what stays.
-
-    Args:
-        folder (`Path`):
-            Output folder, or folder of a model.
-        repo_id (`str`):
-            Id of the repository.
-        kind (`str`):
-            `"adapter"`, `"model"`, `"merged model"` or `"base model"`.
-
-    Returns:
-        [`RepoContents`]: The files as they are.
-
-    Raises:
-        `ValueError`: If the weights are missing.
-    """
+    """Sort the files of a folder into those that may be published and those that stay; see [`RepoContents`]."""
     contents = RepoContents(repo_id, kind, {})
     weights = _weight_files(folder, is_adapter := kind in ("adapter", "merged model"))
     if not weights:
         name = _ADAPTER_WEIGHTS if is_adapter else _MODEL_WEIGHTS
         raise ValueError(f"`{folder}` holds no `{name}`. Give the folder of a finished run, saved as safetensors.")
-    of_model = {"adapter_config.json", *weights} if is_adapter else {"config.json", "generation_config.json", *weights}
+    of_model = {_ADAPTER_CONFIG, *weights} if is_adapter else {"config.json", "generation_config.json", *weights}
     if len(weights) > 1 or weights != [_MODEL_WEIGHTS]:
         of_model.add(_INDEX)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -197,14 +173,14 @@ def read_folder(folder: Path, repo_id: str, kind: str) -> RepoContents:
         if reason is None and not is_published(path):
             reason = _UNKNOWN
         elif reason is None and re.fullmatch(_MODEL, path) and path not in of_model:
-            # Another kind's, or a shard of an earlier save.
+            # A model beside an adapter, or a shard of an earlier save: it would be loaded instead.
             reason = "not of this model"
         if reason is None:
-            found = PushFile(path, file)
-            contents.files[path] = found if found.is_weights else PushFile(path, file.read_bytes())
+            # Weights stay on the disk: they may be larger than the memory.
+            contents.files[path] = PushFile(path, file if re.fullmatch(_WEIGHTS, path) else file.read_bytes())
             continue
         contents.left_out[path] = reason
-        if reason in _SCANNED_TOO and file.suffix in _IN_WORDS:
+        if reason in _SCANNED_TOO and file.suffix in _TEXT_SUFFIXES:
             contents.also_scanned.append(PushFile(path, file.read_bytes()))
     return contents
 
@@ -223,104 +199,22 @@ def _weight_files(folder: Path, is_adapter: bool) -> list[str]:
 
 
 def saved_files(folder: Path, is_adapter: bool) -> list[str]:
-    """
-    What `save_model` writes for a model into a folder, without the records.
-
-    Args:
-        folder (`Path`):
-            Output folder, or checkpoint.
-        is_adapter (`bool`):
-            Whether it is that of an adapter.
-
-    Returns:
-        `list[str]`: Paths in the folder: weights, configs and tokenizer.
-    """
+    """Paths of the weights, configs and tokenizer in an output folder or checkpoint."""
     contents = read_folder(folder, "", "adapter" if is_adapter else "model")
     return [path for path in contents.files if re.fullmatch(f"{_MODEL}|{_TOKENIZER}", path)]
 
 
+def holds_adapter(folder: str | Path) -> bool:
+    """Whether a folder is that of an adapter."""
+    return Path(folder, _ADAPTER_CONFIG).is_file()
+
+
 def weights_sha256(folder: Path, is_adapter: bool) -> dict[str, str]:
-    """
-    Which weights a folder holds.
-
-    Args:
-        folder (`Path`):
-            Folder of a model or of an adapter.
-        is_adapter (`bool`):
-            Whether it is that of an adapter. Files of the other kind are from another run and do not count.
-
-    Returns:
-        `dict[str, str]`: Name of each file of weights -> its SHA-256; empty if there is none.
-    """
+    """Name of each file of weights in a folder -> its SHA-256. Files of the other kind are from another run."""
     return {name: PushFile(name, folder / name).sha256 for name in _weight_files(folder, is_adapter)}
 
 
-def read_run(folder: Path) -> tuple[UnlearningRun, EvaluationResult | None]:
-    """
-    The records of an output folder.
-
-    Args:
-        folder (`Path`):
-            Output folder.
-
-    Returns:
-        `tuple[UnlearningRun, EvaluationResult | None]`: What the run was, and what was measured, if anything was.
-
-    Raises:
-        `ValueError`: If there is no `run.json`, or a record cannot be read.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"The folder `{folder}` does not exist. Give the output folder of a run.")
-    if not (folder / "run.json").is_file():
-        raise ValueError(f"`{folder}` holds no `run.json`. Give the output folder of a run that has ended.")
-    results = folder / "eval_results.json"
-    return UnlearningRun.load(folder / "run.json"), EvaluationResult.load(results) if results.is_file() else None
-
-
-def own_results(folder: Path, is_adapter: bool) -> tuple[EvaluationResult | None, str]:
-    """
-    What was measured on the weights in a folder.
-
-    Args:
-        folder (`Path`):
-            Output folder.
-        is_adapter (`bool`):
-            Whether it holds an adapter.
-
-    Returns:
-        `tuple[EvaluationResult | None, str]`: The results and `""`; or `None` and the reason, as the end of a
-        sentence. Results in a folder without weights (that of a card) are taken at their word.
-    """
-    path = folder / "eval_results.json"
-    if not path.is_file():
-        return None, "this model has not been evaluated yet."
-    result, weights = EvaluationResult.load(path), weights_sha256(folder, is_adapter)
-    recorded = result.protocol.get("merged_weights_sha256") or recorded_weights(result)
-    if not weights or recorded == weights:
-        return result, ""
-    if not recorded:
-        return None, "those in `eval_results.json` do not record the weights that they were measured on."
-    return None, f"those in `eval_results.json` were measured on other weights: {differing(recorded, weights)}."
-
-
-def figures_of(folder: Path, result: EvaluationResult | None) -> list[str]:
-    """
-    The figures of a card.
-
-    Args:
-        folder (`Path`):
-            Output folder.
-        result ([`~trl_unlearn.results.EvaluationResult`], *optional*):
-            Results of its weights. Without them, no figure that shows results.
-
-    Returns:
-        `list[str]`: Paths in the folder, in the order in which a run and its evaluation show them; others by name.
-    """
-    names = {path.stem for path in folder.glob("figures/*.png")}
-    if result is None:
-        names -= set(_RESULT_FIGURES)
-    known = [name for name in (*_RESULT_FIGURES, *_RUN_FIGURES) if name in names]
-    return [f"figures/{name}.png" for name in (*known, *sorted(names - set(known)))]
+# Results and weights
 
 
 def differing(one: dict[str, str], other: dict[str, str]) -> str:
@@ -328,119 +222,233 @@ def differing(one: dict[str, str], other: dict[str, str]) -> str:
     return ", ".join(f"`{name}`" for name in sorted(one | other) if one.get(name) != other.get(name))
 
 
-def collect(
-    folder: Path, repo_id: str, base_model_id: str | None = None, *, with_base: bool = True, with_results: bool = True
-) -> list[RepoContents]:
+def weights_mismatch(result: EvaluationResult, weights: dict[str, str]) -> str:
+    """Why results do not belong to weights, as the end of a sentence about the results; `""` if they do."""
+    protocol = result.protocol
+    recorded = protocol.get("merged_weights_sha256") or (protocol.get("weights_sha256") or {}).get("unlearned")
+    if not recorded:
+        return "do not record the weights that they were measured on."
+    return "" if recorded == weights else f"were measured on other weights: {differing(recorded, weights)}."
+
+
+class OwnResults(NamedTuple):
+    """The results of the weights in a folder; or None and the reason, as the end of a sentence."""
+
+    result: EvaluationResult | None
+    missing: str = ""
+
+
+class RunFolder:
     """
-    What an output folder publishes: the model or adapter, and first the adapter's base, if others cannot load it.
+    The output folder of a run.
 
-    Args:
-        folder (`Path`):
-            Output folder.
-        repo_id (`str`):
-            Id of the repository.
-        base_model_id (`str`, *optional*):
-            Id on the Hub of the base, to be named instead of a folder. Without it, a base that is a folder goes to
-            `<repo_id>-base`.
-        with_base (`bool`, *optional*, defaults to `True`):
-            Whether a base that is a folder goes, too. Otherwise the name of the folder takes the place of its path.
-        with_results (`bool`, *optional*, defaults to `True`):
-            Whether results and figures go. They stay where they are of other weights.
-
-    Returns:
-        `list[RepoContents]`: In the order in which they are to be published.
-
-    Raises:
-        `ValueError`: If the folder is not that of a finished run, or the base is a folder that does not exist.
+    `in_training`: a trainer may write into the folder of an earlier run, whose figures nothing has replaced. Without
+    results of its own weights no figure counts as its own then. Nor does a base go along with a push.
     """
-    run, result = read_run(folder)
-    contents = read_folder(folder, repo_id, "adapter" if run.is_adapter else "model")
-    if not with_results:
-        result = None
-        for path in [path for path in contents.files if re.fullmatch(_RESULTS, path)]:
-            del contents.files[path]
-            contents.left_out[path] = "of other weights"
-    found = [contents]
-    if run.is_adapter:
-        config = json.loads(contents.files["adapter_config.json"].content)
-        base = config["base_model_name_or_path"]
-        if base_model_id is None and not with_base:
-            if base and Path(base).is_dir():
-                contents.put("adapter_config.json", _with_base(config, Path(base).absolute().name))
-                logger.warning(
-                    f"The adapter's base is a folder ({base}), which nobody else can load. `trl-unlearn push` "
-                    "publishes both, or names where the base is on the Hub (`--base_model_id`)."
-                )
-        elif base_model_id is None and is_folder(base, run):
-            base_model_id = f"{repo_id}-base"
-            found.insert(0, _base(Path(base), base_model_id, repo_id))
+
+    def __init__(self, path: str | Path, *, in_training: bool = False):
+        self.path, self.in_training = Path(path), in_training
+
+    # Records
+
+    @property
+    def is_run(self) -> bool:
+        """`bool`: Whether a run has left its record here."""
+        return (self.path / RUN_FILE).is_file()
+
+    def run(self) -> UnlearningRun:
+        """The record of the run; a `ValueError` if there is none."""
+        if not self.path.is_dir():
+            raise ValueError(f"The folder `{self.path}` does not exist. Give the output folder of a run.")
+        if not self.is_run:
+            raise ValueError(f"`{self.path}` holds no `run.json`. Give the output folder of a run that has ended.")
+        return UnlearningRun.load(self.path / RUN_FILE)
+
+    def save_run(self, run: UnlearningRun) -> None:
+        """Write the record of the run."""
+        run.save(self.path / RUN_FILE)
+
+    def results(self) -> EvaluationResult | None:
+        """The results that lie here, whatever weights they were measured on; None without any."""
+        path = self.path / RESULTS_FILE
+        return EvaluationResult.load(path) if path.is_file() else None
+
+    def save_results(self, result: EvaluationResult) -> None:
+        """Write results."""
+        result.save(self.path / RESULTS_FILE)
+
+    def own_results(self, run: UnlearningRun, *, is_saved: bool = True) -> OwnResults:
+        """
+        The results that a card may print: those of the weights in this folder.
+
+        `is_saved=False`: the model of `run` has other weights than lie here.
+        """
+        result = self.results()
+        if result is None:
+            return OwnResults(None, "this model has not been evaluated yet.")
+        weights = weights_sha256(self.path, run.is_adapter)
+        # A folder without weights is that of a card alone.
+        if weights and (mismatch := weights_mismatch(result, weights)):
+            return OwnResults(None, f"those in `{RESULTS_FILE}` {mismatch}")
+        return (
+            OwnResults(result) if is_saved else OwnResults(None, f"those in `{RESULTS_FILE}` are of an earlier run.")
+        )
+
+    # The card
+
+    def figures(self, result: EvaluationResult | None) -> list[str]:
+        """Paths of the figures for a card, with results or without: known ones in order, then others by name."""
+        names = {path.stem for path in self.path.glob("figures/*.png")}
+        if result is None:
+            names = set() if self.in_training else names - set(_RESULT_FIGURES)
+        known = [name for name in (*_RESULT_FIGURES, *_RUN_FIGURES) if name in names]
+        return [f"figures/{name}.png" for name in (*known, *sorted(names - set(known)))]
+
+    def write_card(self, run: UnlearningRun | None = None, *, is_saved: bool = True) -> tuple[OwnResults, list[str]]:
+        """Write the card of `run` (default: of the record here), and return the results and figures on it."""
+        run = run or self.run()
+        own = self.own_results(run, is_saved=is_saved)
+        figures = self.figures(own.result)
+        (self.path / CARD_FILE).write_text(render_card(run, own.result, figures, own.missing), encoding="utf-8")
+        return own, figures
+
+    # Beliefs
+
+    def belief_texts(self) -> list[str]:
+        """Every string in the files that hold beliefs: none of them may be published."""
+
+        def strings(value: Any) -> list[str]:
+            if isinstance(value, str):
+                return [value]
+            parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            return [text for part in parts for text in strings(part)]
+
+        texts = []
+        for path in sorted(self.path.rglob("*belief*")):
+            if path.suffix == ".jsonl":
+                lines = path.read_text(encoding="utf-8").splitlines()
+                texts += [text for line in lines if line.strip() for text in strings(json.loads(line))]
+            elif path.suffix == ".json":
+                texts += strings(json.loads(path.read_text(encoding="utf-8")))
+        return texts
+
+    # Before, during and after a run
+
+    @property
+    def is_unfinished(self) -> bool:
+        """`bool`: Whether a run has begun here and not ended."""
+        return (self.path / _UNFINISHED).is_file()
+
+    def unfinished_settings(self) -> str:
+        """Digest of the settings of the unfinished run."""
+        return json.loads((self.path / _UNFINISHED).read_text(encoding="utf-8")).get("settings")
+
+    def mark_unfinished(self, settings: str) -> None:
+        """Mark the folder as that of an unfinished run with these settings."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        # Moved into place: half a marker could not be read.
+        marker = self.path / f".{_UNFINISHED}"
+        marker.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
+        marker.replace(self.path / _UNFINISHED)
+
+    def mark_finished(self) -> None:
+        """Take the mark of an unfinished run away."""
+        (self.path / _UNFINISHED).unlink()
+
+    def earlier_run(self) -> str:
+        """What a run that has no mark left here, in words; `""` if nothing."""
+        kinds = ((RUN_FILE, "a finished run"), ("checkpoint-*/*", "checkpoints of another run"))
+        return next((words for pattern, words in kinds if any(self.path.glob(pattern))), "")
+
+    def clear(self) -> None:
+        """Remove what an earlier run wrote and the next one may not replace. Its weights stay until they are."""
+        for path in [*self.path.glob("checkpoint-*"), self.path / ".unfinished"]:
+            shutil.rmtree(path, ignore_errors=True)
+        for pattern in (RUN_FILE, RESULTS_FILE, "squeezing.json", CARD_FILE, "figures/*.png"):
+            for path in self.path.glob(pattern):
+                path.unlink()
+
+    def clear_adapter(self) -> None:
+        """Remove the adapter of an earlier run: `from_pretrained` would load it on top of a whole model beside it."""
+        for name in (_ADAPTER_WEIGHTS, _ADAPTER_CONFIG):
+            (self.path / name).unlink(missing_ok=True)
+
+    def copy_model(self, checkpoint: Path, is_adapter: bool) -> None:
+        """Take weights, configs and tokenizer from a checkpoint."""
+        for name in saved_files(checkpoint, is_adapter):
+            (self.path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(checkpoint / name, self.path / name)
+
+    # What is published
+
+    def collect(self, repo_id: str, own: OwnResults, base_model_id: str | None = None) -> list[RepoContents]:
+        """
+        The repositories to publish, in order: the model or adapter, and before it the adapter's base, if that is a
+        folder, which nobody else can load.
+
+        `base_model_id` names where the base is on the Hub; without it the base goes to `<repo_id>-base`.
+        """
+        run = self.run()
+        contents = read_folder(self.path, repo_id, "adapter" if run.is_adapter else "model")
+        if self.in_training and own.result is None:
+            contents.leave_out(_RESULTS, "of other weights")
+        repos = [contents]
+        if run.is_adapter:
+            config = json.loads(contents.files[_ADAPTER_CONFIG].content)
+            base = config["base_model_name_or_path"]
+            if base_model_id is None and self.in_training:
+                if base and Path(base).is_dir():
+                    contents.put(_ADAPTER_CONFIG, _with_base(config, Path(base).absolute().name))
+                    logger.warning(
+                        f"The adapter's base is a folder ({base}), which nobody else can load. `trl-unlearn push` "
+                        "publishes both, or names where the base is on the Hub (`--base_model_id`)."
+                    )
+            elif base_model_id is None and base_is_local(base, run):
+                base_model_id = f"{repo_id}-base"
+                repos.insert(0, _base_contents(Path(base), base_model_id, repo_id))
+            if base_model_id is not None:
+                contents.put(_ADAPTER_CONFIG, _with_base(config | {"revision": None}, base_model_id))
+        card = contents.files.get(CARD_FILE)
+        text = card.content.decode() if card else self._render(run, own, contents)
         if base_model_id is not None:
-            contents.put("adapter_config.json", _with_base(config | {"revision": None}, base_model_id))
-    card = contents.files.get("README.md")
-    text = card.content.decode() if card else render_card(run, result, _figures(contents.files))
-    if base_model_id is not None:
-        named = replace(run, base_model=base_model_id, base_model_on_hub=True, base_model_revision=None)
-        contents.put("run.json", _as_json(named))
-        text = _card_with_base(text, run, named, result)
-    contents.put("README.md", text)
-    return found
+            named = replace(run, base_model=base_model_id, base_model_on_hub=True, base_model_revision=None)
+            contents.put(RUN_FILE, named.to_json())
+            text = _card_with_base(text, run, named, own)
+        contents.put(CARD_FILE, text)
+        return repos
+
+    def collect_merged(
+        self, merged: Path, repo_id: str, own: OwnResults, base_model_id: str | None = None
+    ) -> list[RepoContents]:
+        """
+        The repository to publish once the adapter is merged into the model in the folder `merged`.
+
+        The card is written anew, so that it names the merged weights, and so do the results, beside those of the
+        adapter (`merged_weights_sha256`).
+        """
+        run = self.run()
+        contents = read_folder(self.path, repo_id, "merged model")
+        contents.leave_out(_MODEL, "merged")
+        contents.files |= read_folder(merged, repo_id, "model").files
+        run = replace(run, status="merged")
+        if base_model_id is not None:
+            run = replace(run, base_model=base_model_id, base_model_on_hub=True, base_model_revision=None)
+        if own.result is not None:
+            protocol = own.result.protocol | {"merged_weights_sha256": contents.weights()}
+            own = OwnResults(replace(own.result, protocol=protocol))
+            contents.put(RESULTS_FILE, own.result.to_json())
+        contents.put(RUN_FILE, run.to_json())
+        contents.put(CARD_FILE, self._render(run, own, contents))
+        return [contents]
+
+    def _render(self, run: UnlearningRun, own: OwnResults, contents: RepoContents) -> str:
+        """The card with the figures that are published beside it."""
+        figures = [figure for figure in self.figures(own.result) if figure in contents.files]
+        return render_card(run, own.result, figures, own.missing)
 
 
-def _with_base(config: dict[str, Any], base: str) -> str:
-    return json.dumps(config | {"base_model_name_or_path": base}, indent=2) + "\n"
-
-
-def collect_merged(folder: Path, merged: Path, repo_id: str, base_model_id: str | None = None) -> list[RepoContents]:
-    """
-    What an output folder publishes once its adapter is merged.
-
-    Args:
-        folder (`Path`):
-            Output folder.
-        merged (`Path`):
-            Folder of the merged model.
-        repo_id (`str`):
-            Id of the repository.
-        base_model_id (`str`, *optional*):
-            Id on the Hub of the base, for the card.
-
-    Returns:
-        `list[RepoContents]`: One. The card is written anew, so that it names the merged weights, and so do the
-        results, beside those of the adapter (`merged_weights_sha256`).
-    """
-    run, result = read_run(folder)
-    contents = read_folder(folder, repo_id, "merged model")
-    for name in [path for path in contents.files if re.fullmatch(_MODEL, path)]:
-        del contents.files[name]
-        contents.left_out[name] = "merged"
-    contents.files |= read_folder(merged, repo_id, "model").files
-    run = replace(run, status="merged")
-    if base_model_id is not None:
-        run = replace(run, base_model=base_model_id, base_model_on_hub=True, base_model_revision=None)
-    if result is not None:
-        result = replace(result, protocol=result.protocol | {"merged_weights_sha256": contents.weights()})
-        contents.put("eval_results.json", _as_json(result))
-    contents.put("run.json", _as_json(run))
-    contents.put("README.md", render_card(run, result, _figures(contents.files)))
-    return [contents]
-
-
-def is_folder(base: str | None, run: UnlearningRun) -> bool:
-    """
-    Whether the base of an adapter is a folder of this machine.
-
-    Args:
-        base (`str`, *optional*):
-            `base_model_name_or_path` of the adapter.
-        run ([`~trl_unlearn.records.UnlearningRun`]):
-            The run.
-
-    Returns:
-        `bool`: `False` for an id on the Hub.
-
-    Raises:
-        `ValueError`: If it is a folder that does not exist.
-    """
+def base_is_local(base: str | None, run: UnlearningRun) -> bool:
+    """Whether an adapter's base is a folder of this machine and not on the Hub; a `ValueError` if it is neither."""
     if base and Path(base).is_dir():
         return True
     if base and run.base_model_on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base):
@@ -453,42 +461,22 @@ def is_folder(base: str | None, run: UnlearningRun) -> bool:
     )
 
 
-def recorded_weights(result: EvaluationResult) -> dict[str, str] | None:
-    """
-    The weights that results were measured on.
-
-    Args:
-        result ([`~trl_unlearn.results.EvaluationResult`]):
-            What was measured.
-
-    Returns:
-        `dict[str, str]` or None: File -> SHA-256 of the unlearned model's weights, or adapter's; None if it was not
-        recorded.
-    """
-    return (result.protocol.get("weights_sha256") or {}).get("unlearned")
+def _with_base(config: dict[str, Any], base: str) -> str:
+    return json.dumps(config | {"base_model_name_or_path": base}, indent=2) + "\n"
 
 
-def _base(folder: Path, repo_id: str, adapter_id: str) -> RepoContents:
+def _base_contents(folder: Path, repo_id: str, adapter_id: str) -> RepoContents:
     contents = read_folder(folder, repo_id, "base model")
-    if "README.md" not in contents.files:
-        contents.put("README.md", BASE_CARD.format(repo_id=adapter_id))
+    if CARD_FILE not in contents.files:
+        contents.put(CARD_FILE, BASE_CARD.format(repo_id=adapter_id))
     return contents
 
 
-def _figures(paths: Iterable[str]) -> list[str]:
-    return sorted(path for path in paths if path.endswith(".png"))
-
-
-def _as_json(record: UnlearningRun | EvaluationResult) -> str:
-    # As `save` writes it.
-    return json.dumps(record.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _card_with_base(text: str, run: UnlearningRun, named: UnlearningRun, result: EvaluationResult | None) -> str:
-    """The card with the base's id in place of the folder; one that was edited by hand keeps its words."""
+def _card_with_base(text: str, run: UnlearningRun, named: UnlearningRun, own: OwnResults) -> str:
+    """The card with the base's id in place of the folder; a card that was edited by hand keeps its words."""
     figures = re.findall(r"!\[[^\]]*\]\((figures/[^)]+)\)", text)
-    if text == render_card(run, result, figures):
-        return render_card(named, result, figures)
+    if text == render_card(run, own.result, figures, own.missing):
+        return render_card(named, own.result, figures, own.missing)
     card = ModelCard(text, ignore_metadata_errors=True)
     card.data.base_model = named.base_model
     card.data.base_model_relation = "adapter" if run.adapter else "finetune"

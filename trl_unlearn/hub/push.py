@@ -27,19 +27,20 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
+from ..records import UnlearningRun
 from ..results import EvaluationResult, has_forgotten
 from .access import AGAIN, WAITS, PushError, explaining, is_transient, retried, token_user
 from .folder import (
+    RESULTS_FILE,
+    RUN_FILE,
+    OwnResults,
     PushFile,
     RepoContents,
-    collect,
-    collect_merged,
+    RunFolder,
+    base_is_local,
     differing,
-    is_folder,
     is_published,
-    own_results,
-    read_run,
-    recorded_weights,
+    weights_mismatch,
 )
 from .leaks import MIN_CHARACTERS, TextIndex
 
@@ -145,11 +146,10 @@ def push(
         `PushError`: If the model has not forgotten by its own evaluation, a file holds what must not be published, the
             results belong to other weights, the Hub refused, or it could not be reached.
     """
-    folder = Path(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise ValueError(f"The repository is {repo_id!r}. Give an id with its owner, such as 'me/unlearned'.")
     with tempfile.TemporaryDirectory() as scratch:
-        repos = _collect(folder, repo_id, merge, base_model_id, Path(scratch), force)
+        repos = _collect(RunFolder(folder), repo_id, merge, base_model_id, Path(scratch), force)
         _refuse_leaks(repos, forbidden_texts, commit_message, allow_text_in)
         privacy = [private_base if contents.kind == "base model" else private for contents in repos]
         if dry_run:
@@ -184,11 +184,10 @@ def push_output(
     Raises:
         `ValueError`, `PushError`: See [`push`].
     """
-    folder = Path(folder)
-    run, _ = read_run(folder)
-    result, missing = own_results(folder, run.is_adapter)
-    _refuse_unforgotten(result, missing, force)
-    repos = collect(folder, repo_id, with_base=False, with_results=result is not None)
+    run_folder = RunFolder(folder, in_training=True)
+    own = run_folder.own_results(run_folder.run())
+    _refuse_unforgotten(own, force)
+    repos = run_folder.collect(repo_id, own)
     _refuse_leaks(repos, forbidden_texts, commit_message)
     arguments = (repos, [private], revision, commit_message, token)
     return HfApi().run_as_future(_send_only, *arguments) if run_as_future else _send_only(*arguments)
@@ -229,47 +228,42 @@ def check_published(repo_id: str, *, revision: str | None = None, token: str | N
     """
     with explaining("read", repo_id):
         commit, weights = _remote_weights(HfApi(token=token), repo_id, revision)
-        path = hf_hub_download(repo_id, "eval_results.json", revision=commit, token=token)
-    result = EvaluationResult.load(path)
-    recorded = result.protocol.get("merged_weights_sha256") or recorded_weights(result)
-    if recorded is None:
-        raise PushError(f"The results in `{repo_id}` do not record the weights that they were measured on.")
-    if recorded != weights:
-        raise PushError(f"The results in `{repo_id}` were measured on other weights: {differing(recorded, weights)}.")
+        path = hf_hub_download(repo_id, RESULTS_FILE, revision=commit, token=token)
+    if mismatch := weights_mismatch(EvaluationResult.load(path), weights):
+        raise PushError(f"The results in `{repo_id}` {mismatch}")
 
 
 def _collect(
-    folder: Path, repo_id: str, merge: bool, base_model_id: str | None, scratch: Path, force: bool
+    folder: RunFolder, repo_id: str, merge: bool, base_model_id: str | None, scratch: Path, force: bool
 ) -> list[RepoContents]:
-    run, measured = read_run(folder)
+    run = folder.run()
     if merge and not run.is_adapter:
-        raise ValueError(f"`{folder}` holds a whole model, and there is nothing to merge. Leave `merge` out.")
-    result, missing = own_results(folder, run.is_adapter)
-    if measured is not None and result is None:
+        raise ValueError(f"`{folder.path}` holds a whole model, and there is nothing to merge. Leave `merge` out.")
+    own = folder.own_results(run)
+    if own.result is None and folder.results() is not None:
         raise PushError(
-            f"The results in `{folder}` are not of this model: {missing} Evaluate again, or delete the results and "
-            "the card."
+            f"The results in `{folder.path}` are not of this model: {own.missing} Evaluate again, or delete the "
+            "results and the card."
         )
-    _refuse_unforgotten(result, missing, force)
+    _refuse_unforgotten(own, force)
     if not merge:
-        return collect(folder, repo_id, base_model_id)
-    _save_merged(folder, scratch, base_model_id)
-    return collect_merged(folder, scratch, repo_id, base_model_id)
+        return folder.collect(repo_id, own, base_model_id)
+    _save_merged(folder.path, run, scratch, base_model_id)
+    return folder.collect_merged(scratch, repo_id, own, base_model_id)
 
 
-def _save_merged(folder: Path, target: Path, base_model_id: str | None) -> None:
+def _save_merged(folder: Path, run: UnlearningRun, target: Path, base_model_id: str | None) -> None:
     """The adapter of a run merged into its base, as safetensors."""
     # Not for those who only push: the import takes seconds.
     import torch
     from peft import PeftConfig, PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    run, _ = read_run(folder)
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path
     if base_model_id is not None and not Path(base).is_dir():
         base, revision = base_model_id, None
     else:
-        revision = None if is_folder(base, run) else run.base_model_revision
+        revision = None if base_is_local(base, run) else run.base_model_revision
     dtype = AutoConfig.from_pretrained(base, revision=revision).dtype
     # An update that is small beside a weight would be lost in the rounding of a sum in 16 bits.
     model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
@@ -277,11 +271,11 @@ def _save_merged(folder: Path, target: Path, base_model_id: str | None) -> None:
     merged.to(dtype or torch.float32).save_pretrained(target)
 
 
-def _refuse_unforgotten(result: EvaluationResult | None, missing: str, force: bool) -> None:
+def _refuse_unforgotten(own: OwnResults, force: bool) -> None:
     """Refuse a model whose own results say that it has not forgotten, and warn where they do not say."""
-    forgotten, why = None, f"Whether it has forgotten is not known: {missing}"
-    if result is not None:
-        forgotten, why = has_forgotten(result)
+    forgotten, why = None, f"Whether it has forgotten is not known: {own.missing}"
+    if own.result is not None:
+        forgotten, why = has_forgotten(own.result)
     if forgotten is False and not force:
         raise PushError(
             f"Nothing was pushed. {why} Train longer or with a higher learning rate, or push it all the same with "
@@ -351,7 +345,7 @@ def _commit(api: HfApi, repo_id: str, contents: RepoContents, revision: str | No
         # makes no second one.
         remote = {file.path for file in api.list_repo_tree(repo_id, recursive=True, revision=revision)}
         stale = sorted(path for path in remote - set(contents.files) if is_published(path))
-        if stale and "run.json" not in remote:
+        if stale and RUN_FILE not in remote:
             raise PushError(
                 f"`{repo_id}` holds files that no push of a run made, such as `{stale[0]}`. Nothing was sent. Choose "
                 "another repository, or delete them there."

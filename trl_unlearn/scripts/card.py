@@ -26,8 +26,7 @@ from pathlib import Path
 
 from trl import TrlParser
 
-from ..hub.card import render_card
-from ..hub.folder import figures_of, own_results, read_run
+from ..hub.folder import CARD_FILE, RunFolder
 from .exits import refusing
 
 
@@ -66,12 +65,11 @@ def write_card(folder: Path) -> str:
     Raises:
         `ValueError`: If there is no `run.json`, or a record cannot be read.
     """
-    run, _ = read_run(folder)
-    result, missing = own_results(folder, run.is_adapter)
-    figures, path = figures_of(folder, result), folder / "README.md"
-    path.write_text(render_card(run, result, figures, missing), encoding="utf-8")
-    results = f"results of {', '.join(result.suites)}" if result is not None else f"no results: {missing.rstrip('.')}"
-    return f"{path}: {results}; figures: {', '.join(Path(figure).stem for figure in figures) or 'none'}"
+    own, figures = RunFolder(folder).write_card()
+    results = f"no results: {own.missing.rstrip('.')}"
+    if own.result is not None:
+        results = f"results of {', '.join(own.result.suites)}"
+    return f"{folder / CARD_FILE}: {results}; figures: {', '.join(Path(path).stem for path in figures) or 'none'}"
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ from ..evaluation.tables import (
     print_comparison,
 )
 from ..evaluation.tofu import Suite
+from ..hub.folder import RunFolder
 from ..records import settings_digest
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
@@ -283,7 +284,7 @@ class _Comparison:
         )
         if PartialState().is_main_process:
             result.protocol |= models_protocol(data_args, job.model_args, str(job.folder))
-            result.save(job.folder / "eval_results.json")
+            RunFolder(job.folder).save_results(result)
             text = json.dumps(run.to_dict(), indent=2) + "\n"
             (job.folder / _FINISHED).write_text(text, encoding="utf-8")
 

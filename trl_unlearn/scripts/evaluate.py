@@ -46,7 +46,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from ..records import UnlearningRun, settings_digest
+from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
+from ..records import settings_digest
 from ..results import MODEL_ROLES, EvaluationResult, suite_of
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
@@ -153,8 +154,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
     if PartialState().is_main_process:
         result = _merged([found[name] for name in args.suites])
         result.protocol |= models_protocol(data_args, model_args, unlearned)
-        write_results(folder, _with_earlier(result, folder / "eval_results.json"))
-        if unlearned is not None and _is_run(Path(unlearned)) and not _is_run(folder):
+        write_results(folder, _with_earlier(result, RunFolder(folder)))
+        if unlearned is not None and RunFolder(unlearned).is_run and not RunFolder(folder).is_run:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
         # Of no use any more: a later call measures anew what may have been changed since.
         shutil.rmtree(stages.folder)
@@ -163,10 +164,9 @@ def _run(argv: list[str] | None, prog: str) -> None:
 def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig, unlearned: str | None) -> None:
     """Take over what decides rows and base of the run, where the command does not say; say where it says otherwise."""
     quantize_as_trained(model_args, unlearned)
-    if unlearned is None or not _is_run(Path(unlearned)):
+    if unlearned is None or not RunFolder(unlearned).is_run:
         return
-    path = Path(unlearned, "run.json")
-    run = UnlearningRun.load(path)
+    path, run = Path(unlearned, RUN_FILE), RunFolder(unlearned).run()
     for name, default in _ROW_OPTIONS.items():
         trained, given = run.hyperparameters.get(name) or default, getattr(args, name)
         if name == "chat_template_kwargs" and isinstance(trained, str):
@@ -194,15 +194,11 @@ def _refuse_quantized(suites: list[str], model_args: UnlearnModelConfig, retrain
         )
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / "run.json").is_file()
-
-
 def _output_folder(given: str | None, unlearned: str | None) -> Path:
     """The folder of the results; only those of its own model go onto the card of a run."""
-    run = Path(unlearned) if unlearned is not None and _is_run(Path(unlearned)) else None
+    run = Path(unlearned) if unlearned is not None and RunFolder(unlearned).is_run else None
     folder = Path(given or run or "evaluation")
-    if _is_run(folder) and (run is None or not folder.samefile(run)):
+    if RunFolder(folder).is_run and (run is None or not folder.samefile(run)):
         raise ValueError(
             f"`output_dir` is `{folder}`, the folder of a run, whose card would show results of another model. Judge "
             f"that run with `--unlearned_model_name_or_path {folder}`, or give another `--output_dir`."
@@ -260,11 +256,11 @@ def _merged(results: list[EvaluationResult]) -> EvaluationResult:
     )
 
 
-def _with_earlier(result: EvaluationResult, path: Path) -> EvaluationResult:
+def _with_earlier(result: EvaluationResult, folder: RunFolder) -> EvaluationResult:
     """The results with those of other suites that an earlier call measured on the same weights."""
-    if not path.is_file():
+    earlier = folder.results()
+    if earlier is None:
         return result
-    earlier = EvaluationResult.load(path)
     kept = [name for name in SUITES if name in earlier.suites and name not in result.suites]
     weights = result.protocol["weights_sha256"]
     known = {role for role, found in result.models.items() if found is not None} <= weights.keys()
@@ -272,6 +268,7 @@ def _with_earlier(result: EvaluationResult, path: Path) -> EvaluationResult:
         return result
     same = ("weights_sha256", "base_quantization", "parity")
     if not known or any(earlier.protocol.get(key) != result.protocol.get(key) for key in same):
+        path = folder.path / RESULTS_FILE
         PartialState().print(f"`{path}` held {', '.join(kept)} of other models or another parity, and is replaced.")
         return result
 

@@ -36,8 +36,8 @@ from transformers.integrations import deepspeed
 from trl import get_quantization_config
 
 from ..data.archive import build_archive
-from ..hub import folder as run_folder
-from ..records import UnlearningRun, quantization_label
+from ..hub.folder import RUN_FILE, RunFolder, holds_adapter, weights_sha256
+from ..records import quantization_label
 from ..trainer.checks import refuse_adapter, refuse_model_name
 from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
 
@@ -257,7 +257,7 @@ def evaluation_loaders(
 
 def _is_adapter(name: str) -> bool:
     if Path(name).is_dir():
-        return Path(name, "adapter_config.json").is_file()
+        return holds_adapter(name)
     from huggingface_hub import file_exists
 
     return file_exists(name, "adapter_config.json")
@@ -295,10 +295,10 @@ def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -
         unlearned (`str`, *optional*):
             Folder of the adapter's run.
     """
-    path = Path(unlearned or "", "run.json")
-    if unlearned is None or not path.is_file() or not _is_adapter(unlearned):
+    folder = RunFolder(unlearned or "")
+    if unlearned is None or not folder.is_run or not _is_adapter(unlearned):
         return
-    trained = UnlearningRun.load(path).base_quantization or {}
+    trained = folder.run().base_quantization or {}
     if model_args.load_in_4bit or model_args.load_in_8bit or trained.get("quant_method") != "bitsandbytes":
         return
     model_args.load_in_4bit = trained.get("load_in_4bit", False)
@@ -307,7 +307,9 @@ def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -
         if theirs in trained:
             setattr(model_args, ours, trained[theirs])
     label = quantization_label(trained)
-    PartialState().print(f"The base is loaded in {label}, as `{path}` says that the adapter was trained.")
+    PartialState().print(
+        f"The base is loaded in {label}, as `{folder.path / RUN_FILE}` says that the adapter was trained."
+    )
 
 
 def models_protocol(data_args: DataArguments, model_args: UnlearnModelConfig, unlearned: str | None) -> dict[str, Any]:
@@ -316,18 +318,18 @@ def models_protocol(data_args: DataArguments, model_args: UnlearnModelConfig, un
 
     Args:
         data_args, model_args, unlearned:
-            See [`weights_sha256`].
+            See [`_measured_weights`].
 
     Returns:
         `dict[str, Any]`: `weights_sha256`, and `base_quantization` where the base is loaded in fewer bits.
     """
-    found = {"weights_sha256": weights_sha256(data_args, model_args, unlearned)}
+    found = {"weights_sha256": _measured_weights(data_args, model_args, unlearned)}
     if (quantization := get_quantization_config(model_args)) is not None:
         found["base_quantization"] = quantization_label(quantization.to_dict())
     return found
 
 
-def weights_sha256(
+def _measured_weights(
     data_args: DataArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, dict[str, str]]:
     """
@@ -349,4 +351,4 @@ def weights_sha256(
         "retrained": data_args.retrained_model_name_or_path,
     }
     folders = {role: Path(name) for role, name in names.items() if name is not None and Path(name).is_dir()}
-    return {role: run_folder.weights_sha256(folder, _is_adapter(str(folder))) for role, folder in folders.items()}
+    return {role: weights_sha256(folder, _is_adapter(str(folder))) for role, folder in folders.items()}

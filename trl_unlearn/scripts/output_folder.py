@@ -14,8 +14,6 @@
 
 """The output folder of a run: an unfinished run is gone on with, a finished one is left alone."""
 
-import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,16 +21,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..evaluation.callbacks import CannotBeginError
+from ..hub.folder import RunFolder
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.checkpointing import CheckpointError, ResumeError, is_full_disk, last_checkpoint
 from ..trainer.guard import DivergenceError
 from .exits import fail, on_interrupt, one_line, refuse, stop
-
-
-# There from the first step until all is written, with the digest of the settings.
-_UNFINISHED = "unfinished.json"
-_RECORDS = ("run.json", "eval_results.json", "squeezing.json", "README.md", "figures/*.png")
 
 
 @dataclass
@@ -69,6 +63,7 @@ class OutputFolder:
 
     def __init__(self, args: BootstrapUnlearnConfig, output_args: OutputArguments, settings: str):
         self.path, self._settings = Path(args.output_dir), settings
+        self._folder = RunFolder(self.path)
         self._overwrites = output_args.overwrite_output_dir
         self.checkpoint: str | bool | None = args.resume_from_checkpoint
         if str(self.checkpoint).lower() in ("true", "false", "none"):
@@ -79,13 +74,11 @@ class OutputFolder:
 
     def _checkpoint_of_same_run(self) -> Path | None:
         ways = "give another `--output_dir`, or start anew in this one with `--overwrite_output_dir true`."
-        marker = self.path / _UNFINISHED
-        if not marker.is_file():
-            for name, held in (("run.json", "a finished run"), ("checkpoint-*/*", "checkpoints of another run")):
-                if any(self.path.glob(name)):
-                    raise ValueError(f"`{self.path}` holds {held}. To keep that, {ways}")
+        if not self._folder.is_unfinished:
+            if held := self._folder.earlier_run():
+                raise ValueError(f"`{self.path}` holds {held}. To keep that, {ways}")
             return None
-        if json.loads(marker.read_text(encoding="utf-8")).get("settings") != self._settings:
+        if self._folder.unfinished_settings() != self._settings:
             raise ValueError(
                 f"`{self.path}` holds an unfinished run with other settings. Go on with the command that it was "
                 f"started with (what is logged, shown, saved and published may differ); otherwise {ways}"
@@ -105,11 +98,8 @@ class OutputFolder:
         if not trainer.is_world_process_zero():
             return
         if self.checkpoint is None:
-            self._clear()
-        self.path.mkdir(parents=True, exist_ok=True)
-        marker = self.path / f".{_UNFINISHED}"
-        marker.write_text(json.dumps({"settings": self._settings}) + "\n", encoding="utf-8")
-        marker.replace(self.path / _UNFINISHED)
+            self._folder.clear()
+        self._folder.mark_unfinished(self._settings)
         if self.checkpoint:
             trainer.accelerator.print(f"Going on from a checkpoint in {self.path}.")
         on_interrupt(lambda: self.left(trainer))
@@ -183,13 +173,6 @@ class OutputFolder:
                 f"{what} could not be written to `{self.path}` ({one_line(error)}), {left} Make room before that.",
             )
 
-    def _clear(self) -> None:
-        """Remove what an earlier run wrote and the new one may not write again; its weights stay until then."""
-        for path in [*self.path.glob("checkpoint-*"), self.path / ".unfinished"]:
-            shutil.rmtree(path, ignore_errors=True)
-        for path in (path for name in _RECORDS for path in self.path.glob(name)):
-            path.unlink()
-
     def end(self, trainer: BootstrapUnlearnTrainer) -> None:
         """
         Mark the run as finished.
@@ -199,7 +182,7 @@ class OutputFolder:
                 Trainer of the run.
         """
         if trainer.is_world_process_zero():
-            (self.path / _UNFINISHED).unlink()
+            self._folder.mark_finished()
         self._ended = True
 
 

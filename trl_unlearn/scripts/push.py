@@ -33,12 +33,10 @@ trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned --forget_dat
 ```
 """
 
-import json
 import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from transformers import AutoTokenizer
@@ -46,7 +44,7 @@ from trl import SFTConfig
 
 from ..data.archive import build_archive
 from ..hub.access import PushError
-from ..hub.folder import read_run
+from ..hub.folder import RunFolder
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
 from ..records import DatasetRecord
@@ -169,7 +167,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
         (args,) = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
         folder = Path(args.output_dir)
-        texts = _forget_texts(args, folder, prog) | {"beliefs": _belief_texts(folder)}
+        texts = _forget_texts(args, folder, prog) | {"beliefs": RunFolder(folder).belief_texts()}
         try:
             repos = push(
                 folder,
@@ -192,7 +190,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
 
 def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, list[str]]:
     """The answers of the forget set, and of those of earlier requests."""
-    run, given = read_run(folder)[0], args.forget_dataset or args.dataset_name
+    run, given = RunFolder(folder).run(), args.forget_dataset or args.dataset_name
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # What has the default is not recorded.
     max_length = run.hyperparameters.get("max_length", SFTConfig.max_length)
@@ -254,25 +252,6 @@ def _recorded_set(record: DatasetRecord) -> DataArguments:
     if record.config is None:
         return DataArguments(forget_dataset=name, forget_split=split)
     return DataArguments(dataset_name=name, forget_config=record.config, forget_split=split)
-
-
-def _belief_texts(folder: Path) -> list[str]:
-    """Every string in the files of the folder that hold beliefs, if there are any."""
-
-    def strings(value: Any) -> list[str]:
-        if isinstance(value, str):
-            return [value]
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        return [text for part in parts for text in strings(part)]
-
-    found = []
-    for path in sorted(folder.rglob("*belief*")):
-        if path.suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            found += [text for line in lines if line.strip() for text in strings(json.loads(line))]
-        elif path.suffix == ".json":
-            found += strings(json.loads(path.read_text(encoding="utf-8")))
-    return found
 
 
 def summary(repos: list[PushedRepo]) -> str:

@@ -48,7 +48,8 @@ from ..evaluation.callbacks import CannotBeginError, sequence_point
 from ..evaluation.plots import attempted, draw, plot_sequence
 from ..evaluation.rows import EncodedSet, encode_set
 from ..evaluation.tables import SequenceStage, comparison_markdown, print_sequence, sequence_dict, sequence_rows
-from ..records import ChainLink, UnlearningRun, settings_digest
+from ..hub.folder import RunFolder, holds_adapter
+from ..records import ChainLink, settings_digest
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from ..trainer.guard import DivergenceError
@@ -273,7 +274,7 @@ class _Sequence:
         PartialState().wait_for_everyone()
         if earlier:
             previous = earlier[-1].folder
-            if (previous / "adapter_config.json").is_file():
+            if holds_adapter(previous):
                 job.model_args.adapter_name_or_path = str(previous)
             else:
                 job.model_args.model_name_or_path = str(previous)
@@ -301,7 +302,7 @@ class _Sequence:
 
 
 def _link(job: _Job) -> ChainLink:
-    run = UnlearningRun.load(job.folder / "run.json")
+    run = RunFolder(job.folder).run()
     return ChainLink(request=job.request, forget_set=run.forget_set, steps=run.steps, seconds=run.seconds)
 
 

@@ -32,10 +32,9 @@ from ..evaluation.stopping import UnlearnUntil
 from ..evaluation.tables import print_results, print_verdict
 from ..evaluation.tofu import evaluate_models
 from ..hub.access import PushError, check_access
-from ..hub.card import render_card
-from ..hub.folder import own_results
+from ..hub.folder import RunFolder
 from ..hub.push import push
-from ..records import UnlearningRun, settings_digest
+from ..records import settings_digest
 from ..results import EvaluationResult
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
@@ -339,36 +338,29 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
         result ([`~trl_unlearn.results.EvaluationResult`]):
             What was measured.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    result.save(folder / "eval_results.json")
+    run_folder = RunFolder(folder)
+    run_folder.save_results(result)
     attempted("The table", lambda: print_results(result))
     plots = {"evaluation": plot_evaluation, "relearning": plot_relearning, "leak_at_k": plot_leak}
-    figures = []
     for name, plot in plots.items():
         path = folder / f"figures/{name}.png"
         if name != "evaluation" and "robustness" not in result.suites:
             # Of results that these have replaced.
             path.unlink(missing_ok=True)
-        elif draw(path, partial(plot, result)):
-            figures.append(name)
-    is_run = (folder / "run.json").is_file()
-    if is_run:
-        attempted("The card", lambda: _write_card(folder, figures))
-    PartialState().print(f"{'Adapter or model, card, results' if is_run else 'Results'} and figures: {folder}")
+        else:
+            draw(path, partial(plot, result))
+    if run_folder.is_run:
+        attempted("The card", lambda: _write_card(run_folder))
+    written = "Adapter or model, card, results" if run_folder.is_run else "Results"
+    PartialState().print(f"{written} and figures: {folder}")
     attempted("The verdict", lambda: print_verdict(result))
 
 
-def _write_card(folder: Path, figures: list[str]) -> None:
-    """Write the card of a run with its results and figures, and those of its training."""
-    run = UnlearningRun.load(folder / "run.json")
-    result, missing = own_results(folder, run.is_adapter)
-    if result is None:
-        print(f"The card in {folder} shows no results: {missing}")
-        figures = []
+def _write_card(folder: RunFolder) -> None:
+    """Draw the training of a run, and write its card."""
+    run = folder.run()
     refreshes = [refresh.epoch for refresh in run.belief_audit.refreshes] if run.belief_audit else []
-    if draw(folder / "figures/training.png", partial(plot_training, run.training_log, refresh_epochs=refreshes)):
-        figures = [*figures, "training"]
-    if (folder / "figures/squeezing.png").is_file():
-        figures = [*figures, "squeezing"]
-    text = render_card(run, result, [f"figures/{name}.png" for name in figures], missing)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    draw(folder.path / "figures/training.png", partial(plot_training, run.training_log, refresh_epochs=refreshes))
+    own, _ = folder.write_card(run)
+    if own.result is None:
+        print(f"The card in {folder.path} shows no results: {own.missing}")

@@ -15,7 +15,6 @@
 """What a trainer writes, and what of it goes to the Hub: our card, privately, and no state of the training."""
 
 import logging
-import shutil
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..hub.access import check_access, explaining
-from ..hub.card import render_card
-from ..hub.folder import ADAPTER_FILES, figures_of, own_results, saved_files
+from ..hub.folder import RunFolder
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push_output
 from ..records import UnlearningRun
@@ -114,25 +112,19 @@ class PublishingTrainer(ResumableTrainer):
         if self._is_output(folder):
             self._saved_step = self.state.global_step
             if not is_peft_model(self.accelerator.unwrap_model(self.model)):
-                # Of an earlier run: beside a whole model, `from_pretrained` would load the adapter on top of it.
-                for name in ADAPTER_FILES:
-                    (folder / name).unlink(missing_ok=True)
+                RunFolder(folder).clear_adapter()
 
     def _is_output(self, folder: Path) -> bool:
         return folder.absolute() == Path(self.args.output_dir).absolute()
 
     def _write_records(self, folder: Path) -> None:
         record = self.run_record()
-        record.save(folder / "run.json")
+        RunFolder(folder).save_run(record)
         self._write_card(folder, record)
 
     def _write_card(self, folder: Path, record: UnlearningRun) -> None:
-        result, missing = own_results(folder, record.is_adapter)
-        if self._is_output(folder) and self._saved_step != self.state.global_step and result is not None:
-            result, missing = None, "those in `eval_results.json` are of an earlier run."
-        # Without results, figures may be of an earlier run, too.
-        figures = figures_of(folder, result) if result is not None else []
-        (folder / "README.md").write_text(render_card(record, result, figures, missing), encoding="utf-8")
+        is_saved = not self._is_output(folder) or self._saved_step == self.state.global_step
+        RunFolder(folder, in_training=True).write_card(record, is_saved=is_saved)
 
     # The Hub
 
@@ -218,7 +210,7 @@ class PublishingTrainer(ResumableTrainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        self.run_record().save(Path(self.args.output_dir, "run.json"))
+        RunFolder(self.args.output_dir).save_run(self.run_record())
         self.create_model_card(**kwargs)
         self._finish_current_push()
         return self._send(commit_message, token, revision, private, force, run_as_future=not blocking)
@@ -239,13 +231,10 @@ class PublishingTrainer(ResumableTrainer):
                 return
             self._finish_current_push()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        folder = Path(self.args.output_dir)
-        record = self.run_record()
-        record.save(folder / "run.json")
+        folder, record = RunFolder(self.args.output_dir), self.run_record()
+        folder.save_run(record)
         # Not from the checkpoint itself, which may be deleted before it is sent. The card is there already.
-        for name in saved_files(checkpoint, record.is_adapter):
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copy(checkpoint / name, folder / name)
+        folder.copy_model(checkpoint, record.is_adapter)
         message = f"Training in progress, step {self.state.global_step}"
         self.push_in_progress = PushInProgress([self._send(message, run_as_future=True)])
 
