@@ -18,6 +18,7 @@ from pathlib import Path
 
 import evaluate
 import pytest
+from evaluate.naming import camelcase_to_snakecase
 
 from trl_unlearn import metrics
 from trl_unlearn.metrics import (
@@ -43,6 +44,8 @@ from trl_unlearn.metrics import (
 
 
 CASES = json.loads(Path(__file__).with_name("cases.json").read_text())
+FOLDER = Path(metrics.__file__).parent
+FAMILIES = [(one.__module__.rpartition(".")[2], one) for one in vars(metrics).values() if isinstance(one, type)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
@@ -57,9 +60,47 @@ def test_the_metric_gives_the_hand_worked_value(case):
             assert result[name] == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
-def test_every_metric_file_has_a_case():
-    files = {path.stem for path in Path(metrics.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
-    assert files == {case["module"] for case in CASES}
+def test_every_metric_has_a_case():
+    assert {(family, metric.__name__) for family, metric in FAMILIES} == {
+        (case["module"], case["metric"]) for case in CASES
+    }
+    files = {path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_")}
+    assert files == {family for family, _ in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def modules_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path_factory.mktemp("modules"))
+        yield
+
+
+@pytest.mark.parametrize(("family", "metric"), FAMILIES, ids=lambda one: getattr(one, "__name__", one))
+def test_evaluate_loads_a_metric_from_the_file_of_its_family(family, metric, modules_cache):
+    name = camelcase_to_snakecase(metric.__name__)
+    loaded = evaluate.load(str(FOLDER / f"{family}.py"), name, experiment_id="one", seed=3)
+    assert (type(loaded).__name__, loaded.config_name, loaded.experiment_id) == (metric.__name__, name, "one")
+    assert (loaded.seed, loaded.keep_in_memory) == (3, True)
+    case = next(case for case in CASES if case["metric"] == metric.__name__)
+    result, expected = loaded.compute(**case["inputs"]), metric().compute(**case["inputs"])
+    assert json.dumps(result) == json.dumps(expected)
+
+
+@pytest.mark.parametrize("name", [None, "exact_memory", "loss_attack"])
+def test_a_family_without_the_metric_says_which_it_has(name, modules_cache):
+    with pytest.raises(
+        ValueError, match=rf"The metric is {name!r}. Choose one of \['exact_memorization', 'extraction"
+    ):
+        evaluate.load(str(FOLDER / "memorization.py"), name)
+
+
+def test_a_metric_takes_the_arguments_of_evaluate(tmp_path):
+    given = {"config_name": "mine", "experiment_id": "one", "cache_dir": str(tmp_path), "seed": 1, "hash": "0"}
+    metric = Probability(**given, process_id=1, num_process=2, keep_in_memory=False, timeout=1)
+    assert (metric.config_name, metric.process_id, metric.num_process, metric.seed) == ("mine", 1, 2, 1)
+    assert not metric.keep_in_memory
+    # One process writes nothing, whatever the argument.
+    assert Probability("mine", keep_in_memory=False).keep_in_memory
 
 
 def test_the_published_components_give_the_published_aggregates():

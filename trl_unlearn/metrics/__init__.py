@@ -15,26 +15,29 @@
 """Metrics: numbers or text in, numbers out."""
 
 from .aggregate import HarmonicMean, harmonic_mean, memorization_score
-from .exact_memorization import ExactMemorization
-from .extraction_strength import ExtractionStrength
-from .fade import FADE
-from .fluency_standin import FluencyStandin
-from .forget_quality import ForgetQuality
-from .leak_at_k import LeakAtK
-from .loss_attack import LossAttack
-from .membership_auc import MembershipAUC, separation
-from .min_k_attack import MinKAttack
-from .min_k_plus_plus_attack import MinKPlusPlusAttack
-from .normalized_probability import NormalizedProbability
-from .priv_leak import PrivLeak, relative_leak
-from .probability import Probability
-from .reference_attack import ReferenceAttack
-from .rouge_f1 import RougeF1
-from .rouge_recall import RougeRecall
-from .spv_attack import SpvAttack
-from .squeezing import Squeezing
-from .truth_ratio import TruthRatio
-from .zlib_attack import ZlibAttack
+from .membership import (
+    LossAttack,
+    MembershipAUC,
+    MinKAttack,
+    MinKPlusPlusAttack,
+    PrivLeak,
+    ReferenceAttack,
+    SpvAttack,
+    ZlibAttack,
+    relative_leak,
+    separation,
+)
+from .memorization import (
+    FADE,
+    ExactMemorization,
+    ExtractionStrength,
+    ForgetQuality,
+    NormalizedProbability,
+    Probability,
+    Squeezing,
+    TruthRatio,
+)
+from .text import FluencyStandin, LeakAtK, RougeF1, RougeRecall
 
 
 __all__ = [

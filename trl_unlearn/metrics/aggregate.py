@@ -15,26 +15,17 @@
 """One number of several, which a single bad one pulls down."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from datasets import Features, Value
+from datasets import Features
 from numpy.typing import ArrayLike
 
-from ._base import UnlearningMetric
+from ._base import NUMBER, UnlearningMetric
 
 
 def harmonic_mean(terms: Sequence[ArrayLike]) -> np.ndarray:
-    """
-    Harmonic mean of terms that are better the higher they are; 0 where any of them is 0 or below, NaN where one is.
-
-    Args:
-        terms (`Sequence[ArrayLike]`):
-            The terms, in [0, 1]: numbers, or arrays of one shape.
-
-    Returns:
-        `numpy.ndarray`: The mean, of the shape of a term.
-    """
+    """Harmonic mean of terms in [0, 1] (numbers, or arrays of one shape); 0 where one is 0 or below, NaN where NaN."""
     stacked = np.stack([np.asarray(term, dtype=float) for term in terms])
     with np.errstate(divide="ignore"):
         mean = 1 / np.mean(1 / stacked, axis=0)
@@ -58,7 +49,7 @@ class HarmonicMean(UnlearningMetric):
     (https://huggingface.co/papers/2506.12618).
     """
 
-    inputs: ClassVar[Features] = Features({"terms": Value("float64")})
+    inputs = Features({"terms": NUMBER})
 
     def _compute(self, terms: list[float]) -> dict[str, Any]:
         return {"harmonic_mean": float(harmonic_mean(terms)), "per_row": terms}
@@ -72,14 +63,7 @@ def memorization_score(
     truth_ratio_knowledge: ArrayLike,
 ) -> np.ndarray:
     """
-    Mem: how little is left of the forget set, as the harmonic mean of four complements.
-
-    Args:
-        extraction_strength, exact_memorization, paraphrase_probability, truth_ratio_knowledge (`ArrayLike`):
-            Means over the forget rows, in [0, 1]: numbers, or arrays of one shape.
-
-    Returns:
-        `numpy.ndarray`: Mem, in [0, 1], of the shape of a term; higher is better.
+    Mem: how little is left of the forget set, in [0, 1], as the harmonic mean of the complements of four means.
 
     Source: OpenUnlearning (https://huggingface.co/papers/2506.12618).
     """

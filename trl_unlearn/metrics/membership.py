@@ -1,0 +1,306 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Was a row trained on? Attacks that guess it, each higher for a member, and how well they tell members apart."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from datasets import Features, Value
+from scipy.stats import rankdata
+
+from ._base import NUMBER, NUMBERS, Rows, UnlearningMetric
+
+
+# A model that is sure of a token has a standard deviation that float32 cannot tell from 0.
+_SMALLEST_STD = 1e-6
+
+
+def _lowest_mean(values: Sequence[float]) -> float:
+    """Mean of the lowest 20 % of values: of n // 5 of them, and at least of one."""
+    return fmean(sorted(values)[: max(1, len(values) // 5)])
+
+
+class LossAttack(UnlearningMetric):
+    """
+    Loss attack on membership: the mean log-prob of an answer.
+
+    Args:
+        logps (`list[list[float]]`):
+            log pi_y of each token of a row's answer, in nats, the end-of-turn token included.
+
+    Returns:
+        `dict`: `loss_attack` (`float`, mean over rows) and `per_row` (`list[float]`), in nats per token.
+
+    Source: Yeom et al., Privacy Risk in Machine Learning (https://arxiv.org/abs/1709.01604).
+    """
+
+    inputs = Features({"logps": NUMBERS})
+
+    def _compute(self, logps: Rows) -> dict[str, Any]:
+        self._check_filled(logps, "log-probabilities")
+        per_row = [fmean(row) for row in logps]
+        return {"loss_attack": fmean(per_row), "per_row": per_row}
+
+
+class ZlibAttack(UnlearningMetric):
+    """
+    Zlib attack on membership: the mean log-prob of an answer over the compressed length of its text.
+
+    Args:
+        logps (`list[list[float]]`):
+            log pi_y of each token of a row's answer, in nats, the end-of-turn token included.
+        texts (`list[str]`):
+            Text of each answer; its length is that of the UTF-8 bytes after zlib's default compression.
+
+    Returns:
+        `dict`: `zlib_attack` (`float`, mean over rows) and `per_row` (`list[float]`), in nats per token and byte.
+
+    Source: Extracting Training Data from Large Language Models (https://huggingface.co/papers/2012.07805).
+    """
+
+    inputs = Features({"logps": NUMBERS, "texts": Value("string")})
+
+    def _compute(self, logps: Rows, texts: list[str]) -> dict[str, Any]:
+        self._check_filled(logps, "log-probabilities")
+        per_row = [
+            fmean(row) / len(zlib.compress(text.encode("utf-8"))) for row, text in zip(logps, texts, strict=True)
+        ]
+        return {"zlib_attack": fmean(per_row), "per_row": per_row}
+
+
+class MinKAttack(UnlearningMetric):
+    """
+    Min-K attack on membership: the mean log-prob of the 20 % least likely tokens of an answer.
+
+    Args:
+        logps (`list[list[float]]`):
+            log pi_y of each token of a row's answer, in nats, the end-of-turn token included.
+
+    Returns:
+        `dict`: `min_k_attack` (`float`, mean over rows) and `per_row` (`list[float]`), in nats per token.
+
+    Source: Detecting Pretraining Data from Large Language Models (https://huggingface.co/papers/2310.16789).
+    """
+
+    inputs = Features({"logps": NUMBERS})
+
+    def _compute(self, logps: Rows) -> dict[str, Any]:
+        self._check_filled(logps, "log-probabilities")
+        per_row = [_lowest_mean(row) for row in logps]
+        return {"min_k_attack": fmean(per_row), "per_row": per_row}
+
+
+class MinKPlusPlusAttack(UnlearningMetric):
+    r"""
+    Min-K++ attack on membership: the mean of the lowest 20 % of the standardised log-probs of an answer's tokens.
+
+    Standardised is \\((\log \pi_y - \mu) / \sigma\\), with mean and standard deviation of log pi under pi at the
+    position; \\(\sigma\\) is at least 1e-6.
+
+    Args:
+        logps (`list[list[float]]`):
+            log pi_y of each token of a row's answer, in nats, the end-of-turn token included.
+        entropies (`list[list[float]]`):
+            Entropy of pi at each of them, in nats: \\(-\mu\\).
+        log_variances (`list[list[float]]`):
+            Variance of log pi under pi at each of them: \\(\sigma^2\\).
+
+    Returns:
+        `dict`: `min_k_plus_plus_attack` (`float`, mean over rows) and `per_row` (`list[float]`), without a unit.
+
+    Source: Zhang et al., Min-K%++ (https://huggingface.co/papers/2404.02936).
+    """
+
+    inputs = Features(dict.fromkeys(("logps", "entropies", "log_variances"), NUMBERS))
+
+    def _compute(self, logps: Rows, entropies: Rows, log_variances: Rows) -> dict[str, Any]:
+        self._check_filled(logps, "log-probabilities")
+        per_row = []
+        for index, row in enumerate(zip(logps, entropies, log_variances, strict=True)):
+            lengths = [len(values) for values in row]
+            if len(set(lengths)) > 1:
+                raise ValueError(
+                    f"`MinKPlusPlusAttack` got {lengths} values of {list(self.inputs)} in row {index}. Give one a "
+                    "token in each."
+                )
+            standardised = [
+                (logp + entropy) / max(math.sqrt(variance), _SMALLEST_STD)
+                for logp, entropy, variance in zip(*row, strict=True)
+            ]
+            per_row.append(_lowest_mean(standardised))
+        return {"min_k_plus_plus_attack": fmean(per_row), "per_row": per_row}
+
+
+class ReferenceAttack(UnlearningMetric):
+    """
+    Reference attack on membership: the mean log-prob of an answer minus that of a reference model.
+
+    Args:
+        logps (`list[list[float]]`):
+            log pi_y of each token of a row's answer, in nats, the end-of-turn token included.
+        reference_logps (`list[list[float]]`):
+            The same under a model that was not trained on the members.
+
+    Returns:
+        `dict`: `reference_attack` (`float`, mean over rows) and `per_row` (`list[float]`), in nats per token.
+
+    Source: Extracting Training Data from Large Language Models (https://huggingface.co/papers/2012.07805).
+    """
+
+    inputs = Features({"logps": NUMBERS, "reference_logps": NUMBERS})
+
+    def _compute(self, logps: Rows, reference_logps: Rows) -> dict[str, Any]:
+        self._check_filled(logps, "log-probabilities")
+        self._check_filled(reference_logps, "log-probabilities of the reference")
+        per_row = [fmean(row) - fmean(before) for row, before in zip(logps, reference_logps, strict=True)]
+        return {"reference_attack": fmean(per_row), "per_row": per_row}
+
+
+class SpvAttack(UnlearningMetric):
+    """
+    SPV-MIA, membership from the self-calibrated probabilistic variation: the mean log-prob of a row minus that of its
+    perturbed neighbours, minus the same difference under a reference model.
+
+    The paper defines the variation with the opposite sign, in probabilities of whole texts.
+
+    Args:
+        logps (`list[float]`):
+            Mean log pi_y a token of each row, in nats.
+        neighbour_logps (`list[list[float]]`):
+            The same of each neighbour of a row.
+        reference_logps (`list[float]`):
+            The rows under the reference model.
+        reference_neighbour_logps (`list[list[float]]`):
+            The same neighbours under the reference model.
+
+    Returns:
+        `dict`: `spv_attack` (`float`, mean over rows) and `per_row` (`list[float]`), in nats per token.
+
+    Source: Fu et al., section 4 (https://huggingface.co/papers/2311.06062).
+    """
+
+    inputs = Features(
+        {
+            "logps": NUMBER,
+            "neighbour_logps": NUMBERS,
+            "reference_logps": NUMBER,
+            "reference_neighbour_logps": NUMBERS,
+        }
+    )
+
+    def _compute(
+        self, logps: list[float], neighbour_logps: Rows, reference_logps: list[float], reference_neighbour_logps: Rows
+    ) -> dict[str, Any]:
+        self._check_filled(neighbour_logps, "neighbours")
+        self._check_filled(reference_neighbour_logps, "neighbours under the reference")
+        columns = zip(logps, neighbour_logps, reference_logps, reference_neighbour_logps, strict=True)
+        per_row = [
+            (own - fmean(neighbours)) - (reference - fmean(reference_neighbours))
+            for own, neighbours, reference, reference_neighbours in columns
+        ]
+        return {"spv_attack": fmean(per_row), "per_row": per_row}
+
+
+def separation(members: np.ndarray, non_members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    AUC and true-positive rate at 1 % false positives (see [`MembershipAUC`]) from scores of shape `[rows, ...]`, the
+    attacks in the last dimensions; NaN where a score is NaN.
+    """
+    n, m = len(members), len(non_members)
+    # The area is U / nm with the statistic of Mann and Whitney, U = (sum of the members' ranks) - n (n + 1) / 2.
+    ranks = rankdata(np.concatenate([members, non_members]), axis=0)
+    auc = (ranks[:n].sum(0) - n * (n + 1) / 2) / (n * m)
+    # Of rows with the same score all are accepted or none: beyond this one, one non-member too many would be.
+    limit = np.sort(non_members, axis=0)[m - 1 - m // 100]
+    rate = np.where(np.isnan(auc), np.nan, (members > limit).mean(0))
+    return auc, rate
+
+
+class MembershipAUC(UnlearningMetric):
+    """
+    Area under the ROC curve of a membership attack, and its true-positive rate at 1 % false positives.
+
+    The area is the probability that a member scores higher than a non-member; a tie counts one half. The rate is the
+    largest share of members above a threshold that at most 1 % of the non-members reach; rows with the same score are
+    on the same side of it. With fewer than 100 non-members none may reach it.
+
+    Args:
+        members (`list[list[float]]`):
+            One list an attack: the score of each row that was trained on, higher for a member.
+        non_members (`list[list[float]]`):
+            The same of rows that were not; their number may differ.
+
+    Returns:
+        `dict`: `auc` and `tpr_at_1_fpr` (`float`, means over attacks, in [0, 1]) and `per_row`, a `dict` of the lists
+        under the same names.
+
+    Source: Membership Inference Attacks From First Principles (https://huggingface.co/papers/2112.03570).
+    """
+
+    inputs = Features({"members": NUMBERS, "non_members": NUMBERS})
+
+    def _compute(self, members: Rows, non_members: Rows) -> dict[str, Any]:
+        self._check_filled(members, "members")
+        self._check_filled(non_members, "non-members")
+        separated = [separation(np.array(a), np.array(b)) for a, b in zip(members, non_members, strict=True)]
+        auc, rate = ([float(value) for value in values] for values in zip(*separated, strict=True))
+        return {
+            "auc": float(np.mean(auc)),
+            "tpr_at_1_fpr": float(np.mean(rate)),
+            "per_row": {"auc": auc, "tpr_at_1_fpr": rate},
+        }
+
+
+def relative_leak(unlearned: Any, retrained: Any) -> Any:
+    """[`PrivLeak`] in percent, from AUCs that are numbers or arrays."""
+    return 100 * ((1 - unlearned) - (1 - retrained)) / (1 - retrained)
+
+
+class PrivLeak(UnlearningMetric):
+    r"""
+    PrivLeak: \\(100 ((1 - A_u) - (1 - A_r)) / (1 - A_r)\\), with the AUC of an attack on the unlearned (u) and on the
+    retrained model (r).
+
+    0 = the attack comes as far as against the retrained model; below 0 the forget rows can still be told from rows
+    that were never seen (-100: with certainty); above 0 they are less likely than such rows, which gives them away
+    too. The published numbers are those of the Min-K attack, as are those of the privacy suite.
+
+    Args:
+        unlearned (`list[float]`):
+            AUC of each attack on the model that unlearned, see [`MembershipAUC`].
+        retrained (`list[float]`):
+            The same on the model that was trained without the forget rows, below 1.
+
+    Returns:
+        `dict`: `privleak` (`float`, mean over attacks) and `per_row` (`list[float]`), in percent.
+
+    Source: MUSE (https://huggingface.co/papers/2407.06460).
+    """
+
+    inputs = Features({"unlearned": NUMBER, "retrained": NUMBER})
+
+    def _compute(self, unlearned: list[float], retrained: list[float]) -> dict[str, Any]:
+        for index, auc in enumerate(retrained):
+            if auc == 1:
+                raise ValueError(
+                    f"`PrivLeak` got an AUC of 1 for the retrained model in row {index}: the attack tells forget rows "
+                    "from others, of which the model saw neither. Give non-members that are like the forget rows."
+                )
+        per_row = [relative_leak(u, r) for u, r in zip(unlearned, retrained, strict=True)]
+        return {"privleak": fmean(per_row), "per_row": per_row}
