@@ -197,15 +197,15 @@ def test_the_method_is_named_after_its_objective_and_its_beliefs(loss, weight, n
 def test_rows_hold_every_metric_in_order_and_what_else_was_measured_at_the_end():
     result = make_result(models={"unlearned": {"own/metric": Measurement(1.0), "aggregate/agg": Measurement(0.5)}})
     rows = list(result.rows())
-    tofu = [name for name, _, group in METRICS if group in ("forget", "keep", "aggregate")]
+    tofu = [name for name, _, group, _ in METRICS if group in ("forget", "keep", "aggregate")]
     assert [name for _, name, _ in rows] == [*tofu, "own/metric"]
     assert rows[-2] == ("aggregate", "aggregate/agg", [None, Measurement(0.5), None])
     assert rows[-1] == ("other", "own/metric", [None, Measurement(1.0), None])
-    assert {group for _, _, group in METRICS} == set(METRIC_GROUPS)
+    assert {group for _, _, group, _ in METRICS} == set(METRIC_GROUPS)
 
 
 def test_rows_hold_the_metrics_of_a_suite_that_was_run_and_no_line_of_one_that_was_not():
-    privacy = [name for name, _, group in METRICS if group == "privacy"]
+    privacy = [name for name, _, group, _ in METRICS if group == "privacy"]
     assert not {name for _, name, _ in make_result().rows()} & set(privacy)
     ran = replace(make_result(), suites=["tofu", "privacy"])
     assert [name for group, name, _ in ran.rows() if group == "privacy"] == privacy

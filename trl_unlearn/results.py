@@ -17,7 +17,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._json_record import SCHEMA_VERSION, JsonRecord
 
@@ -33,6 +33,16 @@ DIFFERENCES = {
 # How far a figure of memorization may be off before that means something.
 MEMORIZATION_MARGIN = 0.1
 
+
+class Metric(NamedTuple):
+    """A row of every table: name in `eval_results.json`, label in figures, group, and whether figures have it."""
+
+    name: str
+    label: str
+    group: str
+    is_drawn: bool = False
+
+
 # The order and the words of every table, card and figure: group -> which direction is better.
 METRIC_GROUPS = {
     "forget": "closer to retrained is better",
@@ -45,72 +55,100 @@ METRIC_GROUPS = {
     "wmdp": "bio and cyber down to chance (0.25), MMLU higher is better",
     "judge": "naturalness higher, similarity closer to retrained is better",
 }
-# Those that the TOFU suite fills. Any other group has the name of its suite.
+# Titles of the groups in the figure.
+GROUP_TITLES = {
+    "forget": "Forget set",
+    "keep": "What is to be kept",
+    "aggregate": "Aggregates",
+    "privacy": "Membership attacks",
+    "robustness": "After attacks",
+    "muse": "MUSE",
+    "wmdp": "WMDP and MMLU",
+}
+# The groups of the suite `tofu`. Any other group has the name of its suite.
 _TOFU_GROUPS = ("forget", "keep", "aggregate")
 
-# (name in eval_results.json, label in figures, group)
-METRICS = (
-    ("forget/extraction_strength", "extraction strength", "forget"),
-    ("forget/exact_memorization", "exact memorization", "forget"),
-    ("forget/probability", "probability", "forget"),
-    ("forget/paraphrase_probability", "paraphrase probability", "forget"),
-    ("forget/truth_ratio", "truth ratio", "forget"),
-    ("forget/truth_ratio_knowledge", "truth ratio, knowledge", "forget"),
-    ("forget/rougeL_recall", "ROUGE-L recall", "forget"),
-    ("forget/squeezing", "squeezing", "forget"),
-    ("forget_quality/p_value", "forget quality, p-value", "forget"),
-    ("forget_quality/log10_p_value", "forget quality, log10 p-value", "forget"),
-    ("forget_quality/ks_statistic", "forget quality, KS statistic", "forget"),
-    ("retain/probability", "retain probability", "keep"),
-    ("retain/rougeL_recall", "retain ROUGE-L recall", "keep"),
-    ("retain/truth_ratio", "retain truth ratio", "keep"),
-    ("utility/model_utility", "model utility", "keep"),
-    ("utility/fluency", "fluency", "keep"),
-    ("utility/fluency_standin", "fluency (stand-in)", "keep"),
-    ("aggregate/memorization", "Mem", "aggregate"),
-    ("aggregate/utility", "Util", "aggregate"),
-    ("aggregate/agg", "Agg", "aggregate"),
-    ("privacy/loss_auc", "loss attack, AUC", "privacy"),
-    ("privacy/loss_tpr_at_1_fpr", "loss attack, TPR at 1 % FPR", "privacy"),
-    ("privacy/zlib_auc", "zlib attack, AUC", "privacy"),
-    ("privacy/zlib_tpr_at_1_fpr", "zlib attack, TPR at 1 % FPR", "privacy"),
-    ("privacy/min_k_auc", "Min-K attack, AUC", "privacy"),
-    ("privacy/min_k_tpr_at_1_fpr", "Min-K attack, TPR at 1 % FPR", "privacy"),
-    ("privacy/min_k_pp_auc", "Min-K++ attack, AUC", "privacy"),
-    ("privacy/min_k_pp_tpr_at_1_fpr", "Min-K++ attack, TPR at 1 % FPR", "privacy"),
-    ("privacy/reference_auc", "reference attack, AUC", "privacy"),
-    ("privacy/reference_tpr_at_1_fpr", "reference attack, TPR at 1 % FPR", "privacy"),
-    ("privacy/spv_auc", "SPV-MIA, AUC", "privacy"),
-    ("privacy/spv_tpr_at_1_fpr", "SPV-MIA, TPR at 1 % FPR", "privacy"),
-    ("privacy/privleak", "PrivLeak, %", "privacy"),
-    *((f"robustness/leak_at_{k}", f"leak@{k}", "robustness") for k in (1, 4, 8)),
-    *((f"robustness/relearned_{steps}_steps", f"relearned, {steps} steps", "robustness") for steps in (0, 1, 2, 4, 8)),
-    ("robustness/relearning_area", "relearning, area above retrained", "robustness"),
-    ("robustness/quantized_int8", "rounded to 8 bits", "robustness"),
-    ("robustness/quantized_int4", "rounded to 4 bits", "robustness"),
-    ("robustness/prefix_rougeL", "a quarter of the answer given", "robustness"),
-    ("robustness/in_context_rougeL", "other forget rows in front", "robustness"),
-    ("robustness/paraphrased_rougeL", "paraphrased question", "robustness"),
-    ("robustness/adapter_off", "adapter off", "robustness"),
-    ("distribution/fade_forget", "FADE, forget prompts", "distribution"),
-    ("distribution/fade_retain", "FADE, retain prompts", "distribution"),
-    ("distribution/control_mix", "unlearned share at equal utility", "distribution"),
-    ("distribution/control_forget_es", "extraction strength at equal utility", "distribution"),
-    ("muse/verbmem", "MUSE VerbMem, ROUGE-L F1", "muse"),
-    ("muse/knowmem", "MUSE KnowMem, ROUGE-L F1", "muse"),
-    ("muse/utility_preservation", "MUSE UtilPres, ROUGE-L F1", "muse"),
-    ("muse/privleak", "MUSE PrivLeak, %", "muse"),
-    ("wmdp/bio", "WMDP-bio accuracy", "wmdp"),
-    ("wmdp/cyber", "WMDP-cyber accuracy", "wmdp"),
-    ("wmdp/mmlu", "MMLU accuracy", "wmdp"),
-    ("judge/naturalness", "naturalness (judge, 0-5)", "judge"),
-    ("judge/similarity", "similarity (judge, 0-5)", "judge"),
-    ("judge/missing", "unanswered by the judge", "judge"),
-    ("judge/similarity_standin", "similarity (stand-in)", "judge"),
+# Samples a question of leak@k, and the steps of relearning after which a model is measured; 0 is before the first.
+LEAK_ATTEMPTS, RELEARNING_STEPS = (1, 4, 8), (0, 1, 2, 4, 8)
+
+METRICS = tuple(
+    Metric(*row)
+    for row in (
+        ("forget/extraction_strength", "extraction strength", "forget", True),
+        ("forget/exact_memorization", "exact memorization", "forget", True),
+        ("forget/probability", "probability", "forget", True),
+        ("forget/paraphrase_probability", "paraphrase probability", "forget", True),
+        ("forget/truth_ratio", "truth ratio", "forget", True),
+        ("forget/truth_ratio_knowledge", "truth ratio, knowledge", "forget"),
+        ("forget/rougeL_recall", "ROUGE-L recall", "forget", True),
+        ("forget/squeezing", "squeezing", "forget"),
+        ("forget_quality/p_value", "forget quality, p-value", "forget"),
+        ("forget_quality/log10_p_value", "forget quality, log10 p-value", "forget"),
+        ("forget_quality/ks_statistic", "forget quality, KS statistic", "forget"),
+        ("retain/probability", "retain probability", "keep", True),
+        ("retain/rougeL_recall", "retain ROUGE-L recall", "keep", True),
+        ("retain/truth_ratio", "retain truth ratio", "keep"),
+        ("utility/model_utility", "model utility", "keep", True),
+        ("utility/fluency", "fluency", "keep", True),
+        ("utility/fluency_standin", "fluency (stand-in)", "keep", True),
+        ("aggregate/memorization", "Mem", "aggregate", True),
+        ("aggregate/utility", "Util", "aggregate", True),
+        ("aggregate/agg", "Agg", "aggregate", True),
+        ("privacy/loss_auc", "loss attack, AUC", "privacy", True),
+        ("privacy/loss_tpr_at_1_fpr", "loss attack, TPR at 1 % FPR", "privacy"),
+        ("privacy/zlib_auc", "zlib attack, AUC", "privacy", True),
+        ("privacy/zlib_tpr_at_1_fpr", "zlib attack, TPR at 1 % FPR", "privacy"),
+        ("privacy/min_k_auc", "Min-K attack, AUC", "privacy", True),
+        ("privacy/min_k_tpr_at_1_fpr", "Min-K attack, TPR at 1 % FPR", "privacy"),
+        ("privacy/min_k_pp_auc", "Min-K++ attack, AUC", "privacy", True),
+        ("privacy/min_k_pp_tpr_at_1_fpr", "Min-K++ attack, TPR at 1 % FPR", "privacy"),
+        ("privacy/reference_auc", "reference attack, AUC", "privacy", True),
+        ("privacy/reference_tpr_at_1_fpr", "reference attack, TPR at 1 % FPR", "privacy"),
+        ("privacy/spv_auc", "SPV-MIA, AUC", "privacy", True),
+        ("privacy/spv_tpr_at_1_fpr", "SPV-MIA, TPR at 1 % FPR", "privacy"),
+        ("privacy/privleak", "PrivLeak, %", "privacy"),
+        *((f"robustness/leak_at_{k}", f"leak@{k}", "robustness") for k in LEAK_ATTEMPTS),
+        *(
+            (f"robustness/relearned_{steps}_steps", f"relearned, {steps} steps", "robustness")
+            for steps in RELEARNING_STEPS
+        ),
+        ("robustness/relearning_area", "relearning, area above retrained", "robustness"),
+        ("robustness/quantized_int8", "rounded to 8 bits", "robustness", True),
+        ("robustness/quantized_int4", "rounded to 4 bits", "robustness", True),
+        ("robustness/prefix_rougeL", "a quarter of the answer given", "robustness", True),
+        ("robustness/in_context_rougeL", "other forget rows in front", "robustness", True),
+        ("robustness/paraphrased_rougeL", "paraphrased question", "robustness", True),
+        ("robustness/adapter_off", "adapter off", "robustness", True),
+        ("distribution/fade_forget", "FADE, forget prompts", "distribution"),
+        ("distribution/fade_retain", "FADE, retain prompts", "distribution"),
+        ("distribution/control_mix", "unlearned share at equal utility", "distribution"),
+        ("distribution/control_forget_es", "extraction strength at equal utility", "distribution"),
+        ("muse/verbmem", "MUSE VerbMem, ROUGE-L F1", "muse", True),
+        ("muse/knowmem", "MUSE KnowMem, ROUGE-L F1", "muse", True),
+        ("muse/utility_preservation", "MUSE UtilPres, ROUGE-L F1", "muse", True),
+        ("muse/privleak", "MUSE PrivLeak, %", "muse"),
+        ("wmdp/bio", "WMDP-bio accuracy", "wmdp", True),
+        ("wmdp/cyber", "WMDP-cyber accuracy", "wmdp", True),
+        ("wmdp/mmlu", "MMLU accuracy", "wmdp", True),
+        ("judge/naturalness", "naturalness (judge, 0-5)", "judge"),
+        ("judge/similarity", "similarity (judge, 0-5)", "judge"),
+        ("judge/missing", "unanswered by the judge", "judge"),
+        ("judge/similarity_standin", "similarity (stand-in)", "judge"),
+    )
 )
 
-# What takes the place of a metric that needs more: only one of the two is due.
-_STANDINS = {"utility/fluency": "utility/fluency_standin", "judge/similarity": "judge/similarity_standin"}
+# Metric that needs a judge or a classifier -> the stand-in without one. A table has only one of the two.
+STANDINS = {"utility/fluency": "utility/fluency_standin", "judge/similarity": "judge/similarity_standin"}
+
+# Column of a comparison of methods -> metric, or its stand-in.
+COMPARISON_COLUMNS = {
+    "ES": "forget/extraction_strength",
+    "retain prob.": "retain/probability",
+    "fluency": "utility/fluency",
+    "Mem": "aggregate/memorization",
+    "Util": "aggregate/utility",
+    "Agg": "aggregate/agg",
+}
 
 
 @dataclass(frozen=True)
@@ -254,8 +292,8 @@ class EvaluationResult(JsonRecord):
         run = {role: {**(self.models[role] or {}), **self.not_measured.get(role, {})} for role in MODEL_ROLES}
         measured = dict.fromkeys(name for metrics in run.values() for name in metrics)
         due = (*self.suites, *(_TOFU_GROUPS if "tofu" in self.suites else ()))
-        groups = {name: group for name, _, group in METRICS if group in due or name in measured}
-        for pair in _STANDINS.items():
+        groups = {metric.name: metric.group for metric in METRICS if metric.group in due or metric.name in measured}
+        for pair in STANDINS.items():
             if measured.keys() & set(pair):
                 groups = {name: group for name, group in groups.items() if name not in pair or name in measured}
         for name, group in (groups | {name: "other" for name in measured if name not in groups}).items():

@@ -28,13 +28,13 @@ from trl_unlearn.results import (
 
 
 def make_result() -> EvaluationResult:
-    full = {name: Measurement(-0.123, 400, 0.011) for name, _, _ in METRICS}
+    full = {name: Measurement(-0.123, 400, 0.011) for name, _, _, _ in METRICS}
     return EvaluationResult(
         parity="strict",
         suites=["tofu"],
         models={"target": full, "unlearned": full | {"own/metric": Measurement(1.0)}, "retrained": None},
         differences={
-            key: {name: Difference(-0.123, -0.456, -0.012, 400) for name, _, _ in METRICS} for key in DIFFERENCES
+            key: {name: Difference(-0.123, -0.456, -0.012, 400) for name, _, _, _ in METRICS} for key in DIFFERENCES
         },
         protocol={"fluency_source": "standin"},
         environment={},
@@ -62,7 +62,7 @@ def test_the_table_fits_80_columns_with_every_name_and_value_unbroken():
     assert max(map(len, lines)) <= 80
     lines = lines[: next(i for i, line in enumerate(lines) if "unlearned - target" in line)]
     cells = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in lines if "/" in line.split(" ")[0]}
-    assert list(cells) == [name for name, _, _ in METRICS] + ["own/metric"]
+    assert list(cells) == [name for name, _, _, _ in METRICS] + ["own/metric"]
     assert " ".join(cells["forget/paraphrase_probability"].split()) == "-0.123 ± 0.011 -0.123 ± 0.011 not run"
     assert " ".join(cells["own/metric"].split()) == "not run 1.000 not run"
 
@@ -71,7 +71,7 @@ def test_the_differences_stand_below_with_their_intervals():
     lines = printed().splitlines()
     lines = lines[next(i for i, line in enumerate(lines) if "unlearned - target" in line) :]
     cells = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in lines if "/" in line.split(" ")[0]}
-    assert list(cells) == [name for name, _, _ in METRICS]
+    assert list(cells) == [name for name, _, _, _ in METRICS]
     assert " ".join(cells["retain/probability"].split()) == " ".join(["-0.123 [-0.456, -0.012]"] * 2)
 
 
@@ -83,7 +83,7 @@ def test_the_table_says_parity_fluency_source_and_what_was_not_evaluated():
 def test_the_markdown_table_has_a_row_for_each_metric_in_order():
     lines = results_markdown(make_result()).splitlines()
     assert lines[:2] == ["| metric | target | unlearned | retrained |", "|---|--:|--:|--:|"]
-    assert [line.split("`")[1] for line in lines[2:]] == [name for name, _, _ in METRICS] + ["own/metric"]
+    assert [line.split("`")[1] for line in lines[2:]] == [name for name, _, _, _ in METRICS] + ["own/metric"]
     assert lines[2] == "| `forget/extraction_strength` | -0.123 ± 0.011 | -0.123 ± 0.011 | not run |"
 
 

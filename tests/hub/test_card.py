@@ -98,7 +98,7 @@ def make_result(retrained=True, **unlearned) -> EvaluationResult:
 def suite_result(suites, retrained) -> EvaluationResult:
     """Results of exactly these suites, and one figure that is not finite."""
     base = make_result(retrained)
-    own = {name: Measurement(0.25, 6, 0.05) for name, _, group in METRICS if group in suites}
+    own = {name: Measurement(0.25, 6, 0.05) for name, _, group, _ in METRICS if group in suites}
     own |= {name: Measurement(math.nan, 6) for name in list(own)[:1]}
     models = {
         role: None if found is None else (found if "tofu" in suites else {}) | own

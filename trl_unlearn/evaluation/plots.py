@@ -25,8 +25,16 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..results import METRIC_GROUPS, METRICS, MODEL_ROLES, EvaluationResult
-from .robustness import LEAK_ATTEMPTS, RELEARNING_STEPS
+from ..results import (
+    GROUP_TITLES,
+    LEAK_ATTEMPTS,
+    METRIC_GROUPS,
+    METRICS,
+    MODEL_ROLES,
+    RELEARNING_STEPS,
+    EvaluationResult,
+    Metric,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -52,64 +60,18 @@ BAND_STYLES = {
 }
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 METHOD_SHAPES = (("-", "o"), ("--", "s"), (":", "^"))
-PLOTTED = (
-    "forget/extraction_strength",
-    "forget/exact_memorization",
-    "forget/probability",
-    "forget/paraphrase_probability",
-    "forget/truth_ratio",
-    "forget/rougeL_recall",
-    "retain/probability",
-    "retain/rougeL_recall",
-    "utility/model_utility",
-    "utility/fluency",
-    "utility/fluency_standin",
-    "aggregate/memorization",
-    "aggregate/utility",
-    "aggregate/agg",
-    "privacy/loss_auc",
-    "privacy/zlib_auc",
-    "privacy/min_k_auc",
-    "privacy/min_k_pp_auc",
-    "privacy/reference_auc",
-    "privacy/spv_auc",
-    "robustness/quantized_int8",
-    "robustness/quantized_int4",
-    "robustness/prefix_rougeL",
-    "robustness/in_context_rougeL",
-    "robustness/paraphrased_rougeL",
-    "robustness/adapter_off",
-    "muse/verbmem",
-    "muse/knowmem",
-    "muse/utility_preservation",
-    "wmdp/bio",
-    "wmdp/cyber",
-    "wmdp/mmlu",
-)
-GROUP_TITLES = {
-    "forget": "Forget set",
-    "keep": "What is to be kept",
-    "aggregate": "Aggregates",
-    "privacy": "Membership attacks",
-    "robustness": "After attacks",
-    "muse": "MUSE",
-    "wmdp": "WMDP and MMLU",
-}
 
 
-def _measured(result: EvaluationResult, group: str) -> list[tuple[str, str]]:
-    """(name, label) of the group's metrics that at least one model has."""
-    return [
-        (name, label)
-        for name, label, of_group in METRICS
-        if of_group == group and name in PLOTTED and any(result.get(role, name) for role in MODEL_ROLES)
-    ]
+def _measured(result: EvaluationResult, group: str) -> list[Metric]:
+    """The drawn metrics of a group that at least one model has."""
+    drawn = [metric for metric in METRICS if metric.group == group and metric.is_drawn]
+    return [metric for metric in drawn if any(result.get(role, metric.name) for role in MODEL_ROLES)]
 
 
-def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[tuple[str, str]]) -> None:
+def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[Metric]) -> None:
     for role, (colour, marker) in ROLE_STYLES.items():
-        for y, (name, _) in enumerate(metrics):
-            measurement = result.get(role, name)
+        for y, metric in enumerate(metrics):
+            measurement = result.get(role, metric.name)
             if measurement is None or not math.isfinite(measurement.value):
                 continue
             axes.errorbar(
@@ -126,7 +88,7 @@ def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[
                 clip_on=False,
                 zorder=4 if role == "retrained" else 3,
             )
-    axes.set_yticks(range(len(metrics)), [label for _, label in metrics])
+    axes.set_yticks(range(len(metrics)), [metric.label for metric in metrics])
     axes.set_ylim(len(metrics) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.grid(axis="both", color="#DDDDDD", linewidth=0.8)
@@ -154,7 +116,8 @@ def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:
     groups = {group: metrics for group in METRIC_GROUPS if (metrics := _measured(result, group))}
     if not groups:
         raise ValueError(
-            f"`result` holds none of the metrics that are drawn, {list(PLOTTED)}: evaluate a model first."
+            "`result` holds none of the metrics that are drawn, "
+            f"{[metric.name for metric in METRICS if metric.is_drawn]}: evaluate a model first."
         )
     rows = [len(metrics) for metrics in groups.values()]
     # Inches: a row of dots, what a panel needs around them, the title and the legend.

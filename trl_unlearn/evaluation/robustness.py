@@ -34,7 +34,7 @@ from transformers.pytorch_utils import Conv1D
 from ..encoding import answer_ids, encode_row, pad_rows, prompt_ids, without_end
 from ..generation import eos_token_ids, position_limit
 from ..metrics import LeakAtK, RougeRecall
-from ..results import MODEL_ROLES
+from ..results import LEAK_ATTEMPTS, MODEL_ROLES, RELEARNING_STEPS
 from ..row_forms import prompt_and_answer, template_columns
 from ..token_scores import score_batch
 from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
@@ -44,12 +44,9 @@ from .uncertainty import SuiteOutcome, summarise_rows, where_measured
 
 logger = logging.getLogger(__name__)
 
-# Steps of relearning after which is measured; 0 is before it.
-RELEARNING_STEPS = (0, 1, 2, 4, 8)
 # One row in this many is relearned on.
 RELEARNING_SHARE = 5
 RELEARNING_RATE = 1e-4
-LEAK_ATTEMPTS = (1, 4, 8)
 # bits -> weights that share a scale (`None`: a whole output channel).
 QUANTIZATIONS = {8: None, 4: 32}
 LEAST_ROUNDED_SHARE = 0.9

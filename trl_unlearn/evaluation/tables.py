@@ -24,8 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ..results import (
+    COMPARISON_COLUMNS,
     DIFFERENCES,
     MODEL_ROLES,
+    STANDINS,
     EvaluationResult,
     format_difference,
     format_measurement,
@@ -35,15 +37,6 @@ from ..results import (
 
 # Equal forgetting: where the strict extraction strength has come this close to the retrained model's.
 MARGIN = 0.05
-# Column -> metrics of `eval_results.json`, of which a run has one.
-_METRICS = {
-    "ES": ("forget/extraction_strength",),
-    "retain prob.": ("retain/probability",),
-    "fluency": ("utility/fluency", "utility/fluency_standin"),
-    "Mem": ("aggregate/memorization",),
-    "Util": ("aggregate/utility",),
-    "Agg": ("aggregate/agg",),
-}
 
 
 def print_results(result: EvaluationResult, console: Console | None = None) -> None:
@@ -226,7 +219,7 @@ def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[li
         `tuple[list[str], list[list[str]]]`: Header, and one row a method. Where not every seed reached the goal, or
         has a value that could be measured, the number that did stands behind the mean.
     """
-    header = ["method", "seeds", "steps", *_METRICS]
+    header = ["method", "seeds", "steps", *COMPARISON_COLUMNS]
     if goal is not None:
         header.append(f"retain prob. at ES {goal:.3f}")
     header += ["squeezing index", "seconds"]
@@ -237,7 +230,8 @@ def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[li
     for method, found in methods.items():
         steps = sorted({run.steps for run in found})
         row = [method, str(len(found)), "/".join(map(str, steps))]
-        for names in _METRICS.values():
+        for metric in COMPARISON_COLUMNS.values():
+            names = (metric, STANDINS.get(metric))
             values = [run.metrics[name] for run in found for name in names if name in run.metrics]
             row.append(_cell(values, len(found)))
         if goal is not None:

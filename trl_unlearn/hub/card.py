@@ -33,11 +33,13 @@ from ..results import (
     METRIC_GROUPS,
     METRICS,
     MODEL_ROLES,
+    RELEARNING_STEPS,
     EvaluationResult,
     Measurement,
     format_difference,
     format_measurement,
     has_forgotten,
+    suite_of,
 )
 
 
@@ -137,8 +139,7 @@ def _slug(text: str) -> str:
 
 def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResult]:
     """The unlearned model's finite figures, each under the data set that it was measured on."""
-    labels = {name: label for name, label, _ in METRICS}
-    groups = {name: group for name, _, group in METRICS}
+    labels = {metric.name: metric.label for metric in METRICS}
     entries = []
     for name, measurement in (result.models["unlearned"] or {}).items():
         if not math.isfinite(measurement.value):
@@ -147,7 +148,7 @@ def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResu
         config, split = dataset.config, dataset.split
         if not name.startswith("forget") and dataset is run.forget_set:
             # Measured on several sets: the data set as a whole.
-            suite = groups.get(name) if groups.get(name) in result.suites else "tofu"
+            suite = suite_of(name)
             config, split = f"{suite if suite in result.suites else name.split('/')[0]} suite", None
         entries.append(
             EvalResult(
@@ -301,8 +302,9 @@ def _attacks(result: EvaluationResult) -> list[str]:
     told = [name for name in apart if name.startswith("privacy/") and name.endswith("_auc")]
     told = [name for name in told if apart[name].low > 0 or apart[name].high < 0]
     curve = [name for name in apart if name.startswith("robustness/relearn")]
-    # Of a curve its end.
-    back = [name for name in apart if name.startswith("robustness/") and (name not in curve or "_8_steps" in name)]
+    # Of the curve its end alone: one finding, not five.
+    end = f"_{RELEARNING_STEPS[-1]}_steps"
+    back = [name for name in apart if name.startswith("robustness/") and (name not in curve or end in name)]
     back = [name for name in back if apart[name].low > 0]
     found = []
     if told:
