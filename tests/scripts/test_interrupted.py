@@ -333,7 +333,8 @@ import importlib, os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.dup2(os.open(f"{LOG}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 script = importlib.import_module(f"trl_unlearn.scripts.{HELD}")
-script.script_parser = lambda *args: os.kill(os.getpid(), signal.SIGINT)
+arguments = importlib.import_module("trl_unlearn.scripts.arguments")
+arguments.TrlParser = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGINT)
 script.main(["--model_name_or_path", "x"], prog=f"trl-unlearn {HELD}")
 """
 LAUNCHED = """

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from trl_unlearn.scripts import bs_s, bs_t, compare, evaluate, sequence, unlearn
+from trl_unlearn.scripts import bs_s, bs_t, compare, evaluate, sequence, series, unlearn
 from trl_unlearn.scripts.models import default_config
 
 
@@ -46,7 +46,7 @@ def parse(monkeypatch, tmp_path):
 
     monkeypatch.setattr(unlearn, "use_archive", lambda *_: None)
     monkeypatch.setattr(unlearn, "build_trainer", build_trainer)
-    for module in (evaluate, compare, sequence):
+    for module in (evaluate, series):
         monkeypatch.setattr(module, "use_archive", lambda data_args, _: seen.update(data=data_args))
         monkeypatch.setattr(module, "check_model_names", check_model_names)
     monkeypatch.chdir(tmp_path)

@@ -30,20 +30,16 @@ The YAML file is that of a single run, with `methods` (name -> fields that diffe
 import dataclasses
 import gc
 import json
-import re
-import shutil
 import sys
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from tqdm.auto import tqdm
 
 from .._json_record import json_text
-from ..evaluation.callbacks import CannotBeginError, ForgettingCurveCallback, SqueezingPanelCallback, curve_point
+from ..evaluation.callbacks import ForgettingCurveCallback, SqueezingPanelCallback, curve_point
 from ..evaluation.judge_models import load_fluency_classifier
 from ..evaluation.plots import attempted, draw, plot_curves, plot_squeezing_comparison
 from ..evaluation.squeezing import squeezing_index
@@ -57,29 +53,18 @@ from ..evaluation.tables import (
 )
 from ..evaluation.tofu import Suite
 from ..hub.folder import RunFolder
-from ..records import settings_digest
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
-from ..trainer.guard import DivergenceError
-from .arguments import DataArguments, UnlearnModelConfig, script_parser
+from .arguments import DataArguments, UnlearnModelConfig
 from .exits import interruptible, refusing
-from .models import (
-    check_model_names,
-    default_config,
-    evaluation_loaders,
-    load_config,
-    load_tokenizer,
-    models_protocol,
-    use_archive,
-)
+from .models import evaluation_loaders, models_protocol
 from .rows import load_evaluation_rows
-from .series import end_series, refuse_for_several, refuse_other_settings
+from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer
 
 
 # What decides the number of optimiser steps, and so is the same for every method.
 _BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
-_FINISHED = "compared.json"
 
 
 @dataclass
@@ -126,37 +111,6 @@ class CompareArguments(DataArguments):
                     raise ValueError(f"Method `{name}` sets `{key}`, which is no field of the config. Check its name.")
 
 
-@dataclass
-class _Job:
-    """One method with one seed, parsed."""
-
-    method: str
-    seed: int
-    folder: Path
-    training_args: BootstrapUnlearnConfig
-    model_args: UnlearnModelConfig
-    settings: str
-
-
-def _parse(argv: list[str], prog: str) -> tuple[CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
-    parser = script_parser((CompareArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog, __doc__)
-    return parser.parse_args_and_config(args=list(argv))
-
-
-def _jobs(argv: list[str], prog: str, data_args: CompareArguments, folder: Path) -> list[_Job]:
-    """Every run, parsed before the first one starts, so that a mistake in the last is found now."""
-    jobs = []
-    for seed in data_args.seeds:
-        for method, fields in data_args.methods.items():
-            own = folder / re.sub(r"[^\w.-]+", "-", method) / f"seed-{seed}"
-            flags = [part for key, value in (fields or {}).items() for part in (f"--{key}", str(value))]
-            own_argv = [*argv, *flags, "--seed", str(seed), "--output_dir", str(own)]
-            _, training_args, model_args = _parse(own_argv, prog)
-            settings = settings_digest(data_args, training_args, model_args)
-            jobs.append(_Job(method, seed, own, training_args, model_args, settings))
-    return jobs
-
-
 def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
     """
     Run the script.
@@ -173,42 +127,22 @@ def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
 
 def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
-        argv = default_config(sys.argv[1:] if argv is None else argv, "archive/compare.yaml")
-        data_args, training_args, model_args = _parse(argv, prog)
-        refuse_for_several(training_args)
-        folder = Path(training_args.output_dir)
-        jobs = _jobs(argv, prog, data_args, folder)
-        with training_args.main_process_first(desc="the embedded lab"):
-            use_archive(data_args, model_args)
-        for job in jobs:
-            job.model_args.model_name_or_path = model_args.model_name_or_path
-            refuse_other_settings(job.folder / _FINISHED, job.settings)
-        check_model_names(
-            revision=model_args.model_revision,
-            trust_remote_code=training_args.trust_remote_code,
-            model_name_or_path=model_args.model_name_or_path,
-            adapter_name_or_path=model_args.adapter_name_or_path,
-            retrained_model_name_or_path=data_args.retrained_model_name_or_path,
-        )
-        tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
-        config = load_config(model_args, training_args.trust_remote_code)
+        argv = sys.argv[1:] if argv is None else argv
+        series = Series(CompareArguments, prog, __doc__, argv, "archive/compare.yaml", finished="compared.json")
+        data_args, training_args, model_args = series.data_args, series.training_args, series.model_args
+        for seed in data_args.seeds:
+            for method, fields in data_args.methods.items():
+                label, folder = f"method `{method}`, seed {seed}", f"{folder_name(method)}/seed-{seed}"
+                series.add(method, label, folder, {**(fields or {}), "seed": seed})
+        tokenizer, config = series.prepare()
         rows = load_evaluation_rows(data_args, tokenizer, config, training_args)
         classifier = load_fluency_classifier(data_args.fluency_classifier)
-        check_output_dir(folder)
+        check_output_dir(series.folder)
 
     comparison = _Comparison(data_args, model_args, training_args, tokenizer, rows, classifier)
-    runs = []
-    for job in tqdm(jobs, desc="Runs", disable=not PartialState().is_main_process):
-        finished = job.folder / _FINISHED
-        if not finished.is_file():
-            try:
-                comparison.run(job)
-            except (CannotBeginError, DivergenceError) as error:
-                end_series(prog, error, f"method `{job.method}`, seed {job.seed}")
-            PartialState().wait_for_everyone()
-        runs.append(ComparedRun(**json.loads(finished.read_text(encoding="utf-8"))))
+    runs = [ComparedRun(**record) for record in series.run(comparison.run, "Runs")]
     if PartialState().is_main_process:
-        write_comparison(folder, runs, comparison.baselines)
+        write_comparison(series.folder, runs, comparison.baselines)
 
 
 class _Comparison:
@@ -234,12 +168,8 @@ class _Comparison:
         sets = self.suite.setting.sets
         return curve_point(model, sets["forget"], sets["retain"], pad_token_id=self.suite.setting.pad_token_id)
 
-    def run(self, job: _Job) -> None:
-        """Train and judge one run; its last file says that it is complete."""
-        if PartialState().is_main_process and job.folder.exists():
-            # What a run left that was cut off.
-            shutil.rmtree(job.folder)
-        PartialState().wait_for_everyone()
+    def run(self, job: Job) -> None:
+        """Train and judge one run."""
         data_args, setting = self.data_args, self.suite.setting
         trainer = build_trainer(data_args, job.training_args, job.model_args)
         curve = ForgettingCurveCallback(
@@ -259,12 +189,7 @@ class _Comparison:
         )
         trainer.add_callback(curve)
         trainer.add_callback(panel)
-        started = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - started
-        trainer.save_model()
-        steps = trainer.state.global_step
-        trainer.accelerator.wait_for_everyone()
+        steps, seconds = train_and_save(trainer)
         # The model and its optimizer, before the next one is loaded.
         curve.trainer = panel.trainer = None
         del trainer
@@ -272,8 +197,8 @@ class _Comparison:
         load = evaluation_loaders(data_args, job.model_args, str(job.folder), self.trust_remote_code)["unlearned"]
         result = self.suite.evaluate(load).result
         run = ComparedRun(
-            method=job.method,
-            seed=job.seed,
+            method=job.name,
+            seed=job.training_args.seed,
             settings=job.settings,
             steps=steps,
             seconds=seconds,
@@ -285,8 +210,7 @@ class _Comparison:
         if PartialState().is_main_process:
             result.protocol |= models_protocol(data_args, job.model_args, str(job.folder))
             RunFolder(job.folder).save_results(result)
-            text = json.dumps(run.to_dict(), indent=2) + "\n"
-            (job.folder / _FINISHED).write_text(text, encoding="utf-8")
+            job.finish(run.to_dict())
 
 
 def write_comparison(folder: Path, runs: list[ComparedRun], baselines: dict[str, dict[str, float]]) -> None:

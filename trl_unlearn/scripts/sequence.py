@@ -29,10 +29,7 @@ The YAML file is that of a single run, with `requests` (name -> fields that diff
 import dataclasses
 import gc
 import json
-import re
-import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,36 +37,26 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .._json_record import json_text
-from ..evaluation.callbacks import CannotBeginError, sequence_point
+from ..evaluation.callbacks import sequence_point
 from ..evaluation.plots import attempted, draw, plot_sequence
 from ..evaluation.rows import EncodedSet, encode_set
 from ..evaluation.tables import SequenceStage, comparison_markdown, print_sequence, sequence_dict, sequence_rows
 from ..hub.folder import RunFolder, holds_adapter
-from ..records import ChainLink, settings_digest
+from ..records import ChainLink
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
-from ..trainer.guard import DivergenceError
-from .arguments import RETRAINED, StoppingArguments, UnlearnModelConfig, script_parser
+from .arguments import RETRAINED, StoppingArguments
 from .exits import interruptible, refusing
-from .models import (
-    check_model_names,
-    default_config,
-    evaluation_loaders,
-    load_config,
-    load_tokenizer,
-    use_archive,
-)
+from .models import evaluation_loaders
 from .rows import load_evaluation_rows, load_training_rows
-from .series import end_series, refuse_for_several, refuse_other_settings
+from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer, unlearn_until
 
 
 _FORGET = ("forget_config", "forget_split", "forget_dataset")
-_FINISHED = "stage.json"
 
 
 @dataclass
@@ -113,9 +100,9 @@ def _checked(requests: Any) -> dict[str, dict[str, Any]]:
     known = {*_FORGET, *(f.name for f in dataclasses.fields(BootstrapUnlearnConfig))} - {"output_dir"}
     by_folder: dict[str, str] = {}
     for name, fields in requests.items():
-        other = by_folder.setdefault(_cleaned(name), name)
+        other = by_folder.setdefault(folder_name(name), name)
         if other != name:
-            raise ValueError(f"Requests `{other}` and `{name}` have one name, `{_cleaned(name)}`. Rename one.")
+            raise ValueError(f"Requests `{other}` and `{name}` have one name, `{folder_name(name)}`. Rename one.")
         for key in fields:
             if key not in known:
                 raise ValueError(
@@ -130,40 +117,8 @@ def _checked(requests: Any) -> dict[str, dict[str, Any]]:
     return {str(name): dict(fields) for name, fields in requests.items()}
 
 
-def _cleaned(name: Any) -> str:
-    return re.sub(r"[^\w.-]+", "-", str(name))
-
-
-@dataclass
-class _Job:
-    """One request, parsed."""
-
-    request: str
-    folder: Path
-    data_args: SequenceArguments
-    training_args: BootstrapUnlearnConfig
-    model_args: UnlearnModelConfig
-    settings: str
-
-
-def _parse(argv: list[str], prog: str) -> tuple[SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig]:
-    parser = script_parser((SequenceArguments, BootstrapUnlearnConfig, UnlearnModelConfig), prog, __doc__)
-    return parser.parse_args_and_config(args=list(argv))
-
-
-def _jobs(argv: list[str], prog: str, requests: Mapping[str, Mapping[str, Any]], folder: Path) -> list[_Job]:
-    """Every request, parsed before the first is served, so that a mistake in the last is found now."""
-    jobs = []
-    for i, (request, fields) in enumerate(requests.items(), 1):
-        own = folder / f"{i}-{_cleaned(request)}"
-        flags = [part for key, value in fields.items() for part in (f"--{key}", str(value))]
-        arguments = _parse([*argv, *flags, "--output_dir", str(own)], prog)
-        jobs.append(_Job(request, own, *arguments, settings_digest(*arguments)))
-    return jobs
-
-
 def _row_sets(
-    jobs: list[_Job], tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+    jobs: list[Job], tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
 ) -> tuple[dict[str, EncodedSet], EncodedSet]:
     """Evaluated rows of each request, and the retain rows, which are the same for all."""
     forget: dict[str, EncodedSet] = {}
@@ -178,8 +133,8 @@ def _row_sets(
                 )
             rows = load_evaluation_rows(job.data_args, tokenizer, config, job.training_args)
         except ValueError as error:
-            raise ValueError(f"Request `{job.request}`: {error}") from error
-        forget[job.request] = encode_set(rows.forget, tokenizer, name="forget")
+            raise ValueError(f"Request `{job.name}`: {error}") from error
+        forget[job.name] = encode_set(rows.forget, tokenizer, name="forget")
     return forget, encode_set(rows.retain, tokenizer, name="retain")
 
 
@@ -199,50 +154,24 @@ def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
 
 def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
-        argv = default_config(sys.argv[1:] if argv is None else argv, "archive/sequence.yaml")
-        data_args, training_args, model_args = _parse(argv, prog)
-        refuse_for_several(training_args)
-        folder = Path(training_args.output_dir)
-        jobs = _jobs(argv, prog, data_args.requests, folder)
-        with training_args.main_process_first(desc="the embedded lab"):
-            use_archive(data_args, model_args)
-        for job in jobs:
-            job.data_args.dataset_name = data_args.dataset_name
-            job.model_args.model_name_or_path = model_args.model_name_or_path
-            refuse_other_settings(job.folder / _FINISHED, job.settings)
-        check_model_names(
-            revision=model_args.model_revision,
-            trust_remote_code=training_args.trust_remote_code,
-            model_name_or_path=model_args.model_name_or_path,
-            adapter_name_or_path=model_args.adapter_name_or_path,
-            retrained_model_name_or_path=data_args.retrained_model_name_or_path,
-        )
+        argv = sys.argv[1:] if argv is None else argv
+        series = Series(SequenceArguments, prog, __doc__, argv, "archive/sequence.yaml", finished="stage.json")
+        data_args, training_args, model_args = series.data_args, series.training_args, series.model_args
+        for number, (request, fields) in enumerate(data_args.requests.items(), 1):
+            series.add(request, f"request `{request}`", f"{number}-{folder_name(request)}", fields)
+        tokenizer, config = series.prepare()
         if data_args.stop_at == RETRAINED and data_args.retrained_model_name_or_path is None:
             raise ValueError(
                 "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or a number."
             )
-        tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
-        config = load_config(model_args, training_args.trust_remote_code)
-        forget, retain = _row_sets(jobs, tokenizer, config)
-        check_output_dir(folder)
+        forget, retain = _row_sets(series.jobs, tokenizer, config)
+        check_output_dir(series.folder)
 
     sequence = _Sequence(data_args, model_args, training_args, tokenizer.pad_token_id, forget, retain)
-    stages: list[SequenceStage] = []
-    stale = False
-    for i, job in enumerate(tqdm(jobs, desc="Requests", disable=not PartialState().is_main_process)):
-        finished = job.folder / _FINISHED
-        # What was served on top of a request that is served again is of another model.
-        stale = stale or not finished.is_file()
-        if stale:
-            try:
-                sequence.serve(job, jobs[:i])
-            except (CannotBeginError, DivergenceError) as error:
-                # Nothing is to be served on top of a model that is lost. The folder counts as cut off.
-                end_series(prog, error, f"request `{job.request}`")
-            PartialState().wait_for_everyone()
-        stages.append(SequenceStage(**json.loads(finished.read_text(encoding="utf-8"))))
+    # If a request cannot be served, neither can those after it: they build on a model that is lost.
+    stages = [SequenceStage(**record) for record in series.run(sequence.serve, "Requests", chained=True)]
     if PartialState().is_main_process:
-        write_sequence(folder, stages, sequence.baselines)
+        write_sequence(series.folder, stages, sequence.baselines)
 
 
 class _Sequence:
@@ -266,44 +195,34 @@ class _Sequence:
             batch_size=self.data_args.evaluation_batch_size or 32,
         )
 
-    def serve(self, job: _Job, earlier: list[_Job]) -> None:
-        """Unlearn one request on top of the earlier ones and measure it; its last file says that it is complete."""
-        if PartialState().is_main_process and job.folder.exists():
-            # What a run left that was cut off.
-            shutil.rmtree(job.folder)
-        PartialState().wait_for_everyone()
-        if earlier:
-            previous = earlier[-1].folder
+    def serve(self, job: Job) -> None:
+        """Unlearn one request on top of the earlier ones, and measure it."""
+        if job.earlier:
+            previous = job.earlier[-1].folder
             if holds_adapter(previous):
                 job.model_args.adapter_name_or_path = str(previous)
             else:
                 job.model_args.model_name_or_path = str(previous)
         trainer = build_trainer(job.data_args, job.training_args, job.model_args)
-        trainer.earlier_requests = [_link(one) for one in earlier]
+        trainer.earlier_requests = [_link(one) for one in job.earlier]
         if job.data_args.stop_at:
             retrained = self.baselines.get("retrained")
-            goals = retrained and retrained["requests"][job.request]
-            until = unlearn_until(job.data_args, trainer, self.forget[job.request], self.retain, goals)
+            goals = retrained and retrained["requests"][job.name]
+            until = unlearn_until(job.data_args, trainer, self.forget[job.name], self.retain, goals)
             trainer.add_callback(until)
-        started = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - started
-        trainer.save_model()
-        steps = trainer.state.global_step
-        trainer.accelerator.wait_for_everyone()
+        steps, seconds = train_and_save(trainer)
         # The model and its optimizer, before the saved one is loaded.
         del trainer
         gc.collect()
         point = self._point(self._loaders(str(job.folder))["unlearned"])
-        stage = SequenceStage(request=job.request, settings=job.settings, steps=steps, seconds=seconds, **point)
+        stage = SequenceStage(request=job.name, settings=job.settings, steps=steps, seconds=seconds, **point)
         if PartialState().is_main_process:
-            text = json.dumps(stage.to_dict(), indent=2) + "\n"
-            (job.folder / _FINISHED).write_text(text, encoding="utf-8")
+            job.finish(stage.to_dict())
 
 
-def _link(job: _Job) -> ChainLink:
+def _link(job: Job) -> ChainLink:
     run = RunFolder(job.folder).run()
-    return ChainLink(request=job.request, forget_set=run.forget_set, steps=run.steps, seconds=run.seconds)
+    return ChainLink(request=job.name, forget_set=run.forget_set, steps=run.steps, seconds=run.seconds)
 
 
 def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[str, dict[str, Any]]) -> None:

@@ -12,18 +12,142 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Several runs in one process: refused together, skipped when finished."""
+"""Several runs in one process: all parsed before the first begins, skipped when finished, cleared when cut off."""
 
 import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from accelerate import PartialState
+from tqdm.auto import tqdm
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..evaluation.callbacks import CannotBeginError
+from ..records import settings_digest
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
+from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
+from .arguments import DataArguments, UnlearnModelConfig, script_parser
 from .exits import close_bars, one_line, refuse, stop
+from .models import check_model_names, default_config, load_config, load_tokenizer, use_archive
+
+
+@dataclass
+class Job:
+    """One run of a series, parsed. `label` names it in messages; it is finished when the file `finished` exists."""
+
+    name: str
+    label: str
+    folder: Path
+    finished: Path
+    data_args: DataArguments
+    training_args: BootstrapUnlearnConfig
+    model_args: UnlearnModelConfig
+    settings: str
+    earlier: list["Job"]
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Write the last file of the run."""
+        self.finished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+class Series:
+    """
+    The runs of one command line, each with options of its own behind it.
+
+    `own_type` (a subclass of [`DataArguments`]) holds the options of the script; `finished` is the name of the file
+    that a run writes last.
+    """
+
+    def __init__(
+        self, own_type: type[DataArguments], prog: str, doc: str, argv: list[str], recipe: str, finished: str
+    ):
+        self._prog, self._doc, self._finished = prog, doc, finished
+        self._argv = default_config(argv, recipe)
+        self._types = (own_type, BootstrapUnlearnConfig, UnlearnModelConfig)
+        self.data_args, self.training_args, self.model_args = self._parse()
+        refuse_for_several(self.training_args)
+        self.folder = Path(self.training_args.output_dir)
+        self.jobs: list[Job] = []
+
+    def _parse(self, *flags: str) -> tuple[Any, ...]:
+        # A parser for each run: values of a YAML file are its defaults, and runs must not share a mapping.
+        parser = script_parser(self._types, self._prog, self._doc)
+        return parser.parse_args_and_config(args=[*self._argv, *flags])
+
+    def add(self, name: str, label: str, folder: str, options: Mapping[str, Any]) -> None:
+        """Parse a run now, so that a mistake in the last one is found before the first begins."""
+        path = self.folder / folder
+        flags = [part for option, value in options.items() for part in (f"--{option}", *_as_flags(value))]
+        arguments = self._parse(*flags, "--output_dir", str(path))
+        settings = settings_digest(*arguments)
+        self.jobs.append(Job(name, label, path, path / self._finished, *arguments, settings, list(self.jobs)))
+
+    def prepare(self) -> tuple[PreTrainedTokenizerBase, PretrainedConfig]:
+        """Check all runs and models; returns tokenizer and config of the target."""
+        with self.training_args.main_process_first(desc="the embedded lab"):
+            use_archive(self.data_args, self.model_args)
+        for job in self.jobs:
+            job.data_args.dataset_name = self.data_args.dataset_name
+            job.model_args.model_name_or_path = self.model_args.model_name_or_path
+            refuse_other_settings(job.finished, job.settings)
+        trust_remote_code = self.training_args.trust_remote_code
+        check_model_names(
+            revision=self.model_args.model_revision,
+            trust_remote_code=trust_remote_code,
+            model_name_or_path=self.model_args.model_name_or_path,
+            adapter_name_or_path=self.model_args.adapter_name_or_path,
+            retrained_model_name_or_path=self.data_args.retrained_model_name_or_path,
+        )
+        return load_tokenizer(self.model_args, trust_remote_code), load_config(self.model_args, trust_remote_code)
+
+    def run(self, work: Callable[[Job], None], desc: str, chained: bool = False) -> Iterator[dict[str, Any]]:
+        """
+        Do the work of every run that is not finished; yields what each wrote with [`Job.finish`].
+
+        `chained`: each run builds on the model of the one before, so all after an unfinished one are done again.
+        """
+        is_stale = False
+        for job in tqdm(self.jobs, desc=desc, disable=not PartialState().is_main_process):
+            is_stale = (chained and is_stale) or not job.finished.is_file()
+            if is_stale:
+                if PartialState().is_main_process and job.folder.exists():
+                    # The remains of a run that was cut off.
+                    shutil.rmtree(job.folder)
+                PartialState().wait_for_everyone()
+                try:
+                    work(job)
+                except (CannotBeginError, DivergenceError) as error:
+                    end_series(self._prog, error, job.label)
+                PartialState().wait_for_everyone()
+            yield json.loads(job.finished.read_text(encoding="utf-8"))
+
+
+def _as_flags(value: Any) -> list[str]:
+    """A value of a YAML file as it is written on a command line."""
+    if isinstance(value, Mapping):
+        return [json.dumps(value)]
+    return [str(part) for part in value] if isinstance(value, list) else [str(value)]
+
+
+def folder_name(name: Any) -> str:
+    """A name with dashes for what a folder's name should not hold."""
+    return re.sub(r"[^\w.-]+", "-", str(name))
+
+
+def train_and_save(trainer: BootstrapUnlearnTrainer) -> tuple[int, float]:
+    """Train and save; returns the steps, and the seconds of the training."""
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    trainer.save_model()
+    trainer.accelerator.wait_for_everyone()
+    return trainer.state.global_step, seconds
 
 
 def refuse_for_several(args: BootstrapUnlearnConfig) -> None:
@@ -49,10 +173,10 @@ def refuse_other_settings(finished: Path, settings: str) -> None:
         )
 
 
-def end_series(prog: str, error: CannotBeginError | DivergenceError, what: str) -> NoReturn:
-    """Exit with 2 if one of several runs could not begin, with 3 if a guard stopped it."""
+def end_series(prog: str, error: CannotBeginError | DivergenceError, label: str) -> NoReturn:
+    """Exit with 2 if a run could not begin, with 3 if a guard stopped it."""
     speaks = PartialState().is_main_process
     if speaks:
         close_bars()
     end = stop if isinstance(error, DivergenceError) else refuse
-    end(prog, f"{what}: {one_line(error)} Runs that are finished are kept.", speaks=speaks)
+    end(prog, f"{label}: {one_line(error)} Runs that are finished are kept.", speaks=speaks)
