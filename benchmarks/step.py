@@ -28,7 +28,6 @@ from trl import SFTConfig, SFTTrainer
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.data.tofu import load_tofu
-from trl_unlearn.generation import Completion
 
 
 # Removed when the process ends.
@@ -82,9 +81,7 @@ def _give_beliefs(trainer: BootstrapUnlearnTrainer) -> None:
     store, count = trainer.belief_store, trainer.args.num_beliefs
     answers = [[label for label in row["labels"] if label != -100] for row in trainer.train_dataset]
     store.refresh = 0
-    store._beliefs = [
-        [Completion(answers[(i + j) % ROWS], [], True) for j in range(1, count + 1)] for i in range(ROWS)
-    ]
+    store._beliefs = [[answers[(i + j) % ROWS] for j in range(1, count + 1)] for i in range(ROWS)]
 
 
 def ours(settings: Settings, **kwargs) -> Callable[[], None]:

@@ -38,8 +38,7 @@ ALLOWED = {
     "metrics": set(),
     "records": {"_json_record"},
     "results": {"_json_record"},
-    "_belief_file": {"generation"},
-    "beliefs": {"_belief_file", "encoding", "generation", "token_scores"},
+    "beliefs": {"encoding", "generation"},
     "data": {"encoding", "row_forms"},
     "hub": {"records", "results"},
     "trainer": {

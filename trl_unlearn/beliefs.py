@@ -12,22 +12,28 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Sequence beliefs: what the model itself finds likely after each forget prompt (BS-S)."""
+"""Sequence beliefs: what the model itself finds likely after each forget prompt (BS-S), sampled and kept on disk."""
 
 import hashlib
+import mmap
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from pyarrow import compute
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ._belief_file import BeliefFile
 from .encoding import answer_ids, continuation_row, prompt_ids, repeats, without_end
 from .generation import Completion, generate
 
@@ -36,30 +42,96 @@ from .generation import Completion, generate
 _MAX_EMPTY_DRAWS = 4
 # Forget rows whose draws are in memory at a time.
 _CHUNK = 1024
+# One row for each forget row: the token ids of each of its beliefs. Their log-probs are ranked and then dropped.
+_SCHEMA = pa.schema({"ids": pa.list_(pa.list_(pa.int32()))})
+
+
+@contextmanager
+def _writing_to(folder: str | Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"The beliefs could not be written to `{folder or tempfile.gettempdir()}` ({error.strerror or error}). "
+            "Make room there, or give another `output_dir`.",
+        ) from error
+
+
+def _nested(values: np.ndarray, *bounds: np.ndarray) -> pa.Array:
+    """Values as lists, cut at the first bounds, and these as lists of lists, cut at the next ones."""
+    array = pa.array(values)
+    for offsets in bounds:
+        array = pa.ListArray.from_arrays(pa.array(offsets - offsets[0], pa.int32()), array)
+    return array
+
+
+class _BeliefFile:
+    """Beliefs of each forget row as token ids: a context that writes them, then read from the disk row by row."""
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder, self._table = folder, _SCHEMA.empty_table()
+
+    def __enter__(self) -> "_BeliefFile":
+        with _writing_to(self.folder):
+            if self.folder is not None:
+                Path(self.folder).mkdir(parents=True, exist_ok=True)
+            # Without a name, and readable for its owner only: what is to be forgotten goes with the process, however
+            # that ends.
+            self._file = tempfile.TemporaryFile(dir=self.folder)
+            self._writer = pa.ipc.new_file(self._file, _SCHEMA)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is not None:
+            # Closing tries once more to write what could not be written.
+            with suppress(OSError):
+                self._file.close()
+            return
+        with _writing_to(self.folder), self._file as file:
+            self._writer.close()
+            file.flush()
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
+
+    def __getitem__(self, row: int) -> list[list[int]]:
+        return self._table["ids"][row].as_py()
+
+    def append(self, beliefs: Sequence[Sequence[Sequence[int]]] | pa.Array) -> None:
+        """Write the beliefs of further rows."""
+        with _writing_to(self.folder):
+            self._writer.write_batch(pa.record_batch({"ids": beliefs}, schema=_SCHEMA))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """`counts` of beliefs of each row, `lengths` of each belief, and the `ids` of all tokens, end to end."""
+        rows = self._table["ids"]
+        beliefs = compute.list_flatten(rows)
+        columns = {
+            "counts": compute.list_value_length(rows),
+            "lengths": compute.list_value_length(beliefs),
+            "ids": compute.list_flatten(beliefs),
+        }
+        return {name: torch.tensor(values.to_numpy(), dtype=torch.int32) for name, values in columns.items()}
+
+    def append_tensors(self, tensors: Mapping[str, torch.Tensor], rows_at_once: int) -> None:
+        """Write beliefs from their [`_BeliefFile.tensors`], `rows_at_once` at a time."""
+        counts, lengths, ids = (tensors[name].numpy() for name in ("counts", "lengths", "ids"))
+        # Row r has the beliefs rows[r] to rows[r + 1], and belief b the tokens beliefs[b] to beliefs[b + 1].
+        rows, beliefs = (np.concatenate([[0], sizes.cumsum(dtype=np.int64)]) for sizes in (counts, lengths))
+        for start in range(0, len(counts), rows_at_once):
+            row_bounds = rows[start : start + rows_at_once + 1]
+            belief_bounds = beliefs[row_bounds[0] : row_bounds[-1] + 1]
+            self.append(_nested(ids[belief_bounds[0] : belief_bounds[-1]], belief_bounds, row_bounds))
 
 
 @dataclass(frozen=True)
 class BeliefSampling:
-    """
-    How the beliefs of each forget row are drawn.
+    """How the beliefs of each forget row are drawn; see [`~trl_unlearn.generation.generate`] for what is not said."""
 
-    Args:
-        num_beliefs (`int`):
-            Beliefs kept for each row (N).
-        num_candidates (`int`):
-            Sequences sampled for each row (M >= N); those with the highest mean log-prob are kept.
-        max_completion_length (`int`):
-            Most tokens of a belief.
-        temperature, top_p, top_k, generation_kwargs:
-            See [`~trl_unlearn.generation.generate`].
-        batch_size (`int`, *optional*):
-            Rows a `generate` call takes.
-        seed (`int`, *optional*, defaults to `42`):
-            First part of the key of every draw.
-    """
-
+    # Beliefs kept for each row (N), and sequences sampled for each (M >= N): the highest mean log-probs are kept.
     num_beliefs: int
     num_candidates: int
+    # In tokens.
     max_completion_length: int
     temperature: float = 1.0
     top_p: float = 1.0
@@ -70,7 +142,7 @@ class BeliefSampling:
 
 
 class _Part(Sequence[list[int]]):
-    """A part of each row, read when it is asked for."""
+    """A part of each row, computed when it is read: a data set need not fit into memory."""
 
     def __init__(self, rows: Dataset | Sequence[dict[str, Any]], part: Callable[[dict[str, Any]], list[int]]):
         self._rows, self._part = rows, part
@@ -91,6 +163,7 @@ class _Tally:
     tokens: int = 0
     repeats: int = 0
     logps: float = 0.0
+    # Of `repr` of the list of all beliefs, whose text is hashed piece by piece.
     digest: Any = field(default_factory=lambda: hashlib.sha256(b"["))
 
 
@@ -100,39 +173,17 @@ def _is_empty(completion: Completion) -> bool:
 
 class BeliefStore:
     """
-    The beliefs of every forget row, each with its own.
+    The beliefs of every forget row, which a batch uses for its own rows only.
 
-    Neither rows nor beliefs are in memory, but those of at most 1,024 forget rows while they are sampled: rows are
-    read from where they are, and beliefs are kept in a file that has no name and ends with the process.
+    Neither rows nor beliefs are in memory, but for the draws of at most 1,024 forget rows while they are sampled: rows
+    are read where they lie (a [`~datasets.Dataset`] or a sequence of encoded rows), and beliefs from a file in
+    `folder`, by default the system's folder for temporary files, which may be in memory. `rank` is this process among
+    the `world_size` ones that share the sampling; each keeps all beliefs.
 
-    Args:
-        rows ([`~datasets.Dataset`] or `Sequence[dict]`):
-            Encoded forget rows (`input_ids`, `labels`, `prompt_length`), in the order of the forget set.
-        sampling ([`BeliefSampling`]):
-            How beliefs are drawn.
-        pad_token_id (`int`):
-            Token of the padding.
-        eos_token_ids (`list[int]`):
-            Every token that ends a completion.
-        rank (`int`, *optional*, defaults to `0`):
-            This process among `world_size`.
-        world_size (`int`, *optional*, defaults to `1`):
-            Number of processes that share the sampling.
-        folder (`str` or `Path`, *optional*):
-            Folder on whose disk this process keeps the beliefs; it is made if it is not there. Default: the system's
-            folder for temporary files, which may be in memory.
+    Attributes: `prompts` and `targets` (prompt and answer of each row as token ids; the answer of raw text follows its
+    prompt), `refresh` (number of the last sampling, None before the first) and `audits` (see [`BeliefStore.sample`]).
 
-    Attributes:
-        prompts, targets (`Sequence[list[int]]`):
-            Prompt and answer of each row as token ids, the answer with its EOS token. The answer of raw text is what
-            follows its prompt.
-        refresh (`int` or `None`):
-            Number of the last sampling; `None` before the first.
-        audits (`list[dict]`):
-            What each sampling gave, without any text: see [`BeliefStore.sample`].
-
-    Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), section on BS-S. Beliefs belong
-    to their own prompt: a batch uses those of its own rows.
+    Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), section on BS-S.
     """
 
     def __init__(
@@ -154,7 +205,7 @@ class BeliefStore:
         self.refresh: int | None = None
         self.audits: list[dict[str, Any]] = []
         self.folder = folder
-        self._beliefs = BeliefFile(folder)
+        self._beliefs = _BeliefFile(folder)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -191,6 +242,7 @@ class BeliefStore:
             max_new_tokens=self.sampling.max_completion_length,
             min_new_tokens=1 if last else None,
             batch_size=self.sampling.batch_size,
+            # The same draws whatever the batch, the chunk and the number of processes.
             keys=[(self.sampling.seed, refresh, row, j, attempt) for row, j in jobs],
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
@@ -205,17 +257,17 @@ class BeliefStore:
     ) -> list[list[Completion]]:
         """The best N of M candidates of each row, from the draws of all processes."""
         prompts = {row: prompt_ids(encoded) for row, encoded in zip(chunk, rows, strict=True)}
-        found: dict[tuple[int, int], Completion] = {}
+        drawn: dict[tuple[int, int], Completion] = {}
         pending = self._own_jobs(chunk)
         for attempt in range(_MAX_EMPTY_DRAWS + 1):
             if not pending:
                 break
-            drawn = self._draw(model, refresh, pending, prompts, attempt, progress)
-            found.update(zip(pending, drawn, strict=True))
-            pending = [job for job in pending if _is_empty(found[job])]
+            drawn.update(zip(pending, self._draw(model, refresh, pending, prompts, attempt, progress), strict=True))
+            pending = [job for job in pending if _is_empty(drawn[job])]
         if self.world_size > 1:
-            found = dict(gather_object(list(found.items())))
-        accidents = sorted({row for (row, _), drawn in found.items() if not drawn.is_finite})
+            # Every process takes part, also one without a job, and raises the same errors below.
+            drawn = dict(gather_object(list(drawn.items())))
+        accidents = sorted({row for (row, _), completion in drawn.items() if not completion.is_finite})
         if accidents:
             shown = ", ".join(map(str, accidents[:3])) + (", ..." if len(accidents) > 3 else "")
             raise FloatingPointError(
@@ -225,48 +277,34 @@ class BeliefStore:
             )
         kept = []
         for row in chunk:
-            candidates = [found[row, j] for j in range(self.sampling.num_candidates)]
+            candidates = [drawn[row, j] for j in range(self.sampling.num_candidates)]
+            # Stable: equal ones stay in the order of their number.
             candidates.sort(key=lambda c: -sum(c.logps) / len(c.logps))
             kept.append(candidates[: self.sampling.num_beliefs])
         return kept
 
     def sample(self, model: PreTrainedModel, refresh: int, epoch: float, desc: str | None = None) -> dict[str, Any]:
         """
-        Draw beliefs for every forget row from the model as it is now, and keep the best N of M by mean log-prob.
+        Draw beliefs for every forget row from the unwrapped model, and keep the best N of M by mean log-prob.
 
-        Args:
-            model ([`~transformers.PreTrainedModel`]):
-                Unwrapped model.
-            refresh (`int`):
-                Number of this sampling, which is part of the key of every draw.
-            epoch (`float`):
-                Epoch of the training, for the audit.
-            desc (`str`, *optional*):
-                Label of the progress bar. `None` shows none.
-
-        Returns:
-            `dict[str, Any]`: The audit of this sampling: `coverage` (share of rows with N beliefs), `count`,
-            `mean_length` (tokens), `mean_logp` (nats a token), `target_share` (share of beliefs that repeat the
-            target, see [`~trl_unlearn.encoding.repeats`]), `seconds`, `sha256` of all token ids, `refresh` and
-            `epoch`.
-
-        Raises:
-            `RuntimeError`: If a row is left without its beliefs. Those of the sampling before are kept.
-            `FloatingPointError`: If the model has a score that is not finite. Likewise.
-            `OSError`: If they cannot be written.
+        Returns the audit of the sampling `refresh` at `epoch`, without any text: `coverage` (share of rows with N
+        beliefs), `count`, `mean_length` (tokens), `mean_logp` (nats a token), `target_share` (share of beliefs that
+        repeat the target, see [`~trl_unlearn.encoding.repeats`]), `seconds` and `sha256` of all token ids. Raises
+        `RuntimeError` if a row has no beliefs, `FloatingPointError` if a score is not finite, and `OSError` if they
+        cannot be written; the beliefs of the sampling before are then kept.
         """
         started = time.perf_counter()
         chunks, tally = self._chunks(), _Tally()
         draws = sum(len(self._own_jobs(chunk)) for chunk in chunks)
         with (
-            BeliefFile(self.folder) as beliefs,
+            _BeliefFile(self.folder) as beliefs,
             tqdm(total=draws, desc=desc, disable=None if desc else True) as progress,
         ):
             for chunk in chunks:
                 rows = self._rows_at(chunk)
                 kept = self._sample_chunk(model, refresh, chunk, rows, progress)
                 self._count(tally, rows, kept)
-                beliefs.append(kept)
+                beliefs.append([[belief.ids for belief in own] for own in kept])
             coverage = tally.covered / len(self)
             if coverage < 1.0:
                 raise RuntimeError(
@@ -297,7 +335,6 @@ class BeliefStore:
             for belief in own
         )
         kept = [belief for own in beliefs for belief in own]
-        # In pieces, the text of one list of all.
         separator = ", " if tally.count else ""
         tally.digest.update((separator + repr([belief.ids for belief in kept])[1:-1]).encode())
         tally.count += len(kept)
@@ -305,28 +342,13 @@ class BeliefStore:
         tally.logps += sum(sum(belief.logps) / len(belief.logps) for belief in kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """
-        What a checkpoint keeps. **It holds what is to be forgotten**, as token ids.
-
-        Returns:
-            `dict[str, Any]`: `refresh`, `audits`, `set` (SHA-256 of the forget rows) and tensors: `counts` of beliefs
-            of each row, `lengths` and `ended` of each belief, `ids` and `logps` of all tokens, one after another.
-        """
+        """State for a checkpoint, which **holds what is to be forgotten**, as token ids."""
+        # `set` names the forget rows, so that no other run reads them as its own.
         own = {"refresh": self.refresh, "audits": self.audits, "set": self._set_digest}
         return own | self._beliefs.tensors()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
-        Go on from a checkpoint, without sampling.
-
-        Args:
-            state (`Mapping[str, Any]`):
-                See [`BeliefStore.state_dict`].
-
-        Raises:
-            `ValueError`: If they are the beliefs of another forget set, or another number of them.
-            `OSError`: If they cannot be written.
-        """
+        """Resume from a checkpoint, without sampling; refuses the state of another forget set or `num_beliefs`."""
         if state["set"] != self._set_digest:
             raise ValueError(
                 "The checkpoint holds the beliefs of another forget set. Give the one that the run was started with, "
@@ -338,7 +360,7 @@ class BeliefStore:
                 f"The checkpoint holds {max(counts)} beliefs of each forget row, and `num_beliefs` is "
                 f"{self.sampling.num_beliefs}. Set it to {max(counts)}, or train from the start."
             )
-        with BeliefFile(self.folder) as kept:
+        with _BeliefFile(self.folder) as kept:
             kept.append_tensors(state, _CHUNK)
         self._beliefs = kept
         self.refresh, self.audits = state["refresh"], state["audits"]
@@ -352,36 +374,18 @@ class BeliefStore:
         return digest.hexdigest()
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """
-        Beliefs of some forget rows as encoded rows.
-
-        Args:
-            indices (`Sequence[int]`):
-                Indices in the forget set.
-
-        Returns:
-            `list[dict[str, Any]]`: `num_beliefs` rows for each index, in order, with `input_ids` and `labels` (-100 on
-            the prompt).
-        """
+        """Beliefs of forget rows as encoded rows (`input_ids`, `labels`): `num_beliefs` for each index, in order."""
         return [
-            continuation_row(prompt, belief.ids)
+            continuation_row(prompt, belief)
             for prompt, index in zip(map(prompt_ids, self._rows_at(indices)), indices, strict=True)
             for belief in self._beliefs[index]
         ]
 
     def apart_from_target(self, index: int) -> dict[str, Any] | None:
-        """
-        The most likely belief of a forget row that does not repeat its target.
-
-        Args:
-            index (`int`):
-                Index in the forget set.
-
-        Returns:
-            `dict[str, Any]` or None: As an encoded row, see [`BeliefStore.rows`]; None if all repeat it.
-        """
+        """The most likely belief of a forget row that does not repeat its target, as an encoded row, or None."""
         target = self.targets[index]
+        # The file keeps the order of the ranking: the first one is the most likely.
         for belief in self._beliefs[index]:
-            if not repeats(belief.ids, target, self.eos_token_ids):
-                return continuation_row(self.prompts[index], belief.ids)
+            if not repeats(belief, target, self.eos_token_ids):
+                return continuation_row(self.prompts[index], belief)
         return None
