@@ -14,11 +14,14 @@
 
 import json
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import trl_unlearn
 from trl_unlearn.records import AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, UnlearningRun
 from trl_unlearn.results import (
     METRIC_GROUPS,
@@ -26,6 +29,7 @@ from trl_unlearn.results import (
     MODEL_ROLES,
     EvaluationResult,
     Measurement,
+    SuiteOutcome,
     Unmeasured,
     format_measurement,
     has_forgotten,
@@ -280,3 +284,44 @@ def test_whether_a_model_has_forgotten_is_read_off_its_extraction_strength(targe
     assert why.startswith({True: "`forget", False: "It has not forgotten: ", None: "Whether it has"}[forgotten])
     if forgotten is False:
         assert f"is {unlearned:.3f}, above" in why and f"{target:.3f}." in why
+
+
+def test_only_results_py_makes_an_evaluation_result_and_nobody_changes_one():
+    package = Path(trl_unlearn.__file__).parent
+    changed = re.compile(
+        r"(?<!class )\bEvaluationResult\(|\bresult\.(models|differences|not_measured|protocol)\b.* \|?= "
+    )
+    found = {path.name for path in package.rglob("*.py") if changed.search(path.read_text(encoding="utf-8"))}
+    assert found == set()
+
+
+def test_suites_are_joined_in_the_order_of_tables_and_the_first_ones_word_counts():
+    first = SuiteOutcome(
+        {"target": {"forget/probability": Measurement(0.5)}}, protocol={"rows": {"forget": 4}, "seed": 1}
+    )
+    other = SuiteOutcome(
+        {"target": {"privacy/loss_auc": Measurement(0.6)}, "retrained": {}},
+        not_measured={"retrained": {"privacy/loss_auc": Unmeasured(1, 7)}},
+        protocol={"rows": {"forget": 4, "holdout": 3}, "seed": 2},
+    )
+    result = EvaluationResult.of_suites(
+        {"tofu": first, "privacy": other}, parity="strict", device="cpu", protocol={"weights_sha256": {"target": "a"}}
+    )
+    assert result.suites == ["tofu", "privacy"] and result.environment["device"] == "cpu"
+    assert result.models == {
+        "target": first.models["target"] | other.models["target"],
+        "retrained": {},
+        "unlearned": None,
+    }
+    assert result.not_measured == other.not_measured
+    assert result.protocol == {
+        "parity": "strict",
+        "rows": {"forget": 4, "holdout": 3},
+        "seed": 1,
+        "weights_sha256": {"target": "a"},
+    }
+    assert SuiteOutcome.from_dict(json.loads(json.dumps(other.to_dict()))) == other
+    later = EvaluationResult.of_suites({"judge": first}, parity="strict", device="cpu")
+    joined = later.with_suites_of(result, ["privacy"], ["tofu", "privacy", "judge"])
+    assert joined.suites == ["privacy", "judge"]
+    assert joined.models["target"] == other.models["target"] | first.models["target"]

@@ -15,13 +15,16 @@
 """What an evaluation measured: `eval_results.json`, and the words of every table. Standard library only."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any, NamedTuple, Self
 
 from ._json_record import SCHEMA_VERSION, JsonRecord
 
 
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 PARITIES = ("open-unlearning", "strict")
 MODEL_ROLES = ("target", "unlearned", "retrained")
 # Name of a paired difference -> what is subtracted from what.
@@ -206,6 +209,27 @@ class Difference:
     n: int | None = None
 
 
+@dataclass
+class SuiteOutcome(JsonRecord):
+    """
+    What one suite measured; [`EvaluationResult.of_suites`] makes a record of one or several.
+
+    Args:
+        models (`dict[str, dict[str, Measurement]]`):
+            Role -> metric name -> measurement.
+        differences, not_measured:
+            See [`EvaluationResult`].
+        protocol (`dict[str, Any]`, *optional*):
+            How it was measured: `rows` (number of rows a set), `seed`, and what the suite adds.
+    """
+
+    models: dict[str, dict[str, Measurement]]
+    differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    not_measured: dict[str, dict[str, Unmeasured]] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
+
+
 @dataclass(kw_only=True)
 class EvaluationResult(JsonRecord):
     """
@@ -248,6 +272,67 @@ class EvaluationResult(JsonRecord):
         if unknown:
             raise ValueError(f"`models` has the keys {unknown}, expected {list(MODEL_ROLES)}: rename or remove them.")
         self.models = {role: self.models.get(role) for role in MODEL_ROLES}
+
+    @classmethod
+    def of_suites(
+        cls,
+        outcomes: Mapping[str, SuiteOutcome],
+        *,
+        parity: str,
+        device: str,
+        protocol: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """
+        The record of one evaluation.
+
+        Args:
+            outcomes (`Mapping[str, SuiteOutcome]`):
+                Suite -> what it measured, in the order of the tables.
+            parity (`str`):
+                Whose definitions the metrics follow.
+            device (`str`):
+                Type of the device that the models ran on.
+            protocol (`Mapping[str, Any]`, *optional*):
+                What holds for all suites, such as the digests of the weights.
+        """
+        joined = join_outcomes(list(outcomes.values()))
+        return cls(
+            parity=parity,
+            suites=list(outcomes),
+            models=joined.models,
+            differences=joined.differences,
+            not_measured=joined.not_measured,
+            protocol={"parity": parity} | joined.protocol | dict(protocol or {}),
+            environment=_versions() | {"device": device},
+        )
+
+    def with_suites_of(self, other: "EvaluationResult", suites: Sequence[str], order: Sequence[str]) -> Self:
+        """This record with the numbers of some suites of another one, which it lacks; all suites stand in `order`."""
+
+        def kept(metrics: dict[str, dict[str, Any] | None]) -> dict[str, dict[str, Any]]:
+            return {
+                key: {name: number for name, number in numbers.items() if suite_of(name) in suites}
+                for key, numbers in metrics.items()
+                if numbers is not None
+            }
+
+        part = replace(
+            other,
+            suites=list(suites),
+            models=kept(other.models),
+            differences=kept(other.differences),
+            not_measured=kept(other.not_measured),
+        )
+        parts = sorted([self, part], key=lambda result: order.index(result.suites[0]))
+        joined = join_outcomes(parts)
+        return replace(
+            parts[0],
+            suites=[name for name in order if name in (*self.suites, *suites)],
+            models=joined.models,
+            differences=joined.differences,
+            not_measured=joined.not_measured,
+            protocol=joined.protocol,
+        )
 
     def get(self, role: str, metric: str) -> Measurement | None:
         """
@@ -352,6 +437,28 @@ def _unmeasured_note(role: str, unmeasured: dict[str, Unmeasured]) -> str:
         groups.setdefault(share, []).append(f"`{name}`")
     listed = "; ".join(f"{', '.join(names)} ({share})" for share, names in groups.items())
     return f"Not measured, because scores of the {role} model are not finite: {listed}."
+
+
+def join_outcomes(parts: Sequence[SuiteOutcome | EvaluationResult]) -> SuiteOutcome:
+    """All parts as one; where protocols differ, the first part's value counts."""
+
+    def joined(tables: list[Mapping[str, Mapping[str, Any] | None]]) -> dict[str, dict[str, Any]]:
+        keys = dict.fromkeys(key for table in tables for key, numbers in table.items() if numbers is not None)
+        return {key: {name: one for table in tables for name, one in (table.get(key) or {}).items()} for key in keys}
+
+    protocol = {name: value for part in reversed(parts) for name, value in part.protocol.items()}
+    if "rows" in protocol:
+        protocol["rows"] = {name: n for part in reversed(parts) for name, n in part.protocol["rows"].items()}
+    return SuiteOutcome(
+        joined([part.models for part in parts]),
+        joined([part.differences for part in parts]),
+        joined([part.not_measured for part in parts]),
+        protocol,
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{library: version(library) for library in _LIBRARIES}}
 
 
 def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:

@@ -79,7 +79,7 @@ def loaders(**models):
 
 
 def evaluate(models, rows, tokenizer):
-    return evaluate_models(models, rows, tokenizer, max_completion_length=6, num_squeezing_beliefs=1).result
+    return evaluate_models(models, rows, tokenizer, max_completion_length=6, num_squeezing_beliefs=1)
 
 
 def test_a_model_that_is_no_number_has_no_number_and_the_others_have_all(

@@ -149,7 +149,7 @@ def judged(_tokenizer, rows, target):
     suite = Suite(loaders, rows, _tokenizer, max_completion_length=48, num_squeezing_beliefs=2, seed=3)
 
     def measure(model):
-        result = suite.evaluate(lambda: copy.deepcopy(model)).result
+        result = suite.evaluate(lambda: copy.deepcopy(model))
         values = {name: measured.value for name, measured in result.models["unlearned"].items()}
         return values, result.not_measured.get("unlearned", {})
 

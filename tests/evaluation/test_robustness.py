@@ -269,7 +269,7 @@ def test_experts_are_rounded_along_their_inputs_and_the_share_is_said(kind, tiny
 def test_the_share_of_the_weights_that_are_rounded_stands_in_the_protocol(tiny_model, tiny_tokenizer, forget_rows):
     models = {"target": partial(copy.deepcopy, tiny_model)}
     outcome = measure_robustness(models, EvaluationRows(forget_rows), tiny_tokenizer, batch_size=None, seed=42)
-    assert outcome.protocol == {"quantized_share": 1.0}
+    assert outcome.protocol["quantized_share"] == 1.0
 
 
 def test_experts_of_an_unknown_layout_leave_out_the_attack_with_their_names(tiny_tokenizer, forget_rows, caplog):

@@ -100,7 +100,7 @@ def tofu(models, rows, tokenizer, role):
     outcome = evaluate_models(
         loaders, rows, tokenizer, parity="strict", max_completion_length=40, num_squeezing_beliefs=2, seed=3
     )
-    return {name: measurement.value for name, measurement in outcome.result.models[role].items()}
+    return {name: measurement.value for name, measurement in outcome.models[role].items()}
 
 
 def robustness(model, rows, tokenizer):

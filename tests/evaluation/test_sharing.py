@@ -21,7 +21,7 @@ import sys
 import pytest
 
 from trl_unlearn.evaluation.rows import EvaluationRows
-from trl_unlearn.evaluation.tofu import evaluate_models
+from trl_unlearn.evaluation.tofu import Suite
 
 
 SCRIPT = """
@@ -29,17 +29,17 @@ import json, sys
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_unlearn.evaluation.rows import EvaluationRows
-from trl_unlearn.evaluation.tofu import evaluate_models
+from trl_unlearn.evaluation.tofu import Suite
 
 folder, rows, out = sys.argv[1:]
 state = PartialState(cpu=True)
 assert state.num_processes == 2 and state.distributed_type.value == "MULTI_CPU", state
 load = lambda: AutoModelForCausalLM.from_pretrained(folder)
 forget, retain = json.load(open(rows))
-outcome = evaluate_models(
+suite = Suite(
     {"target": load}, EvaluationRows(forget, retain), AutoTokenizer.from_pretrained(folder), max_completion_length=12
 )
-json.dump([outcome.result.to_dict(), outcome.per_row], open(f"{out}.{state.process_index}", "w"))
+json.dump([suite.evaluate().to_dict(), suite.per_row], open(f"{out}.{state.process_index}", "w"))
 """
 
 
@@ -65,12 +65,10 @@ def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    expected = evaluate_models(
-        {"target": lambda: tiny_model}, EvaluationRows(*rows), tiny_tokenizer, max_completion_length=12
-    )
+    expected = Suite({"target": lambda: tiny_model}, EvaluationRows(*rows), tiny_tokenizer, max_completion_length=12)
     for rank in range(2):
         result, per_row = json.loads((tmp_path / f"out.{rank}").read_text())
         for name, values in expected.per_row["target"].items():
             assert per_row["target"][name] == pytest.approx(values, abs=1e-6), name
-        for name, measured in expected.result.models["target"].items():
+        for name, measured in expected.evaluate().models["target"].items():
             assert result["models"]["target"][name]["value"] == pytest.approx(measured.value, abs=1e-6), name

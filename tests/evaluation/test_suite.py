@@ -13,6 +13,7 @@
 # limitations under the License.
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from transformers import LlamaForCausalLM
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
-from trl_unlearn.evaluation.tofu import evaluate_models, rouge_values
+from trl_unlearn.evaluation.tofu import Suite, evaluate_models, rouge_values
 from trl_unlearn.evaluation.together import generate_answers
 from trl_unlearn.generation import Completion
+from trl_unlearn.results import EvaluationResult
 
 
 GENERAL = [
@@ -86,7 +88,10 @@ def full_rows(forget_rows, retain_rows):
 
 def run(models, rows, tokenizer, **options):
     loaders = {role: (lambda model=model: model) for role, model in models.items()}
-    return evaluate_models(loaders, rows, tokenizer, max_completion_length=8, num_squeezing_beliefs=2, **options)
+    suite = Suite(loaders, rows, tokenizer, max_completion_length=8, num_squeezing_beliefs=2, **options)
+    outcomes = {"tofu": suite.evaluate(loaders.get("unlearned"))}
+    result = EvaluationResult.of_suites(outcomes, parity=suite.setting.parity, device="cpu")
+    return SimpleNamespace(result=result, per_row=suite.per_row)
 
 
 @pytest.fixture
@@ -267,7 +272,7 @@ def test_models_are_loaded_one_after_another_and_the_target_first(tiny_model, ti
     models = {"retrained": load("retrained"), "unlearned": None, "target": load("target")}
     outcome = evaluate_models(models, full_rows, tiny_tokenizer, max_completion_length=4, num_squeezing_beliefs=1)
     assert loaded == ["target", "retrained", "target"]
-    assert outcome.result.models["unlearned"] is None
+    assert "unlearned" not in outcome.models
 
 
 def test_a_second_evaluation_gives_the_same_values(tiny_model, tiny_tokenizer, full_rows):

@@ -127,11 +127,11 @@ def test_the_whole_model_is_trained_saved_and_evaluated(model, unlearn, tmp_path
         tiny_tokenizer,
         max_completion_length=4,
         num_squeezing_beliefs=1,
-    ).result
+    ).models
     names = ("forget/probability", "forget/extraction_strength", "forget/squeezing", "forget/rougeL_recall")
     for name in names:
-        assert all(math.isfinite(found.get(role, name).value) for role in ("target", "unlearned")), name
-    assert found.get("unlearned", "forget/probability") != found.get("target", "forget/probability")
+        assert all(math.isfinite(found[role][name].value) for role in ("target", "unlearned")), name
+    assert found["unlearned"]["forget/probability"] != found["target"]["forget/probability"]
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "olmoe"])

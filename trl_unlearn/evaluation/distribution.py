@@ -29,10 +29,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import continuation_row
 from ..metrics import FADE
-from ..results import MODEL_ROLES, Measurement, Unmeasured
+from ..results import MODEL_ROLES, Measurement, SuiteOutcome, Unmeasured
 from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
 from .together import free_memory, sample_responses, score_rows_together, strict_extraction_strengths
-from .uncertainty import SuiteOutcome, summarise_rows
+from .uncertainty import summarise_rows
 
 
 logger = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ def measure_distribution(
             Seed of the samples, which depend on it and on the row only, and of the bootstrap.
 
     Returns:
-        [`~evaluation.uncertainty.SuiteOutcome`]: Role -> name -> value with number of rows and, but for `control_mix`,
+        [`~results.SuiteOutcome`]: Role -> name -> value with number of rows and, but for `control_mix`,
         standard error, and the paired differences. Absent too, with a warning: the mix of models with other weights,
         and that with a target which has no extraction strength on the retain set.
 
@@ -288,10 +288,12 @@ def measure_distribution(
         per_row |= _fade(models, setting)
     controlled = _control(models, setting) if can_mix else None
     free_memory()
-    if controlled is None:
-        return summarise_rows(per_row, seed=seed)
-    share, per_row["unlearned"]["distribution/control_forget_es"] = controlled
+    if controlled is not None:
+        share, per_row["unlearned"]["distribution/control_forget_es"] = controlled
     outcome = summarise_rows(per_row, seed=seed)
+    outcome.protocol = {"rows": {name: len(encoded.answers) for name, encoded in sets.items()}, "seed": seed}
+    if controlled is None:
+        return outcome
     if math.isfinite(share):
         mix = Measurement(value=share, n=len(sets["retain"].answers))
         outcome.models["unlearned"]["distribution/control_mix"] = mix

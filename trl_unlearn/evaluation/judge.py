@@ -37,12 +37,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import padding_token_id
-from ..results import DIFFERENCES
+from ..results import DIFFERENCES, SuiteOutcome, join_outcomes
 from ..row_forms import prompt_and_answer
 from .judge_models import Judge
 from .rows import EncodedSet, EvaluationRows, encode_set
 from .together import free_memory, generate_answers
-from .uncertainty import SuiteOutcome, summarise_rows
+from .uncertainty import summarise_rows
 
 
 MAX_ATTEMPTS = 3
@@ -340,11 +340,11 @@ def _judged(
 
 def _summarise(per_row: Mapping[str, Mapping[str, list[float | None]]], seed: int) -> SuiteOutcome:
     """Means over the rows that have a grade, and paired differences over those that have one for both models."""
-    outcome = SuiteOutcome({})
+    parts = []
     for role, found in per_row.items():
         known = {name: [value for value in row if value is not None] for name, row in found.items()}
-        known = {name: row for name, row in known.items() if row}
-        outcome.update(summarise_rows({role: known}, seed=seed))
+        parts.append(summarise_rows({role: {name: row for name, row in known.items() if row}}, seed=seed))
+    outcome = join_outcomes(parts)
     differences = outcome.differences
     for key, (first, second) in DIFFERENCES.items():
         if first not in per_row or second not in per_row:
@@ -396,7 +396,7 @@ def measure_judge(
             score. It can hold text of the forget set, and only its owner can read it. `None` keeps no reply.
 
     Returns:
-        [`~evaluation.uncertainty.SuiteOutcome`]: Role -> `judge/naturalness` and `judge/similarity` (0-5, over the
+        [`~results.SuiteOutcome`]: Role -> `judge/naturalness` and `judge/similarity` (0-5, over the
         rows with a score), `judge/missing` (share of the two questions of each row that stayed unanswered) and
         `judge/similarity_standin` (see [`~evaluation.judge.answer_similarity`], with the target's embeddings;
         absent without a target or with a single answer), with number of rows and bootstrap standard error, and the
@@ -428,4 +428,8 @@ def measure_judge(
             per_row = _judged(judge, given, encoded.texts, answers, file)
     for role, row in standin.items():
         per_row[role]["judge/similarity_standin"] = row
-    return _summarise(per_row, seed)
+    outcome = _summarise(per_row, seed)
+    outcome.protocol = {"rows": {"forget": len(given)}, "seed": seed}
+    if judge is not None:
+        outcome.protocol["judge"] = judge.name
+    return outcome

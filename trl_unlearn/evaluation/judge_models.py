@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -63,7 +64,15 @@ _REFUSED_TEXT = {400, 413, 422}
 
 
 class Judge(Protocol):
-    """What answers requests. Every process of a launch calls it with the same ones, and gets the same replies."""
+    """
+    What answers requests. Every process of a launch calls it with the same ones, and gets the same replies.
+
+    Attributes:
+        name (`str`):
+            Its name for the protocol: of a folder the last part, which says nothing of this machine.
+    """
+
+    name: str
 
     def __call__(self, conversations: Sequence[list[dict[str, str]]]) -> Iterator[str]:
         """
@@ -102,7 +111,7 @@ class EndpointJudge:
                 f"`judge_base_url` is no address of the form `http://host:port/v1` without a user (host: "
                 f"{parts.hostname!r}). Correct it; a key goes into the environment variable `{API_KEY_VARIABLE}`."
             )
-        self.model, self._url = model, base_url
+        self.model, self.name, self._url = model, Path(model).name, base_url
         # Never empty: `InferenceClient` would send the token of the Hub to whatever server this is.
         self._client = InferenceClient(
             base_url=base_url, api_key=os.environ.get(API_KEY_VARIABLE, "").strip() or "none", timeout=_TIMEOUT
@@ -187,7 +196,7 @@ class ModelJudge:
     """
 
     def __init__(self, model: str, batch_size: int | None = None):
-        self.model, self.batch_size = model, batch_size
+        self.model, self.name, self.batch_size = model, Path(model).name, batch_size
         try:
             AutoConfig.from_pretrained(model)
             self.tokenizer = AutoTokenizer.from_pretrained(model)

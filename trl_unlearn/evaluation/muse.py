@@ -26,8 +26,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import encode_row, padding_token_id, without_end
 from ..generation import eos_token_ids
 from ..metrics import MembershipAUC, MinKAttack, PrivLeak, RougeF1, relative_leak, separation
+from ..results import SuiteOutcome, join_outcomes
 from .together import free_memory, generate_together, score_rows_together
-from .uncertainty import SuiteOutcome, bootstrap, row_counts, summarise, summarise_rows, where_measured
+from .uncertainty import bootstrap, row_counts, summarise, summarise_rows, where_measured
 
 
 logger = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ def measure_muse(
             Seed of the bootstrap.
 
     Returns:
-        [`~evaluation.uncertainty.SuiteOutcome`]: Role -> `muse/verbmem`, `muse/knowmem` and
+        [`~results.SuiteOutcome`]: Role -> `muse/verbmem`, `muse/knowmem` and
         `muse/utility_preservation` (mean ROUGE-L F1 against `gt`, the answers of `forget_qa` and those of `retain_qa`,
         in [0, 1]) and `muse/privleak` (percent, 0 for the retrained model; absent without one), as far as there are
         rows, with the number of rows, a bootstrap standard error over them, and paired differences.
@@ -236,8 +237,9 @@ def measure_muse(
             attacks[role] = MinKAttack().compute(logps=[score.logps for score in scores])["per_row"]
         del model
         free_memory()
-    outcome = summarise_rows(per_row, seed=seed)
-    outcome.update(_leak(attacks, num_members, seed))
+    outcome = join_outcomes([summarise_rows(per_row, seed=seed), _leak(attacks, num_members, seed)])
+    counts = {f"muse {name}": len(found) for name, found in vars(rows).items() if found is not None}
+    outcome.protocol = {"rows": counts, "seed": seed}
     return outcome
 
 

@@ -39,10 +39,11 @@ from ..metrics import (
     relative_leak,
     separation,
 )
+from ..results import SuiteOutcome
 from ..token_scores import RowScore, score_batch
 from .rows import EvaluationRows, encode_set
 from .together import free_memory, generate_together, score_rows_together
-from .uncertainty import SuiteOutcome, bootstrap, row_counts, summarise
+from .uncertainty import bootstrap, row_counts, summarise
 
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def measure_privacy(
             Seed of what SPV-MIA draws, and of the bootstrap.
 
     Returns:
-        [`~evaluation.uncertainty.SuiteOutcome`]: Role -> `privacy/<attack>_auc`, `privacy/<attack>_tpr_at_1_fpr` (see
+        [`~results.SuiteOutcome`]: Role -> `privacy/<attack>_auc`, `privacy/<attack>_tpr_at_1_fpr` (see
         [`~metrics.MembershipAUC`]) and `privacy/privleak` (see [`~metrics.PrivLeak`]; of the Min-K attack, absent
         without a retrained model), with the number of rows of both kinds and a bootstrap standard error over them.
 
@@ -178,7 +179,9 @@ def measure_privacy(
                 seed=seed,
                 desc=f"Attacking {role} beside its neighbours",
             )
-    return _summarise(found, len(members.answers), seed)
+    outcome = _summarise(found, len(members.answers), seed)
+    outcome.protocol = {"rows": {"forget": len(members.answers), "holdout": len(non_members.answers)}, "seed": seed}
+    return outcome
 
 
 def _summarise(found: Mapping[str, Mapping[str, list[float]]], num_members: int, seed: int) -> SuiteOutcome:

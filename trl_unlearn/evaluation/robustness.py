@@ -34,12 +34,12 @@ from transformers.pytorch_utils import Conv1D
 from ..encoding import answer_ids, encode_row, pad_rows, prompt_ids, without_end
 from ..generation import eos_token_ids, position_limit
 from ..metrics import LeakAtK, RougeRecall
-from ..results import LEAK_ATTEMPTS, MODEL_ROLES, RELEARNING_STEPS
+from ..results import LEAK_ATTEMPTS, MODEL_ROLES, RELEARNING_STEPS, SuiteOutcome
 from ..row_forms import prompt_and_answer, template_columns
 from ..token_scores import score_batch
 from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
 from .together import free_memory, generate_together, sample_responses, strict_extraction_strengths
-from .uncertainty import SuiteOutcome, summarise_rows, where_measured
+from .uncertainty import summarise_rows, where_measured
 
 
 logger = logging.getLogger(__name__)
@@ -412,7 +412,7 @@ def measure_robustness(
             Seed of the samples, which depend on it and on the row only, and of the bootstrap.
 
     Returns:
-        [`~evaluation.uncertainty.SuiteOutcome`]: Role -> name -> mean with number of rows and standard error, and the
+        [`~results.SuiteOutcome`]: Role -> name -> mean with number of rows and standard error, and the
         paired differences; `protocol` has the `quantized_share` of the decoder's weights, the smallest of all models.
 
     Raises:
@@ -427,6 +427,7 @@ def measure_robustness(
             if area := _relearning_area(values, per_row["retrained"]):
                 values["robustness/relearning_area"] = area
     outcome = summarise_rows(per_row, seed=seed)
+    outcome.protocol = {"rows": {"forget": len(found)}, "seed": seed}
     if setting.rounded_shares:
         outcome.protocol["quantized_share"] = round(min(setting.rounded_shares), 4)
     return outcome

@@ -14,10 +14,8 @@
 
 """The TOFU suite: target, unlearned and retrained model side by side."""
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -40,38 +38,20 @@ from ..metrics import (
     harmonic_mean,
     memorization_score,
 )
-from ..results import MODEL_ROLES, PARITIES, EvaluationResult
+from ..results import MODEL_ROLES, PARITIES, SuiteOutcome
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
 from .squeezing import belief_logps, freeze_beliefs
 from .together import answer_matches, free_memory, generate_answers, score_rows_together
-from .uncertainty import SuiteOutcome, bootstrap_indices, drawn_means, row_counts, summarise, where_measured
+from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
 
 
 FLUENCY_LENGTH = 32
-_LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 UTILITY_METRICS = ("probability", "rougeL_recall", "truth_ratio")
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
 # Terms of other metrics: in `per_row`, but no line of the table.
 _TERMS = ("forget/log_ratio", "real_authors/", "world_facts/")
 Number = TypeVar("Number", float, np.ndarray)
-
-
-@dataclass
-class EvaluationOutcome:
-    """
-    What an evaluation measured, and the numbers behind the means.
-
-    Args:
-        result ([`EvaluationResult`]):
-            The record that is written to `eval_results.json`.
-        per_row (`dict[str, dict[str, list[float]]]`):
-            Model -> metric -> value of each row, NaN where scores are not finite. Besides the metrics of the result:
-            `forget/log_ratio` (log R, in nats) and the terms of model utility on real authors and world facts.
-    """
-
-    result: EvaluationResult
-    per_row: dict[str, dict[str, list[float]]]
 
 
 @dataclass(kw_only=True)
@@ -82,16 +62,6 @@ class _Setting(SuiteSetting):
     parity: str
     max_completion_length: int
     num_squeezing_beliefs: int
-
-
-def library_versions() -> dict[str, str]:
-    """
-    What an evaluation ran on.
-
-    Returns:
-        `dict[str, str]`: Library -> version.
-    """
-    return {"python": platform.python_version(), **{library: version(library) for library in _LIBRARIES}}
 
 
 def score_set(
@@ -336,15 +306,15 @@ class Suite:
         )
         self._load_target = models["target"]
         self._classifier = fluency_classifier
-        self._per_row: dict[str, dict[str, list[float]]] = {}
+        self.per_row: dict[str, dict[str, list[float]]] = {}
         self._measure_target()
         if models.get("retrained") is not None:
-            self._per_row["retrained"] = self._measure("retrained", models["retrained"])
+            self.per_row["retrained"] = self._measure("retrained", models["retrained"])
 
     def _measure_target(self) -> None:
         setting = self.setting
         model = self._load_target()
-        self._dtype, self._device = str(model.dtype).removeprefix("torch."), model.device.type
+        self._dtype = str(model.dtype).removeprefix("torch.")
         beliefs = freeze_beliefs(
             model,
             setting.tokenizer,
@@ -362,7 +332,7 @@ class Suite:
         self._target = _Target(beliefs, logps, [row[:length] for row, length in zip(own, lengths, strict=False)])
         del model
         free_memory()
-        self._per_row["target"] = values | self._fluency("target", answers, own)
+        self.per_row["target"] = values | self._fluency("target", answers, own)
 
     def _measure(self, role: str, load: Callable[[], PreTrainedModel]) -> dict[str, list[float]]:
         model = load()
@@ -391,7 +361,7 @@ class Suite:
         )
         return {"utility/fluency_standin": where_measured(standin["per_row"], answers)}
 
-    def evaluate(self, unlearned: Callable[[], PreTrainedModel] | None = None) -> EvaluationOutcome:
+    def evaluate(self, unlearned: Callable[[], PreTrainedModel] | None = None) -> SuiteOutcome:
         """
         Results of an unlearned model beside the others'.
 
@@ -400,16 +370,16 @@ class Suite:
                 Function without arguments that loads the model. `None` leaves it out.
 
         Returns:
-            [`EvaluationOutcome`]: The result, with number of rows and standard error of each number and paired
+            [`SuiteOutcome`]: The result, with number of rows and standard error of each number and paired
             differences, and the values of each row.
         """
-        per_row = dict(self._per_row)
+        self.per_row.pop("unlearned", None)
         if unlearned is not None:
-            per_row["unlearned"] = self._measure("unlearned", unlearned)
-        per_row = {role: per_row[role] for role in MODEL_ROLES if role in per_row}
+            self.per_row["unlearned"] = self._measure("unlearned", unlearned)
+        per_row = {role: self.per_row[role] for role in MODEL_ROLES if role in self.per_row}
         setting = self.setting
-        protocol = {
-            "parity": setting.parity,
+        outcome = summarise_tofu(per_row, seed=setting.seed)
+        outcome.protocol = {
             "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
             "max_completion_length": setting.max_completion_length,
             "num_squeezing_beliefs": setting.num_squeezing_beliefs,
@@ -417,17 +387,7 @@ class Suite:
             "seed": setting.seed,
             "dtype": self._dtype,
         }
-        summary = summarise_tofu(per_row, seed=setting.seed)
-        result = EvaluationResult(
-            parity=setting.parity,
-            suites=["tofu"],
-            models=summary.models,
-            differences=summary.differences,
-            not_measured=summary.not_measured,
-            protocol=protocol,
-            environment=library_versions() | {"device": self._device},
-        )
-        return EvaluationOutcome(result=result, per_row=per_row)
+        return outcome
 
 
 def evaluate_models(
@@ -435,7 +395,7 @@ def evaluate_models(
     rows: EvaluationRows,
     tokenizer: PreTrainedTokenizerBase,
     **options: Any,
-) -> EvaluationOutcome:
+) -> SuiteOutcome:
     """
     Run the TOFU suite once, on a target, an unlearned and a retrained model.
 
@@ -446,7 +406,7 @@ def evaluate_models(
             See [`Suite`].
 
     Returns:
-        [`EvaluationOutcome`]: See [`Suite.evaluate`].
+        [`SuiteOutcome`]: See [`Suite.evaluate`].
 
     Raises:
         `ValueError`: See [`Suite`].
@@ -519,7 +479,7 @@ def summarise_tofu(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed
             Seed of the bootstrap.
 
     Returns:
-        [`~evaluation.uncertainty.SuiteOutcome`]: An aggregate has no number of rows: its terms have their own.
+        [`~results.SuiteOutcome`]: An aggregate has no number of rows: its terms have their own.
     """
     counts, missing = row_counts(per_row)
     reference = per_row.get("retrained", {}).get("forget/log_ratio")

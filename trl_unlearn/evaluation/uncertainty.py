@@ -16,48 +16,17 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ..generation import Completion
-from ..results import DIFFERENCES, Difference, Measurement, Unmeasured
+from ..results import DIFFERENCES, Difference, Measurement, SuiteOutcome, Unmeasured
 from ..token_scores import RowScore
 
 
 NUM_RESAMPLES = 1000
 # Percentiles of an interval.
 _INTERVAL = (2.5, 97.5)
-
-
-@dataclass
-class SuiteOutcome:
-    """
-    What a suite measured.
-
-    Args:
-        models (`dict[str, dict[str, Measurement]]`):
-            Role -> metric name -> measurement.
-        differences (`dict[str, dict[str, Difference]]`, *optional*):
-            `"unlearned - target"` and `"unlearned - retrained"` -> metric name -> paired difference.
-        not_measured (`dict[str, dict[str, Unmeasured]]`, *optional*):
-            Role -> metric that has no value, because scores are not finite -> in how many rows.
-        protocol (`dict[str, Any]`, *optional*):
-            What a reader must know of how it was measured.
-    """
-
-    models: dict[str, dict[str, Measurement]]
-    differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
-    not_measured: dict[str, dict[str, Unmeasured]] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
-
-    def update(self, other: "SuiteOutcome") -> None:
-        """Take over what another outcome has."""
-        for part in ("models", "differences", "not_measured"):
-            for key, found in getattr(other, part).items():
-                getattr(self, part).setdefault(key, {}).update(found)
-        self.protocol |= other.protocol
 
 
 def where_measured(values: Sequence[float], scored: Sequence[RowScore | Completion]) -> list[float]:

@@ -31,9 +31,9 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import spread_evenly
-from ..results import MODEL_ROLES
+from ..results import MODEL_ROLES, SuiteOutcome
 from .together import free_memory
-from .uncertainty import SuiteOutcome, summarise_rows
+from .uncertainty import summarise_rows
 
 
 WMDP_TASKS = ("wmdp_bio", "wmdp_cyber", "mmlu")
@@ -234,7 +234,7 @@ def measure_wmdp(
             Seed of the bootstrap.
 
     Returns:
-        [`~evaluation.uncertainty.SuiteOutcome`]: Role -> name -> mean with number of rows and standard error over rows
+        [`~results.SuiteOutcome`]: Role -> name -> mean with number of rows and standard error over rows
         (of a group: of all its tasks), and the paired differences.
 
     Source: The WMDP Benchmark (https://huggingface.co/papers/2403.03218); Measuring Massive Multitask Language
@@ -252,4 +252,7 @@ def measure_wmdp(
         }
         del model
         free_memory()
-    return summarise_rows(per_row, seed=seed)
+    outcome = summarise_rows(per_row, seed=seed)
+    counts = {metric: sum(len(tasks.rows[name]) for name in names) for metric, names in tasks.metrics.items()}
+    outcome.protocol = {"rows": counts, "seed": seed}
+    return outcome

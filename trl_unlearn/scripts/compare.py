@@ -57,9 +57,10 @@ from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig
 from .exits import interruptible, refusing
-from .models import evaluation_loaders, models_protocol
+from .models import evaluation_loaders
 from .rows import load_evaluation_rows
 from .series import Job, Series, folder_name, train_and_save
+from .suites import evaluation_result
 from .unlearn import build_trainer
 
 
@@ -195,7 +196,7 @@ class _Comparison:
         del trainer
         gc.collect()
         load = evaluation_loaders(data_args, job.model_args, str(job.folder), self.trust_remote_code)["unlearned"]
-        result = self.suite.evaluate(load).result
+        outcome = self.suite.evaluate(load)
         run = ComparedRun(
             method=job.name,
             seed=job.training_args.seed,
@@ -205,10 +206,10 @@ class _Comparison:
             curve=curve.history,
             squeezing=panel.history,
             squeezing_index=squeezing_index(panel.history),
-            metrics={name: found.value for name, found in result.models["unlearned"].items()},
+            metrics={name: found.value for name, found in outcome.models["unlearned"].items()},
         )
         if PartialState().is_main_process:
-            result.protocol |= models_protocol(data_args, job.model_args, str(job.folder))
+            result = evaluation_result({"tofu": outcome}, data_args, job.model_args, str(job.folder))
             RunFolder(job.folder).save_results(result)
             job.finish(run.to_dict())
 

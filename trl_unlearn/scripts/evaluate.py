@@ -39,16 +39,15 @@ import ast
 import json
 import shutil
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
 from ..records import settings_digest
-from ..results import MODEL_ROLES, EvaluationResult, suite_of
+from ..results import EvaluationResult, SuiteOutcome
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig, script_parser
 from .exits import interruptible, refusing
@@ -59,11 +58,10 @@ from .models import (
     evaluation_loaders,
     load_config,
     load_tokenizer,
-    models_protocol,
     quantize_as_trained,
     use_archive,
 )
-from .suites import SUITES, SuiteArguments, load_suite_inputs
+from .suites import SUITES, SuiteArguments, evaluation_result, load_suite_inputs
 from .unlearn import write_results
 
 
@@ -152,8 +150,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         if name not in found:
             found[name] = stages.keep(name, SUITES[name](inputs))
     if PartialState().is_main_process:
-        result = _merged([found[name] for name in args.suites])
-        result.protocol |= models_protocol(data_args, model_args, unlearned)
+        result = evaluation_result({name: found[name] for name in args.suites}, data_args, model_args, unlearned)
         write_results(folder, _with_earlier(result, RunFolder(folder)))
         if unlearned is not None and RunFolder(unlearned).is_run and not RunFolder(folder).is_run:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
@@ -212,48 +209,28 @@ class _Stages:
     def __init__(self, folder: Path, settings: str):
         self.folder, self.settings = folder, settings
 
-    def finished(self, suites: list[str]) -> dict[str, EvaluationResult]:
+    def finished(self, suites: list[str]) -> dict[str, SuiteOutcome]:
         """What a call with the same settings left that was cut off, by suite."""
         found = {}
         for name in suites:
             path = self.folder / f"{name}.json"
             stage = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             if stage.get("settings") == self.settings:
-                found[name] = EvaluationResult.from_dict(stage["result"])
+                found[name] = SuiteOutcome.from_dict(stage["outcome"])
         # No process writes a stage before all have looked.
         PartialState().wait_for_everyone()
         return found
 
-    def keep(self, suite: str, result: EvaluationResult) -> EvaluationResult:
-        """Write the result of a suite, whole or not at all."""
+    def keep(self, suite: str, outcome: SuiteOutcome) -> SuiteOutcome:
+        """Write what a suite measured, whole or not at all."""
         if PartialState().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{suite}.json"
             unfinished = path.with_suffix(".tmp")
-            stage = {"settings": self.settings, "result": result.to_dict()}
+            stage = {"settings": self.settings, "outcome": outcome.to_dict()}
             unfinished.write_text(json.dumps(stage, indent=2) + "\n", encoding="utf-8")
             unfinished.replace(path)
-        return result
-
-
-def _merged(results: list[EvaluationResult]) -> EvaluationResult:
-    """The results of several suites as one."""
-
-    def joined(parts: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-        keys = dict.fromkeys(key for part in parts for key in part)
-        return {key: {name: one for part in parts for name, one in part.get(key, {}).items()} for key in keys}
-
-    models = joined([{role: found for role, found in one.models.items() if found is not None} for one in results])
-    protocol = {name: value for result in reversed(results) for name, value in result.protocol.items()}
-    protocol["rows"] = {name: count for result in reversed(results) for name, count in result.protocol["rows"].items()}
-    return replace(
-        results[0],
-        suites=[name for result in results for name in result.suites],
-        models={role: models[role] for role in MODEL_ROLES if role in models},
-        differences=joined([result.differences for result in results]),
-        not_measured=joined([result.not_measured for result in results]),
-        protocol=protocol,
-    )
+        return outcome
 
 
 def _with_earlier(result: EvaluationResult, folder: RunFolder) -> EvaluationResult:
@@ -271,16 +248,7 @@ def _with_earlier(result: EvaluationResult, folder: RunFolder) -> EvaluationResu
         path = folder.path / RESULTS_FILE
         PartialState().print(f"`{path}` held {', '.join(kept)} of other models or another parity, and is replaced.")
         return result
-
-    def of_kept(metrics: dict[str, Any]) -> dict[str, Any]:
-        return {name: one for name, one in metrics.items() if suite_of(name) in kept}
-
-    models = {role: of_kept(metrics) for role, metrics in earlier.models.items() if metrics is not None}
-    differences = {key: of_kept(metrics) for key, metrics in earlier.differences.items()}
-    unmeasured = {role: of_kept(metrics) for role, metrics in earlier.not_measured.items()}
-    part = replace(earlier, suites=kept, models=models, differences=differences, not_measured=unmeasured)
-    merged = _merged(sorted([result, part], key=lambda one: list(SUITES).index(one.suites[0])))
-    return replace(merged, suites=[name for name in SUITES if name in merged.suites])
+    return result.with_suites_of(earlier, kept, list(SUITES))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -30,12 +29,12 @@ from ..evaluation.muse import MuseRows, measure_muse
 from ..evaluation.privacy import measure_privacy
 from ..evaluation.robustness import measure_robustness
 from ..evaluation.rows import EvaluationRows
-from ..evaluation.tofu import evaluate_models, library_versions
-from ..evaluation.uncertainty import SuiteOutcome
+from ..evaluation.tofu import evaluate_models
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
-from ..results import EvaluationResult
+from ..results import EvaluationResult, SuiteOutcome
 from ..row_forms import configured_template_kwargs
-from .arguments import DataArguments
+from .arguments import DataArguments, UnlearnModelConfig
+from .models import models_protocol
 from .rows import load_evaluation_rows, load_holdout_rows, spread
 
 
@@ -239,18 +238,6 @@ class SuiteInputs:
         """`dict[str, Any]`: What every suite is told."""
         return {"batch_size": self.data_args.evaluation_batch_size, "seed": self.args.seed}
 
-    def result(self, suite: str, outcome: SuiteOutcome, **rows: int) -> EvaluationResult:
-        """The record of a suite, with the number of rows of what only this suite reads."""
-        return EvaluationResult(
-            parity=self.data_args.parity,
-            suites=[suite],
-            models=outcome.models,
-            differences=outcome.differences,
-            not_measured=outcome.not_measured,
-            protocol={"parity": self.data_args.parity, "rows": rows, "seed": self.args.seed} | outcome.protocol,
-            environment=library_versions() | {"device": PartialState().device.type},
-        )
-
 
 def load_suite_inputs(
     data_args: DataArguments,
@@ -302,7 +289,7 @@ def load_suite_inputs(
     return inputs
 
 
-def _tofu(inputs: SuiteInputs) -> EvaluationResult:
+def _tofu(inputs: SuiteInputs) -> SuiteOutcome:
     return evaluate_models(
         inputs.loaders,
         inputs.rows,
@@ -310,28 +297,23 @@ def _tofu(inputs: SuiteInputs) -> EvaluationResult:
         parity=inputs.data_args.parity,
         fluency_classifier=inputs.classifier,
         **inputs.options,
-    ).result
+    )
 
 
-def _privacy(inputs: SuiteInputs) -> EvaluationResult:
-    outcome = measure_privacy(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
-    return inputs.result("privacy", outcome, forget=len(inputs.rows.forget), holdout=len(inputs.rows.holdout))
+def _privacy(inputs: SuiteInputs) -> SuiteOutcome:
+    return measure_privacy(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
 
 
-def _robustness(inputs: SuiteInputs) -> EvaluationResult:
-    outcome = measure_robustness(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
-    return inputs.result("robustness", outcome, forget=len(inputs.rows.forget))
+def _robustness(inputs: SuiteInputs) -> SuiteOutcome:
+    return measure_robustness(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
 
 
-def _distribution(inputs: SuiteInputs) -> EvaluationResult:
-    outcome = measure_distribution(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
-    sets = {"forget": inputs.rows.forget, "retain": inputs.rows.retain}
-    counts = {name: len(rows) for name, rows in sets.items() if rows is not None}
-    return inputs.result("distribution", outcome, **counts)
+def _distribution(inputs: SuiteInputs) -> SuiteOutcome:
+    return measure_distribution(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
 
 
-def _judge(inputs: SuiteInputs) -> EvaluationResult:
-    outcome = measure_judge(
+def _judge(inputs: SuiteInputs) -> SuiteOutcome:
+    return measure_judge(
         inputs.loaders,
         inputs.rows,
         inputs.tokenizer,
@@ -339,27 +321,18 @@ def _judge(inputs: SuiteInputs) -> EvaluationResult:
         replies_path=inputs.args.judge_replies,
         **inputs.options,
     )
-    result = inputs.result("judge", outcome, forget=len(inputs.rows.forget))
-    if inputs.judge is not None:
-        result.protocol["judge"] = Path(inputs.args.judge_model).name
-    return result
 
 
-def _muse(inputs: SuiteInputs) -> EvaluationResult:
-    outcome = measure_muse(inputs.loaders, inputs.muse, inputs.tokenizer, **inputs.options)
-    counts = {f"muse {name}": len(rows) for name, rows in vars(inputs.muse).items() if rows is not None}
-    return inputs.result("muse", outcome, **counts)
+def _muse(inputs: SuiteInputs) -> SuiteOutcome:
+    return measure_muse(inputs.loaders, inputs.muse, inputs.tokenizer, **inputs.options)
 
 
-def _wmdp(inputs: SuiteInputs) -> EvaluationResult:
-    outcome = measure_wmdp(inputs.loaders, inputs.wmdp, inputs.tokenizer, **inputs.options)
-    rows = inputs.wmdp.rows
-    counts = {metric: sum(len(rows[name]) for name in names) for metric, names in inputs.wmdp.metrics.items()}
-    return inputs.result("wmdp", outcome, **counts)
+def _wmdp(inputs: SuiteInputs) -> SuiteOutcome:
+    return measure_wmdp(inputs.loaders, inputs.wmdp, inputs.tokenizer, **inputs.options)
 
 
 # In the order of tables. `METRICS` groups a suite's metrics under its name.
-SUITES: dict[str, Callable[[SuiteInputs], EvaluationResult]] = {
+SUITES: dict[str, Callable[[SuiteInputs], SuiteOutcome]] = {
     "tofu": _tofu,
     "privacy": _privacy,
     "robustness": _robustness,
@@ -368,3 +341,18 @@ SUITES: dict[str, Callable[[SuiteInputs], EvaluationResult]] = {
     "wmdp": _wmdp,
     "judge": _judge,
 }
+
+
+def evaluation_result(
+    outcomes: Mapping[str, SuiteOutcome],
+    data_args: DataArguments,
+    model_args: UnlearnModelConfig,
+    unlearned: str | None,
+) -> EvaluationResult:
+    """The record of an evaluation, with the digests of the models: what suites measured, in the order of tables."""
+    return EvaluationResult.of_suites(
+        outcomes,
+        parity=data_args.parity,
+        device=PartialState().device.type,
+        protocol=models_protocol(data_args, model_args, unlearned),
+    )

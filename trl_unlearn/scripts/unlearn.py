@@ -53,12 +53,12 @@ from .models import (
     evaluation_loaders,
     load_model,
     load_tokenizer,
-    models_protocol,
     use_archive,
 )
 from .output_folder import OutputArguments, OutputFolder, train_into
 from .push import summary
 from .rows import load_evaluation_rows, load_training_rows
+from .suites import evaluation_result
 
 
 def main(
@@ -144,8 +144,7 @@ def _evaluate(
         seed=trainer.args.seed,
     )
     if trainer.is_world_process_zero():
-        outcome.result.protocol |= models_protocol(data_args, model_args, str(folder))
-        write_results(folder, outcome.result)
+        write_results(folder, evaluation_result({"tofu": outcome}, data_args, model_args, str(folder)))
 
 
 def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
