@@ -25,6 +25,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from trl_unlearn.evaluation.rows import encode_set
+from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.results import EvaluationResult, Unmeasured
 from trl_unlearn.scripts import evaluate, suites
 from trl_unlearn.scripts.arguments import DataArguments
@@ -369,7 +370,7 @@ def test_what_was_not_measured_stays_named_beside_a_suite_that_is_measured_later
     missing = {"unlearned": {"forget/probability": Unmeasured(1, 3)}}
     result("tofu", not_measured=missing).save(tmp_path / "eval_results.json")
     leak = {"unlearned": {"robustness/leak_at_1": Unmeasured(2, 3)}}
-    merged = evaluate._with_earlier(result("robustness", not_measured=leak), tmp_path / "eval_results.json")
+    merged = evaluate._with_earlier(result("robustness", not_measured=leak), RunFolder(tmp_path))
     assert merged.suites == ["tofu", "robustness"]
     assert merged.not_measured == {"unlearned": missing["unlearned"] | leak["unlearned"]}
 
