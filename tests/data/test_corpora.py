@@ -21,8 +21,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from trl_unlearn.data import corpora
-from trl_unlearn.data.corpora import chunk_documents, load_corpus
+from trl_unlearn.data import files
+from trl_unlearn.data.files import chunk_documents, load_corpus
 from trl_unlearn.encoding import encode_row
 
 
@@ -103,7 +103,7 @@ def test_a_word_longer_than_a_chunk_is_cut_between_characters(tiny_tokenizer):
 def test_a_text_is_cut_in_the_same_places_however_much_of_it_is_read_at_a_time(tiny_tokenizer, monkeypatch):
     texts = documents(8)
     at_once = list(chunk_documents(texts, tiny_tokenizer, max_length=30))
-    monkeypatch.setattr(corpora, "_BUFFER", 500)
+    monkeypatch.setattr(files, "_BUFFER", 500)
     assert list(chunk_documents(texts, tiny_tokenizer, max_length=30)) == at_once
     assert "".join(at_once) == "\n\n".join(texts)
 

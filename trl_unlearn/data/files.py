@@ -12,16 +12,25 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A user's own rows: a file, a folder or an id on the Hub."""
+"""Own data: a file, a folder or an id on the Hub, as rows or as raw text that is cut into rows (MUSE, WMDP)."""
 
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ArrowException
+from transformers import PreTrainedTokenizerBase
 
+
+logger = logging.getLogger(__name__)
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+# What stands between two documents.
+_SEPARATOR = "\n\n"
+# Characters that are tokenised at a time, besides what was left over: a corpus need not fit into memory as tokens.
+_BUFFER = 1_000_000
 
 
 def load_rows(name: str, *, split: str = "train") -> Dataset:
@@ -59,3 +68,176 @@ def load_rows(name: str, *, split: str = "train") -> Dataset:
         raise ValueError(
             f"The dataset file `{name}` cannot be read as {builder}: {cause}. Correct the file, or give another."
         ) from error
+
+
+def _boundary(text: str, offsets: list[tuple[int, int]], start: int, room: int) -> int:
+    """Token before which a chunk that starts at another ends: the last one that begins a word, if there is one."""
+    end = start + room
+    if end >= len(offsets):
+        return len(offsets)
+    # Only where a space follows a word, both sides have the tokens that they have in the whole text.
+    for index in range(end, start + room // 2, -1):
+        position = offsets[index - 1][1]
+        if 0 < position < len(text) and text[position] == " " and not text[position - 1].isspace():
+            return index
+    # A word as long as half a chunk, or a script without spaces: anywhere but inside a character.
+    while end > start + 1 and offsets[end][0] < offsets[end - 1][1]:
+        end -= 1
+    return end
+
+
+def _cut(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
+    """Consecutive pieces of at most `room` tokens; the last one may go on in a longer text."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    pieces, start, begin = [], 0, 0
+    while start < len(ids):
+        end = _boundary(text, offsets, start, room)
+        stop = len(text) if end == len(ids) else offsets[end - 1][1]
+        piece = text[begin:stop]
+        # Tokenizers of the SentencePiece kind put a space of their own in front of a text.
+        if piece[:1] == " " and tokenizer(piece, add_special_tokens=False)["input_ids"] != ids[start:end]:
+            piece = piece[1:]
+        pieces.append(piece)
+        start, begin = end, stop
+    return pieces
+
+
+def chunk_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Iterator[str]:
+    """
+    Cut documents into chunks of consecutive tokens, as MUSE's and open-unlearning's raw-text sets are made.
+
+    The documents are one long text, with a blank line between two of them, that is cut without overlap: a chunk may
+    hold the end of a document and the beginning of the next. The tail of the last document is a chunk of its own,
+    shorter than the others; nothing is repeated to fill it up. Chunks end where a word ends, up to half a chunk before
+    their last token (the published code cuts inside words), so that a chunk that is tokenised by itself has the tokens
+    that it has in the text.
+
+    Args:
+        documents (`Iterable[str]`):
+            Texts.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Fast tokenizer of the model.
+        max_length (`int`):
+            Most tokens of a chunk, those included that the tokenizer adds, such as a BOS token. Encoded with the same
+            `max_length`, no text of a chunk is cut off, and a chunk of that length is not ended by an EOS token, which
+            the text does not have there.
+
+    Returns:
+        `Iterator[str]`: Texts of the chunks.
+
+    Raises:
+        `ValueError`: If the tokenizer is not a fast one, or `max_length` leaves no room for two tokens of text.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"A corpus is cut at the offsets of its tokens, which `{type(tokenizer).__name__}` does not give. Load "
+            "the fast tokenizer of the model (`use_fast=True`)."
+        )
+    added = tokenizer.num_special_tokens_to_add()
+    if max_length - added < 2:
+        raise ValueError(
+            f"`max_length` is {max_length}, and the tokenizer adds {added} tokens to a text. A chunk needs at least 2 "
+            f"tokens of text: set it to {added + 2} or more (published: 2048 for MUSE)."
+        )
+    return _chunks(documents, tokenizer, max_length - added)
+
+
+def _chunks(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, room: int) -> Iterator[str]:
+    text, waiting = "", 0
+    for document in documents:
+        text += (_SEPARATOR if text else "") + document
+        waiting += len(document)
+        if waiting >= _BUFFER:
+            *pieces, text = _cut(text, tokenizer, room)
+            waiting = 0
+            yield from (piece for piece in pieces if piece.strip())
+    yield from (piece for piece in _cut(text, tokenizer, room) if piece.strip())
+
+
+def load_corpus(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    config: str | None = None,
+    split: str = "train",
+    column: str = "text",
+) -> Dataset:
+    """
+    Load raw text and cut it into chunks of at most `max_length` tokens, see [`chunk_documents`].
+
+    MUSE: `muse-bench/MUSE-News` or `MUSE-Books`, config `raw`, splits `forget`, `retain1` (to train on) and `retain2`.
+    WMDP: `cais/wmdp-corpora`, configs `bio-retain-corpus`, `cyber-forget-corpus` and `cyber-retain-corpus`.
+
+    Args:
+        name (`str`):
+            Id on the Hub, folder, or file (`.jsonl`, `.json`, `.csv`, `.parquet`, `.txt` with a document a line).
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Fast tokenizer of the model.
+        max_length (`int`):
+            Most tokens of a chunk, those included that the tokenizer adds. Train with the same `max_length`.
+        config (`str`, *optional*):
+            Config of the dataset.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split, with a slice of its documents if wanted (`"train[:100]"`).
+        column (`str`, *optional*, defaults to `"text"`):
+            Column of the documents. Blank ones are left out with a warning.
+
+    Returns:
+        [`~datasets.Dataset`]: One column `text`, a chunk a row, in the order of the text.
+
+    Raises:
+        `ValueError`: If there is no such config, split or column, a document is not a text or all are blank, or
+            `max_length` is too small.
+    """
+    # Refused before a corpus is downloaded.
+    chunk_documents([], tokenizer, max_length=max_length)
+    try:
+        dataset = load_rows(name, split=split) if config is None else load_dataset(name, config, split=split)
+    except ValueError as error:
+        if config is None:
+            raise
+        raise ValueError(
+            f"`{name}` could not be loaded with config `{config}` and split `{split}`: {error}"
+        ) from error
+    where = f"`{name}`" + (f" (config `{config}`)" if config else "") + f", split `{split}`,"
+    if column not in dataset.column_names:
+        raise ValueError(
+            f"{where} has the columns {dataset.column_names}, but a corpus needs `{column}`. Rename the column of the "
+            "documents, or name another config."
+        )
+    for index, document in enumerate(dataset[column]):
+        if not isinstance(document, str):
+            raise ValueError(
+                f"{where} has a `{type(document).__name__}` for a document in row {index}. Give every row a "
+                f"`{column}` that is a string, or remove the row."
+            )
+    documents = [document for document in dataset[column] if document.strip()]
+    if not documents:
+        raise ValueError(f"{where} has no text in `{column}` ({len(dataset)} rows). Give at least one document.")
+    if len(documents) < len(dataset):
+        logger.warning("%s has %d blank documents, which are left out.", where, len(dataset) - len(documents))
+    return Dataset.from_dict({"text": list(chunk_documents(documents, tokenizer, max_length=max_length))})
+
+
+def is_corpus(name: str, config: str, *, split: str = "train") -> bool:
+    """
+    Whether a config of a dataset is raw text: it has `text` and no `question`.
+
+    Args:
+        name (`str`):
+            Id on the Hub or folder.
+        config (`str`):
+            Config of the dataset.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split.
+
+    Returns:
+        `bool`: `False` also for what cannot be loaded, of which the loader of rows tells more.
+    """
+    try:
+        columns = load_dataset(name, config, split=split).column_names
+    except ValueError:
+        return False
+    return "text" in columns and "question" not in columns

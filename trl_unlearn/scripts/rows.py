@@ -21,8 +21,7 @@ from typing import Any
 from datasets import Dataset, get_dataset_config_names
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from ..data.corpora import is_corpus, load_corpus
-from ..data.files import load_rows
+from ..data.files import is_corpus, load_corpus, load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
 from ..encoding import spread_evenly
 from ..evaluation.rows import EvaluationRows, encode_set, rows_as_trained
