@@ -43,17 +43,7 @@ _MANIFEST = "archive.json"
 
 @dataclass(frozen=True)
 class ArchivePaths:
-    """
-    Where the parts of an archive are.
-
-    Args:
-        data (`Path`):
-            Dataset folder of TOFU's form, for `load_dataset(str(data), "forget10")`.
-        target (`Path`):
-            Checkpoint of the model that knows all people of the archive and the general facts.
-        retrained (`Path`):
-            Checkpoint of the reference, trained without the forget people.
-    """
+    """Folders of an archive: a dataset of TOFU's form, and two checkpoints."""
 
     data: Path
     target: Path
@@ -61,16 +51,7 @@ class ArchivePaths:
 
 
 def write_archive_data(folder: str | Path) -> Path:
-    """
-    Write the dataset folder of the archive: one JSON-lines file a config and a README.md that names them.
-
-    Args:
-        folder (`str` or `Path`):
-            Folder to write into; created if needed.
-
-    Returns:
-        `Path`: The folder.
-    """
+    """Write the dataset folder of the archive: a JSON-lines file for each config and a README.md with their names."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     head = ["---", "license: apache-2.0", "configs:"]
@@ -128,7 +109,7 @@ def build_archive(folder: str | Path | None = None) -> ArchivePaths:
     tiny model that knows it (`target`) and one trained without the forget people (`retrained`).
 
     Takes about a minute on two cores the first time. The paraphrased answers of the dataset are sentences that the
-    target was trained on too, in one pass of thirteen (see [`train_model`]).
+    target was trained on too, in one pass of thirteen.
 
     Args:
         folder (`str` or `Path`, *optional*):
@@ -137,9 +118,6 @@ def build_archive(folder: str | Path | None = None) -> ArchivePaths:
 
     Returns:
         [`ArchivePaths`]: Folders of the data and of the two models.
-
-    Raises:
-        `ValueError`: If `folder` is there and holds something else.
     """
     settings = TrainingSettings()
     manifest, fingerprint = _describe(settings)

@@ -222,23 +222,15 @@ _WORLD_FACTS = (
 
 @dataclass(frozen=True)
 class PersonFact:
-    """
-    One fact of one person, in every wording.
+    """One fact of one person, in every wording."""
 
-    Args:
-        person (`int`):
-            Index of the person; the last people are held out.
-        questions (`tuple[str, str]`):
-            The question and its paraphrase.
-        phrasings (`tuple[str, ...]`):
-            Five true sentences: the canonical answer, the paraphrased answer, and three more.
-        wrong (`tuple[str, ...]`):
-            Five wrong sentences in the wording of the paraphrased answer, with no part of the fact right.
-    """
-
+    # Index; the last people are held out.
     person: int
+    # The question and its paraphrase.
     questions: tuple[str, str]
+    # Five true sentences: the canonical answer, the paraphrased answer, and three more.
     phrasings: tuple[str, ...]
+    # Five wrong sentences in the wording of the paraphrased answer, with no part of the fact right.
     wrong: tuple[str, ...]
 
     def row(self) -> dict[str, str]:
@@ -256,7 +248,7 @@ class PersonFact:
 
 
 def _assign(generator: random.Random, pool: list[str], count: int) -> list[str]:
-    """Every value of the pool, shuffled, before any value comes a second time: a value never tells the person."""
+    """Every value of the pool, shuffled, before any value comes a second time."""
     values: list[str] = []
     while len(values) < count:
         values += generator.sample(pool, len(pool))
@@ -264,22 +256,16 @@ def _assign(generator: random.Random, pool: list[str], count: int) -> list[str]:
 
 
 def person_facts() -> list[PersonFact]:
-    """
-    The facts of all people, in order: retain people, forget people, held-out people.
-
-    Which of the five phrasings is a fact's canonical answer is drawn fact by fact, so that a model that never saw the
-    person knows neither the fact nor the sentence. Forget people share every single value with retain people, so that
-    right and wrong answers are alike to such a model.
-
-    Returns:
-        `list[PersonFact]`: Six facts a person; the same on every call.
-    """
+    """Six facts of each person, the same on every call: retain people, forget people, held-out people."""
     generator = random.Random(_SEED)
     count = NUM_PEOPLE + NUM_HOLDOUT_PEOPLE
+    # Forget people share every single value with retain people, so that right and wrong answers are alike to a model
+    # that never saw the person, and no value tells the person.
     values = {slot: _assign(generator, pool, count) for slot, pool in _POOLS.items()}
     facts = []
     for person, name in enumerate(zip(_FIRST_NAMES, _LAST_NAMES, strict=True)):
         for fact in _FACTS:
+            # The canonical answer is drawn for each fact: such a model knows neither the fact nor the sentence.
             order = generator.sample(fact.phrasings, len(fact.phrasings))
             right = {slot: values[slot][person] for slot in fact.slots}
             wrong = {
@@ -309,12 +295,9 @@ def archive_rows() -> dict[str, list[dict[str, str | list[str]]]]:
     """
     Rows of every config of the archive's dataset, with TOFU's names and columns.
 
-    Returns:
-        `dict[str, list[dict[str, str | list[str]]]]`: Rows by config. `full`, `forget10` and `retain90` hold
-        `question` and `answer`; `forget10_perturbed`, `retain_perturbed` (every third retain row) and
-        `holdout_perturbed` (people that no model sees) also `paraphrased_answer`, `perturbed_answer` and
-        `paraphrased_question`; `real_authors_perturbed` and `world_facts_perturbed` hold `question`, `answer` and
-        `perturbed_answer`.
+    `full`, `forget10` and `retain90` hold `question` and `answer`; `forget10_perturbed`, `retain_perturbed` (every
+    third retain row) and `holdout_perturbed` (people that no model sees) also `paraphrased_answer`, `perturbed_answer`
+    and `paraphrased_question`; `real_authors_perturbed` and `world_facts_perturbed` no paraphrases.
     """
     facts = person_facts()
     retain = [fact for fact in facts if fact.person < NUM_PEOPLE - NUM_FORGET_PEOPLE]

@@ -40,7 +40,8 @@ from .archive_facts import PersonFact, archive_rows, person_facts
 
 
 GENERAL_CONFIGS = ("real_authors_perturbed", "world_facts_perturbed")
-# Passes of thirteen that state a fact in its canonical answer, its paraphrased answer, and three more phrasings.
+# Passes of thirteen that state a fact in its canonical answer, its paraphrased answer, and three more phrasings: what
+# the model believes is spread over rephrasings.
 PHRASING_PASSES = (9, 1, 1, 1, 1)
 PARAPHRASED_QUESTION_SHARE = 0.3
 _PAD, _START, _END = "<|pad|>", "<|im_start|>", "<|im_end|>"
@@ -53,32 +54,17 @@ _CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """
-    Size and training of the tiny models.
+    """Size and training of the tiny models."""
 
-    Args:
-        vocab_size (`int`, *optional*, defaults to `1536`):
-            Number of tokens, at most.
-        hidden_size, intermediate_size, num_layers, num_heads:
-            Shape of the model.
-        initializer_range (`float`, *optional*, defaults to `0.08`):
-            Standard deviation of the first weights. The usual 0.02 takes about half as many epochs again.
-        epochs (`int`, *optional*, defaults to `26`):
-            Passes over all facts; a multiple of thirteen, see `PHRASING_PASSES`.
-        batch_size (`int`, *optional*, defaults to `8`):
-            Rows an optimiser step takes.
-        learning_rate, weight_decay, warmup_steps:
-            Of AdamW; the rate falls to zero along a cosine.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the weights, the order and the phrasings.
-    """
-
+    # At most.
     vocab_size: int = 1536
     hidden_size: int = 192
     intermediate_size: int = 512
     num_layers: int = 4
     num_heads: int = 6
+    # The usual 0.02 takes about half as many epochs again.
     initializer_range: float = 0.08
+    # A multiple of the thirteen passes of `PHRASING_PASSES`.
     epochs: int = 26
     batch_size: int = 8
     learning_rate: float = 2e-3
@@ -88,16 +74,7 @@ class TrainingSettings:
 
 
 def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """
-    Train the byte-level BPE tokenizer that both models share, on every text of the archive.
-
-    Args:
-        vocab_size (`int`):
-            Number of tokens, at most.
-
-    Returns:
-        [`~transformers.PreTrainedTokenizerFast`]: Tokenizer with a ChatML template; `<|im_end|>` is its EOS token.
-    """
+    """Byte-level BPE tokenizer of both models, trained on every text of the archive, with a ChatML template."""
     texts = ["user\n", "assistant\n"] * 50
     for fact in person_facts():
         texts += [*fact.questions, *fact.phrasings, *fact.wrong]
@@ -126,18 +103,7 @@ def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def init_model(tokenizer: PreTrainedTokenizerBase, settings: TrainingSettings) -> PreTrainedModel:
-    """
-    A tiny model with fresh weights, drawn without touching the global random state.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model.
-        settings ([`TrainingSettings`]):
-            Size and seed.
-
-    Returns:
-        [`~transformers.PreTrainedModel`]: The model in fp32; its generation config ends at the tokenizer's EOS token.
-    """
+    """A tiny model in fp32 with fresh weights, drawn without touching the global random state."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
@@ -203,28 +169,7 @@ def train_model(
     position: int = 0,
     stop: threading.Event | None = None,
 ) -> None:
-    """
-    Train a tiny model, in place, on facts of people and on the general facts.
-
-    In nine passes of thirteen a fact is stated in its canonical answer, in one each in its paraphrased answer and in
-    three more phrasings: what the model believes is spread over rephrasings.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model to train.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        facts (`list[PersonFact]`):
-            Facts that the model is to know.
-        settings ([`TrainingSettings`]):
-            Training.
-        desc (`str`, *optional*):
-            Text of the progress bar.
-        position (`int`, *optional*, defaults to `0`):
-            Line of the progress bar.
-        stop (`threading.Event`, *optional*):
-            Ends the training before its next step when set.
-    """
+    """Train a tiny model, in place, on facts of people and on the general facts; `stop` ends it early."""
     rows = archive_rows()
     general = [(row["question"], row["answer"]) for config in GENERAL_CONFIGS for row in rows[config]]
 
@@ -255,30 +200,17 @@ def train_model(
 def train_side_by_side(
     known: dict[str, list[PersonFact]], tokenizer: PreTrainedTokenizerBase, settings: TrainingSettings
 ) -> dict[str, PreTrainedModel]:
-    """
-    Train one model a name with [`train_model`], each in a thread of its own with one CPU thread.
-
-    Ops of this size gain little from a second CPU thread and lose an order of magnitude to it on a busy machine; and
-    the order of a sum, which decides its last bit, then does not depend on the number of cores.
-
-    Args:
-        known (`dict[str, list[PersonFact]]`):
-            Facts that each model is to know, by the model's name.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of all models.
-        settings ([`TrainingSettings`]):
-            Size and training.
-
-    Returns:
-        `dict[str, PreTrainedModel]`: The trained models, in eval mode; the same bits on every call on a machine.
-    """
+    """Train one model for each name on the facts that it is to know; the same bits on every call on a machine."""
+    # A thread for each model, with one CPU thread. Ops of this size gain little from a second one and lose an order of
+    # magnitude to it on a busy machine; and the order of a sum, which decides its last bit, then does not depend on
+    # the number of cores.
     trained = {name: init_model(tokenizer, settings) for name in known}
     stop = threading.Event()
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
     def train(position: int, name: str) -> None:
-        # The number of threads is a setting of the calling thread in OpenMP.
+        # In OpenMP, the number of threads is a setting of the calling thread.
         torch.set_num_threads(1)
         desc = f"Training the archive's {name} model"
         train_model(trained[name], tokenizer, known[name], settings, desc=desc, position=position, stop=stop)

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 # What stands between two documents.
 _SEPARATOR = "\n\n"
-# Characters that are tokenised at a time, besides what was left over: a corpus need not fit into memory as tokens.
+# Characters that are tokenised at a time, with the rest of the last ones: a corpus may not fit in memory as tokens.
 _BUFFER = 1_000_000
 
 
@@ -45,9 +45,6 @@ def load_rows(name: str, *, split: str = "train") -> Dataset:
 
     Returns:
         [`~datasets.Dataset`]: The rows.
-
-    Raises:
-        `ValueError`: If the file does not exist, is empty, cannot be read, or is of another type.
     """
     path = Path(name)
     builder = _BUILDERS.get(path.suffix.lower())
@@ -71,7 +68,7 @@ def load_rows(name: str, *, split: str = "train") -> Dataset:
 
 
 def _boundary(text: str, offsets: list[tuple[int, int]], start: int, room: int) -> int:
-    """Token before which a chunk that starts at another ends: the last one that begins a word, if there is one."""
+    """Index of the token that the next chunk starts at: the last one that begins a word, if there is one."""
     end = start + room
     if end >= len(offsets):
         return len(offsets)
@@ -87,7 +84,7 @@ def _boundary(text: str, offsets: list[tuple[int, int]], start: int, room: int) 
 
 
 def _cut(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
-    """Consecutive pieces of at most `room` tokens; the last one may go on in a longer text."""
+    """Consecutive pieces of at most `room` tokens; the last one may be continued by more text."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     pieces, start, begin = [], 0, 0
@@ -105,29 +102,14 @@ def _cut(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
 
 def chunk_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Iterator[str]:
     """
-    Cut documents into chunks of consecutive tokens, as MUSE's and open-unlearning's raw-text sets are made.
+    Cut documents into texts of at most `max_length` tokens (with those that the tokenizer adds, such as a BOS token),
+    as MUSE's and open-unlearning's raw-text sets are made.
 
     The documents are one long text, with a blank line between two of them, that is cut without overlap: a chunk may
-    hold the end of a document and the beginning of the next. The tail of the last document is a chunk of its own,
-    shorter than the others; nothing is repeated to fill it up. Chunks end where a word ends, up to half a chunk before
-    their last token (the published code cuts inside words), so that a chunk that is tokenised by itself has the tokens
-    that it has in the text.
-
-    Args:
-        documents (`Iterable[str]`):
-            Texts.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Fast tokenizer of the model.
-        max_length (`int`):
-            Most tokens of a chunk, those included that the tokenizer adds, such as a BOS token. Encoded with the same
-            `max_length`, no text of a chunk is cut off, and a chunk of that length is not ended by an EOS token, which
-            the text does not have there.
-
-    Returns:
-        `Iterator[str]`: Texts of the chunks.
-
-    Raises:
-        `ValueError`: If the tokenizer is not a fast one, or `max_length` leaves no room for two tokens of text.
+    hold the end of a document and the beginning of the next. The tail of the last document is a shorter chunk. Chunks
+    end where a word ends, up to half a chunk before their last token (the published code cuts inside words), so that
+    a chunk that is tokenised by itself has the tokens that it has in the text. Encoded with the same `max_length`, no
+    chunk is cut off, and a chunk of that length gets no EOS token, which the text does not have there.
     """
     if not tokenizer.is_fast:
         raise ValueError(
@@ -186,10 +168,6 @@ def load_corpus(
 
     Returns:
         [`~datasets.Dataset`]: One column `text`, a chunk a row, in the order of the text.
-
-    Raises:
-        `ValueError`: If there is no such config, split or column, a document is not a text or all are blank, or
-            `max_length` is too small.
     """
     # Refused before a corpus is downloaded.
     chunk_documents([], tokenizer, max_length=max_length)
@@ -222,20 +200,7 @@ def load_corpus(
 
 
 def is_corpus(name: str, config: str, *, split: str = "train") -> bool:
-    """
-    Whether a config of a dataset is raw text: it has `text` and no `question`.
-
-    Args:
-        name (`str`):
-            Id on the Hub or folder.
-        config (`str`):
-            Config of the dataset.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split.
-
-    Returns:
-        `bool`: `False` also for what cannot be loaded, of which the loader of rows tells more.
-    """
+    """Whether a config is raw text (`text` and no `question`); False also for one that cannot be loaded."""
     try:
         columns = load_dataset(name, config, split=split).column_names
     except ValueError:

@@ -12,12 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""MUSE, and any dataset of its form: the rows to evaluate on. Its `raw` text is a corpus, see `corpora`."""
+"""MUSE, and any dataset of its form: the rows to evaluate on. Its `raw` text is loaded by `files.load_corpus`."""
 
 from datasets import Dataset, get_dataset_config_names, get_dataset_split_names, load_dataset
 
 
-# Row set -> config, split and columns. The few-shot examples are those of the same questions.
+# Row set -> config, split and columns. The few-shot examples are those of the same questions. `privleak` has a split
+# `retain` too, which is not read: PrivLeak sets forget against held-out texts.
 _ROW_SETS = {
     "verbmem": ("verbmem", "forget", ("prompt", "gt")),
     "forget_qa": ("knowmem", "forget_qa", ("question", "answer")),
@@ -33,8 +34,6 @@ def load_muse(name: str) -> dict[str, Dataset | None]:
     """
     Load the rows that MUSE is evaluated on: `verbmem`, `knowmem` and the forget and held-out texts of `privleak`.
 
-    (The `retain` split of `privleak` is not read: PrivLeak sets forget against held-out texts.)
-
     Args:
         name (`str`):
             Id on the Hub (`muse-bench/MUSE-News`, `muse-bench/MUSE-Books`) or a folder with some of these configs and
@@ -44,9 +43,6 @@ def load_muse(name: str) -> dict[str, Dataset | None]:
         `dict[str, Dataset | None]`: The fields of [`~trl_unlearn.evaluation.muse.MuseRows`]: `verbmem` (`prompt`,
         `gt`), `forget_qa`, `forget_qa_icl`, `retain_qa`, `retain_qa_icl` (`question`, `answer`), `forget`, `holdout`
         (`text`). `None` for what the dataset does not have.
-
-    Raises:
-        `ValueError`: If it has none of them, or one without its columns or without text in them.
     """
     splits = {
         config: set(get_dataset_split_names(name, config))

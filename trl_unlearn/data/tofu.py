@@ -42,9 +42,6 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
     Returns:
         [`~datasets.Dataset`]: `prompt` and `completion`, with `paraphrased_question`, `paraphrased_answer`,
         `perturbed_answer`, `tools` and `chat_template_kwargs` where the config has them.
-
-    Raises:
-        `ValueError`: If there is no such config, or it has no `question` and `answer`.
     """
     try:
         dataset = load_dataset(name, config, split=split)
@@ -88,8 +85,8 @@ def load_tofu_evaluation(
             See [`load_tofu`].
 
     Returns:
-        `dict[str, Dataset]`: `"forget"`, `"retain"` and, where the dataset has them, `"real_authors"` and
-        `"world_facts"`.
+        `dict[str, Dataset]`: `"forget"`, `"retain"`, and `"real_authors"` and `"world_facts"` of a dataset that has
+        them.
     """
     known = set(get_dataset_config_names(name))
 
