@@ -38,7 +38,7 @@ COMMANDS = {
     "env": "show versions and hardware, to paste into an issue",
 }
 # Commands that share a module. Every other one is `main` of the script of its name.
-_SHARED = {"archive": "commands", "env": "commands"}
+_SHARED = {"archive": "commands", "env": "commands", "card": "commands"}
 
 _DESCRIPTION = """\
 Make a language model forget a set of rows, and measure whether it forgot or

@@ -21,9 +21,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from trl_unlearn import cli
+from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.scripts import unlearn
-from trl_unlearn.scripts.card import write_card
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_published_card_is_what_its_records_give(name, tmp_path):
     folder = tmp_path / name
     shutil.copytree(MODEL_CARDS / name, folder)
     (folder / "README.md").unlink()
-    write_card(folder)
+    RunFolder(folder).write_card()
     assert (folder / "README.md").read_text(encoding="utf-8") == (MODEL_CARDS / name / "README.md").read_text(
         encoding="utf-8"
     )

@@ -12,13 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The small commands `trl-unlearn archive` and `trl-unlearn env`. Nothing heavy is imported before it is needed."""
+"""The small commands `trl-unlearn archive`, `env` and `card`. Nothing heavy is imported before it is needed."""
 
 import argparse
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from .exits import fail, one_line
+from .exits import fail, one_line, refusing
 
 
 REQUIRED = ("trl-unlearn", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub")
@@ -80,3 +82,28 @@ def _accelerator() -> str:
     name_of = getattr(torch.get_device_module(kind), "get_device_name", lambda _: kind)
     names = [name_of(index) for index in range(count)]
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) + f" ({kind})"
+
+
+def card(argv: list[str] | None = None, prog: str = "trl-unlearn card") -> None:
+    """Write the card of a finished run anew; results that were measured on other weights are left out."""
+    from trl import TrlParser
+
+    parser = TrlParser(
+        prog=prog,
+        description="Write the model card (README.md) of a finished run anew, from run.json, eval_results.json and "
+        "the figures of its output folder. A card that was edited by hand is lost.",
+    )
+    parser.add_argument("output_dir", help="Output folder of a run that has ended.")
+    with refusing(prog):
+        (args,) = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
+        print(_written_card(Path(args.output_dir)))
+
+
+def _written_card(folder: Path) -> str:
+    from ..hub.folder import CARD_FILE, RunFolder
+
+    own, figures = RunFolder(folder).write_card()
+    results = f"no results: {own.missing.rstrip('.')}"
+    if own.result is not None:
+        results = f"results of {', '.join(own.result.suites)}"
+    return f"{folder / CARD_FILE}: {results}; figures: {', '.join(Path(path).stem for path in figures) or 'none'}"
