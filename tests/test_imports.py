@@ -36,8 +36,9 @@ ALLOWED = {
     "generation": {"encoding", "row_forms"},
     "objectives": set(),
     "metrics": set(),
-    "records": {"_json_record"},
-    "results": {"_json_record"},
+    "records": set(),
+    # The JSON form of its file.
+    "results": {"records"},
     "beliefs": {"encoding", "generation"},
     "data": {"encoding", "row_forms"},
     "hub": {"records", "results"},
@@ -53,17 +54,16 @@ ALLOWED = {
         "results",
         "hub",
     },
-    "evaluation": {"_json_record", "row_forms", "encoding", "token_scores", "generation", "metrics", "results"},
-    "scripts": {"_json_record", "trainer", "data", "evaluation", "hub", "records", "results", "row_forms", "encoding"},
+    "evaluation": {"row_forms", "encoding", "token_scores", "generation", "metrics", "records", "results"},
+    "scripts": {"trainer", "data", "evaluation", "hub", "records", "results", "row_forms", "encoding"},
     "cli": {"scripts"},
     "__main__": {"cli"},
     # Under `TYPE_CHECKING`, for the names that are loaded at first use.
     "__init__": {"records", "results", "trainer"},
-    "_json_record": set(),
     "_trl": set(),
 }
-PLUMBING = {"_trl", "_json_record", "__init__"}
-STANDARD_LIBRARY_ONLY = {"records", "results", "_json_record"}
+PLUMBING = {"_trl", "__init__"}
+STANDARD_LIBRARY_ONLY = {"records", "results"}
 
 
 def modules():

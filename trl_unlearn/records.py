@@ -12,25 +12,150 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The typed record of a run, `run.json`, and what of its options decides it. Standard library only."""
+"""Records as checked JSON files, `run.json`, and which options are no settings of a run. Standard library only."""
 
-import dataclasses
 import hashlib
 import json
+import math
+import numbers
+import os
+import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
-from ._json_record import SCHEMA_VERSION, JsonRecord
+
+SCHEMA_VERSION = 1
+
+
+def _to_json(value: Any, where: str) -> Any:
+    """Plain JSON data: numbers of any library become Python's, NaN and infinities become None."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"`{where}` has the key {key!r}; JSON takes strings only: write it as a string.")
+        return {key: _to_json(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise ValueError(
+        f"`{where}` is a `{type(value).__name__}`, which JSON cannot hold; expected a number, a string, a bool, None, "
+        f"or lists and dicts of these: convert it first."
+    )
+
+
+def json_text(value: Any, where: str) -> str:
+    """Text of a readable JSON file that is no record. NaN and infinities become null, which every reader knows."""
+    return json.dumps(_to_json(value, where), indent=2, allow_nan=False) + "\n"
+
+
+def _hint_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("NoneType", "None")
+
+
+def _from_json(hint: Any, value: Any, where: str) -> Any:
+    """`value`, read from JSON, checked against the type `hint`; null for a `float` comes back as NaN."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if value is None and types.NoneType in options:
+        return None
+    for option in options:
+        origin, args = get_origin(option) or option, get_args(option)
+        if option is Any:
+            return value
+        if is_dataclass(option) and isinstance(value, dict):
+            return _record_from_json(option, value, where)
+        if origin is dict and isinstance(value, dict):
+            return {key: _from_json(args[1], item, f"{where}.{key}") for key, item in value.items()}
+        if origin is list and isinstance(value, list):
+            return [_from_json(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+        # Some writers write 1.0 as 1. But a bool is an int in Python, and true must not pass for 1.0.
+        if option is float and (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
+            return math.nan if value is None else value
+        if option in (int, str, bool) and type(value) is option:
+            return value
+    raise ValueError(f"`{where}` is {value!r} (`{type(value).__name__}`), expected `{_hint_name(hint)}`: correct it.")
+
+
+def _record_from_json(cls: type, data: dict[str, Any], where: str) -> Any:
+    known = {item.name: item for item in fields(cls)}
+    unknown = sorted(set(data) - set(known))
+    if unknown:
+        raise ValueError(
+            f"`{where}` has the unknown keys {unknown}; a `{cls.__name__}` has {list(known)}: remove them, or read "
+            f"the file with the version of trl-unlearn that wrote it."
+        )
+    required = (name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING)
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise ValueError(f"`{where}` lacks the keys {missing} of a `{cls.__name__}`: it is not a complete record.")
+    hints = get_type_hints(cls)
+    return cls(**{name: _from_json(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+class JsonRecord:
+    """Parent of the records, which are dataclasses with a `schema_version`: their JSON form and their files."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON data; a number that is not finite is None."""
+        return _to_json(asdict(self), type(self).__name__)
+
+    def to_json(self) -> str:
+        """The text of the record's file."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """
+        The record that [`~JsonRecord.to_dict`] returned; None in place of a `float` is NaN.
+
+        Raises:
+            `ValueError`: On another `schema_version`, an unknown or missing key, or a value of another type.
+        """
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"`schema_version` is {version!r}, this version of trl-unlearn reads {SCHEMA_VERSION}: use the "
+                f"version that wrote the record, or write it anew."
+            )
+        return _record_from_json(cls, data, cls.__name__)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the record's file, and its folder if needed. A reader never sees half a file."""
+        path, text = Path(path), self.to_json()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not `tempfile`: its files are readable by their owner only, and the mode would stay.
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            # Half a surrogate pair, as in a path that is not UTF-8, becomes the escape that JSON reads back.
+            unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Read a file of [`~JsonRecord.save`]; a `ValueError` if it holds no JSON or another record."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"`{path}` is not JSON ({error}); expected a saved `{cls.__name__}`.") from error
+        return cls.from_dict(data)
 
 
 _METHOD_LABELS = {"bs_t": "BS-T"}
 
-# The options that do not change what a run makes, of the config and of the scripts. Any other one does: an unfinished
-# run is gone on with, and a finished one taken over, only where the others are the same, and these are not recorded.
+# Options, of the config and of the scripts, that do not change what a run makes. Every other option is a setting: an
+# unfinished run is resumed, and a finished one taken over, only with the same settings. Options that stand here are
+# not recorded either, and no card shows them. This is the only such list.
 NO_SETTINGS = frozenset(
     (
-        # Where things go, how a run goes on, and what else is made beside it or after it.
+        # Where things go, how a run is resumed, and what else is made beside it or after it.
         *("output_dir", "resume_from_checkpoint", "restore_callback_states_from_checkpoint"),
         *("do_train", "do_eval", "do_predict", "evaluate", "methods", "seeds", "requests", "suites", "judge_replies"),
         # What is published.
@@ -44,7 +169,7 @@ NO_SETTINGS = frozenset(
         # Which checkpoints are kept.
         *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"),
         *("enable_jit_checkpoint", "remove_belief_state"),
-        # How rows come to the model, and how many a pass takes that trains nothing.
+        # How rows come to the model, and the batches of passes that train nothing.
         *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataset_num_proc"),
         *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
         *("belief_batch_size", "evaluation_batch_size", "torch_empty_cache_steps", "ddp_timeout", "local_rank"),
@@ -54,82 +179,41 @@ NO_SETTINGS = frozenset(
 
 def settings_digest(*arguments: Any) -> str:
     """
-    A digest of what decides a run, to know whether an earlier one is the one that is asked for. It is of the arguments
-    as they were parsed: take it before a script fills in what was left open.
+    Digest of the settings of a run, 16 hexadecimal digits: whether an earlier run is the same one.
 
-    Args:
-        *arguments (dataclasses):
-            Arguments, of which `NO_SETTINGS` do not count.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
+    Take it of the arguments as they were parsed, before a script fills in what was left open: a default that is
+    looked up later, such as the folder of the embedded lab, may differ between machines and versions.
     """
-    names = [(one, field.name) for one in arguments for field in dataclasses.fields(one)]
+    names = [(one, field.name) for one in arguments for field in fields(one)]
     settings = {name: str(getattr(one, name)) for one, name in names if name not in NO_SETTINGS}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass
 class Truncation:
-    """
-    What a data set lost because its rows were too long.
+    """What a data set lost because its rows were too long."""
 
-    Args:
-        rows (`int`):
-            The number of rows that were cut off.
-        tokens (`int`):
-            The number of tokens that they lost.
-        max_length (`int`):
-            The number of tokens after which they were cut off.
-    """
-
-    rows: int
-    tokens: int
-    max_length: int
+    rows: int  # that were cut
+    tokens: int  # cut off from these rows
+    max_length: int  # tokens that a row may have
 
 
 @dataclass
 class DatasetRecord:
-    """
-    A data set by name, size and hash; never its text.
+    """A data set by name, size and hash; never its text."""
 
-    Args:
-        name (`str`):
-            The name or the path as it was given.
-        rows (`int`):
-            The number of rows that were used.
-        sha256 (`str`):
-            The hash of the encoded rows, hexadecimal.
-        config (`str`, *optional*):
-            The configuration, for instance `"forget10"`.
-        split (`str`, *optional*):
-            The split, for instance `"train[:100]"`.
-        on_hub (`bool`, *optional*, defaults to `False`):
-            Whether `name` is an id on the Hub. A relative path looks the same, so it has to be said.
-        truncation ([`Truncation`], *optional*):
-            What was cut off, if anything was.
-    """
-
-    name: str
+    name: str  # as given; of a path its last two parts
     rows: int
-    sha256: str
+    sha256: str  # of the encoded rows: input ids and labels
     config: str | None = None
     split: str | None = None
+    # A relative path looks like an id on the Hub.
     on_hub: bool = False
     truncation: Truncation | None = None
 
 
 def quantization_label(config: Mapping[str, Any] | None) -> str | None:
-    """
-    A quantisation in words.
-
-    Args:
-        config (`Mapping[str, Any]`, *optional*):
-            Its settings, as transformers writes them.
-
-    Returns:
-        `str` or None: for instance `"4 bits (nf4)"`; None for weights as they are.
-    """
+    """Transformers' settings of a quantisation in words, for instance `"4 bits (nf4)"`; None without any."""
     if not config:
         return None
     if config.get("load_in_4bit"):
@@ -139,91 +223,39 @@ def quantization_label(config: Mapping[str, Any] | None) -> str | None:
 
 @dataclass
 class AdapterRecord:
-    """
-    The adapter that was trained.
+    """The adapter that was trained. Some kinds have no rank, no scale or no modules."""
 
-    Args:
-        type (`str`):
-            PEFT's name of the kind, for instance `"LORA"`.
-        r (`int`, *optional*):
-            The rank, for kinds that have one.
-        alpha (`float`, *optional*):
-            The scale, for kinds that have one.
-        target_modules (`list[str]` or `str`, *optional*):
-            The modules it is on.
-        continued_from (`str`, *optional*):
-            The adapter that training went on from, name or path as given.
-    """
-
-    type: str
+    type: str  # PEFT's name, for instance "LORA"
     r: int | None = None
     alpha: float | None = None
     target_modules: list[str] | str | None = None
-    continued_from: str | None = None
+    continued_from: str | None = None  # name or path of the adapter that training started from
 
 
 @dataclass
 class BeliefRefresh:
-    """
-    One sampling of the beliefs.
-
-    Args:
-        epoch (`float`):
-            When, in epochs.
-        count (`int`):
-            The number of beliefs kept.
-        mean_length (`float`):
-            Their mean length, in tokens.
-        mean_logp (`float`):
-            The mean over beliefs of their mean log-probability a token, in nats, when they were sampled.
-        target_share (`float`):
-            The share that repeats the target.
-        seconds (`float`):
-            How long it took.
-        sha256 (`str`):
-            The hash of the beliefs, hexadecimal.
-    """
+    """One sampling of the beliefs."""
 
     epoch: float
-    count: int
-    mean_length: float
-    mean_logp: float
-    target_share: float
+    count: int  # beliefs that were kept
+    mean_length: float  # in tokens
+    mean_logp: float  # nats per token, mean over beliefs, under the model that sampled them
+    target_share: float  # of beliefs that repeat the target
     seconds: float
     sha256: str
 
 
 @dataclass
 class BeliefAudit:
-    """
-    What can be said of the beliefs without their text.
+    """What can be said of the beliefs without their text."""
 
-    Args:
-        coverage (`float`):
-            The share of forget rows that had beliefs of their own; must be 1.
-        refreshes (`list[BeliefRefresh]`):
-            Every sampling, in order.
-    """
-
-    coverage: float
+    coverage: float  # share of forget rows that had beliefs of their own; must be 1
     refreshes: list[BeliefRefresh]
 
 
 @dataclass
 class ChainLink:
-    """
-    One of several unlearning requests that were served one after another.
-
-    Args:
-        request (`str`):
-            The name of the request.
-        forget_set ([`DatasetRecord`]):
-            What was to be forgotten.
-        steps (`int`):
-            The optimiser steps it took.
-        seconds (`float`):
-            How long it took.
-    """
+    """An unlearning request that was served before this run, on the same model."""
 
     request: str
     forget_set: DatasetRecord
@@ -234,49 +266,35 @@ class ChainLink:
 @dataclass(kw_only=True)
 class UnlearningRun(JsonRecord):
     """
-    What a training run was: `run.json`. No text of the data, no text of a belief.
+    The record of a training run, `run.json`. It holds no text of the data and no text of a belief.
 
     Args:
         schema_version (`int`, *optional*, defaults to 1):
-            The version of this format.
+            Version of this format.
         status (`str`, *optional*, defaults to `"trained"`):
-            What was done to the model.
-        base_model (`str`):
-            Name or path of the model as given.
-        base_model_on_hub (`bool`):
-            Whether `base_model` is an id on the Hub. A relative path looks the same, so it has to be said.
-        base_model_revision (`str`, *optional*):
-            Its revision.
+            `"trained"` or `"merged"`.
+        base_model (`str`), base_model_on_hub (`bool`), base_model_revision (`str`, *optional*):
+            Name or path as given; whether it is an id on the Hub, which a relative path looks like; its revision.
         base_quantization (`dict[str, Any]`, *optional*):
-            How its weights were quantised in training, in the words of transformers; None if they were not.
+            How the base was quantised in training, in transformers' words; None if it was not.
         adapter ([`AdapterRecord`], *optional*):
             The adapter; None for full fine-tuning.
-        forget_set ([`DatasetRecord`]):
-            What was to be forgotten.
-        retain_set ([`DatasetRecord`], *optional*):
-            What was to be kept; None if there was none.
+        forget_set ([`DatasetRecord`]), retain_set ([`DatasetRecord`], *optional*):
+            The data.
         hyperparameters (`dict[str, Any]`):
-            The fields of the training config, `forget_loss_type` and `lambda_bss` among them.
+            Settings of the training config, `forget_loss_type` and `lambda_bss` among them.
         steps (`int`), epochs (`float`), effective_batch_size (`int`), seed (`int`), world_size (`int`):
-            What was realised.
+            As they were realised.
         stopped (`str`, *optional*):
-            Why training ended before its last step, in a sentence; None if it did not.
+            Why training ended before its last step, as a sentence.
         chain (`list[ChainLink]`):
-            The requests that were served before this one, in order.
+            Requests that were served before this one, in order.
         belief_audit ([`BeliefAudit`], *optional*):
             None for a method without sequence beliefs.
-        training_log (`list[dict[str, float | None]]`):
-            `step`, `epoch` and what was logged there. None stands for a number that was not finite.
-        final_metrics (`dict[str, float | None]`):
-            The metrics that training ended with.
-        versions (`dict[str, str]`):
-            Library -> version.
-        started_at (`str`):
-            ISO 8601.
-        seconds (`float`):
-            How long it took.
-        hardware (`str`):
-            In words.
+        training_log (`list[dict[str, float | None]]`), final_metrics (`dict[str, float | None]`):
+            Logged numbers with `step` and `epoch`, and those of the end. None: the number was not finite.
+        versions (`dict[str, str]`), hardware (`str`), started_at (`str`), seconds (`float`):
+            Library -> version; the devices in words; ISO 8601; the duration.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -314,12 +332,12 @@ class UnlearningRun(JsonRecord):
 
     @property
     def is_adapter(self) -> bool:
-        """`bool`: whether the model is an adapter, which one that is merged is no longer."""
+        """`bool`: Whether the model is an adapter. A merged one no longer is."""
         return self.adapter is not None and self.status != "merged"
 
     @property
     def method(self) -> str:
-        """`str`: the method's name: `"BS-T"`, `"BS-S"`, `"NPO"`, or `"BS-S on NPO"`."""
+        """`str`: Name of the method, for instance `"BS-T"`, `"BS-S"`, `"NPO"` or `"BS-S on NPO"`."""
         loss = self.hyperparameters["forget_loss_type"]
         label = _METHOD_LABELS.get(loss, loss.upper())
         if self.hyperparameters["lambda_bss"] == 0:

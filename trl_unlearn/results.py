@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What an evaluation measured: `eval_results.json`, and the words of every table. Standard library only."""
+"""`eval_results.json`, and the names, order and words of every table, card and figure. Standard library only."""
 
 import math
 import platform
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, NamedTuple, Self
 
-from ._json_record import SCHEMA_VERSION, JsonRecord
+from .records import SCHEMA_VERSION, JsonRecord
 
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
@@ -33,7 +33,7 @@ DIFFERENCES = {
     "unlearned - retrained": ("unlearned", "retrained"),
 }
 
-# How far a figure of memorization may be off before that means something.
+# Differences of memorization up to this one are noise.
 MEMORIZATION_MARGIN = 0.1
 
 
@@ -156,54 +156,27 @@ COMPARISON_COLUMNS = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """
-    The value of a metric.
-
-    Args:
-        value (`float`):
-            The value. NaN if it was computed and is not a number.
-        n (`int`, *optional*):
-            The number of rows it is computed from; None for a value that is made of other metrics.
-        stderr (`float`, *optional*):
-            The standard error: of the mean, or a bootstrap's over rows.
-    """
+    """The value of a metric. NaN: it was computed and is not a number."""
 
     value: float
-    n: int | None = None
-    stderr: float | None = None
+    n: int | None = None  # rows behind the value; None if it is not computed from rows
+    stderr: float | None = None  # of the mean, or a bootstrap's over rows
 
 
 @dataclass(frozen=True)
 class Unmeasured:
-    """
-    Why a metric has no value: scores that are not finite.
+    """Why a metric that was run has no value: scores that are not finite."""
 
-    Args:
-        rows (`int`, *optional*):
-            The number of rows with such scores; None for a metric that is made of others, of which one has no value.
-        n (`int`, *optional*):
-            The number of rows that the value would have been computed from.
-    """
-
-    rows: int | None = None
-    n: int | None = None
+    rows: int | None = None  # with such scores; None if the metric is made of others, one of which has no value
+    n: int | None = None  # rows that the value would have been computed from
 
 
 @dataclass(frozen=True)
 class Difference:
-    """
-    How far two models are apart on the same rows.
-
-    Args:
-        value (`float`):
-            The value of the one minus that of the other.
-        low, high (`float`):
-            The ends of a 95 % interval: percentiles of a bootstrap over rows, which are drawn for both alike.
-        n (`int`, *optional*):
-            The number of rows; None for a metric that is made of others.
-    """
+    """Value of one model minus that of another on the same rows, with a 95 % interval."""
 
     value: float
+    # Percentiles of a bootstrap over rows that are drawn for both models alike.
     low: float
     high: float
     n: int | None = None
@@ -233,27 +206,25 @@ class SuiteOutcome(JsonRecord):
 @dataclass(kw_only=True)
 class EvaluationResult(JsonRecord):
     """
-    What an evaluation measured: `eval_results.json`. A metric that was not run, or that could not be measured, is
-    absent from `models`, never zero.
+    What an evaluation measured, `eval_results.json`. A metric that was not run or has no value is absent from
+    `models`, never zero.
 
     Args:
         schema_version (`int`, *optional*, defaults to 1):
-            The version of this format.
+            Version of this format.
         parity (`str`):
             `"open-unlearning"` or `"strict"`: whose definitions the metrics follow.
         suites (`list[str]`):
-            The suites that were run, for instance `["tofu"]`.
+            Suites that were run, for instance `["tofu"]`.
         models (`dict[str, dict[str, Measurement] | None]`):
-            `"target"`, `"unlearned"` and `"retrained"` -> metric name -> measurement. None, or no entry, for a model
-            that was not evaluated.
+            `"target"`, `"unlearned"` and `"retrained"` -> metric -> [`Measurement`]; None for a model that was not
+            evaluated.
         differences (`dict[str, dict[str, Difference]]`, *optional*):
-            A key of `DIFFERENCES` -> metric name -> paired difference.
+            A key of `DIFFERENCES` -> metric -> paired [`Difference`].
         not_measured (`dict[str, dict[str, Unmeasured]]`, *optional*):
-            Role -> name of a metric that was run and has no value -> why.
-        protocol (`dict[str, Any]`):
-            How it was measured: rows a set, `fluency_source`, `max_completion_length`, seed, dtype.
-        environment (`dict[str, Any]`):
-            Versions of the libraries, and the device.
+            Role -> metric without a value -> [`Unmeasured`].
+        protocol (`dict[str, Any]`), environment (`dict[str, Any]`):
+            How it was measured (rows a set, `fluency_source`, seed, dtype, weights); versions and device.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -335,44 +306,20 @@ class EvaluationResult(JsonRecord):
         )
 
     def get(self, role: str, metric: str) -> Measurement | None:
-        """
-        One measurement.
-
-        Args:
-            role (`str`):
-                `"target"`, `"unlearned"` or `"retrained"`.
-            metric (`str`):
-                The metric's name, for instance `"forget/probability"`.
-
-        Returns:
-            [`Measurement`] or None: None if it was not run.
-        """
+        """The measurement of a metric, for instance `"forget/probability"`, of a role; None if it was not run."""
         return (self.models[role] or {}).get(metric)
 
     def value(self, role: str, metric: str) -> float | None:
-        """
-        The value of one measurement.
-
-        Args:
-            role (`str`):
-                `"target"`, `"unlearned"` or `"retrained"`.
-            metric (`str`):
-                The metric's name, for instance `"forget/probability"`.
-
-        Returns:
-            `float` or None: None if it was not run or is not finite.
-        """
+        """The value of a measurement; None if it was not run or is not finite."""
         measurement = self.get(role, metric)
         return measurement.value if measurement is not None and math.isfinite(measurement.value) else None
 
     def rows(self) -> Iterator[tuple[str, str, list[Measurement | Unmeasured | None]]]:
         """
-        The rows of a table: every metric of `METRICS` in its order, unless its suite was not run, then what else was
-        measured.
+        The rows of a table: group, metric, and a measurement (None: not run) for each of `MODEL_ROLES`.
 
-        Returns:
-            `Iterator[tuple[str, str, list[Measurement | Unmeasured | None]]]`: group (`"other"` for what `METRICS`
-            does not have), metric name, and a measurement (None = not run) for each of `MODEL_ROLES`.
+        These are the metrics of `METRICS` whose suite was run, in their order, then what else was measured, in the
+        group `"other"`.
         """
         run = {role: {**(self.models[role] or {}), **self.not_measured.get(role, {})} for role in MODEL_ROLES}
         measured = dict.fromkeys(name for metrics in run.values() for name in metrics)
@@ -385,25 +332,14 @@ class EvaluationResult(JsonRecord):
             yield group, name, [run[role].get(name) for role in MODEL_ROLES]
 
     def difference_rows(self) -> Iterator[tuple[str, str, list[Difference | None]]]:
-        """
-        The rows of a table of paired differences, in the order of [`EvaluationResult.rows`].
-
-        Returns:
-            `Iterator[tuple[str, str, list[Difference | None]]]`: group, metric name, and a difference for each of
-            `DIFFERENCES`; metrics without any are left out.
-        """
+        """Group, metric and a difference for each of `DIFFERENCES`, in the order of [`EvaluationResult.rows`]."""
         for group, name, _ in self.rows():
-            found = [self.differences.get(key, {}).get(name) for key in DIFFERENCES]
-            if any(found):
-                yield group, name, found
+            differences = [self.differences.get(key, {}).get(name) for key in DIFFERENCES]
+            if any(differences):
+                yield group, name, differences
 
     def notes(self) -> list[str]:
-        """
-        What must be said below a table of these results.
-
-        Returns:
-            `list[str]`: one sentence or two an item.
-        """
+        """Sentences that must stand below a table of these results."""
         notes = []
         if "tofu" in self.suites:
             notes.append(
@@ -411,7 +347,7 @@ class EvaluationResult(JsonRecord):
             )
         notes += [f"{name.capitalize()}: {METRIC_GROUPS[name]}." for name in self.suites if name in METRIC_GROUPS]
         notes += [f"The {role} model was not evaluated." for role in MODEL_ROLES if self.models[role] is None]
-        notes += [_unmeasured_note(role, found) for role, found in self.not_measured.items() if found]
+        notes += [_unmeasured_note(role, metrics) for role, metrics in self.not_measured.items() if metrics]
         if self.parity == "strict":
             notes.append("Parity: strict. Not to be compared with numbers of open-unlearning.")
         else:
@@ -430,7 +366,7 @@ class EvaluationResult(JsonRecord):
 
 
 def _unmeasured_note(role: str, unmeasured: dict[str, Unmeasured]) -> str:
-    """A sentence that names what has no value, by the number of rows that are to blame."""
+    """A sentence that names the metrics without a value, grouped by the rows whose scores are not finite."""
     groups: dict[str, list[str]] = {}
     for name, why in unmeasured.items():
         share = "made of numbers that are missing" if why.rows is None else f"in {why.rows} of {why.n} rows"
@@ -463,59 +399,34 @@ def _versions() -> dict[str, str]:
 
 def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     """
-    Whether the unlearned model has forgotten by its own evaluation.
+    Whether the unlearned model has forgotten by its own evaluation (None: not known), and a sentence with the figures.
 
     It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
-    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`], which a model comes to that never
-    saw the rows.
-
-    Args:
-        result ([`EvaluationResult`]):
-            What was measured.
-
-    Returns:
-        `tuple[bool | None, str]`: None if it is not known; and a sentence with the figures.
+    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`].
     """
     metric = "forget/extraction_strength"
     target, unlearned, retrained = (result.value(role, metric) for role in MODEL_ROLES)
     missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
     if missing:
         return None, f"Whether it has forgotten is not known: `{metric}` of the {missing[0]} model was not measured."
-    middle, of_what = target / 2, f"half of the target's {target:.3f}"
+    middle, bound = target / 2, f"half of the target's {target:.3f}"
     if retrained is not None:
         middle = (retrained + target) / 2
-        of_what = f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
+        bound = f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
+    # A model that never saw the rows comes up to the margin: common words are guessed.
     if unlearned > max(middle, MEMORIZATION_MARGIN):
-        return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {of_what}."
-    return True, f"`{metric}` is {unlearned:.3f}, not above {of_what}."
+        return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
+    return True, f"`{metric}` is {unlearned:.3f}, not above {bound}."
 
 
 def suite_of(metric: str) -> str:
-    """
-    The suite that measures a metric.
-
-    Args:
-        metric (`str`):
-            Its name, for instance `"privacy/loss_auc"`.
-
-    Returns:
-        `str`: `"tofu"`, or the part of the name before the slash.
-    """
+    """The suite that measures a metric: `"tofu"`, or the part of the metric's name before the slash."""
     part = metric.split("/")[0]
     return part if part in METRIC_GROUPS and part not in _TOFU_GROUPS else "tofu"
 
 
 def format_measurement(measurement: Measurement | Unmeasured | None) -> str:
-    """
-    A measurement as a table shows it.
-
-    Args:
-        measurement ([`Measurement`], [`Unmeasured`] or None):
-            What to show; None = not run.
-
-    Returns:
-        `str`: for instance `"0.931 ± 0.012"`, `"4e-07"`, `"not measured"`, `"not finite"` or `"not run"`.
-    """
+    """A measurement as a table shows it, for instance `"0.931 ± 0.012"`, `"4e-07"` or `"not run"` (None)."""
     if measurement is None:
         return "not run"
     if isinstance(measurement, Unmeasured):
@@ -530,20 +441,11 @@ def format_measurement(measurement: Measurement | Unmeasured | None) -> str:
 
 
 def format_difference(difference: Difference | None) -> str:
-    """
-    A paired difference as a table shows it.
-
-    Args:
-        difference ([`Difference`] or None):
-            What to show; None = one of the two was not run.
-
-    Returns:
-        `str`: for instance `"-0.120 [-0.190, -0.055]"`, or `"not run"`.
-    """
+    """A paired difference as a table shows it, for instance `"-0.120 [-0.190, -0.055]"`; None is `"not run"`."""
     if difference is None:
         return "not run"
     digits = min(_digits(number) for number in (difference.value, difference.low, difference.high))
-    # Adding zero takes the sign off a negative one.
+    # Adding zero turns -0.0, which a rounded difference may be, into 0.0.
     value, low, high = (
         f"{round(number, digits) + 0.0:.{digits}f}" for number in (difference.value, difference.low, difference.high)
     )

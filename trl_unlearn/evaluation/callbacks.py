@@ -27,9 +27,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-from .._json_record import json_text
 from ..encoding import padding_token_id
 from ..generation import whole_model
+from ..records import json_text
 from .plots import draw, plot_squeezing
 from .rows import EncodedSet, rows_as_trained
 from .squeezing import SqueezingPanel, squeezing_index

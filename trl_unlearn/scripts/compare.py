@@ -38,7 +38,6 @@ from typing import Any
 
 from accelerate import PartialState
 
-from .._json_record import json_text
 from ..evaluation.callbacks import ForgettingCurveCallback, SqueezingPanelCallback, curve_point
 from ..evaluation.judge_models import load_fluency_classifier
 from ..evaluation.plots import attempted, draw, plot_curves, plot_squeezing_comparison
@@ -53,6 +52,7 @@ from ..evaluation.tables import (
 )
 from ..evaluation.tofu import Suite
 from ..hub.folder import RunFolder
+from ..records import json_text
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, UnlearnModelConfig

@@ -39,13 +39,12 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .._json_record import json_text
 from ..evaluation.callbacks import sequence_point
 from ..evaluation.plots import attempted, draw, plot_sequence
 from ..evaluation.rows import EncodedSet, encode_set
 from ..evaluation.tables import SequenceStage, comparison_markdown, print_sequence, sequence_dict, sequence_rows
 from ..hub.folder import RunFolder, holds_adapter
-from ..records import ChainLink
+from ..records import ChainLink, json_text
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from .arguments import RETRAINED, StoppingArguments
