@@ -27,68 +27,45 @@ from torch.nn import functional as F
 from ._trl import maybe_gather_lm_head_ctx
 
 
-# Logits of a tile: 32 MiB in float32 stay near a CPU's caches, an accelerator wants large products.
+# Logits of a tile: 32 MiB in float32 stay near a CPU's caches, an accelerator needs large products.
 _TILE_ELEMENTS, _ACCELERATOR_TILE_ELEMENTS = 2**23, 2**27
 
 
 @dataclass(frozen=True)
 class LogitHead:
-    """
-    From hidden states to logits: \\(z = c \\tanh(s (W h + b) / c)\\), without the tanh where c is `None`.
+    r"""From hidden states to logits: \\(z = c \\tanh(s (W h + b) / c)\\), without the tanh where c is None."""
 
-    Args:
-        weight (`torch.Tensor`):
-            W, of shape `(vocab_size, hidden_size)`.
-        bias (`torch.Tensor`, *optional*):
-            b, of shape `(vocab_size,)`.
-        scale (`float`, *optional*, defaults to `1.0`):
-            s (Cohere, Granite).
-        softcap (`float`, *optional*):
-            c (Gemma).
-    """
-
+    # W, [vocabulary, hidden size], and b.
     weight: Tensor
     bias: Tensor | None = None
+    # s (Cohere, Granite).
     scale: float = 1.0
+    # c (Gemma).
     softcap: float | None = None
 
 
 @dataclass(frozen=True)
 class ScoreTerms:
-    """
-    What is computed beside log pi_y.
+    """Scores that are computed beside log pi_y."""
 
-    Args:
-        belief_top_k (`int`, *optional*):
-            Size of H_k in the belief term of BS-T. `None` leaves it out.
-        belief_temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature of q on H_k.
-        belief_exclude_target (`bool`, *optional*, defaults to `False`):
-            Whether the label is taken out of H_k (the k most likely *other* tokens).
-        others (`bool`, *optional*, defaults to `False`):
-            The sum over all tokens but the label (CE-U).
-        reference_shift (`float`, *optional*, defaults to `0.0`):
-            What is taken off the reference's logit of the label (UNDIAL).
-        entropy (`bool`, *optional*, defaults to `False`):
-            Entropy of pi, without gradient.
-        is_top1 (`bool`, *optional*, defaults to `False`):
-            Whether the label is the most likely token (the first of equals).
-        log_variance (`bool`, *optional*, defaults to `False`):
-            Variance of log pi under pi, without gradient.
-    """
-
+    # Size of H_k in the belief term of BS-T (None leaves it out), temperature of q on H_k, and whether H_k holds the k
+    # most likely *other* tokens.
     belief_top_k: int | None = None
     belief_temperature: float = 1.0
     belief_exclude_target: bool = False
+    # The sum over all tokens but the label (CE-U).
     others: bool = False
+    # Subtracted from the reference's logit of the label (UNDIAL).
     reference_shift: float = 0.0
+    # Without gradient: entropy of pi, whether the label is the most likely token (the first of equals), and variance
+    # of log pi under pi.
     entropy: bool = False
     is_top1: bool = False
     log_variance: bool = False
 
 
 class _Tiles:
-    """Products with the weight of a head, tile by tile, in buffers that are used again."""
+    """Products of tiles of hidden states with the weight of a head, in buffers that are used again."""
 
     def __init__(self, head: LogitHead, hidden: Tensor, dtype: torch.dtype, rows: int):
         self.head, self.dtype = head, dtype
@@ -97,7 +74,7 @@ class _Tiles:
         vocab_size = self.weight.size(0)
         self._logits = torch.empty(rows, vocab_size, device=hidden.device, dtype=self.accumulator)
         self._low = None if dtype == self.accumulator else torch.empty_like(self._logits, dtype=dtype)
-        # From bfloat16 straight into float32, which only CUDA can.
+        # Only CUDA multiplies bfloat16 straight into float32.
         self._widens = hidden.device.type == "cuda" and self._low is not None
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -143,17 +120,8 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def gathered(*parameters: Tensor | None) -> AbstractContextManager[None]:
-    """
-    Parameters of a head as whole tensors, where ZeRO-3 shards them; others are as they were.
-
-    Args:
-        *parameters (`torch.Tensor` or None):
-            Weights and biases.
-
-    Returns:
-        `AbstractContextManager`: For as long as they are read.
-    """
-    # Beside the model in training, which is sharded, there are whole ones that it is compared with.
+    """A context with parameters of a head as whole tensors, where ZeRO-3 shards them; others stay as they are."""
+    # The model in training is sharded, a reference may be whole.
     return maybe_gather_lm_head_ctx(*(parameter for parameter in parameters if hasattr(parameter, "ds_status")))
 
 
@@ -177,29 +145,14 @@ class FusedScores(torch.autograd.Function):
 
     The gradient of each score with respect to a hidden state is a difference of two averages of rows of W (for log
     pi_y: \\(W_y - \pi W\\); for the belief term: \\(q W - \pi W\\)). With a frozen head these are stored by the
-    forward, and the backward only weighs them. With a trainable head the backward makes each tile anew.
+    forward, and the backward only weighs them. With a trainable head the backward computes each tile again.
 
-    Args:
-        hidden (`torch.Tensor`):
-            Hidden states of shape `(num_labels, hidden_size)`.
-        weight, bias (`torch.Tensor`):
-            Parameters of the head, which get gradients if they want them.
-        head ([`LogitHead`]):
-            The head.
-        labels (`torch.Tensor`):
-            Label tokens, of shape `(num_labels,)`.
-        reference (`tuple[Tensor, LogitHead]`, *optional*):
-            Hidden states of the reference at the same positions, and its head.
-        terms ([`ScoreTerms`]):
-            What is computed.
-        dtype (`torch.dtype`):
-            Dtype of the products; sums are in float32, or float64 if this is.
-
-    Returns:
-        `tuple[Tensor | None, ...]`: Of shape `(num_labels,)` each: log pi_y; \\(\sum_v q_v \log \pi_v\\) on H_k; the
-        same with q = pi without the label; KL(t || pi) of the (shifted) reference t; then without gradient the entropy
-        of pi, the entropy of t, whether the label is the most likely token, and the variance of log pi under pi.
-        `None` where not asked for.
+    Takes hidden states `[labels, hidden size]`, weight and bias of the head (for their gradients), the head, label
+    tokens `[labels]`, hidden states and head of the reference (or None), [`ScoreTerms`] and the dtype of the products;
+    sums are in float32, or float64 if this is. Returns tensors `[labels]`, None where not computed: log pi_y;
+    \\(\sum_v q_v \log \pi_v\\) on H_k; the same with q = pi without the label; KL(t || pi) of the (shifted) reference
+    t; then without gradient the entropy of pi, the entropy of t, whether the label is the most likely token, and the
+    variance of log pi under pi.
     """
 
     @staticmethod
@@ -212,16 +165,16 @@ class FusedScores(torch.autograd.Function):
             reference_tiles = _Tiles(reference[1], hidden, dtype, rows)
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         keeps_gradients = ctx.needs_input_grad[0] and not trains_head
-        found: list[dict[str, Tensor]] = []
+        tile_scores: list[dict[str, Tensor]] = []
         exponentials = torch.empty_like(tiles._logits)
         for part, part_labels in zip(hidden.split(rows), labels[:, None].split(rows), strict=True):
-            start = sum(len(scores["logps"]) for scores in found)
+            start = sum(len(scores["logps"]) for scores in tile_scores)
             given = None if reference is None else reference[0][start : start + rows]
             buffer = exponentials[: part.size(0)]
-            found.append(
+            tile_scores.append(
                 _score_tile(tiles, part, part_labels, buffer, (reference_tiles, given), terms, keeps_gradients)
             )
-        scores = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+        scores = {name: torch.cat([part[name] for part in tile_scores]) for name in tile_scores[0]}
 
         ctx.head, ctx.reference, ctx.terms, ctx.dtype, ctx.trains_head = head, reference, terms, dtype, trains_head
         ctx.hidden_dtype = hidden.dtype
@@ -229,8 +182,7 @@ class FusedScores(torch.autograd.Function):
             ctx.save_for_backward(hidden, weight, bias, labels, scores["log_z"], scores.get("top"), scores.get("q"))
         elif keeps_gradients:
             ctx.save_for_backward(*(scores.get(f"d_{name}") for name in _DIFFERENTIABLE))
-        unread = [scores[name] for name in _READ_ONLY if name in scores]
-        ctx.mark_non_differentiable(*unread)
+        ctx.mark_non_differentiable(*(scores[name] for name in _READ_ONLY if name in scores))
         return tuple(scores.get(name) for name in (*_DIFFERENTIABLE, *_READ_ONLY))
 
     @staticmethod
@@ -260,13 +212,14 @@ def _score_tile(
     terms: ScoreTerms,
     keeps_gradients: bool,
 ) -> dict[str, Tensor]:
-    """Scores of one tile of tokens by name, those that a backward needs included."""
+    """Scores of one tile of tokens by name, including those that only a backward reads."""
+    # z, then e, are the buffers of a tile: each is overwritten in place, in this order.
     z = tiles.logits(hidden)
     z_y = z.gather(-1, labels)
-    found: dict[str, Tensor] = {}
+    scores: dict[str, Tensor] = {}
     if terms.is_top1:
         top, index = z.max(-1, keepdim=True)
-        found["is_top1"] = (index == labels)[:, 0]
+        scores["is_top1"] = (index == labels)[:, 0]
     else:
         top = z.amax(-1, keepdim=True)
     slope = tiles.slope(z) if keeps_gradients else None
@@ -280,40 +233,43 @@ def _score_tile(
         # With k = |V| the excluded target is among the top with weight 0; 0 x its finite logit is 0.
         belief_z = (q * (z.gather(-1, candidates) - top)).sum(-1, keepdim=True)
 
-    # The label stands apart from the other tokens: where it has nearly all of the mass, nothing cancels.
+    # log pi_y = z_y - top - log(e_others + e_y), e = exp(z - top). The label is summed apart from the other tokens:
+    # where it has nearly all of the mass, a difference of two sums would cancel.
     e = torch.exp(torch.sub(z, top, out=buffer), out=buffer)
     e_y = e.gather(-1, labels)
     e.scatter_(-1, labels, 0.0)
     e_others = e.sum(-1, keepdim=True)
     total = e_others + e_y
     log_total = total.log()
-    found["logps"] = (z_y - top - log_total)[:, 0]
-    found["log_z"] = (top + log_total)[:, 0]
+    scores["logps"] = (z_y - top - log_total)[:, 0]
+    scores["log_z"] = (top + log_total)[:, 0]
     if candidates is not None:
-        found["beliefs"] = (belief_z - log_total)[:, 0]
-        found |= {"top": candidates, "q": q}
+        scores["beliefs"] = (belief_z - log_total)[:, 0]
+        scores |= {"top": candidates, "q": q}
+    # Averages over the vocabulary as products e . z: `e * z` would need another buffer of the size of the tile.
     if terms.entropy or terms.others or terms.log_variance:
         mean_z = torch.bmm(e[:, None], z[:, :, None])[:, 0]
         if terms.others:
-            found["others"] = (mean_z / e_others - top - log_total)[:, 0]
+            scores["others"] = (mean_z / e_others - top - log_total)[:, 0]
         mean_z = (mean_z + e_y * z_y) / total
         if terms.entropy:
-            found["entropy"] = (top + log_total - mean_z)[:, 0]
+            scores["entropy"] = (top + log_total - mean_z)[:, 0]
         if terms.log_variance:
             # About the mean: a difference of two second moments would cancel where pi is nearly flat.
             squares = (z - mean_z).square_()
             spread = torch.bmm(e[:, None], squares[:, :, None])[:, 0]
-            found["log_variance"] = ((spread + e_y * (z_y - mean_z).square()) / total)[:, 0]
+            scores["log_variance"] = ((spread + e_y * (z_y - mean_z).square()) / total)[:, 0]
 
     t = None
+    # KL(t || pi) = sum_v t_v (log t_v - log pi_v), with log pi_v = z_v - top - log_total.
     if reference[0] is not None:
         log_t, t = _softmax_of_reference(*reference, labels, terms.reference_shift)
-        found["reference_entropy"] = -torch.bmm(t[:, None], log_t[:, :, None])[:, 0, 0]
+        scores["reference_entropy"] = -torch.bmm(t[:, None], log_t[:, :, None])[:, 0, 0]
         log_ratio = log_t.sub_(z).add_(top + log_total)
-        found["kl"] = torch.bmm(t[:, None], log_ratio[:, :, None])[:, 0, 0]
+        scores["kl"] = torch.bmm(t[:, None], log_ratio[:, :, None])[:, 0, 0]
     if not keeps_gradients:
-        return found
-    return found | _directions(tiles, labels, e, e_y, e_others, slope, found, t)
+        return scores
+    return scores | _directions(tiles, labels, e, e_y, e_others, slope, scores, t)
 
 
 def _directions(
@@ -323,25 +279,28 @@ def _directions(
     e_y: Tensor,
     e_others: Tensor,
     slope: Tensor | None,
-    found: dict[str, Tensor],
+    scores: dict[str, Tensor],
     t: Tensor | None,
 ) -> dict[str, Tensor]:
-    """Gradient of each score with respect to the hidden states, as `d_<name>`; consumes `e` and `t`."""
+    """Gradient of each score with respect to the hidden states, as `d_<name>`; overwrites `e` and `t`."""
+    # With rows w_v of W, times the slope of a soft cap: d log pi_y = w_y - sum_v pi_v w_v. The label's part is written
+    # as (e_others w_y - sum_{v != y} e_v w_v) / total, where nothing cancels as pi_y goes to 1.
     weight, scale, total = tiles.weight, tiles.head.scale, e_others + e_y
     row_y = weight[labels[:, 0]].to(e.dtype)
     if slope is not None:
         e.mul_(slope)
         row_y = row_y * slope.gather(-1, labels)
+    # `e` has no label.
     others = tiles.pull(e)
     gradients = {"d_logps": (e_others * row_y - others) / total * scale}
     mean_row = (others + e_y * row_y) / total
-    if "beliefs" in found:
-        q, candidates = found["q"], found["top"]
+    if "beliefs" in scores:
+        q, candidates = scores["q"], scores["top"]
         if slope is not None:
             q = q * slope.gather(-1, candidates)
         believed = F.embedding_bag(candidates, weight, per_sample_weights=q.to(weight.dtype), mode="sum")
         gradients["d_beliefs"] = (believed.to(e.dtype) - mean_row) * scale
-    if "others" in found:
+    if "others" in scores:
         gradients["d_others"] = (others / e_others - mean_row) * scale
     if t is not None:
         if slope is not None:
@@ -351,7 +310,7 @@ def _directions(
 
 
 def _backward_with_head(ctx: Any, upstream: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Gradients of the hidden states, the weight and the bias, from tiles that are made anew."""
+    """Gradients of the hidden states, the weight and the bias, from tiles that are computed again."""
     hidden, weight, bias, labels, log_z, candidates, q = ctx.saved_tensors
     reference = () if ctx.reference is None else (ctx.reference[1].weight, ctx.reference[1].bias)
     with gathered(weight, bias, *reference):
@@ -372,6 +331,7 @@ def _backward_with_head(ctx: Any, upstream: tuple[Tensor | None, ...]) -> tuple[
             p = z.sub_(log_z[part, None]).exp_()
             p_y = p.gather(-1, y)
             p_others = p.scatter_(-1, y, 0.0).sum(-1, keepdim=True) if ctx.terms.others else 1.0
+            # dL/dz = g_y (1_y - p) + g_b (q - p) + g_o (p_others / sum p_others - p) + g_kl (p - t), summed in p.
             g = [x[part, None] for x in (g_y, g_beliefs, g_others, g_kl)]
             common = g[3] - g[0] - g[1] - g[2]
             p.mul_(common + g[2] / p_others)

@@ -126,7 +126,7 @@ class _BeliefFile:
 
 @dataclass(frozen=True)
 class BeliefSampling:
-    """How the beliefs of each forget row are drawn; see [`~trl_unlearn.generation.generate`] for what is not said."""
+    """How the beliefs of each forget row are drawn; see [`~trl_unlearn.generation.generate`] for the rest."""
 
     # Beliefs kept for each row (N), and sequences sampled for each (M >= N): the highest mean log-probs are kept.
     num_beliefs: int

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Rows to token ids and labels: the only tokenisation, for training and evaluation alike."""
+"""Rows to token ids and labels, and back to batches: the only tokenisation, for training and evaluation alike."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -32,7 +32,7 @@ from .row_forms import check_messages, is_conversation, prompt_and_answer, templ
 logger = logging.getLogger(__name__)
 
 ENCODED_COLUMNS = ("input_ids", "labels", "prompt_length")
-# No answer begins, or ends, like both of them.
+# Two answers, to see what a chat template writes around every answer: no answer begins, or ends, like both of them.
 _PROBES = ("1", "a")
 _ROW_FORMS = (
     "`prompt` and `completion` (strings or messages), `messages` (the last turn is the assistant's), `{text_field}`, "
@@ -41,40 +41,18 @@ _ROW_FORMS = (
 
 
 def ends_turn(token_id: int, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """
-    Tell whether a token closes a completion: the EOS token or another special token, such as `<|eot_id|>`.
-
-    Args:
-        token_id (`int`):
-            Last label of a row.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer that made it.
-
-    Returns:
-        `bool`: `True` for a special token.
-    """
+    """Whether a token closes a completion: the EOS token or another special token, such as `<|eot_id|>`."""
     if token_id in tokenizer.all_special_ids:
         return True
     if tokenizer.is_fast:
-        # `added_tokens_decoder` is built anew by each look-up: milliseconds where a vocabulary has thousands of them.
+        # Not `added_tokens_decoder`, which each look-up builds anew: milliseconds for thousands of added tokens.
         return bool(tokenizer.decode(token_id)) and not tokenizer.decode(token_id, skip_special_tokens=True)
     added = tokenizer.added_tokens_decoder.get(token_id)
     return added is not None and added.special
 
 
 def closing_token_id(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """
-    The special token that closes the answer of an encoded row.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            Encoded row (`labels`).
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer that made it.
-
-    Returns:
-        `int` or None: Its last label if that [`ends_turn`]; None for a row that was cut off, which nothing closes.
-    """
+    """Special token that closes an encoded row's answer (its last label); None if there is none, or it was cut off."""
     if row.get("truncated_tokens"):
         return None
     last = next((label for label in reversed(row["labels"]) if label != -100), None)
@@ -82,7 +60,7 @@ def closing_token_id(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase)
 
 
 def answer_ids(row: Mapping[str, Any]) -> list[int]:
-    """Tokens of an encoded row's answer: those after the prompt of its beliefs, up to its last label."""
+    """Tokens of an encoded row's answer: those after [`prompt_ids`], up to its last label."""
     end = max((i + 1 for i, label in enumerate(row["labels"]) if label != -100), default=0)
     return list(row["input_ids"][row["prompt_length"] : end])
 
@@ -104,45 +82,20 @@ def spread_evenly(count: int, most: int | None) -> list[int]:
 
 
 def answer_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An encoded row whose prompt has no labels: in raw text it has, which other answers to it have not."""
+    """An encoded row without labels on its prompt, where raw text has some that other answers to it have not."""
     start = row["prompt_length"]
     return {**row, "labels": [-100] * start + list(row["labels"][start:])}
 
 
 def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list[int]]:
-    """
-    Encoded row of a generated completion, whose tokens are all labels.
-
-    Args:
-        prompt (`list[int]`):
-            Token ids of the prompt.
-        completion (`list[int]`):
-            Token ids of the completion.
-
-    Returns:
-        `dict[str, list[int]]`: `input_ids` and `labels`.
-    """
+    """Encoded row (`input_ids`, `labels`) of a generated completion, whose tokens are all labels."""
     return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
 
 
 def repeats(sample: Sequence[int], answer: Sequence[int], end_ids: Collection[int]) -> bool:
-    """
-    Tell whether a sample repeats an answer token for token, as far as both go.
-
-    A sample that was cut off repeats the answer up to there, and an answer that was cut off is repeated by a sample
-    that goes on. Where one of them has ended, the other one has to end too.
-
-    Args:
-        sample (`Sequence[int]`):
-            Token ids of the sample, with the token that ended it, if one did.
-        answer (`Sequence[int]`):
-            Token ids of the answer, likewise.
-        end_ids (`Collection[int]`):
-            Tokens that end a completion, which count as the same.
-
-    Returns:
-        `bool`: `True` for a sample without a token, which says nothing else.
-    """
+    """Whether a sample repeats an answer token for token, as far as both go; `end_ids` all count as the same token."""
+    # Where one of them was cut off, the other may be longer. Where one has ended, the other has to end there too. A
+    # sample without a token repeats everything.
     sample, answer = ([None if token in end_ids else token for token in ids] for ids in (sample, answer))
     return all(a == b for a, b in zip(sample, answer, strict=False))
 
@@ -161,13 +114,14 @@ def _encode_conversation(row: Mapping[str, Any], tokenizer) -> tuple[list[int], 
     given = {**template_arguments(row), "return_dict": False}
     others = [[{"role": "assistant", "content": probe}] for probe in _PROBES]
     try:
-        prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given)
+        prompt_tokens = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given)
         ids, *other_ids = [tokenizer.apply_chat_template(prompt + end, **given) for end in (answer, *others)]
-        if prompt[0]["role"] == "system" and len(prompt) > 1 and ids[: len(prompt_ids)] != prompt_ids:
-            # Mistral's templates leave the system turn out where an answer follows. A model is asked with it.
+        if prompt[0]["role"] == "system" and len(prompt) > 1 and ids[: len(prompt_tokens)] != prompt_tokens:
+            # Mistral's templates leave the system turn out where an answer follows, but a generation is prompted with
+            # it: put it back in front.
             bare_ids = tokenizer.apply_chat_template(prompt[1:], add_generation_prompt=True, **given)
             if ids[: len(bare_ids)] == bare_ids:
-                ids, *other_ids = [prompt_ids + one[len(bare_ids) :] for one in (ids, *other_ids)]
+                ids, *other_ids = [prompt_tokens + one[len(bare_ids) :] for one in (ids, *other_ids)]
     except TemplateError as error:
         roles = [message["role"] for message in prompt + answer]
         raise ValueError(
@@ -179,38 +133,28 @@ def _encode_conversation(row: Mapping[str, Any], tokenizer) -> tuple[list[int], 
             "has an answer that the chat template leaves out: it may want `content` in parts, as templates for images "
             "do. Set a chat template that writes `content` of type `str`."
         )
-    # What a template writes before every answer, such as an empty block of thoughts, is no part of one: as labels it
-    # would count as remembered. Tokens that merge with the answer are.
-    start = max(_labels_start(prompt_ids, ids), min(_common_prefix_length(other, ids) for other in other_ids))
-    # The same after it: what comes behind the token that ends generation (a line break in ChatML) is never generated.
+    # What a template writes before every answer, such as an empty block of thoughts, is not part of the answer: as
+    # labels it would count as remembered. Tokens that merge with the answer are part of it.
+    start = max(_labels_start(prompt_tokens, ids), min(_common_prefix_length(other, ids) for other in other_ids))
+    # What comes behind the token that ends a generation (a line break in ChatML) is never generated.
     tail = min(_common_prefix_length(other[::-1], ids[start:][::-1]) for other in other_ids)
     end = next((i + 1 for i in range(len(ids) - tail, len(ids)) if ends_turn(ids[i], tokenizer)), len(ids))
     return ids[:end], start
 
 
 def warn_of_other_prompt(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """
-    Say where a chat template begins an answer with other text than it ends the prompt of a generation with.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            A row of the set that can be encoded, for all.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer.
-        name (`str`):
-            What the rows are.
-    """
+    """Warn if a chat template begins an answer with other text than it ends the prompt of a generation with."""
     if not is_conversation(row):
         return
     prompt, _ = prompt_and_answer(row)
     given = {**template_arguments(row), "return_dict": False}
-    # As text: a token that the end of the prompt shares with an answer is no other prompt.
+    # Compared as text: a token that the end of the prompt shares with an answer is no other prompt.
     asked = tokenizer.decode(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given))
-    told = tokenizer.decode(encode_row(row, tokenizer)["input_ids"])
-    if not told.startswith(asked):
+    text = tokenizer.decode(encode_row(row, tokenizer)["input_ids"])
+    if not text.startswith(asked):
         warn_once(
             f"The chat template does not write the prompt of a generation, of {len(asked)} characters, before the "
-            f"answer of row 0 of the {name} set, but only its first {_common_prefix_length(asked, told)}: answers are "
+            f"answer of row 0 of the {name} set, but only its first {_common_prefix_length(asked, text)}: answers are "
             "scored, and beliefs sampled, after that. If the model is asked with the rest (the start of a thought, "
             "for instance), set `chat_template_kwargs`, or a chat template that writes the same in both cases."
         )
@@ -222,19 +166,19 @@ def _labels_start(prompt_ids: list[int], ids: list[int]) -> int:
 
 
 def _tokenize(text: str, tokenizer) -> list[int]:
-    """Token ids of a text. One that begins with the BOS token, as a chat template writes it, gets no other."""
+    """Token ids of a text, with a BOS token unless the text begins with one, as a chat template writes it."""
     begins = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     return tokenizer(text, add_special_tokens=not begins)["input_ids"]
 
 
 def _closed(ids: list[int], tokenizer) -> list[int]:
-    """Token ids of a text with the token that ends it: the EOS token, or that of the chat template which wrote it."""
+    """Token ids of a text with the token that ends it: the EOS token, or that of the chat template that wrote it."""
     eos, end = tokenizer.eos_token_id, len(ids)
     # As in a conversation, what a chat template writes after the end of a turn is never generated.
     while end > 1 and not tokenizer.decode(ids[end - 1]).strip():
         end -= 1
     last = ids[end - 1] if ids else None
-    # To ask the chat template takes as long as to encode the row: the EOS token answers first.
+    # The EOS token first: rendering the chat template takes as long as encoding the row.
     if last is not None and (
         last == eos or (ends_turn(last, tokenizer) and last == template_closing_token_id(tokenizer))
     ):
@@ -243,7 +187,7 @@ def _closed(ids: list[int], tokenizer) -> list[int]:
 
 
 def _own_prompt_length(row: Mapping[str, Any]) -> int | None:
-    """The `prompt_length` of a row that was encoded before, which other rows have not."""
+    """The `prompt_length` of a row that was encoded before; None for other rows."""
     own = row.get("prompt_length") if "input_ids" in row and "labels" in row else None
     if own is not None and (type(own) is not int or own < 1):
         raise ValueError(
@@ -254,7 +198,7 @@ def _own_prompt_length(row: Mapping[str, Any]) -> int | None:
 
 
 def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[list[int], int | None]:
-    """Token ids of a row that is not tokenised yet, and where its labels start (`None`: at the first token)."""
+    """Token ids of a row that is not tokenised yet, and where its labels start (None: at the first token)."""
     if "messages" in row:
         messages = row["messages"]
         check_messages("messages", messages)
@@ -318,19 +262,7 @@ def _check_tokens(name: str, values: list[Any], allowed: range, other: tuple[int
 
 
 def padding_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """
-    Token of the padding: the tokenizer's, or its EOS token if it has none.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer.
-
-    Returns:
-        `int`: Its id.
-
-    Raises:
-        `ValueError`: If it has neither.
-    """
+    """Id of the padding token: the tokenizer's, or its EOS token if it has none."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
             return token
@@ -344,26 +276,16 @@ def pad_rows(
     rows: Sequence[Mapping[str, Any]], pad_token_id: int, multiple: int = 1, limit: int | None = None
 ) -> dict[str, Tensor]:
     """
-    Encoded rows to one right-padded batch.
+    Right-padded batch of encoded rows: `input_ids`, `attention_mask` and `labels`, of shape `[rows, tokens]`.
 
-    Args:
-        rows (`Sequence[Mapping[str, Any]]`):
-            Rows with `input_ids` and `labels`.
-        pad_token_id (`int`):
-            Token of the padding.
-        multiple (`int`, *optional*, defaults to `1`):
-            Number that the width is a multiple of.
-        limit (`int`, *optional*):
-            Width beyond which the padding does not go: a position of padding is looked up, too.
-
-    Returns:
-        `dict[str, torch.Tensor]`: `input_ids`, `attention_mask` and `labels`, of shape `(rows, tokens)`.
+    The width is a multiple of `multiple`, but padding does not go beyond `limit`.
     """
     ids = [torch.tensor(row["input_ids"]) for row in rows]
     labels = [torch.tensor(row["labels"]) for row in rows]
     longest = max(map(len, ids))
     missing = -longest % multiple
     if limit is not None:
+        # A table of positions has a last one, and a position of padding is looked up, too.
         missing = min(missing, max(0, limit - longest))
 
     def padded(values: list[Tensor], value: int) -> Tensor:
@@ -410,11 +332,6 @@ def encode_row(
     Returns:
         `dict[str, Any]`: `input_ids` and `labels` (lists of the same length), `prompt_length` (number of tokens that
         a belief of this row is generated from) and `truncated_tokens` (number of tokens of text after `max_length`).
-
-    Raises:
-        `ValueError`: If the row has none of the forms, values of other types, an empty prompt, no chat template where
-            one is needed, or no label token left. The sentence starts with a verb, for [`encode_dataset`] to put the
-            row's index before it, and holds none of the row's text.
     """
     row = {column: value for column, value in row.items() if value is not None}
     if "input_ids" in row and "labels" in row:
@@ -455,16 +372,7 @@ def encode_row(
 
 
 def template_closing_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """
-    The special token that a chat template closes an answer with.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer.
-
-    Returns:
-        `int` or None: None without a chat template, or if it closes no answer, or refuses a single question.
-    """
+    """Special token that the chat template closes an answer with, or None."""
     if tokenizer.chat_template is None:
         return None
     messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]
@@ -485,27 +393,9 @@ def encode_dataset(
     num_proc: int | None = None,
 ) -> Dataset:
     """
-    Encode every row of a dataset with [`encode_row`].
+    Encode every row of a dataset with [`encode_row`], in order; `name` (`"forget"`, `"retain"`) is for messages.
 
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            Rows of one of the four forms.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer, with a chat template for conversational rows.
-        name (`str`):
-            What the rows are, for messages: `"forget"`, `"retain"`, `"eval"`.
-        max_length, prompt_length, text_field:
-            See [`encode_row`].
-        num_proc (`int`, *optional*):
-            Number of processes.
-
-    Returns:
-        [`~datasets.Dataset`]: What [`encode_row`] gives, in the order of the rows. How much of them was cut off is
-        said in a warning.
-
-    Raises:
-        `ValueError`: If `max_length` is too small, the dataset is empty, or a row cannot be encoded; names the row by
-            index.
+    Warns of what `max_length` cut off. Raises `ValueError` with the index of a row that cannot be encoded.
     """
     if max_length is not None and max_length < 2:
         raise ValueError(f"`max_length` must be at least 2 (a token of prompt and one of text), got {max_length}.")
@@ -522,6 +412,7 @@ def encode_dataset(
                 text_field=text_field,
             )
         except ValueError as error:
+            # Errors of `encode_row` begin with a verb, and hold none of the row's text: it may be secret.
             raise ValueError(f"Row {index} of the {name} set {error}") from None
 
     encoded = dataset.map(
@@ -537,7 +428,7 @@ def encode_dataset(
 
 
 def warn_of_truncation(encoded: Dataset, name: str, max_length: int | None) -> None:
-    """Say how much of an encoded set was cut off."""
+    """Warn of the share of an encoded set that was cut off."""
     truncated = [count for count in encoded["truncated_tokens"] if count]
     if truncated:
         kept = sum(label != -100 for labels in encoded["labels"] for label in labels)

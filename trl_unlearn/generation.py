@@ -49,17 +49,17 @@ from .row_forms import warn_once
 
 logger = logging.getLogger(__name__)
 
-# Most rows of a `generate` call where memory allows more: beyond, larger batches only wait for their longest row.
+# Most rows of a `generate` call, where memory allows more: larger batches only wait for their longest row.
 _MAX_BATCH_SIZE = {"cpu": 128, "cuda": 512}
-# Where free memory is not known, or what a row takes of it.
+# Rows of a call where free memory, or the need of a row, is not known.
 _CAUTIOUS_BATCH_SIZE = 64
-# Tokens that are summed before one is picked.
+# Tokens of a block, whose mass is summed before a token in it is picked.
 _BLOCK = 256
-# Tokens after which the rows that have ended are taken out of their batch.
+# New tokens after which the rows that have ended are taken out of their batch.
 _STAGE = 64
 # Models that read padding as text, and mix up the states of a batch's rows.
 _ONE_ROW_AT_A_TIME = frozenset({"rwkv"})
-# What `generate` is asked for by name elsewhere, or what would undo the sampling that is keyed on the row.
+# Fields of the generation config that have an argument or option of their own, or would undo the row-keyed sampling.
 RESERVED_GENERATION_KWARGS = frozenset(
     {
         "do_sample",
@@ -80,26 +80,19 @@ RESERVED_GENERATION_KWARGS = frozenset(
 
 @dataclass
 class Completion:
-    """
-    What a model wrote after a prompt.
+    """Tokens that a model wrote after a prompt."""
 
-    Args:
-        ids (`list[int]`):
-            Token ids; if it ended, the last one is an EOS token.
-        logps (`list[float]`):
-            Log-probability of each token at temperature 1 with nothing cut off, in nats; what `generation_kwargs` or
-            `min_new_tokens` change about the scores is in it.
-        ended (`bool`):
-            Whether an EOS token closed it, rather than the limit of new tokens.
-    """
-
+    # If it ended, the last one is an EOS token.
     ids: list[int]
+    # Log-probability of each token at temperature 1 with nothing cut off, in nats; what `generation_kwargs` or
+    # `min_new_tokens` change about the scores is in it.
     logps: list[float]
+    # Whether an EOS token closed it, rather than the limit of new tokens.
     ended: bool
 
     @property
     def is_finite(self) -> bool:
-        """`bool`: Whether the model gives every token a log-prob. If not, the tokens are an accident."""
+        """`bool`: Whether every token has a log-prob. If not, the tokens are arbitrary."""
         return all(map(math.isfinite, self.logps))
 
 
@@ -107,23 +100,11 @@ def eos_token_ids(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]] = ()
 ) -> list[int]:
     """
-    All tokens that end a completion: those of the generation config, the tokenizer's, and those that close answers.
-
-    A base checkpoint with ChatML has `<|endoftext|>` in both configs, and was fine-tuned to close answers with
-    `<|im_end|>`: a completion would run on into the turns of an invented user.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model with a generation config.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        rows (`Iterable[Mapping[str, Any]]`, *optional*, defaults to `()`):
-            Encoded rows (`labels`) with answers such as the model is to give. What the chat template closes an answer
-            with counts in any case.
-
-    Returns:
-        `list[int]`: Sorted ids, possibly none.
+    All tokens that end a completion, sorted: those of the generation config and the tokenizer, the one that the chat
+    template closes an answer with, and those that close the answers of encoded `rows`.
     """
+    # A base checkpoint with ChatML has `<|endoftext|>` in both configs, and was fine-tuned to close answers with
+    # `<|im_end|>`: without it, a completion would run on into the turns of an invented user.
     config = getattr(model, "generation_config", None)
     configured = config.eos_token_id if config is not None else None
     ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
@@ -132,19 +113,10 @@ def eos_token_ids(
 
 
 def position_limit(model: nn.Module) -> int | None:
-    """
-    Number of tokens beyond which a model fails, because its positions are a table.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model.
-
-    Returns:
-        `int` or None: None for rotary positions, whose computation only leaves the range that was trained, and for a
-        model that names no number of positions.
-    """
+    """Number of tokens beyond which a model fails because its positions are a table; None without such a limit."""
     config = model.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
+    # Rotary positions are computed: beyond the limit they only leave the range that was trained.
     is_rotary = getattr(config, "rope_parameters", None) or hasattr(config, "rope_theta")
     return None if is_rotary or not positions or positions < 0 else positions
 
@@ -170,26 +142,16 @@ def _room(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int) -
 
 
 def key_seed(key: tuple[int, ...]) -> int:
-    """
-    Seed of a generator from a key such as `(seed, refresh, row, j)`.
-
-    Seeds that differ in a few bits give correlated first numbers; a hash spreads them.
-
-    Args:
-        key (`tuple[int, ...]`):
-            What the draws depend on.
-
-    Returns:
-        `int`: A seed of 63 bits.
-    """
+    """Seed of a generator (63 bits) from a key such as `(seed, refresh, row, j)`."""
+    # Seeds that differ in a few bits give correlated first numbers; a hash spreads them.
     digest = hashlib.blake2b(repr(tuple(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def _pick(masses: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Among masses laid end to end, where points of shape `(rows, 1)` fall, and how far into that mass."""
+    """Index of the mass that each point `[rows, 1]` falls into, masses laid end to end, and how far into it."""
     cumulative = masses.cumsum(-1, dtype=torch.float64)
-    # Rounding must not point past the last mass that is not zero, nor masses that are not finite past the last one.
+    # Rounding must not point past the last mass that is not zero, and NaN not past the last mass.
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()).clamp(max=masses.size(-1) - 1)
     index = torch.searchsorted(cumulative, points, right=True).minimum(last)
     return index, points - cumulative.gather(-1, index) + masses.gather(-1, index)
@@ -203,8 +165,7 @@ def _invert(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor
     block, rest = _pick(masses, uniforms * masses.sum(-1, keepdim=True, dtype=torch.float64))
     within = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]]
     token = block * _BLOCK + _pick(within, rest)[0]
-    # What is not finite may point into the padding: such a row gets any token, with a log-prob that says so, and
-    # leaves the others of its batch alone.
+    # NaN may point into the padding: such a row gets any token, with a log-prob of NaN; its batch is not disturbed.
     return token.clamp(max=probabilities.size(-1) - 1)
 
 
@@ -227,6 +188,7 @@ class _RowKeyedSampler(LogitsProcessor):
 
     @staticmethod
     def _uniforms(key: tuple[int, ...], start: int, count: int) -> torch.Tensor:
+        # Drawn from the first token on: a stage continues the numbers of the stage before it.
         generator = torch.Generator().manual_seed(key_seed(key))
         return torch.rand(start + count, generator=generator, dtype=torch.float64)[start:]
 
@@ -239,19 +201,20 @@ class _RowKeyedSampler(LogitsProcessor):
                 self.probabilities = torch.empty_like(scores, dtype=torch.float32)
             warped = self.warpers(input_ids, scores.float())
             tokens = _invert(torch.softmax(warped, -1, out=self.probabilities), uniforms)
+        # Before the warpers: at temperature 1, over all tokens.
         self.logps.append((scores.gather(-1, tokens) - scores.logsumexp(-1, keepdim=True))[:, 0].float())
+        # `generate` takes the largest score.
         return scores.scatter_(-1, tokens, float("inf"))
 
 
 @contextmanager
 def _for_generation(model: PreTrainedModel) -> Iterator[None]:
-    """
-    Eval mode, and no generation config of the model's own: `generate` fills what ours leaves open from it. A mixture
-    of experts computes no load balance: it would weigh the one new token of a row with the mask of all.
-    """
+    """Eval mode, without the model's own generation config and load balancing; both are put back afterwards."""
+    # A PEFT model has a config of its own. Both are replaced: `generate` fills fields that ours leaves open from them.
     holders = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
     configs, was_training = [holder.generation_config for holder in holders], model.training
     text_config = model.config.get_text_config()
+    # A mixture of experts would weigh the one new token of a row with the mask of all its tokens.
     balances = getattr(text_config, "output_router_logits", False)
     model.eval()
     for holder in holders:
@@ -272,8 +235,8 @@ def _for_generation(model: PreTrainedModel) -> Iterator[None]:
 def _gathered(model: nn.Module) -> Iterator[None]:
     """FSDP2's shards as whole parameters, through any number of forward passes of each process."""
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    # What each part does after its forward can be set, but not read: `accelerate` leaves the head whole until its
-    # backward, where the scores want it.
+    # The setting for after a forward has no getter, and parts differ: `accelerate` keeps the head whole until its
+    # backward, for the scores.
     states = [part._get_fsdp_state() for part in parts]
     after_forward = [
         (state._auto_reshard_after_forward, [group.post_forward_mesh_info for group in state._fsdp_param_groups])
@@ -296,17 +259,7 @@ def _gathered(model: nn.Module) -> Iterator[None]:
 def whole_model(
     model: nn.Module, accelerator: Accelerator, gradient_checkpointing_kwargs: dict[str, Any] | None
 ) -> Iterator[PreTrainedModel]:
-    """
-    A model in training, unwrapped and with all of its parameters, so that each process can use it for itself.
-
-    Args:
-        model (`torch.nn.Module`):
-            Model as the accelerator has prepared it.
-        accelerator ([`~accelerate.Accelerator`]):
-            The accelerator.
-        gradient_checkpointing_kwargs (`dict[str, Any]`, *optional*):
-            How gradient checkpointing is turned on again.
-    """
+    """A model in training, unwrapped and with all of its parameters, which each process can use on its own."""
     with (
         unwrap_model_for_generation(
             model, accelerator, gradient_checkpointing_kwargs=gradient_checkpointing_kwargs
@@ -327,7 +280,7 @@ def _free_bytes(device: torch.device) -> int | None:
 
 
 def _cached_values(config: PreTrainedConfig) -> int | None:
-    """Keys and values that a model's cache holds of a token; None for a recurrent one, which keeps a state instead."""
+    """Keys and values in a model's cache for each token; None for a recurrent model, which keeps a state instead."""
     if getattr(config, "num_attention_heads", None) is None:
         return None
     # Layers that differ in their heads (Gemma 4) have a config each.
@@ -340,25 +293,14 @@ def _cached_values(config: PreTrainedConfig) -> int | None:
 
 
 def rows_that_fit(model: PreTrainedModel, width: int) -> int:
-    """
-    Rows of a `generate` call that half of the free memory holds.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model that generates.
-        width (`int`):
-            Tokens of a row, prompt and completion.
-
-    Returns:
-        `int`: Between 1 and 128 (CPU) or 512 (CUDA).
-    """
+    """Rows of `width` tokens (prompt and completion) of a `generate` call that half of the free memory holds."""
     config, device = model.config.get_text_config(), next(model.parameters()).device
     if config.model_type in _ONE_ROW_AT_A_TIME:
         return 1
     free, values = _free_bytes(device), _cached_values(config)
     if free is None or values is None:
         return _CAUTIOUS_BATCH_SIZE
-    # Twice: the cache grows by copying itself. Scores: those of the model, ours, and what sampling makes of them.
+    # Twice, because the cache grows by copying itself. Scores: the model's, ours, and the copies of the sampling.
     cache = 2 * values * width * model.dtype.itemsize
     scores = 6 * config.vocab_size * torch.float32.itemsize
     return max(1, min(_MAX_BATCH_SIZE[device.type], free // 2 // (cache + scores)))
@@ -379,7 +321,7 @@ def _generate_batch(
         attention_mask=attention_mask.to(device),
         generation_config=config,
         logits_processor=LogitsProcessorList([sampler]),
-        # The model is whole here, and processes have different numbers of batches.
+        # The model is whole here, and processes have different numbers of batches: none may wait for another.
         synced_gpus=False,
     )
     ends = set(config.eos_token_id or [])
@@ -411,44 +353,13 @@ def generate(
     progress: tqdm | None = None,
 ) -> list[Completion]:
     """
-    Complete prompts in left-padded batches of similar length, in eval mode, with the model's own `generate`.
+    Complete prompts (token ids) in left-padded batches of similar length, in eval mode, with the model's `generate`.
 
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Unwrapped model; its training mode is put back afterwards. Its generation config is not used.
-        prompts (`Sequence[list[int]]`):
-            Token ids of each prompt, at least one token each.
-        pad_token_id (`int`):
-            Token of the padding.
-        eos_token_ids (`list[int]`):
-            Every token that ends a completion.
-        max_new_tokens (`int`):
-            Most tokens of a completion, the EOS token included. Fewer where the model has no more positions.
-        min_new_tokens (`int`, *optional*):
-            Tokens before which no EOS token is allowed.
-        batch_size (`int`, *optional*):
-            Prompts a `generate` call takes. `None` chooses from free memory. Halved where memory runs out all the
-            same.
-        keys (`Sequence[tuple[int, ...]]`, *optional*):
-            One key a prompt, which alone seeds its sampling, for instance `(seed, refresh, row, j)`. `None` is greedy.
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature of the sampling.
-        top_p (`float`, *optional*, defaults to `1.0`):
-            Mass of the most likely tokens that is sampled from.
-        top_k (`int`, *optional*, defaults to `0`):
-            Number of most likely tokens that are sampled from; 0 takes all.
-        generation_kwargs (`dict[str, Any]`, *optional*):
-            Further fields of [`~transformers.GenerationConfig`], such as `repetition_penalty`.
-        desc (`str`, *optional*):
-            Label of the progress bar. `None` shows none.
-        progress (`tqdm`, *optional*):
-            Progress bar over more than these prompts, in place of one of their own.
-
-    Returns:
-        `list[Completion]`: In the order of the prompts.
-
-    Raises:
-        `ValueError`: If a prompt leaves no position for a token.
+    `keys` has one key a prompt, which alone seeds its sampling, for instance `(seed, refresh, row, j)`; None: greedy.
+    Every token of `eos_token_ids` ends a completion and counts in `max_new_tokens`; before `min_new_tokens` none is
+    allowed. `batch_size` None chooses from free memory; it is halved where memory runs out all the same. `top_k` 0
+    takes all tokens. `generation_kwargs` are further fields of [`~transformers.GenerationConfig`]; the model's own is
+    not used. `progress` is a bar over more than these prompts, in place of one of their own, labelled `desc`.
     """
     most = _room(model, prompts, max_new_tokens)
     fields = {"pad_token_id": pad_token_id, "eos_token_id": eos_token_ids or None, **(generation_kwargs or {})}
@@ -467,13 +378,13 @@ def generate(
         bar = tqdm(total=len(prompts), desc=desc, disable=None if desc else True)
     with _for_generation(model), bar as progress:
         for start in range(0, max_new_tokens, _STAGE):
-            # EOS is forbidden before the first token only, which is of the first stage.
+            # `min_new_tokens` counts the tokens of this call: it belongs to the first stage only.
             least = min_new_tokens if start == 0 else None
-            # A batch runs until its last row ends: rows that have not ended go on among themselves.
-            order = [i for i, found in enumerate(completions) if not found.ended and most[i] > start]
+            # A batch runs until its last row ends. In stages, the rows that have not ended are batched anew.
+            order = [i for i, completion in enumerate(completions) if not completion.ended and most[i] > start]
             order.sort(key=lambda i: -len(prompts[i]) - len(completions[i].ids))
             while order:
-                # Longest rows first: those with fewer positions left than the others are before them.
+                # Longest rows first, so that those with the fewest positions left come before the others.
                 count = min(_STAGE, most[order[0]] - start)
                 indices = [i for i in order[:batch_size] if min(_STAGE, most[i] - start) == count]
                 config = GenerationConfig(do_sample=False, max_new_tokens=count, min_new_tokens=least, **fields)
@@ -481,7 +392,7 @@ def generate(
                 chosen = None if keys is None else [keys[i] for i in indices]
                 sampler = _RowKeyedSampler(chosen, start, count, warpers)
                 try:
-                    found = _generate_batch(model, given, sampler, config)
+                    stage = _generate_batch(model, given, sampler, config)
                 except RuntimeError as error:
                     if len(indices) == 1 or not should_reduce_batch_size(error):
                         raise
@@ -489,11 +400,11 @@ def generate(
                     logger.warning("Out of memory with %d rows: going on with %d at a time.", len(indices), batch_size)
                     clear_device_cache(garbage_collection=True)
                     continue
-                for i, more in zip(indices, found, strict=True):
+                for i, more in zip(indices, stage, strict=True):
                     before = completions[i]
                     completions[i] = Completion(before.ids + more.ids, before.logps + more.logps, more.ended)
                 order = order[len(indices) :]
                 progress.update(
-                    sum(more.ended or start + count == most[i] for i, more in zip(indices, found, strict=True))
+                    sum(more.ended or start + count == most[i] for i, more in zip(indices, stage, strict=True))
                 )
     return completions

@@ -32,30 +32,20 @@ from ._fused_scores import LogitHead
 
 @dataclass
 class LabelStates:
-    """
-    Hidden states at the label positions of a batch, before the head.
+    """Hidden states that predict a label, before the head, with the rows of a batch laid end to end."""
 
-    Args:
-        hidden (`torch.Tensor`):
-            Hidden states that predict a label token, of shape `(num_labels, hidden_size)`.
-        labels (`torch.Tensor`):
-            The label tokens, of shape `(num_labels,)`.
-        lengths (`list[int]`):
-            Number of label tokens of each row; they sum to `num_labels`.
-        head ([`LogitHead`]):
-            From hidden states to logits.
-        inner (`torch.Tensor`, *optional*):
-            Hidden states after an inner layer at the same positions, of shape `(num_labels, hidden_size)`.
-    """
-
+    # [labels, hidden size]
     hidden: Tensor
+    # The tokens that they predict, [labels].
     labels: Tensor
+    # Number of labels of each row.
     lengths: list[int]
     head: LogitHead
+    # Hidden states after an inner layer at the same positions.
     inner: Tensor | None = None
 
     def rows(self, indices: Sequence[int]) -> "LabelStates":
-        """The states of some rows, by index."""
+        """The states of some rows of the batch, in the order of the indices."""
         if list(indices) == list(range(len(self.lengths))):
             return self
 
@@ -72,19 +62,20 @@ class LabelStates:
         )
 
 
-# Models whose head was seen to do to its product what `LogitHead` says.
+# Models whose head has been checked against `LogitHead`.
 _probed_models: WeakSet[nn.Module] = WeakSet()
+# Stand-ins for logits: a small one shows a scale, a large one a soft cap (30 in Gemma 2).
 _PROBE = (1.0, 40.0)
 
 
 def _logit_transform(config: Any) -> tuple[float, float | None]:
-    """Scale and soft cap of the logits, from the names that model families give to them."""
+    """Scale and soft cap of the logits, under the names that model families give them."""
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         scale = getattr(config, name, None)
         if scale is not None:
             break
     if scale is None and getattr(config, "logits_scaling", None) is not None:
-        # HyperCLOVA X multiplies by what the others divide by.
+        # HyperCLOVA X multiplies by the number that the other families divide by.
         scale = config.logits_scaling if config.model_type == "hyperclovax" else 1 / config.logits_scaling
     # RecurrentGemma has another name for the cap than the Gemmas after it.
     cap = getattr(config, "final_logit_softcapping", getattr(config, "logits_soft_cap", None))
@@ -112,16 +103,7 @@ def _head_module(model: nn.Module) -> nn.Module:
 
 
 def check_head(model: nn.Module) -> None:
-    """
-    Refuse a model whose head cannot be used.
-
-    Args:
-        model (`torch.nn.Module`):
-            Causal language model, not wrapped.
-
-    Raises:
-        `ValueError`: If the LM head is missing or carries an adapter, or its matrix is that of embeddings that do.
-    """
+    """Refuse a model whose LM head is missing or carries an adapter, or shares its matrix with embeddings that do."""
     head, embeddings = _head_module(model), model.get_input_embeddings()
     wrapped = {BaseTunerLayer: "base_layer", ModulesToSaveWrapper: "original_module"}
     for kind, inner in wrapped.items():
@@ -135,7 +117,7 @@ def check_head(model: nn.Module) -> None:
 
 
 def _logit_head(model: nn.Module, module: nn.Module) -> LogitHead:
-    # The matrix of a wrapper has the rows of its trained tokens in it.
+    # `weight` of a wrapper is the matrix with its trained rows in place; the bias is the wrapped layer's.
     weight, bias = module.weight, _unwrapped(module).bias
     if isinstance(weight, DTensor):
         weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
@@ -144,15 +126,16 @@ def _logit_head(model: nn.Module, module: nn.Module) -> LogitHead:
 
 
 def _check_probe(model: nn.Module, head: LogitHead, logits: Tensor) -> None:
-    """What the model does to logits after its head must be what the scores do: seen on two numbers."""
+    """Refuse a model that changes its logits after the head otherwise than `LogitHead` does, seen on two numbers."""
     if model in _probed_models:
         return
     probe = torch.tensor(_PROBE) * head.scale
     expected = probe if head.softcap is None else head.softcap * torch.tanh(probe / head.softcap)
-    found = logits.detach()[0, 0].float().cpu()
-    if not torch.allclose(found, expected, rtol=2e-2):
+    seen = logits.detach()[0, 0].float().cpu()
+    # Half precision has rounded them.
+    if not torch.allclose(seen, expected, rtol=2e-2):
         raise ValueError(
-            f"`{type(model).__name__}` turns logits {list(_PROBE)} into {[round(x, 4) for x in found.tolist()]}, but "
+            f"`{type(model).__name__}` turns logits {list(_PROBE)} into {[round(x, 4) for x in seen.tolist()]}, but "
             f"its config says {[round(x, 4) for x in expected.tolist()]}: it changes its logits in a way that is not "
             "supported. Please report this model."
         )
@@ -161,12 +144,13 @@ def _check_probe(model: nn.Module, head: LogitHead, logits: Tensor) -> None:
 
 @contextmanager
 def _captured_head(module: nn.Module, seen: list[Tensor]) -> Iterator[None]:
-    """Let the head of a model hand out what it is given, in place of logits."""
+    """Collect the inputs of a model's head, which returns two made-up logits instead of the vocabulary's."""
 
     def forward(hidden: Tensor) -> Tensor:
         seen.append(hidden)
         return hidden.new_tensor(_PROBE).expand(*hidden.shape[:-1], len(_PROBE))
 
+    # On the instance, over the class's: the [tokens, vocabulary] product is never built.
     module.forward = forward
     try:
         yield
@@ -175,22 +159,9 @@ def _captured_head(module: nn.Module, seen: list[Tensor]) -> Iterator[None]:
 
 
 def layer_of(model: nn.Module, index: int) -> nn.Module:
-    """
-    A layer of the decoder.
-
-    Args:
-        model (`torch.nn.Module`):
-            Causal language model, not wrapped.
-        index (`int`):
-            Index of the layer.
-
-    Returns:
-        `torch.nn.Module`: The layer.
-
-    Raises:
-        `ValueError`: If there is no such layer.
-    """
+    """Layer `index` of the decoder."""
     count = model.config.get_text_config().num_hidden_layers
+    # By its length, since each family has another name for the stack.
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
     if not stacks or not 0 <= index < count:
         raise ValueError(f"`{type(model).__name__}` has no decoder layer {index}: it has {count} layers.")
@@ -213,22 +184,12 @@ def _captured_layer(model: nn.Module, index: int | None, seen: list[Tensor]) -> 
 
 def label_states(model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None) -> LabelStates:
     """
-    Run a model on right-padded rows and keep the hidden states that predict a label.
+    Run a model, not wrapped, on right-padded rows and keep the hidden states that predict a label.
 
-    Args:
-        model (`torch.nn.Module`):
-            Causal language model, not wrapped.
-        batch (`Mapping[str, torch.Tensor]`):
-            `input_ids`, `attention_mask` and `labels` (-100 where nothing is to be scored), of shape `(rows, tokens)`.
-        layer (`int`, *optional*):
-            Inner layer whose hidden states are kept too.
-
-    Returns:
-        [`LabelStates`]: The hidden states, with the label tokens that they predict.
-
-    Raises:
-        `ValueError`: If the model's head cannot be used.
+    `batch` holds `input_ids`, `attention_mask` and `labels` (-100 where nothing is scored), `[rows, tokens]`. The
+    states after the inner layer `layer` are kept too.
     """
+    # The state at position i predicts the token at i + 1.
     targets = batch["labels"][:, 1:]
     mask = targets != -100
     # Leading columns that predict no label in any row need not leave the last layer.

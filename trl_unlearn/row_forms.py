@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Rows as they come: their prompts, their answers, and what they give to a chat template. No tokens."""
+"""Rows before tokenisation: their prompts, their answers, and what they give to a chat template."""
 
 import functools
 import inspect
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # What a conversational row gives to the chat template beside its messages.
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
-# What `apply_chat_template` is called with here, or what would give other things than token ids.
+# Arguments of `apply_chat_template` that are set here, or that would make it return other things than token ids.
 _RESERVED_TEMPLATE_KWARGS = frozenset(
     inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys() - {"self", "documents", "kwargs"}
 )
@@ -37,7 +37,7 @@ _RESERVED_TEMPLATE_KWARGS = frozenset(
 
 @functools.cache
 def warn_once(sentence: str) -> None:
-    """A warning about rows, of which a process may encode the same ones many times."""
+    """Warn about rows; a process may encode the same rows many times."""
     logger.warning(sentence)
 
 
@@ -47,22 +47,15 @@ def is_conversation(row: Mapping[str, Any]) -> bool:
 
 
 def has_answer(row: Mapping[str, Any]) -> bool:
-    """Whether a row has a prompt and an answer to it, which raw text and tokenised rows have not."""
+    """Whether a row has a prompt and an answer; raw text and tokenised rows have none."""
     return row.get("messages") is not None or not (row.get("prompt") is None or row.get("completion") is None)
 
 
 def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Any, Any]:
     """
-    Prompt and answer of a row in its own form: two strings, or two lists of messages of which the second has one.
+    Prompt and answer of a row in its own form: two strings, or two lists of messages, the second with one message.
 
     Earlier turns of a `completion` are prompt, as those of `messages` are: the words of a user are no answer.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            Row of prompt-completion (standard or conversational) or `messages` form.
-
-    Returns:
-        `tuple`: Both.
     """
     # Rows of several forms in one table hold null in the columns of the others.
     if row.get("messages") is None and isinstance(row["completion"], str):
@@ -72,33 +65,13 @@ def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def answer_text(row: Mapping[str, Any]) -> str:
-    """
-    Text of a row's completion.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            Row of prompt-completion (standard or conversational) or `messages` form.
-
-    Returns:
-        `str`: The completion without surrounding white space.
-    """
+    """Text of a row's completion, without surrounding white space."""
     _, answer = prompt_and_answer(row)
     return (answer if isinstance(answer, str) else answer[0]["content"]).strip()
 
 
 def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
-    """
-    A row's prompt with another answer of the same form.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            Row of prompt-completion (standard or conversational) or `messages` form.
-        answer (`str`):
-            Text of the new answer.
-
-    Returns:
-        `dict[str, Any]`: The new row; leading white space of a plain-text completion is kept.
-    """
+    """A row's prompt with another answer of the same form; leading white space of a plain-text completion is kept."""
     message, kept = {"role": "assistant", "content": answer}, template_columns(row)
     if row.get("messages") is not None:
         return {"messages": [*row["messages"][:-1], message], **kept}
@@ -110,12 +83,12 @@ def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
 
 
 def template_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row made from another has to keep for the same chat template: its `TEMPLATE_COLUMNS`."""
+    """The `TEMPLATE_COLUMNS` of a row, which a row made from it needs for the same chat template."""
     return {column: row[column] for column in TEMPLATE_COLUMNS if row.get(column) is not None}
 
 
 def check_messages(column: str, messages: Any) -> None:
-    """Refuse what a chat template, or whoever reads the answer, would fail on; of the content, only types are told."""
+    """Refuse messages that a chat template or the scoring of the answer would fail on; errors name types only."""
     if not isinstance(messages, list):
         raise ValueError(
             f"has `{column}` of type `{type(messages).__name__}`, expected a list of messages (`role` and `content`). "
@@ -123,31 +96,31 @@ def check_messages(column: str, messages: Any) -> None:
         )
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            found = f"is a `{type(message).__name__}`"
+            problem = f"is a `{type(message).__name__}`"
         elif not isinstance(message.get("role"), str):
-            found = f"has a `role` of type `{type(message.get('role')).__name__}`"
-        # What calls a tool need not say anything, but an answer has to.
+            problem = f"has a `role` of type `{type(message.get('role')).__name__}`"
+        # A turn that calls a tool may have no text, but an answer needs it.
         elif not isinstance(message.get("content"), str) and not (
             message.get("tool_calls") and messages[-1] != message
         ):
-            found = f"has a `content` of type `{type(message.get('content')).__name__}`"
+            problem = f"has a `content` of type `{type(message.get('content')).__name__}`"
         else:
             continue
         raise ValueError(
-            f"has `{column}` whose message {index} {found}, expected `role` and `content`, both strings. Correct the "
-            "message, or remove the row."
+            f"has `{column}` whose message {index} {problem}, expected `role` and `content`, both strings. Correct "
+            "the message, or remove the row."
         )
 
 
 def _without_null(value: Any) -> Any:
-    """A value without what a table fills up rows of several forms with."""
+    """A value without the nulls that a table fills rows of several forms up with."""
     if isinstance(value, Mapping):
         return {key: _without_null(one) for key, one in value.items() if one is not None}
     return [_without_null(one) for one in value if one is not None] if isinstance(value, list) else value
 
 
 def _template_value(row: Mapping[str, Any], column: str, expected: type) -> Any:
-    """One of `TEMPLATE_COLUMNS`, which may be written as JSON, in a table of rows with other keys for instance."""
+    """One of `TEMPLATE_COLUMNS`, which may be JSON, for instance in a table of rows with different keys."""
     value, form = row.get(column), "list" if expected is list else "mapping"
     if isinstance(value, str):
         try:
@@ -186,18 +159,7 @@ def configured_template_kwargs(value: Mapping[str, Any] | str | None) -> dict[st
 
 
 def with_template_kwargs(dataset: Dataset, kwargs: Mapping[str, Any] | None) -> Dataset:
-    """
-    Rows with variables of the chat template, for every use that is made of them.
-
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            Rows.
-        kwargs (`Mapping[str, Any]`, *optional*):
-            Variables of the chat template. Those of a row's own `chat_template_kwargs` win.
-
-    Returns:
-        [`~datasets.Dataset`]: The rows, with the column `chat_template_kwargs` as JSON if there are any.
-    """
+    """Rows with variables of the chat template in `chat_template_kwargs` (as JSON); those of a row's own win."""
     if not kwargs:
         return dataset
     if not any(map(is_conversation, dataset)):

@@ -36,17 +36,7 @@ _LOGPS_ONLY = ScoreTerms()
 
 @dataclass
 class RowGroup:
-    """
-    Rows of a batch that are scored alike.
-
-    Args:
-        rows (`Sequence[int]`):
-            Indices in the batch.
-        terms ([`ScoreTerms`], *optional*):
-            What is computed beside log pi_y.
-        reference ([`LabelStates`], *optional*):
-            States of the reference on these rows, for the divergence.
-    """
+    """Rows of a batch, by index, that are scored alike; `reference` holds the reference's states on these rows."""
 
     rows: Sequence[int]
     terms: ScoreTerms = _LOGPS_ONLY
@@ -56,46 +46,34 @@ class RowGroup:
 @dataclass
 class TokenScores:
     """
-    Per-token scores of a batch; a row holds its label tokens only, so that no prompt token can count.
+    Per-token scores of a batch, `[rows, labels]`: label tokens only, so that no prompt token can count. Padding is 0.
 
-    Args:
-        logps (`torch.Tensor`):
-            log pi_y of each label token, in nats, of shape `(num_rows, max_labels)`; 0 in the padding, as everywhere
-            below.
-        mask (`torch.Tensor`):
-            `True` at label tokens, of the same shape.
-        beliefs (`torch.Tensor`, *optional*):
-            The belief term of BS-T, `sum_{v in H_k} q_v log pi_v`.
-        others (`torch.Tensor`, *optional*):
-            The same over all tokens but the label, with q = pi renormalised.
-        kl (`torch.Tensor`, *optional*):
-            KL(reference || pi), in nats.
-        entropy (`torch.Tensor`, *optional*):
-            Entropy of pi in nats, without gradient.
-        reference_entropy (`torch.Tensor`, *optional*):
-            Entropy of the reference in nats.
-        is_top1 (`torch.Tensor`, *optional*):
-            Whether the label is the most likely token.
-        log_variance (`torch.Tensor`, *optional*):
-            Variance of log pi under pi, in squared nats, without gradient.
-        inner (`torch.Tensor`, *optional*):
-            Hidden states after an inner layer where the label is predicted, of shape `(num_rows, max_labels,
-            hidden_size)`.
+    See [`~trl_unlearn._fused_scores.ScoreTerms`] for what is computed. Log-probs and entropies are in nats.
     """
 
+    # log pi_y of each label token.
     logps: Tensor
+    # True at label tokens, False in the padding.
     mask: Tensor
+    # sum_{v in H_k} q_v log pi_v, the belief term of BS-T, and the same over all tokens but the label (q = pi without
+    # it, renormalised).
     beliefs: Tensor | None = None
     others: Tensor | None = None
+    # KL(reference || pi).
     kl: Tensor | None = None
+    # From here on without gradient.
     entropy: Tensor | None = None
     reference_entropy: Tensor | None = None
+    # Whether the label is the most likely token.
     is_top1: Tensor | None = None
+    # Variance of log pi under pi, in squared nats.
     log_variance: Tensor | None = None
+    # Hidden states after an inner layer where the label is predicted, [rows, labels, hidden size]; with gradient.
     inner: Tensor | None = None
 
 
 def _flat_scores(states: LabelStates, terms: ScoreTerms, reference: LabelStates | None) -> dict[str, Tensor]:
+    # Autocast chooses the dtype of the products here, and would round the sums in float32 inside.
     kind = states.hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.hidden.dtype
     given = None if reference is None else (reference.hidden.detach(), reference.head)
@@ -105,8 +83,8 @@ def _flat_scores(states: LabelStates, terms: ScoreTerms, reference: LabelStates 
             states.hidden, states.head.weight, states.head.bias, states.head, states.labels, given, terms, dtype
         )
     names = ("logps", "beliefs", "others", "kl", "entropy", "reference_entropy", "is_top1", "log_variance")
-    found = dict(zip(names, values, strict=True)) | {"inner": states.inner}
-    return {name: value for name, value in found.items() if value is not None}
+    scores = dict(zip(names, values, strict=True)) | {"inner": states.inner}
+    return {name: value for name, value in scores.items() if value is not None}
 
 
 def _in_rows(flat: Mapping[str, Tensor], lengths: list[int]) -> TokenScores:
@@ -129,17 +107,6 @@ def token_scores(
     term of BS-T is \\(\sum_{v \in H_k} q_v z_v - logsumexp(z)\\): no target of the size of the vocabulary is built,
     and the logits only in tiles.
 
-    Args:
-        states ([`LabelStates`]):
-            Hidden states at the label positions.
-        terms ([`ScoreTerms`], *optional*):
-            What is computed beside log pi_y.
-        reference ([`LabelStates`], *optional*):
-            Those of the reference on the same batch, for the divergence.
-
-    Returns:
-        [`TokenScores`]: Scores of shape `(num_rows, max_labels)`.
-
     Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), Eq. 5-6.
     """
     return _in_rows(_flat_scores(states, terms, reference), states.lengths)
@@ -149,6 +116,7 @@ def _run_inside(wrapper: nn.Module, model: nn.Module, function: Callable[..., An
     """Call a function in place of the forward of a wrapped model, so that the wrapper's hooks run around it."""
     patch = vars(model).get("forward")
 
+    # Restored before the function runs, which calls the forward itself, and again if the wrapper never got there.
     def restore() -> None:
         vars(model).pop("forward", None)
         if patch is not None:
@@ -169,25 +137,9 @@ def score_groups(
     model: nn.Module, batch: Mapping[str, Tensor], groups: Sequence[RowGroup], layer: int | None = None
 ) -> list[TokenScores | None]:
     """
-    [`token_scores`] of groups of rows from one forward pass, inside the forward of whatever wraps the model (DDP,
-    FSDP, DeepSpeed).
+    [`token_scores`] of groups of rows from one pass, inside the forward of any wrapper (DDP, FSDP, DeepSpeed).
 
-    Args:
-        model (`torch.nn.Module`):
-            Causal language model, wrapped or not.
-        batch (`Mapping[str, torch.Tensor]`):
-            See [`label_states`].
-        groups (`Sequence[RowGroup]`):
-            Rows that are scored alike.
-        layer (`int`, *optional*):
-            Inner layer whose hidden states are kept too.
-
-    Returns:
-        `list[TokenScores | None]`: One a group, its rows in the order of `RowGroup.rows`; None for a group without
-        rows, whose head is gathered all the same where it is sharded.
-
-    Raises:
-        `ValueError`: If the model's head cannot be used.
+    Returns one entry a group, its rows in the order of `RowGroup.rows`; None for a group without rows.
     """
     unwrapped, lengths, trained = extract_model_from_parallel(model), [], {}
 
@@ -199,8 +151,8 @@ def score_groups(
             lengths.append(chosen.lengths)
             scores = _flat_scores(chosen, group.terms, group.reference)
             flat |= {f"{index}/{name}": values for name, values in scores.items()}
-        # Tensors in a dictionary with text as keys, where every wrapper looks for what needs a gradient: one of them,
-        # because ZeRO-3 wants as many from each process, and a process may have rows of one group only in its pass.
+        # Wrappers look for gradients in a str-keyed dict; ZeRO-3 needs the same number on every rank, and a rank may
+        # have rows of one group only: concatenate.
         trained.update({name: values for name, values in flat.items() if values.requires_grad})
         given = {name: values for name, values in flat.items() if name not in trained}
         return given | {"trained": torch.cat([values.flatten() for values in trained.values()])} if trained else given
@@ -211,89 +163,58 @@ def score_groups(
         parts = flat.pop("trained").split([values.numel() for values in trained.values()])
         for (name, values), part in zip(trained.items(), parts, strict=True):
             flat[name] = part.view_as(values).to(values.dtype)
-    found: list[dict[str, Tensor]] = [{} for _ in groups]
+    by_group: list[dict[str, Tensor]] = [{} for _ in groups]
     for key, values in flat.items():
         index, name = key.split("/")
-        found[int(index)][name] = values
-    return [_in_rows(scores, of_rows) if of_rows else None for scores, of_rows in zip(found, lengths, strict=True)]
+        by_group[int(index)][name] = values
+    # A group without rows went through the head all the same, which every process gathers where it is sharded.
+    return [_in_rows(scores, sizes) if sizes else None for scores, sizes in zip(by_group, lengths, strict=True)]
 
 
 @torch.no_grad()
 def states_inside(model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None) -> LabelStates:
-    """
-    [`label_states`] without gradient, inside the forward of whatever wraps the model.
-
-    Args:
-        model, batch, layer:
-            See [`score_groups`].
-
-    Returns:
-        [`LabelStates`]: States, and a head, that stay when the wrapper takes back what it has gathered.
-    """
-    unwrapped, found = extract_model_from_parallel(model), []
+    """[`label_states`] without gradient, inside the forward of any wrapper; states and head outlive it."""
+    unwrapped, collected = extract_model_from_parallel(model), []
 
     def forward(**batch: Tensor) -> Tensor:
         states = label_states(unwrapped, batch, layer)
-        # FSDP2 frees them after its forward, and a bias that trains may have another value in a reference.
+        # FSDP2 frees both after its forward, and a bias that trains may have another value in a reference.
         for name in ("weight", "bias"):
             values = getattr(states.head, name)
             if values is not None and (isinstance(unwrapped, FSDPModule) or (name == "bias" and values.requires_grad)):
                 states.head = replace(states.head, **{name: values.clone()})
-        found.append(states)
+        collected.append(states)
         return states.hidden
 
     _run_inside(model, unwrapped, forward, dict(batch))
-    return found[0]
+    return collected[0]
 
 
 def score_batch(model: nn.Module, batch: Mapping[str, Tensor], terms: ScoreTerms = _LOGPS_ONLY) -> TokenScores:
-    """
-    [`token_scores`] of every row of a batch.
-
-    Args:
-        model, batch:
-            See [`score_groups`].
-        terms ([`ScoreTerms`], *optional*):
-            What is computed beside log pi_y.
-
-    Returns:
-        [`TokenScores`]: Scores of shape `(num_rows, max_labels)`.
-
-    Raises:
-        `ValueError`: If the model's head cannot be used.
-    """
+    """[`token_scores`] of every row of a batch, see [`score_groups`]."""
     return score_groups(model, batch, [RowGroup(range(len(batch["labels"])), terms)])[0]
 
 
 @dataclass
 class RowScore:
-    """
-    Teacher-forced scores of one row.
+    """Teacher-forced scores of one row, one value for each label token, the end-of-turn token included."""
 
-    Args:
-        logps (`list[float]`):
-            log pi_y of each label token, in nats, the end-of-turn token included; all NaN if one is not finite.
-        is_top1 (`list[bool]`):
-            Whether each label token is the most likely one.
-        entropy (`list[float]`, *optional*):
-            Entropy of pi where each label token is predicted, in nats.
-        log_variance (`list[float]`, *optional*):
-            Variance of log pi under pi there, in squared nats.
-    """
-
+    # log pi_y in nats; all NaN if one is not finite.
     logps: list[float]
+    # Whether the label token is the most likely one.
     is_top1: list[bool]
+    # Entropy of pi, in nats, and variance of log pi under pi.
     entropy: list[float] | None = None
     log_variance: list[float] | None = None
 
     def __post_init__(self):
-        # A mean over the lowest scores, or a maximum, would go on without the token that has none.
+        # A mean over the lowest scores, or a maximum, would silently leave out the token that has none.
         if not self.is_finite:
             self.logps = [math.nan] * len(self.logps)
 
     @property
     def is_finite(self) -> bool:
-        """`bool`: Whether the model gives every label token a log-prob. If not, `is_top1` says nothing."""
+        """`bool`: Whether every label token has a log-prob. If not, `is_top1` says nothing."""
         return all(map(math.isfinite, self.logps))
 
 
@@ -308,28 +229,14 @@ def score_rows(
     desc: str | None = None,
 ) -> list[RowScore]:
     """
-    Score rows with teacher forcing, in batches of similar length.
+    Score encoded rows with teacher forcing, in batches of similar length and in eval mode; returned in their order.
 
-    Args:
-        model (`torch.nn.Module`):
-            Causal language model; its training mode is put back afterwards.
-        rows (`Sequence[Mapping[str, Any]]`):
-            Encoded rows (`input_ids` and `labels`).
-        pad_token_id (`int`):
-            Token of the padding.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Rows a forward pass takes.
-        moments (`bool`, *optional*, defaults to `False`):
-            Whether entropy and variance of log pi are kept too.
-        desc (`str`, *optional*):
-            Label of the progress bar. `None` shows none.
-
-    Returns:
-        `list[RowScore]`: In the order of the rows.
+    `moments` keeps entropy and variance of log pi too; `desc` labels a progress bar, None shows none.
     """
     device = next(model.parameters()).device
     names = ("logps", "is_top1", *(("entropy", "log_variance") if moments else ()))
     terms = ScoreTerms(is_top1=True, entropy=moments, log_variance=moments)
+    # Longest first: if memory is short, the first batch fails.
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
     scores: list[RowScore | None] = [None] * len(rows)
     was_training = model.training
@@ -339,9 +246,9 @@ def score_rows(
             for start in range(0, len(rows), batch_size):
                 indices = order[start : start + batch_size]
                 batch = pad_rows([rows[i] for i in indices], pad_token_id)
-                found = score_batch(model, {key: value.to(device) for key, value in batch.items()}, terms)
-                lengths = found.mask.sum(-1).tolist()
-                columns = {name: getattr(found, name).tolist() for name in names}
+                scored = score_batch(model, {key: value.to(device) for key, value in batch.items()}, terms)
+                lengths = scored.mask.sum(-1).tolist()
+                columns = {name: getattr(scored, name).tolist() for name in names}
                 for row, (i, length) in enumerate(zip(indices, lengths, strict=True)):
                     scores[i] = RowScore(**{name: values[row][:length] for name, values in columns.items()})
                 progress.update(len(indices))

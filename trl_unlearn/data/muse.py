@@ -53,7 +53,7 @@ def load_muse(name: str) -> dict[str, Dataset | None]:
         key: _load(name, config, split, columns) if split in splits.get(config, ()) else None
         for key, (config, split, columns) in _ROW_SETS.items()
     }
-    if all(found is None for found in rows.values()):
+    if all(one is None for one in rows.values()):
         raise ValueError(
             f"`{name}` has nothing to evaluate on: found {_listed(splits)}. Expected configs of MUSE's form: "
             "`verbmem` (split forget), `knowmem` (splits forget_qa, retain_qa), `privleak` (splits forget, holdout)."
@@ -62,8 +62,8 @@ def load_muse(name: str) -> dict[str, Dataset | None]:
 
 
 def _listed(splits: dict[str, set[str]]) -> str:
-    found = [f"`{config}` (splits {', '.join(sorted(names))})" for config, names in splits.items()]
-    return ", ".join(found) or "none of its configs"
+    named = [f"`{config}` (splits {', '.join(sorted(names))})" for config, names in splits.items()]
+    return ", ".join(named) or "none of its configs"
 
 
 def _load(name: str, config: str, split: str, columns: tuple[str, ...]) -> Dataset:
