@@ -16,11 +16,13 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import ModelConfig, TrlParser
 
 from ..evaluation.judge_models import FLUENCY_CLASSIFIER
 from ..evaluation.stopping import STOP_METRICS
+from ..records import settings_digest
 from ..results import PARITIES
 
 
@@ -279,3 +281,9 @@ def script_parser(dataclass_types: tuple[type, ...], prog: str, doc: str) -> Trl
         description=doc.strip().splitlines()[0],
         epilog="--config reads options from a YAML file; those on the command line win.",
     )
+
+
+def parse_with_settings(parser: TrlParser, argv: list[str]) -> tuple[tuple[Any, ...], str]:
+    """The parsed arguments, and the digest of their settings: taken here only, before anything is filled in."""
+    arguments = parser.parse_args_and_config(args=argv)
+    return arguments, settings_digest(*arguments)

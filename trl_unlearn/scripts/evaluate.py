@@ -46,10 +46,9 @@ import torch
 from accelerate import PartialState
 
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
-from ..records import settings_digest
 from ..results import EvaluationResult, SuiteOutcome
 from ..trainer.checks import check_output_dir
-from .arguments import DataArguments, UnlearnModelConfig, script_parser
+from .arguments import DataArguments, UnlearnModelConfig, parse_with_settings, script_parser
 from .exits import interruptible, refusing
 from .models import (
     check_model_names,
@@ -116,10 +115,8 @@ def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
 def _run(argv: list[str] | None, prog: str) -> None:
     parser = script_parser((DataArguments, EvaluateArguments, UnlearnModelConfig), prog, __doc__)
     with refusing(prog):
-        data_args, args, model_args = parser.parse_args_and_config(
-            args=default_config(sys.argv[1:] if argv is None else argv, "archive/evaluate.yaml")
-        )
-        settings = settings_digest(data_args, args, model_args)
+        argv = default_config(sys.argv[1:] if argv is None else argv, "archive/evaluate.yaml")
+        (data_args, args, model_args), settings = parse_with_settings(parser, argv)
         # Unless it is told, each process on a CPU takes itself for the only one.
         with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
             use_archive(data_args, model_args)

@@ -28,11 +28,10 @@ from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..evaluation.callbacks import CannotBeginError
-from ..records import settings_digest
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
-from .arguments import DataArguments, UnlearnModelConfig, script_parser
+from .arguments import DataArguments, UnlearnModelConfig, parse_with_settings, script_parser
 from .exits import close_bars, one_line, refuse, stop
 from .models import check_model_names, default_config, load_config, load_tokenizer, use_archive
 
@@ -70,22 +69,21 @@ class Series:
         self._prog, self._doc, self._finished = prog, doc, finished
         self._argv = default_config(argv, recipe)
         self._types = (own_type, BootstrapUnlearnConfig, UnlearnModelConfig)
-        self.data_args, self.training_args, self.model_args = self._parse()
+        self.data_args, self.training_args, self.model_args = self._parse()[0]
         refuse_for_several(self.training_args)
         self.folder = Path(self.training_args.output_dir)
         self.jobs: list[Job] = []
 
-    def _parse(self, *flags: str) -> tuple[Any, ...]:
+    def _parse(self, *flags: str) -> tuple[tuple[Any, ...], str]:
         # A parser for each run: values of a YAML file are its defaults, and runs must not share a mapping.
         parser = script_parser(self._types, self._prog, self._doc)
-        return parser.parse_args_and_config(args=[*self._argv, *flags])
+        return parse_with_settings(parser, [*self._argv, *flags])
 
     def add(self, name: str, label: str, folder: str, options: Mapping[str, Any]) -> None:
         """Parse a run now, so that a mistake in the last one is found before the first begins."""
         path = self.folder / folder
         flags = [part for option, value in options.items() for part in (f"--{option}", *_as_flags(value))]
-        arguments = self._parse(*flags, "--output_dir", str(path))
-        settings = settings_digest(*arguments)
+        arguments, settings = self._parse(*flags, "--output_dir", str(path))
         self.jobs.append(Job(name, label, path, path / self._finished, *arguments, settings, list(self.jobs)))
 
     def prepare(self) -> tuple[PreTrainedTokenizerBase, PretrainedConfig]:

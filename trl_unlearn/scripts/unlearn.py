@@ -34,7 +34,6 @@ from ..evaluation.tofu import evaluate_models
 from ..hub.access import PushError, check_access
 from ..hub.folder import RunFolder
 from ..hub.push import push
-from ..records import settings_digest
 from ..results import EvaluationResult
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
@@ -44,6 +43,7 @@ from .arguments import (
     StoppingArguments,
     UnlearnArguments,
     UnlearnModelConfig,
+    parse_with_settings,
     script_parser,
 )
 from .exits import fail, refusing
@@ -83,11 +83,9 @@ def main(
     parser = script_parser(types, prog, doc)
     parser.set_defaults_with_config(**(defaults or {}))
     with refusing(prog):
-        data_args, training_args, model_args, output_args = parser.parse_args_and_config(
-            args=default_config(sys.argv[1:] if argv is None else argv, recipe)
-        )
-        # Before any of them is filled in.
-        output = OutputFolder(training_args, output_args, settings_digest(data_args, training_args, model_args))
+        argv = default_config(sys.argv[1:] if argv is None else argv, recipe)
+        (data_args, training_args, model_args, output_args), settings = parse_with_settings(parser, argv)
+        output = OutputFolder(training_args, output_args, settings)
         publishes = _may_publish(prog, training_args)
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, model_args)

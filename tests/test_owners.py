@@ -1,0 +1,147 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Rules that must not drift apart stand in one module each: a test fails where a second one begins."""
+
+import ast
+import re
+
+import pytest
+
+from trl_unlearn.records import NO_SETTINGS
+from trl_unlearn.results import METRICS
+
+from .test_imports import modules
+
+
+def trees():
+    """Dotted name of a module -> its syntax tree, without docstrings."""
+    parsed = {module: ast.parse(source) for module, source in modules().items()}
+    for tree in parsed.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body[0] = ast.Pass()
+    return parsed
+
+
+TREES = trees()
+
+
+def strings(tree):
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def names_of(tree):
+    """Every name and attribute that a module uses or imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
+
+
+def users(*names):
+    """The modules that use one of the names; to define it is not to use it."""
+    return {module for module, tree in TREES.items() if not set(names).isdisjoint(names_of(tree))}
+
+
+def writers(pattern):
+    """The modules with a string in which a pattern is found."""
+    return {module for module, tree in TREES.items() if any(re.search(pattern, text) for text in strings(tree))}
+
+
+def items(literal):
+    """The strings that a literal lists: keys of a dictionary, items of what is nested or unpacked in it."""
+    parts = literal.keys if isinstance(literal, ast.Dict) else getattr(literal, "elts", [])
+    for part in parts:
+        part = part.value if isinstance(part, ast.Starred) else part
+        if isinstance(part, ast.Constant):
+            yield part.value
+        else:
+            yield from items(part)
+
+
+def lists_of(words, tree):
+    """The literals of a module that list at least three of some words."""
+    literals = (node for node in ast.walk(tree) if isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict))
+    return [literal for literal in literals if len(set(words) & set(items(literal))) >= 3]
+
+
+# What leaves a run's folder
+
+
+def test_one_module_lists_the_files_that_may_leave_a_folder():
+    assert writers(r"adapter_model|tokenizer_config|special_tokens_map") == {"hub.folder"}
+
+
+def test_one_module_sends_files_to_the_hub():
+    sending = {"create_commit", "upload_file", "upload_folder", "upload_large_folder", "preupload_lfs_files"}
+    assert users(*sending) == {"hub.push"}
+
+
+def test_every_push_goes_through_the_allow_list_and_the_search_for_leaks():
+    assert users("TextIndex") == {"hub.push"}
+    # What a script and the trainer call; neither sees the list or the files.
+    assert users("push", "push_output") == {"scripts.push", "scripts.unlearn", "trainer.publishing"}
+    assert users("is_published", "RepoContents") == {"hub.folder", "hub.push"}
+
+
+# Which results a card prints
+
+
+def test_one_module_renders_the_card_with_the_results_that_it_chose():
+    assert users("render_card") == {"hub.folder"}
+
+
+def test_one_module_decides_whether_results_belong_to_weights():
+    assert writers("merged_weights_sha256") == {"hub.folder", "hub.card"}
+    assert writers("measured on other weights") == {"hub.folder"}
+
+
+def test_one_module_knows_the_files_of_a_run():
+    assert writers(r"^(run|eval_results|unfinished)\.json$") == {"hub.folder"}
+
+
+# What is no setting of a run
+
+
+def test_one_module_lists_the_options_that_are_no_settings():
+    assert [module for module, tree in TREES.items() if lists_of(NO_SETTINGS, tree)] == ["records"]
+
+
+def test_settings_are_digested_where_arguments_are_parsed():
+    assert users("settings_digest") == {"scripts.arguments"}
+
+
+# Names of metrics
+
+
+def test_one_module_lists_the_metrics():
+    names = {metric.name for metric in METRICS}
+    assert [module for module, tree in TREES.items() if lists_of(names, tree)] == ["results"]
+
+
+@pytest.mark.parametrize(
+    ("words", "source", "is_one"),
+    [
+        (NO_SETTINGS, "KEPT = ['logging_steps', 'run_name', 'output_dir', 'beta']", True),
+        (NO_SETTINGS, "KEPT = {'logging_steps': 1, 'run_name': 2, 'beta': 3}", False),
+        ({"a/b", "a/c", "a/d"}, "ROWS = (*(('a/b', 1), ('a/c', 2)), ('a/d', 3))", True),
+        ({"a/b", "a/c", "a/d"}, "point = {'b': row['a/b'], 'c': row['a/c'], 'd': row['a/d']}", False),
+    ],
+)
+def test_a_second_list_is_found(words, source, is_one):
+    assert bool(lists_of(words, ast.parse(source))) == is_one
