@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What is minimised on rows that must go: pure functions of per-token scores, one loss an example."""
+"""Losses of rows that must go: pure functions of per-token scores, one loss a row. Shapes that differ are refused."""
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ def _check_shapes(**tensors: Tensor) -> None:
 
 def reduce_tokens(values: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
     """
-    Per-token values to one value an example.
+    Per-token values to one value a row.
 
     Args:
         values (`torch.Tensor`):
@@ -43,9 +43,6 @@ def reduce_tokens(values: Tensor, mask: Tensor, reduction: str = "mean") -> Tens
 
     Returns:
         `torch.Tensor`: Of shape `(num_rows,)`.
-
-    Raises:
-        `ValueError`: If the shapes differ or the reduction is neither.
     """
     _check_shapes(values=values, mask=mask)
     if reduction not in ("mean", "sum"):
@@ -68,9 +65,6 @@ def ga(logps: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
 
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`; unbounded below.
-
-    Raises:
-        `ValueError`: If the shapes differ.
     """
     return reduce_tokens(logps, mask, reduction)
 
@@ -82,20 +76,15 @@ def npo(logps: Tensor, reference_logps: Tensor, mask: Tensor, beta: float = 0.1)
     a row.
 
     Args:
-        logps (`torch.Tensor`):
-            log pi_y of each label token, in nats, of shape `(num_rows, max_labels)`.
+        logps, mask:
+            See [`ga`].
         reference_logps (`torch.Tensor`):
-            The same under the model as it was passed in, of the same shape.
-        mask (`torch.Tensor`):
-            `True` at label tokens, of the same shape.
+            log pi_y under the model before unlearning, of the same shape.
         beta (`float`, *optional*, defaults to `0.1`):
             Inverse temperature; towards 0 the gradient becomes that of [`ga`] (summed over tokens).
 
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
-
-    Raises:
-        `ValueError`: If the shapes differ.
 
     Source: Negative Preference Optimization (https://huggingface.co/papers/2404.05868), Eq. 3.
     """
@@ -120,16 +109,13 @@ def simnpo(logps: Tensor, mask: Tensor, beta: float = 4.5, gamma: float = 0.0) -
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
 
-    Raises:
-        `ValueError`: If the shapes differ.
-
     Source: Simplicity Prevails (https://huggingface.co/papers/2410.07163).
     """
     return -F.logsigmoid(-beta * reduce_tokens(logps, mask) - gamma) * 2 / beta
 
 
 def _weighted_ga(weights: Tensor, logps: Tensor, mask: Tensor, reduction: str) -> Tensor:
-    # A weight of 0 at what is no label: the gradient of a NaN there is then 0 too.
+    # A weight of 0 in the padding: the gradient of a NaN there is then 0 too.
     return reduce_tokens(weights.detach().masked_fill(~mask, 0) * logps, mask, reduction)
 
 
@@ -146,9 +132,6 @@ def wga(logps: Tensor, mask: Tensor, beta: float = 1.0, reduction: str = "mean")
 
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
-
-    Raises:
-        `ValueError`: If the shapes differ.
 
     Source: Rethinking LLM Unlearning Objectives (https://huggingface.co/papers/2502.19301).
     """
@@ -167,15 +150,12 @@ def tnpo(logps: Tensor, reference_logps: Tensor, mask: Tensor, beta: float = 1.0
         logps, mask, reduction:
             See [`ga`].
         reference_logps (`torch.Tensor`):
-            log pi_y under the model as it was passed in, of the same shape.
+            log pi_y under the model before unlearning, of the same shape.
         beta (`float`, *optional*, defaults to `1.0`):
             Inverse temperature; 0 is [`ga`].
 
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
-
-    Raises:
-        `ValueError`: If the shapes differ.
 
     Source: Rethinking LLM Unlearning Objectives (https://huggingface.co/papers/2502.19301).
     """
@@ -198,9 +178,6 @@ def satimp(logps: Tensor, mask: Tensor, beta1: float = 5.0, beta2: float = 1.0, 
 
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
-
-    Raises:
-        `ValueError`: If the shapes differ.
 
     Source: Exploring Criteria of Loss Reweighting (https://huggingface.co/papers/2505.11953).
     """
@@ -236,9 +213,6 @@ def dpo(
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
 
-    Raises:
-        `ValueError`: If the shapes of an answer differ, or the numbers of rows.
-
     Source: Negative Preference Optimization (https://huggingface.co/papers/2404.05868), Eq. 2, and its code.
     """
     _check_shapes(logps=logps, reference_logps=reference_logps, mask=mask)
@@ -269,9 +243,6 @@ def undial(kl: Tensor, reference_entropy: Tensor, mask: Tensor, reduction: str =
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
 
-    Raises:
-        `ValueError`: If the shapes differ.
-
     Source: UNDIAL (https://huggingface.co/papers/2402.10052).
     """
     _check_shapes(kl=kl, reference_entropy=reference_entropy, mask=mask)
@@ -293,9 +264,6 @@ def ceu(others: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
 
-    Raises:
-        `ValueError`: If the shapes differ.
-
     Source: CE-U (https://huggingface.co/papers/2503.01224).
     """
     return -reduce_tokens(others, mask, reduction)
@@ -313,13 +281,11 @@ def bs_t(logps: Tensor, beliefs: Tensor, mask: Tensor, lambda_bst: float = 0.2, 
     \\(\lambda q_u > \pi_u\\).
 
     Args:
-        logps (`torch.Tensor`):
-            log pi_y of each label token, in nats, of shape `(num_rows, max_labels)`.
+        logps, mask:
+            See [`ga`].
         beliefs (`torch.Tensor`):
             Belief term \\(\sum_{v \in H_k} q_v \log \pi_v\\) of each label token (see
             [`~trl_unlearn.token_scores.token_scores`]), of the same shape.
-        mask (`torch.Tensor`):
-            `True` at label tokens, of the same shape.
         lambda_bst (`float`, *optional*, defaults to `0.2`):
             Weight of the beliefs, in [0, 1]; 0 is [`ga`].
         reduction (`str`, *optional*, defaults to `"mean"`):
@@ -328,12 +294,10 @@ def bs_t(logps: Tensor, beliefs: Tensor, mask: Tensor, lambda_bst: float = 0.2, 
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`; unbounded below.
 
-    Raises:
-        `ValueError`: If the shapes differ.
-
     Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), Eq. 5-6.
     """
     _check_shapes(logps=logps, beliefs=beliefs, mask=mask)
+    # (1 - lambda) log pi_y + lambda <q, log pi>: linear in the target, so that t is never built.
     return reduce_tokens(torch.lerp(logps, beliefs, lambda_bst), mask, reduction)
 
 

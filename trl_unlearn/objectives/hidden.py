@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What RMU minimises, on the hidden states of one layer: one loss an example."""
+"""Losses of RMU on the hidden states of one layer, one loss a row. Shapes that do not fit are refused."""
 
 import torch
 from torch import Tensor
@@ -51,9 +51,6 @@ def rmu_forget(hidden: Tensor, direction: Tensor, coefficient: float, mask: Tens
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
 
-    Raises:
-        `ValueError`: If the shapes do not fit.
-
     Source: The WMDP Benchmark (https://huggingface.co/papers/2403.03218).
     """
     if direction.shape != hidden.shape[-1:]:
@@ -72,13 +69,10 @@ def rmu_retain(hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> Tensor
         hidden, mask:
             See [`rmu_forget`].
         reference_hidden (`torch.Tensor`):
-            Hidden states of the model as it was passed in, of the same shape as `hidden`.
+            Hidden states of the model before unlearning, of the same shape as `hidden`.
 
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
-
-    Raises:
-        `ValueError`: If the shapes do not fit.
 
     Source: The WMDP Benchmark (https://huggingface.co/papers/2403.03218).
     """

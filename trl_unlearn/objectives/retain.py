@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What is minimised on rows that must stay: pure functions of per-token scores, one loss an example."""
+"""Losses of rows that must stay: pure functions of per-token scores, one loss a row; other shapes are refused."""
 
 from torch import Tensor
 
@@ -33,9 +33,6 @@ def nll(logps: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
 
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
-
-    Raises:
-        `ValueError`: If the shapes differ.
     """
     return -reduce_tokens(logps, mask, reduction)
 
@@ -48,15 +45,10 @@ def kl(token_kl: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
         token_kl (`torch.Tensor`):
             KL divergence over the vocabulary at each label position, in nats, of shape `(num_rows, max_labels)` (see
             [`~trl_unlearn.token_scores.TokenScores`]).
-        mask (`torch.Tensor`):
-            `True` at label tokens, of the same shape.
-        reduction (`str`, *optional*, defaults to `"mean"`):
-            `"mean"` or `"sum"` over the label tokens of a row.
+        mask, reduction:
+            See [`nll`].
 
     Returns:
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
-
-    Raises:
-        `ValueError`: If the shapes differ.
     """
     return reduce_tokens(token_kl, mask, reduction)
