@@ -154,8 +154,7 @@ def encoded_rows(draw):
 @cases(50)
 @given(rows=st.lists(encoded_rows(), min_size=1, max_size=5), pad=TOKENS)
 def test_padding_never_counts(tiny_model, rows, pad):
-    batch = DataCollatorForUnlearning(pad)([row | {"row": index} for index, row in enumerate(rows)])
-    assert batch["row"].tolist() == list(range(len(rows)))
+    batch = DataCollatorForUnlearning(pad)(rows)
     for index, row in enumerate(rows):
         length, width = len(row["input_ids"]), max(len(other["input_ids"]) for other in rows)
         missing = width - length

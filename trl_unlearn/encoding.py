@@ -272,6 +272,13 @@ def padding_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
+def padded_width(longest: int, multiple: int = 1, limit: int | None = None) -> int:
+    """Width of a padded batch: a multiple of a number, but no padding beyond the `limit` of positions."""
+    missing = -longest % multiple
+    # A table of positions has a last one, and a position of padding is looked up, too.
+    return longest + (missing if limit is None else min(missing, max(0, limit - longest)))
+
+
 def pad_rows(
     rows: Sequence[Mapping[str, Any]], pad_token_id: int, multiple: int = 1, limit: int | None = None
 ) -> dict[str, Tensor]:
@@ -283,10 +290,7 @@ def pad_rows(
     ids = [torch.tensor(row["input_ids"]) for row in rows]
     labels = [torch.tensor(row["labels"]) for row in rows]
     longest = max(map(len, ids))
-    missing = -longest % multiple
-    if limit is not None:
-        # A table of positions has a last one, and a position of padding is looked up, too.
-        missing = min(missing, max(0, limit - longest))
+    missing = padded_width(longest, multiple, limit) - longest
 
     def padded(values: list[Tensor], value: int) -> Tensor:
         return F.pad(pad_sequence(values, batch_first=True, padding_value=value), (0, missing), value=value)

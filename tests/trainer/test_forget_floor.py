@@ -17,6 +17,7 @@ import torch
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES, ForgetScores
+from trl_unlearn.trainer.weights import TermWeights
 
 
 def scores(logps, **fields):
@@ -26,7 +27,7 @@ def scores(logps, **fields):
 def test_a_row_below_the_floor_keeps_its_loss_and_has_no_gradient(tmp_path):
     logps = torch.tensor([[-1.0, -8.0], [-6.0, -5.0]], dtype=torch.float64, requires_grad=True)
     args = BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, forget_loss_type="ga", lambda_bss=0.0)
-    loss = FORGET_OBJECTIVES["ga"].loss(scores(logps).bounded(-5.0), args)
+    loss = FORGET_OBJECTIVES["ga"].loss(scores(logps).bounded(-5.0), args, TermWeights(args).now)
     assert loss.tolist() == [-4.5, -5.5]
     loss.sum().backward()
     assert logps.grad.tolist() == [[0.5, 0.5], [0.0, 0.0]]
@@ -36,7 +37,9 @@ def test_token_beliefs_of_a_row_below_the_floor_have_no_gradient(tmp_path):
     logps = torch.tensor([[-1.0], [-6.0]], dtype=torch.float64, requires_grad=True)
     beliefs = torch.tensor([[-2.0], [-2.0]], dtype=torch.float64, requires_grad=True)
     args = BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, lambda_bst=0.5)
-    FORGET_OBJECTIVES["bs_t"].loss(scores(logps, beliefs=beliefs).bounded(-5.0), args).sum().backward()
+    FORGET_OBJECTIVES["bs_t"].loss(
+        scores(logps, beliefs=beliefs).bounded(-5.0), args, TermWeights(args).now
+    ).sum().backward()
     assert logps.grad.tolist() == [[0.5], [0.0]]
     assert beliefs.grad.tolist() == [[0.5], [0.0]]
 
@@ -68,7 +71,7 @@ def test_a_floor_that_is_no_log_prob_is_refused(tmp_path, floor, name):
 def test_a_token_below_the_token_floor_is_clipped_and_has_no_gradient(tmp_path):
     logps = torch.tensor([[-1.0, -8.0], [-6.0, -5.0]], dtype=torch.float64, requires_grad=True)
     args = BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, forget_loss_type="ga", lambda_bss=0.0)
-    loss = FORGET_OBJECTIVES["ga"].loss(scores(logps).bounded(token_floor=-5.0), args)
+    loss = FORGET_OBJECTIVES["ga"].loss(scores(logps).bounded(token_floor=-5.0), args, TermWeights(args).now)
     assert loss.tolist() == [-3.0, -5.0]
     loss.sum().backward()
     assert logps.grad.tolist() == [[0.5, 0.0], [0.0, 0.5]]
@@ -77,7 +80,7 @@ def test_a_token_below_the_token_floor_is_clipped_and_has_no_gradient(tmp_path):
 def test_a_row_floor_takes_the_row_and_a_token_floor_what_is_left_of_the_others(tmp_path):
     logps = torch.tensor([[-1.0, -4.0], [-7.0, -1.0], [-9.0, -4.0]], dtype=torch.float64, requires_grad=True)
     args = BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, forget_loss_type="ga", lambda_bss=0.0)
-    FORGET_OBJECTIVES["ga"].loss(scores(logps).bounded(-5.0, -6.0), args).sum().backward()
+    FORGET_OBJECTIVES["ga"].loss(scores(logps).bounded(-5.0, -6.0), args, TermWeights(args).now).sum().backward()
     assert logps.grad.tolist() == [[0.5, 0.5], [0.0, 0.5], [0.0, 0.0]]
 
 
@@ -85,7 +88,9 @@ def test_token_beliefs_of_a_token_below_the_token_floor_have_no_gradient(tmp_pat
     logps = torch.tensor([[-1.0, -6.0]], dtype=torch.float64, requires_grad=True)
     beliefs = torch.tensor([[-2.0, -2.0]], dtype=torch.float64, requires_grad=True)
     args = BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, lambda_bst=0.5)
-    FORGET_OBJECTIVES["bs_t"].loss(scores(logps, beliefs=beliefs).bounded(token_floor=-5.0), args).sum().backward()
+    FORGET_OBJECTIVES["bs_t"].loss(
+        scores(logps, beliefs=beliefs).bounded(token_floor=-5.0), args, TermWeights(args).now
+    ).sum().backward()
     assert logps.grad.tolist() == [[0.25, 0.0]]
     assert beliefs.grad.tolist() == [[0.25, 0.0]]
 

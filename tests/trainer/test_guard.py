@@ -31,6 +31,7 @@ from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.token_scores import RowScore, score_batch
 from trl_unlearn.trainer.guard import DivergenceError, DivergenceGuard
+from trl_unlearn.trainer.step import StepRow
 
 
 @pytest.fixture
@@ -40,6 +41,14 @@ def model():
     return model
 
 
+def rows_of(kinds, indices):
+    """Rows of a pass; one without a kind does not count."""
+    return [
+        StepRow({}, kind or "forget", 1.0, index, counts=bool(kind))
+        for kind, index in zip(kinds, indices, strict=True)
+    ]
+
+
 def means(forget=-1.0, retain=-0.5):
     return {"loss/forget": forget, "forget/logps": forget, "loss/retain": -retain, "retain/logps": retain}
 
@@ -47,8 +56,8 @@ def means(forget=-1.0, retain=-0.5):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_refused_with_its_term_step_and_rows(model, value):
     guard = DivergenceGuard(model, vocab_size=100)
-    guard.note_losses(["retain", "forget", "forget"], [(3,), (4,), (5,)], torch.tensor([1.0, 2.0, value]))
-    guard.note_losses(["beliefs", "forget", ""], [(5, 1), (3,), (3,)], torch.tensor([2.0, value, value]))
+    guard.note_losses(rows_of(["retain", "forget", "forget"], [(3,), (4,), (5,)]), torch.tensor([1.0, 2.0, value]))
+    guard.note_losses(rows_of(["beliefs", "forget", ""], [(5, 1), (3,), (6,)]), torch.tensor([2.0, value, value]))
     with pytest.raises(DivergenceError, match=rf"`loss/forget` is {value} at step 7 \(rows 3, 5 of the forget set\)"):
         guard.check(means(forget=value), 7)
 
@@ -56,7 +65,7 @@ def test_a_loss_that_is_not_finite_is_refused_with_its_term_step_and_rows(model,
 def test_rows_of_every_kind_are_named_by_index(model):
     guard = DivergenceGuard(model, vocab_size=100)
     kinds, indices = ["beliefs", "retain", "beliefs", "retain"], [(4, 2), (17,), (4, 0), (2,)]
-    guard.note_losses(kinds, indices, torch.tensor([math.nan, math.nan, math.inf, 1.0]))
+    guard.note_losses(rows_of(kinds, indices), torch.tensor([math.nan, math.nan, math.inf, 1.0]))
     named = r"\(beliefs \(4, 0\), \(4, 2\), each \(row, number\); rows 17 of the retain set\)"
     with pytest.raises(DivergenceError, match=f"`loss/beliefs` is nan, `loss/retain` is nan at step 0 {named}"):
         guard.check({"loss/beliefs": math.nan, "loss/forget": 0.0, "loss/retain": math.nan}, 0)
@@ -64,14 +73,14 @@ def test_rows_of_every_kind_are_named_by_index(model):
 
 def test_a_long_list_of_rows_ends_with_how_many_more_there_are(model):
     guard = DivergenceGuard(model, vocab_size=100)
-    guard.note_losses(["forget"] * 20, [(i,) for i in range(20)], torch.full((20,), math.nan))
+    guard.note_losses(rows_of(["forget"] * 20, [(i,) for i in range(20)]), torch.full((20,), math.nan))
     with pytest.raises(DivergenceError, match=r"rows 0, 1, .*, 15 and 4 more of the forget set"):
         guard.check(means(forget=math.nan), 0)
 
 
 def test_a_mean_that_overflows_alone_accuses_no_row(model):
     guard = DivergenceGuard(model, vocab_size=100)
-    guard.note_losses(["forget", "forget"], [(0,), (1,)], torch.full((2,), 3e38))
+    guard.note_losses(rows_of(["forget", "forget"], [(0,), (1,)]), torch.full((2,), 3e38))
     with pytest.raises(DivergenceError, match=r"is inf at step 0 \(their mean overflows\)"):
         guard.check(means(forget=math.inf), 0)
 
@@ -82,7 +91,7 @@ def test_a_gradient_that_is_not_finite_is_refused_with_its_step_rows_and_paramet
     assert guard.check_gradient(torch.tensor(3.0), 0)
     assert guard.check_gradient(None, 0)
     for row in (6, 2):
-        guard.note_losses(["forget"], [(row,)], torch.ones(1))
+        guard.note_losses(rows_of(["forget"], [(row,)]), torch.ones(1))
         guard.check(means(), 2)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -98,7 +107,7 @@ def test_a_gradient_that_is_not_finite_is_refused_with_its_step_rows_and_paramet
 def test_the_rows_of_a_step_are_not_those_of_the_step_before(model):
     guard = DivergenceGuard(model, vocab_size=100)
     for row in (6, 2):
-        guard.note_losses(["forget"], [(row,)], torch.ones(1))
+        guard.note_losses(rows_of(["forget"], [(row,)]), torch.ones(1))
         guard.check(means(), 0)
         if row == 6:
             assert guard.check_gradient(1.0, 0)
@@ -115,10 +124,10 @@ def test_an_overflow_of_a_scaled_loss_is_left_out_and_does_not_end_the_training(
 
 def test_a_guard_that_does_not_stop_leaves_out_the_whole_step_of_a_broken_micro_batch(model, caplog):
     guard = DivergenceGuard(model, vocab_size=100, stops=False)
-    guard.note_losses(["forget"], [(1,)], torch.tensor([math.nan]))
+    guard.note_losses(rows_of(["forget"], [(1,)]), torch.tensor([math.nan]))
     with caplog.at_level(logging.WARNING):
         guard.check(means(forget=math.nan), 0, ends_step=False)
-        guard.note_losses(["forget"], [(2,)], torch.ones(1))
+        guard.note_losses(rows_of(["forget"], [(2,)]), torch.ones(1))
         guard.check(means(retain=-50.0), 0)
         # The gradient may well be finite, where the loss is not.
         assert not guard.check_gradient(1.0, 0)

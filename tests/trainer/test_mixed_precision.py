@@ -34,6 +34,7 @@ from trl_unlearn.label_states import LabelStates, label_states
 from trl_unlearn.token_scores import score_batch, score_rows, token_scores
 from trl_unlearn.trainer.bootstrap_unlearn_config import FORGET_LOSS_TYPES
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES, ForgetScores
+from trl_unlearn.trainer.weights import TermWeights
 
 
 TOLERANCE = 0.1
@@ -254,7 +255,9 @@ def test_gradients_are_finite_where_probabilities_vanish_and_rows_are_long(name,
         assert scores.logps.max() > -1e-3
         old = torch.zeros_like(scores.logps)
         chosen = ForgetScores(scores.logps.detach() - 300, scores.mask, reference_logps=old)
-        loss = objective.loss(ForgetScores(**vars(scores), reference_logps=old, chosen=chosen), args)
+        loss = objective.loss(
+            ForgetScores(**vars(scores), reference_logps=old, chosen=chosen), args, TermWeights(args).now
+        )
     assert loss.dtype == torch.float32 and loss.isfinite().all()
     loss.sum().backward()
     assert states.hidden.grad.isfinite().all()

@@ -64,16 +64,17 @@ def test_slices_are_split_until_there_are_enough_and_no_weight_changes(count):
     assert len(slices) == 2
     found = split_to(slices, count)
     assert len(found) == count and all(found)
-    counted = [row for part in found for row in part if row.kind]
+    counted = [row for part in found for row in part if row.counts]
     assert sum(row.weight for row in counted) == pytest.approx(1 + 1 / 2 + 1 / 3 + 1 / 4)
-    assert all(row.weight == 0 for part in found for row in part if not row.kind)
+    assert all(row.weight == 0 for part in found for row in part if not row.counts)
 
 
 def test_a_slice_is_padded_to_a_multiple_of_eight():
-    inputs = collate_rows(rows_of(2, 9), pad_token_id=0)
+    rows = rows_of(2, 9)
+    inputs = collate_rows(rows, pad_token_id=0)
     assert inputs["attention_mask"].tolist() == [[1] * 2 + [0] * 14, [1] * 9 + [0] * 7]
     assert inputs["labels"][1].tolist() == [-100] + [7] * 8 + [-100] * 7
-    assert inputs["kind"] == ["beliefs", "beliefs"] and inputs["weight"].tolist() == [1.0, 0.5]
+    assert inputs["rows"] == rows
 
 
 @pytest.mark.parametrize(("limit", "width"), [(None, 16), (20, 16), (12, 12), (9, 9), (4, 9)])
@@ -104,9 +105,10 @@ def test_means_count_each_row_once_and_know_the_kinds_that_were_not_met():
         return values + torch.tensor([[0, 0, 0, 2, 0, 0], [0, 0, 0, 2, 2, 2]])
 
     metrics = RowMetrics(SimpleNamespace(device=torch.device("cpu"), reduce=reduce), ["forget", "retain"])
-    for losses, kinds in (([1.0, 5.0], ["forget", ""]), ([3.0], ["forget"])):
+    for losses in ([1.0, 5.0], [3.0]):
+        rows = [StepRow({}, "forget", 1.0, (0,)), StepRow({}, "forget", 0.0, (0,), counts=False)][: len(losses)]
         scores = {"loss": torch.tensor(losses), "logps": -torch.tensor(losses), "entropy": torch.ones(len(losses))}
-        metrics.note(kinds, scores)
+        metrics.note(rows, scores)
     means = metrics.take()
     assert means == {
         **{"loss/forget": 2.0, "forget/logps": -2.0, "forget/entropy": 1.0},

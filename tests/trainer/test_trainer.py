@@ -36,7 +36,7 @@ from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
 from trl_unlearn.trainer.guard import DivergenceError
 from trl_unlearn.trainer.inputs import refusal_of, with_refusals
 from trl_unlearn.trainer.run_record import RunClock, build_run_record
-from trl_unlearn.trainer.step import retain_index
+from trl_unlearn.trainer.step import StepRow, retain_index
 
 
 LORA = {"r": 4, "target_modules": "all-linear"}
@@ -393,7 +393,7 @@ def test_the_reference_is_the_model_as_it_was_passed_in(
         learning_rate=1e-2,
     )
     trainer.train()
-    batch = _inputs(trainer, [0, 1, 2])
+    batch = pad_rows(list(trainer.train_dataset), tiny_tokenizer.pad_token_id)
     with trainer._reference() as reference:
         found = score_batch(reference, batch).logps
     expected = score_batch(original.eval(), batch).logps
@@ -569,7 +569,9 @@ def test_a_second_run_is_that_of_a_new_trainer(new_trainer, tiny_model, refresh_
     first = trainer.run_record()
     # As an interrupted step leaves them.
     trainer._metrics["train"]["loss/retain"].append(99.0)
-    trainer._row_metrics.note(["retain"], {name: torch.tensor([99.0]) for name in ("loss", "logps", "entropy")})
+    trainer._row_metrics.note(
+        [StepRow({}, "retain", 1.0, (0,))], {name: torch.tensor([99.0]) for name in ("loss", "logps", "entropy")}
+    )
     trainer.stop_reason = "Enough."
     other.model.load_state_dict(trainer.model.state_dict())
     trainer.train()

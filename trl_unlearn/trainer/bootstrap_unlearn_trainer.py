@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import TrainOutput
 
 from ..beliefs import BeliefSampling, BeliefStore
-from ..encoding import ENCODED_COLUMNS
+from ..encoding import ENCODED_COLUMNS, padded_width
 from ..generation import eos_token_ids, position_limit, whole_model
 from ..label_states import LabelStates, check_head
 from ..objectives import forget, hidden, retain
@@ -49,6 +49,7 @@ from .reference import disable_dropout, keep_reference, reference_model
 from .step import (
     DataCollatorForUnlearning,
     PassScorer,
+    ScoredRows,
     StepRow,
     collate_rows,
     cut_rows,
@@ -327,7 +328,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         due = int(self.state.epoch / every + 1e-6) if every > 0 else 0
         if self.belief_store.refresh == due:
             return
-        self._scorer.forget_beliefs()
+        self._scorer.drop_beliefs()
         desc = f"Sampling beliefs (epoch {self.state.epoch:g})"
         audit = self._sample(model, self.belief_store, due, desc)
         if self.args.log_completions and self.is_world_process_zero():
@@ -394,7 +395,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. A row's loss must not depend on
             other rows: they may be passed in other slices.
         """
-        return self._objective.loss(scores, self._weights.now)
+        return self._objective.loss(scores, self.args, self._weights.now)
 
     def _retain_loss(self, scores: TokenScores, reference: LabelStates | None) -> Tensor:
         args = self.args
@@ -408,29 +409,29 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def _score_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """`loss`, mean `logps` and mean `entropy` of each row but those that DPO prefers, from one forward pass."""
         forget_part, retain_part = self._scorer.score(model, inputs)
-        parts = []
+        losses: list[tuple[ScoredRows, Tensor]] = []
         if forget_part is not None:
-            rows, scores = forget_part
-            bounded = scores.bounded(self.args.forget_floor, self.args.forget_token_floor)
-            parts.append((rows, scores, self.compute_forget_loss(bounded)))
+            bounded = forget_part.scores.bounded(self.args.forget_floor, self.args.forget_token_floor)
+            losses.append((forget_part, self.compute_forget_loss(bounded)))
         if retain_part is not None:
-            rows, scores, reference = retain_part
-            parts.append((rows, scores, self._retain_loss(scores, reference)))
+            losses.append((retain_part, self._retain_loss(retain_part.scores, retain_part.reference)))
         device, columns = inputs["labels"].device, []
-        for _, scores, loss in parts:
+        for part, loss in losses:
+            scores = part.scores
             means = [forget.reduce_tokens(x.detach(), scores.mask) for x in (scores.logps, scores.entropy)]
             columns.append(torch.stack([loss, *means]).to(device))
-        order = torch.tensor([row for rows, *_ in parts for row in rows], device=device).argsort()
+        order = torch.tensor([place for part, _ in losses for place in part.places], device=device).argsort()
         return dict(zip(("loss", "logps", "entropy"), torch.cat(columns, 1)[:, order], strict=True))
 
     def _step_rows(self, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | None) -> list[StepRow]:
         """The rows of a micro-batch with the weight that each has in the loss of the step."""
-        args, count = self._weights.now, len(inputs["row"])
+        args, count = self.args, len(inputs["row"])
         # `num_items_in_batch` counts the rows of every process, and DDP averages the gradients over processes.
         processes = self.accelerator.num_processes if args.average_tokens_across_devices else 1
         return step_rows(
             inputs,
             args,
+            self._weights.now,
             share=1 / count if num_items_in_batch is None else processes / max(int(num_items_in_batch), 1),
             epoch=int(self.state.epoch + 1e-6),
             forget=self.train_dataset,
@@ -441,7 +442,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
         """The passes of a micro-batch: retain rows and beliefs, however many, need no more memory than forget rows."""
-        own = [row for row in rows if row.kind in ("forget", "")]
+        own = [row for row in rows if row.kind == "forget"]
         slices = cut_rows(rows, padded_tokens(own, self._padding["multiple"]), self._padding["multiple"])
         if self._is_sharded:
             counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
@@ -458,19 +459,25 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             with self.accelerator.autocast():
                 scores = score_batch(model, inputs)
             return retain.nll(scores.logps, scores.mask, self.args.token_reduction).mean()
-        # Answers that DPO prefers come last, and are part of the loss of their row.
-        kinds = [kind for kind in inputs["kind"] if kind != "chosen"]
-        weights = inputs["weight"][: len(kinds)]
+        rows = inputs["rows"]
         # `accelerate` puts the model's forward under autocast, but not the head, which runs beside it.
         with self.accelerator.autocast():
             scores = self._score_rows(model, inputs)
-        self._row_metrics.note(kinds, scores)
-        self._guard.note_losses(kinds, inputs["index"], scores["loss"])
+        self._row_metrics.note(rows, scores)
+        self._guard.note_losses(rows, scores["loss"])
         # Before the last backward pass: DeepSpeed steps at its end, unless the gradient is not finite.
         if inputs["is_last"]:
             self._guard.check(self._log_means(), self.state.global_step, self.accelerator.sync_gradients)
         poison = torch.nan if self.is_deepspeed_enabled and self._guard.is_broken else 1.0
-        return (weights.to(scores["loss"]) * scores["loss"]).sum() * poison
+        weights = torch.tensor([row.weight for row in rows], dtype=torch.float64).to(scores["loss"])
+        return (weights * scores["loss"]).sum() * poison
+
+    def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
+        """Those of the forget rows, which `Trainer` counts by their tokens with padding."""
+        # A batch has the indices only: in its place, one of the shape of its rows.
+        rows = self.train_dataset[inputs["row"].tolist()]["input_ids"]
+        width = padded_width(max(map(len, rows)), self._padding["multiple"], self._padding["limit"])
+        return super().floating_point_ops({"input_ids": torch.empty(len(rows), width, device="meta")})
 
     def _log_means(self) -> dict[str, float]:
         means = self._row_metrics.take()

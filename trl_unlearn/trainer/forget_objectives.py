@@ -27,6 +27,7 @@ from ..label_states import layer_of
 from ..objectives import forget, hidden
 from ..token_scores import ScoreTerms, TokenScores
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
+from .weights import Weights
 
 
 @dataclass
@@ -81,7 +82,7 @@ class ForgetObjective:
 
     Args:
         loss (`Callable`):
-            `(scores, args)` -> loss of each row, of shape `(num_rows,)`.
+            `(scores, args, weights)` -> loss of each row, of shape `(num_rows,)`.
         terms (`Callable`, *optional*):
             `args` -> [`ScoreTerms`] that the loss reads.
         needs_logps (`bool`, *optional*, defaults to `False`):
@@ -94,7 +95,7 @@ class ForgetObjective:
             Whether the loss reads `scores.inner`, the hidden states after `rmu_layer`.
     """
 
-    loss: Callable[[ForgetScores, BootstrapUnlearnConfig], Tensor]
+    loss: Callable[[ForgetScores, BootstrapUnlearnConfig, Weights], Tensor]
     terms: Callable[[BootstrapUnlearnConfig], ScoreTerms] = lambda args: ScoreTerms(entropy=True)
     needs_logps: bool = False
     needs_states: bool = False
@@ -126,12 +127,12 @@ def rmu_direction(seed: int, size: int) -> Tensor:
     return direction / direction.norm()
 
 
-def _rmu(scores: ForgetScores, args: BootstrapUnlearnConfig) -> Tensor:
+def _rmu(scores: ForgetScores, args: BootstrapUnlearnConfig, weights: Weights) -> Tensor:
     direction = rmu_direction(args.seed, scores.inner.size(-1)).to(scores.inner)
     return hidden.rmu_forget(scores.inner, direction, args.rmu_coefficient, scores.mask)
 
 
-def _dpo(scores: ForgetScores, args: BootstrapUnlearnConfig) -> Tensor:
+def _dpo(scores: ForgetScores, args: BootstrapUnlearnConfig, weights: Weights) -> Tensor:
     chosen = scores.chosen
     return forget.dpo(
         scores.logps, scores.reference_logps, scores.mask, chosen.logps, chosen.reference_logps, chosen.mask, args.beta
@@ -139,32 +140,32 @@ def _dpo(scores: ForgetScores, args: BootstrapUnlearnConfig) -> Tensor:
 
 
 FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
-    "ga": ForgetObjective(lambda s, args: forget.ga(s.logps, s.mask, args.token_reduction)),
+    "ga": ForgetObjective(lambda s, args, _: forget.ga(s.logps, s.mask, args.token_reduction)),
     "npo": ForgetObjective(
-        lambda s, args: forget.npo(s.logps, s.reference_logps, s.mask, args.beta), needs_logps=True
+        lambda s, args, _: forget.npo(s.logps, s.reference_logps, s.mask, args.beta), needs_logps=True
     ),
-    "simnpo": ForgetObjective(lambda s, args: forget.simnpo(s.logps, s.mask, args.beta, args.gamma)),
-    "wga": ForgetObjective(lambda s, args: forget.wga(s.logps, s.mask, args.beta, args.token_reduction)),
+    "simnpo": ForgetObjective(lambda s, args, _: forget.simnpo(s.logps, s.mask, args.beta, args.gamma)),
+    "wga": ForgetObjective(lambda s, args, _: forget.wga(s.logps, s.mask, args.beta, args.token_reduction)),
     "tnpo": ForgetObjective(
-        lambda s, args: forget.tnpo(s.logps, s.reference_logps, s.mask, args.beta, args.token_reduction),
+        lambda s, args, _: forget.tnpo(s.logps, s.reference_logps, s.mask, args.beta, args.token_reduction),
         needs_logps=True,
     ),
     "dpo": ForgetObjective(_dpo, needs_logps=True, needs_chosen=True),
     "undial": ForgetObjective(
-        lambda s, args: forget.undial(s.kl, s.reference_entropy, s.mask, args.token_reduction),
+        lambda s, args, _: forget.undial(s.kl, s.reference_entropy, s.mask, args.token_reduction),
         terms=lambda args: ScoreTerms(reference_shift=args.undial_strength, entropy=True),
         needs_states=True,
     ),
     "satimp": ForgetObjective(
-        lambda s, args: forget.satimp(s.logps, s.mask, args.satimp_beta1, args.satimp_beta2, args.token_reduction)
+        lambda s, args, _: forget.satimp(s.logps, s.mask, args.satimp_beta1, args.satimp_beta2, args.token_reduction)
     ),
     "ceu": ForgetObjective(
-        lambda s, args: forget.ceu(s.others, s.mask, args.token_reduction),
+        lambda s, args, _: forget.ceu(s.others, s.mask, args.token_reduction),
         terms=lambda args: ScoreTerms(others=True, entropy=True),
     ),
     "rmu": ForgetObjective(_rmu, needs_inner=True),
     "bs_t": ForgetObjective(
-        lambda s, args: forget.bs_t(s.logps, s.beliefs, s.mask, args.lambda_bst, args.token_reduction),
+        lambda s, args, weights: forget.bs_t(s.logps, s.beliefs, s.mask, weights.lambda_bst, args.token_reduction),
         terms=lambda args: ScoreTerms(
             belief_top_k=args.belief_top_k,
             belief_temperature=args.belief_temperature,

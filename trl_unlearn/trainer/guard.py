@@ -26,6 +26,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from ..token_scores import score_rows
+from .step import StepRow
 
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ _LISTED = {
 }
 # Most rows of a kind, and most parameters, in a sentence.
 _MOST_ROWS, _MOST_PARAMETERS = 16, 3
-# Retain rows that are followed: a forward pass in ten steps, which costs nothing beside them.
+# Retain rows that are followed: a forward pass over them every tenth step costs nothing beside the training.
 FOLLOWED_ROWS = 8
 # Optimiser steps between measurements, and between copies of the weights.
 _MEASURE_EVERY = 10
@@ -69,31 +70,9 @@ class DivergenceGuard:
 
     It follows some retain rows, each from its own log-prob before the first step, so that it makes no difference which
     rows a batch draws. They are measured every tenth step, when the retain rows of a step look lost, and at the end.
-    Where they have lost at most a nat per token, the trainable parameters are copied; with DeepSpeed, which has copies
-    of its own, none.
-
-    Args:
-        model (`torch.nn.Module`):
-            Model in training.
-        vocab_size (`int`):
-            Size of its vocabulary: a uniform guess has a log-prob of `-log(vocab_size)`.
-        retain (`Sequence[Mapping[str, Any]]`, *optional*, defaults to `()`):
-            Encoded retain rows to follow.
-        pad_token_id (`int`, *optional*, defaults to `0`):
-            Token of the padding.
-        keeps_copy (`bool`, *optional*, defaults to `True`):
-            Whether weights are copied.
-        stops (`bool`, *optional*, defaults to `True`):
-            Whether the run ends. Otherwise steps whose numbers are not finite are left out, with a warning; no row is
-            followed, and no copy is kept.
-
-    Attributes:
-        good_step (`int` or `None`):
-            Step after which the weights of the copy were reached; `None` without a copy.
-        is_broken (`bool`):
-            Whether the step at hand has had a loss that is not finite.
-        skipped (`int`):
-            Steps so far that were left out.
+    Where they have lost at most a nat per token, the trainable parameters are copied (`keeps_copy`; DeepSpeed keeps
+    copies of its own). With `stops=False`, steps whose numbers are not finite are left out with a warning; no row is
+    followed and no copy is kept.
     """
 
     def __init__(
@@ -106,6 +85,7 @@ class DivergenceGuard:
         keeps_copy: bool = True,
         stops: bool = True,
     ):
+        # A uniform guess has a log-prob of -log |V|.
         self._model, self._guess, self._keeps_copy = model, -math.log(vocab_size), keeps_copy and stops
         self._retain, self._pad_token_id, self._stops = list(retain), pad_token_id, stops
         # Log-probs of the followed rows before the first step.
@@ -114,11 +94,12 @@ class DivergenceGuard:
         # The mean over the retain rows of a step below which the followed rows are measured out of turn.
         self._alarm_below, self._is_alarmed = -math.inf, False
         self._copy: list[Tensor] = []
-        # What each pass of the micro-batch had, and the rows and the retain log-probs of the step.
-        self._passes: list[tuple[Sequence[str], Sequence[Sequence[int]], Tensor]] = []
+        # Rows and losses of each pass of the micro-batch; names of the rows and retain log-probs of the step.
+        self._passes: list[tuple[Sequence[StepRow], Tensor]] = []
         self._rows: list[tuple[str, tuple[int, ...]]] = []
         self._retain_means: list[float] = []
         self._norms: dict[str, Tensor] = {}
+        # Step of the copied weights, whether a loss of the step at hand is not finite, and steps left out so far.
         self.good_step: int | None = None
         self.is_broken = False
         self.skipped = 0
@@ -126,73 +107,47 @@ class DivergenceGuard:
     def _parameters(self) -> Iterable[nn.Parameter]:
         return (parameter for parameter in self._model.parameters() if parameter.requires_grad)
 
-    def note_losses(self, kinds: Sequence[str], indices: Sequence[Sequence[int]], losses: Tensor) -> None:
-        """
-        Keep the losses of one pass until [`DivergenceGuard.check`].
-
-        Args:
-            kinds (`Sequence[str]`):
-                `"forget"`, `"beliefs"` or `"retain"` of each row; empty for a row that does not count.
-            indices (`Sequence[Sequence[int]]`):
-                Index of each row in its set; of a belief, the index of its row and its number.
-            losses (`torch.Tensor`):
-                Loss of each row, of shape `(num_rows,)`.
-        """
-        self._passes.append((kinds, indices, losses.detach()))
+    def note_losses(self, rows: Sequence[StepRow], losses: Tensor) -> None:
+        """Keep the losses `[rows]` of one pass until [`DivergenceGuard.check`]."""
+        self._passes.append((rows, losses.detach()))
 
     @torch.no_grad()
     def check(self, means: Mapping[str, float], step: int, ends_step: bool = True) -> None:
         """
         Look at the losses of a micro-batch, before its weights change.
 
-        Args:
-            means (`Mapping[str, float]`):
-                `loss/forget`, `retain/logps`, ...: means over the rows of a micro-batch and over processes, the same
-                on each.
-            step (`int`):
-                Optimiser steps so far.
-            ends_step (`bool`, *optional*, defaults to `True`):
-                Whether it is the last micro-batch of its step. Retain rows are looked at when all of them are there.
-
-        Raises:
-            [`DivergenceError`]: If a loss is not finite. The model has its last good weights then, if there is a copy.
+        `means` (`loss/forget`, `retain/logps`, ...) are over the rows of all processes, the same on each. Raises
+        [`DivergenceError`] if a loss is not finite, with the last good weights in the model if there is a copy.
         """
         passes, self._passes = self._passes, []
-        for kinds, indices, _ in passes:
-            self._rows += _row_names(kinds, indices)
+        for rows, _ in passes:
+            self._rows += _row_names(rows)
         broken = [name for name, value in means.items() if name.startswith("loss/") and not math.isfinite(value)]
         if broken:
             self.is_broken = True
             what = ", ".join(f"`{name}` is {means[name]}" for name in broken)
-            rows = []
-            for kinds, indices, losses in passes:
-                rows += _row_names(kinds, indices, (~losses.isfinite()).tolist())
-            self._refuse(f"{what} at step {step} ({_listed(rows) or 'their mean overflows'}).")
+            names = []
+            for rows, losses in passes:
+                is_finite = losses.isfinite().tolist()
+                names += _row_names([row for row, fine in zip(rows, is_finite, strict=True) if not fine])
+            self._refuse(f"{what} at step {step} ({_listed(names) or 'their mean overflows'}).")
         if "retain/logps" in means:
             self._retain_means.append(means["retain/logps"])
+        # A micro-batch may draw unlikely retain rows only: the mean of the whole step decides.
         if not ends_step:
             return
         means_of_step, self._retain_means = self._retain_means, []
         if means_of_step and fmean(means_of_step) < self._alarm_below:
-            # They may just be unlikely rows. Those that are as unlikely again are no reason to measure again.
+            # They may just be unlikely rows. Others as unlikely as these are no reason to measure again.
             self._is_alarmed, self._alarm_below = True, fmean(means_of_step)
 
     @torch.no_grad()
     def watch(self, model: nn.Module, step: int, is_over: bool = False) -> None:
         """
-        Measure the followed rows, if it is time, and copy the weights if they are good.
+        If it is time, measure the followed rows, all in every process, and copy the weights if they are good.
 
-        Args:
-            model (`torch.nn.Module`):
-                Model in training, wrapped or not. Every process scores every row.
-            step (`int`):
-                Optimiser steps so far.
-            is_over (`bool`, *optional*, defaults to `False`):
-                Whether it was the last step. The rows are measured then in any case, and no copy is needed.
-
-        Raises:
-            [`DivergenceError`]: If the rows are less likely than a uniform guess. The model has its last good weights
-                then, if there is a copy.
+        After the last step (`is_over`) they are measured in any case, and no copy is made. Raises [`DivergenceError`]
+        if the rows are less likely than a uniform guess, as [`DivergenceGuard.check`] does.
         """
         due = is_over or self._measured_at is None or self._is_alarmed or step % _MEASURE_EVERY == 0
         if not self._stops or not due or step == self._measured_at:
@@ -200,20 +155,22 @@ class DivergenceGuard:
         self._measured_at, self._is_alarmed = step, False
         is_good = not self._retain or self._are_good(model, step)
         if is_good and self._keeps_copy and not is_over:
+            # In main memory: a second set of weights on the accelerator may not fit.
             self._copy = [parameter.detach().to("cpu", copy=True) for parameter in self._parameters()]
             self.good_step = step
 
     def _are_good(self, model: nn.Module, step: int) -> bool:
         scores = score_rows(model, self._retain, pad_token_id=self._pad_token_id)
-        # Not of one rank each: where their last bits differ, one would stop and the others wait for it.
+        # One process decides for all: where their last bits differ, one would stop and the others wait for it.
         (now,) = broadcast_object_list([[fmean(row.logps) for row in scores]])
         if self._start is None:
             if not math.isfinite(fmean(now)):
-                # Of a model that is broken from the start the losses tell more.
+                # The model is broken from the start: its losses will tell more.
                 return False
             self._start = now
         # What each row would have in a lost model: a guess, or less where it never was much better than that.
         lost = fmean([min(self._guess, start - _LOST_DROP) for start in self._start])
+        # Not `<`, which is false for NaN.
         if not fmean(now) >= lost:
             self._refuse(
                 f"{len(now)} retain rows that are followed have a mean log-prob of {fmean(now):.2f} at step {step}, "
@@ -225,52 +182,29 @@ class DivergenceGuard:
         return fmean(now) >= fmean(self._start) - _GOOD_DROP
 
     def state_dict(self) -> dict[str, Any]:
-        """
-        What a checkpoint keeps: the start of the followed rows, and no copy of the weights, since it is one itself.
-
-        Returns:
-            `dict[str, Any]`: Values.
-        """
+        """The start of the followed rows, and no copy of the weights: a checkpoint is one itself."""
         return {"start": self._start, "skipped": self.skipped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
-        Go on from a checkpoint.
-
-        Args:
-            state (`Mapping[str, Any]`):
-                See [`DivergenceGuard.state_dict`].
-        """
+        """Resume from the state of a checkpoint."""
         self._start, self.skipped = state["start"], state["skipped"]
 
     @torch.no_grad()
     def note_gradients(self) -> None:
         """Keep the norm of each gradient, since clipping by a norm that is NaN makes them all NaN."""
-        found = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
-        # Of a sharded gradient the part that is here.
+        gradients = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
+        # Of a sharded gradient the part of this process.
         self._norms = {
             name: (gradient.to_local() if hasattr(gradient, "to_local") else gradient).norm()
-            for name, gradient in found.items()
+            for name, gradient in gradients.items()
         }
 
     def check_gradient(self, norm: Tensor | float | None, step: int, overflows: bool = False) -> bool:
         """
-        Look at the norm of the gradient of a step.
+        Whether the optimizer may step: the gradient's norm over all processes and every loss of the step are finite.
 
-        Args:
-            norm (`torch.Tensor` or `float`, *optional*):
-                Norm over all parameters and processes; `None` is not looked at.
-            step (`int`):
-                Optimiser steps so far.
-            overflows (`bool`, *optional*, defaults to `False`):
-                Whether a large scale of the loss may be why a gradient is not finite: its scaler lowers it then, and
-                training goes on.
-
-        Returns:
-            `bool`: Whether the step may be made: neither its gradient nor one of its losses is not finite.
-
-        Raises:
-            [`DivergenceError`]: If it may not, see [`DivergenceGuard.check`].
+        With `overflows`, a large scale of the loss may be the cause: its scaler lowers it, and training goes on.
+        Otherwise raises [`DivergenceError`], as [`DivergenceGuard.check`] does.
         """
         is_broken, self.is_broken = self.is_broken, False
         rows, self._rows = self._rows, []
@@ -289,6 +223,7 @@ class DivergenceGuard:
 
     @torch.no_grad()
     def _refuse(self, what: str) -> None:
+        """Warn, or put the last good weights back and raise."""
         if not self._stops:
             if PartialState().is_main_process:
                 logger.warning("%s The step is left out.", what)
@@ -306,19 +241,16 @@ class DivergenceGuard:
         )
 
 
-def _row_names(
-    kinds: Sequence[str], indices: Sequence[Sequence[int]], chosen: Sequence[bool] | None = None
-) -> list[tuple[str, tuple[int, ...]]]:
-    chosen = [True] * len(kinds) if chosen is None else chosen
-    return [(k, tuple(i)) for k, i, is_chosen in zip(kinds, indices, chosen, strict=True) if k and is_chosen]
+def _row_names(rows: Sequence[StepRow]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(row.kind, row.index) for row in rows if row.counts]
 
 
-def _listed(rows: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+def _listed(names: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     """Rows of all processes in words. Every process has to call it."""
-    found = sorted(set(gather_object(list(rows))))
+    unique = sorted(set(gather_object(list(names))))
     parts = []
     for kind, words in _LISTED.items():
-        indices = [str(index[0]) if len(index) == 1 else str(index) for name, index in found if name == kind]
+        indices = [str(index[0]) if len(index) == 1 else str(index) for name, index in unique if name == kind]
         if indices:
             parts.append(words.format(_shortened(indices, _MOST_ROWS)))
     return "; ".join(parts)

@@ -31,20 +31,96 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProgressCall
 from .._trl import adjusted_mfu, compute_flops_per_token, compute_mfu, get_peak_flops_per_device
 from ..beliefs import BeliefStore
 from ..encoding import spread_evenly
+from .step import StepRow
+
+
+_VALUES = ("loss", "logps", "entropy")
+
+
+class RowMetrics:
+    """
+    Means of `loss/<kind>`, `<kind>/logps` and `<kind>/entropy` over the rows of a micro-batch, of all processes.
+
+    `kinds` ("forget", "beliefs", "retain") must be the same in each process.
+    """
+
+    def __init__(self, accelerator: Accelerator, kinds: Sequence[str]):
+        self._accelerator, self._kinds = accelerator, kinds
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+
+    def note(self, rows: Sequence[StepRow], scores: Mapping[str, Tensor]) -> None:
+        """Keep `loss`, `logps` and `entropy` `[rows]` of one pass."""
+        for name in _VALUES:
+            for row, value in zip(rows, scores[name].detach(), strict=True):
+                if row.counts:
+                    self._values[self._name(row.kind, name)].append(value)
+
+    @staticmethod
+    def _name(kind: str, value: str) -> str:
+        return f"loss/{kind}" if value == "loss" else f"{kind}/{value}"
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call. Every process has to call it, even without any row."""
+        device = self._accelerator.device
+        # Not of the type of the scores: a process without a row would not know it, and all have to send the same.
+        zero = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        names = [self._name(kind, value) for kind in self._kinds for value in _VALUES]
+        kept = [self._values[name] for name in names]
+        sums = torch.stack([torch.stack(values).sum().to(zero) if values else zero for values in kept])
+        counts = sums.new_tensor([len(values) for values in kept])
+        self._values.clear()
+        sums, counts = self._accelerator.reduce(torch.stack([sums, counts]), "sum")
+        return dict(zip(names, (sums / counts).tolist(), strict=True))
+
+
+class StepMeter:
+    """Speed and memory of the passes between two entries of the log, without sampling and evaluation."""
+
+    def __init__(self, accelerator: Accelerator, config: PretrainedConfig):
+        self._accelerator, self._config = accelerator, config
+        self._tokens = self._rows = 0
+        self._seconds = 0.0
+
+    @contextmanager
+    def step(self, lengths: list[int]) -> Iterator[None]:
+        """Measure a step whose rows have so many tokens, without padding."""
+        started = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - started
+        self._tokens += sum(lengths)
+        self._rows += len(lengths)
+
+    def read(self) -> dict[str, float]:
+        """
+        Measurements since the last call, or nothing: `throughput/tokens_per_second` of all processes.
+
+        On CUDA also `memory/peak_gib` (allocated, of this process) and, where the card is known, `throughput/mfu` in
+        percent of its dense peak, with the operations of a full backward pass and causal attention.
+        """
+        if not self._seconds:
+            return {}
+        device, processes = self._accelerator.device, self._accelerator.num_processes
+        speed = self._accelerator.reduce(torch.tensor(self._tokens / self._seconds, device=device)).item()
+        values = {"throughput/tokens_per_second": speed}
+        if device.type == "cuda":
+            values["memory/peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+            dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(self._accelerator.mixed_precision, "float32")
+            peak = get_peak_flops_per_device(self._accelerator, dtype)
+            if peak is not None:
+                length = self._tokens // self._rows
+                mfu = compute_mfu(compute_flops_per_token(self._config, length), speed, processes, peak)
+                values["throughput/mfu"] = adjusted_mfu(mfu, self._config, length)
+        self._tokens = self._rows = 0
+        self._seconds = 0.0
+        return values
 
 
 class LogpsProgressCallback(ProgressCallback):
-    """
-    The usual bar, with the mean log-probs of the last step behind it, in nats per token.
-
-    Args:
-        means (`Mapping[str, float]`):
-            Means of the last step, which whoever computes them changes in place: `"forget/logps"`, `"beliefs/logps"`
-            and `"retain/logps"`.
-    """
+    """The usual bar, with the mean log-probs of the last step behind it, in nats per token."""
 
     def __init__(self, means: Mapping[str, float]):
         super().__init__()
+        # `forget/logps`, `beliefs/logps`, `retain/logps`: the trainer changes the dictionary in place.
         self.means = means
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -56,15 +132,7 @@ class LogpsProgressCallback(ProgressCallback):
 
 
 def show_logps(trainer: Trainer, means: Mapping[str, float]) -> None:
-    """
-    Put a [`LogpsProgressCallback`] in the place of the usual bar; a notebook's, or no bar, stays as it is.
-
-    Args:
-        trainer ([`~transformers.Trainer`]):
-            Trainer.
-        means (`Mapping[str, float]`):
-            Means of the last step, changed in place.
-    """
+    """Replace the usual bar with a [`LogpsProgressCallback`]; a notebook's bar, or none, stays as it is."""
     usual = next((one for one in trainer.callback_handler.callbacks if type(one) is ProgressCallback), None)
     if usual is not None:
         trainer.remove_callback(usual)
@@ -79,19 +147,9 @@ def print_beliefs(
     console: Console | None = None,
 ) -> None:
     """
-    Print beliefs beside their prompts. **This shows what is to be forgotten**; it goes to the terminal only.
+    Print up to `count` beliefs beside their prompts, of forget rows spread evenly over the set.
 
-    Args:
-        store ([`~trl_unlearn.beliefs.BeliefStore`]):
-            Beliefs, sampled.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer.
-        epoch (`float`):
-            Epoch of the training, for the title.
-        count (`int`, *optional*):
-            Most beliefs that are printed: those of forget rows spread evenly over the set. Default: all.
-        console (`rich.console.Console`, *optional*):
-            Where to print; defaults to standard output.
+    **This shows what is to be forgotten**; it goes to the terminal only.
     """
 
     def text(ids: list[int]) -> Text:
@@ -99,129 +157,16 @@ def print_beliefs(
         return Text(tokenizer.decode(ids, skip_special_tokens=True).strip())
 
     size, each = len(store.prompts), store.sampling.num_beliefs
-    left = size * each if count is None else count
+    remaining = size * each if count is None else count
     table = Table(title=f"Beliefs at epoch {epoch:g}", expand=True)
     for name in ("prompt", "answer to forget", "belief"):
         table.add_column(name)
-    for index in spread_evenly(size, -(-left // each)):
-        for number, row in enumerate(store.rows([index])[:left]):
+    for index in spread_evenly(size, -(-remaining // each)):
+        for number, row in enumerate(store.rows([index])[:remaining]):
             beside = (store.prompts[index], store.targets[index]) if number == 0 else ([], [])
             belief = [label for label in row["labels"] if label >= 0]
-            table.add_row(*map(text, (*beside, belief)), end_section=number == min(each, left) - 1)
-        left -= each
+            table.add_row(*map(text, (*beside, belief)), end_section=number == min(each, remaining) - 1)
+        remaining -= each
+    # The bar of the training would be drawn through the table.
     with tqdm.external_write_mode():
         (console or Console()).print(table)
-
-
-_VALUES = ("loss", "logps", "entropy")
-
-
-class RowMetrics:
-    """
-    Means of `loss/<kind>`, `<kind>/logps` and `<kind>/entropy` over the rows of a micro-batch, of all processes.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]):
-            Accelerator of the run.
-        kinds (`Sequence[str]`):
-            Kinds of rows, the same in each process: `"forget"`, `"beliefs"`, `"retain"`.
-    """
-
-    def __init__(self, accelerator: Accelerator, kinds: Sequence[str]):
-        self._accelerator, self._kinds = accelerator, kinds
-        self._values: dict[str, list[Tensor]] = defaultdict(list)
-
-    def note(self, kinds: Sequence[str], scores: Mapping[str, Tensor]) -> None:
-        """
-        Keep the values of one pass.
-
-        Args:
-            kinds (`Sequence[str]`):
-                Kind of each row; empty for one that does not count.
-            scores (`Mapping[str, torch.Tensor]`):
-                `loss`, `logps` and `entropy` of each row, of shape `(num_rows,)`.
-        """
-        for name in _VALUES:
-            for kind, value in zip(kinds, scores[name].detach(), strict=True):
-                if kind:
-                    self._values[self._name(kind, name)].append(value)
-
-    @staticmethod
-    def _name(kind: str, value: str) -> str:
-        return f"loss/{kind}" if value == "loss" else f"{kind}/{value}"
-
-    def take(self) -> dict[str, float]:
-        """
-        The means of what was kept, and begin anew. Every process has to call it, also one that has met no row.
-
-        Returns:
-            `dict[str, float]`: Name -> mean.
-        """
-        device = self._accelerator.device
-        # Whatever the scores are in: a process that has met none does not know.
-        zero = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-        names = [self._name(kind, value) for kind in self._kinds for value in _VALUES]
-        kept = [self._values[name] for name in names]
-        sums = torch.stack([torch.stack(values).sum().to(zero) if values else zero for values in kept])
-        counts = sums.new_tensor([len(values) for values in kept])
-        self._values.clear()
-        sums, counts = self._accelerator.reduce(torch.stack([sums, counts]), "sum")
-        return dict(zip(names, (sums / counts).tolist(), strict=True))
-
-
-class StepMeter:
-    """
-    Measures forward and backward passes between two entries of the log; sampling beliefs and evaluating do not count.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]):
-            Knows the device and the processes.
-        config ([`~transformers.PretrainedConfig`]):
-            Text config of the model, for its number of operations a token.
-    """
-
-    def __init__(self, accelerator: Accelerator, config: PretrainedConfig):
-        self._accelerator, self._config = accelerator, config
-        self._tokens = self._rows = 0
-        self._seconds = 0.0
-
-    @contextmanager
-    def step(self, lengths: list[int]) -> Iterator[None]:
-        """
-        Measure a step.
-
-        Args:
-            lengths (`list[int]`):
-                Tokens of each row that passes through the model, without padding.
-        """
-        started = time.perf_counter()
-        yield
-        self._seconds += time.perf_counter() - started
-        self._tokens += sum(lengths)
-        self._rows += len(lengths)
-
-    def read(self) -> dict[str, float]:
-        """
-        What was measured since the last call.
-
-        Returns:
-            `dict[str, float]`: `throughput/tokens_per_second` of all processes; on CUDA also `memory/peak_gib`
-            (allocated, of this process) and, where the card is known, `throughput/mfu` in percent of its dense peak,
-            with the operations of a full backward pass and causal attention. Empty if nothing was measured.
-        """
-        if not self._seconds:
-            return {}
-        device, processes = self._accelerator.device, self._accelerator.num_processes
-        speed = self._accelerator.reduce(torch.tensor(self._tokens / self._seconds, device=device)).item()
-        found = {"throughput/tokens_per_second": speed}
-        if device.type == "cuda":
-            found["memory/peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-            dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(self._accelerator.mixed_precision, "float32")
-            peak = get_peak_flops_per_device(self._accelerator, dtype)
-            if peak is not None:
-                length = self._tokens // self._rows
-                mfu = compute_mfu(compute_flops_per_token(self._config, length), speed, processes, peak)
-                found["throughput/mfu"] = adjusted_mfu(mfu, self._config, length)
-        self._tokens = self._rows = 0
-        self._seconds = 0.0
-        return found

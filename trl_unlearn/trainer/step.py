@@ -16,7 +16,6 @@
 
 import functools
 import hashlib
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,47 +36,134 @@ from ..objectives.forget import bs_s_weights
 from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score_groups, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective, ForgetScores
+from .weights import Weights
 
 
-logger = logging.getLogger(__name__)
-
-
-# Of the width of a pass. Passes whose shapes come again find the memory of the last ones, where every shape of its own
-# would leave gaps that add up with the number of beliefs.
+# Pad widths to a multiple of 8: repeated shapes reuse cached blocks instead of fragmenting memory.
 _MULTIPLE = 8
+_DIGEST_BYTES = 16
+
+
+@dataclass
+class DataCollatorForUnlearning:
+    """
+    Indices of forget rows for training, padded batches of other rows for evaluation.
+
+    The step reads forget rows, their beliefs and their retain rows by index. Nothing is drawn here: a random state in
+    the data loader would make a resumed run differ.
+    """
+
+    pad_token_id: int
+    multiple: int = 1
+    limit: int | None = None
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        if "row" in examples[0]:
+            return {"row": torch.tensor([example["row"] for example in examples])}
+        return pad_rows(examples, self.pad_token_id, self.multiple, self.limit)
+
+
+# Rows of a micro-batch
 
 
 @dataclass(frozen=True)
 class StepRow:
     """
-    A row of a micro-batch.
+    A row of a micro-batch: `kind` is "forget", "beliefs" or "retain", `weight` its factor in the loss of the step.
 
-    Args:
-        encoded (`dict[str, Any]`):
-            `input_ids` and `labels`.
-        kind (`str`):
-            `"forget"`, `"beliefs"` or `"retain"`; empty for a row that is only there for its pass.
-        weight (`float`):
-            Factor of its loss in the loss of the step.
-        index (`tuple[int, ...]`):
-            Its index in its set; of a belief, that of its forget row and its number.
-        chosen (`dict[str, Any]`, *optional*):
-            The answer that DPO prefers to it, which passes with it.
+    `index` is its place in its set; for a belief, the index of its forget row and its number. `chosen` is the answer
+    that DPO prefers, which passes with the row. Rows that do not count only keep the processes in step.
     """
 
-    encoded: dict[str, Any]
+    encoded: Mapping[str, Any]
     kind: str
     weight: float
     index: tuple[int, ...]
-    chosen: dict[str, Any] | None = None
+    chosen: Mapping[str, Any] | None = None
+    counts: bool = True
 
     @property
     def lengths(self) -> list[int]:
-        """`list[int]`: Tokens of each row that passes through the model."""
+        """Tokens of each sequence that passes through the model."""
         return [len(row["input_ids"]) for row in (self.encoded, self.chosen) if row is not None]
 
     def __len__(self) -> int:
         return max(self.lengths)
+
+
+def mark_repeated_rows(accelerator: Accelerator, batches: Sequence[dict[str, Any]]) -> None:
+    """Set `num_own_rows` in the last micro-batch of an epoch, which `accelerate` fills up with rows of the first."""
+    state = accelerator.gradient_state
+    if batches and state.end_of_dataloader and state.remainder > 0:
+        size = len(batches[-1]["row"])
+        own = min(max(state.remainder - accelerator.process_index * size, 0), size)
+        batches[-1]["num_own_rows"] = torch.tensor(own)
+
+
+def num_own_rows(batch: Mapping[str, Any]) -> int:
+    """Rows of a micro-batch that count, possibly 0; rows that another process has too come last."""
+    return int(batch["num_own_rows"]) if "num_own_rows" in batch else len(batch["row"])
+
+
+@functools.lru_cache(maxsize=2)
+def _retain_order(seed: int, epoch: int, turn: int, num_retain: int) -> list[int]:
+    generator = torch.Generator().manual_seed(key_seed((seed, epoch, turn)))
+    return torch.randperm(num_retain, generator=generator).tolist()
+
+
+def retain_index(seed: int, epoch: int, row: int, num_retain: int) -> int:
+    """Index of the retain row that goes with a forget row in an epoch."""
+    # Keyed, not drawn: every process seeds its generator alike, and a batch may hold rows in any order. The forget
+    # rows go through permutations of the retain set, one after the other.
+    turn, place = divmod(row, num_retain)
+    return _retain_order(seed, epoch, turn, num_retain)[place]
+
+
+def _encoded(batch: Mapping[str, Sequence], i: int, prefix: str = "") -> dict[str, Any]:
+    return {name: batch[f"{prefix}{name}"][i] for name in ("input_ids", "labels")}
+
+
+def step_rows(
+    inputs: Mapping[str, Any],
+    args: BootstrapUnlearnConfig,
+    weights: Weights,
+    *,
+    share: float,
+    epoch: int,
+    forget: Dataset,
+    retain: Dataset | None,
+    beliefs: BeliefStore | None,
+    needs_chosen: bool,
+) -> list[StepRow]:
+    """
+    The forget rows of a micro-batch, their beliefs and their retain rows, weighted as the loss of the step is.
+
+    `share` is the weight of a forget row before those of the terms; `epoch` decides the retain rows.
+    """
+    indices, count = inputs["row"].tolist(), num_own_rows(inputs)
+    batch = forget[indices]
+    chosen = [_encoded(batch, i, "chosen_") if needs_chosen else None for i in range(len(indices))]
+    target, belief = bs_s_weights(weights.lambda_bss, args.num_beliefs)
+    rows = []
+    for i, index in enumerate(indices):
+        counts = i < count
+        weight = args.forget_weight * target * share if counts else 0.0
+        rows.append(StepRow(_encoded(batch, i), "forget", weight, (index,), chosen[i], counts))
+    if beliefs is not None:
+        weight = args.forget_weight * belief * share
+        numbers = [(i, j) for i in range(count) for j in range(args.num_beliefs)]
+        rows += [
+            StepRow(row, "beliefs", weight, (indices[i], j), chosen[i])
+            for row, (i, j) in zip(beliefs.rows(indices[:count]), numbers, strict=True)
+        ]
+    if args.uses_retain:
+        for index in indices[:count]:
+            paired = retain_index(args.seed, epoch, index, len(retain))
+            rows.append(StepRow(retain[paired], "retain", weights.retain_weight * share, (paired,)))
+    return rows
+
+
+# Passes
 
 
 def padded_tokens(rows: Sequence[StepRow], multiple: int = 1) -> int:
@@ -87,20 +173,7 @@ def padded_tokens(rows: Sequence[StepRow], multiple: int = 1) -> int:
 
 
 def cut_rows(rows: Sequence[StepRow], max_tokens: int, multiple: int = 1) -> list[list[StepRow]]:
-    """
-    Cut rows into slices of similar length, in as few as go.
-
-    Args:
-        rows (`Sequence[StepRow]`):
-            Rows of the micro-batch.
-        max_tokens (`int`):
-            Most tokens of a slice, padding included; a longer row is a slice of its own.
-        multiple (`int`, *optional*, defaults to `1`):
-            Number that the width of a slice is a multiple of.
-
-    Returns:
-        `list[list[StepRow]]`: The slices, longest rows first.
-    """
+    """As few slices as fit `max_tokens` with their padding, longest rows first; a longer row is a slice of its own."""
     slices: list[list[StepRow]] = []
     for row in sorted(rows, key=len, reverse=True):
         if slices and padded_tokens([*slices[-1], row], multiple) <= max_tokens:
@@ -111,19 +184,9 @@ def cut_rows(rows: Sequence[StepRow], max_tokens: int, multiple: int = 1) -> lis
 
 
 def split_to(slices: list[list[StepRow]], count: int) -> list[list[StepRow]]:
-    """
-    Split slices further, so that every process makes as many passes: where parameters are sharded, each pass is one
-    of all processes.
-
-    Args:
-        slices (`list[list[StepRow]]`):
-            Slices of this process.
-        count (`int`):
-            Number of slices to have, at least as many as there are.
-
-    Returns:
-        `list[list[StepRow]]`: `count` slices; if there are too few rows, one is passed again and counts for nothing.
-    """
+    """Split slices until there are `count`; where rows run out, a row passes again and does not count."""
+    # Where parameters are sharded, every pass gathers them from all processes: a process with fewer passes would leave
+    # the others waiting for ever.
     slices = list(slices)
     while len(slices) < count:
         largest = max(slices, key=len)
@@ -132,7 +195,7 @@ def split_to(slices: list[list[StepRow]], count: int) -> list[list[StepRow]]:
             slices.remove(largest)
             slices += [largest[:half], largest[half:]]
         else:
-            slices.insert(0, [replace(largest[0], kind="", weight=0.0)])
+            slices.insert(0, [replace(largest[0], weight=0.0, counts=False)])
     return slices
 
 
@@ -140,77 +203,20 @@ def collate_rows(
     rows: Sequence[StepRow], pad_token_id: int, multiple: int = 1, limit: int | None = None
 ) -> dict[str, Any]:
     """
-    Rows to the inputs of one pass.
+    Inputs of one pass: `rows`, and `input_ids`, `attention_mask` and `labels` `[rows, tokens]`.
 
-    Args:
-        rows (`Sequence[StepRow]`):
-            Rows of a slice.
-        pad_token_id (`int`):
-            Token of the padding.
-        multiple (`int`, *optional*, defaults to `1`):
-            Number that the width is a multiple of, as far as the model can read.
-        limit (`int`, *optional*):
-            Most tokens that the model can read, padding included.
-
-    Returns:
-        `dict[str, Any]`: `input_ids`, `attention_mask` and `labels` of shape `(rows, tokens)`, `weight` of shape
-        `(rows,)`, and `kind` (`list[str]`). The answers that DPO prefers come last, as rows of kind `"chosen"`.
-        `index` (`list[tuple]`) is that of all others.
+    The answers that DPO prefers come last. `limit` is the most tokens that the model can read, padding included.
     """
-    chosen = [row.chosen for row in rows if row.chosen is not None]
-    return {
-        **pad_rows([*(row.encoded for row in rows), *chosen], pad_token_id, math.lcm(_MULTIPLE, multiple), limit),
-        "weight": torch.tensor([row.weight for row in rows] + [0.0] * len(chosen), dtype=torch.float64),
-        "kind": [row.kind for row in rows] + ["chosen"] * len(chosen),
-        "index": [row.index for row in rows],
-    }
-
-
-def mark_repeated_rows(accelerator: Accelerator, batches: Sequence[dict[str, Any]]) -> None:
-    """
-    Mark the rows with which `accelerate` fills up the last batches of an epoch, so that all processes have as many.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]):
-            Accelerator that has prepared the data loader.
-        batches (`Sequence[dict[str, Any]]`):
-            Micro-batches of a step, the last ones that were read. One that is the last of the epoch gets
-            `num_own_rows`.
-    """
-    state = accelerator.gradient_state
-    if batches and state.end_of_dataloader and state.remainder > 0:
-        size = len(batches[-1]["row"])
-        own = min(max(state.remainder - accelerator.process_index * size, 0), size)
-        batches[-1]["num_own_rows"] = torch.tensor(own)
-
-
-def num_own_rows(batch: Mapping[str, Any]) -> int:
-    """
-    Rows of a micro-batch that count. Those that another process has too, see [`mark_repeated_rows`], come last.
-
-    Args:
-        batch (`Mapping[str, Any]`):
-            Micro-batch with `row`.
-
-    Returns:
-        `int`: Possibly 0.
-    """
-    return int(batch["num_own_rows"]) if "num_own_rows" in batch else len(batch["row"])
+    encoded = [row.encoded for row in rows] + [row.chosen for row in rows if row.chosen is not None]
+    return {"rows": list(rows), **pad_rows(encoded, pad_token_id, math.lcm(_MULTIPLE, multiple), limit)}
 
 
 @contextmanager
 def without_synchronisation(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
-    """
-    Keep gradients on this process, and let DeepSpeed not step: more of the micro-batch is to come.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]):
-            Accelerator that has prepared the model.
-        model (`torch.nn.Module`):
-            Wrapped model.
-    """
+    """Keep gradients on this process, and keep DeepSpeed from stepping: more of the micro-batch is to come."""
     state = accelerator.gradient_state
     synchronised = state.sync_gradients
+    # DeepSpeed's engine steps at the end of a backward pass where this flag is set; `no_sync` is for DDP and FSDP.
     state._set_sync_gradients(False)
     try:
         with accelerator.no_sync(model):
@@ -219,104 +225,20 @@ def without_synchronisation(accelerator: Accelerator, model: nn.Module) -> Itera
         state._set_sync_gradients(synchronised)
 
 
-@functools.lru_cache(maxsize=2)
-def _retain_order(seed: int, epoch: int, turn: int, num_retain: int) -> list[int]:
-    generator = torch.Generator().manual_seed(key_seed((seed, epoch, turn)))
-    return torch.randperm(num_retain, generator=generator).tolist()
+# Scores
 
 
-def retain_index(seed: int, epoch: int, row: int, num_retain: int) -> int:
-    """
-    Retain row of a forget row in an epoch: passes over the retain set in an order that only the key decides.
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rows of a pass under one term: their places in the pass, their scores, and states of the original model."""
 
-    Args:
-        seed, epoch, row (`int`):
-            The key; `row` is an index in the forget set.
-        num_retain (`int`):
-            Size of the retain set.
-
-    Returns:
-        `int`: Index in the retain set.
-    """
-    turn, place = divmod(row, num_retain)
-    return _retain_order(seed, epoch, turn, num_retain)[place]
-
-
-def step_rows(
-    inputs: Mapping[str, Any],
-    args: BootstrapUnlearnConfig,
-    *,
-    share: float,
-    epoch: int,
-    forget: Dataset,
-    retain: Dataset | None,
-    beliefs: BeliefStore | None,
-    needs_chosen: bool,
-) -> list[StepRow]:
-    """
-    The forget rows of a micro-batch, their beliefs and their retain rows.
-
-    Args:
-        inputs (`Mapping[str, Any]`):
-            Micro-batch as collated, with `row`.
-        args ([`BootstrapUnlearnConfig`]):
-            Configuration, with the weights as they are now.
-        share (`float`):
-            Weight of a forget row in the loss of the step, before those of the terms.
-        epoch (`int`):
-            Epoch, which decides the retain rows.
-        forget, retain ([`~datasets.Dataset`]):
-            Encoded sets; without a retain term no retain set.
-        beliefs ([`BeliefStore`], *optional*):
-            Beliefs of the forget rows.
-        needs_chosen (`bool`):
-            Whether each row passes with the answer that DPO prefers to it.
-
-    Returns:
-        `list[StepRow]`: The rows, each with its weight in the loss of the step. Forget rows that another process has
-        too come with none.
-    """
-    rows, count = inputs["row"].tolist(), num_own_rows(inputs)
-    chosen: list[dict[str, Any] | None] = [None] * len(rows)
-    if needs_chosen:
-        chosen = [{name: forget[row][f"chosen_{name}"] for name in ("input_ids", "labels")} for row in rows]
-    target, belief = bs_s_weights(args.lambda_bss, args.num_beliefs)
-    picked = []
-    for i, length in enumerate(inputs["attention_mask"].sum(-1).tolist()):
-        encoded = {name: inputs[name][i, :length].tolist() for name in ("input_ids", "labels")}
-        weight = args.forget_weight * target * share if i < count else 0.0
-        picked.append(StepRow(encoded, "forget" if i < count else "", weight, (rows[i],), chosen[i]))
-    if beliefs is not None:
-        weight = args.forget_weight * belief * share
-        numbers = [(i, j) for i in range(count) for j in range(args.num_beliefs)]
-        picked += [
-            StepRow(row, "beliefs", weight, (rows[i], j), chosen[i])
-            for row, (i, j) in zip(beliefs.rows(rows[:count]), numbers, strict=True)
-        ]
-    if args.uses_retain:
-        indices = [retain_index(args.seed, epoch, row, len(retain)) for row in rows[:count]]
-        picked += [StepRow(retain[i], "retain", args.retain_weight * share, (i,)) for i in indices]
-    return picked
-
-
-# Bytes of the digest of a row.
-_DIGEST = 16
+    places: list[int]
+    scores: TokenScores
+    reference: LabelStates | None = None
 
 
 class PassScorer:
-    """
-    Scores forget rows with their beliefs, the answers that DPO prefers, and retain rows, from one forward pass.
-
-    Args:
-        args ([`BootstrapUnlearnConfig`]):
-            Configuration.
-        objective ([`ForgetObjective`]):
-            Objective on the forget rows.
-        reference (`Callable`):
-            Function that gives a context in which the original model can be used.
-        is_sharded (`bool`):
-            Whether parameters are sharded over processes, so that each has to take part in every pass.
-    """
+    """Scores of the rows of a pass from one forward pass, with what their objectives read of the original model."""
 
     def __init__(
         self,
@@ -327,20 +249,20 @@ class PassScorer:
     ):
         self.args, self.objective = args, objective
         self._reference, self._is_sharded = reference, is_sharded
+        # Log-probs under the original model by the digest of a row: kind -> digest -> [tokens], on the CPU.
         self._known_logps: dict[str, dict[bytes, Tensor]] = {"forget": {}, "beliefs": {}, "chosen": {}}
         retain_acts_inside = args.uses_retain and args.retain_loss_type == "hidden"
         self._layer = args.rmu_layer if objective.needs_inner or retain_acts_inside else None
 
-    def forget_beliefs(self) -> None:
-        """Drop what is known of beliefs, which are about to be replaced."""
+    def drop_beliefs(self) -> None:
+        """Drop the log-probs of beliefs, which are about to be replaced."""
         self._known_logps["beliefs"].clear()
 
     def state_dict(self) -> dict[str, Any]:
         """
-        The log-probs under the original model that are known. In other passes their last bits would be others.
+        Log-probs under the original model: of each kind, digests of rows, lengths, and values one after another.
 
-        Returns:
-            `dict[str, Any]`: Tensors: of each kind, digests of rows, lengths, and log-probs one after another.
+        They are kept because passes of other shapes would change their last bits.
         """
         state = {}
         for kind, known in self._known_logps.items():
@@ -353,49 +275,30 @@ class PassScorer:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
-        Go on from a checkpoint.
-
-        Args:
-            state (`Mapping[str, Any]`):
-                See [`PassScorer.state_dict`].
-        """
+        """Resume from the state of a checkpoint."""
         for kind in self._known_logps:
             digests = bytes(state[f"{kind}_rows"].tolist())
             lengths = state[f"{kind}_lengths"].tolist()
-            rows = [digests[i * _DIGEST : (i + 1) * _DIGEST] for i in range(len(lengths))]
+            rows = [digests[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES] for i in range(len(lengths))]
             # Copies, not views: beliefs come and go one by one.
             logps = [part.clone() for part in state[f"{kind}_logps"].split(lengths)] if rows else []
             self._known_logps[kind] = dict(zip(rows, logps, strict=True))
 
-    def score(
-        self, model: nn.Module, inputs: Mapping[str, Any]
-    ) -> tuple[tuple[list[int], ForgetScores] | None, tuple[list[int], TokenScores, LabelStates | None] | None]:
-        """
-        Score one pass.
-
-        Args:
-            model (`torch.nn.Module`):
-                Model in training, wrapped or not.
-            inputs (`Mapping[str, Any]`):
-                Inputs from [`~trl_unlearn.trainer.step.collate_rows`].
-
-        Returns:
-            `tuple`: Of forget rows and beliefs, their indices and scores, and of retain rows, theirs and the states of
-            the original model if the retain loss reads them; `None` where the pass has no such rows.
-        """
-        kinds = inputs["kind"]
-        forget = [i for i, kind in enumerate(kinds) if kind not in ("retain", "chosen")]
-        chosen = [i for i, kind in enumerate(kinds) if kind == "chosen"]
-        retain = [i for i, kind in enumerate(kinds) if kind == "retain"]
+    def score(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[ScoredRows | None, ScoredRows | None]:
+        """Forget rows with their beliefs, and retain rows, from one pass; None where the pass has no such rows."""
+        rows = inputs["rows"]
+        forget = [i for i, row in enumerate(rows) if row.kind != "retain"]
+        retain = [i for i, row in enumerate(rows) if row.kind == "retain"]
+        chosen = list(range(len(rows), len(inputs["labels"])))
         forget_states = self._states(inputs, forget) if self.objective.needs_states else None
         retain_states = self._states(inputs, retain) if self.args.compares_retain else None
 
-        # Before the pass of the model itself, whose weights must stay as they are until its gradients are computed.
+        # Before the pass of the model itself, whose weights must stay as they are until its gradients are computed: a
+        # reference may put other values into the same parameters.
         known = {}
         if self.objective.needs_logps:
             answers = {"forget": forget} | ({"chosen": chosen} if self.objective.needs_chosen else {})
-            known = {name: self._reference_logps(inputs, rows) for name, rows in answers.items()}
+            known = {name: self._reference_logps(inputs, places) for name, places in answers.items()}
 
         groups = {"forget": RowGroup(forget, self.objective.terms(self.args), forget_states)}
         if self.objective.needs_chosen:
@@ -405,81 +308,59 @@ class PassScorer:
             groups["retain"] = RowGroup(retain, ScoreTerms(entropy=True), compared)
         # Where parameters are sharded, all processes gather the head for each group, with or without rows of it.
         groups = {name: group for name, group in groups.items() if group.rows or self._is_sharded}
-        found = dict(zip(groups, score_groups(model, inputs, list(groups.values()), self._layer), strict=True))
+        scores = dict(zip(groups, score_groups(model, inputs, list(groups.values()), self._layer), strict=True))
 
         def with_reference(name: str) -> ForgetScores:
-            return ForgetScores(**vars(found[name]), reference_logps=known.get(name))
+            return ForgetScores(**vars(scores[name]), reference_logps=known.get(name))
 
-        scored = None
+        scored_forget = None
         if forget:
-            scores = with_reference("forget")
+            answers = with_reference("forget")
             if chosen:
-                scores = replace(scores, chosen=with_reference("chosen"))
-            scored = forget, scores
-        return scored, (retain, found["retain"], retain_states) if retain else None
+                answers = replace(answers, chosen=with_reference("chosen"))
+            scored_forget = ScoredRows(forget, answers)
+        return scored_forget, ScoredRows(retain, scores["retain"], retain_states) if retain else None
 
-    def _states(self, inputs: Mapping[str, Any], rows: list[int]) -> LabelStates | None:
-        if not rows and not self._is_sharded:
+    def _states(self, inputs: Mapping[str, Any], places: list[int]) -> LabelStates | None:
+        """States of rows under the original model."""
+        if not places and not self._is_sharded:
             return None
+        # Where parameters are sharded, a process without such rows still takes part, with any row.
         with self._reference() as reference:
-            states = states_inside(reference, _rows_of(inputs, rows or [0]), self._layer)
-        return states.rows(range(len(rows)))
+            states = states_inside(reference, _part(inputs, places or [0]), self._layer)
+        return states.rows(range(len(places)))
 
-    def _reference_logps(self, inputs: Mapping[str, Any], rows: list[int]) -> Tensor | None:
-        """Log-probs under the original model, which are computed once for each row."""
-        if not rows:
+    def _reference_logps(self, inputs: Mapping[str, Any], places: list[int]) -> Tensor | None:
+        """Log-probs `[rows, tokens]` under the original model, which scores each row once."""
+        if not places:
             if self._is_sharded:
                 # Other processes have such rows, and each takes part in every pass.
                 with self._reference() as reference:
-                    score_batch(reference, _rows_of(inputs, [0]))
+                    score_batch(reference, _part(inputs, [0]))
             return None
-        # A belief may repeat its target, and is forgotten earlier.
-        keys = [(inputs["kind"][row] or "forget", _digest(inputs, row)) for row in rows]
+        kinds = [row.kind for row in inputs["rows"]]
+        # By kind, too: a belief may repeat its target, and is dropped earlier.
+        keys = [(kinds[i] if i < len(kinds) else "chosen", _digest(inputs, i)) for i in places]
         unknown = {
-            (kind, digest): row
-            for row, (kind, digest) in zip(rows, keys, strict=True)
+            (kind, digest): i
+            for i, (kind, digest) in zip(places, keys, strict=True)
             if digest not in self._known_logps[kind] or self._is_sharded
         }
         if unknown:
             with self._reference() as reference:
-                scores = score_batch(reference, _rows_of(inputs, list(unknown.values())))
+                scores = score_batch(reference, _part(inputs, list(unknown.values())))
             for (kind, digest), logps, mask in zip(unknown, scores.logps, scores.mask, strict=True):
                 self._known_logps[kind][digest] = logps[mask].cpu()
-        found = [self._known_logps[kind][digest] for kind, digest in keys]
-        return pad_sequence(found, batch_first=True).to(inputs["labels"].device)
+        logps = [self._known_logps[kind][digest] for kind, digest in keys]
+        return pad_sequence(logps, batch_first=True).to(inputs["labels"].device)
 
 
-def _rows_of(inputs: Mapping[str, Any], rows: list[int]) -> dict[str, Tensor]:
-    return {name: inputs[name][rows] for name in ("input_ids", "attention_mask", "labels")}
+def _part(inputs: Mapping[str, Any], places: list[int]) -> dict[str, Tensor]:
+    return {name: inputs[name][places] for name in ("input_ids", "attention_mask", "labels")}
 
 
-def _digest(inputs: Mapping[str, Any], row: int) -> bytes:
-    length = int(inputs["attention_mask"][row].sum())
-    values = torch.stack([inputs["input_ids"][row, :length], inputs["labels"][row, :length]]).cpu()
-    return hashlib.blake2b(values.numpy().tobytes(), digest_size=_DIGEST).digest()
-
-
-@dataclass
-class DataCollatorForUnlearning:
-    """
-    Pads encoded rows to a batch and keeps their indices in the forget set, from which the trainer finds their beliefs
-    and their retain rows. It draws nothing itself: a random state here would break resuming.
-
-    Args:
-        pad_token_id (`int`):
-            Token of the padding.
-        multiple (`int`, *optional*, defaults to `1`):
-            Number that the width is a multiple of, as far as the model can read.
-        limit (`int`, *optional*):
-            Most tokens that the model can read, padding included.
-    """
-
-    pad_token_id: int
-    multiple: int = 1
-    limit: int | None = None
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = pad_rows(examples, self.pad_token_id, self.multiple, self.limit)
-        if "row" in examples[0]:
-            batch["row"] = torch.tensor([example["row"] for example in examples])
-        return batch
+def _digest(inputs: Mapping[str, Any], place: int) -> bytes:
+    """Digest of a row's tokens and labels, without its padding."""
+    length = int(inputs["attention_mask"][place].sum())
+    values = torch.stack([inputs["input_ids"][place, :length], inputs["labels"][place, :length]]).cpu()
+    return hashlib.blake2b(values.numpy().tobytes(), digest_size=_DIGEST_BYTES).digest()
