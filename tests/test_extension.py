@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The README's example of an objective of one's own."""
+"""The example in recipes/README.md of an objective of one's own."""
 
 from dataclasses import dataclass, field
 

@@ -72,7 +72,7 @@ def test_there_is_a_recipe_of_the_lab_for_each_script():
 def test_a_launch_file_is_read_by_accelerate_and_the_readme_names_it(path):
     config = load_config_from_file(str(path))
     assert config.num_processes == 2
-    assert f"accelerate/{path.name}" in (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert f"accelerate/{path.name}" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -227,8 +227,8 @@ def test_a_field_that_would_be_ignored_or_change_what_is_scored_is_refused(tmp_p
         BootstrapUnlearnConfig(str(tmp_path), **SETTINGS | options)
 
 
-def test_the_readme_names_every_option_that_is_refused():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_recipes_readme_names_every_option_that_is_refused():
+    readme = (Path(__file__).parents[2] / "recipes/README.md").read_text(encoding="utf-8")
     names = [name for name, *_ in (*trainer_options._FIXED_OPTIONS, *trainer_options._FIXED_LOADING)]
     assert [name for name in names if f"`{name}" not in readme.replace("\n", " ")] == []
 

@@ -1,0 +1,125 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The commands and the Python of both READMEs, run in their order in one folder, on tiny models and data."""
+
+import functools
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trl_unlearn import cli
+from trl_unlearn.data.archive import ArchivePaths
+from trl_unlearn.evaluation import tofu
+from trl_unlearn.scripts import compare, models, push, suites, unlearn
+
+
+ROOT = Path(__file__).parents[2]
+# The second page takes a minute.
+PAGES = ["README.md", pytest.param("recipes/README.md", marks=pytest.mark.slow)]
+# Programs of others, which need a network or are what runs this test.
+ELSEWHERE = {"pip install -e .", 'pip install -e ".[dev]"', "pytest", "hf auth login"}
+QUICK = [
+    *("--max_steps", "1", "--per_device_train_batch_size", "2", "--num_beliefs", "1", "--max_completion_length", "8"),
+    *("--report_to", "none", "--save_strategy", "no", "--gradient_checkpointing", "false"),
+]
+FEWER = {
+    "compare": [
+        *(*QUICK[2:], "--num_train_epochs", "1", "--max_eval_rows", "2"),
+        *("--methods", '{"ga": {"forget_loss_type": "ga"}}', "--seeds", "42"),
+    ],
+    "sequence": [*QUICK, "--requests", '{"one": {"forget_split": "train[:1]"}}'],
+    "evaluate": ["--max_eval_rows", "2"],
+    "push": ["--dry_run"],
+}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.S | re.M)
+
+
+def commands(page: str) -> Iterator[str]:
+    """Each command of the blocks of a page, on one line."""
+    for block in blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from (" ".join(command.split()) for command in line.split("&&"))
+
+
+def our_command(command: str) -> tuple[str, list[str]]:
+    """The sub-command of `trl-unlearn` that a command line runs, directly or by a recipe, and its arguments."""
+    program, *words = shlex.split(command)
+    if program == "trl-unlearn":
+        return words[0], words[1:]
+    assert (program, words.pop(0)) == ("accelerate", "launch")
+    while words[0].startswith("--"):
+        option, value = words.pop(0), words.pop(0)
+        assert option in ("--config_file", "--num_processes")
+        assert option != "--config_file" or (ROOT / value).is_file()
+    recipe = ROOT / words.pop(0)
+    assert f"from trl_unlearn.scripts.{recipe.stem} import main" in recipe.read_text(encoding="utf-8")
+    return recipe.stem.replace("_", "-"), words
+
+
+@pytest.fixture
+def here(checkpoint, tofu_folder, own_files, tmp_path, monkeypatch):
+    """A folder with the recipes and each file that the commands name, where the lab is tiny."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    # The tiny model has nothing to forget by extraction strength.
+    requests = folder / "recipes/archive/sequence.yaml"
+    requests.write_text(re.sub("stop_.*\n", "", requests.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, path in zip(("forget", "retain"), own_files("prompt-completion"), strict=True):
+        (folder / f"{name}.jsonl").write_bytes(Path(path).read_bytes())
+    (folder / "forget2.jsonl").write_bytes((folder / "forget.jsonl").read_bytes())
+    readme = Path(tofu_folder, "README.md")
+    names = re.sub(r"(config_name: forget)", r"\g<1>10", readme.read_text(encoding="utf-8"))
+    names = re.sub(r"(config_name: retain)", r"\g<1>90", names)
+    holdout = "configs:\n- config_name: holdout10\n  data_files: world_facts_perturbed.json"
+    readme.write_text(names.replace("configs:", holdout), encoding="utf-8")
+    settings = {"model_name_or_path": checkpoint, "forget_dataset": "forget.jsonl", "retain_dataset": "retain.jsonl"}
+    (folder / "my_run.yaml").write_text(yaml.safe_dump(settings | {"output_dir": "mine"}), encoding="utf-8")
+    paths = ArchivePaths(data=Path(tofu_folder), target=Path(checkpoint), retrained=Path(checkpoint))
+    for module in (models, push):
+        monkeypatch.setattr(module, "build_archive", lambda: paths)
+    short = {"max_completion_length": 8, "num_squeezing_beliefs": 1}
+    for module in (unlearn, suites):
+        monkeypatch.setattr(module, "evaluate_models", functools.partial(tofu.evaluate_models, **short))
+    monkeypatch.setattr(compare, "Suite", functools.partial(tofu.Suite, **short))
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run_one_after_another(page, here, checkpoint, tofu_folder):
+    replaced = {"locuslab/TOFU": tofu_folder, "org/model": checkpoint, "org/retrained": checkpoint}
+    ran = []
+    for command in commands(page):
+        if command in ELSEWHERE:
+            continue
+        name, words = our_command(command)
+        words = [checkpoint if word.startswith("open-unlearning/") else replaced.get(word, word) for word in words]
+        if name == "push" and "--forget_dataset" not in words:
+            # A run names the lab's data, which is built again for the search for leaks; not so the tiny one's.
+            words += ["--dataset_name", tofu_folder, "--forget_config", "forget10"]
+        cli.main([name, *words, *FEWER.get(name, QUICK)])
+        ran.append(name)
+    assert {"bs-s", "evaluate", "push"} <= set(ran)
+    assert (here / "unlearned" / "eval_results.json").is_file()
