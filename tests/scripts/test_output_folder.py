@@ -24,7 +24,13 @@ from safetensors.torch import load_file
 
 from trl_unlearn.records import NO_SETTINGS, settings_digest
 from trl_unlearn.scripts import bs_s
-from trl_unlearn.scripts.arguments import UnlearnArguments, UnlearnModelConfig
+from trl_unlearn.scripts.arguments import (
+    DataArguments,
+    EvaluationArguments,
+    StoppingArguments,
+    UnlearnArguments,
+    UnlearnModelConfig,
+)
 from trl_unlearn.scripts.compare import CompareArguments
 from trl_unlearn.scripts.evaluate import EvaluateArguments
 from trl_unlearn.scripts.output_folder import OutputArguments
@@ -172,7 +178,8 @@ def test_an_unfinished_run_goes_on_where_what_is_logged_shown_and_saved_differs(
 
 
 def test_every_option_is_known_to_change_what_a_run_makes_or_not_to():
-    types = (CompareArguments, UnlearnArguments, SequenceArguments, EvaluateArguments, OutputArguments)
+    types = (DataArguments, EvaluationArguments, StoppingArguments, UnlearnArguments, OutputArguments)
+    types += (CompareArguments, SequenceArguments, EvaluateArguments)
     every = {field.name for one in (BootstrapUnlearnConfig, UnlearnModelConfig, *types) for field in fields(one)}
     settings = set(SETTINGS.split())
     # An option that is new here, in TRL or in Transformers goes into `SETTINGS` or into `NO_SETTINGS`.
@@ -181,12 +188,8 @@ def test_every_option_is_known_to_change_what_a_run_makes_or_not_to():
 
 
 def test_only_options_that_change_what_a_run_makes_change_the_digest(tmp_path):
-    before = (
-        BootstrapUnlearnConfig(str(tmp_path)),
-        UnlearnModelConfig(),
-        UnlearnArguments(dataset_name="any"),
-        OutputArguments(),
-    )
+    before = BootstrapUnlearnConfig(str(tmp_path)), UnlearnModelConfig(), OutputArguments()
+    before += (DataArguments(dataset_name="any"), EvaluationArguments(), StoppingArguments(), UnlearnArguments())
     for one in before:
         for field in fields(one):
             after = copy.copy(one)

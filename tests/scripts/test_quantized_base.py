@@ -24,7 +24,7 @@ from transformers import BitsAndBytesConfig
 
 from trl_unlearn.records import AdapterRecord, DatasetRecord, UnlearningRun
 from trl_unlearn.scripts import evaluate, models
-from trl_unlearn.scripts.arguments import DataArguments, UnlearnModelConfig
+from trl_unlearn.scripts.arguments import EvaluationArguments, UnlearnModelConfig
 from trl_unlearn.scripts.models import evaluation_loaders, models_protocol, quantize_as_trained
 from trl_unlearn.trainer.run_record import _quantization
 
@@ -71,26 +71,26 @@ def asked(monkeypatch):
 
 
 def test_target_and_adapter_are_judged_on_the_base_that_was_trained_on(asked, qlora_run):
-    data_args = DataArguments(dataset_name="own", retrained_model_name_or_path="retrained")
+    eval_args = EvaluationArguments(retrained_model_name_or_path="retrained")
     model_args = UnlearnModelConfig(model_name_or_path="base")
     quantize_as_trained(model_args, qlora_run)
-    for load in evaluation_loaders(data_args, model_args, qlora_run).values():
+    for load in evaluation_loaders(eval_args, model_args, qlora_run).values():
         load()
     for name in (("base", None), ("base", qlora_run)):
         quantization = asked[name]["quantization_config"]
         assert quantization.load_in_4bit and quantization.bnb_4bit_use_double_quant
     assert "quantization_config" not in asked["retrained", None]
-    assert models_protocol(data_args, model_args, qlora_run)["base_quantization"] == "4 bits (nf4)"
+    assert models_protocol(eval_args, model_args, qlora_run)["base_quantization"] == "4 bits (nf4)"
 
 
 def test_a_base_that_was_not_quantised_is_loaded_as_it_is(asked, qlora_run):
     path = Path(qlora_run, "run.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_quantization": None}))
-    data_args, model_args = DataArguments(dataset_name="own"), UnlearnModelConfig(model_name_or_path="base")
+    eval_args, model_args = EvaluationArguments(), UnlearnModelConfig(model_name_or_path="base")
     quantize_as_trained(model_args, qlora_run)
-    evaluation_loaders(data_args, model_args, qlora_run)["unlearned"]()
+    evaluation_loaders(eval_args, model_args, qlora_run)["unlearned"]()
     assert "quantization_config" not in asked["base", qlora_run]
-    assert "base_quantization" not in models_protocol(data_args, model_args, qlora_run)
+    assert "base_quantization" not in models_protocol(eval_args, model_args, qlora_run)
 
 
 def test_what_the_command_says_goes_before_what_the_run_says(qlora_run):

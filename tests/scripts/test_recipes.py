@@ -20,7 +20,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from trl_unlearn.scripts import bs_s, bs_t, compare, evaluate, sequence, series, unlearn
-from trl_unlearn.scripts.models import default_config
+from trl_unlearn.scripts.arguments import default_config
 
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -45,9 +45,10 @@ def parse(monkeypatch, tmp_path):
         raise Parsed((seen["data"],))
 
     monkeypatch.setattr(unlearn, "use_archive", lambda *_: None)
+    monkeypatch.setattr(unlearn, "check_model_names", lambda **_: None)
     monkeypatch.setattr(unlearn, "build_trainer", build_trainer)
     for module in (evaluate, series):
-        monkeypatch.setattr(module, "use_archive", lambda data_args, _: seen.update(data=data_args))
+        monkeypatch.setattr(module, "use_archive", lambda data_args, *_: seen.update(data=data_args))
         monkeypatch.setattr(module, "check_model_names", check_model_names)
     monkeypatch.chdir(tmp_path)
 

@@ -28,7 +28,7 @@ from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.results import EvaluationResult, Unmeasured
 from trl_unlearn.scripts import evaluate, suites
-from trl_unlearn.scripts.arguments import DataArguments
+from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments
 
 
 PRIVACY = ["--suites", "tofu", "privacy"]
@@ -44,7 +44,9 @@ def test_rows_of_an_evaluation_carry_the_variables_of_the_chat_template(
     args = suites.SuiteArguments(
         suites=["privacy"], holdout_dataset=files["retain_dataset"], chat_template_kwargs='{"mode": "exam"}'
     )
-    inputs = suites.load_suite_inputs(DataArguments(**files), args, {}, tiny_tokenizer, tiny_model.config)
+    inputs = suites.load_suite_inputs(
+        DataArguments(**files), EvaluationArguments(), args, {}, tiny_tokenizer, tiny_model.config
+    )
     for name, found in inputs.row_sets.items():
         asked = [row["input_ids"] for row in encode_set(found, tiny_tokenizer, name=name).answers]
         assert all(tiny_tokenizer.decode(ids).startswith("exam<|im_start|>user") for ids in asked)
@@ -61,7 +63,9 @@ def test_raw_text_of_an_evaluation_has_the_column_and_the_prompt_of_the_training
     args = suites.SuiteArguments(
         suites=["privacy"], holdout_dataset=files["retain_dataset"], dataset_text_field="body", prompt_length=3
     )
-    inputs = suites.load_suite_inputs(DataArguments(**files), args, {}, tiny_tokenizer, tiny_model.config)
+    inputs = suites.load_suite_inputs(
+        DataArguments(**files), EvaluationArguments(), args, {}, tiny_tokenizer, tiny_model.config
+    )
     for name, found in inputs.row_sets.items():
         answers = encode_set(found, tiny_tokenizer, name=name).answers
         assert {row["prompt_length"] for row in answers} == {3}

@@ -236,7 +236,7 @@ def judged_in_the_lab(tofu, own, monkeypatch, tmp_path, capfd):
     """Function of options that runs `evaluate` on the tiny model and files in the place of the embedded lab."""
     model, (forget, retain) = tofu[1], own("conversational")[3::2]
 
-    def use_archive(data_args, model_args):
+    def use_archive(data_args, eval_args, model_args):
         data_args.dataset_name, data_args.forget_dataset, data_args.retain_dataset = None, forget, retain
         model_args.model_name_or_path = model
 

@@ -12,14 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Arguments that the scripts share."""
+"""Options that the scripts share, how they are parsed, and the embedded lab as their default."""
 
 import math
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
 from trl import ModelConfig, TrlParser
 
+from ..data.archive import build_archive
 from ..evaluation.judge_models import FLUENCY_CLASSIFIER
 from ..evaluation.stopping import STOP_METRICS
 from ..records import settings_digest
@@ -32,31 +36,7 @@ RETRAINED = "retrained"
 
 @dataclass
 class DataArguments:
-    """
-    Which rows are to be forgotten, which are to be kept, and how the result is judged.
-
-    Args:
-        dataset_name (`str`, *optional*):
-            TOFU (`locuslab/TOFU`) or a dataset of its form: an id on the Hub or a folder. `archive` is the embedded
-            lab, which brings its own models.
-        forget_config, retain_config (`str`, *optional*):
-            Configs of `dataset_name`.
-        forget_split, retain_split (`str`, *optional*, defaults to `"train"`):
-            Splits, with a slice if wanted (`"train[:100]"`).
-        forget_dataset, retain_dataset (`str`, *optional*):
-            Files, folders or ids of your own rows, instead of `dataset_name`.
-        retrained_model_name_or_path (`str`, *optional*):
-            Reference model, trained without the forget set.
-        parity (`str`, *optional*, defaults to `"open-unlearning"`):
-            Whose metric definitions to follow.
-        max_eval_rows (`int`, *optional*):
-            Most rows of each set that are evaluated, spread evenly over the set.
-        evaluation_batch_size (`int`, *optional*):
-            Rows a forward pass and a `generate` call of the evaluation take.
-        fluency_classifier (`str`, *optional*):
-            Id on the Hub or folder of a sequence classifier with a class `clean`. Default: the one of published
-            numbers where it has been downloaded before, otherwise a stand-in.
-    """
+    """Which rows are forgotten and which are kept."""
 
     dataset_name: str | None = field(
         default=None,
@@ -77,6 +57,22 @@ class DataArguments:
         },
     )
     retain_dataset: str | None = field(default=None, metadata={"help": "Your own rows to retain, of the same forms."})
+
+    def __post_init__(self):
+        if self.dataset_name is not None and self.forget_dataset is not None:
+            raise ValueError(
+                f"Both `dataset_name` ({self.dataset_name}) and `forget_dataset` ({self.forget_dataset}) are given. "
+                "Keep one: `dataset_name` with configs, or files of your own."
+            )
+        if self.dataset_name == ARCHIVE:
+            self.forget_config = self.forget_config or "forget10"
+            self.retain_config = self.retain_config or "retain90"
+
+
+@dataclass
+class EvaluationArguments:
+    """How models are measured, and with which reference."""
+
     retrained_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Reference model that was trained without the forget set."}
     )
@@ -92,7 +88,6 @@ class DataArguments:
     evaluation_batch_size: int | None = field(
         default=None, metadata={"help": "Rows a forward pass and a `generate` call of the evaluation take."}
     )
-
     fluency_classifier: str | None = field(
         default=None,
         metadata={
@@ -102,13 +97,6 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        if self.dataset_name is not None and self.forget_dataset is not None:
-            raise ValueError(
-                f"Both `dataset_name` ({self.dataset_name}) and `forget_dataset` ({self.forget_dataset}) are given. "
-                "Keep one: `dataset_name` with configs, or files of your own."
-            )
-        if self.retain_dataset is not None and self.forget_dataset is None:
-            raise ValueError("`retain_dataset` is given without `forget_dataset`. Give both files.")
         if self.parity not in PARITIES:
             raise ValueError(f"Unknown `parity`: {self.parity!r}. Set it to one of {', '.join(map(repr, PARITIES))}.")
         if self.max_eval_rows is not None and self.max_eval_rows < 1:
@@ -118,27 +106,11 @@ class DataArguments:
                 f"`evaluation_batch_size` must be at least 1, got {self.evaluation_batch_size}. Leave it out "
                 "to choose it from free memory."
             )
-        if self.dataset_name == ARCHIVE:
-            self.forget_config = self.forget_config or "forget10"
-            self.retain_config = self.retain_config or "retain90"
 
 
 @dataclass
-class StoppingArguments(DataArguments):
-    """
-    Arguments of the scripts that can end training at a goal.
-
-    Args:
-        stop_at (`str`, *optional*):
-            Value of `stop_metric` at which training ends: `"retrained"` (the retrained model's) or a number. The state
-            closest to it is kept. `num_train_epochs` is an upper bound then.
-        stop_metric (`str`, *optional*, defaults to `"extraction_strength"`):
-            `"extraction_strength"` (strict) or `"forget_logp"` (nats per token) of the forget set.
-        stop_retain_floor (`float`, *optional*):
-            Mean retain probability below which training ends too, in (0, 1).
-        stop_every_steps (`int`, *optional*):
-            Optimiser steps between measurements. Once an epoch if not set; few are better.
-    """
+class StoppingArguments:
+    """Where training ends before `num_train_epochs`."""
 
     stop_at: str | None = field(
         default=None,
@@ -164,13 +136,12 @@ class StoppingArguments(DataArguments):
     )
 
     def __post_init__(self):
-        super().__post_init__()
         if self.stop_at is None:
             for name in ("stop_retain_floor", "stop_every_steps"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"`{name}` is given without `stop_at`. Give both: 'retrained', or a number.")
             return
-        # A number in a YAML file is no string.
+        # YAML gives a number.
         self.stop_at = str(self.stop_at)
         if self.stop_metric not in STOP_METRICS:
             known = ", ".join(map(repr, STOP_METRICS))
@@ -199,16 +170,8 @@ class StoppingArguments(DataArguments):
 
 
 @dataclass
-class UnlearnArguments(StoppingArguments):
-    """
-    Arguments of the scripts that unlearn.
-
-    Args:
-        evaluate (`bool`, *optional*, defaults to `True`):
-            Whether training is followed by the evaluation; `recipes/evaluate.py` can do it later.
-        panel_prompts (`int`, *optional*, defaults to `0`):
-            Forget prompts whose likely answers are followed during training, once an epoch; 0 follows none.
-    """
+class UnlearnArguments:
+    """What a script does beside the training."""
 
     evaluate: bool = field(
         default=True,
@@ -220,20 +183,13 @@ class UnlearnArguments(StoppingArguments):
     )
 
     def __post_init__(self):
-        super().__post_init__()
         if self.panel_prompts < 0:
             raise ValueError(f"`panel_prompts` must not be negative, got {self.panel_prompts}. 0 leaves it out.")
 
 
 @dataclass
 class UnlearnModelConfig(ModelConfig):
-    """
-    TRL's model arguments, with LoRA on all linear layers as the default.
-
-    Args:
-        adapter_name_or_path (`str`, *optional*):
-            Adapter that makes the target out of `model_name_or_path`; it is trained further.
-    """
+    """TRL's model arguments, with LoRA on all linear layers as the default."""
 
     use_peft: bool = field(default=True, metadata={"help": "Whether to train a LoRA adapter, or the whole model."})
     lora_r: int = field(default=32, metadata={"help": "LoRA R value."})
@@ -259,31 +215,51 @@ class UnlearnModelConfig(ModelConfig):
             )
 
 
-def script_parser(dataclass_types: tuple[type, ...], prog: str, doc: str) -> TrlParser:
+def parse(
+    types: tuple[type, ...], prog: str, doc: str, argv: list[str] | None, recipe: str | None = None, **defaults: Any
+) -> tuple[tuple[Any, ...], str]:
     """
-    Parser of a script.
+    Parse a command line (None: that of the process) into dataclasses; returns them and the digest of their settings.
 
-    Args:
-        dataclass_types (`tuple[type, ...]`):
-            Dataclasses whose fields are the options.
-        prog (`str`):
-            Name of the program in its help and its messages.
-        doc (`str`):
-            Docstring of the script, of which the first line says what it does.
-
-    Returns:
-        [`~trl.TrlParser`]: The parser, with one line of usage: hundreds of options would hide an error behind them.
+    The first line of `doc` describes the program in its help. The recipe `recipe` is read where neither a model nor
+    data is named. `defaults` replace those of the dataclasses.
     """
-    return TrlParser(
-        dataclass_types,
+    argv = sys.argv[1:] if argv is None else argv
+    parser = TrlParser(
+        types,
         prog=prog,
+        # The usage that argparse makes of hundreds of options would hide an error behind it.
         usage=f"{prog} [--config FILE] [--option VALUE ...]",
         description=doc.strip().splitlines()[0],
         epilog="--config reads options from a YAML file; those on the command line win.",
     )
-
-
-def parse_with_settings(parser: TrlParser, argv: list[str]) -> tuple[tuple[Any, ...], str]:
-    """The parsed arguments, and the digest of their settings: taken here only, before anything is filled in."""
-    arguments = parser.parse_args_and_config(args=argv)
+    parser.set_defaults_with_config(**defaults)
+    arguments = parser.parse_args_and_config(args=argv if recipe is None else default_config(argv, recipe))
+    # The only place that takes the digest: before a script fills in what the options leave open.
     return arguments, settings_digest(*arguments)
+
+
+def default_config(argv: list[str], recipe: str) -> list[str]:
+    """The command line, with `--config` and the embedded lab's recipe in front if it names neither model nor data."""
+    # `TrlParser` knows `--config path` only.
+    argv = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
+    named = ("--config", "--model_name_or_path", "--dataset_name", "--forget_dataset", "-h", "--help")
+    if any(argument.split("=")[0] in named for argument in argv):
+        return argv
+    package = Path(__file__).parents[1]
+    # In a wheel the recipes are inside the package, in a checkout beside it.
+    folder = next(folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir())
+    return ["--config", str(folder / recipe), *argv]
+
+
+def use_archive(data_args: DataArguments, eval_args: EvaluationArguments, model_args: UnlearnModelConfig) -> None:
+    """If `dataset_name` is `archive`: build the embedded lab and put its folders where no model is named."""
+    if data_args.dataset_name != ARCHIVE:
+        return
+    paths = build_archive()
+    # A second thread gains nothing on a model of this size, and it changes the order of sums, and so their last bit,
+    # from machine to machine.
+    torch.set_num_threads(1)
+    data_args.dataset_name = str(paths.data)
+    model_args.model_name_or_path = model_args.model_name_or_path or str(paths.target)
+    eval_args.retrained_model_name_or_path = eval_args.retrained_model_name_or_path or str(paths.retrained)

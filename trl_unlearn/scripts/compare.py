@@ -30,7 +30,6 @@ The YAML file is that of a single run, with `methods` (name -> fields that diffe
 import dataclasses
 import gc
 import json
-import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -55,7 +54,7 @@ from ..hub.folder import RunFolder
 from ..records import json_text
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
-from .arguments import DataArguments, UnlearnModelConfig
+from .arguments import UnlearnModelConfig
 from .exits import interruptible, refusing
 from .models import evaluation_loaders
 from .rows import load_evaluation_rows
@@ -69,7 +68,7 @@ _BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "grad
 
 
 @dataclass
-class CompareArguments(DataArguments):
+class CompareArguments:
     """
     What is compared.
 
@@ -95,7 +94,6 @@ class CompareArguments(DataArguments):
     panel_prompts: int = field(default=16, metadata={"help": "Forget prompts of the squeezing panel."})
 
     def __post_init__(self):
-        super().__post_init__()
         if isinstance(self.methods, str):
             self.methods = json.loads(self.methods)
         if not self.methods:
@@ -128,19 +126,19 @@ def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
 
 def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
-        argv = sys.argv[1:] if argv is None else argv
-        series = Series(CompareArguments, prog, __doc__, argv, "archive/compare.yaml", finished="compared.json")
-        data_args, training_args, model_args = series.data_args, series.training_args, series.model_args
-        for seed in data_args.seeds:
-            for method, fields in data_args.methods.items():
+        series = Series((CompareArguments,), prog, __doc__, argv, "archive/compare.yaml", finished="compared.json")
+        (args,) = series.own_args
+        for seed in args.seeds:
+            for method, fields in args.methods.items():
                 label, folder = f"method `{method}`, seed {seed}", f"{folder_name(method)}/seed-{seed}"
                 series.add(method, label, folder, {**(fields or {}), "seed": seed})
         tokenizer, config = series.prepare()
-        rows = load_evaluation_rows(data_args, tokenizer, config, training_args)
-        classifier = load_fluency_classifier(data_args.fluency_classifier)
+        eval_args = series.eval_args
+        rows = load_evaluation_rows(series.data_args, eval_args.max_eval_rows, tokenizer, config, series.training_args)
+        classifier = load_fluency_classifier(eval_args.fluency_classifier)
         check_output_dir(series.folder)
 
-    comparison = _Comparison(data_args, model_args, training_args, tokenizer, rows, classifier)
+    comparison = _Comparison(series, args, tokenizer, rows, classifier)
     runs = [ComparedRun(**record) for record in series.run(comparison.run, "Runs")]
     if PartialState().is_main_process:
         write_comparison(series.folder, runs, comparison.baselines)
@@ -149,21 +147,22 @@ def _run(argv: list[str] | None, prog: str) -> None:
 class _Comparison:
     """What all runs share: the suite with target and retrained model measured once, and their baselines."""
 
-    def __init__(self, data_args, model_args, training_args, tokenizer, rows, classifier):
-        self.data_args, self.tokenizer, self.rows = data_args, tokenizer, rows
-        self.trust_remote_code = training_args.trust_remote_code
-        loaders = evaluation_loaders(data_args, model_args, None, self.trust_remote_code)
-        self.loaders = {role: load for role, load in loaders.items() if load is not None}
+    def __init__(self, series: Series, args: CompareArguments, tokenizer, rows, classifier):
+        self.args, self.rows = args, rows
+        self.data_args, self.eval_args = series.data_args, series.eval_args
+        self.trust_remote_code = series.training_args.trust_remote_code
+        loaders = evaluation_loaders(self.eval_args, series.model_args, None, self.trust_remote_code)
+        loaders = {role: load for role, load in loaders.items() if load is not None}
         self.suite = Suite(
-            self.loaders,
+            loaders,
             rows,
             tokenizer,
-            parity=data_args.parity,
-            batch_size=data_args.evaluation_batch_size,
+            parity=self.eval_args.parity,
+            batch_size=self.eval_args.evaluation_batch_size,
             fluency_classifier=classifier,
-            seed=training_args.seed,
+            seed=series.training_args.seed,
         )
-        self.baselines = {role: self._point(load()) for role, load in self.loaders.items()}
+        self.baselines = {role: self._point(load()) for role, load in loaders.items()}
 
     def _point(self, model) -> dict[str, float]:
         sets = self.suite.setting.sets
@@ -171,21 +170,21 @@ class _Comparison:
 
     def run(self, job: Job) -> None:
         """Train and judge one run."""
-        data_args, setting = self.data_args, self.suite.setting
-        trainer = build_trainer(data_args, job.training_args, job.model_args)
+        setting = self.suite.setting
+        trainer = build_trainer(self.data_args, job.training_args, job.model_args)
         curve = ForgettingCurveCallback(
             trainer,
             setting.sets["forget"],
             setting.sets["retain"],
             pad_token_id=setting.pad_token_id,
-            every_steps=data_args.curve_steps,
+            every_steps=self.args.curve_steps,
         )
         panel = SqueezingPanelCallback(
             trainer,
             list(self.rows.forget),
             max_new_tokens=job.training_args.max_completion_length,
-            num_prompts=data_args.panel_prompts,
-            every_steps=data_args.curve_steps,
+            num_prompts=self.args.panel_prompts,
+            every_steps=self.args.curve_steps,
             path=job.folder,
         )
         trainer.add_callback(curve)
@@ -195,7 +194,7 @@ class _Comparison:
         curve.trainer = panel.trainer = None
         del trainer
         gc.collect()
-        load = evaluation_loaders(data_args, job.model_args, str(job.folder), self.trust_remote_code)["unlearned"]
+        load = evaluation_loaders(self.eval_args, job.model_args, str(job.folder), self.trust_remote_code)["unlearned"]
         outcome = self.suite.evaluate(load)
         run = ComparedRun(
             method=job.name,
@@ -209,7 +208,7 @@ class _Comparison:
             metrics={name: found.value for name, found in outcome.models["unlearned"].items()},
         )
         if PartialState().is_main_process:
-            result = evaluation_result({"tofu": outcome}, data_args, job.model_args, str(job.folder))
+            result = evaluation_result({"tofu": outcome}, self.eval_args, job.model_args, str(job.folder))
             RunFolder(job.folder).save_results(result)
             job.finish(run.to_dict())
 

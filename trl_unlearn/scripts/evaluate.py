@@ -38,7 +38,6 @@ accelerate launch recipes/evaluate.py --suites wmdp \
 import ast
 import json
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,17 +47,15 @@ from accelerate import PartialState
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
 from ..results import EvaluationResult, SuiteOutcome
 from ..trainer.checks import check_output_dir
-from .arguments import DataArguments, UnlearnModelConfig, parse_with_settings, script_parser
+from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
 from .exits import interruptible, refusing
 from .models import (
     check_model_names,
     content_digest,
-    default_config,
     evaluation_loaders,
     load_config,
     load_tokenizer,
     quantize_as_trained,
-    use_archive,
 )
 from .suites import SUITES, SuiteArguments, evaluation_result, load_suite_inputs
 from .unlearn import write_results
@@ -113,13 +110,13 @@ def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
 
 
 def _run(argv: list[str] | None, prog: str) -> None:
-    parser = script_parser((DataArguments, EvaluateArguments, UnlearnModelConfig), prog, __doc__)
+    types = (DataArguments, EvaluationArguments, EvaluateArguments, UnlearnModelConfig)
     with refusing(prog):
-        argv = default_config(sys.argv[1:] if argv is None else argv, "archive/evaluate.yaml")
-        (data_args, args, model_args), settings = parse_with_settings(parser, argv)
+        arguments, settings = parse(types, prog, __doc__, argv, "archive/evaluate.yaml")
+        data_args, eval_args, args, model_args = arguments
         # Unless it is told, each process on a CPU takes itself for the only one.
         with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
-            use_archive(data_args, model_args)
+            use_archive(data_args, eval_args, model_args)
         unlearned = args.unlearned_model_name_or_path
         check_model_names(
             revision=model_args.model_revision,
@@ -127,18 +124,18 @@ def _run(argv: list[str] | None, prog: str) -> None:
             model_name_or_path=model_args.model_name_or_path,
             adapter_name_or_path=model_args.adapter_name_or_path,
             unlearned_model_name_or_path=unlearned,
-            retrained_model_name_or_path=data_args.retrained_model_name_or_path,
+            retrained_model_name_or_path=eval_args.retrained_model_name_or_path,
         )
         folder = _output_folder(args.output_dir, unlearned)
         check_output_dir(folder)
         _evaluate_as_trained(args, model_args, unlearned)
-        _refuse_quantized(args.suites, model_args, data_args.retrained_model_name_or_path)
+        _refuse_quantized(args.suites, model_args, eval_args.retrained_model_name_or_path)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
-        loaders = evaluation_loaders(data_args, model_args, unlearned, args.trust_remote_code)
+        loaders = evaluation_loaders(eval_args, model_args, unlearned, args.trust_remote_code)
         config = load_config(model_args, args.trust_remote_code)
-        inputs = load_suite_inputs(data_args, args, loaders, tokenizer, config)
+        inputs = load_suite_inputs(data_args, eval_args, args, loaders, tokenizer, config)
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
-    models.append(data_args.retrained_model_name_or_path)
+    models.append(eval_args.retrained_model_name_or_path)
     # A classifier that was downloaded since an evaluation was cut off is another one, though nobody named it.
     classifier = inputs.classifier and inputs.classifier.name
     stages = _Stages(folder / "stages", f"{settings} {content_digest(inputs.row_sets, *models)} {classifier}")
@@ -147,7 +144,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         if name not in found:
             found[name] = stages.keep(name, SUITES[name](inputs))
     if PartialState().is_main_process:
-        result = evaluation_result({name: found[name] for name in args.suites}, data_args, model_args, unlearned)
+        result = evaluation_result({name: found[name] for name in args.suites}, eval_args, model_args, unlearned)
         write_results(folder, _with_earlier(result, RunFolder(folder)))
         if unlearned is not None and RunFolder(unlearned).is_run and not RunFolder(folder).is_run:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")

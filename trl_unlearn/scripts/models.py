@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import (
@@ -35,11 +34,10 @@ from transformers import (
 from transformers.integrations import deepspeed
 from trl import get_quantization_config
 
-from ..data.archive import build_archive
 from ..hub.folder import RUN_FILE, RunFolder, holds_adapter, weights_sha256
 from ..records import quantization_label
 from ..trainer.checks import refuse_adapter, refuse_model_name
-from .arguments import ARCHIVE, DataArguments, UnlearnModelConfig
+from .arguments import EvaluationArguments, UnlearnModelConfig
 
 
 # Model argument -> setting of transformers.
@@ -50,49 +48,6 @@ _QUANTIZATION_FIELDS = {
 }
 # Endings of the files of a model's or an adapter's weights.
 _WEIGHTS = (".safetensors", ".bin")
-
-
-def default_config(argv: list[str], recipe: str) -> list[str]:
-    """
-    Command line of a script, with the embedded lab's recipe where neither a model nor data is named.
-
-    Args:
-        argv (`list[str]`):
-            Command line.
-        recipe (`str`):
-            Recipe of the lab, relative to the folder of the recipes.
-
-    Returns:
-        `list[str]`: The command line, with `--config` and the recipe in front if it was needed.
-    """
-    # `TrlParser` knows `--config path` only.
-    argv = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    named = ("--config", "--model_name_or_path", "--dataset_name", "--forget_dataset", "-h", "--help")
-    if any(argument.split("=")[0] in named for argument in argv):
-        return argv
-    package = Path(__file__).parents[1]
-    # In a wheel the recipes are inside the package, in a checkout beside it.
-    folder = next(folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir())
-    return ["--config", str(folder / recipe), *argv]
-
-
-def use_archive(data_args: DataArguments, model_args: UnlearnModelConfig) -> None:
-    """
-    Build the embedded lab and put its folders into the arguments, if `dataset_name` is `archive`.
-
-    Args:
-        data_args ([`DataArguments`]), model_args ([`UnlearnModelConfig`]):
-            Arguments, changed in place; models that were named stay.
-    """
-    if data_args.dataset_name != ARCHIVE:
-        return
-    paths = build_archive()
-    # A second thread gains nothing on a model of this size, and the order of a sum, which decides its last bit, would
-    # differ from machine to machine.
-    torch.set_num_threads(1)
-    data_args.dataset_name = str(paths.data)
-    model_args.model_name_or_path = model_args.model_name_or_path or str(paths.target)
-    data_args.retrained_model_name_or_path = data_args.retrained_model_name_or_path or str(paths.retrained)
 
 
 def check_model_names(*, revision: str | None = None, trust_remote_code: bool = False, **names: str | None) -> None:
@@ -206,7 +161,10 @@ def _unsharded() -> Iterator[None]:
 
 
 def evaluation_loaders(
-    data_args: DataArguments, model_args: UnlearnModelConfig, unlearned: str | None, trust_remote_code: bool = False
+    eval_args: EvaluationArguments,
+    model_args: UnlearnModelConfig,
+    unlearned: str | None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Callable[[], PreTrainedModel] | None]:
     """
     Functions that load target, unlearned and retrained model, as saved, on the accelerator if there is one.
@@ -215,7 +173,7 @@ def evaluation_loaders(
     the weights that it was trained on. Other whole models are loaded as they are.
 
     Args:
-        data_args ([`DataArguments`]), model_args ([`UnlearnModelConfig`]):
+        eval_args ([`EvaluationArguments`]), model_args ([`UnlearnModelConfig`]):
             Arguments that name target and retrained model.
         unlearned (`str`, *optional*):
             Id or folder of the unlearned model: whole, or an adapter on the target's base.
@@ -244,7 +202,7 @@ def evaluation_loaders(
 
         return load
 
-    name, retrained = model_args.model_name_or_path, data_args.retrained_model_name_or_path
+    name, retrained = model_args.model_name_or_path, eval_args.retrained_model_name_or_path
     loaders = {"target": loader(name, model_args.adapter_name_or_path, base), "unlearned": None, "retrained": None}
     if unlearned is not None:
         loaders["unlearned"] = (
@@ -312,31 +270,33 @@ def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -
     )
 
 
-def models_protocol(data_args: DataArguments, model_args: UnlearnModelConfig, unlearned: str | None) -> dict[str, Any]:
+def models_protocol(
+    eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
+) -> dict[str, Any]:
     """
     Which models are evaluated, so that results are not taken for those of others.
 
     Args:
-        data_args, model_args, unlearned:
+        eval_args, model_args, unlearned:
             See [`_measured_weights`].
 
     Returns:
         `dict[str, Any]`: `weights_sha256`, and `base_quantization` where the base is loaded in fewer bits.
     """
-    found = {"weights_sha256": _measured_weights(data_args, model_args, unlearned)}
+    found = {"weights_sha256": _measured_weights(eval_args, model_args, unlearned)}
     if (quantization := get_quantization_config(model_args)) is not None:
         found["base_quantization"] = quantization_label(quantization.to_dict())
     return found
 
 
 def _measured_weights(
-    data_args: DataArguments, model_args: UnlearnModelConfig, unlearned: str | None
+    eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, dict[str, str]]:
     """
     Which weights are evaluated, so that results are not taken for those of others.
 
     Args:
-        data_args ([`DataArguments`]), model_args ([`UnlearnModelConfig`]):
+        eval_args ([`EvaluationArguments`]), model_args ([`UnlearnModelConfig`]):
             Arguments that name target and retrained model.
         unlearned (`str`, *optional*):
             Id or folder of the unlearned model, or of its adapter.
@@ -348,7 +308,7 @@ def _measured_weights(
     names = {
         "target": model_args.adapter_name_or_path or model_args.model_name_or_path,
         "unlearned": unlearned,
-        "retrained": data_args.retrained_model_name_or_path,
+        "retrained": eval_args.retrained_model_name_or_path,
     }
     folders = {role: Path(name) for role, name in names.items() if name is not None and Path(name).is_dir()}
     return {role: weights_sha256(folder, _is_adapter(str(folder))) for role, folder in folders.items()}

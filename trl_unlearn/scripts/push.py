@@ -48,7 +48,7 @@ from ..hub.folder import RunFolder
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
 from ..records import DatasetRecord
-from .arguments import DataArguments, script_parser
+from .arguments import DataArguments, parse
 from .exits import fail, interruptible, refusing
 from .rows import load_training_rows
 
@@ -163,9 +163,8 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn push") -> None:
 
 
 def _run(argv: list[str] | None, prog: str) -> None:
-    parser = script_parser((PushArguments,), prog, __doc__)
     with refusing(prog):
-        (args,) = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
+        (args,), _ = parse((PushArguments,), prog, __doc__, argv)
         folder = Path(args.output_dir)
         texts = _forget_texts(args, folder, prog) | {"beliefs": RunFolder(folder).belief_texts()}
         try:

@@ -49,6 +49,7 @@ def load_training_rows(
         `ValueError`: If no forget set is named, or one cannot be loaded.
     """
     args = data_args
+    _refuse_retain_alone(args)
     if args.forget_dataset is not None:
         forget = _load_set("forget", args.forget_dataset, args.forget_split, load_rows)
         if args.retain_dataset is None:
@@ -74,6 +75,12 @@ def load_training_rows(
     if args.retain_config is None:
         return forget, None
     return forget, _load_set("retain", args.retain_config, args.retain_split, load)
+
+
+def _refuse_retain_alone(args: DataArguments) -> None:
+    # Not when the options are parsed: each request of a sequence may bring a forget set of its own.
+    if args.retain_dataset is not None and args.forget_dataset is None:
+        raise ValueError("`retain_dataset` is given without `forget_dataset`. Give both files.")
 
 
 def _load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) -> Dataset:
@@ -109,6 +116,7 @@ def _check_set(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: Pretra
 
 def load_evaluation_rows(
     data_args: DataArguments,
+    max_rows: int | None,
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
     trained: Any,
@@ -133,6 +141,7 @@ def load_evaluation_rows(
         `ValueError`: If a row cannot be encoded, or read by the model: now, not after the training.
     """
     args = data_args
+    _refuse_retain_alone(args)
     if args.dataset_name is None or args.forget_config is None:
         forget, retain = load_training_rows(args, tokenizer)
         rows = {"forget": forget, "retain": retain}
@@ -151,7 +160,7 @@ def load_evaluation_rows(
             conversational=tokenizer.chat_template is not None,
         )
     rows = {
-        name: rows_as_trained(spread(found, args.max_eval_rows), tokenizer, trained, name=name)
+        name: rows_as_trained(spread(found, max_rows), tokenizer, trained, name=name)
         for name, found in rows.items()
         if found is not None
     }
@@ -162,6 +171,7 @@ def load_evaluation_rows(
 
 def load_holdout_rows(
     data_args: DataArguments,
+    max_rows: int | None,
     tokenizer: PreTrainedTokenizerBase,
     model_config: PretrainedConfig,
     config: str | None,
@@ -206,7 +216,7 @@ def load_holdout_rows(
             )
         load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
         rows = _load_set("holdout", config, "train", load)
-    rows = rows_as_trained(spread(rows, data_args.max_eval_rows), tokenizer, trained, name="holdout")
+    rows = rows_as_trained(spread(rows, max_rows), tokenizer, trained, name="holdout")
     _check_set(rows, tokenizer, model_config, "holdout")
     return rows
 

@@ -29,7 +29,6 @@ The YAML file is that of a single run, with `requests` (name -> fields that diff
 import dataclasses
 import gc
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,7 +58,7 @@ _FORGET = ("forget_config", "forget_split", "forget_dataset")
 
 
 @dataclass
-class SequenceArguments(StoppingArguments):
+class SequenceArguments:
     """
     What is forgotten, in which order.
 
@@ -80,10 +79,6 @@ class SequenceArguments(StoppingArguments):
 
     def __post_init__(self):
         self.requests = _checked(self.requests)
-        if self.retain_dataset is not None and self.forget_dataset is None:
-            # Each request may name a file of its own; the parent wants one beside the retain rows.
-            self.forget_dataset = next(iter(self.requests.values())).get("forget_dataset")
-        super().__post_init__()
 
 
 def _checked(requests: Any) -> dict[str, dict[str, Any]]:
@@ -117,7 +112,7 @@ def _checked(requests: Any) -> dict[str, dict[str, Any]]:
 
 
 def _row_sets(
-    jobs: list[Job], tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+    jobs: list[Job], max_rows: int | None, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
 ) -> tuple[dict[str, EncodedSet], EncodedSet]:
     """Evaluated rows of each request, and the retain rows, which are the same for all."""
     forget: dict[str, EncodedSet] = {}
@@ -130,7 +125,7 @@ def _row_sets(
                     "There is no retain set, on which to measure what is kept. Give `retain_config` with "
                     "`dataset_name`, or `retain_dataset`."
                 )
-            rows = load_evaluation_rows(job.data_args, tokenizer, config, job.training_args)
+            rows = load_evaluation_rows(job.data_args, max_rows, tokenizer, config, job.training_args)
         except ValueError as error:
             raise ValueError(f"Request `{job.name}`: {error}") from error
         forget[job.name] = encode_set(rows.forget, tokenizer, name="forget")
@@ -153,20 +148,20 @@ def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
 
 def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
-        argv = sys.argv[1:] if argv is None else argv
-        series = Series(SequenceArguments, prog, __doc__, argv, "archive/sequence.yaml", finished="stage.json")
-        data_args, training_args, model_args = series.data_args, series.training_args, series.model_args
-        for number, (request, fields) in enumerate(data_args.requests.items(), 1):
+        types = (StoppingArguments, SequenceArguments)
+        series = Series(types, prog, __doc__, argv, "archive/sequence.yaml", finished="stage.json")
+        stop_args, args = series.own_args
+        for number, (request, fields) in enumerate(args.requests.items(), 1):
             series.add(request, f"request `{request}`", f"{number}-{folder_name(request)}", fields)
         tokenizer, config = series.prepare()
-        if data_args.stop_at == RETRAINED and data_args.retrained_model_name_or_path is None:
+        if stop_args.stop_at == RETRAINED and series.eval_args.retrained_model_name_or_path is None:
             raise ValueError(
                 "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or a number."
             )
-        forget, retain = _row_sets(series.jobs, tokenizer, config)
+        forget, retain = _row_sets(series.jobs, series.eval_args.max_eval_rows, tokenizer, config)
         check_output_dir(series.folder)
 
-    sequence = _Sequence(data_args, model_args, training_args, tokenizer.pad_token_id, forget, retain)
+    sequence = _Sequence(series, stop_args, tokenizer.pad_token_id, forget, retain)
     # If a request cannot be served, neither can those after it: they build on a model that is lost.
     stages = [SequenceStage(**record) for record in series.run(sequence.serve, "Requests", chained=True)]
     if PartialState().is_main_process:
@@ -176,14 +171,16 @@ def _run(argv: list[str] | None, prog: str) -> None:
 class _Sequence:
     """What all requests share: the rows that are measured, and the target and the retrained model on them."""
 
-    def __init__(self, data_args, model_args, training_args, pad_token_id, forget, retain):
-        self.data_args, self.model_args = data_args, model_args
-        self.trust_remote_code = training_args.trust_remote_code
+    def __init__(self, series: Series, stop_args: StoppingArguments, pad_token_id, forget, retain):
+        self.series, self.stop_args = series, stop_args
         self.pad_token_id, self.forget, self.retain = pad_token_id, forget, retain
         self.baselines = {role: self._point(load) for role, load in self._loaders(None).items() if load is not None}
 
     def _loaders(self, unlearned: str | None) -> dict[str, Callable[[], PreTrainedModel] | None]:
-        return evaluation_loaders(self.data_args, self.model_args, unlearned, self.trust_remote_code)
+        series = self.series
+        return evaluation_loaders(
+            series.eval_args, series.model_args, unlearned, series.training_args.trust_remote_code
+        )
 
     def _point(self, load: Callable[[], PreTrainedModel]) -> dict[str, Any]:
         return sequence_point(
@@ -191,7 +188,7 @@ class _Sequence:
             self.forget,
             self.retain,
             pad_token_id=self.pad_token_id,
-            batch_size=self.data_args.evaluation_batch_size or 32,
+            batch_size=self.series.eval_args.evaluation_batch_size or 32,
         )
 
     def serve(self, job: Job) -> None:
@@ -204,10 +201,10 @@ class _Sequence:
                 job.model_args.model_name_or_path = str(previous)
         trainer = build_trainer(job.data_args, job.training_args, job.model_args)
         trainer.earlier_requests = [_link(one) for one in job.earlier]
-        if job.data_args.stop_at:
+        if self.stop_args.stop_at:
             retrained = self.baselines.get("retrained")
             goals = retrained and retrained["requests"][job.name]
-            until = unlearn_until(job.data_args, trainer, self.forget[job.name], self.retain, goals)
+            until = unlearn_until(self.stop_args, trainer, self.forget[job.name], self.retain, goals)
             trainer.add_callback(until)
         steps, seconds = train_and_save(trainer)
         # The model and its optimizer, before the saved one is loaded.

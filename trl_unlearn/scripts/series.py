@@ -17,6 +17,7 @@
 import json
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ from ..evaluation.callbacks import CannotBeginError
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
-from .arguments import DataArguments, UnlearnModelConfig, parse_with_settings, script_parser
+from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
 from .exits import close_bars, one_line, refuse, stop
-from .models import check_model_names, default_config, load_config, load_tokenizer, use_archive
+from .models import check_model_names, load_config, load_tokenizer
 
 
 @dataclass
@@ -59,49 +60,61 @@ class Series:
     """
     The runs of one command line, each with options of its own behind it.
 
-    `own_type` (a subclass of [`DataArguments`]) holds the options of the script; `finished` is the name of the file
-    that a run writes last.
+    `own_types` are the dataclasses of the script's own options; `finished` is the file that a run writes last.
     """
 
     def __init__(
-        self, own_type: type[DataArguments], prog: str, doc: str, argv: list[str], recipe: str, finished: str
+        self, own_types: tuple[type, ...], prog: str, doc: str, argv: list[str] | None, recipe: str, finished: str
     ):
-        self._prog, self._doc, self._finished = prog, doc, finished
-        self._argv = default_config(argv, recipe)
-        self._types = (own_type, BootstrapUnlearnConfig, UnlearnModelConfig)
-        self.data_args, self.training_args, self.model_args = self._parse()[0]
+        self._prog, self._doc, self._recipe, self._finished = prog, doc, recipe, finished
+        self._argv = sys.argv[1:] if argv is None else argv
+        self._types = (DataArguments, EvaluationArguments, *own_types, BootstrapUnlearnConfig, UnlearnModelConfig)
+        arguments, _ = self._parse()
+        self.data_args, self.eval_args, *self.own_args, self.training_args, self.model_args = arguments
         refuse_for_several(self.training_args)
         self.folder = Path(self.training_args.output_dir)
         self.jobs: list[Job] = []
 
     def _parse(self, *flags: str) -> tuple[tuple[Any, ...], str]:
-        # A parser for each run: values of a YAML file are its defaults, and runs must not share a mapping.
-        parser = script_parser(self._types, self._prog, self._doc)
-        return parse_with_settings(parser, [*self._argv, *flags])
+        return parse(self._types, self._prog, self._doc, [*self._argv, *flags], self._recipe)
 
     def add(self, name: str, label: str, folder: str, options: Mapping[str, Any]) -> None:
         """Parse a run now, so that a mistake in the last one is found before the first begins."""
         path = self.folder / folder
         flags = [part for option, value in options.items() for part in (f"--{option}", *_as_flags(value))]
-        arguments, settings = self._parse(*flags, "--output_dir", str(path))
-        self.jobs.append(Job(name, label, path, path / self._finished, *arguments, settings, list(self.jobs)))
+        (data_args, *_, training_args, model_args), settings = self._parse(*flags, "--output_dir", str(path))
+        job = Job(
+            name=name,
+            label=label,
+            folder=path,
+            finished=path / self._finished,
+            data_args=data_args,
+            training_args=training_args,
+            model_args=model_args,
+            settings=settings,
+            earlier=list(self.jobs),
+        )
+        self.jobs.append(job)
 
     def prepare(self) -> tuple[PreTrainedTokenizerBase, PretrainedConfig]:
         """Check all runs and models; returns tokenizer and config of the target."""
         with self.training_args.main_process_first(desc="the embedded lab"):
-            use_archive(self.data_args, self.model_args)
+            use_archive(self.data_args, self.eval_args, self.model_args)
         for job in self.jobs:
             job.data_args.dataset_name = self.data_args.dataset_name
             job.model_args.model_name_or_path = self.model_args.model_name_or_path
             refuse_other_settings(job.finished, job.settings)
         trust_remote_code = self.training_args.trust_remote_code
-        check_model_names(
-            revision=self.model_args.model_revision,
-            trust_remote_code=trust_remote_code,
-            model_name_or_path=self.model_args.model_name_or_path,
-            adapter_name_or_path=self.model_args.adapter_name_or_path,
-            retrained_model_name_or_path=self.data_args.retrained_model_name_or_path,
-        )
+        all_args = [self.model_args, *(job.model_args for job in self.jobs)]
+        names = [(args.model_name_or_path, args.model_revision, args.adapter_name_or_path) for args in all_args]
+        for target, revision, adapter in dict.fromkeys(names):
+            check_model_names(
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                model_name_or_path=target,
+                adapter_name_or_path=adapter,
+                retrained_model_name_or_path=self.eval_args.retrained_model_name_or_path,
+            )
         return load_tokenizer(self.model_args, trust_remote_code), load_config(self.model_args, trust_remote_code)
 
     def run(self, work: Callable[[Job], None], desc: str, chained: bool = False) -> Iterator[dict[str, Any]]:

@@ -33,7 +33,7 @@ from ..evaluation.tofu import evaluate_models
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..results import EvaluationResult, SuiteOutcome
 from ..row_forms import configured_template_kwargs
-from .arguments import DataArguments, UnlearnModelConfig
+from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
 from .models import models_protocol
 from .rows import load_evaluation_rows, load_holdout_rows, spread
 
@@ -219,7 +219,7 @@ class SuiteInputs:
 
     loaders: Mapping[str, Callable[[], PreTrainedModel] | None]
     tokenizer: PreTrainedTokenizerBase
-    data_args: DataArguments
+    eval_args: EvaluationArguments
     args: SuiteArguments
     rows: EvaluationRows | None = None
     muse: MuseRows | None = None
@@ -236,11 +236,12 @@ class SuiteInputs:
     @property
     def options(self) -> dict[str, Any]:
         """`dict[str, Any]`: What every suite is told."""
-        return {"batch_size": self.data_args.evaluation_batch_size, "seed": self.args.seed}
+        return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.args.seed}
 
 
 def load_suite_inputs(
     data_args: DataArguments,
+    eval_args: EvaluationArguments,
     args: SuiteArguments,
     loaders: Mapping[str, Callable[[], PreTrainedModel] | None],
     tokenizer: PreTrainedTokenizerBase,
@@ -263,29 +264,29 @@ def load_suite_inputs(
     Raises:
         `ValueError`: If rows are missing or cannot be encoded.
     """
-    inputs = SuiteInputs(loaders, tokenizer, data_args, args)
+    inputs = SuiteInputs(loaders, tokenizer, eval_args, args)
     if "wmdp" in args.suites:
         inputs.wmdp = load_wmdp_tasks(args.wmdp_tasks, args.wmdp_include_path, args.wmdp_limit)
     if "muse" in args.suites:
-        most = data_args.max_eval_rows
+        most = eval_args.max_eval_rows
         sets = {name: rows for name, rows in load_muse(args.muse_dataset).items() if rows is not None}
         # All few-shot examples stand in front of every question.
         inputs.muse = MuseRows(
             **{name: rows if name.endswith("_icl") else spread(rows, most) for name, rows in sets.items()}
         )
     if set(args.suites) & set(_ON_ROWS):
-        inputs.rows = load_evaluation_rows(data_args, tokenizer, config, args)
+        inputs.rows = load_evaluation_rows(data_args, eval_args.max_eval_rows, tokenizer, config, args)
     if "distribution" in args.suites and loaders["retrained"] is None:
         raise ValueError(
             "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`."
         )
     if "tofu" in args.suites:
-        inputs.classifier = load_fluency_classifier(data_args.fluency_classifier)
+        inputs.classifier = load_fluency_classifier(eval_args.fluency_classifier)
     if "judge" in args.suites:
-        inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=data_args.evaluation_batch_size)
+        inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=eval_args.evaluation_batch_size)
     if "privacy" in args.suites:
         names = args.holdout_config, args.holdout_dataset
-        inputs.rows.holdout = load_holdout_rows(data_args, tokenizer, config, *names, args)
+        inputs.rows.holdout = load_holdout_rows(data_args, eval_args.max_eval_rows, tokenizer, config, *names, args)
     return inputs
 
 
@@ -294,7 +295,7 @@ def _tofu(inputs: SuiteInputs) -> SuiteOutcome:
         inputs.loaders,
         inputs.rows,
         inputs.tokenizer,
-        parity=inputs.data_args.parity,
+        parity=inputs.eval_args.parity,
         fluency_classifier=inputs.classifier,
         **inputs.options,
     )
@@ -345,14 +346,14 @@ SUITES: dict[str, Callable[[SuiteInputs], SuiteOutcome]] = {
 
 def evaluation_result(
     outcomes: Mapping[str, SuiteOutcome],
-    data_args: DataArguments,
+    eval_args: EvaluationArguments,
     model_args: UnlearnModelConfig,
     unlearned: str | None,
 ) -> EvaluationResult:
     """The record of an evaluation, with the digests of the models: what suites measured, in the order of tables."""
     return EvaluationResult.of_suites(
         outcomes,
-        parity=data_args.parity,
+        parity=eval_args.parity,
         device=PartialState().device.type,
-        protocol=models_protocol(data_args, model_args, unlearned),
+        protocol=models_protocol(eval_args, model_args, unlearned),
     )

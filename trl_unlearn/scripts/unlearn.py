@@ -15,7 +15,6 @@
 """Unlearn a model, then judge what is left: what `bs_s` and `bs_t` have in common."""
 
 import copy
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -40,20 +39,19 @@ from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from .arguments import (
     RETRAINED,
     DataArguments,
+    EvaluationArguments,
     StoppingArguments,
     UnlearnArguments,
     UnlearnModelConfig,
-    parse_with_settings,
-    script_parser,
+    parse,
+    use_archive,
 )
 from .exits import fail, refusing
 from .models import (
     check_model_names,
-    default_config,
     evaluation_loaders,
     load_model,
     load_tokenizer,
-    use_archive,
 )
 from .output_folder import OutputArguments, OutputFolder, train_into
 from .push import summary
@@ -79,40 +77,47 @@ def main(
         argv (`list[str]`, *optional*):
             Command line; that of the process if not given.
     """
-    types = (UnlearnArguments, BootstrapUnlearnConfig, UnlearnModelConfig, OutputArguments)
-    parser = script_parser(types, prog, doc)
-    parser.set_defaults_with_config(**(defaults or {}))
+    types = (DataArguments, EvaluationArguments, StoppingArguments, UnlearnArguments)
+    types += (BootstrapUnlearnConfig, UnlearnModelConfig, OutputArguments)
     with refusing(prog):
-        argv = default_config(sys.argv[1:] if argv is None else argv, recipe)
-        (data_args, training_args, model_args, output_args), settings = parse_with_settings(parser, argv)
+        arguments, settings = parse(types, prog, doc, argv, recipe, **(defaults or {}))
+        data_args, eval_args, stop_args, args, training_args, model_args, output_args = arguments
         output = OutputFolder(training_args, output_args, settings)
         publishes = _may_publish(prog, training_args)
         with training_args.main_process_first(desc="the embedded lab"):
-            use_archive(data_args, model_args)
+            use_archive(data_args, eval_args, model_args)
+        check_model_names(
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+            model_name_or_path=model_args.model_name_or_path,
+            adapter_name_or_path=model_args.adapter_name_or_path,
+            retrained_model_name_or_path=eval_args.retrained_model_name_or_path,
+        )
         trainer = build_trainer(data_args, training_args, model_args)
+        tokenizer, config = trainer.processing_class, trainer.model.config
         rows = None
-        if data_args.evaluate or data_args.panel_prompts or data_args.stop_at:
-            rows = load_evaluation_rows(data_args, trainer.processing_class, trainer.model.config, training_args)
-        classifier = load_fluency_classifier(data_args.fluency_classifier) if data_args.evaluate else None
-        if data_args.stop_at:
-            # In front of the panel, which is to see the state that is kept.
-            trainer.add_callback(_stopping_callback(data_args, model_args, trainer, rows))
+        if args.evaluate or args.panel_prompts or stop_args.stop_at:
+            rows = load_evaluation_rows(data_args, eval_args.max_eval_rows, tokenizer, config, training_args)
+        classifier = load_fluency_classifier(eval_args.fluency_classifier) if args.evaluate else None
+        if stop_args.stop_at:
+            # Before the panel, which measures the state that is kept.
+            trainer.add_callback(_stopping_callback(stop_args, eval_args, model_args, trainer, rows))
         output.begin(trainer)
 
-    if data_args.panel_prompts:
+    if args.panel_prompts:
         panel = SqueezingPanelCallback(
             trainer,
             list(rows.forget),
             max_new_tokens=training_args.max_completion_length,
-            num_prompts=data_args.panel_prompts,
+            num_prompts=args.panel_prompts,
             seed=training_args.seed,
             path=training_args.output_dir,
         )
         trainer.add_callback(panel)
     train_into(output, prog, trainer)
-    if data_args.evaluate:
+    if args.evaluate:
         with output.writing(prog, trainer, "The evaluation"):
-            _evaluate(data_args, model_args, trainer, rows, classifier)
+            _evaluate(eval_args, model_args, trainer, rows, classifier)
     trainer.accelerator.wait_for_everyone()
     output.end(trainer)
     trainer.end()
@@ -122,7 +127,7 @@ def main(
 
 
 def _evaluate(
-    data_args: UnlearnArguments,
+    eval_args: EvaluationArguments,
     model_args: UnlearnModelConfig,
     trainer: BootstrapUnlearnTrainer,
     rows: EvaluationRows,
@@ -133,16 +138,16 @@ def _evaluate(
     # The files of the main process are there for all.
     trainer.accelerator.wait_for_everyone()
     outcome = evaluate_models(
-        evaluation_loaders(data_args, model_args, str(folder), trainer.args.trust_remote_code),
+        evaluation_loaders(eval_args, model_args, str(folder), trainer.args.trust_remote_code),
         rows,
         trainer.processing_class,
-        parity=data_args.parity,
-        batch_size=data_args.evaluation_batch_size,
+        parity=eval_args.parity,
+        batch_size=eval_args.evaluation_batch_size,
         fluency_classifier=classifier,
         seed=trainer.args.seed,
     )
     if trainer.is_world_process_zero():
-        write_results(folder, evaluation_result({"tofu": outcome}, data_args, model_args, str(folder)))
+        write_results(folder, evaluation_result({"tofu": outcome}, eval_args, model_args, str(folder)))
 
 
 def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
@@ -208,13 +213,6 @@ def build_trainer(
         raise ValueError(
             "`model_init_kwargs` holds `revision`. Give `model_revision`, which counts for the evaluation too."
         )
-    check_model_names(
-        revision=model_args.model_revision,
-        trust_remote_code=training_args.trust_remote_code,
-        model_name_or_path=name,
-        adapter_name_or_path=adapter,
-        retrained_model_name_or_path=data_args.retrained_model_name_or_path,
-    )
     tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
     forget, retain = load_training_rows(data_args, tokenizer, training_args.max_length)
     init_kwargs = {
@@ -252,7 +250,11 @@ def build_trainer(
 
 
 def _stopping_callback(
-    data_args: UnlearnArguments, model_args: UnlearnModelConfig, trainer: BootstrapUnlearnTrainer, rows: EvaluationRows
+    stop_args: StoppingArguments,
+    eval_args: EvaluationArguments,
+    model_args: UnlearnModelConfig,
+    trainer: BootstrapUnlearnTrainer,
+    rows: EvaluationRows,
 ) -> UnlearnUntil:
     """The callback that ends training at the goal of the arguments."""
     if rows.retain is None:
@@ -261,16 +263,16 @@ def _stopping_callback(
         encode_set(getattr(rows, name), trainer.processing_class, name=name) for name in ("forget", "retain")
     )
     retrained = None
-    if data_args.stop_at == RETRAINED:
-        load = evaluation_loaders(data_args, model_args, None, trainer.args.trust_remote_code)["retrained"]
+    if stop_args.stop_at == RETRAINED:
+        load = evaluation_loaders(eval_args, model_args, None, trainer.args.trust_remote_code)["retrained"]
         if load is not None:
             with trainer.accelerator.autocast():
                 retrained = curve_point(load(), forget, retain, pad_token_id=trainer.processing_class.pad_token_id)
-    return unlearn_until(data_args, trainer, forget, retain, retrained)
+    return unlearn_until(stop_args, trainer, forget, retain, retrained)
 
 
 def unlearn_until(
-    data_args: StoppingArguments,
+    stop_args: StoppingArguments,
     trainer: BootstrapUnlearnTrainer,
     forget: EncodedSet,
     retain: EncodedSet,
@@ -280,7 +282,7 @@ def unlearn_until(
     Callback that ends training at the goal of the arguments.
 
     Args:
-        data_args ([`StoppingArguments`]):
+        stop_args ([`StoppingArguments`]):
             Arguments, with `stop_at`.
         trainer ([`BootstrapUnlearnTrainer`]):
             Trainer that the callback is for.
@@ -295,7 +297,7 @@ def unlearn_until(
     Raises:
         `ValueError`: If the goal is the retrained model's, and there is none.
     """
-    if data_args.stop_at == RETRAINED and retrained is None:
+    if stop_args.stop_at == RETRAINED and retrained is None:
         raise ValueError(
             "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or a number."
         )
@@ -304,10 +306,10 @@ def unlearn_until(
         forget,
         retain,
         pad_token_id=trainer.processing_class.pad_token_id,
-        goal=retrained[data_args.stop_metric] if data_args.stop_at == RETRAINED else float(data_args.stop_at),
-        metric=data_args.stop_metric,
-        retain_floor=data_args.stop_retain_floor,
-        every_steps=data_args.stop_every_steps,
+        goal=retrained[stop_args.stop_metric] if stop_args.stop_at == RETRAINED else float(stop_args.stop_at),
+        metric=stop_args.stop_metric,
+        retain_floor=stop_args.stop_retain_floor,
+        every_steps=stop_args.stop_every_steps,
     )
 
 
