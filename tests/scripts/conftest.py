@@ -24,7 +24,7 @@ import pytest
 
 from trl_unlearn.beliefs import BeliefStore
 from trl_unlearn.evaluation import tofu
-from trl_unlearn.scripts import bs_s, bs_t, evaluate, suites, unlearn
+from trl_unlearn.scripts import bs_s, bs_t, evaluate, unlearn
 
 
 QUICK = [
@@ -149,7 +149,7 @@ def run(tiny_tokenizer, tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(BeliefStore, "sample", watched)
     short = functools.partial(tofu.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
-    for module in (unlearn, suites):
+    for module in (unlearn, evaluate):
         monkeypatch.setattr(module, "evaluate_models", short)
 
     def call(script: str, argv: list[str], output: str = "out", override: tuple[str, ...] = ()) -> Run:

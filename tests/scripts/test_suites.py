@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.results import EvaluationResult, Unmeasured
-from trl_unlearn.scripts import evaluate, suites
+from trl_unlearn.scripts import evaluate
 from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments
 
 
@@ -41,10 +41,10 @@ def test_rows_of_an_evaluation_carry_the_variables_of_the_chat_template(
         rows.to_json(tmp_path / f"{name}.jsonl")
     tiny_tokenizer.chat_template = "{{ mode }}" + tiny_tokenizer.chat_template
     files = {f"{name}_dataset": str(tmp_path / f"{name}.jsonl") for name in ("forget", "retain")}
-    args = suites.SuiteArguments(
+    args = evaluate.EvaluateArguments(
         suites=["privacy"], holdout_dataset=files["retain_dataset"], chat_template_kwargs='{"mode": "exam"}'
     )
-    inputs = suites.load_suite_inputs(
+    inputs = evaluate.load_suite_inputs(
         DataArguments(**files), EvaluationArguments(), args, {}, tiny_tokenizer, tiny_model.config
     )
     for name, found in inputs.row_sets.items():
@@ -60,10 +60,10 @@ def test_raw_text_of_an_evaluation_has_the_column_and_the_prompt_of_the_training
     for name in ("forget", "retain"):
         rows = Dataset.from_list([{"body": " ".join(pair)} for pair in facts[name]])
         rows.to_json(files.setdefault(f"{name}_dataset", str(tmp_path / f"{name}.jsonl")))
-    args = suites.SuiteArguments(
+    args = evaluate.EvaluateArguments(
         suites=["privacy"], holdout_dataset=files["retain_dataset"], dataset_text_field="body", prompt_length=3
     )
-    inputs = suites.load_suite_inputs(
+    inputs = evaluate.load_suite_inputs(
         DataArguments(**files), EvaluationArguments(), args, {}, tiny_tokenizer, tiny_model.config
     )
     for name, found in inputs.row_sets.items():
@@ -127,7 +127,7 @@ def refuse(tmp_path, capsys, monkeypatch):
         raise AssertionError("a model was evaluated")
 
     def call(argv: list[str]) -> str:
-        monkeypatch.setattr(suites, "evaluate_models", evaluate_models)
+        monkeypatch.setattr(evaluate, "evaluate_models", evaluate_models)
         with pytest.raises(SystemExit) as refused:
             evaluate.main([*argv, "--output_dir", str(tmp_path / "out")])
         assert refused.value.code == 2
@@ -189,7 +189,7 @@ def test_an_evaluation_that_was_cut_off_goes_on_and_gives_the_same_file(run, own
         run("evaluate", argv)
     assert [path.name for path in (tmp_path / "out/stages").iterdir()] == ["tofu.json"]
     assert not (tmp_path / "out/eval_results.json").exists()
-    monkeypatch.setattr(suites, "evaluate_models", cut_off)
+    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
     done = run("evaluate", argv)
     assert done.text("eval_results.json") == whole.text("eval_results.json")
     assert not (done.folder / "stages").exists()
@@ -209,7 +209,7 @@ def test_what_other_settings_left_is_measured_anew(run, own, holdout, monkeypatc
     else:
         rows = Path(holdout).read_text(encoding="utf-8").splitlines(keepends=True)
         Path(holdout).write_text("".join(rows[1:]), encoding="utf-8")
-    monkeypatch.setattr(suites, "evaluate_models", cut_off)
+    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
     with pytest.raises(CutOff):
         run("evaluate", argv)
 
@@ -223,11 +223,11 @@ def test_an_unknown_suite_is_refused(refuse, own):
 
 def test_suites_are_separated_by_commas_or_spaces_and_run_in_the_order_of_the_table():
     for given in (["privacy,tofu"], ["privacy", "tofu"], ["privacy,", "tofu"], "tofu,privacy"):
-        assert suites.SuiteArguments(suites=given).suites == ["tofu", "privacy"]
+        assert evaluate.EvaluateArguments(suites=given).suites == ["tofu", "privacy"]
 
 
 def test_a_suite_runs_alone(run, own, holdout, monkeypatch):
-    monkeypatch.setattr(suites, "evaluate_models", cut_off)
+    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
     done = run("evaluate", [*own, "--suites", "privacy", "--holdout_dataset", holdout])
     result = result_of(done)
     assert result.suites == ["privacy"]

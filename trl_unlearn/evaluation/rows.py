@@ -138,7 +138,7 @@ def rows_as_trained(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any
             Rows of one of the four forms.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer of the models.
-        args ([`BootstrapUnlearnConfig`] or [`~trl_unlearn.scripts.suites.SuiteArguments`]):
+        args ([`BootstrapUnlearnConfig`] or [`~trl_unlearn.scripts.evaluate.EvaluateArguments`]):
             Where `chat_template_kwargs`, `prompt_length` and `dataset_text_field` are. `None` is the default.
         name (`str`):
             What the rows are, for messages.

@@ -59,8 +59,7 @@ from .exits import interruptible, refusing
 from .models import evaluation_loaders
 from .rows import load_evaluation_rows
 from .series import Job, Series, folder_name, train_and_save
-from .suites import evaluation_result
-from .unlearn import build_trainer
+from .unlearn import build_trainer, evaluation_result
 
 
 # What decides the number of optimiser steps, and so is the same for every method.

@@ -14,9 +14,7 @@
 
 """Models by name, the embedded lab, and what is refused, for the scripts."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,8 +44,6 @@ _QUANTIZATION_FIELDS = {
     "use_bnb_nested_quant": "bnb_4bit_use_double_quant",
     "bnb_4bit_quant_storage": "bnb_4bit_quant_storage",
 }
-# Endings of the files of a model's or an adapter's weights.
-_WEIGHTS = (".safetensors", ".bin")
 
 
 def check_model_names(*, revision: str | None = None, trust_remote_code: bool = False, **names: str | None) -> None:
@@ -219,28 +215,6 @@ def _is_adapter(name: str) -> bool:
     from huggingface_hub import file_exists
 
     return file_exists(name, "adapter_config.json")
-
-
-def content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: str | None) -> str:
-    """
-    A digest of what a name does not tell: the rows, and when the files of local models were written.
-
-    Args:
-        row_sets (`Mapping[str, Iterable]`):
-            Name -> rows.
-        *names (`str`, *optional*):
-            Folders of models; what is none, such as an id on the Hub, does not count.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
-    folders = [Path(name) for name in names if name is not None]
-    files = sorted(
-        path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix in _WEIGHTS
-    )
-    sets = {name: list(rows) for name, rows in row_sets.items()}
-    found = [sets, [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -> None:

@@ -33,7 +33,7 @@ from ..evaluation.tofu import evaluate_models
 from ..hub.access import PushError, check_access
 from ..hub.folder import RunFolder
 from ..hub.push import push
-from ..results import EvaluationResult
+from ..results import EvaluationResult, SuiteOutcome
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from .arguments import (
@@ -52,11 +52,11 @@ from .models import (
     evaluation_loaders,
     load_model,
     load_tokenizer,
+    models_protocol,
 )
 from .output_folder import OutputArguments, OutputFolder, train_into
 from .push import summary
 from .rows import load_evaluation_rows, load_training_rows
-from .suites import evaluation_result
 
 
 def main(
@@ -325,6 +325,21 @@ def _sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
             "on_hub": not Path(name).exists() if name else False,
         }
     return sources
+
+
+def evaluation_result(
+    outcomes: Mapping[str, SuiteOutcome],
+    eval_args: EvaluationArguments,
+    model_args: UnlearnModelConfig,
+    unlearned: str | None,
+) -> EvaluationResult:
+    """The record of an evaluation, with the digests of the models: what suites measured, in the order of tables."""
+    return EvaluationResult.of_suites(
+        outcomes,
+        parity=eval_args.parity,
+        device=PartialState().device.type,
+        protocol=models_protocol(eval_args, model_args, unlearned),
+    )
 
 
 def write_results(folder: Path, result: EvaluationResult) -> None:
