@@ -37,15 +37,6 @@ from .exits import interruptible
 
 
 def main(argv: list[str] | None = None, prog: str = "bs_s.py") -> None:
-    """
-    Run the script.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            Command line; that of the process if not given.
-        prog (`str`, *optional*, defaults to `"bs_s.py"`):
-            Name of the program in its help and its messages.
-    """
     with interruptible(prog):
         unlearn.main(prog, __doc__, "archive/bs_s.yaml", argv=argv)
 

@@ -32,15 +32,7 @@ from .exits import interruptible
 
 
 def main(argv: list[str] | None = None, prog: str = "bs_t.py") -> None:
-    """
-    Run the script: as `bs_s`, with `lambda_bss` 0 as its default.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            Command line; that of the process if not given.
-        prog (`str`, *optional*, defaults to `"bs_t.py"`):
-            Name of the program in its help and its messages.
-    """
+    """Run the script: as `bs_s`, with 0 as the default of `lambda_bss`."""
     with interruptible(prog):
         unlearn.main(prog, __doc__, "archive/bs_t.yaml", defaults={"lambda_bss": 0.0}, argv=argv)
 

@@ -68,19 +68,7 @@ _BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "grad
 
 @dataclass
 class CompareArguments:
-    """
-    What is compared.
-
-    Args:
-        methods (`dict[str, dict[str, Any]]`):
-            Name of a method -> fields of the config and of the model arguments in which it differs.
-        seeds (`list[int]`, *optional*, defaults to `[42]`):
-            Seeds of each method.
-        curve_steps (`int`, *optional*):
-            Optimiser steps between measurements during training. Once an epoch if not set.
-        panel_prompts (`int`, *optional*, defaults to `16`):
-            Forget prompts of the squeezing panel.
-    """
+    """What is compared: methods, seeds, and how often it is measured during training."""
 
     methods: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Name of a method -> fields in which it differs (a mapping in the YAML file)."}
@@ -110,15 +98,6 @@ class CompareArguments:
 
 
 def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
-    """
-    Run the script.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            Command line; that of the process if not given.
-        prog (`str`, *optional*, defaults to `"compare.py"`):
-            Name of the program in its help and its messages.
-    """
     with interruptible(prog, "before all runs were done: what is finished is kept, and the same command goes on."):
         _run(argv, prog)
 
@@ -144,7 +123,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
 
 
 class _Comparison:
-    """What all runs share: the suite with target and retrained model measured once, and their baselines."""
+    """What all runs share: the suite, which measures target and retrained model once, and their baselines."""
 
     def __init__(self, series: Series, args: CompareArguments, tokenizer, rows, classifier):
         self.args, self.rows = args, rows
@@ -216,13 +195,7 @@ def write_comparison(folder: Path, runs: list[ComparedRun], baselines: dict[str,
     """
     Write `comparison.json`, `comparison.md` and the figures, and print the table.
 
-    Args:
-        folder (`Path`):
-            Output folder.
-        runs (`list[ComparedRun]`):
-            Finished runs.
-        baselines (`dict[str, dict[str, float]]`):
-            Points of the target and of the retrained model.
+    `baselines`: target and retrained.
     """
     goal = goal_of(baselines)
     header, rows = comparison_rows(runs, goal)

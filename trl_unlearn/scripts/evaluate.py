@@ -87,43 +87,7 @@ _ROW_OPTIONS = {"chat_template_kwargs": {}, "prompt_length": 64, "dataset_text_f
 
 @dataclass
 class EvaluateArguments:
-    """
-    What is measured.
-
-    Args:
-        suites (`list[str]`, *optional*, defaults to `["tofu"]`):
-            Any of [`SUITES`], separated by commas or spaces.
-        holdout_config (`str`, *optional*):
-            Config of `dataset_name` with rows that no model was trained on, for the suite `privacy`. Default:
-            `holdout10` for `forget10`, or `holdout_perturbed`, if there is one.
-        holdout_dataset (`str`, *optional*):
-            File, folder or id of such rows of your own.
-        muse_dataset (`str`, *optional*):
-            MUSE (`muse-bench/MUSE-News`, `muse-bench/MUSE-Books`) or a dataset of its form, for the suite `muse`.
-        wmdp_tasks (`list[str]`, *optional*, defaults to `["wmdp_bio", "wmdp_cyber", "mmlu"]`):
-            Tasks, groups or tags of lm-evaluation-harness for the suite `wmdp`, separated by commas or spaces.
-        wmdp_include_path (`str`, *optional*):
-            Folder of YAML tasks of your own for the suite `wmdp`. Code that a file names with `!function` is run.
-        wmdp_limit (`int`, *optional*):
-            Most rows of a task of the suite `wmdp`, spread evenly; of every task of a group.
-        judge_model (`str`, *optional*):
-            Judge of the suite `judge`: folder or id of a chat model, or the name of one that a server offers. Without
-            one the suite has its stand-in only.
-        judge_base_url (`str`, *optional*):
-            Address of an OpenAI-compatible server. Questions and answers of the forget set are sent there; a key is
-            taken from the environment variable `JUDGE_API_KEY`.
-        judge_replies (`str`, *optional*):
-            Private file (JSON lines) that keeps every reply of the judge. It may quote the forget set.
-        chat_template_kwargs (`dict[str, Any]`, *optional*):
-            Variables of the chat template, as in training. A row's own `chat_template_kwargs` win. Default: those of
-            the run that is judged.
-        prompt_length (`int`, *optional*):
-            First tokens of a raw text that are prompt. Default: as in the run that is judged, or 64.
-        dataset_text_field (`str`, *optional*):
-            Column of raw text. Default: that of the run that is judged, or `text`.
-        seed (`int`, *optional*, defaults to `42`):
-            Seed of the frozen beliefs of squeezing, of what other suites draw, and of the bootstrap.
-    """
+    """What is evaluated and where the results go."""
 
     suites: list[str] = field(
         default_factory=lambda: ["tofu"],
@@ -242,15 +206,6 @@ class EvaluateArguments:
 
 
 def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
-    """
-    Run the script.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            Command line; that of the process if not given.
-        prog (`str`, *optional*, defaults to `"evaluate.py"`):
-            Name of the program in its help and its messages.
-    """
     with interruptible(prog, "before all suites were done: what is finished is kept, and the same command goes on."):
         _run(argv, prog)
 
@@ -299,7 +254,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
 
 
 def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig, unlearned: str | None) -> None:
-    """Take over what decides rows and base of the run, where the command does not say; say where it says otherwise."""
+    """Take over what decides tokens and base from the run's record where the command is silent; report differences."""
     quantize_as_trained(model_args, unlearned)
     if unlearned is None or not RunFolder(unlearned).is_run:
         return
@@ -321,7 +276,7 @@ def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig
 
 
 def _refuse_quantized(suites: list[str], model_args: UnlearnModelConfig, retrained: str | None) -> None:
-    """Refuse suites that change weights, where those of the base are packed."""
+    """Refuse suites that change weights if those of the base are packed."""
     changing = [name for name in suites if name in _CHANGING or (name == "privacy" and retrained is not None)]
     if changing and (model_args.load_in_4bit or model_args.load_in_8bit):
         raise ValueError(
@@ -332,7 +287,7 @@ def _refuse_quantized(suites: list[str], model_args: UnlearnModelConfig, retrain
 
 
 def _output_folder(given: str | None, unlearned: str | None) -> Path:
-    """The folder of the results; only those of its own model go onto the card of a run."""
+    """The folder of the results. A run's card shows results of its own model only."""
     run = Path(unlearned) if unlearned is not None and RunFolder(unlearned).is_run else None
     folder = Path(given or run or "evaluation")
     if RunFolder(folder).is_run and (run is None or not folder.samefile(run)):
@@ -344,18 +299,7 @@ def _output_folder(given: str | None, unlearned: str | None) -> Path:
 
 
 def _content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: str | None) -> str:
-    """
-    A digest of what a name does not tell: the rows, and when the files of local models were written.
-
-    Args:
-        row_sets (`Mapping[str, Iterable]`):
-            Name -> rows.
-        *names (`str`, *optional*):
-            Folders of models; what is none, such as an id on the Hub, does not count.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
+    """16 hexadecimal digits of what names do not tell: the rows, and when the files of local models were written."""
     folders = [Path(name) for name in names if name is not None]
     files = sorted(
         path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix in _WEIGHTS
@@ -366,7 +310,7 @@ def _content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names:
 
 
 class _Stages:
-    """The suites of an evaluation that are done, in a folder, until all are."""
+    """The finished suites of an evaluation, kept in a folder until all are finished."""
 
     def __init__(self, folder: Path, settings: str):
         self.folder, self.settings = folder, settings
@@ -414,34 +358,14 @@ def _with_earlier(result: EvaluationResult, folder: RunFolder) -> EvaluationResu
 
 
 def _listed(names: list[str] | str) -> list[str]:
-    """Names that were separated by commas or spaces; a single one in a YAML file is no list."""
+    """Names that were separated by commas or spaces; YAML gives a single one as a string."""
     parts = [names] if isinstance(names, str) else names
     return [name for part in parts for name in part.split(",") if name]
 
 
 @dataclass
 class SuiteInputs:
-    """
-    What the suites measure with.
-
-    Args:
-        loaders (`Mapping[str, Callable]`):
-            Role -> function without arguments that loads the model, or `None`.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of all models.
-        data_args ([`DataArguments`]), args ([`EvaluateArguments`]):
-            Arguments.
-        rows ([`~trl_unlearn.evaluation.rows.EvaluationRows`], *optional*):
-            Forget rows and what belongs to them.
-        muse ([`~trl_unlearn.evaluation.muse.MuseRows`], *optional*):
-            Rows of MUSE.
-        classifier ([`~trl_unlearn.evaluation.judge_models.FluencyClassifier`], *optional*):
-            Who judges the fluency.
-        wmdp ([`~trl_unlearn.evaluation.wmdp.WmdpTasks`], *optional*):
-            Tasks of lm-evaluation-harness.
-        judge ([`~trl_unlearn.evaluation.judge_models.Judge`], *optional*):
-            Who is asked about answers.
-    """
+    """Models, rows and judges of the suites."""
 
     loaders: Mapping[str, Callable[[], PreTrainedModel] | None]
     tokenizer: PreTrainedTokenizerBase
@@ -455,13 +379,13 @@ class SuiteInputs:
 
     @property
     def row_sets(self) -> dict[str, Any]:
-        """`dict[str, Any]`: Name -> rows, of all sets that were loaded."""
+        """Name -> rows, of all loaded sets."""
         found = [(name, vars(rows)) for name, rows in (("rows", self.rows), ("muse", self.muse)) if rows is not None]
         return {f"{of}/{name}": rows for of, sets in found for name, rows in sets.items() if rows is not None}
 
     @property
     def options(self) -> dict[str, Any]:
-        """`dict[str, Any]`: What every suite is told."""
+        """Options of every suite."""
         return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.args.seed}
 
 
@@ -473,23 +397,7 @@ def load_suite_inputs(
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
 ) -> SuiteInputs:
-    """
-    Load and check all rows that the suites of the arguments need.
-
-    Args:
-        data_args ([`DataArguments`]), args ([`EvaluateArguments`]):
-            Arguments.
-        loaders, tokenizer:
-            See [`SuiteInputs`].
-        config ([`~transformers.PretrainedConfig`]):
-            Config of the target model.
-
-    Returns:
-        [`SuiteInputs`]: For the functions of [`SUITES`].
-
-    Raises:
-        `ValueError`: If rows are missing or cannot be encoded.
-    """
+    """Load and check the rows of all suites in the arguments, before any model is loaded."""
     inputs = SuiteInputs(loaders, tokenizer, eval_args, args)
     if "wmdp" in args.suites:
         inputs.wmdp = load_wmdp_tasks(args.wmdp_tasks, args.wmdp_include_path, args.wmdp_limit)

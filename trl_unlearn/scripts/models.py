@@ -48,19 +48,9 @@ _QUANTIZATION_FIELDS = {
 
 def check_model_names(*, revision: str | None = None, trust_remote_code: bool = False, **names: str | None) -> None:
     """
-    Refuse a target that is not named, folders of models that do not exist, and models that cannot be used.
+    Refuse a missing target, folders that do not exist, and models or adapters that cannot be used.
 
-    Args:
-        revision (`str`, *optional*):
-            Revision of the target on the Hub.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether code from the Hub may run.
-        **names (`str`, *optional*):
-            Argument -> id on the Hub or folder. `model_name_or_path` must be named.
-
-    Raises:
-        `ValueError`: If the target is missing, a name looks like a folder and is none, a model is no causal language
-            model of text, has no weights that can be read, or an adapter does not fit the target.
+    `names`: argument -> id on the Hub or folder.
     """
     target = names["model_name_or_path"]
     if target is None:
@@ -79,36 +69,13 @@ def check_model_names(*, revision: str | None = None, trust_remote_code: bool = 
 
 
 def load_config(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PretrainedConfig:
-    """
-    Config of the model.
-
-    Args:
-        model_args ([`UnlearnModelConfig`]):
-            Model arguments.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether code from the Hub may run.
-
-    Returns:
-        [`~transformers.PretrainedConfig`]: The config.
-    """
     return AutoConfig.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=trust_remote_code
     )
 
 
 def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """
-    Tokenizer of the model.
-
-    Args:
-        model_args ([`UnlearnModelConfig`]):
-            Model arguments.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether code from the Hub may run.
-
-    Returns:
-        [`~transformers.PreTrainedTokenizerBase`]: The tokenizer, with the EOS token as padding if it has none.
-    """
+    """Tokenizer of the target, with the EOS token as padding if it has none."""
     tokenizer = AutoTokenizer.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=trust_remote_code
     )
@@ -123,29 +90,14 @@ def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = Fal
 
 
 def load_model(name: str, *, adapter: str | None = None, is_trainable: bool = False, **kwargs: Any) -> PreTrainedModel:
-    """
-    Model, with an adapter if there is one.
-
-    Args:
-        name (`str`):
-            Id on the Hub or folder of the model.
-        adapter (`str`, *optional*):
-            Id on the Hub or folder of an adapter.
-        is_trainable (`bool`, *optional*, defaults to `False`):
-            Whether the adapter is to be trained further.
-        **kwargs:
-            Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`].
-
-    Returns:
-        [`~transformers.PreTrainedModel`]: The model.
-    """
+    """Model by name, with an adapter if one is named. `kwargs` go to `AutoModelForCausalLM.from_pretrained`."""
     model = AutoModelForCausalLM.from_pretrained(name, **kwargs)
     return model if adapter is None else PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
 
 
 @contextmanager
 def _unsharded() -> Iterator[None]:
-    """Load whole models also while there is one in training that ZeRO-3 shards: each process generates for itself."""
+    """Load whole models although ZeRO-3 shards one in training: each process generates for itself."""
     reference = deepspeed._hf_deepspeed_config_weak_ref
     config = None if reference is None else reference()
     deepspeed.unset_hf_deepspeed_config()
@@ -163,21 +115,10 @@ def evaluation_loaders(
     trust_remote_code: bool = False,
 ) -> dict[str, Callable[[], PreTrainedModel] | None]:
     """
-    Functions that load target, unlearned and retrained model, as saved, on the accelerator if there is one.
+    Role (`target`, `unlearned`, `retrained`) -> function that loads the model as saved, or None.
 
     The target, and with it the base of an unlearned adapter, is quantised as the arguments say: an adapter corrects
     the weights that it was trained on. Other whole models are loaded as they are.
-
-    Args:
-        eval_args ([`EvaluationArguments`]), model_args ([`UnlearnModelConfig`]):
-            Arguments that name target and retrained model.
-        unlearned (`str`, *optional*):
-            Id or folder of the unlearned model: whole, or an adapter on the target's base.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether code from the Hub may run.
-
-    Returns:
-        `dict[str, Callable]`: `"target"`, `"unlearned"`, `"retrained"` -> function without arguments, or `None`.
     """
     device = PartialState().device
     kwargs = {
@@ -218,15 +159,7 @@ def _is_adapter(name: str) -> bool:
 
 
 def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -> None:
-    """
-    Take over how the base of an unlearned adapter was quantised in training, where the arguments do not say.
-
-    Args:
-        model_args ([`UnlearnModelConfig`]):
-            Model arguments, changed in place.
-        unlearned (`str`, *optional*):
-            Folder of the adapter's run.
-    """
+    """Quantise the base as in the training of the unlearned adapter, unless the arguments quantise it."""
     folder = RunFolder(unlearned or "")
     if unlearned is None or not folder.is_run or not _is_adapter(unlearned):
         return
@@ -247,16 +180,7 @@ def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -
 def models_protocol(
     eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, Any]:
-    """
-    Which models are evaluated, so that results are not taken for those of others.
-
-    Args:
-        eval_args, model_args, unlearned:
-            See [`_measured_weights`].
-
-    Returns:
-        `dict[str, Any]`: `weights_sha256`, and `base_quantization` where the base is loaded in fewer bits.
-    """
+    """Which models are evaluated: `weights_sha256`, and `base_quantization` if the base is loaded in fewer bits."""
     found = {"weights_sha256": _measured_weights(eval_args, model_args, unlearned)}
     if (quantization := get_quantization_config(model_args)) is not None:
         found["base_quantization"] = quantization_label(quantization.to_dict())
@@ -266,19 +190,7 @@ def models_protocol(
 def _measured_weights(
     eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, dict[str, str]]:
-    """
-    Which weights are evaluated, so that results are not taken for those of others.
-
-    Args:
-        eval_args ([`EvaluationArguments`]), model_args ([`UnlearnModelConfig`]):
-            Arguments that name target and retrained model.
-        unlearned (`str`, *optional*):
-            Id or folder of the unlearned model, or of its adapter.
-
-    Returns:
-        `dict[str, dict[str, str]]`: `"target"`, `"unlearned"`, `"retrained"` -> file name -> SHA-256, hexadecimal; of
-        folders only.
-    """
+    """Role -> file name -> SHA-256 of the weights; of folders only."""
     names = {
         "target": model_args.adapter_name_or_path or model_args.model_name_or_path,
         "unlearned": unlearned,

@@ -32,21 +32,10 @@ def load_training_rows(
     data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> tuple[Dataset, Dataset | None]:
     """
-    Forget set and retain set.
+    Forget set, and retain set if one is named.
 
-    Args:
-        data_args ([`DataArguments`]):
-            Arguments that name them.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model. With a chat template, questions and answers become turns of a conversation.
-        max_length (`int`, *optional*):
-            Most tokens of a chunk of raw text, in configs of `dataset_name` such as MUSE's `raw`.
-
-    Returns:
-        `tuple[Dataset, Dataset | None]`: Forget set and retain set, if one is named.
-
-    Raises:
-        `ValueError`: If no forget set is named, or one cannot be loaded.
+    With a chat template in `tokenizer`, questions and answers become turns of a conversation. `max_length` is the
+    length of chunks in tokens for configs of raw text, such as MUSE's `raw`.
     """
     args = data_args
     _refuse_retain_alone(args)
@@ -94,7 +83,7 @@ def _load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) ->
 
 
 def _check_set(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, name: str) -> None:
-    """Refuse rows of an evaluation that cannot be encoded, or that the model has no embedding or position for."""
+    """Refuse rows that cannot be encoded, or for which the model has no embedding or position."""
     found, config = encode_set(rows, tokenizer, name=name), config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     for index in range(len(found.answers)):
@@ -122,23 +111,9 @@ def load_evaluation_rows(
     trained: Any,
 ) -> EvaluationRows:
     """
-    Rows to evaluate on.
+    Rows to evaluate on, at most `max_rows` of each set, spread evenly; refused now, not after the training.
 
-    Args:
-        data_args ([`DataArguments`]):
-            Arguments that name them.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer. With a chat template, questions and answers become turns of a conversation.
-        config ([`~transformers.PretrainedConfig`]):
-            Config of the target model.
-        trained:
-            Arguments of the training, or of the suites: `args` of [`~trl_unlearn.evaluation.rows.rows_as_trained`].
-
-    Returns:
-        [`~trl_unlearn.evaluation.rows.EvaluationRows`]: At most `max_eval_rows` of each set, spread evenly.
-
-    Raises:
-        `ValueError`: If a row cannot be encoded, or read by the model: now, not after the training.
+    `trained` (arguments of the training or of the suites) decides how rows become tokens.
     """
     args = data_args
     _refuse_retain_alone(args)
@@ -179,27 +154,10 @@ def load_holdout_rows(
     trained: Any,
 ) -> Dataset:
     """
-    Rows that no model was trained on, for membership attacks.
+    Rows that no model was trained on, for membership attacks; at most `max_rows`, spread evenly.
 
-    Args:
-        data_args ([`DataArguments`]):
-            Arguments that name the forget set.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer. With a chat template, questions and answers become turns of a conversation.
-        model_config ([`~transformers.PretrainedConfig`]):
-            Config of the target model.
-        config (`str`, *optional*):
-            Config of `dataset_name`. Default: `holdout10` for `forget10`, or `holdout_perturbed`, if there is one.
-        dataset (`str`, *optional*):
-            File, folder or id of your own rows, instead of a config.
-        trained:
-            See [`load_evaluation_rows`].
-
-    Returns:
-        [`~datasets.Dataset`]: At most `max_eval_rows`, spread evenly.
-
-    Raises:
-        `ValueError`: If there are none, or a row cannot be encoded, or read by the model.
+    They come from the file `dataset`, or from a config of `dataset_name`: by default `holdout10` for `forget10`, or
+    `holdout_perturbed`, if there is one.
     """
     if dataset is not None:
         rows = _load_set("holdout", dataset, "train", load_rows)
@@ -222,18 +180,7 @@ def load_holdout_rows(
 
 
 def spread(rows: Dataset, most: int | None) -> Dataset:
-    """
-    Rows that stand evenly in a set.
-
-    Args:
-        rows ([`~datasets.Dataset`]):
-            Set.
-        most (`int`, *optional*):
-            Most rows. `None`: all.
-
-    Returns:
-        [`~datasets.Dataset`]: At most so many rows, in their order.
-    """
+    """At most `most` rows, evenly spread over the set, in their order."""
     if most is None or len(rows) <= most:
         return rows
     return rows.select(spread_evenly(len(rows), most))

@@ -59,14 +59,7 @@ _FORGET = ("forget_config", "forget_split", "forget_dataset")
 
 @dataclass
 class SequenceArguments:
-    """
-    What is forgotten, in which order.
-
-    Args:
-        requests (`dict[str, dict[str, Any]]`):
-            Name of a request -> its `forget_split`, `forget_config` or `forget_dataset`, and fields of the config in
-            which it differs. The names stand in `run.json` and on the card: let them tell nothing.
-    """
+    """What is forgotten, in which order."""
 
     requests: dict[str, Any] | str | None = field(
         default=None,
@@ -82,7 +75,7 @@ class SequenceArguments:
 
 
 def _checked(requests: Any) -> dict[str, dict[str, Any]]:
-    """Requests by name, or what is wrong with them."""
+    """The requests by name; raises `ValueError` if one cannot be served."""
     if isinstance(requests, str):
         requests = json.loads(requests)
     if not requests:
@@ -114,7 +107,7 @@ def _checked(requests: Any) -> dict[str, dict[str, Any]]:
 def _row_sets(
     jobs: list[Job], max_rows: int | None, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
 ) -> tuple[dict[str, EncodedSet], EncodedSet]:
-    """Evaluated rows of each request, and the retain rows, which are the same for all."""
+    """Evaluated rows of each request, and the retain rows, which all share."""
     forget: dict[str, EncodedSet] = {}
     for job in jobs:
         try:
@@ -133,15 +126,6 @@ def _row_sets(
 
 
 def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
-    """
-    Run the script.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            Command line; that of the process if not given.
-        prog (`str`, *optional*, defaults to `"sequence.py"`):
-            Name of the program in its help and its messages.
-    """
     with interruptible(prog, "before all requests were done: what is finished is kept, and the same command goes on."):
         _run(argv, prog)
 
@@ -169,7 +153,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
 
 
 class _Sequence:
-    """What all requests share: the rows that are measured, and the target and the retrained model on them."""
+    """What all requests share: the measured rows, and the target and the retrained model on them."""
 
     def __init__(self, series: Series, stop_args: StoppingArguments, pad_token_id, forget, retain):
         self.series, self.stop_args = series, stop_args
@@ -222,17 +206,7 @@ def _link(job: Job) -> ChainLink:
 
 
 def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[str, dict[str, Any]]) -> None:
-    """
-    Write `sequence.json`, `sequence.md` and the figure, and print the table.
-
-    Args:
-        folder (`Path`):
-            Output folder.
-        stages (`list[SequenceStage]`):
-            The model after each request, in order.
-        baselines (`dict[str, dict[str, Any]]`):
-            Points of the target and of the retrained model.
-    """
+    """Write `sequence.json`, `sequence.md` and the figure, and print the table. `baselines`: target and retrained."""
     found = sequence_dict(stages, baselines)
     header, rows = sequence_rows(stages, baselines)
     (folder / "sequence.json").write_text(json_text(found, "sequence.json"), encoding="utf-8")

@@ -62,21 +62,7 @@ from .rows import load_evaluation_rows, load_training_rows
 def main(
     prog: str, doc: str, recipe: str, defaults: dict[str, Any] | None = None, argv: list[str] | None = None
 ) -> None:
-    """
-    Parse the command line, unlearn, evaluate, write the output folder, and publish it if that is asked for.
-
-    Args:
-        prog (`str`):
-            Name of the program.
-        doc (`str`):
-            Docstring of the program.
-        recipe (`str`):
-            Recipe that runs where neither a model nor data is named.
-        defaults (`dict[str, Any]`, *optional*):
-            Defaults of this program that differ from those of the dataclasses.
-        argv (`list[str]`, *optional*):
-            Command line; that of the process if not given.
-    """
+    """Parse the command line, unlearn, evaluate, write the output folder and, if `push_to_hub` is set, publish it."""
     types = (DataArguments, EvaluationArguments, StoppingArguments, UnlearnArguments)
     types += (BootstrapUnlearnConfig, UnlearnModelConfig, OutputArguments)
     with refusing(prog):
@@ -133,7 +119,7 @@ def _evaluate(
     rows: EvaluationRows,
     classifier: Any,
 ) -> None:
-    """Evaluate the model as it was saved, and write what was measured."""
+    """Evaluate the model as it was saved, and write the results."""
     folder = Path(trainer.args.output_dir)
     # The files of the main process are there for all.
     trainer.accelerator.wait_for_everyone()
@@ -151,7 +137,7 @@ def _evaluate(
 
 
 def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
-    """Whether the run is to be published, and may be. It goes when all is done, and not from the trainer."""
+    """Whether the run is to be published; fails now if it may not. The script pushes at its end, not the trainer."""
     if not args.push_to_hub:
         return False
     if args.hub_model_id is None:
@@ -166,7 +152,7 @@ def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
 
 
 def _publish(prog: str, trainer: BootstrapUnlearnTrainer) -> None:
-    """Push the output folder, or say why not, and exit with 1."""
+    """Push the output folder; a failure exits with 1 and names the command that publishes later."""
     args = trainer.args
     try:
         repos = push(
@@ -192,21 +178,7 @@ def build_trainer(
     model_args: UnlearnModelConfig,
     trainer_class: type[BootstrapUnlearnTrainer] = BootstrapUnlearnTrainer,
 ) -> BootstrapUnlearnTrainer:
-    """
-    Trainer from the arguments of a script.
-
-    Args:
-        data_args ([`DataArguments`]), training_args ([`BootstrapUnlearnConfig`]), model_args ([`UnlearnModelConfig`]):
-            Arguments.
-        trainer_class (`type`, *optional*, defaults to [`BootstrapUnlearnTrainer`]):
-            Class of the trainer.
-
-    Returns:
-        [`BootstrapUnlearnTrainer`]: The trainer, with its data.
-
-    Raises:
-        `ValueError`: If the model, the data or their combination cannot be used.
-    """
+    """Trainer with model and data; raises `ValueError` if they or their combination cannot be used."""
     name, adapter = model_args.model_name_or_path, model_args.adapter_name_or_path
     if "revision" in (training_args.model_init_kwargs or {}):
         # Tokenizer, reference and evaluation would read another revision than is trained.
@@ -256,7 +228,7 @@ def _stopping_callback(
     trainer: BootstrapUnlearnTrainer,
     rows: EvaluationRows,
 ) -> UnlearnUntil:
-    """The callback that ends training at the goal of the arguments."""
+    """Callback that ends training at the goal of the arguments."""
     if rows.retain is None:
         raise ValueError("`stop_at` needs a retain set, of which it measures what is left. Give one.")
     forget, retain = (
@@ -281,21 +253,7 @@ def unlearn_until(
     """
     Callback that ends training at the goal of the arguments.
 
-    Args:
-        stop_args ([`StoppingArguments`]):
-            Arguments, with `stop_at`.
-        trainer ([`BootstrapUnlearnTrainer`]):
-            Trainer that the callback is for.
-        forget, retain ([`~trl_unlearn.evaluation.rows.EncodedSet`]):
-            Rows to measure on.
-        retrained (`Mapping[str, float]`, *optional*):
-            Value of `stop_metric` of the retrained model, by name.
-
-    Returns:
-        [`~trl_unlearn.evaluation.stopping.UnlearnUntil`]: The callback.
-
-    Raises:
-        `ValueError`: If the goal is the retrained model's, and there is none.
+    `retrained`: values of the retrained model, by metric.
     """
     if stop_args.stop_at == RETRAINED and retrained is None:
         raise ValueError(
@@ -343,15 +301,7 @@ def evaluation_result(
 
 
 def write_results(folder: Path, result: EvaluationResult) -> None:
-    """
-    Write `eval_results.json`, the figures and the card with its results, and print the table and the verdict.
-
-    Args:
-        folder (`Path`):
-            Output folder. Where it holds no `run.json`, no card is written.
-        result ([`~trl_unlearn.results.EvaluationResult`]):
-            What was measured.
-    """
+    """Write `eval_results.json`, the figures and, for a run, its card; print the table and the verdict."""
     run_folder = RunFolder(folder)
     run_folder.save_results(result)
     attempted("The table", lambda: print_results(result))
