@@ -41,15 +41,15 @@ def parse(monkeypatch, tmp_path):
     def build_trainer(*arguments):
         raise Parsed(arguments)
 
-    def check_model_names(**_):
+    def check_models(*_):
         raise Parsed((seen["data"],))
 
     monkeypatch.setattr(unlearn, "use_archive", lambda *_: None)
-    monkeypatch.setattr(unlearn, "check_model_names", lambda **_: None)
+    monkeypatch.setattr(unlearn, "check_models", lambda *_: None)
     monkeypatch.setattr(unlearn, "build_trainer", build_trainer)
     for module in (evaluate, series):
         monkeypatch.setattr(module, "use_archive", lambda data_args, *_: seen.update(data=data_args))
-        monkeypatch.setattr(module, "check_model_names", check_model_names)
+        monkeypatch.setattr(module, "check_models", check_models)
     monkeypatch.chdir(tmp_path)
 
     def call(script: str, argv: list[str]):

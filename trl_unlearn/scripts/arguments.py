@@ -64,6 +64,8 @@ class DataArguments:
                 f"Both `dataset_name` ({self.dataset_name}) and `forget_dataset` ({self.forget_dataset}) are given. "
                 "Keep one: `dataset_name` with configs, or files of your own."
             )
+        # That retain rows come with forget rows is checked when they are loaded: each request of a sequence may bring
+        # a forget set of its own.
         if self.dataset_name == ARCHIVE:
             self.forget_config = self.forget_config or "forget10"
             self.retain_config = self.retain_config or "retain90"
@@ -141,12 +143,13 @@ class StoppingArguments:
                 if getattr(self, name) is not None:
                     raise ValueError(f"`{name}` is given without `stop_at`. Give both: 'retrained', or a number.")
             return
-        # YAML gives a number.
+        # YAML makes a number of it.
         self.stop_at = str(self.stop_at)
         if self.stop_metric not in STOP_METRICS:
             known = ", ".join(map(repr, STOP_METRICS))
             raise ValueError(f"Unknown `stop_metric`: {self.stop_metric!r}. Set it to one of {known}.")
         if self.stop_at != RETRAINED:
+            # A strength of 1 is full memorisation, a mean log-prob of 0 a certain answer: neither is a goal.
             bounds = (0, 1) if self.stop_metric == "extraction_strength" else (-math.inf, 0)
             try:
                 is_value = bounds[0] <= float(self.stop_at) < bounds[1] and math.isfinite(float(self.stop_at))
@@ -193,7 +196,7 @@ class UnlearnModelConfig(ModelConfig):
 
     use_peft: bool = field(default=True, metadata={"help": "Whether to train a LoRA adapter, or the whole model."})
     lora_r: int = field(default=32, metadata={"help": "LoRA R value."})
-    # `disable_dropout` would set it to 0 all the same, but PEFT takes no other value on the experts of a mixture.
+    # `disable_dropout` sets it to 0 anyway, but PEFT refuses any other value on the experts of a mixture.
     lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout."})
     lora_target_modules: list[str] | None = field(
         default_factory=lambda: ["all-linear"], metadata={"help": "LoRA target modules."}
@@ -210,8 +213,8 @@ class UnlearnModelConfig(ModelConfig):
         super().__post_init__()
         if not self.lora_alpha > 0:
             raise ValueError(
-                f"`lora_alpha` must be above 0, got {self.lora_alpha}: it is what the adapter's output is scaled by, "
-                "over `lora_r`."
+                f"`lora_alpha` must be above 0, got {self.lora_alpha}: the adapter's output is scaled by it, over "
+                "`lora_r`."
             )
 
 
@@ -263,3 +266,11 @@ def use_archive(data_args: DataArguments, eval_args: EvaluationArguments, model_
     data_args.dataset_name = str(paths.data)
     model_args.model_name_or_path = model_args.model_name_or_path or str(paths.target)
     eval_args.retrained_model_name_or_path = eval_args.retrained_model_name_or_path or str(paths.retrained)
+
+
+def refuse_goal_without_reference(stop_args: StoppingArguments, eval_args: EvaluationArguments) -> None:
+    """Refuse to stop at the value of a retrained model that is not named. After [`use_archive`], which names one."""
+    if stop_args.stop_at == RETRAINED and eval_args.retrained_model_name_or_path is None:
+        raise ValueError(
+            "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or a number."
+        )

@@ -62,7 +62,7 @@ from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer, evaluation_result
 
 
-# What decides the number of optimiser steps, and so is the same for every method.
+# Options that decide the number of optimiser steps: a method that had more of them would not be comparable.
 _BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
 
 
@@ -168,7 +168,7 @@ class _Comparison:
         trainer.add_callback(curve)
         trainer.add_callback(panel)
         steps, seconds = train_and_save(trainer)
-        # The model and its optimizer, before the next one is loaded.
+        # Free the model and its optimizer before the evaluation loads the saved one; the callbacks refer to them.
         curve.trainer = panel.trainer = None
         del trainer
         gc.collect()

@@ -35,7 +35,6 @@ accelerate launch recipes/evaluate.py --suites wmdp \
 ```
 """
 
-import ast
 import hashlib
 import json
 import shutil
@@ -65,7 +64,7 @@ from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
 from .exits import interruptible, refusing
 from .models import (
-    check_model_names,
+    check_models,
     evaluation_loaders,
     load_config,
     load_tokenizer,
@@ -75,13 +74,13 @@ from .rows import load_evaluation_rows, load_holdout_rows, spread
 from .unlearn import evaluation_result, write_results
 
 
-# Suites that ask about the forget rows of the data arguments.
+# Suites that read the forget rows of the data arguments.
 _ON_ROWS = ("tofu", "privacy", "robustness", "distribution", "judge")
-# Suites that change the weights of every model.
+# Suites that change the weights of every model, and so need weights that are not packed.
 _CHANGING = ("robustness", "distribution")
 # Endings of the files of a model's or an adapter's weights.
 _WEIGHTS = (".safetensors", ".bin")
-# What decides the tokens of rows -> its value where a record does not hold it.
+# Options that decide the tokens of rows -> the value where a record leaves it out.
 _ROW_OPTIONS = {"chat_template_kwargs": {}, "prompt_length": 64, "dataset_text_field": "text"}
 
 
@@ -180,12 +179,13 @@ class EvaluateArguments:
         self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
         if self.prompt_length is not None and self.prompt_length < 1:
             raise ValueError(f"`prompt_length` must be at least 1, got {self.prompt_length}.")
-        named = _listed(self.suites)
+        named = _split_names(self.suites)
         unknown = [name for name in named if name not in SUITES]
         if unknown or not named:
             raise ValueError(f"Unknown `suites`: {unknown}. Give some of {', '.join(SUITES)}, separated by commas.")
+        # In the order of the table: the settings do not depend on the order in which suites are named.
         self.suites = [name for name in SUITES if name in named]
-        self.wmdp_tasks = _listed(self.wmdp_tasks)
+        self.wmdp_tasks = _split_names(self.wmdp_tasks)
         if self.holdout_config is not None and self.holdout_dataset is not None:
             raise ValueError("Both `holdout_config` and `holdout_dataset` are given. Keep one.")
         needed_by = {
@@ -215,18 +215,11 @@ def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
         arguments, settings = parse(types, prog, __doc__, argv, "archive/evaluate.yaml")
         data_args, eval_args, args, model_args = arguments
-        # Unless it is told, each process on a CPU takes itself for the only one.
+        # Without `cpu=True`, `PartialState` on a machine without a GPU makes each process the main one.
         with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
             use_archive(data_args, eval_args, model_args)
         unlearned = args.unlearned_model_name_or_path
-        check_model_names(
-            revision=model_args.model_revision,
-            trust_remote_code=args.trust_remote_code,
-            model_name_or_path=model_args.model_name_or_path,
-            adapter_name_or_path=model_args.adapter_name_or_path,
-            unlearned_model_name_or_path=unlearned,
-            retrained_model_name_or_path=eval_args.retrained_model_name_or_path,
-        )
+        check_models(model_args, eval_args, args.trust_remote_code, unlearned)
         folder = _output_folder(args.output_dir, unlearned)
         check_output_dir(folder)
         _evaluate_as_trained(args, model_args, unlearned)
@@ -237,33 +230,31 @@ def _run(argv: list[str] | None, prog: str) -> None:
         inputs = load_suite_inputs(data_args, eval_args, args, loaders, tokenizer, config)
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
     models.append(eval_args.retrained_model_name_or_path)
-    # A classifier that was downloaded since an evaluation was cut off is another one, though nobody named it.
+    # The default classifier changes when the published one is downloaded, although no option does.
     classifier = inputs.classifier and inputs.classifier.name
     stages = _Stages(folder / "stages", f"{settings} {_content_digest(inputs.row_sets, *models)} {classifier}")
-    found = stages.finished(args.suites)
+    outcomes = stages.finished(args.suites)
     for name in args.suites:
-        if name not in found:
-            found[name] = stages.keep(name, SUITES[name](inputs))
+        if name not in outcomes:
+            outcomes[name] = stages.keep(name, SUITES[name](inputs))
     if PartialState().is_main_process:
-        result = evaluation_result({name: found[name] for name in args.suites}, eval_args, model_args, unlearned)
+        # Finished suites come first in `outcomes`; the record has them in the order of the table.
+        result = evaluation_result({name: outcomes[name] for name in args.suites}, eval_args, model_args, unlearned)
         write_results(folder, _with_earlier(result, RunFolder(folder)))
         if unlearned is not None and RunFolder(unlearned).is_run and not RunFolder(folder).is_run:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
-        # Of no use any more: a later call measures anew what may have been changed since.
+        # A later call measures anew: models and data may have changed.
         shutil.rmtree(stages.folder)
 
 
 def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig, unlearned: str | None) -> None:
-    """Take over what decides tokens and base from the run's record where the command is silent; report differences."""
+    """Fill options that decide tokens and base from the record of the run; print where a given one differs."""
     quantize_as_trained(model_args, unlearned)
     if unlearned is None or not RunFolder(unlearned).is_run:
         return
     path, run = Path(unlearned, RUN_FILE), RunFolder(unlearned).run()
     for name, default in _ROW_OPTIONS.items():
         trained, given = run.hyperparameters.get(name) or default, getattr(args, name)
-        if name == "chat_template_kwargs" and isinstance(trained, str):
-            # A record holds a mapping as Python writes it.
-            trained = ast.literal_eval(trained)
         if given is None:
             setattr(args, name, trained)
             if trained != default:
@@ -287,9 +278,10 @@ def _refuse_quantized(suites: list[str], model_args: UnlearnModelConfig, retrain
 
 
 def _output_folder(given: str | None, unlearned: str | None) -> Path:
-    """The folder of the results. A run's card shows results of its own model only."""
+    """The folder of the results: given, that of the judged run, or `evaluation`."""
     run = Path(unlearned) if unlearned is not None and RunFolder(unlearned).is_run else None
     folder = Path(given or run or "evaluation")
+    # The card of a run shows results of its own model only.
     if RunFolder(folder).is_run and (run is None or not folder.samefile(run)):
         raise ValueError(
             f"`output_dir` is `{folder}`, the folder of a run, whose card would show results of another model. Judge "
@@ -299,36 +291,37 @@ def _output_folder(given: str | None, unlearned: str | None) -> Path:
 
 
 def _content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: str | None) -> str:
-    """16 hexadecimal digits of what names do not tell: the rows, and when the files of local models were written."""
+    """16 hexadecimal digits of what the names do not identify: the rows, and the files of local models."""
     folders = [Path(name) for name in names if name is not None]
     files = sorted(
         path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix in _WEIGHTS
     )
     sets = {name: list(rows) for name, rows in row_sets.items()}
-    found = [sets, [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+    # By size and time: to hash the weights takes longer than many suites.
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps([sets, stats]).encode()).hexdigest()[:16]
 
 
 class _Stages:
-    """The finished suites of an evaluation, kept in a folder until all are finished."""
+    """Finished suites of an evaluation, kept in a folder until all are finished: the same command resumes."""
 
     def __init__(self, folder: Path, settings: str):
         self.folder, self.settings = folder, settings
 
     def finished(self, suites: list[str]) -> dict[str, SuiteOutcome]:
-        """What a call with the same settings left that was cut off, by suite."""
-        found = {}
+        """Suite -> outcome, from an interrupted call with the same settings."""
+        outcomes = {}
         for name in suites:
             path = self.folder / f"{name}.json"
             stage = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             if stage.get("settings") == self.settings:
-                found[name] = SuiteOutcome.from_dict(stage["outcome"])
-        # No process writes a stage before all have looked.
+                outcomes[name] = SuiteOutcome.from_dict(stage["outcome"])
+        # Every process must skip the same suites: none writes a stage before all have read.
         PartialState().wait_for_everyone()
-        return found
+        return outcomes
 
     def keep(self, suite: str, outcome: SuiteOutcome) -> SuiteOutcome:
-        """Write what a suite measured, whole or not at all."""
+        """Write the outcome of a suite, whole or not at all; returns it."""
         if PartialState().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{suite}.json"
@@ -340,15 +333,16 @@ class _Stages:
 
 
 def _with_earlier(result: EvaluationResult, folder: RunFolder) -> EvaluationResult:
-    """The results with those of other suites that an earlier call measured on the same weights."""
+    """The results with those of other suites that an earlier call measured on the same weights in this folder."""
     earlier = folder.results()
     if earlier is None:
         return result
     kept = [name for name in SUITES if name in earlier.suites and name not in result.suites]
-    weights = result.protocol["weights_sha256"]
-    known = {role for role, found in result.models.items() if found is not None} <= weights.keys()
     if not kept:
         return result
+    # Models on the Hub have no digest here, so nothing says whether they are the same.
+    measured = {role for role, metrics in result.models.items() if metrics is not None}
+    known = measured <= result.protocol["weights_sha256"].keys()
     same = ("weights_sha256", "base_quantization", "parity")
     if not known or any(earlier.protocol.get(key) != result.protocol.get(key) for key in same):
         path = folder.path / RESULTS_FILE
@@ -357,7 +351,7 @@ def _with_earlier(result: EvaluationResult, folder: RunFolder) -> EvaluationResu
     return result.with_suites_of(earlier, kept, list(SUITES))
 
 
-def _listed(names: list[str] | str) -> list[str]:
+def _split_names(names: list[str] | str) -> list[str]:
     """Names that were separated by commas or spaces; YAML gives a single one as a string."""
     parts = [names] if isinstance(names, str) else names
     return [name for part in parts for name in part.split(",") if name]
@@ -380,8 +374,9 @@ class SuiteInputs:
     @property
     def row_sets(self) -> dict[str, Any]:
         """Name -> rows, of all loaded sets."""
-        found = [(name, vars(rows)) for name, rows in (("rows", self.rows), ("muse", self.muse)) if rows is not None]
-        return {f"{of}/{name}": rows for of, sets in found for name, rows in sets.items() if rows is not None}
+        groups = {name: vars(sets) for name, sets in (("rows", self.rows), ("muse", self.muse)) if sets is not None}
+        named = {f"{group}/{name}": rows for group, sets in groups.items() for name, rows in sets.items()}
+        return {name: rows for name, rows in named.items() if rows is not None}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -398,18 +393,16 @@ def load_suite_inputs(
     config: PretrainedConfig,
 ) -> SuiteInputs:
     """Load and check the rows of all suites in the arguments, before any model is loaded."""
-    inputs = SuiteInputs(loaders, tokenizer, eval_args, args)
+    inputs, max_rows = SuiteInputs(loaders, tokenizer, eval_args, args), eval_args.max_eval_rows
     if "wmdp" in args.suites:
         inputs.wmdp = load_wmdp_tasks(args.wmdp_tasks, args.wmdp_include_path, args.wmdp_limit)
     if "muse" in args.suites:
-        most = eval_args.max_eval_rows
         sets = {name: rows for name, rows in load_muse(args.muse_dataset).items() if rows is not None}
-        # All few-shot examples stand in front of every question.
-        inputs.muse = MuseRows(
-            **{name: rows if name.endswith("_icl") else spread(rows, most) for name, rows in sets.items()}
-        )
+        # Few-shot examples (`_icl`) stay whole: all of them stand in front of every question.
+        cut = {name: rows if name.endswith("_icl") else spread(rows, max_rows) for name, rows in sets.items()}
+        inputs.muse = MuseRows(**cut)
     if set(args.suites) & set(_ON_ROWS):
-        inputs.rows = load_evaluation_rows(data_args, eval_args.max_eval_rows, tokenizer, config, args)
+        inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, args)
     if "distribution" in args.suites and loaders["retrained"] is None:
         raise ValueError(
             "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`."
@@ -420,7 +413,7 @@ def load_suite_inputs(
         inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=eval_args.evaluation_batch_size)
     if "privacy" in args.suites:
         names = args.holdout_config, args.holdout_dataset
-        inputs.rows.holdout = load_holdout_rows(data_args, eval_args.max_eval_rows, tokenizer, config, *names, args)
+        inputs.rows.holdout = load_holdout_rows(data_args, max_rows, tokenizer, config, *names, args)
     return inputs
 
 
@@ -435,18 +428,6 @@ def _tofu(inputs: SuiteInputs) -> SuiteOutcome:
     )
 
 
-def _privacy(inputs: SuiteInputs) -> SuiteOutcome:
-    return measure_privacy(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
-
-
-def _robustness(inputs: SuiteInputs) -> SuiteOutcome:
-    return measure_robustness(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
-
-
-def _distribution(inputs: SuiteInputs) -> SuiteOutcome:
-    return measure_distribution(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options)
-
-
 def _judge(inputs: SuiteInputs) -> SuiteOutcome:
     return measure_judge(
         inputs.loaders,
@@ -458,22 +439,19 @@ def _judge(inputs: SuiteInputs) -> SuiteOutcome:
     )
 
 
-def _muse(inputs: SuiteInputs) -> SuiteOutcome:
-    return measure_muse(inputs.loaders, inputs.muse, inputs.tokenizer, **inputs.options)
-
-
-def _wmdp(inputs: SuiteInputs) -> SuiteOutcome:
-    return measure_wmdp(inputs.loaders, inputs.wmdp, inputs.tokenizer, **inputs.options)
+def _suite(measure: Callable[..., SuiteOutcome], rows: str = "rows") -> Callable[[SuiteInputs], SuiteOutcome]:
+    """A suite that needs nothing but models, rows (a field of [`SuiteInputs`]) and tokenizer."""
+    return lambda inputs: measure(inputs.loaders, getattr(inputs, rows), inputs.tokenizer, **inputs.options)
 
 
 # In the order of tables. `METRICS` groups a suite's metrics under its name.
 SUITES: dict[str, Callable[[SuiteInputs], SuiteOutcome]] = {
     "tofu": _tofu,
-    "privacy": _privacy,
-    "robustness": _robustness,
-    "distribution": _distribution,
-    "muse": _muse,
-    "wmdp": _wmdp,
+    "privacy": _suite(measure_privacy),
+    "robustness": _suite(measure_robustness),
+    "distribution": _suite(measure_distribution),
+    "muse": _suite(measure_muse, "muse"),
+    "wmdp": _suite(measure_wmdp, "wmdp"),
     "judge": _judge,
 }
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Models by name, the embedded lab, and what is refused, for the scripts."""
+"""Models by name: checked before anything is computed, loaded as they were trained, told apart by their weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,16 +46,24 @@ _QUANTIZATION_FIELDS = {
 }
 
 
-def check_model_names(*, revision: str | None = None, trust_remote_code: bool = False, **names: str | None) -> None:
-    """
-    Refuse a missing target, folders that do not exist, and models or adapters that cannot be used.
-
-    `names`: argument -> id on the Hub or folder.
-    """
-    target = names["model_name_or_path"]
+def check_models(
+    model_args: UnlearnModelConfig,
+    eval_args: EvaluationArguments,
+    trust_remote_code: bool = False,
+    unlearned: str | None = None,
+) -> None:
+    """Refuse a missing target, folders that do not exist, and models or adapters that cannot be used."""
+    target, revision = model_args.model_name_or_path, model_args.model_revision
+    names = {
+        "model_name_or_path": target,
+        "adapter_name_or_path": model_args.adapter_name_or_path,
+        "unlearned_model_name_or_path": unlearned,
+        "retrained_model_name_or_path": eval_args.retrained_model_name_or_path,
+    }
     if target is None:
         raise ValueError("`model_name_or_path` is missing: there is no target. Give an id on the Hub or a folder.")
     for argument, name in names.items():
+        # An id on the Hub has one slash at most.
         looks_local = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
         if looks_local and not Path(name).is_dir():
             raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
@@ -65,6 +73,7 @@ def check_model_names(*, revision: str | None = None, trust_remote_code: bool = 
         if argument == "adapter_name_or_path" or (argument == "unlearned_model_name_or_path" and _is_adapter(name)):
             refuse_adapter(name, target, trust_remote_code=trust_remote_code)
         else:
+            # A revision is one of the target's repository.
             refuse_model_name(name, revision=revision if name == target else None, trust_remote_code=trust_remote_code)
 
 
@@ -79,6 +88,7 @@ def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = Fal
     tokenizer = AutoTokenizer.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=trust_remote_code
     )
+    # Padding is masked in every pass: any token that the model knows does.
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
@@ -98,6 +108,7 @@ def load_model(name: str, *, adapter: str | None = None, is_trainable: bool = Fa
 @contextmanager
 def _unsharded() -> Iterator[None]:
     """Load whole models although ZeRO-3 shards one in training: each process generates for itself."""
+    # `from_pretrained` shards while Transformers holds a config of ZeRO-3; there is no public way to read that config.
     reference = deepspeed._hf_deepspeed_config_weak_ref
     config = None if reference is None else reference()
     deepspeed.unset_hf_deepspeed_config()
@@ -117,8 +128,8 @@ def evaluation_loaders(
     """
     Role (`target`, `unlearned`, `retrained`) -> function that loads the model as saved, or None.
 
-    The target, and with it the base of an unlearned adapter, is quantised as the arguments say: an adapter corrects
-    the weights that it was trained on. Other whole models are loaded as they are.
+    The target, and with it the base of an unlearned adapter, is quantised as the arguments say. Other whole models are
+    loaded as they are.
     """
     device = PartialState().device
     kwargs = {
@@ -126,6 +137,7 @@ def evaluation_loaders(
         "attn_implementation": model_args.attn_implementation,
         "trust_remote_code": trust_remote_code,
     }
+    # Of the target, and of an unlearned adapter's base.
     base = {**kwargs, "revision": model_args.model_revision}
     if (quantization := get_quantization_config(model_args)) is not None:
         base["quantization_config"] = quantization
@@ -134,7 +146,7 @@ def evaluation_loaders(
         def load() -> PreTrainedModel:
             with _unsharded():
                 model = load_model(name, adapter=adapter, **options)
-                # Quantised weights are put where they belong as they are loaded, and stay there.
+                # bitsandbytes places quantised weights while it loads them; they cannot be moved.
                 return model if "quantization_config" in options else model.to(device)
 
         return load
@@ -163,6 +175,8 @@ def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -
     folder = RunFolder(unlearned or "")
     if unlearned is None or not folder.is_run or not _is_adapter(unlearned):
         return
+    # An adapter corrects the weights that it was trained on. Other methods than bitsandbytes keep their config in the
+    # folder of the base, where `from_pretrained` reads it.
     trained = folder.run().base_quantization or {}
     if model_args.load_in_4bit or model_args.load_in_8bit or trained.get("quant_method") != "bitsandbytes":
         return
@@ -181,16 +195,17 @@ def models_protocol(
     eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, Any]:
     """Which models are evaluated: `weights_sha256`, and `base_quantization` if the base is loaded in fewer bits."""
-    found = {"weights_sha256": _measured_weights(eval_args, model_args, unlearned)}
+    protocol = {"weights_sha256": _measured_weights(eval_args, model_args, unlearned)}
     if (quantization := get_quantization_config(model_args)) is not None:
-        found["base_quantization"] = quantization_label(quantization.to_dict())
-    return found
+        protocol["base_quantization"] = quantization_label(quantization.to_dict())
+    return protocol
 
 
 def _measured_weights(
     eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, dict[str, str]]:
     """Role -> file name -> SHA-256 of the weights; of folders only."""
+    # An adapter stands for its target: its files change when the target does.
     names = {
         "target": model_args.adapter_name_or_path or model_args.model_name_or_path,
         "unlearned": unlearned,

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Rows by name, for the scripts."""
+"""Rows by name: to train on, to evaluate on, and those that no model has seen."""
 
 import functools
 from collections.abc import Callable
@@ -67,7 +67,6 @@ def load_training_rows(
 
 
 def _refuse_retain_alone(args: DataArguments) -> None:
-    # Not when the options are parsed: each request of a sequence may bring a forget set of its own.
     if args.retain_dataset is not None and args.forget_dataset is None:
         raise ValueError("`retain_dataset` is given without `forget_dataset`. Give both files.")
 
@@ -76,7 +75,7 @@ def _load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) ->
     try:
         return load(name, split=split)
     except ValueError as error:
-        # What the library says of a split without rows names neither set nor file.
+        # `datasets` names neither the set nor the file when a split has no rows.
         if "corresponds to no data" not in str(error):
             raise
         raise ValueError(f"The {role} set (`{name}`, split `{split}`) is empty. Give at least one row.") from error
@@ -84,11 +83,13 @@ def _load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) ->
 
 def _check_set(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, name: str) -> None:
     """Refuse rows that cannot be encoded, or for which the model has no embedding or position."""
-    found, config = encode_set(rows, tokenizer, name=name), config.get_text_config()
+    encoded, config = encode_set(rows, tokenizer, name=name), config.get_text_config()
+    # Some families have no limit, such as those with a recurrent state.
     positions = getattr(config, "max_position_embeddings", None)
-    for index in range(len(found.answers)):
-        answers = [found.answers[index], *(found.wrong[index] if found.wrong else [])]
-        answers += [found.paraphrases[index]] if found.paraphrases else []
+    for index in range(len(encoded.answers)):
+        answers = [encoded.answers[index], *(encoded.wrong[index] if encoded.wrong else [])]
+        answers += [encoded.paraphrases[index]] if encoded.paraphrases else []
+        # The longest row, and the highest token id in any of them.
         longest, top = (max(measure(row["input_ids"]) for row in answers) for measure in (len, max))
         if top >= config.vocab_size:
             raise ValueError(
@@ -118,6 +119,7 @@ def load_evaluation_rows(
     args = data_args
     _refuse_retain_alone(args)
     if args.dataset_name is None or args.forget_config is None:
+        # Own rows: what is trained on is what is evaluated on.
         forget, retain = load_training_rows(args, tokenizer)
         rows = {"forget": forget, "retain": retain}
     elif is_corpus(args.dataset_name, args.forget_config, split=args.forget_split):
@@ -135,12 +137,12 @@ def load_evaluation_rows(
             conversational=tokenizer.chat_template is not None,
         )
     rows = {
-        name: rows_as_trained(spread(found, max_rows), tokenizer, trained, name=name)
-        for name, found in rows.items()
-        if found is not None
+        name: rows_as_trained(spread(one_set, max_rows), tokenizer, trained, name=name)
+        for name, one_set in rows.items()
+        if one_set is not None
     }
-    for name, found in rows.items():
-        _check_set(found, tokenizer, config, name)
+    for name, one_set in rows.items():
+        _check_set(one_set, tokenizer, config, name)
     return EvaluationRows(**rows)
 
 
@@ -164,6 +166,7 @@ def load_holdout_rows(
     else:
         name = data_args.dataset_name
         if config is None and name is not None:
+            # TOFU pairs `forget10` with `holdout10`; its perturbed configs have one holdout set for all.
             known = get_dataset_config_names(name)
             guesses = (data_args.forget_config.replace("forget", "holdout"), "holdout_perturbed")
             config = next((guess for guess in guesses if guess in known and guess != data_args.forget_config), None)

@@ -46,7 +46,7 @@ from ..hub.folder import RunFolder, holds_adapter
 from ..records import ChainLink, json_text
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
-from .arguments import RETRAINED, StoppingArguments
+from .arguments import StoppingArguments, refuse_goal_without_reference
 from .exits import interruptible, refusing
 from .models import evaluation_loaders
 from .rows import load_evaluation_rows, load_training_rows
@@ -111,7 +111,7 @@ def _row_sets(
     forget: dict[str, EncodedSet] = {}
     for job in jobs:
         try:
-            # What is trained on is loaded now, too: rows that are missing are missed before the first request.
+            # Training rows are loaded only to check them: what is missing must show before the first request.
             _, retain = load_training_rows(job.data_args, tokenizer)
             if retain is None:
                 raise ValueError(
@@ -138,15 +138,12 @@ def _run(argv: list[str] | None, prog: str) -> None:
         for number, (request, fields) in enumerate(args.requests.items(), 1):
             series.add(request, f"request `{request}`", f"{number}-{folder_name(request)}", fields)
         tokenizer, config = series.prepare()
-        if stop_args.stop_at == RETRAINED and series.eval_args.retrained_model_name_or_path is None:
-            raise ValueError(
-                "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or a number."
-            )
+        refuse_goal_without_reference(stop_args, series.eval_args)
         forget, retain = _row_sets(series.jobs, series.eval_args.max_eval_rows, tokenizer, config)
         check_output_dir(series.folder)
 
     sequence = _Sequence(series, stop_args, tokenizer.pad_token_id, forget, retain)
-    # If a request cannot be served, neither can those after it: they build on a model that is lost.
+    # `chained`: a request builds on the model of the one before, so a lost model stops all that follow.
     stages = [SequenceStage(**record) for record in series.run(sequence.serve, "Requests", chained=True)]
     if PartialState().is_main_process:
         write_sequence(series.folder, stages, sequence.baselines)
@@ -191,7 +188,7 @@ class _Sequence:
             until = unlearn_until(self.stop_args, trainer, self.forget[job.name], self.retain, goals)
             trainer.add_callback(until)
         steps, seconds = train_and_save(trainer)
-        # The model and its optimizer, before the saved one is loaded.
+        # Free the model and its optimizer before the saved one is loaded.
         del trainer
         gc.collect()
         point = self._point(self._loaders(str(job.folder))["unlearned"])
@@ -207,12 +204,12 @@ def _link(job: Job) -> ChainLink:
 
 def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[str, dict[str, Any]]) -> None:
     """Write `sequence.json`, `sequence.md` and the figure, and print the table. `baselines`: target and retrained."""
-    found = sequence_dict(stages, baselines)
+    record = sequence_dict(stages, baselines)
     header, rows = sequence_rows(stages, baselines)
-    (folder / "sequence.json").write_text(json_text(found, "sequence.json"), encoding="utf-8")
+    (folder / "sequence.json").write_text(json_text(record, "sequence.json"), encoding="utf-8")
     (folder / "sequence.md").write_text(comparison_markdown(header, rows), encoding="utf-8")
     attempted("The table", lambda: print_sequence(header, rows))
-    draw(folder / "figures/sequence.png", partial(plot_sequence, found["stages"], baselines))
+    draw(folder / "figures/sequence.png", partial(plot_sequence, record["stages"], baselines))
     print(f"A folder a request, table, numbers and figure: {folder}")
 
 

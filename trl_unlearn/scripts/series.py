@@ -34,7 +34,7 @@ from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
 from .exits import close_bars, one_line, refuse, stop
-from .models import check_model_names, load_config, load_tokenizer
+from .models import check_models, load_config, load_tokenizer
 
 
 @dataclass
@@ -68,6 +68,7 @@ class Series:
     ):
         self._prog, self._doc, self._recipe, self._finished = prog, doc, recipe, finished
         self._argv = sys.argv[1:] if argv is None else argv
+        # The own options stand in the middle: `add` and `prepare` know the first and the last two.
         self._types = (DataArguments, EvaluationArguments, *own_types, BootstrapUnlearnConfig, UnlearnModelConfig)
         arguments, _ = self._parse()
         self.data_args, self.eval_args, *self.own_args, self.training_args, self.model_args = arguments
@@ -101,20 +102,17 @@ class Series:
         with self.training_args.main_process_first(desc="the embedded lab"):
             use_archive(self.data_args, self.eval_args, self.model_args)
         for job in self.jobs:
+            # Jobs were parsed before the embedded lab had a folder. Their settings are digested already.
             job.data_args.dataset_name = self.data_args.dataset_name
             job.model_args.model_name_or_path = self.model_args.model_name_or_path
             refuse_other_settings(job.finished, job.settings)
         trust_remote_code = self.training_args.trust_remote_code
-        all_args = [self.model_args, *(job.model_args for job in self.jobs)]
-        names = [(args.model_name_or_path, args.model_revision, args.adapter_name_or_path) for args in all_args]
-        for target, revision, adapter in dict.fromkeys(names):
-            check_model_names(
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                model_name_or_path=target,
-                adapter_name_or_path=adapter,
-                retrained_model_name_or_path=self.eval_args.retrained_model_name_or_path,
-            )
+        checked = set()
+        for model_args in (self.model_args, *(job.model_args for job in self.jobs)):
+            names = (model_args.model_name_or_path, model_args.model_revision, model_args.adapter_name_or_path)
+            if names not in checked:
+                check_models(model_args, self.eval_args, trust_remote_code)
+                checked.add(names)
         return load_tokenizer(self.model_args, trust_remote_code), load_config(self.model_args, trust_remote_code)
 
     def run(self, work: Callable[[Job], None], desc: str, chained: bool = False) -> Iterator[dict[str, Any]]:

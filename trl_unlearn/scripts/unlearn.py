@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Unlearn a model, then judge what is left: what `bs_s` and `bs_t` have in common."""
+"""Unlearn a model, then evaluate it: the body of `bs_s` and `bs_t`."""
 
 import copy
 from collections.abc import Mapping
@@ -44,16 +44,11 @@ from .arguments import (
     UnlearnArguments,
     UnlearnModelConfig,
     parse,
+    refuse_goal_without_reference,
     use_archive,
 )
 from .exits import fail, refusing
-from .models import (
-    check_model_names,
-    evaluation_loaders,
-    load_model,
-    load_tokenizer,
-    models_protocol,
-)
+from .models import check_models, evaluation_loaders, load_model, load_tokenizer, models_protocol
 from .output_folder import OutputArguments, OutputFolder, train_into
 from .push import summary
 from .rows import load_evaluation_rows, load_training_rows
@@ -72,21 +67,16 @@ def main(
         publishes = _may_publish(prog, training_args)
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, eval_args, model_args)
-        check_model_names(
-            revision=model_args.model_revision,
-            trust_remote_code=training_args.trust_remote_code,
-            model_name_or_path=model_args.model_name_or_path,
-            adapter_name_or_path=model_args.adapter_name_or_path,
-            retrained_model_name_or_path=eval_args.retrained_model_name_or_path,
-        )
+        check_models(model_args, eval_args, training_args.trust_remote_code)
         trainer = build_trainer(data_args, training_args, model_args)
         tokenizer, config = trainer.processing_class, trainer.model.config
+        # All that can be refused is loaded now, and not hours later.
         rows = None
         if args.evaluate or args.panel_prompts or stop_args.stop_at:
             rows = load_evaluation_rows(data_args, eval_args.max_eval_rows, tokenizer, config, training_args)
         classifier = load_fluency_classifier(eval_args.fluency_classifier) if args.evaluate else None
         if stop_args.stop_at:
-            # Before the panel, which measures the state that is kept.
+            # Before the panel's callback, which then measures the state that is kept.
             trainer.add_callback(_stopping_callback(stop_args, eval_args, model_args, trainer, rows))
         output.begin(trainer)
 
@@ -107,7 +97,7 @@ def main(
     trainer.accelerator.wait_for_everyone()
     output.end(trainer)
     trainer.end()
-    # At the very end, where no process waits for another: an upload may take longer than they would.
+    # Last, when no process waits for another: an upload may take longer than the timeout of a collective.
     if publishes and trainer.is_world_process_zero():
         _publish(prog, trainer)
 
@@ -121,7 +111,7 @@ def _evaluate(
 ) -> None:
     """Evaluate the model as it was saved, and write the results."""
     folder = Path(trainer.args.output_dir)
-    # The files of the main process are there for all.
+    # The main process has written the files that every process loads.
     trainer.accelerator.wait_for_everyone()
     outcome = evaluate_models(
         evaluation_loaders(eval_args, model_args, str(folder), trainer.args.trust_remote_code),
@@ -137,7 +127,7 @@ def _evaluate(
 
 
 def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
-    """Whether the run is to be published; fails now if it may not. The script pushes at its end, not the trainer."""
+    """Whether the run is to be published at the end; fails now if the repository cannot be written."""
     if not args.push_to_hub:
         return False
     if args.hub_model_id is None:
@@ -147,6 +137,7 @@ def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
             check_access(args.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
         except PushError as error:
             fail(prog, f"{error} Nothing was trained.")
+    # `Trainer` would push without the evaluation, and in the middle of the training.
     args.push_to_hub = False
     return True
 
@@ -181,7 +172,7 @@ def build_trainer(
     """Trainer with model and data; raises `ValueError` if they or their combination cannot be used."""
     name, adapter = model_args.model_name_or_path, model_args.adapter_name_or_path
     if "revision" in (training_args.model_init_kwargs or {}):
-        # Tokenizer, reference and evaluation would read another revision than is trained.
+        # Tokenizer, reference and evaluation would read a revision other than the trained one.
         raise ValueError(
             "`model_init_kwargs` holds `revision`. Give `model_revision`, which counts for the evaluation too."
         )
@@ -203,7 +194,7 @@ def build_trainer(
             **init_kwargs,
         )
     else:
-        # The arguments may serve another run, with another revision.
+        # A copy: the caller may build another trainer from the same arguments.
         training_args = copy.copy(training_args)
         training_args.model_init_kwargs = init_kwargs
     trainer = trainer_class(
@@ -213,6 +204,7 @@ def build_trainer(
         retain_dataset=retain,
         processing_class=tokenizer,
         quantization_config=quantization_config if adapter is None else None,
+        # An adapter that is trained further stays the only one.
         peft_config=get_peft_config(model_args) if adapter is None else None,
     )
     trainer.dataset_sources = _sources(data_args)
@@ -229,17 +221,18 @@ def _stopping_callback(
     rows: EvaluationRows,
 ) -> UnlearnUntil:
     """Callback that ends training at the goal of the arguments."""
+    refuse_goal_without_reference(stop_args, eval_args)
     if rows.retain is None:
-        raise ValueError("`stop_at` needs a retain set, of which it measures what is left. Give one.")
+        raise ValueError("`stop_at` needs a retain set: it measures what is kept. Give one.")
     forget, retain = (
         encode_set(getattr(rows, name), trainer.processing_class, name=name) for name in ("forget", "retain")
     )
     retrained = None
     if stop_args.stop_at == RETRAINED:
         load = evaluation_loaders(eval_args, model_args, None, trainer.args.trust_remote_code)["retrained"]
-        if load is not None:
-            with trainer.accelerator.autocast():
-                retrained = curve_point(load(), forget, retain, pad_token_id=trainer.processing_class.pad_token_id)
+        # In the precision in which the callback will measure the model in training.
+        with trainer.accelerator.autocast():
+            retrained = curve_point(load(), forget, retain, pad_token_id=trainer.processing_class.pad_token_id)
     return unlearn_until(stop_args, trainer, forget, retain, retrained)
 
 
@@ -250,15 +243,7 @@ def unlearn_until(
     retain: EncodedSet,
     retrained: Mapping[str, float] | None,
 ) -> UnlearnUntil:
-    """
-    Callback that ends training at the goal of the arguments.
-
-    `retrained`: values of the retrained model, by metric.
-    """
-    if stop_args.stop_at == RETRAINED and retrained is None:
-        raise ValueError(
-            "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or a number."
-        )
+    """Callback that ends training at the goal of the arguments; `retrained` has that model's values by metric."""
     return UnlearnUntil(
         trainer,
         forget,
@@ -272,6 +257,7 @@ def unlearn_until(
 
 
 def _sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
+    """Role of a set -> where it comes from, for the record of the run."""
     sources = {}
     for role in ("forget", "retain"):
         own = getattr(data_args, f"{role}_dataset")
@@ -304,12 +290,13 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     """Write `eval_results.json`, the figures and, for a run, its card; print the table and the verdict."""
     run_folder = RunFolder(folder)
     run_folder.save_results(result)
+    # The results are saved: what only shows them warns where it fails.
     attempted("The table", lambda: print_results(result))
     plots = {"evaluation": plot_evaluation, "relearning": plot_relearning, "leak_at_k": plot_leak}
     for name, plot in plots.items():
         path = folder / f"figures/{name}.png"
         if name != "evaluation" and "robustness" not in result.suites:
-            # Of results that these have replaced.
+            # A figure of earlier results that these replace.
             path.unlink(missing_ok=True)
         else:
             draw(path, partial(plot, result))
