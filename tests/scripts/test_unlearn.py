@@ -283,6 +283,7 @@ def test_a_run_is_judged_on_the_tokens_that_it_was_trained_on_unless_the_command
     again = run("evaluate", judged, output="again")
     for model in ("target", "unlearned"):
         assert values_of(again, model) == pytest.approx(values_of(trained, model), abs=1e-6)
+    assert json.loads(trained.text("run.json"))["hyperparameters"]["chat_template_kwargs"] == {"mode": "exam"}
     assert "`chat_template_kwargs` is {'mode': 'exam'}, as" in again.printed
     other = run("evaluate", [*judged, "--chat_template_kwargs", "{}"], output="other")
     assert values_of(other, "unlearned") != values_of(trained, "unlearned")

@@ -17,6 +17,7 @@
 import datetime
 import enum
 import hashlib
+import json
 import platform
 import time
 from dataclasses import fields
@@ -118,8 +119,13 @@ def _hyperparameters(args) -> dict[str, Any]:
         if isinstance(value, str) and Path(value).is_absolute():
             # Others are to learn neither the user's name nor those of their folders.
             value = Path(value).name
+        elif isinstance(value, dict):
+            # A JSON object; what JSON does not know in it, such as a dtype, is text.
+            value = json.loads(json.dumps(value, default=str))
+        elif not plain:
+            value = str(value)
         if field.name not in NO_SETTINGS:
-            kept[field.name] = value if plain else str(value)
+            kept[field.name] = value
     return kept
 
 
