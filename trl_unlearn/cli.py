@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The command `trl-unlearn`: hands over to the scripts, which the recipes start too."""
+"""The command `trl-unlearn`: hands over to the scripts, which the recipes run as well."""
 
 import argparse
 import sys
@@ -61,7 +61,7 @@ exit codes:
   1  failed
   2  bad usage: an option, a file or data that cannot be used
   3  stopped by a guard: training diverged
-  130  interrupted with Ctrl-C, 143 with SIGTERM: the message says how to go on"""
+  130  interrupted with Ctrl-C, 143 with SIGTERM: the message says what next"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,24 +81,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _unknown(command: str) -> str:
-    """What to say of a sub-command that there is not."""
+    """The message for a command that does not exist."""
     near = get_close_matches(command.lower().replace("_", "-"), COMMANDS, n=1)
     hint = f"Did you mean `{near[0]}`?" if near else f"Give one of {', '.join(COMMANDS)}."
     return f"there is no command `{command}`. {hint}"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """
-    Run a sub-command.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            Command line; that of the process if not given.
-
-    Raises:
-        `SystemExit`: With 1 if the command failed, 2 if it was called in a way that it cannot be, 3 if a guard stopped
-            it, 130 or 143 after Ctrl-C or SIGTERM, and 0 after a help text.
-    """
+    """Run a command (of the process if `argv` is not given); errors end it with an exit code of the help text."""
     argv = sys.argv[1:] if argv is None else argv
     parser = _parser()
     if not argv or argv[0].startswith("-"):
@@ -108,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     if command not in COMMANDS:
         parser.error(_unknown(command))
     # `TrlParser` knows `--config path` only.
-    arguments = [part for one in arguments for part in (one.split("=", 1) if one.startswith("--config=") else [one])]
+    arguments = [part for arg in arguments for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     prog = f"{PROG} {command}"
     if arguments[-1:] == ["--config"]:
         refuse(prog, "`--config` is given without a file. Name one behind it.")

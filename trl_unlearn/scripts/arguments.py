@@ -56,7 +56,7 @@ class DataArguments:
             "with `prompt` and `completion`, `messages`, `text`, or `input_ids` and `labels`."
         },
     )
-    retain_dataset: str | None = field(default=None, metadata={"help": "Your own rows to retain, of the same forms."})
+    retain_dataset: str | None = field(default=None, metadata={"help": "Your own rows to retain, in the same forms."})
 
     def __post_init__(self):
         if self.dataset_name is not None and self.forget_dataset is not None:
@@ -85,10 +85,12 @@ class EvaluationArguments:
         },
     )
     max_eval_rows: int | None = field(
-        default=None, metadata={"help": "Most rows of each set that are evaluated, spread evenly over the set."}
+        default=None,
+        metadata={"help": "Highest number of rows of a set that are evaluated, spread evenly over the set."},
     )
     evaluation_batch_size: int | None = field(
-        default=None, metadata={"help": "Rows a forward pass and a `generate` call of the evaluation take."}
+        default=None,
+        metadata={"help": "Rows in a forward pass or a `generate` call of the evaluation. Default: from free memory."},
     )
     fluency_classifier: str | None = field(
         default=None,
@@ -118,19 +120,17 @@ class StoppingArguments:
         default=None,
         metadata={
             "help": "Where training ends, and the closest state is kept: 'retrained' (the value of the retrained "
-            "model) or a value of `stop_metric`. `num_train_epochs` is an upper bound then, over which the default "
-            "schedule decays the learning rate to zero: set `lr_scheduler_type` to 'constant' where the number is not "
-            "known."
+            "model) or a value of `stop_metric`. `num_train_epochs` is then an upper bound, over which the default "
+            "schedule decays the learning rate to zero: set `lr_scheduler_type` to 'constant' if you do not know how "
+            "many epochs it takes."
         },
     )
     stop_metric: str = field(
         default="extraction_strength",
-        metadata={
-            "help": "What `stop_at` is a value of: 'extraction_strength' (strict) or 'forget_logp' (nats per token)."
-        },
+        metadata={"help": "Metric of `stop_at`: 'extraction_strength' (strict) or 'forget_logp' (nats per token)."},
     )
     stop_retain_floor: float | None = field(
-        default=None, metadata={"help": "Mean retain probability below which training ends, too. In (0, 1)."}
+        default=None, metadata={"help": "Mean retain probability below which training ends as well. In (0, 1)."}
     )
     stop_every_steps: int | None = field(
         default=None,

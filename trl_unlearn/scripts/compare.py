@@ -20,7 +20,7 @@ Compare methods on the same target, with the same number of optimiser steps, ove
 # The embedded lab: eleven methods, three seeds
 accelerate launch recipes/compare.py
 
-# Methods and seeds of your own; a run that was cut off goes on where it stopped
+# Methods and seeds of your own; the same command resumes an interrupted comparison with its unfinished runs
 accelerate launch recipes/compare.py --config my_comparison.yaml --output_dir out/mine
 ```
 
@@ -81,10 +81,12 @@ class CompareArguments:
     panel_prompts: int = field(default=16, metadata={"help": "Forget prompts of the squeezing panel."})
 
     def __post_init__(self):
+        # JSON on the command line, a mapping in a YAML file.
         if isinstance(self.methods, str):
             self.methods = json.loads(self.methods)
         if not self.methods:
             raise ValueError("`methods` is missing. Give at least one: name -> fields in which it differs.")
+        # Not the options of data and evaluation: all methods forget the same rows.
         known = {f.name for cls in (BootstrapUnlearnConfig, UnlearnModelConfig) for f in dataclasses.fields(cls)}
         for name, fields in self.methods.items():
             for key in fields or {}:
@@ -98,7 +100,7 @@ class CompareArguments:
 
 
 def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
-    with interruptible(prog, "before all runs were done: what is finished is kept, and the same command goes on."):
+    with interruptible(prog, "before all runs were done: what is finished is kept, and the same command resumes."):
         _run(argv, prog)
 
 
@@ -106,6 +108,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
         series = Series((CompareArguments,), prog, __doc__, argv, "archive/compare.yaml", finished="compared.json")
         (args,) = series.own_args
+        # Seed by seed: an interrupted comparison has every method with the first seeds.
         for seed in args.seeds:
             for method, fields in args.methods.items():
                 label, folder = f"method `{method}`, seed {seed}", f"{folder_name(method)}/seed-{seed}"
@@ -140,6 +143,7 @@ class _Comparison:
             fluency_classifier=classifier,
             seed=series.training_args.seed,
         )
+        # Measured as the points of the curves are: they become lines in the same figure.
         self.baselines = {role: self._point(load()) for role, load in loaders.items()}
 
     def _point(self, model) -> dict[str, float]:
@@ -147,7 +151,7 @@ class _Comparison:
         return curve_point(model, sets["forget"], sets["retain"], pad_token_id=self.suite.setting.pad_token_id)
 
     def run(self, job: Job) -> None:
-        """Train and judge one run."""
+        """Train and evaluate one run."""
         setting = self.suite.setting
         trainer = build_trainer(self.data_args, job.training_args, job.model_args)
         curve = ForgettingCurveCallback(
@@ -157,6 +161,7 @@ class _Comparison:
             pad_token_id=setting.pad_token_id,
             every_steps=self.args.curve_steps,
         )
+        # Without `seed`: the panel shows the same prompts for every seed of a method.
         panel = SqueezingPanelCallback(
             trainer,
             list(self.rows.forget),
@@ -183,7 +188,7 @@ class _Comparison:
             curve=curve.history,
             squeezing=panel.history,
             squeezing_index=squeezing_index(panel.history),
-            metrics={name: found.value for name, found in outcome.models["unlearned"].items()},
+            metrics={name: measured.value for name, measured in outcome.models["unlearned"].items()},
         )
         if PartialState().is_main_process:
             result = evaluation_result({"tofu": outcome}, self.eval_args, job.model_args, str(job.folder))
@@ -192,11 +197,7 @@ class _Comparison:
 
 
 def write_comparison(folder: Path, runs: list[ComparedRun], baselines: dict[str, dict[str, float]]) -> None:
-    """
-    Write `comparison.json`, `comparison.md` and the figures, and print the table.
-
-    `baselines`: target and retrained.
-    """
+    """Write `comparison.json`, `comparison.md` and the figures, and print the table."""
     goal = goal_of(baselines)
     header, rows = comparison_rows(runs, goal)
     text = json_text(comparison_dict(runs, baselines), "comparison.json")

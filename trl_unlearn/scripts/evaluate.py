@@ -25,11 +25,10 @@ accelerate launch recipes/evaluate.py \
     --retrained_model_name_or_path org/retrained \
     --dataset_name locuslab/TOFU --forget_config forget10 --retain_config retain90
 
-# With membership attacks, and attacks that bring knowledge back; an evaluation that was cut off goes on with the suite
-# where it stopped
+# With membership attacks, and attacks that bring knowledge back; the same command resumes an interrupted evaluation
 accelerate launch recipes/evaluate.py --suites tofu,privacy,robustness
 
-# Hazardous knowledge, and what is left of the general one
+# Hazardous knowledge, and the general knowledge that is left
 accelerate launch recipes/evaluate.py --suites wmdp \
     --model_name_or_path org/target --unlearned_model_name_or_path unlearned
 ```
@@ -91,8 +90,8 @@ class EvaluateArguments:
     suites: list[str] = field(
         default_factory=lambda: ["tofu"],
         metadata={
-            "help": "What is measured, separated by commas or spaces. Any of: tofu, privacy, robustness, "
-            "distribution, muse, wmdp, judge."
+            "help": "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, "
+            "muse, wmdp, judge."
         },
     )
     holdout_config: str | None = field(
@@ -103,7 +102,8 @@ class EvaluateArguments:
         },
     )
     holdout_dataset: str | None = field(
-        default=None, metadata={"help": "Such rows of your own: a file, a folder or an id on the Hub."}
+        default=None,
+        metadata={"help": "Your own rows that no model was trained on: a file, a folder or an id on the Hub."},
     )
     muse_dataset: str | None = field(
         default=None,
@@ -122,7 +122,9 @@ class EvaluateArguments:
     )
     wmdp_limit: int | None = field(
         default=None,
-        metadata={"help": "Most rows of a task of the suite wmdp, spread evenly; of every task of a group."},
+        metadata={
+            "help": "Highest number of rows of a task of the suite wmdp, spread evenly; of each task in a group."
+        },
     )
     judge_model: str | None = field(
         default=None,
@@ -148,20 +150,22 @@ class EvaluateArguments:
         default=None,
         metadata={
             "help": "Variables of the chat template, such as `enable_thinking`, as in training. A row's own "
-            "`chat_template_kwargs` win. Default: those of the run that is judged."
+            "`chat_template_kwargs` win. Default: those of the judged run."
         },
     )
     prompt_length: int | None = field(
         default=None,
-        metadata={"help": "First tokens of a raw text that are prompt. Default: as in the run that is judged, or 64."},
+        metadata={"help": "First tokens of a raw text that are its prompt. Default: as in the judged run, or 64."},
     )
     dataset_text_field: str | None = field(
         default=None,
-        metadata={"help": "Column of raw text. Default: that of the run that is judged, or 'text'."},
+        metadata={"help": "Column of raw text. Default: that of the judged run, or 'text'."},
     )
     seed: int = field(
         default=42,
-        metadata={"help": "Seed of the frozen beliefs of squeezing, of what suites draw, and of the bootstrap."},
+        metadata={
+            "help": "Seed of the frozen beliefs of squeezing, of random draws in the suites, and of the bootstrap."
+        },
     )
     unlearned_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Unlearned model, or its adapter on the target's base."}
@@ -169,8 +173,8 @@ class EvaluateArguments:
     output_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of eval_results.json and the figures. Default: that of the run which made the unlearned "
-            "model, whose card is written anew, or 'evaluation' where no folder of a run is judged."
+            "help": "Folder of eval_results.json and the figures. Default: the folder of the judged run, whose card "
+            "is written anew, or 'evaluation' if the unlearned model is not in the folder of a run."
         },
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Whether code from the Hub may run."})
@@ -206,7 +210,7 @@ class EvaluateArguments:
 
 
 def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
-    with interruptible(prog, "before all suites were done: what is finished is kept, and the same command goes on."):
+    with interruptible(prog, "before all suites were done: what is finished is kept, and the same command resumes."):
         _run(argv, prog)
 
 

@@ -94,7 +94,7 @@ def interruptible(prog: str, progress: str = "before training began: the same co
     """
     End with one sentence on Ctrl-C (130), SIGTERM (143) and a full disk (1); `progress` stands until [`on_interrupt`].
 
-    The main process speaks for all. Signals that are ignored (`nohup`) stay ignored.
+    The main process speaks for all.
     """
     if threading.current_thread() is not threading.main_thread():
         # Python delivers signals to the main thread only.
@@ -137,8 +137,10 @@ class _Signals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
+        # A signal that is ignored, as under `nohup`, stays ignored.
         names = [name for name in _SIGNALS if signal.getsignal(name) is not signal.SIG_IGN]
         before = {name: signal.signal(name, self._handle) for name in names}
+        # Python cannot raise out of a destructor: it drops the exception and calls this hook.
         plain, sys.unraisablehook = sys.unraisablehook, lambda lost: self._raise_again(lost) or plain(lost)
         try:
             yield
@@ -154,6 +156,7 @@ class _Signals:
         if self.first is None:
             self.first, self._time = signum, time.monotonic()
             raise Interrupted
+        # A second Ctrl-C by hand: the clean-up hangs.
         if time.monotonic() - self._time > _ECHO_SECONDS:
             os._exit(128 + self.first)
 
@@ -161,6 +164,7 @@ class _Signals:
         """Send the signal once more where Python dropped the exception, as in a destructor."""
         if not issubclass(lost.exc_type, Interrupted):
             return False
+        # From a thread, a little later: by then the main thread has left the destructor.
         signum, self.first = self.first, None
         threading.Timer(0.01, os.kill, (self._pid, signum)).start()
         return True

@@ -19,7 +19,7 @@ Serve unlearning requests one after another, each on top of those before, and se
 # The embedded lab: three people ask, one after another
 accelerate launch recipes/sequence.py
 
-# Requests of your own; a sequence that was cut off goes on with the request where it stopped
+# Requests of your own; the same command resumes an interrupted sequence with its first unfinished request
 accelerate launch recipes/sequence.py --config my_requests.yaml --output_dir out/mine
 ```
 
@@ -54,6 +54,7 @@ from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer, unlearn_until
 
 
+# Options that name the forget rows of a request.
 _FORGET = ("forget_config", "forget_split", "forget_dataset")
 
 
@@ -84,7 +85,9 @@ def _checked(requests: Any) -> dict[str, dict[str, Any]]:
         raise ValueError(
             "`requests` must give each request its fields. Write it as `first: {forget_split: 'train[:20]'}`."
         )
+    # `output_dir` is the script's: each request has a folder of its own.
     known = {*_FORGET, *(f.name for f in dataclasses.fields(BootstrapUnlearnConfig))} - {"output_dir"}
+    # Two names may become one folder, such as `a b` and `a-b`.
     by_folder: dict[str, str] = {}
     for name, fields in requests.items():
         other = by_folder.setdefault(folder_name(name), name)
@@ -126,7 +129,7 @@ def _row_sets(
 
 
 def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
-    with interruptible(prog, "before all requests were done: what is finished is kept, and the same command goes on."):
+    with interruptible(prog, "before all requests were done: what is finished is kept, and the same command resumes."):
         _run(argv, prog)
 
 
@@ -158,10 +161,9 @@ class _Sequence:
         self.baselines = {role: self._point(load) for role, load in self._loaders(None).items() if load is not None}
 
     def _loaders(self, unlearned: str | None) -> dict[str, Callable[[], PreTrainedModel] | None]:
-        series = self.series
-        return evaluation_loaders(
-            series.eval_args, series.model_args, unlearned, series.training_args.trust_remote_code
-        )
+        series, trust_remote_code = self.series, self.series.training_args.trust_remote_code
+        # The target of the series: `serve` changes only the arguments of its job.
+        return evaluation_loaders(series.eval_args, series.model_args, unlearned, trust_remote_code)
 
     def _point(self, load: Callable[[], PreTrainedModel]) -> dict[str, Any]:
         return sequence_point(
@@ -176,6 +178,7 @@ class _Sequence:
         """Unlearn one request on top of the earlier ones, and measure it."""
         if job.earlier:
             previous = job.earlier[-1].folder
+            # An adapter is trained further on the same base; a whole model is the next target.
             if holds_adapter(previous):
                 job.model_args.adapter_name_or_path = str(previous)
             else:
@@ -185,8 +188,7 @@ class _Sequence:
         if self.stop_args.stop_at:
             retrained = self.baselines.get("retrained")
             goals = retrained and retrained["requests"][job.name]
-            until = unlearn_until(self.stop_args, trainer, self.forget[job.name], self.retain, goals)
-            trainer.add_callback(until)
+            trainer.add_callback(unlearn_until(self.stop_args, trainer, self.forget[job.name], self.retain, goals))
         steps, seconds = train_and_save(trainer)
         # Free the model and its optimizer before the saved one is loaded.
         del trainer
@@ -198,12 +200,13 @@ class _Sequence:
 
 
 def _link(job: Job) -> ChainLink:
+    """A finished request, for the record of those behind it."""
     run = RunFolder(job.folder).run()
     return ChainLink(request=job.name, forget_set=run.forget_set, steps=run.steps, seconds=run.seconds)
 
 
 def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[str, dict[str, Any]]) -> None:
-    """Write `sequence.json`, `sequence.md` and the figure, and print the table. `baselines`: target and retrained."""
+    """Write `sequence.json`, `sequence.md` and the figure, and print the table."""
     record = sequence_dict(stages, baselines)
     header, rows = sequence_rows(stages, baselines)
     (folder / "sequence.json").write_text(json_text(record, "sequence.json"), encoding="utf-8")

@@ -52,7 +52,7 @@ class Job:
     earlier: list["Job"]
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Write the last file of the run."""
+        """Write the last file of the run: it says that the folder is complete."""
         self.finished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -126,14 +126,16 @@ class Series:
             is_stale = (chained and is_stale) or not job.finished.is_file()
             if is_stale:
                 if PartialState().is_main_process and job.folder.exists():
-                    # The remains of a run that was cut off.
+                    # The remains of an interrupted run: a series restarts it, from its first step.
                     shutil.rmtree(job.folder)
                 PartialState().wait_for_everyone()
                 try:
                     work(job)
+                # Other errors keep their traceback.
                 except (CannotBeginError, DivergenceError) as error:
                     end_series(self._prog, error, job.label)
                 PartialState().wait_for_everyone()
+            # From the file, whether it was written now or by an earlier command: results have one form.
             yield json.loads(job.finished.read_text(encoding="utf-8"))
 
 
