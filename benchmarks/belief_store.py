@@ -15,7 +15,7 @@
 r"""
 The belief store at 1,000, 10,000 and 100,000 forget rows: its memory stays flat, its time grows linearly. Linux only.
 
-Rows are generated, the model is a random one of one small layer, so that what is measured is the store. Each size is a
+The rows are generated and the model is one small random layer, so that the store dominates. Each size runs in a
 process of its own. Prints a Markdown table.
 
 ```bash
@@ -48,7 +48,7 @@ from trl_unlearn.beliefs import BeliefSampling, BeliefStore
 SIZES = (1_000, 10_000, 100_000)
 VOCAB, PAD, EOS = 256, 0, 2
 SAMPLING = BeliefSampling(num_beliefs=3, num_candidates=3, max_completion_length=8)
-# What a training step reads at a time.
+# Rows that a training step reads at a time.
 BATCH = 8
 
 
@@ -82,13 +82,13 @@ def new_rows(count: int, folder: str) -> Dataset:
 
 
 def resident(field: str) -> int:
-    """Bytes: `RssAnon`, what is in memory and nowhere else; `RssFile`, pages of files, which the kernel may drop."""
+    """Bytes: `RssAnon` exists in memory only; `RssFile` are pages of files, which the kernel may drop."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(field)) * 1024
 
 
 def settled(field: str) -> int:
-    """The same after what was freed has been given back."""
+    """The same after freed memory has gone back to the kernel."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     return resident(field)
@@ -96,24 +96,24 @@ def settled(field: str) -> int:
 
 @contextmanager
 def watched_peak() -> Iterator[list[int]]:
-    """The highest `RssAnon` within a block, looked at every 20 ms: the kernel keeps only that of all of RSS."""
-    found, done = [resident("RssAnon")], threading.Event()
+    """The highest `RssAnon` within a block, sampled every 20 ms: the kernel keeps the peak of the whole RSS only."""
+    peak, done = [resident("RssAnon")], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
-            found[0] = max(found[0], resident("RssAnon"))
+            peak[0] = max(peak[0], resident("RssAnon"))
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield found
+        yield peak
     finally:
         done.set()
         thread.join()
 
 
 def bytes_on_disk(folder: str) -> int:
-    """Size of what is open below a folder and has no name there. A mapped file is open once more."""
+    """Size of the open files below a folder that have no name there. A mapped file counts once."""
     opened = (path for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
     stats = [os.stat(path) for path in opened if os.readlink(path).startswith(folder)]
     return sum({one.st_ino: one.st_size for one in stats if one.st_nlink == 0}.values())
@@ -124,7 +124,7 @@ def measure(count: int) -> dict[str, float]:
         folder = str(Path(folder).resolve())
         model, rows = new_model(), new_rows(count, folder)
         options = {"pad_token_id": PAD, "eos_token_ids": [EOS], "folder": folder}
-        # What libraries set up once is no memory of the store.
+        # Warm-up: memory that libraries set up once is not the store's.
         BeliefStore(rows.select(range(64)), SAMPLING, **options).sample(model, 0, 0.0)
         before = {field: settled(field) for field in ("RssAnon", "RssFile", "VmRSS")}
         with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
@@ -148,7 +148,7 @@ def measure(count: int) -> dict[str, float]:
             "peak": high - before["VmRSS"],
             "peak_anon": peak[0] - before["RssAnon"],
             "after": after - before["RssAnon"],
-            # What sampling leaves behind in the heap is not the store's.
+            # Freed with the store: the heap that sampling leaves behind is not counted.
             "held": after - settled("RssAnon"),
             "file": pages - before["RssFile"],
             "disk": disk,
@@ -166,11 +166,11 @@ def main() -> None:
         done = subprocess.run([sys.executable, __file__, str(size)], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"Measuring {size} rows failed:\n{done.stderr[-2000:]}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        mib = (f"{found[name] / 2**20:.2f}" for name in ("peak", "peak_anon", "after", "held", "file", "disk"))
-        times = (f"{found[name]:.1f}" for name in ("seconds", "cpu"))
-        rate = f"{size / found['seconds']:.0f}"
-        cells.append([f"{size:,}", *times, rate, *mib, f"{found['read']:.1f}"])
+        measured = json.loads(done.stdout.splitlines()[-1])
+        mib = (f"{measured[name] / 2**20:.2f}" for name in ("peak", "peak_anon", "after", "held", "file", "disk"))
+        times = (f"{measured[name]:.1f}" for name in ("seconds", "cpu"))
+        rate = f"{size / measured['seconds']:.0f}"
+        cells.append([f"{size:,}", *times, rate, *mib, f"{measured['read']:.1f}"])
     header = ["rows", "seconds", "seconds of CPU", "rows per second", "peak RSS, MiB", "of it anonymous"]
     header += ["anonymous after all are read", "of it the store's", "pages of files then", "on disk"]
     header += ["seconds to read all"]

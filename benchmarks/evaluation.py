@@ -69,11 +69,11 @@ class PlainEvaluator:
             ids, mask, labels = (x.to(self.model.device) for x in (ids, mask, labels))
             logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
             target = labels[:, 1:]
-            found = logits.log_softmax(-1).gather(-1, target.clamp(min=0)[..., None])[..., 0]
+            scores = logits.log_softmax(-1).gather(-1, target.clamp(min=0)[..., None])[..., 0]
             hit = logits.argmax(-1) == target
             for i in range(len(part)):
                 scored = target[i] != -100
-                logps.append(found[i][scored].tolist())
+                logps.append(scores[i][scored].tolist())
                 hits.append(hit[i][scored].tolist())
         return logps, hits
 
@@ -157,7 +157,7 @@ def ours(settings: Settings) -> Callable[[], dict[str, list[float]]]:
 
 CASES = {"evaluation/one pass a metric": plain, "evaluation/shared passes": ours}
 COMPARED = {"evaluation/shared passes": ["evaluation/one pass a metric"]}
-# A round takes minutes, against which what a first call sets up is nothing.
+# A round takes minutes: the set-up of a first call does not count.
 WARM_UP = False
 
 

@@ -86,7 +86,7 @@ CASES = {
     "loss/dense, trainable head": lambda settings: dense(settings, True),
     "loss/fused, trainable head": lambda settings: fused(settings, True),
 }
-# What is compared: name of ours -> name of what it is measured against.
+# Our case -> the cases that it is measured against.
 COMPARED = {
     "loss/fused, frozen head": ["loss/dense, frozen head"],
     "loss/fused, trainable head": ["loss/dense, trainable head"],

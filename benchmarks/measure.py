@@ -31,16 +31,7 @@ def timed(
     """
     Time functions in turn, A B C A B C ..., so that a drift of the machine meets all of them.
 
-    Args:
-        functions (`dict[str, Callable]`):
-            Name -> function without arguments.
-        rounds (`int`):
-            Counted rounds.
-        warm_up (`bool`, *optional*, defaults to `True`):
-            Whether one round that is not counted goes before.
-
-    Returns:
-        `tuple[dict[str, list[float]], dict[str, object]]`: Seconds of each round, and what each function gave last.
+    Returns the seconds of each round, and what each function returned last. `warm_up` is a round that does not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     returned = {}
@@ -66,27 +57,18 @@ def _status(field: str) -> int:
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """
-    Peak memory of a function over what is there when it starts: allocated on CUDA, resident on a CPU (Linux).
-
-    Args:
-        function (`Callable`):
-            Function without arguments.
-
-    Returns:
-        `int`: Bytes.
-    """
+    """Bytes that a function adds to the memory at its peak: allocated on CUDA, resident on a CPU (Linux)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         function()
         _synchronise()
         return torch.cuda.max_memory_allocated() - before
-    # What was freed while loading, and is still resident, would hide as much of the peak.
+    # Memory that was freed while loading and is still resident would hide as much of the peak.
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = _status("VmRSS")
-    # Sets the peak back to what is resident now.
+    # Resets `VmHWM`, the peak, to what is resident now.
     with open(f"/proc/{os.getpid()}/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
     function()
@@ -95,8 +77,8 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 def spread(values: list[float], unit: str = "", digits: int = 2) -> str:
     """Minimum, median and maximum as text."""
-    found = min(values), statistics.median(values), max(values)
-    return " - ".join(f"{value:.{digits}f}" for value in found) + unit
+    three = min(values), statistics.median(values), max(values)
+    return " - ".join(f"{value:.{digits}f}" for value in three) + unit
 
 
 def ratios(of: list[float], to: list[float]) -> list[float]:

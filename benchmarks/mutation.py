@@ -13,11 +13,11 @@
 # limitations under the License.
 
 r"""
-Mutation check: how many small faults in the code that decides numbers are found by its tests. Linux and macOS only.
+Mutation check: how many small faults the tests find in the code that decides numbers. Linux and macOS only.
 
-A mutant is a module with one fault: a comparison, an operator, a constant, a slice, a branch or a returned value is
-another one. It dies when a test of its module fails, or takes too long; one that survives is a line that no test
-holds, or a fault that changes nothing. Messages of errors are left out.
+A mutant is a module with one fault: another comparison, operator, constant, slice, branch or returned value. It dies
+when a test of its module fails or takes too long. A survivor is a line that no test checks, or a fault that changes
+nothing. Messages of errors are not mutated.
 
 ```bash
 python benchmarks/mutation.py                                  # all modules
@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 
 ROOT = Path(__file__).resolve().parents[1]
-# What is mutated -> the tests that are to find it.
+# Mutated modules -> the tests that should notice.
 TESTS = {
     "trl_unlearn/objectives/*.py": ["tests/objectives"],
     "trl_unlearn/metrics/*.py": ["tests/metrics"],
@@ -49,7 +49,7 @@ TESTS = {
     "trl_unlearn/row_forms.py": ["tests/test_encoding.py"],
     "trl_unlearn/hub/leaks.py": ["tests/hub/test_leaks.py"],
 }
-# Of a mutant, in seconds; the tests of a module take a few.
+# Seconds for a mutant; the tests of a module take a few.
 TIMEOUT = 120
 PYTEST = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-seed", "0"]
 
@@ -90,7 +90,7 @@ def _one_more(node: ast.expr) -> ast.expr:
 
 
 def variants(node: ast.AST) -> Iterator[ast.AST]:
-    """A node with one fault, for each that is tried."""
+    """Copies of a node with one fault each."""
     match node:
         case ast.Compare(ops=[op], comparators=[other]):
             for kind in _COMPARISONS[type(op)]:
@@ -114,7 +114,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
         case ast.comprehension(ifs=[_, *_]):
             yield _changed(node, ifs=[])
         case ast.Slice(lower=lower, upper=upper):
-            # A constant is changed where it stands.
+            # A constant is a node of its own.
             if lower is not None and not isinstance(lower, ast.Constant):
                 yield _changed(node, lower=_one_more(lower))
             if upper is not None and not isinstance(upper, ast.Constant):
@@ -128,7 +128,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
 
 
 class _Mutation(ast.NodeTransformer):
-    """Changes one place of a module: the one of a number, counted in the order of the code."""
+    """Changes the place `number` of a module, counted in the order of the code."""
 
     def __init__(self, number: int = -1):
         self.number, self.count, self.where = number, 0, ""
@@ -162,7 +162,7 @@ class _Mutation(ast.NodeTransformer):
 
 
 def mutant(path: Path, number: int) -> tuple[ast.Module, str]:
-    """A module with the fault of a number, and where it is."""
+    """A module with the fault `number`, and where it is."""
     mutation = _Mutation(number)
     tree = mutation.visit(ast.parse(path.read_text(encoding="utf-8")))
     return ast.fix_missing_locations(tree), mutation.where
@@ -180,7 +180,7 @@ def _forget_own_modules() -> None:
 
 
 def dies(path: Path, tree: ast.Module, tests: list[str]) -> bool:
-    """Whether a test fails with a module like this, in a process of its own that has the libraries already."""
+    """Whether a test fails with the mutant `tree`, in a forked process that has imported the libraries."""
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -203,8 +203,8 @@ def dies(path: Path, tree: ast.Module, tests: list[str]) -> bool:
 def main(argv: list[str] | None = None) -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("modules", nargs="*", help="Modules to mutate, of those that are known. Default: all.")
-    parser.add_argument("--max-mutants", type=int, help="Most mutants, drawn at random. Default: all.")
+    parser.add_argument("modules", nargs="*", help="Modules to mutate, among those with known tests. Default: all.")
+    parser.add_argument("--max-mutants", type=int, help="Highest number of mutants, drawn at random. Default: all.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the draw.")
     args = parser.parse_args(argv)
     os.nice(10)
@@ -223,7 +223,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen = counted
     if args.max_mutants is not None and args.max_mutants < len(counted):
         chosen = sorted(random.Random(args.seed).sample(counted, args.max_mutants))
-    # As they are: the tests must pass. It also imports all libraries, which the processes of the mutants then have.
+    # Unchanged modules must pass. This run also imports the libraries that the forked processes share.
     if _run_tests(list(dict.fromkeys(name for path in named for name in tests[path]))) != 0:
         sys.exit("The tests fail on the modules as they are.")
     _forget_own_modules()

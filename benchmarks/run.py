@@ -93,7 +93,7 @@ def main() -> None:
         raise SystemExit("Give `--model_name_or_path` and `--dataset_name`, or `--benchmarks loss`.")
     if settings.memory_of is not None:
         case = _cases(MODULES[settings.memory_of.split("/")[0]])[settings.memory_of]
-        # A first call with few rows would set up what a library keeps; what is counted is one call from cold.
+        # One cold call: a warm-up would hide the memory that libraries keep after it.
         print(peak_bytes(case(replace(settings, memory_of=None))) / 2**20)
         return
     print(_machine(settings))

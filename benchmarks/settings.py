@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""What a benchmark runs on."""
+"""Model, data and rounds of a benchmark."""
 
 from dataclasses import dataclass, field
 
@@ -22,27 +22,7 @@ import torch
 
 @dataclass
 class Settings:
-    """
-    What a benchmark runs on.
-
-    Args:
-        benchmarks (`list[str]`):
-            Which to run: `loss`, `step`, `beliefs`, `evaluation`.
-        model_name_or_path (`str`, *optional*):
-            Chat model of all but `loss`.
-        dataset_name (`str`, *optional*):
-            TOFU or a dataset of its form, of all but `loss`.
-        forget_config, retain_config (`str`):
-            Its configs.
-        rounds (`int`, *optional*, defaults to `5`):
-            Counted rounds.
-        memory (`bool`, *optional*, defaults to `True`):
-            Whether peak memory is measured too, each case in a process of its own.
-        prompts (`int`, *optional*, defaults to `80`):
-            Forget prompts of `beliefs` and forget and retain rows of `evaluation`.
-        memory_of (`str`, *optional*):
-            Used by the program itself: measure the memory of this case and print it.
-    """
+    """Options of `run.py`."""
 
     benchmarks: list[str] = field(
         default_factory=lambda: ["loss", "step", "beliefs", "evaluation"],

@@ -30,7 +30,7 @@ from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.data.tofu import load_tofu
 
 
-# Removed when the process ends.
+# Deleted when the process ends.
 _OUTPUT = tempfile.TemporaryDirectory()
 ROWS = 8
 LORA = {"r": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -77,7 +77,7 @@ def _forget_inputs(trainer: BootstrapUnlearnTrainer) -> dict[str, torch.Tensor]:
 
 
 def _give_beliefs(trainer: BootstrapUnlearnTrainer) -> None:
-    """Other rows' answers as beliefs: of the right length, and without a pass that would be in the measured memory."""
+    """Other rows' answers as beliefs: of a real length, and without a sampling pass in the measured memory."""
     store, count = trainer.belief_store, trainer.args.num_beliefs
     answers = [[label for label in row["labels"] if label != -100] for row in trainer.train_dataset]
     store.refresh = 0
@@ -130,7 +130,7 @@ def sft(settings: Settings) -> Callable[[], None]:
 
 
 def _batches(settings: Settings, num_beliefs: int = 0) -> tuple[list[dict[str, torch.Tensor]], torch.nn.Module]:
-    """Forget, retain and belief rows as padded batches, and a model of its own that nothing has patched."""
+    """Forget, retain and belief rows as padded batches, and a separate model without the trainer's patches."""
     kwargs = {"lambda_bss": LAMBDA_BSS, "num_beliefs": num_beliefs} if num_beliefs else {"lambda_bss": 0.0}
     trainer = _trainer(settings, forget_loss_type="ga", **kwargs)
     if num_beliefs:

@@ -61,7 +61,7 @@ exit codes:
   1  failed
   2  bad usage: an option, a file or data that cannot be used
   3  stopped by a guard: training diverged
-  130  interrupted with Ctrl-C, 143 with SIGTERM: the message says what next"""
+  130  interrupted by Ctrl-C, 143 by SIGTERM: the message says how to resume"""
 
 
 def _parser() -> argparse.ArgumentParser:
