@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Who may push where: tokens, faults of the network, and what the Hub says, as sentences."""
+"""Access to the Hub: whether a token may push, retries, and errors of the client as sentences."""
 
 import re
 import time
@@ -31,7 +31,8 @@ from huggingface_hub.errors import (
 )
 
 
-# Seconds before each new try of what the client itself does not try again.
+# Seconds before each new try. The client retries uploads by itself, but neither `whoami` and `model_info` nor the
+# creation of a repository or commit.
 WAITS = (1, 2, 4, 8)
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 AGAIN = "Run the same command again: what has arrived is not sent twice."
@@ -40,28 +41,22 @@ T = TypeVar("T")
 
 
 class PushError(RuntimeError):
-    """A push that was refused or did not get through; the message says what to do."""
+    """A push was refused or did not get through; the message says what to do."""
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse an id without an owner: the Hub would take the token's user, who may be somebody else tomorrow."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise ValueError(f"The repository is {repo_id!r}. Give an id with its owner, such as 'me/unlearned'.")
 
 
 def check_access(repo_id: str, *, private: bool = True, token: str | None = None) -> None:
     """
-    Check that a token may push to a repository, and that a repository that exists is as private as it is to be.
+    Check that a token may push to a repository, which must not be public if it is to be private.
 
-    Args:
-        repo_id (`str`):
-            Id of the repository, with its owner.
-        private (`bool`, *optional*, defaults to `True`):
-            Whether it is to be private.
-        token (`str`, *optional*):
-            Token. Default: that of the environment or of the login.
-
-    Raises:
-        `ValueError`: If the id is none.
-        [`PushError`]: If the token is missing, wrong, may only read or is of somebody else, the
-            repository is public, or the Hub cannot be reached.
+    A `ValueError` for an id without an owner, a [`PushError`] for everything else.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise ValueError(f"The repository is {repo_id!r}. Give an id with its owner, such as 'me/unlearned'.")
+    check_repo_id(repo_id)
     api = HfApi(token=token)
     with explaining("log in"):
         user = token_user(api, repo_id.split("/")[0])
@@ -69,31 +64,23 @@ def check_access(repo_id: str, *, private: bool = True, token: str | None = None
         try:
             info = retried(lambda: api.model_info(repo_id))
         except RepositoryNotFoundError:
-            # It will be made.
+            # The first push creates it.
             return
-    if private and not info.private:
+    if private:
+        refuse_public(repo_id, info.private, "`hub_private_repo`")
+
+
+def refuse_public(repo_id: str, is_private: bool, option: str) -> None:
+    """Refuse an existing public repository; `option` names what allows it."""
+    if not is_private:
         raise PushError(
-            f"`{repo_id}` exists and is public. To publish there, set `hub_private_repo` to false; otherwise choose "
-            "another repository, or make this one private."
+            f"`{repo_id}` exists and is public. To publish there, set {option} to false; otherwise choose another "
+            "repository, or make this one private."
         )
 
 
 def token_user(api: HfApi, owner: str) -> str:
-    """
-    Whose token it is, which must be one that writes for the owner.
-
-    Args:
-        api (`HfApi`):
-            Client with the token.
-        owner (`str`):
-            User or organisation.
-
-    Returns:
-        `str`: Name of the user.
-
-    Raises:
-        [`PushError`]: If the token may only read, or the owner is somebody else.
-    """
+    """Name of the token's user; a [`PushError`] if the token may not write for the owner of the repository."""
     who = retried(api.whoami)
     role = who.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
@@ -110,30 +97,12 @@ def token_user(api: HfApi, owner: str) -> str:
 
 
 def is_transient(error: HTTPError) -> bool:
-    """
-    Whether another try may succeed.
-
-    Args:
-        error (`HTTPError`):
-            What the client raised.
-
-    Returns:
-        `bool`: True for a broken connection, and for an answer that is none of the request's fault.
-    """
+    """Whether another try may succeed: the connection broke, or the fault is the server's."""
     return not isinstance(error, HfHubHTTPError) or error.response.status_code in _TRANSIENT
 
 
 def retried(call: Callable[[], T]) -> T:
-    """
-    What the client does not try again by itself, tried again.
-
-    Args:
-        call (`Callable`):
-            Function without arguments.
-
-    Returns:
-        `Any`: What it returned.
-    """
+    """The result of a call, which is tried again after transient errors."""
     for wait in WAITS:
         try:
             return call()
@@ -147,15 +116,9 @@ def retried(call: Callable[[], T]) -> T:
 @contextmanager
 def explaining(doing: str, repo_id: str = "", user: str = "") -> Iterator[None]:
     """
-    Errors of the client as a [`PushError`] that says what to do.
+    Turn errors of the client into a [`PushError`] that says what to do.
 
-    Args:
-        doing (`str`):
-            What was being done, as a verb.
-        repo_id (`str`, *optional*):
-            Repository to which.
-        user (`str`, *optional*):
-            Whose token it is.
+    `doing` is a verb phrase, `repo_id` its object, and `user` the token's.
     """
     try:
         yield
@@ -168,7 +131,7 @@ def explaining(doing: str, repo_id: str = "", user: str = "") -> Iterator[None]:
     except PushError:
         raise
     except (HTTPError, RuntimeError) as error:
-        # What happens in the upload of a file comes wrapped.
+        # The client wraps errors of an upload in a RuntimeError.
         cause: Any = error if isinstance(error, HTTPError) else error.__cause__
         if not isinstance(cause, HTTPError):
             raise

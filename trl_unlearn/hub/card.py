@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The model card: a pure function of the two records. No text of the data, no path of a machine."""
+"""The model card: a pure function of the two records. It holds no text of the data and no path of a machine."""
 
 import json
 import math
@@ -43,10 +43,10 @@ from ..results import (
 )
 
 
-# PEFT's names of the types, as their authors write them.
+# PEFT's names of the kinds -> their authors' spelling.
 _ADAPTER_NAMES = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr"}
 
-# The settings that make the method, and those that only some methods read. The others stand in a fold below.
+# Settings that make the method, and those that only some methods read. All others stand in a fold.
 METHOD_SETTINGS = (
     "forget_loss_type",
     "forget_weight",
@@ -73,19 +73,20 @@ SEQUENCE_BELIEF_SETTINGS = (
     "num_belief_candidates",
     "belief_refresh_epochs",
 )
-# Share of the target's figure below which the card calls what is left a failure.
+# The card calls the retained rows damaged below this share of the target's probability.
 RETAIN_SHARE = 0.8
-# Secrets and paths: whatever a record holds, its card does not.
+# Secrets and paths: they are on no card, whatever a record of any version holds.
 _HIDDEN_SETTINGS = re.compile(r"(^|_)(dir|token|path)$|^hub_")
 
 
 def _last_part(name: str) -> str:
-    """What may be said of a path: its last component."""
+    """The public part of a path: its last component."""
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1].lstrip("~.") or "local"
 
 
 def _public_name(name: str, on_hub: bool) -> tuple[str, bool]:
-    # A record may err: a folder that was moved since looks like an id that the machine does not have.
+    """A name without a path, and whether it is an id on the Hub."""
+    # A record may err: when it was written, a folder that had been moved looked like an id on the Hub.
     on_hub = on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is not None
     return (name if on_hub else _last_part(name)), on_hub
 
@@ -109,13 +110,14 @@ def _public_run(run: UnlearningRun) -> UnlearningRun:
 
 
 def _public_settings(settings: dict[str, Any]) -> dict[str, str]:
-    """Setting -> value as a cell of a table, without secrets and without what is or may be a path."""
+    """Setting -> value as a cell of a table, without secrets and without values that may be a path."""
     public = {}
     for name, value in settings.items():
         text = json.dumps(value, ensure_ascii=False)
         hidden = name in NO_SETTINGS or _HIDDEN_SETTINGS.search(name) or re.search(r"[/\\]|\"[~.]", text)
         if value is None or hidden:
             continue
+        # A bar would end the cell.
         public[name] = text.strip('"').replace("|", "&#124;")
     return public
 
@@ -138,7 +140,7 @@ def _slug(text: str) -> str:
 
 
 def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResult]:
-    """The unlearned model's finite figures, each under the data set that it was measured on."""
+    """Entries of the `model-index`: finite values of the unlearned model, each under its data set."""
     labels = {metric.name: metric.label for metric in METRICS}
     entries = []
     for name, measurement in (result.models["unlearned"] or {}).items():
@@ -147,7 +149,7 @@ def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResu
         dataset = run.retain_set if name.startswith("retain/") and run.retain_set is not None else run.forget_set
         config, split = dataset.config, dataset.split
         if not name.startswith("forget") and dataset is run.forget_set:
-            # Measured on several sets: the data set as a whole.
+            # Measured on several sets: the Hub shows the suite as the config of the whole data set.
             suite = suite_of(name)
             config, split = f"{suite if suite in result.suites else name.split('/')[0]} suite", None
         entries.append(
@@ -188,7 +190,7 @@ def _card_data(run: UnlearningRun, result: EvaluationResult | None) -> ModelCard
 
 
 def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]]:
-    """(heading, rows of cells): metric, the three models, n."""
+    """(heading, rows of cells) for each group; cells: metric, the three models, n."""
     groups: dict[str, list[list[str]]] = {}
     for group, name, measurements in result.rows():
         counts = sorted({m.n for m in measurements if isinstance(m, Measurement) and m.n is not None})
@@ -199,16 +201,16 @@ def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]
 
 
 def _differences(result: EvaluationResult) -> list[list[str]]:
-    """Cells of a row: metric, the differences, n."""
+    """Rows of cells: metric, the differences, n."""
     rows = []
-    for _, name, found in result.difference_rows():
-        counts = sorted({one.n for one in found if one is not None and one.n is not None})
-        rows.append([f"`{name}`", *map(format_difference, found), " / ".join(map(str, counts))])
+    for _, name, differences in result.difference_rows():
+        counts = sorted({one.n for one in differences if one is not None and one.n is not None})
+        rows.append([f"`{name}`", *map(format_difference, differences), " / ".join(map(str, counts))])
     return rows
 
 
 def _roles(result: EvaluationResult) -> str:
-    """What the columns of the results are."""
+    """The columns of the results, in words."""
     meanings = {
         "target": "the model before unlearning",
         "unlearned": "this model",
@@ -219,17 +221,19 @@ def _roles(result: EvaluationResult) -> str:
 
 
 def _notes(result: EvaluationResult) -> list[str]:
-    """The notes that the headings of the groups and the names of the columns do not give."""
+    """The notes that do not repeat the heading of a group."""
     given = {f"{group.capitalize()}: {hint}." for group, hint in METRIC_GROUPS.items()}
     return [note for note in result.notes() if note not in given]
 
 
 def _weights(result: EvaluationResult) -> list[tuple[str, str, str]]:
-    """(verb, file, SHA-256) of the weights that were measured, and of those that they were merged to."""
+    """(verb, file, SHA-256) of the weights that were measured, and of those that they were merged into."""
     measured = (result.protocol.get("weights_sha256") or {}).get("unlearned") or {}
     merged = result.protocol.get("merged_weights_sha256") or {}
-    found = [("Measured on", *pair) for pair in measured.items()]
-    return found + [("Merged, after the measurement, to", *pair) for pair in merged.items()]
+    return [
+        *(("Measured on", *pair) for pair in measured.items()),
+        *(("Merged, after the measurement, to", *pair) for pair in merged.items()),
+    ]
 
 
 def _protocol(result: EvaluationResult) -> dict[str, str]:
@@ -243,55 +247,57 @@ def _target_modules(run: UnlearningRun) -> str:
 
 
 def _against_retrained(result: EvaluationResult) -> list[str]:
-    """What the comparison with a model that never saw the forget set shows, and what cannot be said without it."""
+    """Memorization beside a model that never saw the forget set, or what cannot be said without one."""
     if result.models["retrained"] is None:
         return [
             "No retrained model was evaluated. Whether this model forgot too little or too much cannot be said"
             + (": only the change against the target is known." if result.models["target"] is not None else ".")
         ]
-    found = []
+    findings = []
     for metric in ("forget/extraction_strength", "forget/exact_memorization"):
         unlearned, retrained = result.value("unlearned", metric), result.value("retrained", metric)
         if unlearned is None or retrained is None:
-            found.append(f"`{metric}` is not known for both the unlearned and the retrained model.")
+            findings.append(f"`{metric}` is not known for both the unlearned and the retrained model.")
         elif unlearned > retrained + MEMORIZATION_MARGIN:
-            found.append(
+            findings.append(
                 f"Under-forgotten: `{metric}` is {unlearned:.3f}, {unlearned - retrained:.3f} above the retrained "
                 f"model's. Part of the forget set can still be read out."
             )
         elif unlearned < retrained - MEMORIZATION_MARGIN:
-            found.append(
+            findings.append(
                 f"Over-forgotten: `{metric}` is {unlearned:.3f}, {retrained - unlearned:.3f} below the retrained "
                 f"model's. A model that never knew the rows does not look like this: the removal is visible."
             )
-    return found
+    return findings
 
 
 def _side_effects(result: EvaluationResult) -> list[str]:
-    """Damage to what was to be kept, and mass that moved to the rephrasings."""
-    found = []
+    """Damage to the retained rows, and mass that moved to rephrasings."""
+    findings = []
     before, after = (result.value(role, "retain/probability") for role in ("target", "unlearned"))
     if before is None or after is None:
-        found.append("`retain/probability` is not known before and after. Damage to the retained rows cannot be said.")
+        findings.append(
+            "`retain/probability` is not known before and after. Damage to the retained rows cannot be said."
+        )
     elif after < RETAIN_SHARE * before:
-        found.append(
+        findings.append(
             f"Damaged: `retain/probability` fell from {before:.3f} to {after:.3f}, to {after / before:.0%} of the "
             f"target's."
         )
     squeezing = result.value("unlearned", "forget/squeezing")
     if squeezing is None:
-        found.append("`forget/squeezing` was not measured. Whether mass moved to rephrasings cannot be said.")
+        findings.append("`forget/squeezing` was not measured. Whether mass moved to rephrasings cannot be said.")
     elif squeezing > 0:
-        found.append(
+        findings.append(
             f"Squeezed: `forget/squeezing` is +{squeezing:.3f} nats a token. The rephrasings that the model held "
             f"before became more likely: the knowledge moved there."
         )
-    return found
+    return findings
 
 
 def _attacks(result: EvaluationResult) -> list[str]:
-    """What attacks bring out, as far as the rows are enough to tell: where the interval of a difference excludes 0."""
-    apart = result.differences.get("unlearned - retrained", {})
+    """Attacks that tell the model from the retrained one: the 95 % interval of the difference excludes 0."""
+    differences = result.differences.get("unlearned - retrained", {})
 
     def listed(names: list[str]) -> str:
         values = [[result.value(role, name) for role in ("unlearned", "retrained")] for name in names]
@@ -299,56 +305,45 @@ def _attacks(result: EvaluationResult) -> list[str]:
             f"`{name}` {mine:.3f} (retrained {other:.3f})" for name, (mine, other) in zip(names, values, strict=True)
         )
 
-    told = [name for name in apart if name.startswith("privacy/") and name.endswith("_auc")]
-    told = [name for name in told if apart[name].low > 0 or apart[name].high < 0]
-    curve = [name for name in apart if name.startswith("robustness/relearn")]
+    visible = [name for name in differences if name.startswith("privacy/") and name.endswith("_auc")]
+    visible = [name for name in visible if differences[name].low > 0 or differences[name].high < 0]
+    curve = [name for name in differences if name.startswith("robustness/relearn")]
     # Of the curve its end alone: one finding, not five.
     end = f"_{RELEARNING_STEPS[-1]}_steps"
-    back = [name for name in apart if name.startswith("robustness/") and (name not in curve or end in name)]
-    back = [name for name in back if apart[name].low > 0]
-    found = []
-    if told:
-        found.append(
-            f"Visible to membership attacks: {listed(told)}. The forget rows can be told from rows that no model has "
-            "seen, in another way than under the retrained model."
+    regained = [name for name in differences if name.startswith("robustness/") and (name not in curve or end in name)]
+    regained = [name for name in regained if differences[name].low > 0]
+    findings = []
+    if visible:
+        findings.append(
+            f"Visible to membership attacks: {listed(visible)}. The forget rows can be told from rows that no model "
+            "has seen, in another way than under the retrained model."
         )
-    if back:
-        found.append(f"Comes back under attack, further than the retrained model gets: {listed(back)}.")
-    return found
+    if regained:
+        findings.append(f"Comes back under attack, further than the retrained model gets: {listed(regained)}.")
+    return findings
 
 
 def known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list[str]:
-    """
-    What is wrong with a model, as far as its records tell.
-
-    Args:
-        run ([`UnlearningRun`]):
-            The run that made it.
-        result ([`EvaluationResult`], *optional*):
-            What was measured.
-
-    Returns:
-        `list[str]`: One or two sentences each.
-    """
-    found = []
+    """What is wrong with a model as far as its records tell, in one or two sentences each."""
+    findings = []
     broken = sum(
         any(value is None or not math.isfinite(value) for value in entry.values()) for entry in run.training_log
     )
     if broken:
-        found.append(f"Diverged: {broken} entries of the training log hold a number that is not finite.")
+        findings.append(f"Diverged: {broken} entries of the training log hold a number that is not finite.")
     if run.belief_audit is not None and run.belief_audit.coverage < 1:
-        found.append(f"Only {run.belief_audit.coverage:.1%} of the forget rows had beliefs of their own.")
+        findings.append(f"Only {run.belief_audit.coverage:.1%} of the forget rows had beliefs of their own.")
     if result is None or result.models["unlearned"] is None:
-        return [*found, "This model has not been evaluated. Nothing can be said of what it forgot or kept."]
+        return [*findings, "This model has not been evaluated. Nothing can be said of what it forgot or kept."]
     if missing := result.not_measured.get("unlearned"):
-        found.append(
+        findings.append(
             f"Broken: scores of this model are not finite, and {len(missing)} of its figures could not be measured. "
             "The notes below the results name them."
         )
     forgotten, why = has_forgotten(result)
     if forgotten is False:
-        found.append(why)
-    return found + _against_retrained(result) + _side_effects(result) + _attacks(result)
+        findings.append(why)
+    return findings + _against_retrained(result) + _side_effects(result) + _attacks(result)
 
 
 def render_card(
@@ -358,24 +353,20 @@ def render_card(
     missing: str = "this model has not been evaluated yet.",
 ) -> str:
     """
-    Writes the model card.
+    Render the model card.
 
     Args:
         run ([`UnlearningRun`]):
             The run that made the model.
         result ([`EvaluationResult`], *optional*):
-            What was measured; without it the card says that results are missing.
+            Results of its weights; without any the card says that they are missing.
         figures (`Sequence[str]`, *optional*, defaults to `()`):
-            The PNG files to show, as paths relative to the card, for instance `"figures/evaluation.png"`.
+            PNG files to show, as paths relative to the card, for instance `"figures/evaluation.png"`.
         missing (`str`, *optional*):
-            Why there is no `result`, as the end of a sentence: see [`~trl_unlearn.hub.folder.own_results`].
+            Why there is no `result`, as the end of a sentence.
 
     Returns:
-        `str`: the content of `README.md`: a YAML head with the `model-index`, and Markdown. It holds no row of the
-        data and no path of the machine.
-
-    Raises:
-        `ValueError`: if a figure's path leads out of the card's folder.
+        `str`: Content of `README.md`: a YAML head with the `model-index`, and Markdown.
     """
     for figure in figures:
         if re.match(r"[/\\~]|[A-Za-z]:", figure) or ".." in PurePosixPath(figure).parts:
@@ -389,7 +380,7 @@ def render_card(
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    # Jinja is not to escape: the output is Markdown, and no value comes from the data.
+    # Without escapes: the output is Markdown, and no value comes from the data.
     body = environment.from_string(template).render(
         run=run,
         is_adapter=run.is_adapter,

@@ -13,11 +13,10 @@
 # limitations under the License.
 
 """
-What must not be published: text of the forget set and of beliefs, looked for in every file.
+Search for text that must not be published, of the forget set and of beliefs, in every file.
 
-Compared are letters and digits alone, without case and accents: neither spaces, line ends, hyphens, quotes and marks
-of Markdown, nor escapes, tags and characters without a width hide a text. What is found and what is not stands in
-CONTRIBUTING.md.
+Only letters and digits are compared, without case and accents: neither spaces, line ends, hyphens, quotes and marks of
+Markdown, nor escapes, tags and characters without a width hide a text. CONTRIBUTING.md has the shares that are found.
 """
 
 import contextlib
@@ -38,61 +37,42 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# An answer, a belief, or a sentence of one that is shorter is likely to stand in a file for another reason.
+# Shorter answers, beliefs and sentences are likely to stand in a file for another reason.
 MIN_CHARACTERS = 20
-# As many letters and digits of a text, one after another, are always enough, and those of a share of a sentence, but
-# not fewer than the least: "including but not limited to" stands in every licence. A sentence that has fewer than
-# these counts as a whole, unless it has hardly any letters: a line of dashes is in every table.
+# A leak is a run of min(max(0.4 * sentence, 20), 48) letters and digits that a file and a sentence share. Shorter runs
+# are phrases that every licence holds. A sentence of fewer than 20 counts as a whole, unless it has hardly any
+# letters: a line of dashes stands in every table.
 _ENOUGH, _SHARE, _LEAST, _MIN_LETTERS = 48, 0.4, 20, 10
-# Each run of the least length holds one of the keys, which begin at every fifth letter of a text.
+# Keys of 16 letters begin at every fifth letter of a text, so that each run of 20 holds a whole one: 16 + 5 - 1 = 20.
 _STEP, _KEY = 5, 16
-# Texts that are compared where many begin alike.
+# Texts to compare at a key that many share; without a bound, equal beginnings make the search quadratic.
 _MOST = 16
-# Marks of tokens that begin with a space or a line break are letters to Unicode.
+# BPE tokenizers write a space and a line break before a token as letters.
 _TOKEN_MARKS = str.maketrans("", "", "ĠĊ")
 _NO_LETTERS = re.compile(r"[\W_]+")
 _TAGS = re.compile(r"<[^<>]*>")
 _ESCAPES = re.compile(r"((?:\\u[0-9a-fA-F]{4})+)|\\x([0-9a-fA-F]{2})|\\([nrt\"'\\/])")
 _WHITE_SPACE = {"n": "\n", "r": "\r", "t": "\t"}
-# Letters of a file that are compared at a time.
+# Letters of a file that are hashed at a time: bounds the memory.
 _CHUNK = 1 << 21
-# An odd number of 64 bits, by whose powers letters are added up.
+# Base of the polynomial hash, modulo 2^64; odd, so that no letter is shifted out.
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class Leak:
-    """
-    A text that must not be published, in a file.
-
-    Args:
-        path (`str`):
-            The file, relative to its folder.
-        source (`str`):
-            Whose text it is, for instance `"forget set"`.
-        row (`int`):
-            Which of these texts, counted from 0.
-    """
+    """A file holds a part of a text that must not be published."""
 
     path: str
-    source: str
+    source: str  # whose text it is, for instance "forget set"
     row: int
 
 
 class TextIndex:
     """
-    Texts that must not be published, ready to be looked for.
+    An index over texts that must not be published: name of a source -> its texts, in the order of its rows.
 
-    A text is found where a part of it stands in a file: a run of 40 % of the letters and digits of one of its
-    sentences, at least 20 and at most 48. A sentence with fewer than 20 is found as a whole, from 20 characters on.
-
-    Args:
-        texts (`Mapping[str, Sequence[str]]`):
-            Name of a source, for instance `"forget set"` -> its texts, in the order of its rows.
-
-    Attributes:
-        too_short (`dict[str, list[int]]`):
-            Name of a source -> rows that are not looked for, because they have no sentence that is long enough.
+    `too_short` maps a source to the rows that cannot be searched for, because no sentence of them is long enough.
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]]):
@@ -104,27 +84,18 @@ class TextIndex:
 
     def leaks(self, path: str, content: bytes) -> list[Leak]:
         """
-        Look for the texts in a file.
+        One leak for each row that stands in a file; of rows that share the part that was found, the first.
 
-        Args:
-            path (`str`):
-                Its path; the ending says how it is read.
-            content (`bytes`):
-                What it holds: everything, or the head of a safetensors file. Escapes, as JSON has them, do not hide a
-                text, also where an escaped string is escaped again, nor do tags, as XML has them. Of a PNG file its
-                text is searched, not what the picture shows.
-
-        Returns:
-            `list[Leak]`: One for each row that was found; of rows that share what was found, the first.
+        The ending of `path` says how `content` is read. The pixels of a PNG are not searched.
         """
         versions = {_fold(version) for version in _versions(readable_text(path, content))}
-        found = {
+        rows = {
             (source, row)
             for letters in versions
             for source, index in self._sources.items()
             for row in index.rows(letters)
         }
-        return [Leak(path, source, row) for source, row in sorted(found)]
+        return [Leak(path, source, row) for source, row in sorted(rows)]
 
 
 class _Source:
@@ -166,13 +137,13 @@ class _Source:
         }
 
     def rows(self, letters: str) -> set[int]:
-        """The rows that are found in the letters of a file."""
+        """The rows of which a part stands in the letters of a file."""
         found = {
             row for length, keys in self._whole.items() for _, rows in keys.found_in(letters, length) for row in rows
         }
         covered = 0
         for at, places in self._parts.found_in(letters, _KEY):
-            # What stands in a run that was found tells nothing more.
+            # Keys inside a run that was counted say nothing new.
             if at + _KEY <= covered:
                 continue
             runs = [run for run in (self._run(letters, at, place) for place in places) if run is not None]
@@ -182,10 +153,11 @@ class _Source:
         return found
 
     def _run(self, letters: str, at: int, place: int) -> tuple[int, int] | None:
-        """The end of the run that a file and a text share around a key, and the row, if it is long enough."""
+        """End in the file of the run that it shares with a text around a key, and the row; None if it is too short."""
         row = int(np.searchsorted(self._starts, place, side="right")) - 1
         start, end = self._spans[row][0]
         mine = self._letters
+        # Equal hashes are not yet equal letters.
         if mine[place : place + _KEY] != letters[at : at + _KEY]:
             return None
         before, after = 0, _KEY
@@ -202,12 +174,12 @@ class _Source:
 
 
 class _Keys:
-    """Hashes of runs of letters, and a value for each."""
+    """A multimap from hashes of runs of letters to values, for many lookups at once."""
 
     def __init__(self, hashes: np.ndarray, values: np.ndarray):
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._values = hashes[order].astype(np.uint64), values[order]
-        # Nearly all runs of a file are none of these: a table of bits says so without a search.
+        # A Bloom filter with one hash: nearly no run of a file is a key, and most binary searches are saved.
         self._known = np.zeros(1 << min(max(12, len(hashes).bit_length() + 4), 24), dtype=bool)
         self._known[self._slots(self._hashes)] = True
 
@@ -215,7 +187,7 @@ class _Keys:
         return hashes & np.uint64(len(self._known) - 1)
 
     def found_in(self, letters: str, length: int) -> Iterator[tuple[int, list[int]]]:
-        """Where runs of a file begin that are among these, in order, and the values: of many the first."""
+        """Places in a file, in order, where a run with a known hash begins, and the first values of that hash."""
         for start in range(0, len(letters) - length + 1, _CHUNK):
             hashes = _hashes(letters[start : start + _CHUNK + length - 1], length)
             likely = np.flatnonzero(self._known[self._slots(hashes)])
@@ -226,33 +198,20 @@ class _Keys:
 
 
 def _hashes(text: str, length: int) -> np.ndarray:
-    """A hash of 64 bits for each run of `length` characters."""
+    """Hash of each run of `length` characters: sum of c_i * base^(length - 1 - i) modulo 2^64."""
     codes = np.frombuffer(text.encode("utf-32-le", errors="replace"), dtype=np.uint32).astype(np.uint64)
     hashes = np.zeros(max(len(codes) - length + 1, 0), dtype=np.uint64)
     for i in range(length):
         hashes *= _BASE
         hashes += codes[i : i + len(hashes)]
-    # The low bits of a sum of powers know the last characters best.
+    # The low bits depend on the last characters mostly, and tables are indexed by them: mix the high ones in.
     return hashes ^ (hashes >> np.uint64(29))
 
 
 def answer_texts(
     rows: Iterable[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", text_field: str = "text"
 ) -> list[str]:
-    """
-    What of each row was to be forgotten, as text.
-
-    Args:
-        rows (`Iterable[Mapping[str, Any]]`):
-            Forget set, in any of the forms that can be trained on.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer, for rows that are tokenised already.
-        text_field (`str`, *optional*, defaults to `"text"`):
-            Column of raw text.
-
-    Returns:
-        `list[str]`: A text for each row.
-    """
+    """Answer of each row of a forget set, in any of the forms that can be trained on."""
 
     def text(row: Mapping[str, Any]) -> str:
         if row.get("labels") is not None:
@@ -268,22 +227,10 @@ def answer_texts(
 
 
 def readable_text(path: str, content: bytes) -> str:
-    """
-    The text of a file of any kind.
-
-    Args:
-        path (`str`):
-            Its path.
-        content (`bytes`):
-            What it holds.
-
-    Returns:
-        `str`: Of a safetensors file its head, of any other everything, read as UTF-8 (or UTF-16, where it begins so);
-        of a PNG file also its compressed texts.
-    """
+    """The text of a file: of safetensors the header, of a PNG its compressed texts too, of others all of it."""
     if path.endswith(".png"):
         texts = [content.decode(errors="replace")]
-        # What is compressed in it. Of a file that is none of these there is no more.
+        # Compressed texts, if the file is an image at all; a broken one has only its bytes.
         with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(io.BytesIO(content)) as image:
             image.load()
             texts += [f"{key}: {value}" for key, value in image.info.items() if isinstance(value, str)]
@@ -320,6 +267,6 @@ def _versions(text: str) -> list[str]:
 def _unescape(match: re.Match) -> str:
     units, byte, short = match.groups()
     if units is not None:
-        # What is beyond the first plane is written as two units.
+        # JSON writes characters beyond the first plane as two units of UTF-16.
         return bytes.fromhex(units.replace("\\u", "")).decode("utf-16-be", errors="replace")
     return chr(int(byte, 16)) if byte is not None else _WHITE_SPACE.get(short, short)

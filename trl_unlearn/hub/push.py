@@ -12,10 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Publish a finished run: one commit for each repository, private, and nothing of what was to be forgotten."""
+"""
+The only way to the Hub: one commit for each repository, private, and no text that was to be forgotten.
+
+[`push`] serves the command and the scripts, [`push_output`] the trainer. Both collect files by the allow-list of
+`folder.py`, search all of them for forbidden texts before anything is sent, and compare the weights that arrived.
+"""
 
 import logging
-import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +33,17 @@ from huggingface_hub.errors import HTTPError
 
 from ..records import UnlearningRun
 from ..results import EvaluationResult, has_forgotten
-from .access import AGAIN, WAITS, PushError, explaining, is_transient, retried, token_user
+from .access import (
+    AGAIN,
+    WAITS,
+    PushError,
+    check_repo_id,
+    explaining,
+    is_transient,
+    refuse_public,
+    retried,
+    token_user,
+)
 from .folder import (
     RESULTS_FILE,
     RUN_FILE,
@@ -50,37 +64,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PushedRepo:
-    """
-    A repository that was pushed to, or would be.
-
-    Args:
-        repo_id (`str`):
-            Its id.
-        kind (`str`):
-            `"adapter"`, `"model"`, `"merged model"` or `"base model"`.
-        sizes (`dict[str, int]`):
-            Path of each file -> its size in bytes.
-        left_out (`dict[str, str]`):
-            Path in the folder -> why it stayed.
-        url (`str`, *optional*):
-            The commit; None for a dry run.
-        private (`bool`, *optional*, defaults to `True`):
-            Whether it is private; of a dry run, whether a new one would be.
-        deleted (`list[str]`):
-            Files of an earlier push that the folder no longer holds.
-    """
+    """A repository that was pushed to, or would be in a dry run."""
 
     repo_id: str
-    kind: str
-    sizes: dict[str, int]
-    left_out: dict[str, str]
-    url: str | None = None
-    private: bool = True
-    deleted: list[str] = field(default_factory=list)
+    kind: str  # "adapter", "model", "merged model" or "base model"
+    sizes: dict[str, int]  # path -> bytes
+    left_out: dict[str, str]  # path in the folder -> why it stays
+    url: str | None = None  # of the commit; None for a dry run
+    private: bool = True  # of a dry run: whether a new repository would be
+    deleted: list[str] = field(default_factory=list)  # files of an earlier push that the folder no longer holds
 
     @classmethod
     def of(cls, contents: RepoContents, **facts: Any) -> "PushedRepo":
-        """What was collected, and what became of it."""
+        """The repository of collected files, with `facts` about the push."""
         sizes = {path: file.size for path, file in sorted(contents.files.items())}
         return cls(contents.repo_id, contents.kind, sizes, contents.left_out, **facts)
 
@@ -104,37 +100,33 @@ def push(
     """
     Push the output folder of a run to the Hub: adapter or model, tokenizer, card, records and figures.
 
-    Nothing else goes, and nothing at all if a file holds text of the forget set or of a belief. Each repository gets
-    one commit. The base of an adapter that is a folder is pushed first, to `<repo_id>-base`: it still knows what was
-    to be forgotten. A push that failed can be run again.
+    Nothing is sent if a file holds text of the forget set or of a belief. The base of an adapter that is a folder is
+    pushed first, to `<repo_id>-base`: it still knows what was to be forgotten. A push that failed can be run again.
 
     Args:
-        folder (`str` or `Path`):
-            Output folder.
-        repo_id (`str`):
-            Id of the repository, with its owner. It is created if needed.
+        folder (`str` or `Path`), repo_id (`str`):
+            Output folder, and id of the repository with its owner, which is created if needed.
         forbidden_texts (`Mapping[str, Sequence[str]]`):
             Name of a source -> its texts, in the order of its rows: the answers of the `"forget set"`, and beliefs if
-            there are any. No file may hold a part of one: see [`~trl_unlearn.hub.leaks.TextIndex`].
+            there are any.
         private (`bool`, *optional*, defaults to `True`):
             Whether a new repository is private. With `True`, one that exists and is public is refused.
         private_base (`bool`, *optional*, defaults to `True`):
-            The same for the base, which stays private where the adapter is public unless this says otherwise.
+            The same for the base, also where the adapter is public.
         revision (`str`, *optional*):
             Branch, which is created if needed. Default: `main`.
         commit_message (`str`, *optional*):
             Message of the commit.
         merge (`bool`, *optional*, defaults to `False`):
-            Whether to push the adapter merged into its base instead. Merged in float32, saved in the base's dtype.
+            Whether to push the adapter merged into its base instead.
         base_model_id (`str`, *optional*):
             Id on the Hub of a base that is a folder here; it is named then, and not pushed.
         allow_text_in (`Sequence[str]`, *optional*, defaults to `()`):
-            Files that may hold such text, by path in the folder.
+            Paths in the folder of files that may hold forbidden texts.
         force (`bool`, *optional*, defaults to `False`):
-            Whether to push a model that has not forgotten by its own evaluation, too: see
-            [`~trl_unlearn.results.has_forgotten`].
+            Whether to also push a model that has not forgotten by its own evaluation.
         dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to only collect and check what would go. Needs no network.
+            Whether to collect and check only. Needs no network.
         token (`str`, *optional*):
             Token with write permission. Default: that of the environment or of the login.
 
@@ -143,11 +135,10 @@ def push(
 
     Raises:
         `ValueError`: If the folder is not that of a finished run.
-        `PushError`: If the model has not forgotten by its own evaluation, a file holds what must not be published, the
-            results belong to other weights, the Hub refused, or it could not be reached.
+        `PushError`: If the model has not forgotten, a file holds a forbidden text, the results belong to other
+            weights, the Hub refused, or it could not be reached.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise ValueError(f"The repository is {repo_id!r}. Give an id with its owner, such as 'me/unlearned'.")
+    check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as scratch:
         repos = _collect(RunFolder(folder), repo_id, merge, base_model_id, Path(scratch), force)
         _refuse_leaks(repos, forbidden_texts, commit_message, allow_text_in)
@@ -170,32 +161,27 @@ def push_output(
     run_as_future: bool = False,
 ) -> PushedRepo | Future:
     """
-    Push the output folder of a trainer as [`push`] does, with less: no base, and no results of other weights.
+    Push the output folder of a trainer as [`push`] does, but without the base and without results of other weights.
 
     Args:
         folder, repo_id, forbidden_texts, private, revision, commit_message, token, force:
             See [`push`].
         run_as_future (`bool`, *optional*, defaults to `False`):
-            Whether to send in the background. What is to be sent is collected and searched before the call returns.
+            Whether to send in the background. Files are collected and searched before the call returns.
 
     Returns:
         [`PushedRepo`] or `Future`: What was pushed, or a future of it.
-
-    Raises:
-        `ValueError`, `PushError`: See [`push`].
     """
     run_folder = RunFolder(folder, in_training=True)
     own = run_folder.own_results(run_folder.run())
     _refuse_unforgotten(own, force)
     repos = run_folder.collect(repo_id, own)
     _refuse_leaks(repos, forbidden_texts, commit_message)
-    arguments = (repos, [private], revision, commit_message, token)
-    return HfApi().run_as_future(_send_only, *arguments) if run_as_future else _send_only(*arguments)
 
+    def send() -> PushedRepo:
+        return _send(repos, [private], revision, commit_message, token)[0]
 
-def _send_only(*arguments: Any) -> PushedRepo:
-    (pushed,) = _send(*arguments)
-    return pushed
+    return HfApi().run_as_future(send) if run_as_future else send()
 
 
 def _send(
@@ -212,20 +198,7 @@ def _send(
 
 
 def check_published(repo_id: str, *, revision: str | None = None, token: str | None = None) -> None:
-    """
-    Check that the results of a repository were measured on its weights.
-
-    Args:
-        repo_id (`str`):
-            Id of the repository.
-        revision (`str`, *optional*):
-            Branch or commit. Default: `main`.
-        token (`str`, *optional*):
-            Token. Default: that of the environment or of the login.
-
-    Raises:
-        `PushError`: If they were not, it is not recorded, or the repository cannot be read.
-    """
+    """Check that the results in a repository were measured on its weights; a [`PushError`] if that is not so."""
     with explaining("read", repo_id):
         commit, weights = _remote_weights(HfApi(token=token), repo_id, revision)
         path = hf_hub_download(repo_id, RESULTS_FILE, revision=commit, token=token)
@@ -253,8 +226,8 @@ def _collect(
 
 
 def _save_merged(folder: Path, run: UnlearningRun, target: Path, base_model_id: str | None) -> None:
-    """The adapter of a run merged into its base, as safetensors."""
-    # Not for those who only push: the import takes seconds.
+    """Write the adapter of a run merged into its base, as safetensors in the base's dtype."""
+    # Here, because the import takes seconds and a plain push needs none of it.
     import torch
     from peft import PeftConfig, PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -265,14 +238,14 @@ def _save_merged(folder: Path, run: UnlearningRun, target: Path, base_model_id: 
     else:
         revision = None if base_is_local(base, run) else run.base_model_revision
     dtype = AutoConfig.from_pretrained(base, revision=revision).dtype
-    # An update that is small beside a weight would be lost in the rounding of a sum in 16 bits.
+    # W + BA in float32: in 16 bits an update that is small beside W would be lost in rounding.
     model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
     merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
     merged.to(dtype or torch.float32).save_pretrained(target)
 
 
 def _refuse_unforgotten(own: OwnResults, force: bool) -> None:
-    """Refuse a model whose own results say that it has not forgotten, and warn where they do not say."""
+    """Refuse a model that has not forgotten by its own results, and warn where these do not tell."""
     forgotten, why = None, f"Whether it has forgotten is not known: {own.missing}"
     if own.result is not None:
         forgotten, why = has_forgotten(own.result)
@@ -288,6 +261,7 @@ def _refuse_unforgotten(own: OwnResults, force: bool) -> None:
 def _refuse_leaks(
     repos: list[RepoContents], texts: Mapping[str, Sequence[str]], message: str | None, allowed: Sequence[str] = ()
 ) -> None:
+    """Refuse the push if a file, also one that stays but may be shared by hand, holds a part of a forbidden text."""
     if not any(texts.values()):
         raise ValueError("`forbidden_texts` holds no text. Give the answers of the forget set.")
     known = {path for contents in repos for path in (*contents.files, *contents.left_out)}
@@ -300,6 +274,7 @@ def _refuse_leaks(
             f"{MIN_CHARACTERS} characters): row {', '.join(map(str, rows[:5]))}{' and more' if len(rows) > 5 else ''}."
         )
     files = [file for contents in repos for file in (*contents.files.values(), *contents.also_scanned)]
+    # The message is published as well, and is the one text that no file holds.
     files.append(PushFile("commit_message", (message or "").encode()))
     lines = []
     for file in files:
@@ -322,17 +297,15 @@ def _push_one(
     with explaining("write to", repo_id, user):
         retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
         info = retried(lambda: api.model_info(repo_id))
-        if private and not info.private:
-            name = "private_base" if contents.kind == "base model" else "private"
-            flag = "--hub_private_base" if contents.kind == "base model" else "--hub_private_repo"
-            raise PushError(
-                f"`{repo_id}` exists and is public. To publish there, set `{name}` (`{flag}`) to false; "
-                "otherwise choose another repository, or make this one private."
-            )
+        if private:
+            is_base = contents.kind == "base model"
+            option = "`private_base` (`--hub_private_base`)" if is_base else "`private` (`--hub_private_repo`)"
+            refuse_public(repo_id, info.private, option)
         if revision is not None:
             retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
         commit, deleted = _commit(api, repo_id, contents, revision, message)
         local, (_, remote) = contents.weights(), _remote_weights(api, repo_id, commit.oid)
+    # A load by id must give the model that was evaluated: the Hub's own digests say whether all of it arrived.
     if local != remote:
         raise PushError(f"`{repo_id}` holds other weights than were sent: {differing(local, remote)}. {AGAIN}")
     return PushedRepo.of(contents, url=commit.commit_url, private=info.private, deleted=deleted)
@@ -341,9 +314,10 @@ def _push_one(
 def _commit(api: HfApi, repo_id: str, contents: RepoContents, revision: str | None, message: str):
     """The commit, and the paths that it deleted."""
     for wait in (*WAITS, None):
-        # Anew for each try: if only the answer to a commit was lost, nothing is left to be changed, and the client
-        # makes no second one.
+        # Listed again for each try: if only the answer to a commit was lost, nothing is left to change, and the
+        # client makes no second commit.
         remote = {file.path for file in api.list_repo_tree(repo_id, recursive=True, revision=revision)}
+        # Only what a push may have written is deleted: a file that was added by hand stays.
         stale = sorted(path for path in remote - set(contents.files) if is_published(path))
         if stale and RUN_FILE not in remote:
             raise PushError(
@@ -351,7 +325,7 @@ def _commit(api: HfApi, repo_id: str, contents: RepoContents, revision: str | No
                 "another repository, or delete them there."
             )
         additions = [CommitOperationAdd(path, file.content) for path, file in contents.files.items()]
-        # Apart from the commit, because the client tries this again by itself.
+        # Apart from the commit: the client retries uploads by itself, and keeps those that arrived.
         api.preupload_lfs_files(repo_id, additions, revision=revision, free_memory=False)
         operations = [*additions, *(CommitOperationDelete(path) for path in stale)]
         try:
@@ -363,7 +337,7 @@ def _commit(api: HfApi, repo_id: str, contents: RepoContents, revision: str | No
 
 
 def _remote_weights(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, dict[str, str]]:
-    """The commit, and path of each of its files of weights -> SHA-256."""
+    """Commit of a revision, and path of each of its files of weights -> SHA-256."""
     info = retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True))
-    found = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs is not None}
-    return info.sha, {path: digest for path, digest in sorted(found.items()) if path.endswith(".safetensors")}
+    digests = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs is not None}
+    return info.sha, {path: digest for path, digest in sorted(digests.items()) if path.endswith(".safetensors")}
