@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a trainer writes, and what of it goes to the Hub: our card, privately, and no state of the training."""
+"""Records, card and pushes of a trainer. What a folder holds and what may leave it is decided in `hub`."""
 
 import logging
 from concurrent.futures import Future
@@ -39,19 +39,18 @@ logger = logging.getLogger(__name__)
 
 class PublishingTrainer(ResumableTrainer):
     """
-    A trainer whose card, record and pushes are ours.
+    A trainer with our record, card and pushes in place of `Trainer`'s.
 
-    `push_to_hub=True`, `push_to_hub(...)` and `hub_strategy="every_save"` send what `trl-unlearn push` sends, but no
-    base of an adapter: the adapter or model, the tokenizer, `run.json` and the card, and results and figures once
-    there are some that were measured on these weights. No push is made if a file holds an answer of the forget set or
-    a belief. Repositories are private unless `hub_private_repo=False`.
+    `push_to_hub=True`, `push_to_hub(...)` and `hub_strategy="every_save"` send the files of `trl-unlearn push` but an
+    adapter's base: privately unless `hub_private_repo=False`, and none if one holds an answer of the forget set or a
+    belief.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._clock = RunClock()
-        # The step whose weights lie in the output folder.
+        # The step whose weights are in the output folder. At any other step, results there are not this model's.
         self._saved_step: int | None = None
-        # The forget set as it was given, whose answers may be longer than what is trained on.
+        # The forget set as it was passed in: its answers are whole, where training cuts rows at `max_length`.
         self._forget_source: Dataset | None = None
         super().__init__(*args, **kwargs)
 
@@ -59,17 +58,17 @@ class PublishingTrainer(ResumableTrainer):
         super()._begin_run()
         self._saved_step = None
         if self._has_trained:
-            # The first run began with the loading of its model.
+            # The first run began when its model was loaded, before this.
             self._clock = RunClock()
 
     # Records
 
     def run_record(self) -> UnlearningRun:
         """
-        What this run is, without any text of the data.
+        The record of the run, for `run.json` and the card. It holds no text of the data.
 
         Returns:
-            [`~trl_unlearn.records.UnlearningRun`]: The record that `run.json` and the card are made from.
+            [`~trl_unlearn.records.UnlearningRun`]: The record.
         """
         return build_run_record(self, self._clock)
 
@@ -77,10 +76,8 @@ class PublishingTrainer(ResumableTrainer):
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
         """
-        Write the card of the run, `README.md`, to the output folder.
-
-        It says that results are missing unless `eval_results.json` in this folder records (`weights_sha256` of its
-        protocol) that it was measured on the weights in this folder.
+        Write the card of the run, `README.md`, to the output folder, with the results there if they were measured on
+        the weights there.
 
         Args:
             model_name, dataset_name, tags:
@@ -99,11 +96,11 @@ class PublishingTrainer(ResumableTrainer):
         """
         folder = Path(output_dir or self.args.output_dir)
         if self._is_output(folder):
-            # A file must not change while it is sent.
+            # No file may change while it is sent.
             self._finish_current_push()
         super().save_model(output_dir, _internal_call)
         if not _internal_call and self.is_world_process_zero():
-            # After PEFT, which writes a card of its own.
+            # After PEFT, which writes a card of its own to the same path.
             self._write_records(folder)
 
     def _save(self, output_dir=None, state_dict=None):
@@ -130,17 +127,15 @@ class PublishingTrainer(ResumableTrainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """
-        Check that the repository may be pushed to. It is made by the first push.
+        Check that the repository may be pushed to; the first push creates it.
 
         Args:
-            token (`str`, *optional*):
-                Token with write permission; the config's `hub_token` if not given.
-            private (`bool`, *optional*):
-                Whether a new repository is private; the config's `hub_private_repo` if not given.
+            token (`str`, *optional*), private (`bool`, *optional*):
+                In place of the config's `hub_token` and `hub_private_repo`.
 
         Raises:
-            [`~trl_unlearn.hub.access.PushError`]: If the repository is to be private, and exists and is public, or the
-                token is missing, wrong, may only read or is of somebody else.
+            [`~trl_unlearn.hub.access.PushError`]: If the token may not write there, or the repository is public and is
+                to be private.
         """
         if not self.is_world_process_zero():
             return
@@ -154,10 +149,10 @@ class PublishingTrainer(ResumableTrainer):
 
     def forbidden_texts(self) -> dict[str, list[str]]:
         """
-        What no published file may hold.
+        The texts that no published file may hold.
 
         Returns:
-            `dict[str, list[str]]`: `"forget set"` -> the answers, whole, and `"beliefs"` -> those of now.
+            `dict[str, list[str]]`: `"forget set"` -> its whole answers, and `"beliefs"` -> the current ones.
         """
         tokenizer, store = self.processing_class, self.belief_store
         texts = {"forget set": answer_texts(self._forget_source, tokenizer, self.args.dataset_text_field)}
@@ -176,23 +171,17 @@ class PublishingTrainer(ResumableTrainer):
         **kwargs: Any,
     ) -> PushedRepo | Future | None:
         """
-        Save, and send what was saved to `hub_model_id`, through the door of `trl-unlearn push`.
-
-        A base that is a folder does not go along: `trl-unlearn push` publishes it as well.
+        Save, and push the output folder to `hub_model_id`.
 
         Args:
             commit_message (`str`, *optional*, defaults to `"End of training"`):
                 Message of the commit.
             blocking (`bool`, *optional*, defaults to `True`):
                 Whether to wait for the end of the upload.
-            token (`str`, *optional*):
-                Token with write permission; the config's `hub_token` if not given.
-            revision (`str`, *optional*):
-                Branch; the config's `hub_revision` if not given.
-            private (`bool`, *optional*):
-                Whether a new repository is private; the config's `hub_private_repo` if not given.
+            token (`str`, *optional*), revision (`str`, *optional*), private (`bool`, *optional*):
+                In place of the config's `hub_token`, `hub_revision` and `hub_private_repo`.
             force (`bool`, *optional*, defaults to `False`):
-                Whether to push a model that has not forgotten by its own evaluation, too.
+                Whether to also push a model that has not forgotten by its own evaluation.
             kwargs (`dict[str, Any]`, *optional*):
                 Arguments of `create_model_card`.
 
@@ -201,8 +190,7 @@ class PublishingTrainer(ResumableTrainer):
             all but the main process.
 
         Raises:
-            [`~trl_unlearn.hub.access.PushError`]: If a file holds an answer of the forget set or a belief, the Hub
-                refused, or it could not be reached; if the model has not forgotten by results of its own.
+            [`~trl_unlearn.hub.access.PushError`]: See [`~trl_unlearn.hub.push.push`].
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
@@ -221,7 +209,7 @@ class PublishingTrainer(ResumableTrainer):
             self._push_saved(Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}"))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing yet: what stops a push is not to cost the checkpoint, which is whole a little later."""
+        """Push later, when the checkpoint is complete: a push that is refused must not cost it."""
 
     def _push_saved(self, checkpoint: Path) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
@@ -233,7 +221,7 @@ class PublishingTrainer(ResumableTrainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder, record = RunFolder(self.args.output_dir), self.run_record()
         folder.save_run(record)
-        # Not from the checkpoint itself, which may be deleted before it is sent. The card is there already.
+        # A copy: the checkpoint may be rotated away before it is sent.
         folder.copy_model(checkpoint, record.is_adapter)
         message = f"Training in progress, step {self.state.global_step}"
         self.push_in_progress = PushInProgress([self._send(message, run_as_future=True)])
