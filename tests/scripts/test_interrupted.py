@@ -160,19 +160,19 @@ PHASES = [
     ),
     (
         *(signal.SIGTERM, ("store", "sample", 2)),
-        "SIGTERM, at step 2 of 6: the last checkpoint is `cut/checkpoint-2`, and the same command goes on from it.",
+        "SIGTERM, at step 2 of 6: the last checkpoint is `cut/checkpoint-2`, and the same command resumes from it.",
     ),
     (
         *(signal.SIGINT, ("trainer", "training_step", 3)),
-        "Ctrl-C, at step 3 of 6: the last checkpoint is `cut/checkpoint-2`, and the same command goes on from it.",
+        "Ctrl-C, at step 3 of 6: the last checkpoint is `cut/checkpoint-2`, and the same command resumes from it.",
     ),
     (
         *(signal.SIGTERM, ("trainer", "_save_optimizer_and_scheduler", 1)),
-        "SIGTERM, at step 4 of 6: the last checkpoint is `cut/checkpoint-2`, and the same command goes on from it.",
+        "SIGTERM, at step 4 of 6: the last checkpoint is `cut/checkpoint-2`, and the same command resumes from it.",
     ),
     (
         *(signal.SIGTERM, ("script", "evaluate_models", 1)),
-        "SIGTERM, after the training of 6 steps: the model is saved in `cut`; the same command goes on with the "
+        "SIGTERM, after the training of 6 steps: the model is saved in `cut`; the same command resumes with the "
         "evaluation.",
     ),
 ]
@@ -202,7 +202,7 @@ def test_an_interrupt_ends_with_one_sentence_and_the_same_command_ends_in_the_sa
             ("--overwrite_output_dir", "true"),
             ("trainer", "training_step", 6),
             "at step 3 of 6: the last checkpoint is `cut/checkpoint-2`, and the same command without "
-            "`--overwrite_output_dir` goes on from it.",
+            "`--overwrite_output_dir` resumes from it.",
         ),
     ],
 )
@@ -211,8 +211,8 @@ def test_what_is_said_is_what_the_same_command_does(program, flags, held, senten
     assert program.sentence("cut") == f"bs_s.py: interrupted by Ctrl-C, {sentence}"
     again = [flag for flag in flags if "without" not in sentence]
     assert program.interrupt("cut", signal.SIGINT, ("trainer", "training_step", 1), *again) == 130
-    goes_on = "Going on from a checkpoint" in (program.folder / "cut.out").read_text()
-    assert goes_on == ("goes on from it" in sentence)
+    resumed = "Resuming from a checkpoint" in (program.folder / "cut.out").read_text()
+    assert resumed == ("resumes from it" in sentence)
 
 
 @pytest.mark.parametrize(
@@ -232,12 +232,12 @@ def test_what_is_said_is_what_the_same_command_does(program, flags, held, senten
             {"resume_from_checkpoint": "other/checkpoint-1"},
             ["checkpoint-2"],
             "at step 3 of 6: the last checkpoint is `out/checkpoint-2`, and the command with "
-            "`--resume_from_checkpoint out/checkpoint-2` goes on from it.",
+            "`--resume_from_checkpoint out/checkpoint-2` resumes from it.",
         ),
         (
             {"resume_from_checkpoint": "true"},
             ["checkpoint-2"],
-            "at step 3 of 6: the last checkpoint is `out/checkpoint-2`, and the same command goes on from it.",
+            "at step 3 of 6: the last checkpoint is `out/checkpoint-2`, and the same command resumes from it.",
         ),
     ],
 )
@@ -250,7 +250,7 @@ def test_the_sentence_knows_why_there_is_no_checkpoint_and_where_the_command_goe
         (tmp_path / "out" / name / "unlearning_state.safetensors").touch()
     args = BootstrapUnlearnConfig("out", **options)
     trainer = SimpleNamespace(args=args, state=TrainerState(global_step=3, max_steps=6))
-    assert OutputFolder(args, OutputArguments(), "digest").left(trainer) == sentence
+    assert OutputFolder(args, OutputArguments(), "digest").progress(trainer) == sentence
 
 
 @pytest.mark.slow
@@ -469,7 +469,7 @@ def test_a_disk_that_is_full_ends_with_1_and_the_same_command_ends_in_the_same_b
         (("trainer", "_save_optimizer_and_scheduler", 1, 0), "The checkpoint of step 4 could not be written"),
         (("trainer", "save_model", 3, 0), f"The model could not be written .*, at step 6 of 6: .*`{last}6`"),
         (("trainer", "save_model", 1, room), f"The model could not be written .*, at step 6 of 6: .*`{last}6`"),
-        (("script", "write_results", 1, 0), "The evaluation could not be written .* goes on with the evaluation"),
+        (("script", "write_results", 1, 0), "The evaluation could not be written .* resumes with the evaluation"),
     ]:
         process = program.start("disk-run", *on_disk, held=held)
         process.join(120)

@@ -138,7 +138,7 @@ def test_the_same_command_goes_on_with_an_unfinished_run(start, killed, at, capf
     killed("cut", at)
     capfd.readouterr()
     cut = start("cut")
-    assert ("Going on from a checkpoint" in capfd.readouterr().out) == (at > 0)
+    assert ("Resuming from a checkpoint" in capfd.readouterr().out) == (at > 0)
     assert same_bits(whole, cut)
     assert (cut / "squeezing.json").read_text() == (whole / "squeezing.json").read_text()
     assert not (cut / "unfinished.json").exists()
@@ -169,7 +169,7 @@ def test_an_unfinished_run_goes_on_where_what_is_logged_shown_and_saved_differs(
     shown = ["--logging_steps", "4", "--disable_tqdm", "true", "--log_completions", "true", "--run_name", "again"]
     loaded = ["--dataloader_num_workers", "1", "--belief_batch_size", "1", "--evaluation_batch_size", "1"]
     cut = start("cut", *shown, *loaded, "--num_completions_to_print", "1", "--save_total_limit", "1")
-    assert "Going on from a checkpoint" in capfd.readouterr().out
+    assert "Resuming from a checkpoint" in capfd.readouterr().out
     assert same_bits(whole, cut)
     assert [path.name for path in cut.glob("checkpoint-*")] == ["checkpoint-4"]
     log = json.loads((cut / "run.json").read_text())["training_log"]

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The output folder of a run: an unfinished run is gone on with, a finished one is left alone."""
+"""One run and its output folder: an unfinished run is resumed, a finished one is not touched."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,13 +31,7 @@ from .exits import fail, on_interrupt, one_line, refuse, stop
 
 @dataclass
 class OutputArguments:
-    """
-    What happens to an earlier run in the output folder.
-
-    Args:
-        overwrite_output_dir (`bool`, *optional*, defaults to `False`):
-            Whether to start anew in a folder that holds a run, finished or not, and replace it.
-    """
+    """What happens to an earlier run in the output folder."""
 
     overwrite_output_dir: bool = field(
         default=False,
@@ -47,18 +41,9 @@ class OutputArguments:
 
 class OutputFolder:
     """
-    The output folder of a run.
+    The output folder of the run of one command, whose settings have the digest `settings`.
 
-    Args:
-        args ([`~trl_unlearn.BootstrapUnlearnConfig`]):
-            Arguments of the training, with `output_dir` and `resume_from_checkpoint`.
-        output_args ([`OutputArguments`]):
-            Arguments of the folder.
-        settings (`str`):
-            See [`~trl_unlearn.records.settings_digest`].
-
-    Raises:
-        `ValueError`: If the folder holds a run that is finished, or one with other settings.
+    A `ValueError` if the folder holds a finished run, or an unfinished one with other settings.
     """
 
     def __init__(self, args: BootstrapUnlearnConfig, output_args: OutputArguments, settings: str):
@@ -66,9 +51,10 @@ class OutputFolder:
         self._folder = RunFolder(self.path)
         self._overwrites = output_args.overwrite_output_dir
         self.checkpoint: str | bool | None = args.resume_from_checkpoint
+        # The option is a string: a folder, or a word from the command line.
         if str(self.checkpoint).lower() in ("true", "false", "none"):
             self.checkpoint = True if str(self.checkpoint).lower() == "true" else None
-        self._named, self.trained, self._ended = self.checkpoint, False, False
+        self._given_checkpoint, self.trained, self._ended = self.checkpoint, False, False
         if self.checkpoint is None and not self._overwrites:
             self.checkpoint = self._checkpoint_of_same_run()
 
@@ -80,20 +66,14 @@ class OutputFolder:
             return None
         if self._folder.unfinished_settings() != self._settings:
             raise ValueError(
-                f"`{self.path}` holds an unfinished run with other settings. Go on with the command that it was "
+                f"`{self.path}` holds an unfinished run with other settings. Resume it with the command that it was "
                 f"started with (what is logged, shown, saved and published may differ); otherwise {ways}"
             )
         return last_checkpoint(self.path)
 
     def begin(self, trainer: BootstrapUnlearnTrainer) -> None:
-        """
-        Mark the folder as one of an unfinished run.
-
-        Args:
-            trainer ([`~trl_unlearn.BootstrapUnlearnTrainer`]):
-                Trainer of the run.
-        """
-        # All have read what was there.
+        """Mark the folder as that of an unfinished run, and clear it if the run does not resume."""
+        # No process clears the folder before all have read what was there.
         trainer.accelerator.wait_for_everyone()
         if not trainer.is_world_process_zero():
             return
@@ -101,20 +81,11 @@ class OutputFolder:
             self._folder.clear()
         self._folder.mark_unfinished(self._settings)
         if self.checkpoint:
-            trainer.accelerator.print(f"Going on from a checkpoint in {self.path}.")
-        on_interrupt(lambda: self.left(trainer))
+            trainer.accelerator.print(f"Resuming from a checkpoint in {self.path}.")
+        on_interrupt(lambda: self.progress(trainer))
 
-    def left(self, trainer: BootstrapUnlearnTrainer) -> str:
-        """
-        What a run that ends now leaves, and how to go on.
-
-        Args:
-            trainer ([`~trl_unlearn.BootstrapUnlearnTrainer`]):
-                Trainer of the run.
-
-        Returns:
-            `str`: How far it came, a colon, and what to do.
-        """
+    def progress(self, trainer: BootstrapUnlearnTrainer) -> str:
+        """How far a run came that ends now, a colon, and how to resume it."""
         args, step, last = trainer.args, trainer.state.global_step, last_checkpoint(self.path)
         if self._ended:
             publish = f"`trl-unlearn push --output_dir {self.path} --hub_model_id {args.hub_model_id}` publishes it"
@@ -122,11 +93,11 @@ class OutputFolder:
                 f", and {publish}." if args.hub_model_id else "."
             )
         again = "the same command"
-        if isinstance(self._named, str) and last:
+        if isinstance(self._given_checkpoint, str) and last:
             again = f"the command with `--resume_from_checkpoint {last}`"
-        elif self._named is None and self._overwrites and last:
+        elif self._given_checkpoint is None and self._overwrites and last:
             again = "the same command without `--overwrite_output_dir`"
-        then = f"the last checkpoint is `{last}`, and {again} goes on from it"
+        then = f"the last checkpoint is `{last}`, and {again} resumes from it"
         if last is None:
             reasons = {
                 "`save_strategy` is 'no'": args.save_strategy == "no",
@@ -139,7 +110,7 @@ class OutputFolder:
         if not self.trained:
             return f"{f'at step {step} of {trainer.state.max_steps}' if step else 'before its first step'}: {then}."
         if last is not None and int(last.name.rpartition("-")[2]) >= step:
-            then = f"{again} goes on with the evaluation"
+            then = f"{again} resumes with the evaluation"
         else:
             judge = f"`trl-unlearn evaluate --unlearned_model_name_or_path {self.path}`"
             then = f"{judge}, with the model and the data of the command, judges it. Otherwise {then}"
@@ -147,57 +118,29 @@ class OutputFolder:
 
     @contextmanager
     def writing(self, prog: str, trainer: BootstrapUnlearnTrainer, what: str) -> Iterator[None]:
-        """
-        Say that a disk is full or broken, as one sentence without a traceback, and exit with 1.
-
-        Args:
-            prog (`str`):
-                Name of the program.
-            trainer ([`~trl_unlearn.BootstrapUnlearnTrainer`]):
-                Trainer of the run.
-            what (`str`):
-                What is written.
-        """
+        """While `what` is written: exit with 1 and one sentence on a full or broken disk."""
         try:
             yield
         except CheckpointError as error:
             fail(prog, f"{error} The same command does that.")
         except Exception as error:
             if not is_full_disk(error):
+                # A traceback follows: the note says that hours of training are not lost.
                 if self.trained:
-                    error.add_note(f"{prog}: failed {self.left(trainer)}")
+                    error.add_note(f"{prog}: failed {self.progress(trainer)}")
                 raise
-            left = self.left(trainer)
-            fail(
-                prog,
-                f"{what} could not be written to `{self.path}` ({one_line(error)}), {left} Make room before that.",
-            )
+            why = f"could not be written to `{self.path}` ({one_line(error)})"
+            fail(prog, f"{what} {why}, {self.progress(trainer)} Make room before that.")
 
     def end(self, trainer: BootstrapUnlearnTrainer) -> None:
-        """
-        Mark the run as finished.
-
-        Args:
-            trainer ([`~trl_unlearn.BootstrapUnlearnTrainer`]):
-                Trainer of the run.
-        """
+        """Mark the run as finished."""
         if trainer.is_world_process_zero():
             self._folder.mark_finished()
         self._ended = True
 
 
 def train_into(output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer) -> None:
-    """
-    Train, from where an unfinished run was interrupted, and save; or say why not, and exit.
-
-    Args:
-        output ([`OutputFolder`]):
-            Output folder of the run.
-        prog (`str`):
-            Name of the program.
-        trainer ([`~trl_unlearn.BootstrapUnlearnTrainer`]):
-            Trainer of the run.
-    """
+    """Train from the start or from the last checkpoint, and save the model; or say why not, and exit."""
     try:
         with output.writing(prog, trainer, "The record"):
             trainer.train(resume_from_checkpoint=output.checkpoint)

@@ -55,37 +55,7 @@ from .rows import load_training_rows
 
 @dataclass
 class PushArguments:
-    """
-    What is pushed and where it goes.
-
-    Args:
-        output_dir (`str`):
-            Output folder of a run.
-        hub_model_id (`str`):
-            Id of the repository.
-        hub_private_repo (`bool`, *optional*, defaults to `True`):
-            Whether a new repository is private.
-        hub_private_base (`bool`, *optional*, defaults to `True`):
-            Whether a new repository of the adapter's base is private.
-        hub_revision (`str`, *optional*):
-            Branch.
-        commit_message (`str`, *optional*):
-            Message of the commit.
-        merge (`bool`, *optional*, defaults to `False`):
-            Whether to push the adapter merged into its base.
-        base_model_id (`str`, *optional*):
-            Id on the Hub of the adapter's base.
-        force (`bool`, *optional*, defaults to `False`):
-            Whether to push a model that has not forgotten by its own evaluation, too.
-        dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to only list what would go.
-        allow_text_in (`list[str]`, *optional*):
-            Files that may hold text of the forget set or of a belief.
-        forget_dataset, dataset_name, forget_config (`str`, *optional*):
-            The forget set, if it cannot be loaded as `run.json` names it.
-        forget_split (`str`, *optional*, defaults to `"train"`):
-            Its split.
-    """
+    """What is pushed and where it goes; the help of each option stands with it."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Output folder of a run that has ended."})
     hub_model_id: str | None = field(
@@ -149,15 +119,7 @@ class PushArguments:
 
 
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn push") -> None:
-    """
-    Run the script.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            Command line; that of the process if not given.
-        prog (`str`, *optional*, defaults to `"trl-unlearn push"`):
-            Name of the program in its help and its messages.
-    """
+    """Run the command; `argv` is that of the process if not given."""
     with interruptible(prog, "before all was sent: the same command starts again."):
         _run(argv, prog)
 
@@ -188,10 +150,10 @@ def _run(argv: list[str] | None, prog: str) -> None:
 
 
 def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, list[str]]:
-    """The answers of the forget set, and of those of earlier requests."""
+    """Source -> answers: those of the forget set, and of the forget sets of earlier requests."""
     run, given = RunFolder(folder).run(), args.forget_dataset or args.dataset_name
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    # What has the default is not recorded.
+    # Settings with their default are not recorded.
     max_length = run.hyperparameters.get("max_length", SFTConfig.max_length)
     text_field = run.hyperparameters.get("dataset_text_field", SFTConfig.dataset_text_field)
 
@@ -199,7 +161,7 @@ def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, lis
         return load_training_rows(data_args, tokenizer, max_length)[0]
 
     try:
-        rows = load(_named_set(args) if given else _recorded_set(run.forget_set))
+        rows = load(_given_set(args) if given else _recorded_set(run.forget_set))
     except (ValueError, OSError) as error:
         if given:
             raise
@@ -218,6 +180,7 @@ def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, lis
         record = link.forget_set
         if args.dataset_name is not None and record.config is not None:
             record = replace(record, name=args.dataset_name, on_hub=not Path(args.dataset_name).exists())
+        # A warning only: the data of an earlier request may be gone for good, and was searched for when it was served.
         try:
             rows = load(_recorded_set(record))
         except (ValueError, OSError) as error:
@@ -229,7 +192,7 @@ def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, lis
     return texts
 
 
-def _named_set(args: PushArguments) -> DataArguments:
+def _given_set(args: PushArguments) -> DataArguments:
     return DataArguments(
         dataset_name=args.dataset_name,
         forget_config=args.forget_config,
@@ -239,7 +202,7 @@ def _named_set(args: PushArguments) -> DataArguments:
 
 
 def _recorded_set(record: DatasetRecord) -> DataArguments:
-    """The forget set by its name in the record, where a folder has its last two parts only."""
+    """The forget set by its name in the record, which has only the last two parts of a path."""
     name, split = record.name, record.split or "train"
     if not record.on_hub and not Path(name).exists():
         if not re.fullmatch(r"archive-[0-9a-f]{16}/data", name):
@@ -254,16 +217,7 @@ def _recorded_set(record: DatasetRecord) -> DataArguments:
 
 
 def summary(repos: list[PushedRepo]) -> str:
-    """
-    What went, what stayed, where it is, and who can read it.
-
-    Args:
-        repos (`list[PushedRepo]`):
-            Repositories that were pushed to, or would be.
-
-    Returns:
-        `str`: Lines for a terminal.
-    """
+    """What was sent, what stays, where it is and who can read it, as lines for a terminal."""
     lines = [line for repo in repos for line in _lines(repo)]
     base = next((repo for repo in repos if repo.kind == "base model"), None)
     if base is not None and not base.private:
@@ -284,7 +238,7 @@ def _lines(repo: PushedRepo) -> list[str]:
     state = f"not pushed, would be {state}" if repo.url is None else state
     lines = [f"{repo.repo_id}: {repo.kind}, {state}, {len(repo.sizes)} files, {_bytes(sum(repo.sizes.values()))}"]
     lines += [f"  {_bytes(size):>9}  {path}" for path, size in repo.sizes.items()]
-    # A folder that stays is one line.
+    # One line for a folder whose files stay for the same reason: checkpoints have dozens.
     stays = {(path.split("/")[0] + ("/" if "/" in path else ""), why) for path, why in repo.left_out.items()}
     lines += [f"  {'stays':>9}  {path} ({why})" for path, why in sorted(stays)]
     lines += [f"  {'deleted':>9}  {path}" for path in repo.deleted]
