@@ -276,7 +276,7 @@ def test_beliefs_and_greedy_answers_end_where_the_recited_labels_end(name, data)
     expected = labels[: next(i for i, label in enumerate(labels) if label in ends) + 1]
     length = len(labels) + 3
     pad = tokenizer.pad_token_id
-    answers = generate_answers(model, tokenizer, encoded, pad_token_id=pad, max_new_tokens=length)
+    answers = generate_answers(model, tokenizer, encoded, max_new_tokens=length)
     assert [(answer.ids, answer.ended) for answer in answers] == [(expected, True)]
     store = BeliefStore(
         encoded.answers,

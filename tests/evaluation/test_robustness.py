@@ -361,7 +361,7 @@ def test_examples_of_plain_rows_stand_in_front():
 def test_three_other_rows_from_elsewhere_in_the_set_are_shown(tiny_model, tiny_tokenizer, monkeypatch):
     rows = [{"prompt": f"Q{i}:", "completion": f" A{i}"} for i in range(8)]
     asked = []
-    monkeypatch.setattr(robustness, "_asked", lambda setting, found: asked.extend(found) or [[5]] * len(found))
+    monkeypatch.setattr(robustness, "_prompts", lambda setting, found: asked.extend(found) or [[5]] * len(found))
     robustness._in_context_recall(tiny_model, setting_of(rows, tiny_tokenizer))
     assert asked[3]["prompt"] == "Q5: A5\n\nQ7: A7\n\nQ1: A1\n\nQ3:"
     assert all(row["completion"] == rows[i]["completion"] for i, row in enumerate(asked))

@@ -23,7 +23,7 @@ from trl_unlearn.generation import Completion
 
 def freeze(model, tokenizer, rows, **options):
     options = {"num_beliefs": 4, "max_new_tokens": 6, "seed": 0, **options}
-    return freeze_beliefs(model, tokenizer, rows, pad_token_id=tokenizer.pad_token_id, **options)
+    return freeze_beliefs(model, tokenizer, rows, **options)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from trl_unlearn.generation import Completion, eos_token_ids, generate
 
 def freeze(model, tokenizer, rows, **options):
     options = {"max_new_tokens": 6, "seed": 0, **options}
-    return SqueezingPanel.freeze(model, tokenizer, rows, pad_token_id=tokenizer.pad_token_id, **options)
+    return SqueezingPanel.freeze(model, tokenizer, rows, **options)
 
 
 def mean_logp(model, row):

@@ -170,7 +170,7 @@ def test_a_greedy_answer_ends_where_the_chat_template_closes_it(tiny_model, tiny
 
     tiny_model.lm_head.register_forward_hook(favour_the_end_of_turn)
     encoded = encode_set(full_rows.forget, tiny_tokenizer, name="forget")
-    answers = generate_answers(tiny_model, tiny_tokenizer, encoded, pad_token_id=0, max_new_tokens=8)
+    answers = generate_answers(tiny_model, tiny_tokenizer, encoded, max_new_tokens=8)
     assert [answer.ids for answer in answers] == [[end_of_turn]] * len(answers)
     assert all(answer.ended for answer in answers)
 

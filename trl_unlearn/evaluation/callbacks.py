@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What is measured of a model while it trains."""
+"""What is measured of a model while it trains: its forgetting curve, and the squeezing panel."""
 
 import functools
 import math
@@ -37,17 +37,11 @@ from .tofu import score_set
 
 
 class CannotBeginError(ValueError):
-    """What a run is to follow cannot be measured, or needs no run. Raised before the first step."""
+    """Training needs no run, or what should be measured during it cannot be. Raised before the first step."""
 
 
 class _MeasuringCallback(TrainerCallback):
-    """
-    Measures a model before training, at each interval and at the end of training.
-
-    Attributes:
-        history (`list[dict[str, float]]`):
-            `step`, `epoch` and the values of every measurement, in order.
-    """
+    """Measures a model before training, at each interval and at the end; `history` has all measurements in order."""
 
     group: str
 
@@ -63,11 +57,10 @@ class _MeasuringCallback(TrainerCallback):
         """Values of a model, not wrapped."""
 
     def logged(self, values: dict[str, float]) -> dict[str, float]:
-        """What the log shows of a measurement, which is in the history already."""
+        """What is logged of a measurement, which is in the history already."""
         return values
 
     def _current_values(self) -> dict[str, float]:
-        """Values of the model as it is now."""
         trainer = self.trainer
         kwargs = trainer.args.gradient_checkpointing_kwargs
         with whole_model(trainer.model_wrapped, trainer.accelerator, kwargs) as model:
@@ -86,11 +79,11 @@ class _MeasuringCallback(TrainerCallback):
         self._log(self.logged(values), control)
 
     def state_dict(self) -> dict[str, Any]:
-        """`dict[str, Any]`: What a checkpoint keeps."""
+        """What a checkpoint holds of the callback."""
         return {"history": self.history}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint, when training begins."""
+        """Resume from a checkpoint when training begins."""
         self.history, self._is_resumed = state["history"], True
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -119,32 +112,17 @@ class _MeasuringCallback(TrainerCallback):
 def curve_point(
     model: PreTrainedModel, forget: EncodedSet, retain: EncodedSet, *, pad_token_id: int
 ) -> dict[str, float]:
-    """
-    How much a model has forgotten and kept.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model in question.
-        forget, retain ([`~evaluation.rows.EncodedSet`]):
-            Row sets, of which the true answers are scored.
-        pad_token_id (`int`):
-            Token of the padding.
-
-    Returns:
-        `dict[str, float]`: Strict `extraction_strength`, `forget_probability`, `forget_logp` (mean over rows of the
-        mean log-prob of an answer, in nats per token) and `retain_probability`.
-    """
-    found = {}
+    """Strict extraction strength, forget and retain probability of a model, and `forget_logp` in nats per token."""
+    values = {}
     for encoded in (forget, retain):
-        answers = EncodedSet(encoded.name, encoded.answers, encoded.closed)
-        found |= score_set(model, answers, parity="strict", pad_token_id=pad_token_id)
-    # The smallest number above 0 is e^-708: an answer that is less likely has no probability above 0 in a float.
-    logps = [math.log(max(probability, sys.float_info.min)) for probability in found["forget/probability"]]
+        values |= score_set(model, encoded.true_answers(), parity="strict", pad_token_id=pad_token_id)
+    # The exponential of a log-prob below -708 underflows, and the logarithm of 0 is no number.
+    logps = [math.log(max(probability, sys.float_info.min)) for probability in values["forget/probability"]]
     return {
-        "extraction_strength": fmean(found["forget/extraction_strength"]),
-        "forget_probability": fmean(found["forget/probability"]),
+        "extraction_strength": fmean(values["forget/extraction_strength"]),
+        "forget_probability": fmean(values["forget/probability"]),
         "forget_logp": fmean(logps),
-        "retain_probability": fmean(found["retain/probability"]),
+        "retain_probability": fmean(values["retain/probability"]),
     }
 
 
@@ -156,36 +134,19 @@ def sequence_point(
     pad_token_id: int,
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """
-    How much a model has forgotten of each request, and what it has kept.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model in question.
-        forget (`Mapping[str, EncodedSet]`):
-            Name of a request -> its rows, of which the true answers are scored.
-        retain ([`~evaluation.rows.EncodedSet`]):
-            Retain rows.
-        pad_token_id (`int`):
-            Token of the padding.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Rows a forward pass takes.
-
-    Returns:
-        `dict[str, Any]`: `requests` and `retain_probability`, see [`SequenceStage`].
-    """
+    """`requests` and `retain_probability` of a model, see [`~evaluation.tables.SequenceStage`]."""
 
     def score(encoded: EncodedSet) -> dict[str, float]:
-        answers = EncodedSet(encoded.name, encoded.answers, encoded.closed)
-        found = score_set(model, answers, parity="strict", pad_token_id=pad_token_id, batch_size=batch_size)
-        return {metric: fmean(values) for metric, values in found.items()}
+        sizes = {"pad_token_id": pad_token_id, "batch_size": batch_size}
+        values = score_set(model, encoded.true_answers(), parity="strict", **sizes)
+        return {metric: fmean(row) for metric, row in values.items()}
 
     requests = {}
     for name, encoded in forget.items():
-        found = score(encoded)
+        means = score(encoded)
         requests[name] = {
-            "extraction_strength": found["forget/extraction_strength"],
-            "forget_probability": found["forget/probability"],
+            "extraction_strength": means["forget/extraction_strength"],
+            "forget_probability": means["forget/probability"],
         }
     return {"requests": requests, "retain_probability": score(retain)["retain/probability"]}
 
@@ -194,17 +155,8 @@ class ForgettingCurveCallback(_MeasuringCallback):
     """
     Follows how much is forgotten and how much is kept: strict extraction strength and mean answer probability.
 
-    Logs `curve/extraction_strength`, `curve/forget_probability`, `curve/forget_logp` and `curve/retain_probability`.
-
-    Args:
-        trainer ([`~transformers.Trainer`]):
-            Trainer that the callback is added to.
-        forget, retain ([`~evaluation.rows.EncodedSet`]):
-            Row sets.
-        pad_token_id (`int`):
-            Token of the padding.
-        every_steps (`int`, *optional*):
-            Optimiser steps between measurements. `None` measures once an epoch.
+    Logs `curve/extraction_strength`, `curve/forget_probability`, `curve/forget_logp` and `curve/retain_probability`
+    every `every_steps` optimiser steps, or once an epoch (`None`).
     """
 
     group = "curve"
@@ -222,7 +174,6 @@ class ForgettingCurveCallback(_MeasuringCallback):
         self.sets, self.pad_token_id = (forget, retain), pad_token_id
 
     def values(self, model: PreTrainedModel) -> dict[str, float]:
-        """See [`curve_point`]."""
         return curve_point(model, *self.sets, pad_token_id=self.pad_token_id)
 
 
@@ -230,7 +181,8 @@ class SqueezingPanelCallback(_MeasuringCallback):
     """
     Follows a [`SqueezingPanel`] during training: before it, at each interval and at its end.
 
-    Logs the bands as `squeezing/target`, `squeezing/high`, ... and `squeezing/index` so far, all in nats per token.
+    Logs the bands as `squeezing/target`, `squeezing/high`, ... and `squeezing/index` so far, all in nats per token. A
+    [`CannotBeginError`] says that the panel cannot be frozen, or that a resumed run has none.
 
     Example:
 
@@ -240,28 +192,12 @@ class SqueezingPanelCallback(_MeasuringCallback):
     ```
 
     Args:
-        trainer ([`~transformers.Trainer`]):
-            Trainer that the callback is added to.
         rows (`Sequence[Mapping[str, Any]]`):
-            Forget rows, see [`SqueezingPanel.freeze`].
-        max_new_tokens (`int`):
-            Longest response, in tokens.
-        num_prompts (`int`, *optional*, defaults to `16`):
-            Number of prompts.
-        num_candidates (`int`, *optional*, defaults to `12`):
-            Number of samples a prompt, at least 3.
-        seed (`int`, *optional*, defaults to `42`):
-            Seed of the samples.
-        batch_size (`int`, *optional*):
-            Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
+            Forget rows; these and the numbers as in [`SqueezingPanel.freeze`].
         every_steps (`int`, *optional*):
             Optimiser steps between measurements. `None` measures once an epoch.
         path (`str` or `os.PathLike`, *optional*):
             Folder of `squeezing.json` (the history) and `figures/squeezing.png`. `None` writes nothing.
-
-    Raises:
-        [`CannotBeginError`]: When training begins, if it goes on from a checkpoint that holds no panel, or the panel
-            cannot be frozen.
     """
 
     group = "squeezing"
@@ -292,32 +228,29 @@ class SqueezingPanelCallback(_MeasuringCallback):
         self.panel: SqueezingPanel | None = None
 
     def values(self, model: PreTrainedModel) -> dict[str, float]:
-        """Mean log-prob of each band, see [`SqueezingPanel.measure`]."""
         if self.panel is None:
             tokenizer = self.trainer.processing_class
-            pad = padding_token_id(tokenizer)
             try:
                 rows, args = self.rows, self.trainer.args
-                # Other trainers of transformers can be followed, too.
+                # Other trainers of transformers, too, whose arguments have no such fields.
                 if hasattr(args, "prompt_length"):
                     rows = list(rows_as_trained(Dataset.from_list(list(rows)), tokenizer, args, name="forget"))
-                self.panel = SqueezingPanel.freeze(model, tokenizer, rows, pad_token_id=pad, **self.settings)
+                self.panel = SqueezingPanel.freeze(model, tokenizer, rows, **self.settings)
             except ValueError as error:
                 raise CannotBeginError(f"There is no squeezing panel. {error}") from error
         return self.panel.measure(model)
 
     def state_dict(self) -> dict[str, Any]:
-        """`dict[str, Any]`: What a checkpoint keeps. **The bands hold what is to be forgotten**, as token ids."""
+        """What a checkpoint holds. **The bands hold what is to be forgotten**, as token ids."""
         return super().state_dict() | {"bands": self.panel.bands, "batch_size": self.panel.batch_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint, when training begins."""
+        """Resume from a checkpoint when training begins."""
         super().load_state_dict(state)
         pad = padding_token_id(self.trainer.processing_class)
         self.panel = SqueezingPanel(state["bands"], pad_token_id=pad, batch_size=state["batch_size"])
 
     def logged(self, values: dict[str, float]) -> dict[str, float]:
-        """The bands, and the index so far."""
         return values | {"index": squeezing_index(self.history)}
 
     def on_train_begin(self, args, state, control, **kwargs):

@@ -16,7 +16,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
@@ -30,8 +30,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import continuation_row
 from ..metrics import FADE
 from ..results import MODEL_ROLES, Measurement, SuiteOutcome, Unmeasured
-from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
-from .together import free_memory, sample_responses, score_rows_together, strict_extraction_strengths
+from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
+from .together import SuiteSetting, free_memory, sample_responses
 from .uncertainty import summarise_rows
 
 
@@ -41,11 +41,9 @@ NUM_SAMPLES = 4
 MAX_SAMPLE_LENGTH = 64
 # Share of the original's retain extraction strength that a mix has to keep.
 KEPT_SHARE = 0.95
-# How closely the largest share of the unlearned model is found.
+# Width at which the bisection for the largest share of the unlearned model ends.
 MIX_STEP = 1 / 64
 
-# Role -> function without arguments that loads the model.
-_Loaders = Mapping[str, Callable[[], PreTrainedModel] | None]
 # Set -> encoded samples, `NUM_SAMPLES` a prompt.
 _Samples = dict[str, list[dict[str, Any]]]
 # Set -> mean log-prob a token of each sample of each prompt.
@@ -54,50 +52,42 @@ _MeanLogps = dict[str, list[list[float]]]
 
 @dataclass(kw_only=True)
 class _Setting(SuiteSetting):
-    """What is the same for every model."""
-
     sets: dict[str, EncodedSet]
 
 
 def _sample(model: PreTrainedModel, role: str, setting: _Setting) -> _Samples:
-    found = {}
+    rows = {}
     for name, encoded in setting.sets.items():
-        answered = sample_responses(
+        responses = sample_responses(
             model,
             setting.tokenizer,
             encoded.answers,
+            # The same keys for every model: the same random numbers.
             [[(setting.seed, index, j) for j in range(NUM_SAMPLES)] for index in range(len(encoded.answers))],
             max_new_tokens=MAX_SAMPLE_LENGTH,
-            pad_token_id=setting.pad_token_id,
             batch_size=setting.batch_size,
             desc=f"Sampling {role} on the {name} set",
         )
-        found[name] = [continuation_row(prompt, sample.ids) for prompt, _, samples in answered for sample in samples]
-    return found
+        rows[name] = [continuation_row(prompt, sample.ids) for prompt, _, samples in responses for sample in samples]
+    return rows
 
 
 def _mean_logps(model: nn.Module, samples: _Samples, setting: _Setting, desc: str) -> _MeanLogps:
-    found = {}
+    logps = {}
     for name, rows in samples.items():
-        scores = score_rows_together(
-            model,
-            rows,
-            pad_token_id=setting.pad_token_id,
-            batch_size=setting.score_batch_size,
-            desc=f"Scoring {desc} on the {name} set",
-        )
-        means = [fmean(score.logps) for score in scores]
-        found[name] = [means[i : i + NUM_SAMPLES] for i in range(0, len(means), NUM_SAMPLES)]
-    return found
+        means = [fmean(score.logps) for score in setting.score(model, rows, f"Scoring {desc} on the {name} set")]
+        logps[name] = [means[i : i + NUM_SAMPLES] for i in range(0, len(means), NUM_SAMPLES)]
+    return logps
 
 
-def _fade(models: _Loaders, setting: _Setting) -> dict[str, dict[str, list[float]]]:
+def _fade(models: Loaders, setting: _Setting) -> dict[str, dict[str, list[float]]]:
     """
-    FADE of every model against the retrained one: role -> name -> value of each row.
+    Role -> name -> FADE of each row against the retrained model R.
 
-    The log-probs of sampling are not used: those of a forward pass over the same batch are the same numbers for the
-    same weights, so that a model is at a distance of exactly 0 from itself.
+    FADE = 1/2 (E over samples of U of log U - log R, plus E over samples of R of log R - log U), nats per token.
     """
+    # The log-probs of sampling are not used: those of a forward pass over the same batch are the same numbers for the
+    # same weights, so a model is at a distance of exactly 0 from itself.
     model = models["retrained"]()
     samples = {"retrained": _sample(model, "retrained", setting)}
     u_of_u, u_of_r = {}, {}
@@ -133,12 +123,6 @@ def _fade(models: _Loaders, setting: _Setting) -> dict[str, dict[str, list[float
     }
 
 
-def _strength(model: nn.Module, encoded: EncodedSet, setting: _Setting, desc: str) -> list[float]:
-    return strict_extraction_strengths(
-        model, encoded, pad_token_id=setting.pad_token_id, batch_size=setting.score_batch_size, desc=desc
-    )
-
-
 def _load_merged(load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     # Before merging: what an adapter adds to a weight may be less than its rounding in half precision.
     model = load().float()
@@ -146,14 +130,9 @@ def _load_merged(load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
 
 
 class _Mix:
-    """
-    The original, whose weights become those of a mix.
+    """The target, whose weights become those of a mix with the unlearned model."""
 
-    A rounding of what was mixed before must not stay, so that both ends of every weight that differs are kept, in
-    main memory.
-    """
-
-    def __init__(self, models: _Loaders):
+    def __init__(self, models: Loaders):
         model = _load_merged(models["unlearned"])
         unlearned = {name: weight.detach().cpu() for name, weight in model.named_parameters()}
         del model
@@ -163,6 +142,8 @@ class _Mix:
         self.is_possible = {name: weight.shape for name, weight in original.items()} == {
             name: weight.shape for name, weight in unlearned.items()
         }
+        # Both ends of every weight that differs, in main memory: a mix that started from the last mix would keep its
+        # rounding.
         self._changed = []
         for name, weight in original.items() if self.is_possible else ():
             start = weight.detach().to("cpu", copy=True)
@@ -171,14 +152,15 @@ class _Mix:
 
     @torch.no_grad()
     def set_share(self, share: float) -> None:
-        """Make the weights (1 - share) * original + share * unlearned."""
+        """Set the weights to (1 - share) * target + share * unlearned."""
         for weight, start, end in self._changed:
             # 0 * NaN is NaN.
             weight.copy_(start.lerp(end, share) if share > 0 else start)
 
 
 def _largest_kept_share(keeps: Callable[[float], bool]) -> float:
-    """1 if it keeps, otherwise by bisection a share that keeps, where `MIX_STEP` more does not; 0 is taken to keep."""
+    """1 if it keeps; otherwise a share that keeps while `MIX_STEP` more does not. That 0 keeps is assumed."""
+    # By bisection. Need not be the largest: what a mix keeps may rise and fall on the way.
     if keeps(1.0):
         return 1.0
     low, high = 0.0, 1.0
@@ -188,11 +170,8 @@ def _largest_kept_share(keeps: Callable[[float], bool]) -> float:
     return low
 
 
-def _control(models: _Loaders, setting: _Setting) -> tuple[float, list[float]] | None:
-    """
-    Largest share of the unlearned model that keeps the retain rows, and each forget row's extraction strength; NaN
-    where either model has none on the retain rows.
-    """
+def _control(models: Loaders, setting: _Setting) -> tuple[float, list[float]] | None:
+    """Largest share of the unlearned model that keeps the retain set, and each forget row's extraction strength."""
     mix = _Mix(models)
     if not mix.is_possible:
         logger.warning(
@@ -204,7 +183,8 @@ def _control(models: _Loaders, setting: _Setting) -> tuple[float, list[float]] |
     @cache
     def kept(share: float) -> float:
         mix.set_share(share)
-        return fmean(_strength(mix.model, setting.sets["retain"], setting, f"Keeping with {share:.3f} unlearned"))
+        desc = f"Keeping with {share:.3f} unlearned"
+        return fmean(setting.extraction_strength(mix.model, setting.sets["retain"], desc))
 
     original = kept(0.0)
     if original == 0:
@@ -213,16 +193,17 @@ def _control(models: _Loaders, setting: _Setting) -> tuple[float, list[float]] |
             "which nothing can be kept."
         )
         return None
-    # A mix with weights that are not finite keeps nothing: the search would end at the target itself.
+    # A mix with weights that are not finite keeps nothing: the search would end at the target and report its numbers.
     if not (math.isfinite(original) and math.isfinite(kept(1.0))):
         return math.nan, [math.nan] * len(setting.sets["forget"].answers)
     share = _largest_kept_share(lambda share: kept(share) >= KEPT_SHARE * original)
     mix.set_share(share)
-    return share, _strength(mix.model, setting.sets["forget"], setting, f"Forgetting with {share:.3f} unlearned")
+    desc = f"Forgetting with {share:.3f} unlearned"
+    return share, setting.extraction_strength(mix.model, setting.sets["forget"], desc)
 
 
 def measure_distribution(
-    models: _Loaders,
+    models: Loaders,
     rows: EvaluationRows,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -230,46 +211,11 @@ def measure_distribution(
     seed: int,
 ) -> SuiteOutcome:
     """
-    How far a model is from the retrained one, and what it forgets at equal utility.
+    How far a model is from the retrained one (FADE), and what it forgets at equal utility (unlearning with control).
 
-    | name, after `distribution/` | what it is |
-    |---|---|
-    | `fade_forget`, `fade_retain` | [`~metrics.FADE`] against the retrained model, in nats per token, from 4 samples |
-    | `control_mix` | largest a at which (1 - a) * target + a * unlearned keeps the retain set |
-    | `control_forget_es` | strict extraction strength of that mix on the forget set |
-
-    FADE is a mean over the prompts of a set. Samples are drawn at temperature 1, with the same draws for every model,
-    and have at most 64 tokens and as many as the longest true answer of the set; the end-of-turn token counts. The
-    retrained model is at 0 from itself, and so is any with its weights.
-
-    A mix keeps the retain set if its mean strict extraction strength there is at least 95 % of the target's. a is 1 if
-    the unlearned model itself does; otherwise bisection finds an a to 1/64 that keeps it, where 1/64 more does not.
-    The strength need not fall steadily: of several such points it is one, not always the largest. It has no standard
-    error, and that of `control_forget_es` is for this a. Merged weights are mixed in float32: those of both models are
-    in main memory at once, beside the mix.
-
-    Args:
-        models (`Mapping[str, Callable]`):
-            `"target"`, `"unlearned"` and `"retrained"` -> function without arguments that loads the model anew: twice
-            each. `None` leaves a model out: without `"retrained"` there is no FADE, without `"target"` or
-            `"unlearned"` no mix.
-        rows ([`~evaluation.rows.EvaluationRows`]):
-            Row sets, of which `forget` and `retain` are used; without `retain` there is no mix.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of all models.
-        batch_size (`int`, *optional*):
-            Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
-        seed (`int`):
-            Seed of the samples, which depend on it and on the row only, and of the bootstrap.
-
-    Returns:
-        [`~results.SuiteOutcome`]: Role -> name -> value with number of rows and, but for `control_mix`,
-        standard error, and the paired differences. Absent too, with a warning: the mix of models with other weights,
-        and that with a target which has no extraction strength on the retain set.
-
-    Raises:
-        `ValueError`: If there is nothing to measure for want of a model or of the retain set, a set is empty, or a row
-            cannot be encoded.
+    A mix keeps the retain set if its mean strict extraction strength there is at least 95 % of the target's. The share
+    has no standard error, and that of `control_forget_es` is for this share. Each model is loaded twice; without
+    `"retrained"` there is no FADE, without `"target"`, `"unlearned"` or a retain set no mix.
 
     Source: Reference-Specific Unlearning Metrics Can Hide the Truth (https://huggingface.co/papers/2510.12981);
     Towards Effective Evaluations and Comparisons for LLM Unlearning Methods (https://huggingface.co/papers/2406.09179).
@@ -280,8 +226,8 @@ def measure_distribution(
             "The suite `distribution` has nothing to measure: FADE needs a retrained model, and unlearning with "
             "control an unlearned one and a retain set. Give `--retrained_model_name_or_path`, or both of the others."
         )
-    given = {"forget": rows.forget, "retain": rows.retain}
-    sets = {name: encode_set(found, tokenizer, name=name) for name, found in given.items() if found is not None}
+    parts = {"forget": rows.forget, "retain": rows.retain}
+    sets = {name: encode_set(part, tokenizer, name=name) for name, part in parts.items() if part is not None}
     setting = _Setting(tokenizer=tokenizer, sets=sets, batch_size=batch_size, seed=seed)
     per_row: dict[str, dict[str, list[float]]] = {role: {} for role in MODEL_ROLES if models.get(role) is not None}
     if "retrained" in per_row:
@@ -292,11 +238,9 @@ def measure_distribution(
         share, per_row["unlearned"]["distribution/control_forget_es"] = controlled
     outcome = summarise_rows(per_row, seed=seed)
     outcome.protocol = {"rows": {name: len(encoded.answers) for name, encoded in sets.items()}, "seed": seed}
-    if controlled is None:
-        return outcome
-    if math.isfinite(share):
+    if controlled is not None and math.isfinite(share):
         mix = Measurement(value=share, n=len(sets["retain"].answers))
         outcome.models["unlearned"]["distribution/control_mix"] = mix
-    else:
+    elif controlled is not None:
         outcome.not_measured["unlearned"]["distribution/control_mix"] = Unmeasured()
     return outcome

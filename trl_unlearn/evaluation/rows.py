@@ -14,15 +14,19 @@
 
 """The rows of an evaluation, and their tokens."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import closing_token_id, encode_dataset, encode_row, padding_token_id, warn_of_other_prompt
+from ..encoding import closing_token_id, encode_dataset, encode_row, warn_of_other_prompt
 from ..row_forms import answer_text, has_answer, with_answer, with_template_kwargs
+
+
+# Role -> function without arguments that loads the model anew; `None` leaves a model out.
+Loaders = Mapping[str, Callable[[], PreTrainedModel] | None]
 
 
 @dataclass
@@ -30,82 +34,36 @@ class EvaluationRows:
     """
     The rows to evaluate on, of any of the four dataset forms.
 
-    Rows may carry `paraphrased_answer` (`str`) and `perturbed_answer` (`list[str]`, wrong answers of the same form).
-    What cannot be computed without them, or without a set, is left out of the result.
-
-    Args:
-        forget ([`~datasets.Dataset`] or `list[dict]`):
-            What was to be forgotten.
-        retain ([`~datasets.Dataset`] or `list[dict]`, *optional*):
-            What was to be kept.
-        real_authors, world_facts ([`~datasets.Dataset`] or `list[dict]`, *optional*):
-            General knowledge, for model utility.
-        holdout ([`~datasets.Dataset`] or `list[dict]`, *optional*):
-            Rows like those of the forget set that no model was trained on, for membership attacks.
+    Rows may carry `paraphrased_answer` (`str`) and `perturbed_answer` (`list[str]`, wrong answers). What cannot be
+    computed without them, or without a set, is left out of the result.
     """
 
     forget: Dataset | list[dict[str, Any]]
     retain: Dataset | list[dict[str, Any]] | None = None
+    # General knowledge, for model utility.
     real_authors: Dataset | list[dict[str, Any]] | None = None
     world_facts: Dataset | list[dict[str, Any]] | None = None
+    # Rows like those of the forget set that no model was trained on, for membership attacks.
     holdout: Dataset | list[dict[str, Any]] | None = None
-
-
-@dataclass(kw_only=True)
-class SuiteSetting:
-    """
-    What is the same for every model that a suite measures.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of all models.
-        batch_size (`int`, *optional*):
-            Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
-        seed (`int`):
-            Seed of what is drawn.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    batch_size: int | None
-    seed: int
-
-    @property
-    def pad_token_id(self) -> int:
-        """`int`: Token of the padding."""
-        return padding_token_id(self.tokenizer)
-
-    @property
-    def score_batch_size(self) -> int:
-        """`int`: Rows a forward pass takes."""
-        return self.batch_size or 32
 
 
 @dataclass
 class EncodedSet:
-    """
-    One row set, encoded once for all models.
+    """One row set, encoded once for all models."""
 
-    Args:
-        name (`str`):
-            `"forget"`, `"retain"`, `"real_authors"`, `"world_facts"` or `"holdout"`.
-        answers (`list[dict]`):
-            Encoded rows with the true answer.
-        closed (`list[bool]`):
-            Whether the last label of a row is an end-of-turn token.
-        texts (`list[str]`, *optional*):
-            Text of the answers; `None` for raw text and tokenised rows, which have no answer to generate.
-        paraphrases (`list[dict]`, *optional*):
-            Encoded rows with the paraphrased answer.
-        wrong (`list[list[dict]]`, *optional*):
-            Encoded rows with each wrong answer.
-    """
-
+    # `forget`, `retain`, `real_authors`, `world_facts` or `holdout`: decides which metrics the set gets.
     name: str
     answers: list[dict[str, Any]]
+    # Whether the last label of a row is an end-of-turn token.
     closed: list[bool]
+    # Text of the answers; `None` for raw text and tokenised rows, which have no answer to generate.
     texts: list[str] | None = None
     paraphrases: list[dict[str, Any]] | None = None
     wrong: list[list[dict[str, Any]]] | None = None
+
+    def true_answers(self) -> "EncodedSet":
+        """The set without paraphrased and wrong answers."""
+        return EncodedSet(self.name, self.answers, self.closed)
 
 
 def _column(rows: list[dict[str, Any]], column: str, name: str) -> list[Any] | None:
@@ -131,53 +89,19 @@ def _refuse_types(column: str, values: list[Any], expected: type, name: str) -> 
 
 def rows_as_trained(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any, *, name: str) -> Dataset:
     """
-    Rows of an evaluation with what a run made of its own: whoever encodes them gets the tokens of the training.
-
-    Args:
-        rows ([`~datasets.Dataset`]):
-            Rows of one of the four forms.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the models.
-        args ([`BootstrapUnlearnConfig`] or [`~trl_unlearn.scripts.evaluate.EvaluateArguments`]):
-            Where `chat_template_kwargs`, `prompt_length` and `dataset_text_field` are. `None` is the default.
-        name (`str`):
-            What the rows are, for messages.
-
-    Returns:
-        [`~datasets.Dataset`]: The rows with `chat_template_kwargs`. Those of a set without answers (raw text,
-        tokenised rows) are encoded, whole.
-
-    Raises:
-        `ValueError`: If a row cannot be encoded.
+    Rows that are encoded to the tokens of the training, by its `chat_template_kwargs`, `prompt_length` and
+    `dataset_text_field` in `args` (`None`: the default). A set without answers (raw text, tokens) is encoded, whole.
     """
     rows = with_template_kwargs(rows, args.chat_template_kwargs)
     if all(map(has_answer, rows)):
         return rows
-    given = {"prompt_length": args.prompt_length, "text_field": args.dataset_text_field}
-    given = {option: value for option, value in given.items() if value is not None}
-    return encode_dataset(rows, tokenizer, name=name, **given)
+    options = {"prompt_length": args.prompt_length, "text_field": args.dataset_text_field}
+    options = {option: value for option, value in options.items() if value is not None}
+    return encode_dataset(rows, tokenizer, name=name, **options)
 
 
 def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, *, name: str) -> EncodedSet:
-    """
-    Encode a row set with its paraphrased and wrong answers.
-
-    Args:
-        rows (`Iterable[Mapping[str, Any]]`):
-            Rows of one of the four forms.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the models.
-        name (`str`):
-            What the rows are, for messages and metric names.
-
-    Returns:
-        [`EncodedSet`]: The encoded rows.
-
-    Raises:
-        `ValueError`: If the set is empty, a row cannot be encoded, or only some rows have paraphrased or wrong
-        answers;
-            names the row by index.
-    """
+    """Encode a row set with its paraphrased and wrong answers; a `ValueError` names the row by index."""
     rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
     if not rows:
         raise ValueError(f"The {name} set is empty. Give at least one row; check the split and the config name.")
@@ -197,7 +121,7 @@ def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizer
     encoded.texts = [answer_text(row) for row in rows]
     paraphrases, wrong = _column(rows, "paraphrased_answer", name), _column(rows, "perturbed_answer", name)
     _refuse_types("paraphrased_answer", paraphrases or [], str, name)
-    # A string is a sequence of strings, too: each of its characters would be a wrong answer.
+    # `list`, not a sequence: of a string, each character would be a wrong answer.
     _refuse_types("perturbed_answer", wrong or [], list, name)
     for texts in wrong or []:
         _refuse_types("perturbed_answer", texts, str, name)

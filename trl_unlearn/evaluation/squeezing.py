@@ -23,20 +23,38 @@ from typing import Any, Self
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_row, continuation_row, repeats, spread_evenly, without_end
+from ..encoding import answer_row, continuation_row, padding_token_id, repeats, spread_evenly, without_end
 from ..generation import Completion, eos_token_ids
 from .rows import encode_set
 from .together import sample_responses, score_rows_together
 
 
 def distinct_beside(answer: list[int], samples: Sequence[Completion], end_ids: Collection[int]) -> list[list[int]]:
-    """Distinct samples with a token of text that do not repeat the answer: its fall is forgetting, not squeezing."""
+    """Distinct samples with a token of text that do not repeat the answer."""
     kept: dict[tuple[int, ...], list[int]] = {}
     for sample in samples:
         text = tuple(without_end(sample.ids, sample.ended))
+        # That the answer itself becomes less likely is forgetting, not squeezing.
         if text and not repeats(sample.ids, answer, end_ids):
             kept.setdefault(text, sample.ids)
     return list(kept.values())
+
+
+def _sample_beside(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, Any]],
+    keys: Sequence[Sequence[tuple[int, ...]]],
+    desc: str,
+    **options: Any,
+) -> list[list[dict[str, list[int]]]]:
+    """Encoded responses to the prompt of each row that are distinct and do not repeat its answer."""
+    end_ids = eos_token_ids(model, tokenizer, rows)
+    sampled = sample_responses(model, tokenizer, rows, keys, desc=desc, **options)
+    return [
+        [continuation_row(prompt, ids) for ids in distinct_beside(answer, samples, end_ids)]
+        for prompt, answer, samples in sampled
+    ]
 
 
 def freeze_beliefs(
@@ -46,78 +64,20 @@ def freeze_beliefs(
     *,
     num_beliefs: int,
     max_new_tokens: int,
-    pad_token_id: int,
     seed: int,
     batch_size: int | None = None,
 ) -> list[list[dict[str, list[int]]]]:
-    """
-    Sample what a model believes beside the true answers, at temperature 1.
-
-    Kept are distinct samples with at least one token. Those that repeat the answer are left out, see
-    [`~trl_unlearn.encoding.repeats`]: that their probability falls is forgetting, not squeezing.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model before unlearning.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        rows (`Sequence[Mapping[str, Any]]`):
-            Encoded forget rows (`input_ids`, `labels`, `prompt_length`).
-        num_beliefs (`int`):
-            Number of samples a row.
-        max_new_tokens (`int`):
-            Longest belief, in tokens; never more than the longest answer of the rows.
-        pad_token_id (`int`):
-            Token of the padding.
-        seed (`int`):
-            Seed of the samples; a row's samples depend on it and on the row's index only.
-        batch_size (`int`, *optional*):
-            Rows a `generate` call takes. `None` chooses.
-
-    Returns:
-        `list[list[dict[str, list[int]]]]`: Encoded beliefs of each row, of any number up to `num_beliefs`.
-    """
+    """Encoded beliefs of a model beside the true answers of encoded rows: up to `num_beliefs` a row."""
+    # The row's index, and not its place in a batch: a row's samples depend on it and on the seed alone.
     keys = [[(seed, 0, index, j) for j in range(num_beliefs)] for index in range(len(rows))]
-    end_ids = eos_token_ids(model, tokenizer, rows)
-    found = sample_responses(
-        model,
-        tokenizer,
-        rows,
-        keys,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad_token_id,
-        batch_size=batch_size,
-        desc="Sampling beliefs of the original model",
-    )
-    return [
-        [continuation_row(prompt, ids) for ids in distinct_beside(answer, samples, end_ids)]
-        for prompt, answer, samples in found
-    ]
+    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    return _sample_beside(model, tokenizer, rows, keys, "Sampling beliefs of the original model", **options)
 
 
 def belief_logps(
-    model: nn.Module,
-    beliefs: Sequence[Sequence[Mapping[str, Any]]],
-    *,
-    pad_token_id: int,
-    batch_size: int = 32,
+    model: nn.Module, beliefs: Sequence[Sequence[Mapping[str, Any]]], *, pad_token_id: int, batch_size: int = 32
 ) -> list[list[float]]:
-    """
-    Mean log-probability of frozen beliefs under a model.
-
-    Args:
-        model (`torch.nn.Module`):
-            Model in question.
-        beliefs (`Sequence[Sequence[Mapping[str, Any]]]`):
-            Beliefs of each row, from [`freeze_beliefs`].
-        pad_token_id (`int`):
-            Token of the padding.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Beliefs a forward pass takes.
-
-    Returns:
-        `list[list[float]]`: Mean log pi_y a token of each belief, in nats, of the rows that have one.
-    """
+    """Mean log pi_y of each belief, in nats per token, for the rows that have one."""
     flat = [belief for row in beliefs for belief in row]
     scores = iter(
         score_rows_together(model, flat, pad_token_id=pad_token_id, batch_size=batch_size, desc="Scoring beliefs")
@@ -126,7 +86,7 @@ def belief_logps(
 
 
 def _thirds(rows: Sequence[Any], logps: Sequence[float]) -> dict[str, list[Any]]:
-    """Rows by falling log-probability; where their number has no third, `high` and `low` are of the same size."""
+    """Rows by falling log-probability; `high` and `low` are of one size where the number is no multiple of 3."""
     ranked = [rows[i] for i in sorted(range(len(rows)), key=lambda i: -logps[i])]
     first, second = round(len(rows) / 3), round(2 * len(rows) / 3)
     return {"high": ranked[:first], "middle": ranked[first:second], "low": ranked[second:]}
@@ -139,16 +99,9 @@ class SqueezingPanel:
 
     The bands are `target` (the true answer), `high`, `middle` and `low` (thirds of the original model's own responses
     beside it, by their mean log-probability), and, where the rows have them, `paraphrase` and `wrong` answers.
-
-    Args:
-        bands (`dict[str, list[list[dict]]]`):
-            Band -> encoded rows of each prompt, at least one.
-        pad_token_id (`int`):
-            Token of the padding.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Rows a forward pass takes.
     """
 
+    # Band -> encoded rows of each prompt, at least one.
     bands: dict[str, list[list[dict[str, Any]]]]
     pad_token_id: int
     batch_size: int = 32
@@ -163,44 +116,22 @@ class SqueezingPanel:
         num_prompts: int = 16,
         num_candidates: int = 12,
         max_new_tokens: int,
-        pad_token_id: int,
         seed: int,
         batch_size: int | None = None,
     ) -> Self:
         """
         Sample responses at temperature 1, rank each prompt's by mean log-probability, and cut them into thirds.
 
-        Kept are distinct responses that do not repeat the answer: that its probability falls is forgetting, not
-        squeezing. A prompt with fewer than three of them has no thirds and counts in the other bands only.
+        A prompt with fewer than three distinct responses beside its answer has no thirds and counts in the other
+        bands only. Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), section 3.
 
         Args:
             model ([`~transformers.PreTrainedModel`]):
                 Model before unlearning, not wrapped.
-            tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-                Its tokenizer.
             rows (`Sequence[Mapping[str, Any]]`):
-                Forget rows of any of the four forms, with `paraphrased_answer` (`str`) and `perturbed_answer`
-                (`list[str]`, wrong answers) if they have them.
-            num_prompts (`int`, *optional*, defaults to `16`):
-                Number of prompts, evenly spaced among the rows; all rows if there are fewer.
-            num_candidates (`int`, *optional*, defaults to `12`):
-                Number of samples a prompt, at least 3.
-            max_new_tokens (`int`):
-                Longest response, in tokens; never more than the longest answer of these prompts.
-            pad_token_id (`int`):
-                Token of the padding.
-            seed (`int`):
-                Seed of the samples; a prompt's samples depend on it and on the row's index only.
-            batch_size (`int`, *optional*):
-                Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
-
-        Returns:
-            [`SqueezingPanel`]: The panel, the same in every process.
-
-        Raises:
-            `ValueError`: If a number is too small, a row cannot be encoded, or no prompt has three responses.
-
-        Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), section 3.
+                Forget rows of any of the four forms, as in [`~evaluation.rows.EvaluationRows`].
+            num_prompts, num_candidates (`int`, *optional*):
+                Number of prompts, evenly spaced among the rows, and of samples a prompt (at least 3).
         """
         if num_prompts < 1 or num_candidates < 3:
             raise ValueError(
@@ -211,28 +142,19 @@ class SqueezingPanel:
         chosen = spread_evenly(len(encoded.answers), num_prompts)
         targets = [encoded.answers[index] for index in chosen]
         keys = [[(seed, 1, index, j) for j in range(num_candidates)] for index in chosen]
-        end_ids, candidates = eos_token_ids(model, tokenizer, targets), []
-        for prompt, answer, samples in sample_responses(
-            model,
-            tokenizer,
-            targets,
-            keys,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad_token_id,
-            batch_size=batch_size,
-            desc="Sampling responses of the original model",
-        ):
-            found = distinct_beside(answer, samples, end_ids)
-            if len(found) >= 3:
-                candidates.append([continuation_row(prompt, ids) for ids in found])
+        options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        sampled = _sample_beside(
+            model, tokenizer, targets, keys, "Sampling responses of the original model", **options
+        )
+        candidates = [responses for responses in sampled if len(responses) >= 3]
         if not candidates:
             raise ValueError(
                 f"None of {len(chosen)} forget prompts has three distinct responses beside its answer among "
                 f"{num_candidates} samples: the model knows the answers too well. Raise `num_candidates`."
             )
-        panel = cls(bands={}, pad_token_id=pad_token_id, batch_size=batch_size or 32)
-        logps = iter(panel._mean_logps(model, [row for found in candidates for row in found]))
-        thirds = [_thirds(found, [next(logps) for _ in found]) for found in candidates]
+        panel = cls(bands={}, pad_token_id=padding_token_id(tokenizer), batch_size=batch_size or 32)
+        logps = iter(panel._mean_logps(model, [row for responses in candidates for row in responses]))
+        thirds = [_thirds(responses, [next(logps) for _ in responses]) for responses in candidates]
         panel.bands["target"] = [[answer_row(row)] for row in targets]
         for name in ("high", "middle", "low"):
             panel.bands[name] = [third[name] for third in thirds]
@@ -243,41 +165,24 @@ class SqueezingPanel:
         return panel
 
     def _mean_logps(self, model: nn.Module, rows: list[dict[str, Any]]) -> list[float]:
-        scores = score_rows_together(
-            model, rows, pad_token_id=self.pad_token_id, batch_size=self.batch_size, desc="Scoring responses"
-        )
-        return [fmean(score.logps) for score in scores]
+        sizes = {"pad_token_id": self.pad_token_id, "batch_size": self.batch_size}
+        return [fmean(score.logps) for score in score_rows_together(model, rows, desc="Scoring responses", **sizes)]
 
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """
-        Mean log-probability of each band under a model, from one pass over all rows.
-
-        Args:
-            model (`torch.nn.Module`):
-                Model in question; its training mode is put back afterwards.
-
-        Returns:
-            `dict[str, float]`: Band -> mean over prompts of the mean over the prompt's rows, in nats per token.
-        """
+        """Band -> mean over prompts of the mean log pi_y of the prompt's rows, in nats per token."""
         flat = [row for band in self.bands.values() for rows in band for row in rows]
         logps = iter(self._mean_logps(model, flat))
+        # A mean of means: a prompt with many responses must not count more than others.
         means = {name: [fmean([next(logps) for _ in rows]) for rows in band] for name, band in self.bands.items()}
-        return {name: fmean(of_prompts) for name, of_prompts in means.items()}
+        return {name: fmean(prompt_means) for name, prompt_means in means.items()}
 
 
 def squeezing_index(history: Sequence[Mapping[str, float | None]]) -> float:
     """
-    How much likelier the model's own high-likelihood responses became while the true answer was pushed down.
+    How much likelier the model's own likely responses became while the true answer was pushed down.
 
-    It is the largest rise of the high band's mean log-probability above its start, among the measurements at which the
-    target's is below its start. A measurement that is not finite (`None` in JSON) does not count.
-
-    Args:
-        history (`Sequence[Mapping[str, float | None]]`):
-            Measurements in order, with `target` and `high` in nats per token; the first is from before training.
-
-    Returns:
-        `float`: In nats per token; 0.0 where the target never fell, or the high band never rose meanwhile.
+    max over t with target_t < target_0 of max(0, high_t - high_0), in nats per token; the first entry of the history
+    is from before training, and an entry that is not finite (`None` in JSON) does not count.
     """
     known = [{name: math.nan if value is None else value for name, value in entry.items()} for entry in history]
     # A comparison with NaN is false.

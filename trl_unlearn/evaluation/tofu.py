@@ -40,24 +40,24 @@ from ..metrics import (
 )
 from ..results import MODEL_ROLES, PARITIES, SuiteOutcome
 from .judge_models import FluencyClassifier
-from .rows import EncodedSet, EvaluationRows, SuiteSetting, encode_set
+from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .squeezing import belief_logps, freeze_beliefs
-from .together import answer_matches, free_memory, generate_answers, score_rows_together
+from .together import SuiteSetting, answer_matches, free_memory, generate_answers, score_rows_together
 from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
 
 
+# Answers are cut here before their fluency is judged, as for published numbers.
 FLUENCY_LENGTH = 32
 UTILITY_METRICS = ("probability", "rougeL_recall", "truth_ratio")
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
 # Terms of other metrics: in `per_row`, but no line of the table.
 _TERMS = ("forget/log_ratio", "real_authors/", "world_facts/")
+# A mean over rows, or its values on resamples of the rows.
 Number = TypeVar("Number", float, np.ndarray)
 
 
 @dataclass(kw_only=True)
 class _Setting(SuiteSetting):
-    """What is the same for every model of an evaluation."""
-
     sets: dict[str, EncodedSet]
     parity: str
     max_completion_length: int
@@ -68,25 +68,12 @@ def score_set(
     model: nn.Module, encoded: EncodedSet, *, parity: str, pad_token_id: int, batch_size: int = 32
 ) -> dict[str, list[float]]:
     """
-    Teacher-forced metrics of a set, from one pass over true, paraphrased and wrong answers.
+    Metric name -> value of each row (NaN where scores are not finite), of the metrics that need no generation.
 
-    Args:
-        model (`torch.nn.Module`):
-            Model in question.
-        encoded ([`EncodedSet`]):
-            Row set.
-        parity (`str`):
-            `"open-unlearning"` or `"strict"`.
-        pad_token_id (`int`):
-            Token of the padding.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Rows a forward pass takes.
-
-    Returns:
-        `dict[str, list[float]]`: Metric name -> value of each row, NaN where scores are not finite.
-        `<set>/log_ratio` is the log R of forget quality.
+    `forget/log_ratio` is the log R of forget quality.
     """
     name = encoded.name
+    # One pass for all metrics: true answers, then paraphrased ones, then the wrong ones of each row.
     flat = [*encoded.answers, *(encoded.paraphrases or []), *(row for rows in encoded.wrong or [] for row in rows)]
     scores = score_rows_together(
         model, flat, pad_token_id=pad_token_id, batch_size=batch_size, desc=f"Scoring the {name} set"
@@ -109,18 +96,16 @@ def score_set(
             values["forget/paraphrase_probability"] = paraphrase["per_row"]
 
     # General facts have no paraphrase: their answer is a name, and wrong answers are other names.
-    general = name not in ("forget", "retain")
-    true_logps = [fmean(row) for row in logps] if general else paraphrase_logps
+    is_general = name not in ("forget", "retain")
+    true_logps = [fmean(row) for row in logps] if is_general else paraphrase_logps
     if not (wrong_logps and true_logps):
         return values
     ratio = TruthRatio().compute(true_logps=true_logps, wrong_logps=wrong_logps, parity=parity)["per_row"]
     if name == "forget":
-        values["forget/truth_ratio"] = ratio["truth_ratio"]
-        values["forget/truth_ratio_knowledge"] = ratio["truth_ratio_knowledge"]
-        values["forget/log_ratio"] = ratio["log_ratio"]
+        values |= {f"forget/{key}": ratio[key] for key in ("truth_ratio", "truth_ratio_knowledge", "log_ratio")}
     else:
         values[f"{name}/truth_ratio"] = ratio["truth_ratio_utility"]
-    if general:
+    if is_general:
         choices = NormalizedProbability().compute(true_logps=true_logps, wrong_logps=wrong_logps)
         values[f"{name}/probability"] = choices["per_row"]
     return values
@@ -129,20 +114,7 @@ def score_set(
 def rouge_values(
     answers: Sequence[Completion], encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list[float]]:
-    """
-    ROUGE-L recall of generated answers.
-
-    Args:
-        answers (`Sequence[Completion]`):
-            Greedy answers, one a row.
-        encoded ([`EncodedSet`]):
-            Row set with the text of the true answers.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer to decode with.
-
-    Returns:
-        `dict[str, list[float]]`: `<set>/rougeL_recall` -> value of each row, NaN where scores are not finite.
-    """
+    """`<set>/rougeL_recall` -> value of each greedy answer, NaN where scores are not finite."""
     texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]
     recall = RougeRecall().compute(predictions=texts, references=encoded.texts)
     return {f"{encoded.name}/rougeL_recall": where_measured(recall["per_row"], answers)}
@@ -153,23 +125,17 @@ def _text_ids(answer: Completion) -> list[int]:
 
 
 def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, list[float]], list[Completion]]:
-    """Values of each row of every set, and the greedy answers to the forget set (none for rows without an answer)."""
+    """Values of each row of every set, and the greedy answers to the forget set (none for raw text)."""
     values, forget_answers = {}, []
+    sizes = {"pad_token_id": setting.pad_token_id, "batch_size": setting.score_batch_size}
     for name, encoded in setting.sets.items():
-        values |= score_set(
-            model,
-            encoded,
-            parity=setting.parity,
-            pad_token_id=setting.pad_token_id,
-            batch_size=setting.score_batch_size,
-        )
+        values |= score_set(model, encoded, parity=setting.parity, **sizes)
         if encoded.texts is None:
             continue
         answers = generate_answers(
             model,
             setting.tokenizer,
             encoded,
-            pad_token_id=setting.pad_token_id,
             max_new_tokens=setting.max_completion_length,
             batch_size=setting.batch_size,
         )
@@ -182,7 +148,7 @@ def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, lis
 def _answer_logps(
     judge: PreTrainedModel, role: str, answers: list[Completion], setting: _Setting
 ) -> list[list[float]]:
-    """Log-probs of the tokens of a model's answers to the forget set under the target, their ends included."""
+    """Log-probs under the target of the tokens of a model's answers to the forget set, with their end."""
     prompts = [prompt_ids(row) for row in setting.sets["forget"].answers]
     texts = [_text_ids(answer) for answer in answers]
     # A text that was cut has no end to judge.
@@ -193,15 +159,7 @@ def _answer_logps(
     rows = [
         continuation_row(prompt, text + end) for prompt, text, end in zip(prompts, texts, ends, strict=True) if text
     ]
-    scores = iter(
-        score_rows_together(
-            judge,
-            rows,
-            pad_token_id=setting.pad_token_id,
-            batch_size=setting.score_batch_size,
-            desc=f"Judging the fluency of {role}",
-        )
-    )
+    scores = iter(setting.score(judge, rows, f"Judging the fluency of {role}"))
     return [next(scores).logps if text else [] for text in texts]
 
 
@@ -222,13 +180,12 @@ def _with_squeezing(
     if not any(beliefs):
         return values, answers, []
     now = belief_logps(model, beliefs, pad_token_id=setting.pad_token_id, batch_size=setting.score_batch_size)
+    # Of the target itself there is no `before`: its change is 0.
     values["forget/squeezing"] = Squeezing().compute(now=now, before=before or now)["per_row"]
     return values, answers, now
 
 
-def _check(
-    models: Mapping[str, Callable[[], PreTrainedModel] | None], parity: str, num_squeezing_beliefs: int
-) -> None:
+def _check(models: Loaders, parity: str, num_squeezing_beliefs: int) -> None:
     if parity not in PARITIES:
         raise ValueError(f"`parity` is {parity!r}. Choose one of {list(PARITIES)}.")
     unknown = sorted(set(models) - set(MODEL_ROLES))
@@ -255,34 +212,24 @@ class Suite:
     [`~metrics.FluencyStandin`] (`utility/fluency_standin`) without.
 
     Args:
-        models (`Mapping[str, Callable]`):
-            `"target"` (required) and `"retrained"` -> function without arguments that loads the model. They are loaded
-            one after another and dropped after use; the target again where fluency is judged. `None` leaves a model
-            out.
-        rows ([`~evaluation.rows.EvaluationRows`]):
-            Row sets.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of all models.
+        models (`Loaders`):
+            `"target"` (required) and `"retrained"`, loaded one after another and dropped after use; the target is
+            loaded again where fluency is judged.
         parity (`str`, *optional*, defaults to `"open-unlearning"`):
             `"open-unlearning"` for numbers to put beside published ones, or `"strict"`.
-        batch_size (`int`, *optional*):
-            Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
         max_completion_length (`int`, *optional*, defaults to `200`):
             Longest generated answer or belief, in tokens.
         num_squeezing_beliefs (`int`, *optional*, defaults to `4`):
             Samples of the target a forget row for `forget/squeezing`.
-        fluency_classifier ([`~evaluation.judge_models.FluencyClassifier`], *optional*):
-            Who judges the fluency; see [`~evaluation.judge_models.load_fluency_classifier`].
-        seed (`int`, *optional*, defaults to `42`):
-            Seed of these samples, and of the bootstrap.
 
-    Raises:
-        `ValueError`: If `target` is missing, a name or option is unknown, or a row cannot be encoded.
+    Attributes:
+        per_row (`dict[str, dict[str, list[float]]]`):
+            Role -> metric -> value of each row, with the terms of forget quality and of model utility.
     """
 
     def __init__(
         self,
-        models: Mapping[str, Callable[[], PreTrainedModel] | None],
+        models: Loaders,
         rows: EvaluationRows,
         tokenizer: PreTrainedTokenizerBase,
         *,
@@ -294,10 +241,10 @@ class Suite:
         seed: int = 42,
     ):
         _check(models, parity, num_squeezing_beliefs)
-        given = {name: getattr(rows, name) for name in ("forget", "retain", "real_authors", "world_facts")}
+        sets = {name: getattr(rows, name) for name in ("forget", "retain", "real_authors", "world_facts")}
         self.setting = _Setting(
             tokenizer=tokenizer,
-            sets={name: encode_set(found, tokenizer, name=name) for name, found in given.items() if found is not None},
+            sets={name: encode_set(part, tokenizer, name=name) for name, part in sets.items() if part is not None},
             parity=parity,
             batch_size=batch_size,
             max_completion_length=max_completion_length,
@@ -321,13 +268,12 @@ class Suite:
             setting.sets["forget"].answers,
             num_beliefs=setting.num_squeezing_beliefs,
             max_new_tokens=setting.max_completion_length,
-            pad_token_id=setting.pad_token_id,
             seed=setting.seed,
             batch_size=setting.batch_size,
         )
         values, answers, logps = _with_squeezing(model, setting, beliefs, [])
-        judged = answers and self._classifier is None
-        own = _answer_logps(model, "target", answers, setting) if judged else []
+        needs_logps = answers and self._classifier is None
+        own = _answer_logps(model, "target", answers, setting) if needs_logps else []
         lengths = [len(_text_ids(answer)) for answer in answers]
         self._target = _Target(beliefs, logps, [row[:length] for row, length in zip(own, lengths, strict=False)])
         del model
@@ -347,38 +293,29 @@ class Suite:
         return values | self._fluency(role, answers, logps)
 
     def _fluency(self, role: str, answers: list[Completion], logps: list[list[float]]) -> dict[str, list[float]]:
-        """Fluency of a model's answers to the forget set, of which there may be none."""
+        """Fluency of a model's answers to the forget set; nothing where there are none."""
         ids, tokenizer = [_text_ids(answer) for answer in answers], self.setting.tokenizer
         if not answers:
             return {}
         if self._classifier is not None:
             texts = [tokenizer.decode(text, skip_special_tokens=True) for text in ids]
             desc = f"Judging the fluency of {role}"
-            found = self._classifier.probabilities(texts, batch_size=self.setting.score_batch_size, desc=desc)
-            return {"utility/fluency": where_measured(found, answers)}
+            clean = self._classifier.probabilities(texts, batch_size=self.setting.score_batch_size, desc=desc)
+            return {"utility/fluency": where_measured(clean, answers)}
         standin = FluencyStandin().compute(
             ids=ids, logps=logps, own_logps=self._target.answer_logps, vocab_size=len(tokenizer)
         )
         return {"utility/fluency_standin": where_measured(standin["per_row"], answers)}
 
     def evaluate(self, unlearned: Callable[[], PreTrainedModel] | None = None) -> SuiteOutcome:
-        """
-        Results of an unlearned model beside the others'.
-
-        Args:
-            unlearned (`Callable`, *optional*):
-                Function without arguments that loads the model. `None` leaves it out.
-
-        Returns:
-            [`SuiteOutcome`]: The result, with number of rows and standard error of each number and paired
-            differences, and the values of each row.
-        """
+        """Measure the unlearned model that a function loads, beside the others; without one, the others alone."""
         self.per_row.pop("unlearned", None)
         if unlearned is not None:
             self.per_row["unlearned"] = self._measure("unlearned", unlearned)
-        per_row = {role: self.per_row[role] for role in MODEL_ROLES if role in self.per_row}
         setting = self.setting
-        outcome = summarise_tofu(per_row, seed=setting.seed)
+        outcome = summarise_tofu(
+            {role: self.per_row[role] for role in MODEL_ROLES if role in self.per_row}, seed=setting.seed
+        )
         outcome.protocol = {
             "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
             "max_completion_length": setting.max_completion_length,
@@ -391,49 +328,22 @@ class Suite:
 
 
 def evaluate_models(
-    models: Mapping[str, Callable[[], PreTrainedModel] | None],
-    rows: EvaluationRows,
-    tokenizer: PreTrainedTokenizerBase,
-    **options: Any,
+    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, **options: Any
 ) -> SuiteOutcome:
-    """
-    Run the TOFU suite once, on a target, an unlearned and a retrained model.
-
-    Args:
-        models (`Mapping[str, Callable]`):
-            `"target"` (required), `"unlearned"` and `"retrained"` -> function without arguments that loads the model.
-        rows, tokenizer, options:
-            See [`Suite`].
-
-    Returns:
-        [`SuiteOutcome`]: See [`Suite.evaluate`].
-
-    Raises:
-        `ValueError`: See [`Suite`].
-    """
-    suite = Suite(models, rows, tokenizer, **options)
-    return suite.evaluate(models.get("unlearned"))
+    """Run the TOFU suite once, on a target, an unlearned and a retrained model; options as in [`Suite`]."""
+    return Suite(models, rows, tokenizer, **options).evaluate(models.get("unlearned"))
 
 
 def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:
-    """
-    Model utility, Mem, Util and Agg, as far as their terms were measured.
-
-    Args:
-        means (`Mapping[str, float or numpy.ndarray]`):
-            Metric name -> mean over rows, or its value on each set of drawn rows.
-
-    Returns:
-        `dict[str, float or numpy.ndarray]`: Those of `utility/model_utility`, `aggregate/memorization`,
-        `aggregate/utility` and `aggregate/agg` whose every term is there. Util is made of `utility/fluency`, or of
-        `utility/fluency_standin` without it.
-    """
+    """Model utility, Mem, Util and Agg, each where all of its terms were measured."""
     known = dict(means)
 
     def add(name: str, terms: list[str]) -> None:
         if all(term in known for term in terms):
             known[name] = harmonic_mean([known[term] for term in terms])
 
+    # HM: harmonic mean. Model utility = HM of nine, Mem = HM of 1 - term, Util = HM(model utility, fluency),
+    # Agg = HM(Mem, Util).
     add("utility/model_utility", [f"{name}/{metric}" for name in UTILITY_SETS for metric in UTILITY_METRICS])
     remembered = ("extraction_strength", "exact_memorization", "paraphrase_probability", "truth_ratio_knowledge")
     if all(f"forget/{term}" in means for term in remembered):
@@ -445,10 +355,11 @@ def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:
 
 
 def _drawn_quality(ratios: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
-    """Forget quality on each set of drawn rows, from log R of each row under both models: `[2, rows]`."""
+    """Forget quality on each resample, from log R of each row under both models, `[2, rows]`."""
     rows = ratios.shape[1]
     if rows < 2:
         return {}
+    # D = max |F1 - F2|, for all resamples at once: sort both samples of one together, and walk up one step a value.
     both = np.concatenate(ratios[:, bootstrap_indices(rows, seed=seed)], axis=1)
     order = both.argsort(1)
     climb = np.where(order < rows, 1, -1).cumsum(1)
@@ -456,47 +367,35 @@ def _drawn_quality(ratios: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
     # The distribution functions are compared where both have passed all of several equal values.
     passed = np.pad(ordered[:, 1:] != ordered[:, :-1], ((0, 0), (0, 1)), constant_values=True)
     distances, which = np.unique(np.abs(climb * passed).max(1), return_inverse=True)
-    # Samples of one size: all that the test says follows from the distance, which has few values.
+    # For samples of equal size the test depends on this distance alone, which has few values: one test for each.
     ranks = np.arange(float(rows))
-    found = [
+    tests = [
         ForgetQuality().compute(unlearned=ranks.tolist(), retrained=(ranks + distance).tolist())
         for distance in distances
     ]
-    return {f"forget_quality/{name}": np.array([one[name] for one in found])[which] for name in found[0]}
+    return {f"forget_quality/{name}": np.array([test[name] for test in tests])[which] for name in tests[0]}
 
 
 def summarise_tofu(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed: int) -> SuiteOutcome:
-    """
-    Means, aggregates and forget quality against the retrained model, with standard errors and paired differences.
-
-    All are computed anew on the same 1000 draws of the rows of each set, so that the error of an aggregate knows that
-    its terms move together, and a difference that two models were measured on the same rows.
-
-    Args:
-        per_row (`Mapping[str, Mapping[str, Sequence[float]]]`):
-            Role -> metric name -> value of each row of its set.
-        seed (`int`):
-            Seed of the bootstrap.
-
-    Returns:
-        [`~results.SuiteOutcome`]: An aggregate has no number of rows: its terms have their own.
-    """
+    """Means, aggregates and forget quality against the retrained model, from role -> metric -> value of each row."""
+    # All are computed anew on the same resamples of each set: the error of an aggregate then knows that its terms
+    # move together, and a difference that two models were measured on the same rows.
     counts, missing = row_counts(per_row)
     reference = per_row.get("retrained", {}).get("forget/log_ratio")
     values: dict[str, dict[str, float]] = {}
     draws: dict[str, dict[str, np.ndarray]] = {}
-    for role, found in per_row.items():
-        means = {name: float(np.mean(row)) for name, row in found.items()}
-        drawn = {name: drawn_means(row, seed=seed) for name, row in found.items()}
+    for role, metrics in per_row.items():
+        means = {name: float(np.mean(row)) for name, row in metrics.items()}
+        drawn = {name: drawn_means(row, seed=seed) for name, row in metrics.items()}
         values[role] = means | {name: float(value) for name, value in aggregate_values(means).items()}
         draws[role] = drawn | aggregate_values(drawn)
         if reference is not None:
-            ratios = np.array([found["forget/log_ratio"], reference])
+            ratios = np.array([metrics["forget/log_ratio"], reference])
             quality = ForgetQuality().compute(unlearned=ratios[0].tolist(), retrained=ratios[1].tolist())
             quality = {f"forget_quality/{name}": value for name, value in quality.items()}
             values[role] |= quality
             counts[role] |= dict.fromkeys(quality, len(reference))
             draws[role] |= _drawn_quality(ratios, seed=seed)
-    names = dict.fromkeys(name for found in values.values() for name in found if not name.startswith(_TERMS))
-    values = {role: {name: found[name] for name in names if name in found} for role, found in values.items()}
+    names = dict.fromkeys(name for metrics in values.values() for name in metrics if not name.startswith(_TERMS))
+    values = {role: {name: metrics[name] for name in names if name in metrics} for role, metrics in values.items()}
     return summarise(values, draws, counts, missing)

@@ -16,7 +16,8 @@
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -24,29 +25,90 @@ from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_ids, prompt_ids, without_end
+from ..encoding import answer_ids, pad_rows, padding_token_id, prompt_ids, without_end
 from ..generation import Completion, eos_token_ids, generate
-from ..metrics import (
-    ExtractionStrength,
-)
-from ..token_scores import RowScore, score_rows
-from .rows import EncodedSet
+from ..metrics import ExtractionStrength
+from ..token_scores import RowScore, score_batch, score_rows
+from .rows import EncodedSet, Loaders
 from .uncertainty import where_measured
 
 
+Measured = TypeVar("Measured")
+
+
+@dataclass(kw_only=True)
+class SuiteSetting:
+    """Tokenizer, batch size and seed: the same for every model that a suite measures."""
+
+    tokenizer: PreTrainedTokenizerBase
+    # Rows of a forward pass and of a `generate` call; `None`: 32, and chosen from memory.
+    batch_size: int | None
+    seed: int
+
+    @property
+    def pad_token_id(self) -> int:
+        return padding_token_id(self.tokenizer)
+
+    @property
+    def score_batch_size(self) -> int:
+        return self.batch_size or 32
+
+    def score(
+        self, model: nn.Module, rows: Sequence[dict[str, Any]], desc: str | None, **kwargs: Any
+    ) -> list[RowScore]:
+        """Scores of encoded rows; see [`~trl_unlearn.token_scores.score_rows`] for other options."""
+        options = {"pad_token_id": self.pad_token_id, "batch_size": self.score_batch_size, "desc": desc}
+        return score_rows_together(model, rows, **options, **kwargs)
+
+    def extraction_strength(
+        self, model: nn.Module, encoded: EncodedSet, desc: str | None, chosen: Sequence[int] | None = None
+    ) -> list[float]:
+        """Strict extraction strength of each row, or of the rows with the `chosen` indices; NaN where not finite."""
+        chosen = range(len(encoded.answers)) if chosen is None else chosen
+        scores = self.score(model, [encoded.answers[i] for i in chosen], desc)
+        is_top1 = answer_matches(scores, [encoded.closed[i] for i in chosen])
+        return where_measured(ExtractionStrength().compute(is_top1=is_top1, parity="strict")["per_row"], scores)
+
+    def train_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, rows: Sequence[dict[str, Any]]) -> None:
+        """One optimiser step on the mean loss per label token of all rows, in passes of `score_batch_size` rows."""
+        device = next(model.parameters()).device
+        tokens = sum(label != -100 for row in rows for label in row["labels"][1:])
+        for start in range(0, len(rows), self.score_batch_size):
+            batch = pad_rows(rows[start : start + self.score_batch_size], self.pad_token_id)
+            scores = score_batch(model, {key: value.to(device) for key, value in batch.items()})
+            # Divided by the tokens of all passes: their gradients add up to that of one large batch.
+            (-scores.logps.sum() / tokens).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of generated tokens, without special tokens and the white space around it."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
 def free_memory() -> None:
-    """Give back what a model took that was dropped."""
+    """Return the memory of a model that was dropped to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
+def measure_each(models: Loaders, measure: Callable[[str, PreTrainedModel], Measured]) -> dict[str, Measured]:
+    """Role -> what `measure(role, model)` returns, with one model in memory at a time."""
+    measured = {}
+    for role, load in models.items():
+        if load is not None:
+            measured[role] = measure(role, load())
+            free_memory()
+    return measured
+
+
 def _shared(work: Callable[[list[int]], list[Any]], lengths: Sequence[int]) -> list[Any]:
-    """Results of all items in their order, from a function that takes the indices of some."""
+    """Split the items over processes, run `work` on the indices of each share, gather in order."""
     state = PartialState()
     if state.num_processes == 1:
         return work(list(range(len(lengths))))
-    # Every process gets long and short rows alike.
+    # Dealt out by falling length, so that every process gets long and short rows alike and none waits for another.
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     mine = order[state.process_index :: state.num_processes]
     results = dict(gather_object(list(zip(mine, work(mine), strict=True))))
@@ -54,16 +116,7 @@ def _shared(work: Callable[[list[int]], list[Any]], lengths: Sequence[int]) -> l
 
 
 def score_rows_together(model: nn.Module, rows: Sequence[dict[str, Any]], **kwargs: Any) -> list[RowScore]:
-    """
-    [`~trl_unlearn.token_scores.score_rows`], shared among processes.
-
-    Args:
-        model, rows, kwargs:
-            See there.
-
-    Returns:
-        `list[RowScore]`: Of every row, in order, in every process.
-    """
+    """[`~trl_unlearn.token_scores.score_rows`], shared among processes."""
     return _shared(
         lambda indices: score_rows(model, [rows[i] for i in indices], **kwargs),
         [len(row["input_ids"]) for row in rows],
@@ -77,16 +130,7 @@ def generate_together(
     keys: Sequence[tuple[int, ...]] | None = None,
     **kwargs: Any,
 ) -> list[Completion]:
-    """
-    [`~trl_unlearn.generation.generate`], shared among processes.
-
-    Args:
-        model, prompts, keys, kwargs:
-            See there.
-
-    Returns:
-        `list[Completion]`: Of every prompt, in order, in every process.
-    """
+    """[`~trl_unlearn.generation.generate`], shared among processes."""
 
     def work(indices: list[int]) -> list[Completion]:
         chosen = None if keys is None else [keys[i] for i in indices]
@@ -100,34 +144,14 @@ def generate_answers(
     tokenizer: PreTrainedTokenizerBase,
     encoded: EncodedSet,
     *,
-    pad_token_id: int,
     max_new_tokens: int,
     batch_size: int | None = None,
 ) -> list[Completion]:
-    """
-    Greedy answers of a model to the prompts of a set.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model in question.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        encoded ([`EncodedSet`]):
-            Row set.
-        pad_token_id (`int`):
-            Token of the padding.
-        max_new_tokens (`int`):
-            Longest answer, in tokens.
-        batch_size (`int`, *optional*):
-            Rows a `generate` call takes. `None` chooses.
-
-    Returns:
-        `list[Completion]`: One answer a row.
-    """
+    """Greedy answers to the prompts of a set."""
     return generate_together(
         model,
         [prompt_ids(row) for row in encoded.answers],
-        pad_token_id=pad_token_id,
+        pad_token_id=padding_token_id(tokenizer),
         eos_token_ids=eos_token_ids(model, tokenizer, encoded.answers),
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
@@ -142,88 +166,31 @@ def sample_responses(
     keys: Sequence[Sequence[tuple[int, ...]]],
     *,
     max_new_tokens: int,
-    pad_token_id: int,
     batch_size: int | None = None,
     desc: str,
 ) -> list[tuple[list[int], list[int], list[Completion]]]:
-    """
-    Sample responses to the prompts of rows, at temperature 1.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model in question.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        rows (`Sequence[Mapping[str, Any]]`):
-            Encoded rows (`input_ids`, `prompt_length`).
-        keys (`Sequence[Sequence[tuple[int, ...]]]`):
-            Key of each sample of each row.
-        max_new_tokens (`int`):
-            Longest response, in tokens; never more than the longest answer of the rows.
-        pad_token_id, batch_size, desc:
-            See [`~trl_unlearn.generation.generate`].
-
-    Returns:
-        `list[tuple]`: Of each row its prompt, its answer and its samples.
-    """
+    """Prompt and answer of each encoded row, and its samples at temperature 1, one for each of the row's keys."""
     prompts = [prompt_ids(row) for row in rows]
     answers = [answer_ids(row) for row in rows]
     samples = iter(
         generate_together(
             model,
-            [prompt for prompt, of_row in zip(prompts, keys, strict=True) for _ in of_row],
-            pad_token_id=pad_token_id,
+            [prompt for prompt, row_keys in zip(prompts, keys, strict=True) for _ in row_keys],
+            pad_token_id=padding_token_id(tokenizer),
             eos_token_ids=eos_token_ids(model, tokenizer, rows),
             # A few samples ramble on; a batch would wait for them, and what they say by then rephrases no answer.
             max_new_tokens=min(max_new_tokens, max(map(len, answers))),
             batch_size=batch_size,
-            keys=[key for of_row in keys for key in of_row],
+            keys=[key for row_keys in keys for key in row_keys],
             desc=desc,
         )
     )
     return [
-        (prompt, answer, [next(samples) for _ in of_row])
-        for prompt, answer, of_row in zip(prompts, answers, keys, strict=True)
+        (prompt, answer, [next(samples) for _ in row_keys])
+        for prompt, answer, row_keys in zip(prompts, answers, keys, strict=True)
     ]
 
 
-def strict_extraction_strengths(
-    model: nn.Module,
-    encoded: EncodedSet,
-    *,
-    pad_token_id: int,
-    batch_size: int = 32,
-    desc: str | None = None,
-    chosen: Sequence[int] | None = None,
-) -> list[float]:
-    """
-    Strict extraction strength of each row, the end-of-turn token left out.
-
-    Args:
-        model (`torch.nn.Module`):
-            Model in question.
-        encoded ([`EncodedSet`]):
-            Row set.
-        pad_token_id (`int`):
-            Token of the padding.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Rows a forward pass takes.
-        desc (`str`, *optional*):
-            Label of the progress bar. `None` shows none.
-        chosen (`Sequence[int]`, *optional*):
-            Indices of the rows that count. `None`: all.
-
-    Returns:
-        `list[float]`: In [0, 1], see [`~metrics.ExtractionStrength`]; NaN where scores are not finite.
-    """
-    chosen = range(len(encoded.answers)) if chosen is None else chosen
-    scores = score_rows_together(
-        model, [encoded.answers[i] for i in chosen], pad_token_id=pad_token_id, batch_size=batch_size, desc=desc
-    )
-    is_top1 = answer_matches(scores, [encoded.closed[i] for i in chosen])
-    return where_measured(ExtractionStrength().compute(is_top1=is_top1, parity="strict")["per_row"], scores)
-
-
 def answer_matches(scores: Sequence[RowScore], closed: Sequence[bool]) -> list[list[bool]]:
-    """Whether each token of each answer is the most likely one, the end-of-turn token left out."""
+    """Whether each token of each answer is the most likely one, without the end-of-turn token."""
     return [without_end(score.is_top1, ends) for score, ends in zip(scores, closed, strict=True)]
