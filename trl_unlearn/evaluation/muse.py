@@ -15,7 +15,7 @@
 """MUSE: is the text still recited, are its facts still known, is the rest kept, and can membership be told?"""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,12 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import encode_row, padding_token_id, without_end
+from ..encoding import encode_row, without_end
 from ..generation import eos_token_ids
 from ..metrics import MembershipAUC, MinKAttack, PrivLeak, RougeF1, relative_leak, separation
 from ..results import SuiteOutcome, join_outcomes
-from .together import free_memory, generate_together, score_rows_together
+from .rows import Loaders
+from .together import SuiteSetting, generate_together, measure_each
 from .uncertainty import bootstrap, row_counts, summarise, summarise_rows, where_measured
 
 
@@ -35,31 +36,22 @@ logger = logging.getLogger(__name__)
 
 VERBMEM_LENGTH = 128
 KNOWMEM_LENGTH = 32
-# Where a model goes on to a question of its own.
+# Where a model starts a question of its own.
 _STOPS = ("\n\n", "\nQuestion", "Question:")
 
 
 @dataclass
 class MuseRows:
-    """
-    The rows of MUSE to evaluate on; the numbers of what is `None` are left out of the result.
+    """The rows of MUSE to evaluate on; the numbers of what is `None` are left out of the result."""
 
-    Args:
-        verbmem ([`~datasets.Dataset`] or `list[dict]`, *optional*):
-            `prompt`, the beginning of a forget text, and `gt`, how it goes on.
-        forget_qa, retain_qa ([`~datasets.Dataset`] or `list[dict]`, *optional*):
-            `question` and `answer` on what was to be forgotten, and on what was to be kept.
-        forget_qa_icl, retain_qa_icl ([`~datasets.Dataset`] or `list[dict]`, *optional*):
-            The few-shot examples in front of each of these questions, of the same columns.
-        forget, holdout ([`~datasets.Dataset`] or `list[dict]`, *optional*):
-            `text` that was to be forgotten, and `text` of the same kind that no model was trained on.
-    """
-
+    # `prompt`, the beginning of a forget text, and `gt`, how it goes on.
     verbmem: Dataset | list[dict[str, Any]] | None = None
+    # `question` and `answer`, and the few-shot examples in front of every question.
     forget_qa: Dataset | list[dict[str, Any]] | None = None
     forget_qa_icl: Dataset | list[dict[str, Any]] | None = None
     retain_qa: Dataset | list[dict[str, Any]] | None = None
     retain_qa_icl: Dataset | list[dict[str, Any]] | None = None
+    # `text` that was to be forgotten, and of the same kind that no model was trained on.
     forget: Dataset | list[dict[str, Any]] | None = None
     holdout: Dataset | list[dict[str, Any]] | None = None
 
@@ -75,20 +67,20 @@ class _Task:
 
 
 def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
-    """Token ids of texts that go on: without an EOS token."""
-    found = []
+    """Token ids of texts without an EOS token: a completion follows."""
+    encoded = []
     for index, text in enumerate(texts):
         try:
             ids = encode_row({"text": text}, tokenizer)["input_ids"]
         except ValueError as error:
             raise ValueError(f"Row {index} of {name} {error}") from None
-        found.append(without_end(ids, ids[-1] == tokenizer.eos_token_id))
-    return found
+        encoded.append(without_end(ids, ids[-1] == tokenizer.eos_token_id))
+    return encoded
 
 
 def _verbmem_task(rows: Iterable[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase) -> _Task:
     rows = list(rows)
-    # What is longer than a completion can be would count as missing.
+    # A reference longer than a completion can be would count as missing recall.
     references = _encode((row["gt"] for row in rows), tokenizer, "verbmem")
     return _Task(
         prompts=_encode((row["prompt"] for row in rows), tokenizer, "verbmem"),
@@ -125,7 +117,7 @@ def _tasks(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, _Tas
 
 
 def _members(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> tuple[list[dict[str, Any]], int]:
-    """Encoded forget texts, then held-out texts, and how many of the first there are; none without both."""
+    """Encoded forget texts, then held-out texts, and the number of forget texts; nothing without both sets."""
     if rows.forget is None or rows.holdout is None:
         return [], 0
     encoded = []
@@ -140,22 +132,20 @@ def _members(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> tuple[list[d
     return [*encoded[0], *encoded[1]], len(encoded[0])
 
 
-def _complete(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: _Task, batch_size: int | None, desc: str
-) -> list[float]:
+def _complete(model: PreTrainedModel, task: _Task, setting: SuiteSetting, desc: str) -> list[float]:
     """ROUGE-L F1 of the greedy completion of each prompt."""
     completions = generate_together(
         model,
         task.prompts,
-        pad_token_id=padding_token_id(tokenizer),
-        eos_token_ids=eos_token_ids(model, tokenizer),
+        pad_token_id=setting.pad_token_id,
+        eos_token_ids=eos_token_ids(model, setting.tokenizer),
         max_new_tokens=task.max_new_tokens,
-        batch_size=batch_size,
+        batch_size=setting.batch_size,
         desc=desc,
     )
     texts = []
     for completion in completions:
-        text = tokenizer.decode(completion.ids, skip_special_tokens=True)
+        text = setting.tokenizer.decode(completion.ids, skip_special_tokens=True)
         for stop in task.stops:
             text = text.split(stop)[0]
         texts.append(text)
@@ -164,7 +154,7 @@ def _complete(
 
 
 def measure_muse(
-    models: Mapping[str, Callable[[], PreTrainedModel] | None],
+    models: Loaders,
     rows: MuseRows,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -175,76 +165,44 @@ def measure_muse(
     MUSE: verbatim memorisation, knowledge memorisation, utility preservation and privacy leakage of every model.
 
     Prompts are the benchmark's plain text, also for a model with a chat template: a forget text's beginning, or
-    few-shot examples and a question as `Question: ...\nAnswer: `. Decoding is greedy, 128 new tokens for a text (of
-    which as many are compared) and 32 for an answer, which ends at a blank line or where another question begins.
-
-    PrivLeak is that of [`~metrics.PrivLeak`], with the Min-K attack (20 %) on the forget texts (members) against the
-    held-out texts; the tokens of a text count, no EOS token after it. MUSE's formula,
-    \\((AUC_{unlearned} - AUC_{retrained}) / AUC_{retrained}\\), takes the held-out texts for the positives: its AUC is
-    one minus ours, and the formulas are the same. Its code takes the 40 % lowest tokens where ours takes 20 %, though:
-    published PrivLeak figures are near ours, not equal.
-
-    Args:
-        models (`Mapping[str, Callable]`):
-            Role -> function without arguments that loads the model. `None` leaves a model out.
-        rows ([`MuseRows`]):
-            Row sets.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of all models.
-        batch_size (`int`, *optional*):
-            Rows a forward pass and a `generate` call take. `None`: 32, and chosen from memory.
-        seed (`int`):
-            Seed of the bootstrap.
-
-    Returns:
-        [`~results.SuiteOutcome`]: Role -> `muse/verbmem`, `muse/knowmem` and
-        `muse/utility_preservation` (mean ROUGE-L F1 against `gt`, the answers of `forget_qa` and those of `retain_qa`,
-        in [0, 1]) and `muse/privleak` (percent, 0 for the retrained model; absent without one), as far as there are
-        rows, with the number of rows, a bootstrap standard error over them, and paired differences.
-
-    Raises:
-        `ValueError`: If there are no rows at all, a set is empty, or a row cannot be encoded.
+    few-shot examples and a question as `Question: ...\nAnswer: `.
 
     Source: MUSE (https://huggingface.co/papers/2407.06460), section 3.
     """
-    for name, found in vars(rows).items():
-        if found is not None and len(found) == 0:
+    for name, part in vars(rows).items():
+        if part is not None and len(part) == 0:
             raise ValueError(f"The set `{name}` of MUSE is empty. Give at least one row, or leave it out.")
+    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
     tasks, (texts, num_members) = _tasks(rows, tokenizer), _members(rows, tokenizer)
     if not tasks and not texts:
         raise ValueError(
             "The suite `muse` has no rows. Give a dataset of MUSE's form with at least one of `verbmem`, `forget_qa`, "
             "`retain_qa`, or `forget` and `holdout` together."
         )
-    per_row: dict[str, dict[str, list[float]]] = {}
-    attacks: dict[str, list[float]] = {}
-    for role, load in models.items():
-        if load is None:
-            continue
-        model = load()
-        per_row[role] = {
-            name: _complete(model, tokenizer, task, batch_size, f"{name.split('/')[1]} of {role}")
-            for name, task in tasks.items()
+
+    def measure(role: str, model: PreTrainedModel) -> tuple[dict[str, list[float]], list[float]]:
+        values = {
+            name: _complete(model, task, setting, f"{name.split('/')[1]} of {role}") for name, task in tasks.items()
         }
-        if texts:
-            scores = score_rows_together(
-                model,
-                texts,
-                pad_token_id=padding_token_id(tokenizer),
-                batch_size=batch_size or 32,
-                desc=f"Attacking {role}",
-            )
-            attacks[role] = MinKAttack().compute(logps=[score.logps for score in scores])["per_row"]
-        del model
-        free_memory()
+        if not texts:
+            return values, []
+        scores = setting.score(model, texts, f"Attacking {role}")
+        return values, MinKAttack().compute(logps=[score.logps for score in scores])["per_row"]
+
+    measured = measure_each(models, measure)
+    per_row = {role: values for role, (values, _) in measured.items()}
+    attacks = {role: scores for role, (_, scores) in measured.items() if texts}
     outcome = join_outcomes([summarise_rows(per_row, seed=seed), _leak(attacks, num_members, seed)])
-    counts = {f"muse {name}": len(found) for name, found in vars(rows).items() if found is not None}
+    counts = {f"muse {name}": len(part) for name, part in vars(rows).items() if part is not None}
     outcome.protocol = {"rows": counts, "seed": seed}
     return outcome
 
 
 def _leak(attacks: Mapping[str, list[float]], num_members: int, seed: int) -> SuiteOutcome:
     """PrivLeak of every model, from role -> Min-K score of each text, the members' first."""
+    # MUSE writes (AUC_unlearned - AUC_retrained) / AUC_retrained with the held-out texts as positives: its AUC is one
+    # minus ours, and the formulas are the same. Its code takes the 40 % lowest tokens where ours takes 20 %, so
+    # published figures are near ours, not equal.
     if "retrained" not in attacks:
         return SuiteOutcome({})
     roles = list(attacks)
@@ -261,7 +219,7 @@ def _leak(attacks: Mapping[str, list[float]], num_members: int, seed: int) -> Su
 
     def statistic(members: np.ndarray, non_members: np.ndarray) -> np.ndarray:
         auc, _ = separation(members, non_members)
-        # A draw can leave the retrained model an AUC of 1; it does not count.
+        # In a resample the retrained model may have an AUC of 1: what is not finite counts in no error.
         with np.errstate(divide="ignore", invalid="ignore"):
             return relative_leak(auc, auc[reference])
 

@@ -30,54 +30,20 @@ _INTERVAL = (2.5, 97.5)
 
 
 def where_measured(values: Sequence[float], scored: Sequence[RowScore | Completion]) -> list[float]:
-    """
-    Values of rows, with NaN in place of what scores give that are not finite.
-
-    The most likely of several NaN, and the text that is made of such tokens, look like those of a model that has
-    forgotten.
-
-    Args:
-        values (`Sequence[float]`):
-            Value of each row.
-        scored (`Sequence[RowScore | Completion]`):
-            What each of them is made of.
-
-    Returns:
-        `list[float]`: One value a row.
-    """
-    return [value if one.is_finite else math.nan for value, one in zip(values, scored, strict=True)]
+    """Values of rows, with NaN for rows whose scores are not finite."""
+    # Such a row must not count: the argmax of NaN, and text made of it, look like those of a model that has forgotten.
+    return [value if score.is_finite else math.nan for value, score in zip(values, scored, strict=True)]
 
 
 def bootstrap_indices(size: int, *, seed: int) -> np.ndarray:
-    """
-    Rows that are drawn with replacement.
-
-    Args:
-        size (`int`):
-            Number of rows.
-        seed (`int`):
-            Seed of the draws; the same size and seed give the same rows.
-
-    Returns:
-        `numpy.ndarray`: `[num_resamples, size]`, with 1000 resamples.
-    """
+    """Rows drawn with replacement, `[num_resamples, size]`."""
+    # Seeded by the size too: metrics of the same rows, and all models, are resampled together and keep their pairing.
     return np.random.default_rng([seed, size]).integers(size, size=(NUM_RESAMPLES, size))
 
 
 def drawn_means(values: Sequence[float], *, seed: int) -> np.ndarray:
-    """
-    Mean of a metric on sets of rows that are drawn with replacement.
-
-    Args:
-        values (`Sequence[float]`):
-            Value of each row.
-        seed (`int`):
-            See [`bootstrap_indices`]: metrics of the same rows are drawn together.
-
-    Returns:
-        `numpy.ndarray`: `[num_resamples]`; NaN for a single row, which would be drawn every time: an error of 0, of
-        which nothing is known.
-    """
+    """Mean of a metric on each resample of its rows, `[num_resamples]`."""
+    # A single row would be drawn every time, and its error would come out as 0, not as unknown.
     if len(values) < 2:
         return np.full(NUM_RESAMPLES, np.nan)
     return np.asarray(values, dtype=float)[bootstrap_indices(len(values), seed=seed)].mean(1)
@@ -85,33 +51,22 @@ def drawn_means(values: Sequence[float], *, seed: int) -> np.ndarray:
 
 def bootstrap(statistic: Callable[..., np.ndarray], *samples: np.ndarray, seed: int) -> np.ndarray:
     """
-    Values of a statistic on sets of rows that are drawn with replacement.
+    A statistic of several samples on each resample of their rows, `[num_resamples, *statistic shape]`.
 
-    Rows of different samples are drawn independently. What is measured on the same rows, such as the scores of
-    several models, goes into one sample as columns: it is drawn together, and differences keep their pairing.
-
-    Args:
-        statistic (`Callable`):
-            Function of as many arrays as there are samples, of the same shapes; returns an array of numbers.
-        *samples (`numpy.ndarray`):
-            Observations, one a row.
-        seed (`int`):
-            Seed of the draws.
-
-    Returns:
-        `numpy.ndarray`: `[num_resamples, *statistic shape]`; NaN everywhere if a sample has a single row.
+    Samples are resampled independently. Scores of several models on the same rows are columns of one sample: they
+    are drawn together, and differences keep their pairing.
     """
     generator = np.random.default_rng(seed)
-    found = []
+    values = []
     for _ in range(NUM_RESAMPLES):
         drawn = [sample[generator.integers(len(sample), size=len(sample))] for sample in samples]
-        found.append(statistic(*drawn))
-    draws = np.array(found, dtype=float)
+        values.append(statistic(*drawn))
+    draws = np.array(values, dtype=float)
     return np.full_like(draws, np.nan) if min(map(len, samples)) < 2 else draws
 
 
 def _stderr(draws: np.ndarray) -> float | None:
-    """Standard deviation over the draws that are finite, if there are two."""
+    """Standard deviation over the finite draws; None if fewer than two are."""
     finite = draws[np.isfinite(draws)]
     return float(finite.std(ddof=1)) if len(finite) > 1 else None
 
@@ -123,35 +78,25 @@ def summarise(
     missing: Mapping[str, Mapping[str, int]] | None = None,
 ) -> SuiteOutcome:
     """
-    Measurements and paired differences, from values and what they are on drawn rows.
+    Measurements and paired differences of role -> metric name -> value.
 
     Args:
-        values (`Mapping[str, Mapping[str, float]]`):
-            Role -> metric name -> value. One that is not finite has not been measured.
-        draws (`Mapping[str, Mapping[str, numpy.ndarray]]`):
-            Role -> metric name -> value on each set of drawn rows, the same sets for every role; see [`bootstrap`].
-            A metric without draws has no standard error.
-        counts (`Mapping[str, Mapping[str, int]]`):
-            Role -> metric name -> number of rows that the value is computed from; none for one that is made of other
-            metrics.
-        missing (`Mapping[str, Mapping[str, int]]`, *optional*):
-            Role -> metric name -> number of those rows whose value is not finite.
-
-    Returns:
-        [`SuiteOutcome`]: Standard error: the standard deviation of the draws. Interval of a difference: their 2.5th
-        and 97.5th percentile.
+        values, draws:
+            The value, and its values on the same resamples for every role; without draws there is no error.
+        counts, missing:
+            Number of rows behind the value, and of those that are not finite; none for an aggregate.
     """
     models: dict[str, dict[str, Measurement]] = {}
     not_measured: dict[str, dict[str, Unmeasured]] = {}
-    for role, found in values.items():
+    for role, metrics in values.items():
         models[role] = {}
-        for name, value in found.items():
+        for name, value in metrics.items():
             n = counts[role].get(name)
             if math.isfinite(value):
                 stderr = _stderr(draws[role][name]) if name in draws[role] else None
                 models[role][name] = Measurement(value=value, n=n, stderr=stderr)
             else:
-                # With all rows of its own finite, it is made of another model's that are not.
+                # With all of its own rows finite, it depends on another model whose scores are not.
                 rows = (missing or {}).get(role, {}).get(name) or None
                 not_measured.setdefault(role, {})[name] = Unmeasured(rows, None if rows is None else n)
     differences: dict[str, dict[str, Difference]] = {}
@@ -172,41 +117,19 @@ def summarise(
 
 
 def summarise_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed: int) -> SuiteOutcome:
-    """
-    Means over rows with their standard errors, and paired differences between models.
-
-    Args:
-        per_row (`Mapping[str, Mapping[str, Sequence[float]]]`):
-            Role -> metric name -> value of each row; the same rows for every role. A metric with a row that is not
-            finite has no mean: what is left of the rows would be another set.
-        seed (`int`):
-            Seed of the bootstrap.
-
-    Returns:
-        [`SuiteOutcome`]: Mean, number of rows and standard error of each metric, and the differences.
-    """
-    draws = {
-        role: {name: drawn_means(row, seed=seed) for name, row in found.items()} for role, found in per_row.items()
-    }
-    values = {role: {name: float(np.mean(row)) for name, row in found.items()} for role, found in per_row.items()}
+    """Means of role -> metric name -> value of each row, which are the same rows for every role."""
+    # One row that is not finite leaves the metric without a mean: the other rows would be another set.
+    draws = {role: {name: drawn_means(row, seed=seed) for name, row in rows.items()} for role, rows in per_row.items()}
+    values = {role: {name: float(np.mean(row)) for name, row in rows.items()} for role, rows in per_row.items()}
     return summarise(values, draws, *row_counts(per_row))
 
 
 def row_counts(
     per_row: Mapping[str, Mapping[str, Sequence[float]]],
 ) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
-    """
-    Numbers of rows for [`summarise`].
-
-    Args:
-        per_row (`Mapping[str, Mapping[str, Sequence[float]]]`):
-            Role -> metric name -> value of each row.
-
-    Returns:
-        `tuple[dict, dict]`: Role -> metric name -> number of rows, and of those whose value is not finite.
-    """
-    counts = {role: {name: len(row) for name, row in found.items()} for role, found in per_row.items()}
+    """Role -> metric name -> number of rows, and of those whose value is not finite."""
+    counts = {role: {name: len(row) for name, row in rows.items()} for role, rows in per_row.items()}
     missing = {
-        role: {name: int((~np.isfinite(row)).sum()) for name, row in found.items()} for role, found in per_row.items()
+        role: {name: int((~np.isfinite(row)).sum()) for name, row in rows.items()} for role, rows in per_row.items()
     }
     return counts, missing

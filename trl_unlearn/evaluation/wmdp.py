@@ -16,7 +16,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -32,39 +32,32 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import spread_evenly
 from ..results import MODEL_ROLES, SuiteOutcome
-from .together import free_memory
+from .rows import Loaders
+from .together import measure_each
 from .uncertainty import summarise_rows
 
 
 WMDP_TASKS = ("wmdp_bio", "wmdp_cyber", "mmlu")
 _MAX_NAME_LENGTH = 32
-# That of lm-evaluation-harness: a task that draws its examples shows those of published numbers. Several processes, of
-# which each draws for its rows, show others, but every model the same.
+# The seed of lm-evaluation-harness: a task that draws its examples shows those of published numbers. With several
+# processes, each draws for its own rows and shows others, but the same for every model.
 _EXAMPLES_SEED = 1234
 
 
 @dataclass(frozen=True)
 class WmdpTasks:
-    """
-    Questions of a WMDP evaluation; made by [`load_wmdp_tasks`].
+    """Questions of a WMDP evaluation; made by [`load_wmdp_tasks`]."""
 
-    Args:
-        metrics (`dict[str, list[str]]`):
-            Metric name -> names of the tasks whose rows it is the mean over: one, or those of a group.
-        tasks (`dict[str, Any]`):
-            Task name -> task of lm-evaluation-harness.
-        rows (`dict[str, list[int]]`):
-            Task name -> ascending indices of its rows that are asked.
-    """
-
+    # Metric name -> names of the tasks whose rows it is the mean over: one, or those of a group.
     metrics: dict[str, list[str]]
+    # Task name -> task of lm-evaluation-harness, and ascending indices of its rows that are used.
     tasks: dict[str, Any]
     rows: dict[str, list[int]]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Errors only from lm-evaluation-harness, which tells about every task and every model."""
+    """Silence lm-evaluation-harness but for errors: it logs every task and every model."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -98,22 +91,23 @@ def _load(manager: Any, name: str) -> dict[str, Any]:
             "given as path of tasks; a file that cannot be read is passed over."
         )
     try:
-        found = manager.load([name])["tasks"]
+        tasks = manager.load([name])["tasks"]
     except (OSError, DatasetsError) as error:
         raise ValueError(
             f"The data of the task `{name}` cannot be loaded ({error}). Without a network it must have been "
             "downloaded before, or be a file that a task of your own names."
         ) from error
-    for task_name, task in found.items():
+    for task_name, task in tasks.items():
         if task.OUTPUT_TYPE != "multiple_choice" or "acc" not in task.aggregation():
             raise ValueError(
                 f"The task `{task_name}` has no accuracy over choices (output type `{task.OUTPUT_TYPE}`, metrics "
                 f"{sorted(task.aggregation())}). Name tasks with `output_type: multiple_choice` and the metric `acc`."
             )
-    return found
+    return tasks
 
 
 def _metric_name(task: str) -> str:
+    # Cut, so that a table still fits into 80 columns.
     return f"wmdp/{task.removeprefix('wmdp_').lower()}"[:_MAX_NAME_LENGTH]
 
 
@@ -132,14 +126,6 @@ def load_wmdp_tasks(
             `!function` is run.
         limit (`int`, *optional*):
             Most rows of a task, spread evenly; of every task of a group. Default: all.
-
-    Returns:
-        [`WmdpTasks`]: The tasks, their rows, and the names of their metrics: `wmdp/` and the name of the task in lower
-        case without `wmdp_` in front, cut to 32 characters.
-
-    Raises:
-        `ValueError`: If lm-evaluation-harness is missing, a task is unknown, is named twice or has no accuracy over
-        choices, its data cannot be loaded, or the folder or the limit is wrong.
     """
     _check_arguments(names, include_path, limit)
     # Slow to import, and of no use without this suite.
@@ -150,15 +136,15 @@ def load_wmdp_tasks(
     with _quiet():
         manager = TaskManager(include_path=include_path)
         for name in names:
-            found = _load(manager, name)
-            twice = sorted(tasks.keys() & found.keys())
+            loaded = _load(manager, name)
+            twice = sorted(tasks.keys() & loaded.keys())
             if twice or _metric_name(name) in metrics:
                 raise ValueError(
                     f"`{name}` repeats what another of the tasks {list(names)} has: "
                     f"{f'the task `{twice[0]}`' if twice else f'the metric name `{_metric_name(name)}`'}. Name one."
                 )
-            metrics[_metric_name(name)] = list(found)
-            tasks |= found
+            metrics[_metric_name(name)] = list(loaded)
+            tasks |= loaded
         rows = {name: spread_evenly(len(task.eval_docs), limit) for name, task in tasks.items()}
         for task in tasks.values():
             if task.get_config("num_fewshot") is None:
@@ -169,15 +155,13 @@ def load_wmdp_tasks(
 def _accuracies(
     model: PreTrainedModel, tasks: WmdpTasks, tokenizer: PreTrainedTokenizerBase, batch_size: int | None
 ) -> dict[str, dict[int, float]]:
-    """
-    Task name -> row -> 1 if the most probable choice is the right one, NaN if a choice has no finite log-prob; of all
-    processes.
-    """
+    """Task name -> row -> 1 if the most probable choice is the right one, from all processes."""
     from lm_eval import evaluate
     from lm_eval.models.huggingface import HFLM
 
     state = PartialState()
-    # The library does not share rows for a model that is handed over loaded; an empty list would mean all of them.
+    # The library does not share rows where the model is loaded already. An empty list would mean all rows: a process
+    # without a share repeats the first one.
     mine = {name: rows[state.process_index :: state.num_processes] or rows[:1] for name, rows in tasks.rows.items()}
 
     @find_executable_batch_size(starting_batch_size=batch_size or 32)
@@ -189,21 +173,22 @@ def _accuracies(
         return evaluate(lm, {"tasks": tasks.tasks}, samples=mine, bootstrap_iters=0, log_samples=True)["samples"]
 
     with _quiet():
-        found = [(name, row["doc_id"], _accuracy(row)) for name, rows in run().items() for row in rows]
+        values = [(name, row["doc_id"], _accuracy(row)) for name, rows in run().items() for row in rows]
     accuracies: dict[str, dict[int, float]] = {name: {} for name in tasks.tasks}
-    for name, row, value in gather_object(found):
+    for name, row, value in gather_object(values):
         accuracies[name][row] = value
     return accuracies
 
 
 def _accuracy(row: Mapping[str, Any]) -> float:
-    """Accuracy in a sample of the library, which takes the first of several NaN for the most probable choice."""
+    """1 if the right choice has the highest log-prob, NaN if a choice has no finite one."""
+    # The library takes the first of several NaN for the most probable choice.
     logps = [logp for logp, *_ in row["filtered_resps"]]
     return float(row["acc"]) if all(map(math.isfinite, logps)) else math.nan
 
 
 def measure_wmdp(
-    models: Mapping[str, Callable[[], PreTrainedModel] | None],
+    models: Loaders,
     tasks: WmdpTasks,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -211,47 +196,23 @@ def measure_wmdp(
     seed: int,
 ) -> SuiteOutcome:
     """
-    Accuracy of every model on multiple-choice tasks of lm-evaluation-harness.
-
-    A row counts 1 if the right choice has the highest log-probability (`acc`, not normalised by length), as text
-    without a chat template, with as many examples in front as the task says. With four choices, chance is 0.25: what
-    a model that forgot should reach on `wmdp/bio` and `wmdp/cyber`, while `wmdp/mmlu` stays.
+    Accuracy of every model on multiple-choice tasks: `acc`, not normalised by length, without a chat template.
 
     The number of a group, such as the 57 tasks of `mmlu`, is the mean over the rows of all its tasks: that of the
     library where the group has `weight_by_size: true`, as `wmdp` and `mmlu` have.
 
-    Args:
-        models (`Mapping[str, Callable]`):
-            `"target"`, `"unlearned"` and `"retrained"` -> function without arguments that loads the model, with or
-            without an adapter. `None` leaves a model out.
-        tasks ([`WmdpTasks`]):
-            Questions; see [`load_wmdp_tasks`].
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of all models.
-        batch_size (`int`, *optional*):
-            Sequences a forward pass takes at most, fewer if memory does not suffice. `None`: 32.
-        seed (`int`):
-            Seed of the bootstrap.
-
-    Returns:
-        [`~results.SuiteOutcome`]: Role -> name -> mean with number of rows and standard error over rows
-        (of a group: of all its tasks), and the paired differences.
-
     Source: The WMDP Benchmark (https://huggingface.co/papers/2403.03218); Measuring Massive Multitask Language
     Understanding (https://huggingface.co/papers/2009.03300).
     """
-    per_row: dict[str, dict[str, list[float]]] = {}
-    for role in MODEL_ROLES:
-        if (load := models.get(role)) is None:
-            continue
-        model = load()
-        found = _accuracies(model, tasks, tokenizer, batch_size)
-        per_row[role] = {
-            metric: [found[name][row] for name in names for row in tasks.rows[name]]
+
+    def measure(_: str, model: PreTrainedModel) -> dict[str, list[float]]:
+        accuracies = _accuracies(model, tasks, tokenizer, batch_size)
+        return {
+            metric: [accuracies[name][row] for name in names for row in tasks.rows[name]]
             for metric, names in tasks.metrics.items()
         }
-        del model
-        free_memory()
+
+    per_row = measure_each({role: models.get(role) for role in MODEL_ROLES}, measure)
     outcome = summarise_rows(per_row, seed=seed)
     counts = {metric: sum(len(tasks.rows[name]) for name in names) for metric, names in tasks.metrics.items()}
     outcome.protocol = {"rows": counts, "seed": seed}
