@@ -21,9 +21,9 @@ from rich.console import Console
 from trl_unlearn.evaluation import tables
 from trl_unlearn.evaluation.tables import (
     ComparedRun,
-    comparison_markdown,
     comparison_rows,
     goal_of,
+    markdown_table,
     print_comparison,
     retain_at,
 )
@@ -87,7 +87,7 @@ def test_a_mean_over_fewer_seeds_than_there_are_says_so():
 
 
 def test_markdown_has_a_row_for_each_method():
-    assert comparison_markdown(["method", "Agg"], [["ga", "1"], ["npo", "2"]]) == (
+    assert markdown_table(["method", "Agg"], [["ga", "1"], ["npo", "2"]]) == (
         "| method | Agg |\n| --- | --: |\n| ga | 1 |\n| npo | 2 |\n"
     )
 

@@ -16,7 +16,7 @@ import io
 
 from rich.console import Console
 
-from trl_unlearn.evaluation.tables import print_results, print_verdict, results_markdown
+from trl_unlearn.evaluation.tables import print_results, print_verdict
 from trl_unlearn.results import (
     DIFFERENCES,
     METRICS,
@@ -54,7 +54,6 @@ def test_what_could_not_be_measured_is_told_from_what_was_not_run():
     text = " ".join(printed(result=result).split())
     assert "forget/probability -0.123 ± 0.011 not measured not run" in text
     assert "scores of the unlearned model are not finite: `forget/probability` (in 2 of 400 rows)." in text
-    assert "| `forget/probability` | -0.123 ± 0.011 | not measured | not run |" in results_markdown(result)
 
 
 def test_the_table_fits_80_columns_with_every_name_and_value_unbroken():
@@ -78,13 +77,6 @@ def test_the_differences_stand_below_with_their_intervals():
 def test_the_table_says_parity_fluency_source_and_what_was_not_evaluated():
     text = " ".join(printed().split())
     assert "Parity: strict." in text and "stand-in" in text and "The retrained model was not evaluated." in text
-
-
-def test_the_markdown_table_has_a_row_for_each_metric_in_order():
-    lines = results_markdown(make_result()).splitlines()
-    assert lines[:2] == ["| metric | target | unlearned | retrained |", "|---|--:|--:|--:|"]
-    assert [line.split("`")[1] for line in lines[2:]] == [name for name, _, _, _ in METRICS] + ["own/metric"]
-    assert lines[2] == "| `forget/extraction_strength` | -0.123 ± 0.011 | -0.123 ± 0.011 | not run |"
 
 
 def test_a_model_that_has_not_forgotten_gets_a_red_line_and_one_that_has_none():

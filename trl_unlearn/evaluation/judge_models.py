@@ -45,11 +45,11 @@ from .together import free_memory, generate_together
 
 
 logger = logging.getLogger(__name__)
-# The one of published numbers.
+# The classifier of published numbers.
 FLUENCY_CLASSIFIER = "madhurjindal/autonlp-Gibberish-Detector-492513457"
 _CLEAN = "clean"
 API_KEY_VARIABLE = "JUDGE_API_KEY"
-# More than a score takes: a judge that reasons first gets to its end.
+# More than a score takes: room for a judge that reasons first.
 _MAX_REPLY_LENGTH = 512
 # Rows that a local judge answers before their replies are written down.
 _CHUNK = 64
@@ -64,27 +64,13 @@ _REFUSED_TEXT = {400, 413, 422}
 
 
 class Judge(Protocol):
-    """
-    What answers requests. Every process of a launch calls it with the same ones, and gets the same replies.
+    """Answers requests. Every process of a launch calls it with the same ones, and gets the same replies."""
 
-    Attributes:
-        name (`str`):
-            Its name for the protocol: of a folder the last part, which says nothing of this machine.
-    """
-
+    # For the protocol: of a folder its last part, which says nothing about this machine.
     name: str
 
     def __call__(self, conversations: Sequence[list[dict[str, str]]]) -> Iterator[str]:
-        """
-        Replies to conversations.
-
-        Args:
-            conversations (`Sequence[list[dict[str, str]]]`):
-                Messages of each.
-
-        Returns:
-            `Iterator[str]`: One reply a conversation, in order, as they come.
-        """
+        """One reply to the messages of each conversation, in order, as they come."""
         ...
 
 
@@ -93,15 +79,6 @@ class EndpointJudge:
     A judge behind an OpenAI-compatible endpoint, at temperature 0.
 
     The key comes from the environment variable `JUDGE_API_KEY`. The token of the Hub is never sent.
-
-    Args:
-        model (`str`):
-            Name under which the server knows the model.
-        base_url (`str`):
-            Address, for instance `http://localhost:8000/v1`.
-
-    Raises:
-        `ValueError`: If the address is none, or the server does not answer a first, tiny request.
     """
 
     def __init__(self, model: str, base_url: str):
@@ -152,14 +129,14 @@ class EndpointJudge:
             try:
                 return self._request(messages)
             except HfHubHTTPError as error:
-                found = error.response.status_code
-                if found in _REFUSED_TEXT:
+                status = error.response.status_code
+                if status in _REFUSED_TEXT:
                     return ""
-                fault, passes = f"HTTP status {found}", found in _BUSY
+                fault, is_passing = f"HTTP status {status}", status in _BUSY
             # What the server said may quote a row of the forget set.
             except (HTTPError, ValueError) as error:
-                fault, passes = type(error).__name__, True
-            if wait is None or not passes:
+                fault, is_passing = type(error).__name__, True
+            if wait is None or not is_passing:
                 break
             time.sleep(wait)
         raise ConnectionError(
@@ -167,7 +144,7 @@ class EndpointJudge:
         )
 
     def __call__(self, conversations: Sequence[list[dict[str, str]]]) -> Iterator[str]:
-        """See [`Judge`]. One process asks for all; each request that fails is tried again up to four times."""
+        """See [`Judge`]. The main process sends all requests, and each that fails up to four times more."""
         state, replies = PartialState(), []
         if state.is_main_process:
             with ThreadPoolExecutor(_NUM_CONNECTIONS) as pool:
@@ -182,18 +159,7 @@ class EndpointJudge:
 
 
 class ModelJudge:
-    """
-    A local chat model as the judge, greedy, loaded while it is asked.
-
-    Args:
-        model (`str`):
-            Folder or id on the Hub.
-        batch_size (`int`, *optional*):
-            Rows a `generate` call takes. `None` chooses from memory.
-
-    Raises:
-        `ValueError`: If there is no such model, or it has no chat template.
-    """
+    """A local chat model as the judge, greedy, loaded while it answers."""
 
     def __init__(self, model: str, batch_size: int | None = None):
         self.model, self.name, self.batch_size = model, Path(model).name, batch_size
@@ -231,23 +197,7 @@ class ModelJudge:
 
 
 def load_judge(judge_model: str | None, judge_base_url: str | None, *, batch_size: int | None = None) -> Judge | None:
-    """
-    The judge that is asked for, checked before any other model is loaded.
-
-    Args:
-        judge_model (`str`, *optional*):
-            Name of a model that the server offers; without a server, a folder or an id on the Hub.
-        judge_base_url (`str`, *optional*):
-            Address of an OpenAI-compatible server.
-        batch_size (`int`, *optional*):
-            Rows a `generate` call of a local judge takes. `None` chooses from memory.
-
-    Returns:
-        [`Judge`] or None: None without a model.
-
-    Raises:
-        `ValueError`: If there is a server but no model, or the judge cannot be used.
-    """
+    """The judge behind a server, or a local one without a server; None without a model."""
     if judge_base_url is not None and judge_model is None:
         raise ValueError("`judge_base_url` is given without `judge_model`. Give the name of a model that it offers.")
     if judge_model is None:
@@ -259,19 +209,7 @@ def load_judge(judge_model: str | None, judge_base_url: str | None, *, batch_siz
 
 @dataclass
 class FluencyClassifier:
-    """
-    A sequence classifier with a class `clean`.
-
-    Args:
-        name (`str`):
-            Its id on the Hub or folder, for the protocol.
-        model ([`~transformers.PreTrainedModel`]):
-            The classifier.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        clean (`int`):
-            Index of the class `clean`.
-    """
+    """A sequence classifier with a class `clean`, of the index `clean`; `name` is its id or folder."""
 
     name: str
     model: PreTrainedModel
@@ -282,24 +220,10 @@ class FluencyClassifier:
     def probabilities(
         self, texts: Sequence[str], *, batch_size: int = 32, desc: str = "Judging the fluency"
     ) -> list[float]:
-        """
-        Probability of the class `clean` for each text.
-
-        Args:
-            texts (`Sequence[str]`):
-                Texts in question; those of published numbers are greedy answers to the forget set, cut at 32 tokens of
-                the model that wrote them.
-            batch_size (`int`, *optional*, defaults to `32`):
-                Texts a forward pass takes.
-            desc (`str`, *optional*, defaults to `"Judging the fluency"`):
-                Label of the progress bar.
-
-        Returns:
-            `list[float]`: In [0, 1], in the order of the texts; 0 for a text that is empty or white space.
-        """
+        """Probability of the class `clean` for each text; 0 for a text that is empty or white space."""
         filled = [index for index, text in enumerate(texts) if text.strip()]
-        found = [0.0] * len(texts)
-        # Some tokenizers know no limit, but positions beyond the model's fail.
+        clean = [0.0] * len(texts)
+        # Some tokenizers have no limit of their own, but positions beyond the model's fail.
         longest = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 512))
         with tqdm(total=len(filled), desc=desc, disable=None) as progress:
             for start in range(0, len(filled), batch_size):
@@ -313,27 +237,15 @@ class FluencyClassifier:
                 ).to(self.model.device)
                 probabilities = self.model(**batch).logits.float().softmax(-1)[:, self.clean].tolist()
                 for i, probability in zip(indices, probabilities, strict=True):
-                    found[i] = probability
+                    clean[i] = probability
                 progress.update(len(indices))
-        return found
+        return clean
 
 
 def load_fluency_classifier(name: str | None = None) -> FluencyClassifier | None:
     """
-    The fluency classifier that is named, or the one of published numbers where it has been downloaded before.
-
-    Args:
-        name (`str`, *optional*):
-            Id on the Hub or folder of a sequence classifier with a class `clean`, in upper or lower case. `None`:
-            `madhurjindal/autonlp-Gibberish-Detector-492513457` if it is in the local cache; nothing is downloaded.
-
-    Returns:
-        [`FluencyClassifier`]: On the accelerator if there is one, in float32. `None` if none is named and that one is
-        not in the cache.
-
-    Raises:
-        `ValueError`: If the one that is named cannot be loaded, lacks weights or a vocabulary, or has no class
-        `clean`.
+    A fluency classifier by id or folder, in float32 on the accelerator; without a name the one of published numbers
+    if it is in the local cache, else None. Nothing is downloaded unless it is named.
 
     Source: https://huggingface.co/madhurjindal/autonlp-Gibberish-Detector-492513457.
     """
@@ -355,7 +267,7 @@ def _load_classifier(name: str, **options: Any) -> FluencyClassifier:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, **options
         )
-    # A broken file raises what the library that reads it likes.
+    # A broken file raises whatever the library that reads it raises.
     except Exception as error:
         raise ValueError(
             f"The fluency classifier `{name}` cannot be loaded: {str(error).splitlines()[0]} Give an id on the Hub or "
@@ -368,7 +280,7 @@ def _load_classifier(name: str, **options: Any) -> FluencyClassifier:
             f"The fluency classifier `{name}` has the classes {list(labels.values())}. Expected one that is called "
             f"`{_CLEAN}`: give another classifier, or name the class in `id2label` of its `config.json`."
         )
-    # Both would load with a warning, and guess.
+    # Without weights or a vocabulary it would load with a warning, and guess.
     if report["missing_keys"] or len(tokenizer) <= len(tokenizer.all_special_ids):
         missing = sorted(report["missing_keys"]) or "a vocabulary of its tokenizer"
         raise ValueError(

@@ -40,7 +40,7 @@ from ..results import (
 logger = logging.getLogger(__name__)
 DPI = 100
 WIDTH = 8.0
-# Okabe and Ito's colours, and a shape or a dash of its own for each, so that nothing hangs on colour alone.
+# Okabe and Ito's colours, each with its own shape or dash, so that nothing depends on colour alone.
 ROLE_STYLES = {"target": ("#D55E00", "s"), "unlearned": ("#0072B2", "o"), "retrained": ("#009E73", "D")}
 _BAR_WIDTH = 0.26
 # So that bars can be told apart without their colours.
@@ -68,6 +68,11 @@ def _measured(result: EvaluationResult, group: str) -> list[Metric]:
     return [metric for metric in drawn if any(result.get(role, metric.name) for role in MODEL_ROLES)]
 
 
+def _frame(axes: Axes, grid: str = "y") -> None:
+    axes.grid(axis=grid, color="#DDDDDD", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[Metric]) -> None:
     for role, (colour, marker) in ROLE_STYLES.items():
         for y, metric in enumerate(metrics):
@@ -91,9 +96,8 @@ def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[
     axes.set_yticks(range(len(metrics)), [metric.label for metric in metrics])
     axes.set_ylim(len(metrics) - 0.5, -0.5)
     axes.set_xlim(0, 1)
-    axes.grid(axis="both", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    _frame(axes, "both")
     hint = METRIC_GROUPS[group]
     if "retrained" in hint and result.models["retrained"] is None:
         hint = "no retrained model to compare with"
@@ -101,18 +105,7 @@ def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[
 
 
 def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:
-    """
-    Draws a dot plot of the three models on the main metrics, with standard errors.
-
-    Args:
-        result ([`EvaluationResult`]):
-            What to draw. What was not run is left out.
-        path (`str` or `os.PathLike`):
-            The PNG file to write.
-
-    Raises:
-        `ValueError`: if none of the main metrics was run.
-    """
+    """Dot plot of the three models on the main metrics, with standard errors; what was not run is left out."""
     groups = {group: metrics for group in METRIC_GROUPS if (metrics := _measured(result, group))}
     if not groups:
         raise ValueError(
@@ -143,25 +136,13 @@ def _figure(result: EvaluationResult, names: list[str]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, 4.4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.set_ylim(0, 1.03)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    _frame(axes)
     return figure, axes
 
 
 def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
-    """
-    Draws how fast the rest of the forget set comes back when a share of it is learned again, with standard errors.
-
-    Args:
-        result ([`EvaluationResult`]):
-            What to draw. Models that were not attacked are left out.
-        path (`str` or `os.PathLike`):
-            The PNG file to write.
-
-    Raises:
-        `ValueError`: if no model was attacked in this way.
-    """
+    """How fast the rest of the forget set comes back when a share of it is learned again."""
     names = [f"robustness/relearned_{step}_steps" for step in RELEARNING_STEPS]
     figure, axes = _figure(result, names)
     for role, (colour, marker) in ROLE_STYLES.items():
@@ -187,23 +168,11 @@ def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
     axes.set_xlabel("optimiser steps on a fifth of the forget set")
     axes.set_ylabel("extraction strength of the other rows (strict)")
     axes.set_title("Relearning: does a share of the forget set bring back the rest?", loc="left", fontsize=13)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, path, ncols=3)
 
 
 def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
-    """
-    Draws how much of an answer the best of k samples says, with standard errors.
-
-    Args:
-        result ([`EvaluationResult`]):
-            What to draw. Models that were not sampled are left out.
-        path (`str` or `os.PathLike`):
-            The PNG file to write.
-
-    Raises:
-        `ValueError`: if no model was sampled.
-    """
+    """How much of an answer the best of k samples says."""
     names = [f"robustness/leak_at_{k}" for k in LEAK_ATTEMPTS]
     figure, axes = _figure(result, names)
     roles = [role for role in ROLE_STYLES if result.get(role, names[0])]
@@ -224,28 +193,13 @@ def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
     axes.set_xticks(range(len(names)), [f"best of {k}" if k > 1 else "one sample" for k in LEAK_ATTEMPTS])
     axes.set_ylabel("ROUGE-L recall of the answer")
     axes.set_title("leak@k: what sampling again and again brings out", loc="left", fontsize=13)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, path, ncols=3)
 
 
 def plot_training(
     log: Sequence[dict[str, float | None]], path: str | os.PathLike, refresh_epochs: Sequence[float] = ()
 ) -> None:
-    """
-    Draws the mean log-probability of forget rows, beliefs and retain rows over the steps of a run.
-
-    Args:
-        log (`Sequence[dict[str, float | None]]`):
-            The run's `training_log`: `step`, `epoch`, and in nats a token `forget/logps`, `beliefs/logps`,
-            `retain/logps`.
-        path (`str` or `os.PathLike`):
-            The PNG file to write.
-        refresh_epochs (`Sequence[float]`, *optional*, defaults to `()`):
-            When beliefs were sampled, in epochs; drawn as vertical lines.
-
-    Raises:
-        `ValueError`: if the log has none of the three curves.
-    """
+    """Mean log-probability of forget rows, beliefs and retain rows over the steps of a run."""
     curves = {
         name: [(entry["step"], entry[name]) for entry in log if _is_finite(entry.get(name))]
         for name in TRAINING_STYLES
@@ -265,25 +219,23 @@ def plot_training(
             axes.axvline(epoch * steps_per_epoch, color="#BBBBBB", linewidth=1, label=label, zorder=1)
     for name, (label, colour, dash) in TRAINING_STYLES.items():
         if curves[name]:
-            # A short run has few points: they are to be seen as such.
+            # A short run has few points: mark them.
             marker = "o" if len(curves[name]) <= 20 else ""
             x, y = zip(*curves[name], strict=True)
             axes.plot(x, y, dash, color=colour, marker=marker, markersize=4, linewidth=2, label=label)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("mean log-probability (nats a token)")
     axes.set_title("How likely the model finds its rows while it unlearns", loc="left", fontsize=13)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    save_figure(figure, path)
+    _frame(axes)
+    save_figure(figure, path, ncols=4)
 
 
 def _changes(history: Sequence[Mapping[str, float | None]], band: str) -> list[tuple[float, float]]:
     """(epoch, change from the start) of a band, where both are finite."""
-    found = [(entry["epoch"], entry.get(band)) for entry in history]
-    if not found or not _is_finite(found[0][1]):
+    points = [(entry["epoch"], entry.get(band)) for entry in history]
+    if not points or not _is_finite(points[0][1]):
         return []
-    return [(epoch, value - found[0][1]) for epoch, value in found if _is_finite(value)]
+    return [(epoch, value - points[0][1]) for epoch, value in points if _is_finite(value)]
 
 
 def _draw_changes(axes: Axes, points: list[tuple[float, float]], shape: tuple[str, str], **style: Any) -> None:
@@ -299,33 +251,19 @@ def _frame_changes(axes: Axes) -> None:
     unit = "nats per token"
     lowest, highest = axes.get_ylim()
     if highest - lowest > 4:
-        # A target may fall by tens of nats where a band rises by tenths of one: both are to be seen.
+        # The true answer may fall by tens of nats while a band rises by tenths: linear near 0, logarithmic beyond.
         axes.set_yscale("symlog", linthresh=1.0)
         axes.yaxis.set_major_formatter("{x:g}")
         unit += ", logarithmic beyond 1"
     axes.set_ylabel(f"change of mean log-probability\n({unit})")
     axes.set_xlabel("epoch")
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
+    _frame(axes)
 
 
 def plot_squeezing(
     history: Sequence[Mapping[str, float | None]], path: str | os.PathLike, title: str | None = None
 ) -> None:
-    """
-    Draws how far the mean log-probability of each band of the squeezing panel went from its start.
-
-    Args:
-        history (`Sequence[Mapping[str, float | None]]`):
-            Measurements in order, the first from before training: `epoch` and the bands, in nats per token.
-        path (`str` or `os.PathLike`):
-            The PNG file to write.
-        title (`str`, *optional*):
-            Title of the figure.
-
-    Raises:
-        `ValueError`: if no band was measured.
-    """
+    """How far the mean log-probability of each band of the squeezing panel went from its start."""
     curves = {name: points for name in BAND_STYLES if (points := _changes(history, name))}
     if not curves:
         raise ValueError(f"`history` has none of the bands that are drawn, {list(BAND_STYLES)}: nothing was measured.")
@@ -336,28 +274,16 @@ def plot_squeezing(
         _draw_changes(axes, points, shape, color=colour, label=label)
     _frame_changes(axes)
     axes.set_title(title or "Where the probability goes while the model unlearns", loc="left", fontsize=13)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, path, ncols=3)
 
 
 def plot_squeezing_comparison(
     histories: Mapping[str, Sequence[Mapping[str, float | None]]], path: str | os.PathLike
 ) -> None:
-    """
-    Draws the true answer and the high band of several methods side by side.
-
-    Args:
-        histories (`Mapping[str, Sequence[Mapping[str, float | None]]]`):
-            Method -> its history, see [`plot_squeezing`]; up to 21 methods have a line of their own looks.
-        path (`str` or `os.PathLike`):
-            The PNG file to write.
-
-    Raises:
-        `ValueError`: if no method has a measurement of either.
-    """
+    """The true answer and the high band of several methods side by side, from method -> history of its panel."""
     bands = {"target": "True answer", "high": "Likely responses beside it"}
     curves = {band: {name: _changes(history, band) for name, history in histories.items()} for band in bands}
-    if not any(points for found in curves.values() for points in found.values()):
+    if not any(points for methods in curves.values() for points in methods.values()):
         raise ValueError(f"`histories` has no measurement of {list(bands)}: nothing was measured.")
     figure = Figure(figsize=(WIDTH, 3.9 + 0.22 * math.ceil(len(histories) / 3)), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, 2)
@@ -371,8 +297,7 @@ def plot_squeezing_comparison(
         _frame_changes(axes)
         axes.set_title(title, loc="left", fontsize=11)
     figure.suptitle("Where the probability goes: above 0 on the right is squeezing", fontsize=13)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, path, ncols=3)
 
 
 def plot_curves(
@@ -381,19 +306,7 @@ def plot_curves(
     baselines: Mapping[str, Mapping[str, float]],
     goal: float | None,
 ) -> None:
-    """
-    Draws what methods keep against what is left to forget, as training goes on.
-
-    Args:
-        curves (`Mapping[str, Sequence[Sequence[Mapping[str, float]]]]`):
-            Method -> curve of each seed, with strict `extraction_strength` and `retain_probability`.
-        path (`str` or `os.PathLike`):
-            The PNG file to write.
-        baselines (`Mapping[str, Mapping[str, float]]`):
-            `target` and `retrained` -> their point.
-        goal (`float`, *optional*):
-            Extraction strength of equal forgetting.
-    """
+    """What methods keep against what they have forgotten, from method -> curve of each seed."""
     figure = Figure(figsize=(WIDTH, 5.2 + 0.22 * math.ceil(len(curves) / 3)), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     for i, (name, seeds) in enumerate(curves.items()):
@@ -417,35 +330,23 @@ def plot_curves(
         axes.plot(*where, marker=marker, markersize=9, color=colour, markeredgecolor="black", linestyle="", label=role)
     if goal is not None:
         axes.axvline(goal, color="#666666", linewidth=0.8, linestyle=":")
-        # On the side of the start: a goal is near the right edge.
+        # Left of the line: a goal is near the right edge.
         label = f"equal forgetting\n(ES {goal:.3f})"
         axes.annotate(label, (goal, 0.02), xytext=(-4, 0), textcoords="offset points", ha="right")
     axes.set_xlabel("extraction strength of the forget set (strict), lower is more forgotten")
     axes.set_ylabel("probability of the retain answers")
-    # Training goes from right to left as it is read from left to right.
+    # Reversed: training starts at a high strength, and time is read from left to right.
     axes.set_xlim(1.03, -0.03)
     axes.set_ylim(0, 1.03)
     axes.grid(alpha=0.25)
     axes.set_title("What is kept, at every degree of forgetting", loc="left", fontsize=13)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, path, ncols=3)
 
 
 def plot_sequence(
     stages: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]], path: str | os.PathLike
 ) -> None:
-    """
-    Draws what is left of each unlearning request, and what is kept, as one is served after another.
-
-    Args:
-        stages (`Sequence[Mapping[str, Any]]`):
-            After each request: `request` (its name), `requests` (name -> strict `extraction_strength`) and
-            `retain_probability`.
-        baselines (`Mapping[str, Mapping[str, Any]]`):
-            `target` (before the first request) and, if there is one, `retrained`: the last two of these.
-        path (`str` or `os.PathLike`):
-            The PNG file to write.
-    """
+    """What is left of each unlearning request, and what is kept, while one after another is served."""
     points = [baselines["target"], *stages]
     names = list(points[0]["requests"])
     figure = Figure(figsize=(WIDTH, 4.4 + 0.22 * math.ceil((len(names) + 1) / 3)), dpi=DPI, layout="constrained")
@@ -462,7 +363,7 @@ def plot_sequence(
             axes.plot(len(points), last, linestyle="", markerfacecolor="none", markeredgewidth=1.8, **style)
 
     for i, name in enumerate(names):
-        # Black is for what is kept.
+        # The last colour, black, is for what is kept.
         rounds, colour = divmod(i, len(METHOD_COLOURS) - 1)
         values = [point["requests"][name]["extraction_strength"] for point in points]
         last = None if retrained is None else retrained["requests"][name]["extraction_strength"]
@@ -473,11 +374,9 @@ def plot_sequence(
     draw(values, last, METHOD_COLOURS[-1], ("-.", "D"), "retain rows: probability")
     axes.set_xticks(range(len(labels)), labels)
     axes.set_ylim(0, 1.03)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
+    _frame(axes)
     axes.set_title("What is left of each request, and what is kept", loc="left", fontsize=13)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, path, ncols=2)
 
 
 def _is_finite(value: float | None) -> bool:
@@ -485,24 +384,11 @@ def _is_finite(value: float | None) -> bool:
 
 
 def attempted(what: str, make: Callable[[], Any]) -> bool:
-    """
-    Makes something that shows what is saved already, and so is never worth a run: where that fails, a warning says so.
-
-    Args:
-        what (`str`):
-            What is made, for the warning.
-        make (`Callable[[], Any]`):
-            Function that makes it.
-
-    Returns:
-        `bool`: Whether it was made.
-
-    Raises:
-        `OSError`: if it cannot be written, as on a full disk: the next file could not be, either.
-    """
+    """Make a view of what is saved already; where that fails, warn and return False: it is never worth a run."""
     try:
         make()
     except OSError:
+        # A full disk: the next file could not be written, either.
         raise
     except Exception as error:
         logger.warning(f"{what} is left out: {error if isinstance(error, ValueError) else repr(error)}")
@@ -511,35 +397,19 @@ def attempted(what: str, make: Callable[[], Any]) -> bool:
 
 
 def draw(path: str | os.PathLike, plot: Callable[[Path], None]) -> bool:
-    """
-    Draws a figure, or warns that there is none.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            The PNG file to write. Without a new one, one from before is removed: it would show something else.
-        plot (`Callable[[Path], None]`):
-            One of the functions of this module, given all but its path.
-
-    Returns:
-        `bool`: Whether the figure is there.
-    """
+    """Draw a figure with one of the functions of this module, given its path; without it, warn and return False."""
     path = Path(path)
     drawn = attempted(f"The figure `{path}`", lambda: plot(path))
     if not drawn:
+        # A figure from before would show other results.
         path.unlink(missing_ok=True)
     return drawn
 
 
-def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """
-    Writes a figure with room around it, and the folder it lies in.
-
-    Args:
-        figure (`matplotlib.figure.Figure`):
-            The figure, with a constrained layout.
-        path (`str` or `os.PathLike`):
-            The PNG file to write.
-    """
+def save_figure(figure: Figure, path: str | os.PathLike, ncols: int | None = None) -> None:
+    """Write a figure with room around it, and a legend of its labels in `ncols` columns."""
+    if ncols is not None:
+        figure.legend(loc="outside lower center", ncols=ncols, frameon=False)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
     FigureCanvasAgg(figure).print_png(path)

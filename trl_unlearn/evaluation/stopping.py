@@ -40,13 +40,13 @@ class UnlearnUntil(ForgettingCurveCallback):
     Ends training when the forget set is forgotten as far as a goal, or when too little of the retain set is left.
 
     Unlearning falls slowly and then all at once: one measurement is far above the goal, and the next far below it.
-    When one has come down to the goal, or its retain probability is below the floor, the states between the best one
-    so far and the current one are searched, by at most 7 halvings of the way between their weights (linear
-    interpolation of each trained parameter), for one within the tolerance.
+    When a measurement is at the goal or below, or its retain probability is below the floor, the states between the
+    best one so far and the current one are searched, by at most 7 halvings of the way between their weights (linear
+    interpolation of each trained parameter), for a state within the tolerance.
 
     **What is kept**: of all measured states whose retain probability is not below the floor, those of the search
-    included, the one whose metric is closest to the goal, and of equals the one that was measured first. The model has
-    its weights when training ends, also when it ends by itself before the goal is reached.
+    included, the one whose metric is closest to the goal, and of equals the first. The model has its weights when
+    training ends, also when it ends by itself before the goal is reached.
 
     Logs what [`ForgettingCurveCallback`] logs, and after a search the state that is kept, with its `curve/step`. Says
     in `trainer.stop_reason` why training has ended.
@@ -60,12 +60,6 @@ class UnlearnUntil(ForgettingCurveCallback):
     ```
 
     Args:
-        trainer ([`~transformers.Trainer`]):
-            Trainer that the callback is added to.
-        forget, retain ([`~evaluation.rows.EncodedSet`]):
-            Row sets.
-        pad_token_id (`int`):
-            Token of the padding.
         goal (`float`):
             Value of the metric to come down to, for instance the retrained model's.
         metric (`str`, *optional*, defaults to `"extraction_strength"`):
@@ -81,11 +75,6 @@ class UnlearnUntil(ForgettingCurveCallback):
     Attributes:
         kept (`dict[str, float]` or `None`):
             Entry of the history whose state is kept so far. Entries of the search have a `step` between two steps.
-
-    Raises:
-        `ValueError`: If an argument or the trainer cannot be used.
-        [`~trl_unlearn.evaluation.callbacks.CannotBeginError`]: When training begins, if the goal is reached already or
-            the retain probability is below the floor.
     """
 
     def __init__(
@@ -118,7 +107,7 @@ class UnlearnUntil(ForgettingCurveCallback):
                 "`load_best_model_at_end` would replace the state that `UnlearnUntil` keeps. Set one of the two."
             )
         self.goal, self.metric, self.tolerance = goal, metric, tolerance
-        # A probability that is not a number is below any floor.
+        # 0 and not None: a probability that is NaN is below any floor.
         self.retain_floor = 0.0 if retain_floor is None else retain_floor
         self.kept: dict[str, float] | None = None
         self._parameters: list[Tensor] = []
@@ -190,29 +179,30 @@ class UnlearnUntil(ForgettingCurveCallback):
         )
 
     def _search(self, passed: dict[str, float]) -> None:
-        """Measure states between the one that is kept and the one that went too far, and keep the best of all."""
+        """Measure states between the kept one and the current one, which went too far, and keep the best of all."""
         start, start_weights, end_weights = self.kept, self._kept_weights, self._copy()
 
         def between(share: float) -> Iterable[Tensor]:
-            # At 0 without the other end: a weight that is not finite has no share of 0.
+            # 0 * NaN is NaN: a share of 0 must not read the other end.
             if share == 0:
                 return start_weights
             return (low.lerp(high, share) for low, high in zip(start_weights, end_weights, strict=True))
 
-        found, low, high = {0.0: start, 1.0: passed}, 0.0, 1.0
+        # Share of the way from the kept state to the current one -> its entry.
+        points, low, high = {0.0: start, 1.0: passed}, 0.0, 1.0
         for _ in range(_HALVINGS):
             share = (low + high) / 2
             self._put(between(share))
             where = {name: start[name] + share * (passed[name] - start[name]) for name in ("step", "epoch")}
-            point = found[share] = where | self._current_values()
+            point = points[share] = where | self._current_values()
             if self._reaches(point):
                 break
             low, high = (share, high) if self._goes_on(point) else (low, share)
-        self.history = sorted([*self.history, *list(found.values())[2:]], key=lambda entry: entry["step"])
-        enough = [share for share, point in found.items() if self._keeps_enough(point)]
-        best = min(enough, key=lambda share: self._distance(found[share]))
+        self.history = sorted([*self.history, *list(points.values())[2:]], key=lambda entry: entry["step"])
+        enough = [share for share, point in points.items() if self._keeps_enough(point)]
+        best = min(enough, key=lambda share: self._distance(points[share]))
         self._put(between(best))
-        self.kept = found[best]
+        self.kept = points[best]
 
     def _reason(self, passed: dict[str, float]) -> str:
         kept = self.kept
@@ -231,12 +221,12 @@ class UnlearnUntil(ForgettingCurveCallback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """`dict[str, Any]`: What a checkpoint keeps: the history, and the state that is kept so far."""
+        """What a checkpoint holds: the history, and the state that is kept so far."""
         weights = {f"weight {i}": weight for i, weight in enumerate(self._kept_weights)}
         return super().state_dict() | {"kept": self.kept} | weights
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint, when training begins."""
+        """Resume from a checkpoint when training begins."""
         super().load_state_dict(state)
         self.kept = state["kept"]
         self._kept_weights = [state[f"weight {i}"] for i in range(sum(name.startswith("weight ") for name in state))]
@@ -250,7 +240,7 @@ class UnlearnUntil(ForgettingCurveCallback):
         self._save_nothing_after_the_end(control)
 
     def _save_nothing_after_the_end(self, control) -> None:
-        # The optimizer belongs to other weights than those that are kept.
+        # The optimizer's state belongs to other weights than the kept ones.
         control.should_save = control.should_save and not self._ended
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -278,6 +268,6 @@ class UnlearnUntil(ForgettingCurveCallback):
 
 
 def _local(parameter: Tensor) -> Tensor:
-    """A parameter's values, of which FSDP gives this process a part."""
+    """A parameter's values; under FSDP the shard of this process."""
     parameter = parameter.detach()
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter

@@ -40,16 +40,7 @@ MARGIN = 0.05
 
 
 def print_results(result: EvaluationResult, console: Console | None = None) -> None:
-    """
-    Prints a table of the three models, the notes that belong to it, and a table of the paired differences. They fit
-    into 80 columns and need no colour.
-
-    Args:
-        result ([`EvaluationResult`]):
-            What to print.
-        console (`rich.console.Console`, *optional*):
-            Where to print; defaults to standard output.
-    """
+    """Print the models, their notes and their paired differences, in 80 columns and without need of colour."""
     console = console or Console()
     rows = [(group, name, *map(format_measurement, found)) for group, name, found in result.rows()]
     console.print(_table(MODEL_ROLES, rows))
@@ -66,15 +57,7 @@ def print_results(result: EvaluationResult, console: Console | None = None) -> N
 
 
 def print_verdict(result: EvaluationResult, console: Console | None = None) -> None:
-    """
-    Prints whether the unlearned model has forgotten, unless it has.
-
-    Args:
-        result ([`EvaluationResult`]):
-            What was measured.
-        console (`rich.console.Console`, *optional*):
-            Where to print; defaults to standard output.
-    """
+    """Print whether the unlearned model has forgotten, unless it has."""
     forgotten, why = has_forgotten(result)
     if not forgotten and result.models["unlearned"] is not None:
         style = "bold red" if forgotten is False else "yellow"
@@ -82,7 +65,7 @@ def print_verdict(result: EvaluationResult, console: Console | None = None) -> N
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    """Group, metric and a cell for each column, with an empty line between groups."""
+    """Metric and a cell for each column, with an empty line between groups; the group comes first in a row."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("metric", no_wrap=True)
     for column in columns:
@@ -96,82 +79,36 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     return table
 
 
-def results_markdown(result: EvaluationResult) -> str:
-    """
-    The table of the models in Markdown.
-
-    Args:
-        result ([`EvaluationResult`]):
-            What to show.
-
-    Returns:
-        `str`: a table with a row for each metric, without a line break at its end.
-    """
-    lines = [f"| metric | {' | '.join(MODEL_ROLES)} |", "|---|" + "--:|" * len(MODEL_ROLES)]
-    for _, name, measurements in result.rows():
-        lines.append(f"| `{name}` | {' | '.join(map(format_measurement, measurements))} |")
-    return "\n".join(lines)
-
-
 @dataclass
 class ComparedRun:
-    """
-    One method with one seed.
-
-    Args:
-        method (`str`):
-            Name of the method.
-        seed (`int`):
-            Seed.
-        settings (`str`):
-            Digest of its settings.
-        steps (`int`):
-            Optimiser steps.
-        seconds (`float`):
-            Training, with what was measured during it.
-        curve (`list[dict[str, float]]`):
-            `step`, `epoch`, strict `extraction_strength` and `retain_probability` of each measurement, in order.
-        squeezing (`list[dict[str, float]]`):
-            History of the squeezing panel.
-        squeezing_index (`float`):
-            Of the whole history, in nats per token.
-        metrics (`dict[str, float]`):
-            Values of the evaluation after training.
-    """
+    """One method with one seed, finished: its file says that it need not run again."""
 
     method: str
     seed: int
+    # Digest of its settings.
     settings: str
+    # Optimiser steps, and the time of the training with what was measured during it.
     steps: int
     seconds: float
+    # `step`, `epoch`, strict `extraction_strength` and `retain_probability` of each measurement.
     curve: list[dict[str, float]]
     squeezing: list[dict[str, float]]
     squeezing_index: float
+    # Values of the evaluation after training.
     metrics: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The run as JSON values."""
         return asdict(self)
 
 
 def retain_at(curve: Sequence[Mapping[str, float]], goal: float) -> float | None:
-    """
-    Retain probability where a curve first comes down to an extraction strength, interpolated between measurements.
-
-    Args:
-        curve (`Sequence[Mapping[str, float]]`):
-            `extraction_strength` and `retain_probability`, in the order of training.
-        goal (`float`):
-            Extraction strength.
-
-    Returns:
-        `float | None`: The retain probability; `None` if the curve never comes down to the goal.
-    """
+    """Retain probability where a curve first comes down to an extraction strength; None if it never does."""
     previous = None
     for point in curve:
         if point["extraction_strength"] <= goal:
             if previous is None:
                 return point["retain_probability"]
+            # Linear between the two measurements.
             high, low = previous["extraction_strength"], point["extraction_strength"]
             share = (high - goal) / (high - low)
             return previous["retain_probability"] + share * (
@@ -182,22 +119,13 @@ def retain_at(curve: Sequence[Mapping[str, float]], goal: float) -> float | None
 
 
 def goal_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
-    """
-    Strict extraction strength of equal forgetting: the retrained model's and a margin of 0.05.
-
-    Args:
-        baselines (`Mapping[str, Mapping[str, float]]`):
-            See [`comparison_dict`].
-
-    Returns:
-        `float | None`: The goal; `None` without a retrained model.
-    """
+    """Strict extraction strength of equal forgetting, by the retrained model's; None without one."""
     retrained = baselines.get("retrained")
     return None if retrained is None else retrained["extraction_strength"] + MARGIN
 
 
 def _cell(values: Sequence[float], runs: int) -> str:
-    """Mean and spread over the runs that have a value, and how many these are where some have none."""
+    """Mean and standard deviation over the runs with a value, and their number where some have none."""
     if not values:
         return "-"
     spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
@@ -206,19 +134,7 @@ def _cell(values: Sequence[float], runs: int) -> str:
 
 
 def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[list[str], list[list[str]]]:
-    """
-    Table of a comparison: mean and standard deviation over seeds.
-
-    Args:
-        runs (`Sequence[ComparedRun]`):
-            Runs, grouped by method in the order of their first one.
-        goal (`float`, *optional*):
-            Strict extraction strength of equal forgetting. `None` (no retrained model) leaves its column out.
-
-    Returns:
-        `tuple[list[str], list[list[str]]]`: Header, and one row a method. Where not every seed reached the goal, or
-        has a value that could be measured, the number that did stands behind the mean.
-    """
+    """Header and one row a method: mean and standard deviation over seeds; without a goal its column is left out."""
     header = ["method", "seeds", "steps", *COMPARISON_COLUMNS]
     if goal is not None:
         header.append(f"retain prob. at ES {goal:.3f}")
@@ -227,47 +143,32 @@ def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[li
     for run in runs:
         methods.setdefault(run.method, []).append(run)
     rows = []
-    for method, found in methods.items():
-        steps = sorted({run.steps for run in found})
-        row = [method, str(len(found)), "/".join(map(str, steps))]
+    for method, seeds in methods.items():
+        steps = sorted({run.steps for run in seeds})
+        row = [method, str(len(seeds)), "/".join(map(str, steps))]
         for metric in COMPARISON_COLUMNS.values():
             names = (metric, STANDINS.get(metric))
-            values = [run.metrics[name] for run in found for name in names if name in run.metrics]
-            row.append(_cell(values, len(found)))
+            values = [run.metrics[name] for run in seeds for name in names if name in run.metrics]
+            row.append(_cell(values, len(seeds)))
         if goal is not None:
-            reached = [value for run in found if (value := retain_at(run.curve, goal)) is not None]
-            row.append(_cell(reached, len(found)) if reached else "not reached")
+            reached = [value for run in seeds if (value := retain_at(run.curve, goal)) is not None]
+            row.append(_cell(reached, len(seeds)) if reached else "not reached")
         row += [
-            _cell([run.squeezing_index for run in found], len(found)),
-            f"{fmean(run.seconds for run in found):.0f}",
+            _cell([run.squeezing_index for run in seeds], len(seeds)),
+            f"{fmean(run.seconds for run in seeds):.0f}",
         ]
         rows.append(row)
     return header, rows
 
 
-def comparison_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """
-    A comparison as a Markdown table.
-
-    Args:
-        header (`Sequence[str]`), rows (`Sequence[Sequence[str]]`):
-            See [`comparison_rows`].
-
-    Returns:
-        `str`: The table.
-    """
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     rule = ["---"] + ["--:"] * (len(header) - 1)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)) + "\n"
 
 
 def print_comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """
-    Print a comparison; a method is a column where the terminal is too narrow for a method a row.
-
-    Args:
-        header (`Sequence[str]`), rows (`Sequence[Sequence[str]]`):
-            See [`comparison_rows`].
-    """
+    """Print a comparison, with a column a method where the terminal is too narrow for a row a method."""
     console = Console()
     wide = sum(max(len(cell) for cell in column) + 3 for column in zip(header, *rows, strict=True)) <= console.width
     if not wide:
@@ -281,18 +182,7 @@ def print_comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> No
 
 
 def comparison_dict(runs: Sequence[ComparedRun], baselines: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """
-    A comparison as JSON values.
-
-    Args:
-        runs (`Sequence[ComparedRun]`):
-            Runs.
-        baselines (`Mapping[str, Mapping[str, float]]`):
-            `target` and `retrained` -> strict extraction strength and retain probability.
-
-    Returns:
-        `dict[str, Any]`: `schema_version`, `baselines`, `goal` and `runs`.
-    """
+    """A comparison as JSON values; `baselines` are the points of the target and of the retrained model."""
     return {
         "schema_version": 1,
         "baselines": {name: dict(values) for name, values in baselines.items()},
@@ -303,52 +193,25 @@ def comparison_dict(runs: Sequence[ComparedRun], baselines: Mapping[str, Mapping
 
 @dataclass
 class SequenceStage:
-    """
-    A model after one of the requests.
+    """A model after one of the requests."""
 
-    Args:
-        request (`str`):
-            Name of the request that was served last.
-        settings (`str`):
-            Digest of its settings.
-        steps (`int`):
-            Its optimiser steps.
-        seconds (`float`):
-            Its training.
-        requests (`dict[str, dict[str, float]]`):
-            Name of every request, also of those still to come -> strict `extraction_strength` and
-            `forget_probability` of its rows.
-        retain_probability (`float`):
-            Mean probability of the retain answers.
-    """
-
+    # Name of the request that was served last, digest of its settings, its optimiser steps and training time.
     request: str
     settings: str
     steps: int
     seconds: float
+    # Name of every request, also of those still to come -> strict `extraction_strength` and `forget_probability`.
     requests: dict[str, dict[str, float]]
     retain_probability: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The stage as JSON values."""
         return asdict(self)
 
 
 def sequence_rows(
     stages: Sequence[SequenceStage], baselines: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[str], list[list[str]]]:
-    """
-    Table of a sequence: the target, a stage a row, and the retrained model if there is one.
-
-    Args:
-        stages (`Sequence[SequenceStage]`):
-            Stages, in order.
-        baselines (`Mapping[str, Mapping[str, Any]]`):
-            `target` and, if there is one, `retrained` -> see [`sequence_point`].
-
-    Returns:
-        `tuple[list[str], list[list[str]]]`: Header, and the rows.
-    """
+    """Header and rows: the target, a stage a row, and the retrained model if there is one."""
     names = list(baselines["target"]["requests"])
 
     def row(label: str, point: Mapping[str, Any], steps: str = "-", seconds: str = "-") -> list[str]:
@@ -363,15 +226,7 @@ def sequence_rows(
 
 
 def print_sequence(header: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
-    """
-    Print a sequence. Three requests fit into 80 columns.
-
-    Args:
-        header (`Sequence[str]`), rows (`Sequence[Sequence[str]]`):
-            See [`sequence_rows`].
-        console (`rich.console.Console`, *optional*):
-            Where to print; defaults to standard output.
-    """
+    """Print a sequence; three requests fit into 80 columns."""
     table = Table(title="Sequence of requests", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, name in enumerate(header):
         table.add_column(name.replace(" ", "\n", 1), justify="left" if i == 0 else "right", overflow="fold")
@@ -381,16 +236,7 @@ def print_sequence(header: Sequence[str], rows: Sequence[Sequence[str]], console
 
 
 def sequence_dict(stages: Sequence[SequenceStage], baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """
-    A sequence as JSON values.
-
-    Args:
-        stages (`Sequence[SequenceStage]`), baselines (`Mapping[str, Mapping[str, Any]]`):
-            See [`sequence_rows`].
-
-    Returns:
-        `dict[str, Any]`: `schema_version`, `baselines` and `stages`.
-    """
+    """A sequence as JSON values."""
     return {
         "schema_version": 1,
         "baselines": {role: dict(point) for role, point in baselines.items()},

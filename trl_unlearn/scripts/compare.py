@@ -44,9 +44,9 @@ from ..evaluation.squeezing import squeezing_index
 from ..evaluation.tables import (
     ComparedRun,
     comparison_dict,
-    comparison_markdown,
     comparison_rows,
     goal_of,
+    markdown_table,
     print_comparison,
 )
 from ..evaluation.tofu import Suite
@@ -202,7 +202,7 @@ def write_comparison(folder: Path, runs: list[ComparedRun], baselines: dict[str,
     header, rows = comparison_rows(runs, goal)
     text = json_text(comparison_dict(runs, baselines), "comparison.json")
     (folder / "comparison.json").write_text(text, encoding="utf-8")
-    (folder / "comparison.md").write_text(comparison_markdown(header, rows), encoding="utf-8")
+    (folder / "comparison.md").write_text(markdown_table(header, rows), encoding="utf-8")
     attempted("The table", lambda: print_comparison(header, rows))
     curves: dict[str, list[list[dict[str, float]]]] = {}
     for run in runs:

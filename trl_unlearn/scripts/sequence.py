@@ -41,7 +41,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..evaluation.callbacks import sequence_point
 from ..evaluation.plots import attempted, draw, plot_sequence
 from ..evaluation.rows import EncodedSet, encode_set
-from ..evaluation.tables import SequenceStage, comparison_markdown, print_sequence, sequence_dict, sequence_rows
+from ..evaluation.tables import SequenceStage, markdown_table, print_sequence, sequence_dict, sequence_rows
 from ..hub.folder import RunFolder, holds_adapter
 from ..records import ChainLink, json_text
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -210,7 +210,7 @@ def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[st
     record = sequence_dict(stages, baselines)
     header, rows = sequence_rows(stages, baselines)
     (folder / "sequence.json").write_text(json_text(record, "sequence.json"), encoding="utf-8")
-    (folder / "sequence.md").write_text(comparison_markdown(header, rows), encoding="utf-8")
+    (folder / "sequence.md").write_text(markdown_table(header, rows), encoding="utf-8")
     attempted("The table", lambda: print_sequence(header, rows))
     draw(folder / "figures/sequence.png", partial(plot_sequence, record["stages"], baselines))
     print(f"A folder a request, table, numbers and figure: {folder}")
