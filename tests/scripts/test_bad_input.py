@@ -485,6 +485,8 @@ def test_recipes_that_cannot_be_used(good, refuse, tmp_path, content, sentence):
         ("--lora_target_modules=nothing", "nothing not found in the base model"),
         ("--lora_target_modules=lm_head", "`lm_head` is not supported"),
         ("--generation_kwargs={no", "double quotes"),
+        ('--forget_loss_kwargs={"gamma": 1}', "holds `gamma`, but `forget_loss_type='bs_t'` takes none"),
+        ("--rmu_coefficient=5", "--rmu_coefficient"),
         ("--chat_template_kwargs=enable_thinking", "has `chat_template_kwargs` that are no JSON"),
         ('--chat_template_kwargs={"tokenize": false}', "has `chat_template_kwargs` that hold `tokenize`"),
         ('--generation_kwargs={"repetition_penality": 2}', "`repetition_penality`, which `GenerationConfig` does not"),

@@ -44,7 +44,8 @@ def test_an_objective_unlearns_the_lab(lab, forget_loss_type, peft, tmp_path):
             *("--learning_rate", "5e-3" if peft == "true" else "1e-3", "--warmup_steps", "0"),
             *("--lr_scheduler_type", "constant", "--num_train_epochs", "3", "--per_device_train_batch_size", "8"),
             *("--gradient_checkpointing", "false", "--logging_steps", "1", "--save_strategy", "no"),
-            *("--report_to", "none", "--disable_tqdm", "true", "--rmu_coefficient", "20"),
+            *("--report_to", "none", "--disable_tqdm", "true"),
+            *(["--forget_loss_kwargs", '{"coefficient": 20}'] if forget_loss_type == "rmu" else []),
         ]
     )
     log = json.loads((tmp_path / "out/run.json").read_text())["training_log"]

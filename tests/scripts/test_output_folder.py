@@ -60,8 +60,8 @@ SETTINGS = """
     max_length truncation_mode shuffle_dataset packing packing_strategy padding_free pad_to_multiple_of
     eval_packing completion_only_loss assistant_only_loss loss_type activation_offloading pad_token
     forget_loss_type forget_weight forget_floor forget_token_floor retain_loss_type retain_weight
-    retain_max_drop beta gamma undial_strength satimp_beta1 satimp_beta2 rmu_layer rmu_coefficient
-    rmu_parameters token_reduction lambda_bst belief_top_k belief_temperature belief_exclude_target
+    retain_max_drop beta forget_loss_kwargs token_reduction
+    lambda_bst belief_top_k belief_temperature belief_exclude_target
     lambda_schedule lambda_bss num_beliefs num_belief_candidates belief_refresh_epochs max_completion_length
     temperature top_p top_k generation_kwargs prompt_length disable_dropout stop_on_divergence
     model_name_or_path model_revision dtype attn_implementation use_peft lora_r lora_alpha lora_dropout

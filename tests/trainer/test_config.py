@@ -13,11 +13,16 @@
 # limitations under the License.
 
 import dataclasses
+import math
 
 import pytest
 import torch
+from trl import TrlParser
 
 from trl_unlearn import BootstrapUnlearnConfig
+
+
+RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,23 @@ from trl_unlearn import BootstrapUnlearnConfig
         ({"retain_weight": -1}, "`retain_weight` must not be negative"),
         ({"beta": float("nan")}, "`beta` must be above 0"),
         ({"generation_kwargs": {"do_sample": True}}, "`generation_kwargs` must not hold `do_sample`"),
+        (
+            {"forget_loss_kwargs": {"gamma": 1}},
+            "holds `gamma`, but `forget_loss_type='bs_t'` takes none.",
+        ),
+        (
+            RMU | {"forget_loss_kwargs": {"gamma": 1}},
+            "takes only `coefficient`, `layer`, `parameters`",
+        ),
+        (
+            RMU | {"forget_loss_kwargs": {"layer": 1.5}},
+            r"\['layer'\]` is 1.5, expected a `int \| None`",
+        ),
+        (RMU | {"forget_loss_kwargs": {"coefficient": "1e1"}}, "is '1e1', expected a `float`"),
+        (RMU | {"forget_loss_kwargs": {"coefficient": 0}}, r"`forget_loss_kwargs\['coefficient'\]` must be above 0"),
+        (RMU | {"forget_loss_kwargs": {"coefficient": math.inf}}, "is inf, expected a finite number"),
+        (RMU | {"forget_loss_kwargs": "coefficient"}, "is 'coefficient', expected a mapping"),
+        (SATIMP | {"forget_loss_kwargs": {"beta2": -1}}, r"`forget_loss_kwargs\['beta2'\]` must not be negative"),
         ({"packing": True}, "`packing=True` is not supported in unlearning"),
         ({"padding_free": True}, "`padding_free=True` is not supported"),
         ({"loss_type": "dft"}, "`loss_type='dft'` is not supported"),
@@ -48,6 +70,19 @@ from trl_unlearn import BootstrapUnlearnConfig
 def test_a_bad_value_is_refused_with_what_came_and_what_is_allowed(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         BootstrapUnlearnConfig(str(tmp_path), **settings)
+
+
+def test_parameters_of_an_objective_come_as_json_or_a_nested_mapping_and_get_its_defaults(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("forget_loss_type: rmu\nforget_loss_kwargs:\n  coefficient: 20\n  parameters: mlp\n")
+    parser = TrlParser(BootstrapUnlearnConfig)
+    (args,) = parser.parse_args_and_config(["--config", str(config), "--output_dir", str(tmp_path)])
+    assert args.forget_loss_kwargs == {"coefficient": 20, "parameters": "mlp"}
+    flags = ["--forget_loss_type", "satimp", "--forget_loss_kwargs", '{"beta1": 0.5}', "--output_dir", str(tmp_path)]
+    (args,) = parser.parse_args_and_config(flags)
+    assert args.realised(trains_adapter=True).forget_loss_kwargs == {"beta1": 0.5, "beta2": 1.0}
+    assert args.forget_loss_kwargs == {"beta1": 0.5}
+    assert BootstrapUnlearnConfig(str(tmp_path)).realised(trains_adapter=True).forget_loss_kwargs is None
 
 
 def test_bs_t_needs_no_number_of_beliefs(tmp_path):

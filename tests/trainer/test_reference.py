@@ -225,7 +225,11 @@ def test_a_pass_of_the_reference_changes_nothing_about_what_trains(new_trainer, 
     lora = config_of("LoRA")
     model, lora = (get_peft_model(tiny_model, lora), None) if continues else (tiny_model, lora)
     trainer = new_trainer(
-        model, lora, forget_loss_type="rmu", retain_loss_type="hidden", rmu_layer=1, rmu_parameters=r"layers\.1\."
+        model,
+        lora,
+        forget_loss_type="rmu",
+        retain_loss_type="hidden",
+        forget_loss_kwargs={"layer": 1, "parameters": r"layers\.1\."},
     )
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trains = {name for name, p in trainer.model.named_parameters() if p.requires_grad}

@@ -15,23 +15,18 @@
 """Configuration of [`BootstrapUnlearnTrainer`]."""
 
 import copy
-from collections import ChainMap
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import SFTConfig
 
-from ..generation import RESERVED_GENERATION_KWARGS
 from ..row_forms import configured_template_kwargs
-from .options import refuse_inherited
+from .forget_objectives import FORGET_OBJECTIVES
+from .options import refuse_options
 
 
-FORGET_LOSS_TYPES = ("ga", "npo", "simnpo", "wga", "tnpo", "dpo", "undial", "satimp", "ceu", "rmu", "bs_t")
-LAMBDA_SCHEDULES = ("constant", "linear", "adaptive")
-RETAIN_LOSS_TYPES = ("nll", "kl", "hidden", "none")
 # Learning rates where `learning_rate` is not set: an adapter wants one 10 to 50 times higher.
 _LEARNING_RATE, _ADAPTER_LEARNING_RATE = 1e-5, 2e-4
 # `beta` where it is not set: the published settings of each objective.
@@ -84,19 +79,16 @@ class BootstrapUnlearnConfig(SFTConfig):
         beta (`float`, *optional*):
             Inverse temperature of `"npo"` and `"dpo"` (0.1 if not set), `"simnpo"` (4.5) and `"tnpo"` (1), exponent of
             the weights of `"wga"` (1).
-        gamma (`float`, *optional*, defaults to `0.0`):
-            Margin of `"simnpo"`.
-        undial_strength (`float`, *optional*, defaults to `10.0`):
-            What `"undial"` takes off the label's logit in the distribution that it distils.
-        satimp_beta1, satimp_beta2 (`float`, *optional*, defaults to `5.0` and `1.0`):
-            Exponents of the probability, and of one minus it, in the weights of `"satimp"`.
-        rmu_layer (`int`, *optional*):
-            Layer whose hidden states `"rmu"` and the retain loss `"hidden"` act on. A third of the depth if not set.
-        rmu_coefficient (`float`, *optional*, defaults to `2.0`):
-            Length of the vector that `"rmu"` pushes hidden states to.
-        rmu_parameters (`str`, *optional*):
-            Regular expression of the names of the parameters that `"rmu"` trains. Those of `rmu_layer` and of the two
-            layers before it if not set.
+        forget_loss_kwargs (`dict[str, Any]`, *optional*):
+            Parameters of single objectives; any other name is refused.
+
+            - `"simnpo"`: `gamma` (0), its margin.
+            - `"satimp"`: `beta1` (5) and `beta2` (1), exponents of the probability, and of one minus it, in the
+              weights.
+            - `"undial"`: `strength` (10), which is taken off the label's logit in the distribution that it distils.
+            - `"rmu"`: `coefficient` (2), length of the vector that hidden states are pushed to; `layer` (a third of
+              the depth) whose hidden states it and the retain loss `"hidden"` act on; `parameters`, a regular
+              expression of the names of the parameters that train (those of `layer` and of the two layers before it).
 
         > Parameters that control token beliefs (BS-T)
 
@@ -187,7 +179,12 @@ class BootstrapUnlearnConfig(SFTConfig):
     > - `hub_private_repo`: `True` instead of `None`, and `None` means the same: what is pushed is private unless said.
     """
 
-    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "generation_kwargs", "chat_template_kwargs"]  # noqa: RUF012
+    _VALID_DICT_FIELDS = [  # noqa: RUF012
+        *SFTConfig._VALID_DICT_FIELDS,
+        "forget_loss_kwargs",
+        "generation_kwargs",
+        "chat_template_kwargs",
+    ]
 
     # Parameters whose default values are overridden from the parents
     learning_rate: float | None = field(
@@ -256,28 +253,13 @@ class BootstrapUnlearnConfig(SFTConfig):
             "exponent of the weights of 'wga' (1)."
         },
     )
-    gamma: float = field(default=0.0, metadata={"help": "Margin of 'simnpo'."})
-    undial_strength: float = field(
-        default=10.0, metadata={"help": "What 'undial' takes off the label's logit in the target."}
-    )
-    satimp_beta1: float = field(
-        default=5.0, metadata={"help": "Exponent of the probability in the weights of 'satimp'."}
-    )
-    satimp_beta2: float = field(
-        default=1.0, metadata={"help": "Exponent of one minus the probability in the weights of 'satimp'."}
-    )
-    rmu_layer: int | None = field(
-        default=None,
-        metadata={"help": "Layer whose hidden states 'rmu' and 'hidden' act on. If not set: a third of the depth."},
-    )
-    rmu_coefficient: float = field(
-        default=2.0, metadata={"help": "Length of the vector that 'rmu' pushes hidden states to."}
-    )
-    rmu_parameters: str | None = field(
+    forget_loss_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Regular expression of the names of the parameters that 'rmu' trains. If not set: those of "
-            "`rmu_layer` and of the two layers before it."
+            "help": "Parameters of single objectives: `gamma` of 'simnpo' (0), `beta1` and `beta2` of 'satimp' (5 and "
+            "1), `strength` of 'undial' (10), `coefficient` (2), `layer` (a third of the depth) and `parameters` (a "
+            "regular expression; the layer and the two before it) of 'rmu'. JSON on the command line: "
+            "'{\"coefficient\": 5}'."
         },
     )
     token_reduction: str = field(
@@ -390,6 +372,10 @@ class BootstrapUnlearnConfig(SFTConfig):
             self.hub_private_repo = True
         self._refuse()
 
+    def _refuse(self) -> None:
+        self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
+        refuse_options(self)
+
     def realised(self, trains_adapter: bool) -> "BootstrapUnlearnConfig":
         """
         A copy for one run, in which each value that was left open has the one that the others decide. The values are
@@ -421,6 +407,10 @@ class BootstrapUnlearnConfig(SFTConfig):
             args.forget_floor = _ADAPTIVE_FLOOR
         if args.beta is None:
             args.beta = _BETAS.get(args.forget_loss_type)
+        parameters = FORGET_OBJECTIVES[args.forget_loss_type].parameters
+        if parameters:
+            defaults = {name: one.default for name, one in parameters.items()}
+            args.forget_loss_kwargs = defaults | (args.forget_loss_kwargs or {})
         return args
 
     @property
@@ -432,107 +422,3 @@ class BootstrapUnlearnConfig(SFTConfig):
     def compares_retain(self) -> bool:
         """`bool`: Whether the retain loss reads the original model."""
         return self.uses_retain and self.retain_loss_type in ("kl", "hidden")
-
-    def _refuse(self) -> None:
-        self._refuse_nulls()
-        self._refuse_choices()
-        self._refuse_ranges()
-        refuse_inherited(self)
-
-    def _refuse_nulls(self) -> None:
-        """What a recipe leaves empty after its colon."""
-        # Not the types of the fields, into which a parser writes.
-        hints = ChainMap(*(vars(one).get("__annotations__", {}) for one in type(self).__mro__))
-        for name, hint in hints.items():
-            if isinstance(hint, type) and getattr(self, name) is None:
-                raise ValueError(f"`{name}` is null, expected a `{hint.__name__}`. Give one, or leave the key out.")
-
-    def _refuse_choices(self) -> None:
-        for name, allowed in (
-            ("forget_loss_type", FORGET_LOSS_TYPES),
-            ("retain_loss_type", RETAIN_LOSS_TYPES),
-            ("lambda_schedule", LAMBDA_SCHEDULES),
-            ("token_reduction", ("mean", "sum")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"Unknown `{name}`: {getattr(self, name)!r}. Set it to one of {', '.join(map(repr, allowed))}."
-                )
-
-    def _refuse_ranges(self) -> None:
-        for name in ("lambda_bst", "lambda_bss"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"`{name}` must be in [0, 1], got {getattr(self, name)}. It is the share of the loss that goes to "
-                    "the beliefs; the rest stays on the target."
-                )
-        weights = ("forget_weight", "retain_weight", "undial_strength", "satimp_beta1", "satimp_beta2")
-        for name in (*weights, "belief_refresh_epochs", "top_k"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        for name in ("beta", "belief_temperature", "temperature", "rmu_coefficient", "retain_max_drop"):
-            # `wga` with exponent 0 is gradient ascent.
-            if getattr(self, name) is None or (name == "beta" and self.forget_loss_type == "wga" and self.beta == 0):
-                continue
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
-        for name in ("belief_top_k", "max_completion_length", "prompt_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name, example in (("forget_floor", -2.5), ("forget_token_floor", -5)):
-            floor = getattr(self, name)
-            if floor is not None and not floor < 0:
-                raise ValueError(
-                    f"`{name}` is a log-prob, in nats per token, and must be below 0, got {floor}. Try {example}, or "
-                    "leave it out."
-                )
-            if floor is not None and self.forget_loss_type == "rmu":
-                raise ValueError(
-                    f"`{name}` is {floor}, but `forget_loss_type='rmu'` acts on hidden states, whatever the log-prob. "
-                    "Leave it out; `rmu_coefficient` bounds how far it goes."
-                )
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}.")
-        if self.belief_batch_size is not None and self.belief_batch_size < 1:
-            raise ValueError(
-                f"`belief_batch_size` must be at least 1, got {self.belief_batch_size}. Leave it "
-                "out to choose it from free memory."
-            )
-        if self.lambda_bss > 0 and self.num_beliefs < 1:
-            raise ValueError(
-                f"`num_beliefs` is {self.num_beliefs} while `lambda_bss` is {self.lambda_bss}: there would be no "
-                "belief to weigh. Raise `num_beliefs`, or set `lambda_bss=0` for BS-T or the bare objective."
-            )
-        if self.log_completions and self.lambda_bss == 0:
-            raise ValueError(
-                "`log_completions` prints the sequence beliefs, but `lambda_bss` is 0 and none are sampled. Leave it "
-                "out, or raise `lambda_bss`."
-            )
-        if self.num_completions_to_print is not None and self.num_completions_to_print < 1:
-            raise ValueError(
-                f"`num_completions_to_print` must be at least 1, got {self.num_completions_to_print}. Leave "
-                "`log_completions` out to print none."
-            )
-        if self.num_belief_candidates is not None and self.num_belief_candidates < self.num_beliefs:
-            raise ValueError(
-                f"`num_belief_candidates` ({self.num_belief_candidates}) must not be below `num_beliefs` "
-                f"({self.num_beliefs}): the beliefs are the best of the candidates."
-            )
-        if self.retain_max_drop is not None and not self.uses_retain:
-            raise ValueError(
-                f"`retain_max_drop` is {self.retain_max_drop}, but there is no retain term (`retain_loss_type` is "
-                f"{self.retain_loss_type!r}, `retain_weight` {self.retain_weight}). Leave it out, or use one."
-            )
-        self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
-        clashes = sorted(RESERVED_GENERATION_KWARGS & set(self.generation_kwargs or {}))
-        if clashes:
-            raise ValueError(
-                f"`generation_kwargs` must not hold {', '.join(f'`{name}`' for name in clashes)}. Use the fields of "
-                "the config (`temperature`, `top_p`, `top_k`, `max_completion_length`); the trainer sets the rest."
-            )
-        unknown = sorted(set(self.generation_kwargs or {}) - GenerationConfig().to_dict().keys())
-        if unknown:
-            raise ValueError(
-                f"`generation_kwargs` holds {', '.join(f'`{name}`' for name in unknown)}, which `GenerationConfig` "
-                "does not have. Check the spelling."
-            )

@@ -213,10 +213,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self.ref_model = None
         if self._objective.needs_reference or args.compares_retain:
             self.ref_model = keep_reference(self.model, self.accelerator, has_adapter=self._continues_adapter)
+        parameters, self._layer = args.forget_loss_kwargs or {}, None
         if self._objective.needs_inner or (args.uses_retain and args.retain_loss_type == "hidden"):
-            args.rmu_layer = resolve_layer(self.model, args.rmu_layer)
+            self._layer = resolve_layer(self.model, parameters.get("layer"))
         if self._objective.needs_inner:
-            train_around_layer(self.model, args.rmu_layer, args.rmu_parameters)
+            parameters["layer"] = self._layer
+            train_around_layer(self.model, self._layer, parameters["parameters"])
         sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
         self._is_sharded = self.accelerator.distributed_type in sharded
         if args.disable_dropout:
@@ -233,7 +235,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self.stop_reason = None
         self._last_means.clear()
         self._meter = StepMeter(self.accelerator, config)
-        self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded)
+        self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded, self._layer)
         rows = self.train_dataset.select_columns(list(ENCODED_COLUMNS))
         self.belief_store = self._new_belief_store(rows) if args.lambda_bss > 0 else None
         kinds = ["forget", *["beliefs"] * (self.belief_store is not None), *["retain"] * args.uses_retain]
@@ -395,7 +397,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. A row's loss must not depend on
             other rows: they may be passed in other slices.
         """
-        return self._objective.loss(scores, self.args, self._weights.now)
+        parameters = self.args.forget_loss_kwargs or {}
+        return self._objective.loss(scores, self.args, self._weights.now, **parameters)
 
     def _retain_loss(self, scores: TokenScores, reference: LabelStates | None) -> Tensor:
         args = self.args

@@ -12,12 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which objective each `forget_loss_type` is, what it has to be given, and the layer that RMU acts on."""
+"""Which objective each `forget_loss_type` is, what it reads, its parameters, and the layer that RMU acts on."""
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +28,18 @@ from ..generation import key_seed
 from ..label_states import layer_of
 from ..objectives import forget, hidden
 from ..token_scores import ScoreTerms, TokenScores
-from .bootstrap_unlearn_config import BootstrapUnlearnConfig
-from .weights import Weights
+
+
+if TYPE_CHECKING:
+    # The config refuses what an objective does not take, and so imports this module.
+    from .bootstrap_unlearn_config import BootstrapUnlearnConfig
+    from .weights import Weights
 
 
 @dataclass
 class ForgetScores(TokenScores):
     """
-    Per-token scores of forget rows (or of beliefs), with what the objective asked for.
+    Per-token scores of forget rows (or of beliefs), with what the objective reads of the original model.
 
     Args:
         reference_logps (`torch.Tensor`, *optional*):
@@ -49,14 +55,8 @@ class ForgetScores(TokenScores):
         """
         The same scores without the gradient of rows, or tokens, that are unlikely already.
 
-        Args:
-            floor (`float`, *optional*):
-                Mean log-prob, in nats per token, below which a row has no gradient. It keeps its values.
-            token_floor (`float`, *optional*):
-                Log-prob, in nats, that the label of a token is clipped at. Below it the token has no gradient.
-
-        Returns:
-            [`ForgetScores`]: The scores.
+        Below `floor` (mean log-prob, nats per token) a row has no gradient and keeps its values. `token_floor` (nats)
+        clips the log-prob of each label; below it the token has no gradient.
         """
         if floor is None and token_floor is None:
             return self
@@ -67,6 +67,7 @@ class ForgetScores(TokenScores):
         if token_floor is not None:
             above &= logps >= token_floor
             logps = logps.clamp(min=token_floor)
+        # Every score that a loss may read, or the token would still be pushed through the others.
         kept = {
             name: torch.where(above, value, value.detach())
             for name in ("beliefs", "others", "kl")
@@ -78,25 +79,15 @@ class ForgetScores(TokenScores):
 @dataclass(frozen=True)
 class ForgetObjective:
     """
-    An objective and what it has to be given.
+    An objective and what it reads: `loss` takes `(scores, args, weights)` and returns the loss of each row, `[rows]`.
 
-    Args:
-        loss (`Callable`):
-            `(scores, args, weights)` -> loss of each row, of shape `(num_rows,)`.
-        terms (`Callable`, *optional*):
-            `args` -> [`ScoreTerms`] that the loss reads.
-        needs_logps (`bool`, *optional*, defaults to `False`):
-            Whether the loss reads `scores.reference_logps`.
-        needs_states (`bool`, *optional*, defaults to `False`):
-            Whether the loss reads a divergence from the original model.
-        needs_chosen (`bool`, *optional*, defaults to `False`):
-            Whether the loss reads `scores.chosen`.
-        needs_inner (`bool`, *optional*, defaults to `False`):
-            Whether the loss reads `scores.inner`, the hidden states after `rmu_layer`.
+    Its keyword-only parameters are those of `forget_loss_kwargs`. It may read `scores.reference_logps`
+    (`needs_logps`), a divergence from the original model (`needs_states`), `scores.chosen` (`needs_chosen`) and
+    `scores.inner`, the hidden states after RMU's layer (`needs_inner`).
     """
 
-    loss: Callable[[ForgetScores, BootstrapUnlearnConfig, Weights], Tensor]
-    terms: Callable[[BootstrapUnlearnConfig], ScoreTerms] = lambda args: ScoreTerms(entropy=True)
+    loss: Callable[..., Tensor]
+    terms: "Callable[[BootstrapUnlearnConfig], ScoreTerms]" = lambda args: ScoreTerms(entropy=True)
     needs_logps: bool = False
     needs_states: bool = False
     needs_chosen: bool = False
@@ -104,39 +95,65 @@ class ForgetObjective:
 
     @property
     def needs_reference(self) -> bool:
-        """`bool`: Whether the original model has to be kept."""
+        """Whether the original model has to be kept."""
         return self.needs_logps or self.needs_states
+
+    @property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """Name -> type and default of each key of `forget_loss_kwargs`."""
+        parameters = inspect.signature(self.loss).parameters
+        return {name: one for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY}
 
 
 @lru_cache(maxsize=1)
 def rmu_direction(seed: int, size: int) -> Tensor:
-    """
-    The random direction that RMU pushes hidden states to.
-
-    Args:
-        seed (`int`):
-            Seed of the run.
-        size (`int`):
-            Size of the hidden states.
-
-    Returns:
-        `torch.Tensor`: Unit vector of shape `(size,)`, in float32 on the CPU.
-    """
+    """The random unit vector `[size]` that RMU pushes hidden states to, in float32 on the CPU."""
     generator = torch.Generator().manual_seed(key_seed((seed, "rmu")))
     direction = torch.rand(size, generator=generator)
     return direction / direction.norm()
 
 
-def _rmu(scores: ForgetScores, args: BootstrapUnlearnConfig, weights: Weights) -> Tensor:
-    direction = rmu_direction(args.seed, scores.inner.size(-1)).to(scores.inner)
-    return hidden.rmu_forget(scores.inner, direction, args.rmu_coefficient, scores.mask)
-
-
-def _dpo(scores: ForgetScores, args: BootstrapUnlearnConfig, weights: Weights) -> Tensor:
+def _dpo(scores: ForgetScores, args: "BootstrapUnlearnConfig", weights: "Weights") -> Tensor:
     chosen = scores.chosen
     return forget.dpo(
         scores.logps, scores.reference_logps, scores.mask, chosen.logps, chosen.reference_logps, chosen.mask, args.beta
     )
+
+
+def _simnpo(scores: ForgetScores, args: "BootstrapUnlearnConfig", weights: "Weights", *, gamma: float = 0.0) -> Tensor:
+    return forget.simnpo(scores.logps, scores.mask, args.beta, gamma)
+
+
+def _satimp(
+    scores: ForgetScores,
+    args: "BootstrapUnlearnConfig",
+    weights: "Weights",
+    *,
+    beta1: float = 5.0,
+    beta2: float = 1.0,
+) -> Tensor:
+    return forget.satimp(scores.logps, scores.mask, beta1, beta2, args.token_reduction)
+
+
+def _undial(
+    scores: ForgetScores, args: "BootstrapUnlearnConfig", weights: "Weights", *, strength: float = 10.0
+) -> Tensor:
+    # `strength` is in the reference already: its terms take it off the label's logit.
+    return forget.undial(scores.kl, scores.reference_entropy, scores.mask, args.token_reduction)
+
+
+def _rmu(
+    scores: ForgetScores,
+    args: "BootstrapUnlearnConfig",
+    weights: "Weights",
+    *,
+    coefficient: float = 2.0,
+    layer: int | None = None,
+    parameters: str | None = None,
+) -> Tensor:
+    # The trainer has read `layer` and `parameters`: `scores.inner` is of that layer, and only those weights train.
+    direction = rmu_direction(args.seed, scores.inner.size(-1)).to(scores.inner)
+    return hidden.rmu_forget(scores.inner, direction, coefficient, scores.mask)
 
 
 FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
@@ -144,7 +161,7 @@ FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
     "npo": ForgetObjective(
         lambda s, args, _: forget.npo(s.logps, s.reference_logps, s.mask, args.beta), needs_logps=True
     ),
-    "simnpo": ForgetObjective(lambda s, args, _: forget.simnpo(s.logps, s.mask, args.beta, args.gamma)),
+    "simnpo": ForgetObjective(_simnpo),
     "wga": ForgetObjective(lambda s, args, _: forget.wga(s.logps, s.mask, args.beta, args.token_reduction)),
     "tnpo": ForgetObjective(
         lambda s, args, _: forget.tnpo(s.logps, s.reference_logps, s.mask, args.beta, args.token_reduction),
@@ -152,13 +169,11 @@ FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
     ),
     "dpo": ForgetObjective(_dpo, needs_logps=True, needs_chosen=True),
     "undial": ForgetObjective(
-        lambda s, args, _: forget.undial(s.kl, s.reference_entropy, s.mask, args.token_reduction),
-        terms=lambda args: ScoreTerms(reference_shift=args.undial_strength, entropy=True),
+        _undial,
+        terms=lambda args: ScoreTerms(reference_shift=args.forget_loss_kwargs["strength"], entropy=True),
         needs_states=True,
     ),
-    "satimp": ForgetObjective(
-        lambda s, args, _: forget.satimp(s.logps, s.mask, args.satimp_beta1, args.satimp_beta2, args.token_reduction)
-    ),
+    "satimp": ForgetObjective(_satimp),
     "ceu": ForgetObjective(
         lambda s, args, _: forget.ceu(s.others, s.mask, args.token_reduction),
         terms=lambda args: ScoreTerms(others=True, entropy=True),
@@ -177,41 +192,14 @@ FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
 
 
 def resolve_layer(model: nn.Module, layer: int | None) -> int:
-    """
-    The layer whose hidden states count.
-
-    Args:
-        model (`torch.nn.Module`):
-            Causal language model, not wrapped.
-        layer (`int`, *optional*):
-            Index of the layer. `None` takes a third of the depth.
-
-    Returns:
-        `int`: Index of the layer.
-
-    Raises:
-        `ValueError`: If the model has no such layer.
-    """
+    """Index of the layer whose hidden states count: a third of the depth if None; an error if there is no such one."""
     layer = model.config.get_text_config().num_hidden_layers // 3 if layer is None else layer
     layer_of(model, layer)
     return layer
 
 
 def train_around_layer(model: nn.Module, layer: int, pattern: str | None) -> None:
-    """
-    Let only some parameters train, of those that do.
-
-    Args:
-        model (`torch.nn.Module`):
-            Model, changed in place.
-        layer (`int`):
-            Without a pattern, its parameters and those of the two layers before it train.
-        pattern (`str`, *optional*):
-            Regular expression of names.
-
-    Raises:
-        `ValueError`: If none is left.
-    """
+    """Let only the parameters train whose names match, or without a pattern those of a layer and of two before it."""
     near = {
         id(parameter)
         for index in range(max(0, layer - 2), layer + 1)
@@ -219,11 +207,12 @@ def train_around_layer(model: nn.Module, layer: int, pattern: str | None) -> Non
     }
     trained = 0
     for name, parameter in model.named_parameters():
-        chosen = id(parameter) in near if pattern is None else re.search(pattern, name) is not None
-        parameter.requires_grad_(parameter.requires_grad and chosen)
+        is_chosen = id(parameter) in near if pattern is None else re.search(pattern, name) is not None
+        # Never more than trained before: with an adapter, the layer's own weights stay frozen.
+        parameter.requires_grad_(parameter.requires_grad and is_chosen)
         trained += parameter.requires_grad
     if not trained:
         raise ValueError(
-            f"`rmu_parameters={pattern!r}` and `rmu_layer={layer}` leave no parameter to train. Choose names of "
-            "parameters that train (with LoRA, those of the adapter)."
+            f"RMU's `parameters` ({pattern!r}) and `layer` ({layer}) leave no parameter to train. Choose names of "
+            "parameters that train (with LoRA, those of the adapter) in `forget_loss_kwargs`."
         )

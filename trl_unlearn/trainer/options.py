@@ -12,15 +12,33 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Options of `SFTConfig` and `TrainingArguments` that unlearning has no use for."""
+"""Values that the config refuses: of its own fields, and of inherited ones that unlearning has no use for."""
 
-from typing import Any
+import math
+from collections import ChainMap
+from typing import TYPE_CHECKING, Any
 
+from transformers import GenerationConfig
 from transformers.trainer_utils import HubStrategy
 from trl import SFTConfig
 
+from ..generation import RESERVED_GENERATION_KWARGS
+from .forget_objectives import FORGET_OBJECTIVES
 
-# Options that would be ignored, or that would change what is scored: (name, values allowed, why).
+
+if TYPE_CHECKING:
+    from .bootstrap_unlearn_config import BootstrapUnlearnConfig
+
+
+_CHOICES = {
+    "forget_loss_type": tuple(FORGET_OBJECTIVES),
+    "retain_loss_type": ("nll", "kl", "hidden", "none"),
+    "lambda_schedule": ("constant", "linear", "adaptive"),
+    "token_reduction": ("mean", "sum"),
+}
+# Keys of `forget_loss_kwargs` with a lower bound; the other numbers may have any value.
+_NOT_NEGATIVE, _ABOVE_ZERO = ("beta1", "beta2", "strength"), ("coefficient",)
+# Inherited options that would be ignored, or that would change what is scored: (name, values allowed, why).
 _FIXED_OPTIONS: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("packing", (False,), "a belief belongs to one row, and packing joins rows"),
     ("eval_packing", (None, False), "a belief belongs to one row, and packing joins rows"),
@@ -51,17 +69,156 @@ _FIXED_LOADING: tuple[tuple[str, tuple[Any, ...], str], ...] = (
 )
 
 
-def refuse_inherited(args: SFTConfig) -> None:
-    """
-    Refuse options of the parents that would be ignored, or that would change what is scored.
+def refuse_options(args: "BootstrapUnlearnConfig") -> None:
+    """Raise `ValueError` for a value that is not allowed, or that does not go with another one."""
+    _refuse_nulls(args)
+    _refuse_choices(args)
+    _refuse_ranges(args)
+    _refuse_floors(args)
+    _refuse_loss_kwargs(args)
+    _refuse_beliefs(args)
+    if args.retain_max_drop is not None and not args.uses_retain:
+        raise ValueError(
+            f"`retain_max_drop` is {args.retain_max_drop}, but there is no retain term (`retain_loss_type` is "
+            f"{args.retain_loss_type!r}, `retain_weight` {args.retain_weight}). Leave it out, or use one."
+        )
+    _refuse_generation_kwargs(args)
+    _refuse_inherited(args)
 
-    Args:
-        args ([`~trl.SFTConfig`]):
-            Configuration.
 
-    Raises:
-        `ValueError`: If one of them is set.
-    """
+def _names(names) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _refuse_nulls(args: "BootstrapUnlearnConfig") -> None:
+    """Refuse a key that a recipe leaves empty after its colon, where null means nothing."""
+    # Annotations, not the types of the fields: a parser overwrites those.
+    hints = ChainMap(*(vars(one).get("__annotations__", {}) for one in type(args).__mro__))
+    for name, hint in hints.items():
+        if isinstance(hint, type) and getattr(args, name) is None:
+            raise ValueError(f"`{name}` is null, expected a `{hint.__name__}`. Give one, or leave the key out.")
+
+
+def _refuse_choices(args: "BootstrapUnlearnConfig") -> None:
+    for name, allowed in _CHOICES.items():
+        if getattr(args, name) not in allowed:
+            raise ValueError(
+                f"Unknown `{name}`: {getattr(args, name)!r}. Set it to one of {', '.join(map(repr, allowed))}."
+            )
+
+
+def _refuse_ranges(args: "BootstrapUnlearnConfig") -> None:
+    for name in ("lambda_bst", "lambda_bss"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise ValueError(
+                f"`{name}` must be in [0, 1], got {getattr(args, name)}. It is the share of the loss that goes to "
+                "the beliefs; the rest stays on the target."
+            )
+    for name in ("forget_weight", "retain_weight", "belief_refresh_epochs", "top_k"):
+        if getattr(args, name) < 0:
+            raise ValueError(f"`{name}` must not be negative, got {getattr(args, name)}.")
+    for name in ("beta", "belief_temperature", "temperature", "retain_max_drop"):
+        # `wga` with exponent 0 is gradient ascent.
+        if getattr(args, name) is None or (name == "beta" and args.forget_loss_type == "wga" and args.beta == 0):
+            continue
+        # Not `<=`, which is false for NaN.
+        if not getattr(args, name) > 0:
+            raise ValueError(f"`{name}` must be above 0, got {getattr(args, name)}.")
+    for name in ("belief_top_k", "max_completion_length", "prompt_length"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(args, name)}.")
+    if not 0 < args.top_p <= 1:
+        raise ValueError(f"`top_p` must be in (0, 1], got {args.top_p}.")
+    if args.belief_batch_size is not None and args.belief_batch_size < 1:
+        raise ValueError(
+            f"`belief_batch_size` must be at least 1, got {args.belief_batch_size}. Leave it "
+            "out to choose it from free memory."
+        )
+
+
+def _refuse_floors(args: "BootstrapUnlearnConfig") -> None:
+    for name, example in (("forget_floor", -2.5), ("forget_token_floor", -5)):
+        floor = getattr(args, name)
+        if floor is not None and not floor < 0:
+            raise ValueError(
+                f"`{name}` is a log-prob, in nats per token, and must be below 0, got {floor}. Try {example}, or "
+                "leave it out."
+            )
+        if floor is not None and args.forget_loss_type == "rmu":
+            raise ValueError(
+                f"`{name}` is {floor}, but `forget_loss_type='rmu'` acts on hidden states, whatever the log-prob. "
+                "Leave it out; `coefficient` in `forget_loss_kwargs` bounds how far it goes."
+            )
+
+
+def _refuse_loss_kwargs(args: "BootstrapUnlearnConfig") -> None:
+    """Refuse parameters of the forget objective by the signature of its loss."""
+    parameters, given = FORGET_OBJECTIVES[args.forget_loss_type].parameters, args.forget_loss_kwargs
+    if given is not None and not isinstance(given, dict):
+        raise ValueError(
+            f"`forget_loss_kwargs` is {given!r}, expected a mapping (on the command line in JSON, such as "
+            "'{\"coefficient\": 5}'). Give one, or leave it out."
+        )
+    unknown = [name for name in given or {} if name not in parameters]
+    if unknown:
+        takes = f"only {_names(parameters)}. Correct the name, or leave it out" if parameters else "none. Leave it out"
+        raise ValueError(
+            f"`forget_loss_kwargs` holds {_names(unknown)}, but `forget_loss_type={args.forget_loss_type!r}` takes "
+            f"{takes}."
+        )
+    for name, value in (given or {}).items():
+        hint, key = parameters[name].annotation, f"`forget_loss_kwargs[{name!r}]`"
+        # A whole number is a float to Python's annotations, and `True` is a number to `isinstance`.
+        if isinstance(value, bool) or not isinstance(value, float | int if hint is float else hint):
+            expected = hint.__name__ if isinstance(hint, type) else hint
+            raise ValueError(f"{key} is {value!r}, expected a `{expected}`. Correct it, or leave it out.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}, expected a finite number. Correct it, or leave it out.")
+        if name in _NOT_NEGATIVE and value < 0:
+            raise ValueError(f"{key} must not be negative, got {value}.")
+        if name in _ABOVE_ZERO and not value > 0:
+            raise ValueError(f"{key} must be above 0, got {value}.")
+
+
+def _refuse_beliefs(args: "BootstrapUnlearnConfig") -> None:
+    if args.lambda_bss > 0 and args.num_beliefs < 1:
+        raise ValueError(
+            f"`num_beliefs` is {args.num_beliefs} while `lambda_bss` is {args.lambda_bss}: there would be no "
+            "belief to weigh. Raise `num_beliefs`, or set `lambda_bss=0` for BS-T or the bare objective."
+        )
+    if args.log_completions and args.lambda_bss == 0:
+        raise ValueError(
+            "`log_completions` prints the sequence beliefs, but `lambda_bss` is 0 and none are sampled. Leave it "
+            "out, or raise `lambda_bss`."
+        )
+    if args.num_completions_to_print is not None and args.num_completions_to_print < 1:
+        raise ValueError(
+            f"`num_completions_to_print` must be at least 1, got {args.num_completions_to_print}. Leave "
+            "`log_completions` out to print none."
+        )
+    if args.num_belief_candidates is not None and args.num_belief_candidates < args.num_beliefs:
+        raise ValueError(
+            f"`num_belief_candidates` ({args.num_belief_candidates}) must not be below `num_beliefs` "
+            f"({args.num_beliefs}): the beliefs are the best of the candidates."
+        )
+
+
+def _refuse_generation_kwargs(args: "BootstrapUnlearnConfig") -> None:
+    clashes = sorted(RESERVED_GENERATION_KWARGS & set(args.generation_kwargs or {}))
+    if clashes:
+        raise ValueError(
+            f"`generation_kwargs` must not hold {_names(clashes)}. Use the fields of "
+            "the config (`temperature`, `top_p`, `top_k`, `max_completion_length`); the trainer sets the rest."
+        )
+    unknown = sorted(set(args.generation_kwargs or {}) - GenerationConfig().to_dict().keys())
+    if unknown:
+        raise ValueError(
+            f"`generation_kwargs` holds {_names(unknown)}, which `GenerationConfig` does not have. Check the spelling."
+        )
+
+
+def _refuse_inherited(args: SFTConfig) -> None:
+    """Refuse inherited options that would be ignored, or that would change what is scored."""
     if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
             f"`hub_strategy={args.hub_strategy.value!r}` would push checkpoints, with the state of the optimizer. "
@@ -96,8 +253,7 @@ def refuse_inherited(args: SFTConfig) -> None:
     unknown = sorted((args.dataset_kwargs or {}).keys() - {"skip_prepare_dataset"})
     if unknown:
         raise ValueError(
-            f"`dataset_kwargs` holds {', '.join(f'`{key}`' for key in unknown)}, but only `skip_prepare_dataset` is "
-            "known. Leave the rest out."
+            f"`dataset_kwargs` holds {_names(unknown)}, but only `skip_prepare_dataset` is known. Leave the rest out."
         )
     if args.pad_to_multiple_of is not None and args.pad_to_multiple_of < 1:
         raise ValueError(f"`pad_to_multiple_of` must be at least 1, got {args.pad_to_multiple_of}. Or leave it out.")

@@ -246,13 +246,12 @@ class PassScorer:
         objective: ForgetObjective,
         reference: Callable[[], AbstractContextManager[nn.Module]],
         is_sharded: bool,
+        layer: int | None = None,
     ):
-        self.args, self.objective = args, objective
+        self.args, self.objective, self._layer = args, objective, layer
         self._reference, self._is_sharded = reference, is_sharded
         # Log-probs under the original model by the digest of a row: kind -> digest -> [tokens], on the CPU.
         self._known_logps: dict[str, dict[bytes, Tensor]] = {"forget": {}, "beliefs": {}, "chosen": {}}
-        retain_acts_inside = args.uses_retain and args.retain_loss_type == "hidden"
-        self._layer = args.rmu_layer if objective.needs_inner or retain_acts_inside else None
 
     def drop_beliefs(self) -> None:
         """Drop the log-probs of beliefs, which are about to be replaced."""
