@@ -159,7 +159,7 @@ def test_the_retain_weight_follows_the_frozen_retain_rows(train, forget_rows):
 
 def test_the_adaptive_schedule_cannot_go_on_from_a_checkpoint(train, tmp_path):
     train(save_strategy="epoch", num_train_epochs=1)
-    with pytest.raises(ValueError, match=r"goes on from step 1, but .*Train from the start"):
+    with pytest.raises(ValueError, match=r"resumes from step 1, but .*Train from the start"):
         train(checkpoint=str(tmp_path / "out" / "checkpoint-1"), lambda_schedule="adaptive")
 
 

@@ -27,12 +27,17 @@ from .forget_objectives import FORGET_OBJECTIVES
 from .options import refuse_options
 
 
-# Learning rates where `learning_rate` is not set: an adapter wants one 10 to 50 times higher.
+# Learning rates where `learning_rate` is not set: an adapter needs one 10 to 50 times higher.
 _LEARNING_RATE, _ADAPTER_LEARNING_RATE = 1e-5, 2e-4
 # `beta` where it is not set: the published settings of each objective.
 _BETAS = {"npo": 0.1, "dpo": 0.1, "simnpo": 4.5, "wga": 1.0, "tnpo": 1.0}
 # `forget_floor` with the adaptive schedule: weights that follow an ascent without end do not settle.
 _ADAPTIVE_FLOOR = -2.5
+
+
+def _option(default: Any, text: str) -> Any:
+    """A field of the config with the help that `--help` prints."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -59,9 +64,9 @@ class BootstrapUnlearnConfig(SFTConfig):
             ascent that would go on for ever. If not set: -2.5 (a probability of 0.08, as of a model that never saw the
             row) with `lambda_schedule="adaptive"`, otherwise no bound.
         forget_token_floor (`float`, *optional*):
-            Log-prob, in nats, that each token of an answer or a belief is clipped at: one whose log-prob is below is
-            left alone. It bounds an ascent token by token, so that the likely tokens of a row go on falling while
-            `forget_floor` takes a row as a whole. No bound if not set. Neither goes with `"rmu"`.
+            Log-prob, in nats, that each token of an answer or a belief is clipped at: a token below it is left alone.
+            `forget_floor` takes a row as a whole; this one lets the likely tokens of a row fall further. No bound if
+            not set. Neither goes with `"rmu"`.
         retain_loss_type (`str`, *optional*, defaults to `"nll"`):
             What is minimised on the retain set: `"nll"`, `"kl"` (divergence from the original model), `"hidden"`
             (distance of hidden states from the original model's, for RMU) or `"none"` (no retain set is needed).
@@ -129,11 +134,11 @@ class BootstrapUnlearnConfig(SFTConfig):
         max_completion_length (`int`, *optional*, defaults to `256`):
             Most tokens of a belief.
         temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature that beliefs are sampled at.
+            Temperature of the sampling of beliefs.
         top_p (`float`, *optional*, defaults to `1.0`):
-            Mass of the most likely tokens that is sampled from.
+            Probability mass of the most likely tokens that beliefs are sampled from.
         top_k (`int`, *optional*, defaults to `0`):
-            Number of most likely tokens that are sampled from. 0 takes all.
+            Number of most likely tokens that beliefs are sampled from. 0 takes all.
         generation_kwargs (`dict[str, Any]`, *optional*):
             Further fields of [`~transformers.GenerationConfig`] for beliefs, such as `repetition_penalty`.
         chat_template_kwargs (`dict[str, Any]`, *optional*):
@@ -166,8 +171,8 @@ class BootstrapUnlearnConfig(SFTConfig):
 
         remove_belief_state (`bool`, *optional*, defaults to `False`):
             Whether to remove, when training is done, what the checkpoints hold of the beliefs and of the reference
-            log-probs: text of what is to be forgotten. They then hold weights and the optimizer, and cannot be gone
-            on from. With `save_only_model=True` none of it is written at all.
+            log-probs: text of what is to be forgotten. They then hold weights and the optimizer, and training cannot
+            be resumed from them. With `save_only_model=True` none of it is written at all.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -176,7 +181,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     >   instead of 0 (all as published).
     > - `logging_nan_inf_filter`: `False` instead of `True`, because the filter hides a diverging ascent.
     > - `bf16`: `False` on a machine without an accelerator.
-    > - `hub_private_repo`: `True` instead of `None`, and `None` means the same: what is pushed is private unless said.
+    > - `hub_private_repo`: `True` instead of `None`, and `None` means the same: what is pushed is private by default.
     """
 
     _VALID_DICT_FIELDS = [  # noqa: RUF012
@@ -187,182 +192,130 @@ class BootstrapUnlearnConfig(SFTConfig):
     ]
 
     # Parameters whose default values are overridden from the parents
-    learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "The initial learning rate for AdamW. If not set: 2e-4 with a PEFT adapter, 1e-5 without one."
-        },
+    learning_rate: float | None = _option(
+        None, "The initial learning rate for AdamW. If not set: 2e-4 with a PEFT adapter, 1e-5 without one."
     )
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Number of passes over the forget set."})
-    warmup_steps: float = field(
-        default=0.1,
-        metadata={"help": "Steps of linear warm-up: a number of steps, or a share of all steps if it is below 1."},
+    num_train_epochs: float = _option(10.0, "Number of passes over the forget set.")
+    warmup_steps: float = _option(
+        0.1, "Steps of linear warm-up: a number of steps, or a share of all steps if it is below 1."
     )
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay for AdamW."})
-    logging_nan_inf_filter: bool = field(
-        default=False,
-        metadata={"help": "Whether to hide NaN and inf losses in the log. Off, because they show a diverging ascent."},
+    weight_decay: float = _option(0.01, "Weight decay for AdamW.")
+    logging_nan_inf_filter: bool = _option(
+        False, "Whether to hide NaN and inf losses in the log. Off, because they show a diverging ascent."
     )
-    hub_private_repo: bool | None = field(
-        default=True,
-        metadata={"help": "Whether a new repository is private. To push to a public one, set it to false."},
+    hub_private_repo: bool | None = _option(
+        True, "Whether a new repository is private. To push to a public one, set it to false."
     )
 
     # Parameters that control the two terms
-    forget_loss_type: str = field(
-        default="bs_t",
-        metadata={
-            "help": "Objective on the forget set: 'bs_t' (bootstrapping on tokens), 'ga' (gradient ascent), 'npo', "
-            "'simnpo', 'wga', 'tnpo', 'satimp', 'dpo', 'undial', 'ceu' or 'rmu'.",
-        },
+    forget_loss_type: str = _option(
+        "bs_t",
+        "Objective on the forget set: 'bs_t' (bootstrapping on tokens), 'ga' (gradient ascent), 'npo', 'simnpo', "
+        "'wga', 'tnpo', 'satimp', 'dpo', 'undial', 'ceu' or 'rmu'.",
     )
-    forget_weight: float = field(default=1.0, metadata={"help": "Weight of the forget term."})
-    forget_floor: float | None = field(
-        default=None,
-        metadata={
-            "help": "Mean log-prob of an answer or a belief, in nats per token, below which it is left alone. If not "
-            "set: -2.5 with the adaptive schedule, otherwise no bound."
-        },
+    forget_weight: float = _option(1.0, "Weight of the forget term.")
+    forget_floor: float | None = _option(
+        None,
+        "Mean log-prob of an answer or a belief, in nats per token, below which it is left alone. If not set: -2.5 "
+        "with the adaptive schedule, otherwise no bound.",
     )
-    forget_token_floor: float | None = field(
-        default=None,
-        metadata={
-            "help": "Log-prob, in nats, that each token of an answer or a belief is clipped at: one below it is left "
-            "alone. If not set: no bound."
-        },
+    forget_token_floor: float | None = _option(
+        None,
+        "Log-prob, in nats, that each token of an answer or a belief is clipped at: a token below it is left alone. "
+        "If not set: no bound.",
     )
-    retain_loss_type: str = field(
-        default="nll",
-        metadata={
-            "help": "Objective on the retain set: 'nll', 'kl' (divergence from the original model), 'hidden' "
-            "(distance of hidden states from the original model's, for 'rmu') or 'none' (no retain set is needed).",
-        },
+    retain_loss_type: str = _option(
+        "nll",
+        "Objective on the retain set: 'nll', 'kl' (divergence from the original model), 'hidden' (distance of hidden "
+        "states from the original model's, for 'rmu') or 'none' (no retain set is needed).",
     )
-    retain_weight: float = field(default=1.0, metadata={"help": "Weight of the retain term."})
-    retain_max_drop: float | None = field(
-        default=None,
-        metadata={
-            "help": "Nats per token that the retain rows may become less likely before `retain_weight` grows. If not "
-            "set, it stays as it is."
-        },
+    retain_weight: float = _option(1.0, "Weight of the retain term.")
+    retain_max_drop: float | None = _option(
+        None,
+        "Nats per token that the retain rows may become less likely before `retain_weight` grows. If not set, it "
+        "stays as it is.",
     )
-    beta: float | None = field(
-        default=None,
-        metadata={
-            "help": "Inverse temperature of 'npo', 'dpo' (both 0.1 if not set), 'simnpo' (4.5) and 'tnpo' (1), "
-            "exponent of the weights of 'wga' (1)."
-        },
+    beta: float | None = _option(
+        None,
+        "Inverse temperature of 'npo', 'dpo' (both 0.1 if not set), 'simnpo' (4.5) and 'tnpo' (1), exponent of the "
+        "weights of 'wga' (1).",
     )
-    forget_loss_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Parameters of single objectives: `gamma` of 'simnpo' (0), `beta1` and `beta2` of 'satimp' (5 and "
-            "1), `strength` of 'undial' (10), `coefficient` (2), `layer` (a third of the depth) and `parameters` (a "
-            "regular expression; the layer and the two before it) of 'rmu'. JSON on the command line: "
-            "'{\"coefficient\": 5}'."
-        },
+    forget_loss_kwargs: dict[str, Any] | str | None = _option(
+        None,
+        "Parameters of single objectives: `gamma` of 'simnpo' (0), `beta1` and `beta2` of 'satimp' (5 and 1), "
+        "`strength` of 'undial' (10), `coefficient` (2), `layer` (a third of the depth) and `parameters` (a regular "
+        "expression; the layer and the two before it) of 'rmu'. JSON on the command line: '{\"coefficient\": 5}'.",
     )
-    token_reduction: str = field(
-        default="mean",
-        metadata={"help": "'mean' or 'sum' over the label tokens of a row. NPO and DPO always sum."},
-    )
+    token_reduction: str = _option("mean", "'mean' or 'sum' over the label tokens of a row. NPO and DPO always sum.")
 
     # Parameters that control token beliefs
-    lambda_bst: float = field(default=0.2, metadata={"help": "Weight of the token beliefs (BS-T), in [0, 1]."})
-    belief_top_k: int = field(
-        default=20, metadata={"help": "Number of most likely tokens that are the beliefs at a position."}
-    )
-    belief_temperature: float = field(
-        default=1.0, metadata={"help": "Sharpens (below 1) or flattens the weights of the token beliefs."}
-    )
-    belief_exclude_target: bool = field(
-        default=False, metadata={"help": "Whether to leave the label out of its own token beliefs."}
-    )
+    lambda_bst: float = _option(0.2, "Weight of the token beliefs (BS-T), in [0, 1].")
+    belief_top_k: int = _option(20, "Number of most likely tokens that are the beliefs at a position.")
+    belief_temperature: float = _option(1.0, "Sharpens (below 1) or flattens the weights of the token beliefs.")
+    belief_exclude_target: bool = _option(False, "Whether to leave the label out of its own token beliefs.")
 
     # Parameters that control the weights of beliefs
-    lambda_schedule: str = field(
-        default="constant",
-        metadata={
-            "help": "What `lambda_bst` and `lambda_bss` do: 'constant', 'linear' (grow from 0 to their values) or "
-            "'adaptive' (follow how far beliefs that were frozen before unlearning have fallen)."
-        },
+    lambda_schedule: str = _option(
+        "constant",
+        "What `lambda_bst` and `lambda_bss` do: 'constant', 'linear' (grow from 0 to their values) or 'adaptive' "
+        "(follow how far beliefs that were frozen before unlearning have fallen).",
     )
 
     # Parameters that control sequence beliefs
-    lambda_bss: float = field(
-        default=0.5, metadata={"help": "Weight of the sequence beliefs (BS-S), in [0, 1]. 0 turns them off."}
+    lambda_bss: float = _option(0.5, "Weight of the sequence beliefs (BS-S), in [0, 1]. 0 turns them off.")
+    num_beliefs: int = _option(3, "Sequence beliefs kept for each forget row.")
+    num_belief_candidates: int | None = _option(
+        None,
+        "Sequences sampled for each forget row, of which the `num_beliefs` most likely are kept. Defaults to "
+        "`num_beliefs`.",
     )
-    num_beliefs: int = field(default=3, metadata={"help": "Sequence beliefs kept for each forget row."})
-    num_belief_candidates: int | None = field(
-        default=None,
-        metadata={
-            "help": "Sequences sampled for each forget row, of which the `num_beliefs` most likely are kept. Defaults "
-            "to `num_beliefs`."
-        },
+    belief_refresh_epochs: float = _option(
+        2.0, "Epochs after which beliefs are sampled anew. 0 samples once, from the original model."
     )
-    belief_refresh_epochs: float = field(
-        default=2.0,
-        metadata={"help": "Epochs after which beliefs are sampled anew. 0 samples once, from the original model."},
+    belief_batch_size: int | None = _option(None, "Rows a `generate` call takes. Chosen from free memory by default.")
+    max_completion_length: int = _option(256, "Most tokens of a belief.")
+    temperature: float = _option(1.0, "Temperature of the sampling of beliefs.")
+    top_p: float = _option(1.0, "Probability mass of the most likely tokens that beliefs are sampled from.")
+    top_k: int = _option(0, "Number of most likely tokens that beliefs are sampled from. 0 takes all.")
+    generation_kwargs: dict[str, Any] | str | None = _option(
+        None, "Further fields of `GenerationConfig` for beliefs, such as `repetition_penalty`."
     )
-    belief_batch_size: int | None = field(
-        default=None,
-        metadata={"help": "Rows a `generate` call takes. Chosen from free memory by default."},
+    chat_template_kwargs: dict[str, Any] | str | None = _option(
+        None, "Variables of the chat template, such as `enable_thinking`. Those of a row win."
     )
-    max_completion_length: int = field(default=256, metadata={"help": "Most tokens of a belief."})
-    temperature: float = field(default=1.0, metadata={"help": "Temperature that beliefs are sampled at."})
-    top_p: float = field(default=1.0, metadata={"help": "Mass of the most likely tokens that is sampled from."})
-    top_k: int = field(
-        default=0, metadata={"help": "Number of most likely tokens that are sampled from. 0 takes all."}
-    )
-    generation_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "Further fields of `GenerationConfig` for beliefs, such as `repetition_penalty`."},
-    )
-    chat_template_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "Variables of the chat template, such as `enable_thinking`. Those of a row win."},
-    )
-    prompt_length: int = field(
-        default=64,
-        metadata={"help": "Raw text only: number of first tokens of a row that are the prompt of its beliefs."},
+    prompt_length: int = _option(
+        64, "Raw text only: number of first tokens of a row that are the prompt of its beliefs."
     )
 
     # Parameters that control the model
-    disable_dropout: bool = field(
-        default=True, metadata={"help": "Whether to set dropout to 0 in the model and its adapter."}
-    )
-    stop_on_divergence: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether to end with exit code 3 and the last good weights where a loss or gradient is not "
-            "finite, or the retain rows become less likely than a uniform guess. If false, steps that are not finite "
-            "are left out, with a warning."
-        },
+    disable_dropout: bool = _option(True, "Whether to set dropout to 0 in the model and its adapter.")
+    stop_on_divergence: bool = _option(
+        True,
+        "Whether to end with exit code 3 and the last good weights where a loss or gradient is not finite, or the "
+        "retain rows become less likely than a uniform guess. If false, steps that are not finite are left out, with "
+        "a warning.",
     )
 
     # Parameters that control the logging
-    log_completions: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to print the beliefs each time they are sampled. This shows what is to be forgotten; it "
-            "goes to the terminal only."
-        },
+    log_completions: bool = _option(
+        False,
+        "Whether to print the beliefs each time they are sampled. This shows what is to be forgotten; it goes to the "
+        "terminal only.",
     )
-    num_completions_to_print: int | None = field(
-        default=6, metadata={"help": "Most beliefs that `log_completions` prints. 'null' in a file prints all."}
+    num_completions_to_print: int | None = _option(
+        6, "Most beliefs that `log_completions` prints. 'null' in a file prints all."
     )
 
     # Parameters that control the checkpoints
-    remove_belief_state: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to remove, when training is done, what the checkpoints hold of the beliefs and reference "
-            "log-probs: text of what is to be forgotten. They cannot be gone on from then. With `save_only_model` "
-            "none of it is written at all."
-        },
+    remove_belief_state: bool = _option(
+        False,
+        "Whether to remove, when training is done, what the checkpoints hold of the beliefs and reference log-probs: "
+        "text of what is to be forgotten. Training cannot be resumed from these checkpoints afterwards. With "
+        "`save_only_model` none of it is written at all.",
     )
 
     def __post_init__(self):
+        # TRL's configs raise without an accelerator unless `use_cpu` is set; this one just runs.
         if not torch.accelerator.is_available():
             self.use_cpu = True
         if self.use_cpu and self.bf16 is None:
@@ -378,20 +331,19 @@ class BootstrapUnlearnConfig(SFTConfig):
 
     def realised(self, trains_adapter: bool) -> "BootstrapUnlearnConfig":
         """
-        A copy for one run, in which each value that was left open has the one that the others decide. The values are
-        checked anew, since attributes may have been set after the construction.
+        A copy for one run, in which every open value has its default, and all values are checked again.
 
         Args:
             trains_adapter (`bool`):
                 Whether the run trains an adapter, or the whole model.
 
-        Returns:
-            [`BootstrapUnlearnConfig`]: The copy. It shares no list and no dictionary with this one, which stays as it
-            is and can serve another run.
+        Returns: [`BootstrapUnlearnConfig`]: The copy. It shares no list and no dictionary with this one, which can
+        serve other runs.
 
         Raises:
             `ValueError`: If a value is not allowed, or does not go with another one.
         """
+        # Attributes may have been set since `__post_init__`.
         self._refuse()
         args = copy.copy(self)
         for name, value in vars(args).items():
@@ -415,10 +367,10 @@ class BootstrapUnlearnConfig(SFTConfig):
 
     @property
     def uses_retain(self) -> bool:
-        """`bool`: Whether the retain term counts, and so a retain set is needed."""
+        """Whether the retain term counts, so that a retain set is needed."""
         return self.retain_weight > 0 and self.retain_loss_type != "none"
 
     @property
     def compares_retain(self) -> bool:
-        """`bool`: Whether the retain loss reads the original model."""
+        """Whether the retain loss reads the original model."""
         return self.uses_retain and self.retain_loss_type in ("kl", "hidden")

@@ -92,28 +92,22 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Model that knows what is to go. With a `PeftModel`, its adapter is trained further, and the adapter as it
+            Model that knows the forget set. With a `PeftModel`, its adapter is trained further, and the adapter as it
             was is the reference where one is needed.
         args ([`BootstrapUnlearnConfig`], [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`], *optional*):
-            Configuration. It is not written into: `trainer.args` is a copy, in which the values that were left open
-            are filled in. The values of the last two are taken as they are, with a warning that names them.
+            Configuration. `trainer.args` is a copy in which open values have their defaults. The values of the last
+            two are taken as they are, with a warning that names them.
         data_collator, compute_loss_func, compute_metrics, preprocess_logits_for_metrics, formatting_func:
-            Arguments of [`~trl.SFTTrainer`], in its order, that are refused with a sentence that says what to do.
+            Arguments of [`~trl.SFTTrainer`], in its order. They are refused, with what to do instead.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            The forget set, in any of the forms of [`~trl_unlearn.encoding.encode_row`]. A stream is written to disk
-            once, in `output_dir`, and has to begin anew each time it is iterated. It is read to its end.
+            The forget set, in any of the forms of [`~trl_unlearn.encoding.encode_row`]. A stream is read to its end,
+            and written to disk in `output_dir`; it has to begin anew each time it is iterated.
         eval_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`] or a `dict` of these, *optional*):
             Rows to score during training, as retain rows are (negative log-likelihood). A stream is read to its end.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer. Loaded with the model's name if not given.
-        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*):
-            Callbacks.
-        optimizers (`tuple`, *optional*, defaults to `(None, None)`):
-            Optimizer and scheduler, as in [`~transformers.Trainer`].
-        optimizer_cls_and_kwargs (`tuple`, *optional*):
-            Class of the optimizer and its arguments, as in [`~transformers.Trainer`].
-        quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
-            Quantisation of a model that is loaded by name.
+        callbacks, optimizers, optimizer_cls_and_kwargs, quantization_config:
+            As in [`~trl.SFTTrainer`].
         peft_config ([`~peft.PeftConfig`], *optional*):
             New adapter to train. Without it the whole model is trained.
         retain_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
@@ -127,7 +121,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         earlier_requests (`list[ChainLink]`):
             Requests that the model has forgotten before, for the record and the card.
         stop_reason (`str` or `None`):
-            Why training ended before its last step, in a sentence. Whoever stops it says so here.
+            Why training ended before its last step, in a sentence. A callback that stops it sets this.
 
     Raises:
         `ValueError`: Before any training, if the data, the model and the config do not fit together.
@@ -186,46 +180,56 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             quantization_config=quantization_config,
-            # PEFT writes the layers that it finds into its config: "all-linear" would be those of this model for ever.
+            # A copy: PEFT replaces "all-linear" in its config by the layers of this model.
             peft_config=copy.deepcopy(peft_config),
         )
         refuse_sharding(self.accelerator)
         check_head(self.model)
         text_config = self.model.config.get_text_config()
         if getattr(text_config, "output_router_logits", False):
-            # Turned on by the parent for a loss that is no term here. Saved so, `generate` would fail on padded rows.
+            # `SFTTrainer` turns it on for a loss that is no term here. Saved so, `generate` fails on padded rows.
             text_config.output_router_logits = self.aux_loss_enabled = False
         refuse_top_k(args, text_config.vocab_size)
+        self._prepare_sets(retain_dataset)
+        self._prepare_model()
+        self._last_means: dict[str, float] = {}
+        show_logps(self, self._last_means)
+        self._begin_run()
+
+    def _prepare_sets(self, retain_dataset: Dataset | IterableDataset | None) -> None:
+        """Encode the retain set, and refuse or warn of rows; the parent has prepared the other sets."""
+        args, self.retain_dataset = self.args, None
         self._padding = {
             "pad_token_id": self._tokenizer.pad_token_id,
             "multiple": args.pad_to_multiple_of or 1,
             "limit": position_limit(self.model),
         }
         self.data_collator = DataCollatorForUnlearning(**self._padding)
-        self.retain_dataset = None
         if args.uses_retain:
-            given = {"owner": self, "most": usable_retain_rows(args, len(self.train_dataset))}
-            _, self.retain_dataset = encoded_set(retain_dataset, self._tokenizer, args, name="retain", **given)
+            most = usable_retain_rows(args, len(self.train_dataset))
+            _, self.retain_dataset = encoded_set(
+                retain_dataset, self._tokenizer, args, name="retain", owner=self, most=most
+            )
             warn_of_overlap(self.train_dataset, self.retain_dataset)
         refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset, eval=self.eval_dataset)
         if args.lambda_bss > 0:
             warn_of_short_texts(self.train_dataset, args.prompt_length)
-        self.ref_model = None
+
+    def _prepare_model(self) -> None:
+        """Keep the reference, find the inner layer and what trains around it, and turn dropout off."""
+        args, self.ref_model = self.args, None
         if self._objective.needs_reference or args.compares_retain:
             self.ref_model = keep_reference(self.model, self.accelerator, has_adapter=self._continues_adapter)
         parameters, self._layer = args.forget_loss_kwargs or {}, None
         if self._objective.needs_inner or (args.uses_retain and args.retain_loss_type == "hidden"):
             self._layer = resolve_layer(self.model, parameters.get("layer"))
         if self._objective.needs_inner:
+            # Into the config of the run, so that its record names the layer.
             parameters["layer"] = self._layer
             train_around_layer(self.model, self._layer, parameters["parameters"])
-        sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        self._is_sharded = self.accelerator.distributed_type in sharded
+        self._is_sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if args.disable_dropout:
             disable_dropout(self.model, None if self._is_sharded else self.train_dataset[0]["input_ids"])
-        self._last_means: dict[str, float] = {}
-        show_logps(self, self._last_means)
-        self._begin_run()
 
     # Runs and their checkpoints
 
@@ -251,13 +255,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         )
 
     def _shared_state(self) -> dict[str, dict[str, Any]]:
-        parts = {
-            "beliefs": self.belief_store,
-            "weights": self._weights,
-            "monitor": self._monitor,
-            "guard": self._guard,
-            "clock": self._clock,
-        }
+        parts = {"beliefs": self.belief_store, "weights": self._weights, "monitor": self._monitor}
+        parts |= {"guard": self._guard, "clock": self._clock}
         return {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def _own_state(self) -> dict[str, dict[str, Any]]:
@@ -283,7 +282,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if self._forget_source is not None:
-            # Whatever its user calls it: "train", "forget" and "retain" are names of sets to score, too.
+            # A set to score may have any name, "train", "forget" and "retain" too.
             name = dataset_name if dataset_name == "eval" else f"eval ({dataset_name})"
             return encoded_set(dataset, processing_class, args, name=name, owner=self)[1]
         # The first set that the parent prepares.
@@ -326,7 +325,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def _refresh_beliefs_if_due(self, model: nn.Module) -> None:
         every = self.args.belief_refresh_epochs
-        # Epochs are sums of fractions: what is due at 2.0 must not wait at 1.9999999.
+        # Epochs are sums of fractions: the refresh of epoch 2 is due at 1.9999999 too.
         due = int(self.state.epoch / every + 1e-6) if every > 0 else 0
         if self.belief_store.refresh == due:
             return
@@ -334,14 +333,9 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         desc = f"Sampling beliefs (epoch {self.state.epoch:g})"
         audit = self._sample(model, self.belief_store, due, desc)
         if self.args.log_completions and self.is_world_process_zero():
-            count = self.args.num_completions_to_print
-            print_beliefs(self.belief_store, self._tokenizer, self.state.epoch, count)
-        for name, key in (
-            ("coverage", "coverage"),
-            ("length", "mean_length"),
-            ("target_share", "target_share"),
-            ("seconds", "seconds"),
-        ):
+            print_beliefs(self.belief_store, self._tokenizer, self.state.epoch, self.args.num_completions_to_print)
+        shown = {"length": "mean_length"} | {name: name for name in ("coverage", "target_share", "seconds")}
+        for name, key in shown.items():
             self._metrics["train"][f"beliefs/{name}"].append(audit[key])
 
     def _sample(self, model: nn.Module, store: BeliefStore, refresh: int, desc: str) -> dict[str, Any]:
@@ -361,7 +355,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def _freeze_monitor(self, model: nn.Module) -> DriftMonitor:
         if self.state.global_step > 0:
             raise ResumeError(
-                f"Training goes on from step {self.state.global_step}, but `lambda_schedule='adaptive'` and "
+                f"Training resumes from step {self.state.global_step}, but `lambda_schedule='adaptive'` and "
                 "`retain_max_drop` follow what the model found likely before unlearning, and the run that was "
                 "interrupted had neither. Train from the start, or leave them as they were."
             )
@@ -390,12 +384,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
         Args:
             scores ([`ForgetScores`]):
-                Per-token scores of forget rows and beliefs: `logps` and `mask`, and what `forget_loss_type` asks for
+                Per-token scores of forget rows and beliefs: `logps` and `mask`, and what `forget_loss_type` reads
                 (`beliefs` with `"bs_t"`, `reference_logps` with `"npo"`, ...).
 
         Returns:
-            `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. A row's loss must not depend on
-            other rows: they may be passed in other slices.
+            `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. It must not depend on other
+            rows, which may be in other passes.
         """
         parameters = self.args.forget_loss_kwargs or {}
         return self._objective.loss(scores, self.args, self._weights.now, **parameters)
@@ -410,7 +404,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         return retain.nll(scores.logps, scores.mask, args.token_reduction)
 
     def _score_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """`loss`, mean `logps` and mean `entropy` of each row but those that DPO prefers, from one forward pass."""
+        """`loss`, mean `logps` and mean `entropy` `[rows]`, from one forward pass."""
         forget_part, retain_part = self._scorer.score(model, inputs)
         losses: list[tuple[ScoredRows, Tensor]] = []
         if forget_part is not None:
@@ -444,17 +438,17 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         )
 
     def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
-        """The passes of a micro-batch: retain rows and beliefs, however many, need no more memory than forget rows."""
+        """The passes of a micro-batch, none larger than that of its forget rows: beliefs need no more memory."""
         own = [row for row in rows if row.kind == "forget"]
         slices = cut_rows(rows, padded_tokens(own, self._padding["multiple"]), self._padding["multiple"])
         if self._is_sharded:
             counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
             slices = split_to(slices, int(counts.max()))
-        found = [collate_rows(part, **self._padding) for part in slices]
-        return [inputs | {"is_last": inputs is found[-1]} for inputs in found]
+        last = len(slices) - 1
+        return [collate_rows(part, **self._padding) | {"is_last": i == last} for i, part in enumerate(slices)]
 
     def predict(self, *args: Any, **kwargs: Any):
-        """Refused: there are no logits. `evaluate` scores rows."""
+        """Not supported: there are no logits. `evaluate` scores rows."""
         raise ValueError("`predict` is not supported in unlearning: no logits are kept. Score rows with `evaluate`.")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -463,12 +457,13 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
                 scores = score_batch(model, inputs)
             return retain.nll(scores.logps, scores.mask, self.args.token_reduction).mean()
         rows = inputs["rows"]
-        # `accelerate` puts the model's forward under autocast, but not the head, which runs beside it.
+        # `accelerate` puts the model's forward under autocast, but the head runs outside of it.
         with self.accelerator.autocast():
             scores = self._score_rows(model, inputs)
         self._row_metrics.note(rows, scores)
         self._guard.note_losses(rows, scores["loss"])
-        # Before the last backward pass: DeepSpeed steps at its end, unless the gradient is not finite.
+        # Before the last backward pass: DeepSpeed steps at its end, unless the gradient is not finite. So a broken
+        # loss of an earlier pass is made to break the last gradient.
         if inputs["is_last"]:
             self._guard.check(self._log_means(), self.state.global_step, self.accelerator.sync_gradients)
         poison = torch.nan if self.is_deepspeed_enabled and self._guard.is_broken else 1.0
@@ -477,7 +472,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
         """Those of the forget rows, which `Trainer` counts by their tokens with padding."""
-        # A batch has the indices only: in its place, one of the shape of its rows.
+        # The batch has the indices only: count a batch of the shape of its rows.
         rows = self.train_dataset[inputs["row"].tolist()]["input_ids"]
         width = padded_width(max(map(len, rows)), self._padding["multiple"], self._padding["limit"])
         return super().floating_point_ops({"input_ids": torch.empty(len(rows), width, device="meta")})
@@ -502,7 +497,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         output = super()._finalize_training(*args, **kwargs)
-        # The weights after the last step, or those that a callback has put back.
+        # Of the weights after the last step, or of those that a callback has put back.
         self._watch_retain_rows(self.model_wrapped, is_over=True)
         return output
 
@@ -521,16 +516,16 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             loss = loss + super().training_step(model, last, num_items_in_batch)
         if self.accelerator.sync_gradients:
             self._guard.note_gradients()
-        # What is not finite would stay in the sum of the log for ever; the means of the terms show it.
+        # Return 0: a NaN would stay in `Trainer`'s running loss. The per-term metrics show it.
         return torch.zeros_like(loss) if self._guard.is_broken else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
-        # A scale below 1 is not what made a gradient overflow. DeepSpeed has a scaler of its own.
+        # A scale below 1 made no gradient overflow. DeepSpeed has a scaler of its own.
         scaler = self.accelerator.scaler
         overflows = self.accelerator.mixed_precision == "fp16" if scaler is None else scaler.get_scale() >= 1
         if not self._guard.check_gradient(norm, self.state.global_step, overflows):
-            # Optimizers leave alone what has no gradient, weight decay included.
+            # Optimizers skip parameters without a gradient, weight decay included.
             model.zero_grad()
             self._metrics["train"]["skipped_steps"] = [self._guard.skipped]
         return norm

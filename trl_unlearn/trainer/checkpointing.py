@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Checkpoints that are written whole or not at all, and from which a run goes on exactly."""
+"""Checkpoints that are written whole or not at all, and from which a run resumes exactly."""
 
 import errno
 import json
@@ -31,10 +31,10 @@ from transformers.trainer_utils import IntervalStrategy, TrainOutput, rotate_che
 from trl import SFTTrainer
 
 
-# In each checkpoint: what is the same in all processes, and what each has for itself.
+# Files of a checkpoint: the state that all processes share, and that of each process.
 _SHARED, _OWN = "unlearning_state.safetensors", "unlearning_state_{rank}.safetensors"
 _STATES = "unlearning_state*.safetensors"
-# Checkpoints are written here, and moved when they are whole. Hidden, so that nothing takes it for a result.
+# Checkpoints are written in this folder, and moved when they are whole. Hidden: nothing takes it for a result.
 _UNFINISHED = ".unfinished"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -47,53 +47,31 @@ class CheckpointError(RuntimeError):
 
 
 class ResumeError(ValueError):
-    """A run cannot go on from a checkpoint."""
+    """Training cannot be resumed from a checkpoint."""
 
 
 def is_full_disk(error: Exception) -> bool:
-    """
-    Whether an error says that a disk is full or broken, for which each library has an error of its own.
-
-    Args:
-        error (`Exception`):
-            What was raised where something was written.
-
-    Returns:
-        `bool`: Whether it is one of these; a file that is not there is none.
-    """
+    """Whether an error says that a disk is full or broken; a missing file does not count."""
     if isinstance(error, OSError):
         return error.errno in _DISK_ERRORS
     return isinstance(error, SafetensorError) or any(words in str(error) for words in _DISK_WORDS)
 
 
 def last_checkpoint(folder: str | os.PathLike) -> Path | None:
-    """
-    The last checkpoint of a folder from which a run can go on.
-
-    Args:
-        folder (`str` or `os.PathLike`):
-            Output folder.
-
-    Returns:
-        `Path` or None: The checkpoint of the highest step that is whole; None without one.
-    """
-    found = {
+    """The checkpoint of the highest step in an output folder that is whole, or None."""
+    checkpoints = {
         int(match[1]): path
         for path in Path(folder).glob("checkpoint-*")
         if (match := _CHECKPOINT.fullmatch(path.name)) and (path / _SHARED).is_file()
     }
-    return found[max(found)] if found else None
+    return checkpoints[max(checkpoints)] if checkpoints else None
 
 
 def write_state(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> None:
     """
-    Write the state of some parts of a run, readable by its owner only: it may hold text of what is to be forgotten.
+    Write the state of parts of a run: part -> name -> tensor, or a value that JSON can hold.
 
-    Args:
-        path (`Path`):
-            File to write.
-        parts (`Mapping[str, Mapping]`):
-            Part -> name -> tensor, or a value that JSON can hold.
+    Only its owner can read the file: it may hold text of what is to be forgotten.
     """
     named = [(f"{part}/{name}", value) for part, state in parts.items() for name, value in state.items()]
     tensors = {name: value.detach().cpu().contiguous() for name, value in named if isinstance(value, Tensor)}
@@ -107,30 +85,18 @@ def write_state(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def read_state(path: Path) -> dict[str, dict[str, Any]]:
-    """
-    Read what [`write_state`] wrote.
-
-    Args:
-        path (`Path`):
-            File to read.
-
-    Returns:
-        `dict[str, dict]`: Part -> name -> tensor or value.
-
-    Raises:
-        `ValueError`: If the file is missing or not one of these.
-    """
+    """Read what [`write_state`] wrote; `ValueError` if the file is missing or broken."""
     try:
         with safe_open(path, framework="pt") as file:
             parts = json.loads(file.metadata()["values"])
             for key in file.keys():  # noqa: SIM118
                 part, _, name = key.partition("/")
-                # Not as a view of the file, which may be replaced.
+                # A copy, not a view of the file, which may be replaced.
                 parts[part][name] = file.get_tensor(key).clone()
     except (OSError, SafetensorError, TypeError, KeyError) as error:
         raise ValueError(
-            f"`{path.parent}` cannot be gone on from: its `{path.name}` is missing or broken ({error}). Take another "
-            "checkpoint, one that was saved by this trainer without `save_only_model` and `remove_belief_state`, or "
+            f"`{path.parent}` cannot be resumed from: its `{path.name}` is missing or broken ({error}). Take another "
+            "checkpoint, saved by this trainer without `save_only_model` and `remove_belief_state`, or "
             "train from the start."
         ) from error
     return parts
@@ -138,12 +104,12 @@ def read_state(path: Path) -> dict[str, dict[str, Any]]:
 
 class ResumableTrainer(SFTTrainer):
     """
-    An SFT trainer that goes on from a checkpoint as if it had not been interrupted.
+    An SFT trainer that resumes from a checkpoint as if it had not been interrupted.
 
     A checkpoint becomes visible when all of it is written. Beside what `Trainer` saves, it holds the state of the
-    parts of the trainer that have one and of each callback that has a `state_dict` and a `load_state_dict`.
-    With `save_only_model=True` it holds neither, and cannot be gone on from; with `remove_belief_state=True` it loses
-    both when training is done.
+    parts of the trainer that have one and of each callback that has a `state_dict` and a `load_state_dict`. With
+    `save_only_model=True` it holds neither, and training cannot be resumed from it; with `remove_belief_state=True` it
+    loses both when training is done.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -154,11 +120,11 @@ class ResumableTrainer(SFTTrainer):
         self._makes_optimizer = self.optimizer is None
 
     def _begin_run(self) -> None:
-        """Set what belongs to one call of `train` to its start."""
+        """Reset what belongs to one call of `train`."""
         self._log_state = None
         self._metrics["train"].clear()
         if self._makes_optimizer:
-            # `Trainer` makes a new schedule for each call, and would go on with the moments of the last one.
+            # `Trainer` makes a new schedule for each call, but would keep the moments of the last optimizer.
             self.optimizer = None
 
     @abstractmethod
@@ -171,7 +137,7 @@ class ResumableTrainer(SFTTrainer):
 
     @abstractmethod
     def _load_state(self, shared: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> None:
-        """Take over the states that a checkpoint holds."""
+        """Restore the states of a checkpoint."""
 
     # Saving
 
@@ -180,7 +146,7 @@ class ResumableTrainer(SFTTrainer):
         return os.path.join(folder, _UNFINISHED) if self._writes_checkpoint else folder
 
     def _save(self, output_dir=None, state_dict=None):
-        # Into `training_args.bin`, which others may read, go all arguments.
+        # `training_args.bin`, which others may read, holds all arguments.
         token, self.args.hub_token = self.args.hub_token, None
         try:
             super()._save(output_dir, state_dict)
@@ -193,11 +159,14 @@ class ResumableTrainer(SFTTrainer):
         try:
             if self.args.should_save:
                 shutil.rmtree(unfinished, ignore_errors=True)
+            # No process writes before the leftovers of an earlier attempt are gone.
             self.accelerator.wait_for_everyone()
+            # From here to `finally`, `_get_output_dir` names the hidden folder.
             self._writes_checkpoint = True
             super()._save_checkpoint(model, trial)
             if not self.args.save_only_model:
                 self._write_states(unfinished / name)
+            # Whole means: with the states of all processes.
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self._publish_checkpoint(unfinished, folder, name)
@@ -211,7 +180,7 @@ class ResumableTrainer(SFTTrainer):
             last = last_checkpoint(folder)
             then = "There is none before it: make room, and train from the start."
             if last:
-                then = f"The last one is `{last}`: make room, and go on from it with `resume_from_checkpoint=True`."
+                then = f"The last one is `{last}`: make room, and resume from it with `resume_from_checkpoint=True`."
             raise CheckpointError(
                 f"The checkpoint of step {self.state.global_step} could not be written to `{folder}` "
                 f"({' '.join(str(error).split())}). {then}"
@@ -224,6 +193,7 @@ class ResumableTrainer(SFTTrainer):
         if self.args.should_save:
             run = {"run": {"world_size": self.args.world_size}}
             write_state(checkpoint / _SHARED, run | self._shared_state())
+        # Sums of the log since its last entry, which every process has for itself.
         log = {
             "loss": self._tr_loss,
             "step": self._globalstep_last_logged,
@@ -235,13 +205,16 @@ class ResumableTrainer(SFTTrainer):
         )
 
     def _publish_checkpoint(self, unfinished: Path, folder: Path, name: str) -> None:
+        # `Trainer` has just written where the best checkpoint is, in the hidden folder that is about to go.
         if str(self.state.best_model_checkpoint or "").startswith(str(unfinished)):
             self.state.best_model_checkpoint = str(folder / name)
             self.state.save_to_json(str(unfinished / name / "trainer_state.json"))
+        # A folder cannot be moved onto another one that is not empty.
         if (folder / name).exists():
             os.replace(folder / name, unfinished / "replaced")
         os.replace(unfinished / name, folder / name)
         shutil.rmtree(unfinished, ignore_errors=True)
+        # `Trainer` has rotated the hidden folder only, which never holds more than one.
         rotate_checkpoints(
             output_dir=str(folder),
             save_total_limit=self.args.save_total_limit,
@@ -250,21 +223,21 @@ class ResumableTrainer(SFTTrainer):
         )
 
     def _stateful_callbacks(self) -> dict[str, Any]:
-        found = [one for one in self.callback_handler.callbacks if hasattr(one, "load_state_dict")]
-        return {f"{i} {type(one).__name__}": one for i, one in enumerate(found)}
+        callbacks = [one for one in self.callback_handler.callbacks if hasattr(one, "load_state_dict")]
+        return {f"{i} {type(one).__name__}": one for i, one in enumerate(callbacks)}
 
-    # Going on
+    # Resuming
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """
         Train, from the start or from a checkpoint.
 
-        Called again, it goes on from the weights as they are, and everything else begins anew: schedules, beliefs,
-        optimizer (unless it was passed in), record. The reference stays the model as it was passed in.
+        A second call starts from the weights as they are. Everything else begins anew: schedules, beliefs, optimizer
+        (unless it was passed in), record. The reference stays the model as it was passed in.
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
-                Checkpoint to go on from; `True` for the last one in `output_dir` that is whole.
+                Checkpoint to resume from; `True` for the last one in `output_dir` that is whole.
             kwargs (`dict[str, Any]`, *optional*):
                 Passed to [`~transformers.Trainer.train`].
 
@@ -314,24 +287,24 @@ class ResumableTrainer(SFTTrainer):
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         done = super()._init_training_state(max_steps, *args, **kwargs)
-        # Of the run that goes on: the state of a checkpoint brings the steps of the one that was interrupted.
+        # `logging_steps` and the like of this run: the checkpoint brings those of the interrupted one.
         self.state.compute_steps(self.args, max_steps)
         return done
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        # The steps since the last entry would be in no log, and a run shorter than `logging_steps` would have none.
+        # Otherwise the steps since the last entry are in no log, and a run shorter than `logging_steps` has none.
         if self.control.should_training_stop and self.args.logging_strategy != IntervalStrategy.NO:
             self.control.should_log = True
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # `Trainer` takes a step beyond the last one where it goes on from that, in the middle of an epoch,
-        # and one beyond what a callback has stopped before the first.
+        # `Trainer` makes a step too many where it resumes from the last one in the middle of an epoch, and where a
+        # callback has stopped it before the first.
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         if self._log_state is not None:
-            # After `Trainer` has set them to nothing: the next entry is to be the mean since the last one.
+            # Here, after `Trainer` has cleared them: the next entry is the mean since the last one in the log.
             self._tr_loss = self._log_state["loss"].to(self.args.device)
             self._globalstep_last_logged = self._log_state["step"]
             for name, values in self._log_state["means"].items():

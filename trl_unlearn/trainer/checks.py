@@ -38,7 +38,7 @@ from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 
 logger = logging.getLogger(__name__)
 
-# Numbers of the parent that would train backwards, nothing, or fail in the middle: (name, least value allowed).
+# Numbers of the parent that would train backwards or not at all, or fail in the middle: (name, least value).
 _LEAST = (
     ("learning_rate", 0),
     ("weight_decay", 0),
@@ -65,23 +65,9 @@ def refuse_input(
     peft_config: PeftConfig | None = None,
 ) -> None:
     """
-    Refuse sets, a model, an adapter or an output folder that cannot be used.
+    Refuse sets, a model, a new adapter or an output folder that cannot be used, as they were passed to the trainer.
 
-    Args:
-        model (`str` or [`~transformers.PreTrainedModel`]):
-            Model as passed to the trainer.
-        args ([`BootstrapUnlearnConfig`]):
-            Configuration.
-        forget, retain ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
-            Sets as passed to the trainer. Of a stream the first row is read.
-        peft_config ([`~peft.PeftConfig`], *optional*):
-            New adapter as passed to the trainer.
-
-    Raises:
-        `ValueError`: If a number of the configuration cannot be used, a set is missing or empty, the model's folder
-            does not exist or has no weights, the model is no causal language model of text, its adapter cannot be
-            trained or saved alone, a new one would change the model itself, or the output folder cannot be written.
-        `TypeError`: If a set is neither.
+    Of a stream, only the first row is read. Raises `TypeError` if a set is no dataset, otherwise `ValueError`.
     """
     _refuse_numbers(args)
     _refuse_set("forget", "train_dataset", forget)
@@ -130,17 +116,8 @@ def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_co
     """
     Refuse a model that cannot be unlearned or evaluated, by its config and its files, before any weights are read.
 
-    Args:
-        name (`str`):
-            Id on the Hub or folder of a whole model.
-        revision (`str`, *optional*):
-            Revision on the Hub.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether code from the Hub may run.
-
-    Raises:
-        `ValueError`: If it is an adapter or no causal language model of text, or its folder has no weights that can be
-            read.
+    `name` is an id on the Hub or the folder of a whole model. Raises `ValueError` if it is an adapter, if it is no
+    causal language model of text, or if its folder has no weights that can be read.
     """
     folder = Path(name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
@@ -152,7 +129,7 @@ def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_co
         _refuse_weights(folder)
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     _refuse_kind(name, config)
-    # What brings code of its own is known by that.
+    # A model with code of its own is in no table of `transformers`.
     if getattr(config, "auto_map", None):
         return
     known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
@@ -167,23 +144,16 @@ def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_co
 
 def refuse_adapter(name: str, base: str, *, trust_remote_code: bool = False) -> None:
     """
-    Refuse an adapter that was trained on another model, before any weights are read.
+    Refuse an adapter in a folder that was trained on another model, before any weights are read.
 
-    Args:
-        name (`str`):
-            Folder of the adapter. An id on the Hub is not looked at.
-        base (`str`):
-            Id on the Hub or folder of the model that it is to be put on.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether code from the Hub may run.
-
-    Raises:
-        `ValueError`: If its weights cannot be read, or do not fit the layers of the model.
+    `base` is an id on the Hub or the folder of the model; an adapter on the Hub is not looked at. Raises `ValueError`
+    if its weights cannot be read, or do not fit the layers of the model.
     """
     if not Path(name).is_dir():
         return
     _refuse_weights(Path(name))
     config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    # Shapes only: nothing is allocated.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     modules = dict(model.named_modules())
@@ -191,19 +161,19 @@ def refuse_adapter(name: str, base: str, *, trust_remote_code: bool = False) -> 
         module = modules.get(layer)
         # The experts of a mixture are parameters of one module, which PEFT wraps more than once.
         if module is None and "experts" not in layer:
-            found = "does not exist"
+            there = "does not exist"
         elif isinstance(module, nn.Linear) and module.in_features != width:
-            found = f"has {module.in_features}"
+            there = f"has {module.in_features}"
         else:
             continue
         raise ValueError(
-            f"The adapter `{name}` does not fit `{base}`: its layer `{layer}` has {width} inputs, there it {found}. "
+            f"The adapter `{name}` does not fit `{base}`: its layer `{layer}` has {width} inputs, there it {there}. "
             "Give the model that it was trained on."
         )
 
 
 def _lora_widths(folder: Path) -> Iterator[tuple[str, int]]:
-    """Layers of a LoRA adapter, and the number of inputs of each."""
+    """Each layer of a LoRA adapter, and its number of inputs."""
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as weights:
             for key in weights.keys():  # noqa: SIM118
@@ -244,18 +214,7 @@ def _refuse_kind(name: str, config: PretrainedConfig | None) -> None:
 
 
 def refuse_top_k(args: BootstrapUnlearnConfig, vocab_size: int) -> None:
-    """
-    Refuse more token beliefs than there are tokens.
-
-    Args:
-        args ([`BootstrapUnlearnConfig`]):
-            Configuration.
-        vocab_size (`int`):
-            Size of the model's vocabulary.
-
-    Raises:
-        `ValueError`: If there are fewer tokens.
-    """
+    """Refuse more token beliefs than the vocabulary has tokens."""
     if args.forget_loss_type == "bs_t" and args.belief_top_k > vocab_size:
         raise ValueError(
             f"`belief_top_k` is {args.belief_top_k}, but the model's vocabulary has {vocab_size} tokens. Lower it."
@@ -263,18 +222,7 @@ def refuse_top_k(args: BootstrapUnlearnConfig, vocab_size: int) -> None:
 
 
 def refuse_rows(model: nn.Module, **sets: Dataset | Mapping[str, Dataset] | None) -> None:
-    """
-    Refuse rows that a model has no embedding or no position for, on which it would fail in the middle of the training.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model.
-        **sets ([`~datasets.Dataset`] or `Mapping[str, Dataset]`, *optional*):
-            Name -> encoded rows, or several sets of them by name.
-
-    Raises:
-        `ValueError`: If a row has a token beyond the embeddings, or more tokens than the model has positions.
-    """
+    """Refuse encoded rows that a model has no embedding or no position for, by the name of their set."""
     embeddings = model.get_input_embeddings()
     # Adapters wrap what they change.
     for name in ("base_layer", "original_module"):
@@ -306,17 +254,7 @@ def _refuse_tokens(rows: Iterator[list[int]], name: str, size: int, positions: i
 
 
 def refuse_sharding(accelerator: Accelerator) -> None:
-    """
-    Refuse a launch that would not shard what it was asked to.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]):
-            Accelerator of this process.
-
-    Raises:
-        `ValueError`: If FSDP was asked for and `accelerate` has made something else of it, or it is FSDP's first
-            version.
-    """
+    """Refuse a launch that asks for FSDP and gets something else, or its first version."""
     kind = accelerator.distributed_type
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and kind != DistributedType.FSDP:
         raise ValueError(
@@ -334,7 +272,7 @@ def refuse_sharding(accelerator: Accelerator) -> None:
 def _refuse_numbers(args: BootstrapUnlearnConfig) -> None:
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
-        # Clipping to an infinite norm is none at all, which some write so.
+        # An infinite `max_grad_norm` is a usual way to write no clipping.
         if (
             isinstance(value, float)
             and not math.isfinite(value)
@@ -364,16 +302,7 @@ def _refuse_numbers(args: BootstrapUnlearnConfig) -> None:
 
 
 def check_output_dir(folder: str | Path) -> None:
-    """
-    Make the output folder and refuse one that cannot be written.
-
-    Args:
-        folder (`str` or `Path`):
-            Output folder.
-
-    Raises:
-        `ValueError`: If it cannot be written.
-    """
+    """Make the output folder, and raise `ValueError` if it cannot be written."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         # A name of its own: the processes of a launch probe one folder at the same time.
@@ -399,15 +328,7 @@ def _refuse_set(name: str, argument: str, dataset: Dataset | IterableDataset | N
 
 
 def warn_of_short_texts(forget: Dataset, prompt_length: int) -> None:
-    """
-    Warn of raw texts that are no longer than the prompt of their beliefs, with their count.
-
-    Args:
-        forget ([`~datasets.Dataset`]):
-            Encoded forget rows.
-        prompt_length (`int`):
-            Tokens of a prompt.
-    """
+    """Warn of raw texts that are no longer than the prompt of their beliefs, with their count."""
     short = sum(
         labels[0] != -100 and start == len(labels) - 1
         for batch in forget.select_columns(["labels", "prompt_length"]).iter(1000)
@@ -425,17 +346,11 @@ def warn_of_short_texts(forget: Dataset, prompt_length: int) -> None:
 
 def warn_of_overlap(forget: Dataset, retain: Dataset) -> None:
     """
-    Warn of rows that are in both sets, and of those that are in the forget set more than once, with their count.
+    Warn of rows that are in both sets, and of those that are in the forget set more than once, with their counts.
 
-    In memory are 16 bytes of each row (about 100 with what Python adds), never its tokens.
-
-    Args:
-        forget, retain ([`~datasets.Dataset`]):
-            Encoded sets.
-
-    Raises:
-        `ValueError`: If every forget row is in the retain set.
+    Raises `ValueError` if every forget row is in the retain set.
     """
+    # 16 bytes of each row (about 100 with what Python adds) are in memory, never its tokens.
     kept, seen = set(_digests(retain)), set()
     both = repeated = 0
     for row in _digests(forget):
@@ -464,7 +379,7 @@ def warn_of_overlap(forget: Dataset, retain: Dataset) -> None:
 
 
 def _digests(dataset: Dataset) -> Iterator[bytes]:
-    """A digest of each row's tokens: the rows themselves need not fit into memory."""
+    """A digest of each row's tokens."""
     for ids in _token_ids(dataset):
         yield hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest()
 

@@ -55,16 +55,7 @@ _REFUSED_ARGUMENTS = {
 
 
 def refuse_arguments(**given: Any) -> None:
-    """
-    Refuse arguments of `SFTTrainer` that are not supported.
-
-    Args:
-        **given (`Any`):
-            Argument -> value; `None` where it was not given.
-
-    Raises:
-        `ValueError`: If one was given.
-    """
+    """Raise `ValueError` for arguments of `SFTTrainer` that are not supported; None is not given."""
     if isinstance(given["data_collator"], Dataset | IterableDataset | Mapping):
         raise ValueError(
             f"`data_collator` is a `{type(given['data_collator']).__name__}`: the arguments are in the order of "
@@ -77,17 +68,10 @@ def refuse_arguments(**given: Any) -> None:
 
 def unlearn_config(args: TrainingArguments | None) -> BootstrapUnlearnConfig:
     """
-    The configuration of a run, of what was passed as `args`.
+    The configuration of a run from the trainer's `args`.
 
-    Args:
-        args ([`BootstrapUnlearnConfig`], [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`], *optional*):
-            Arguments. All values of the last two are taken, also those that were left at defaults of their own.
-
-    Returns:
-        [`BootstrapUnlearnConfig`]: The configuration.
-
-    Raises:
-        `TypeError`: If it is none of these.
+    All values of an [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`] are taken, also those left at their own
+    defaults; a warning names these. Raises `TypeError` for anything else.
     """
     if args is None:
         return BootstrapUnlearnConfig("unlearned")
@@ -123,16 +107,9 @@ def unlearn_config(args: TrainingArguments | None) -> BootstrapUnlearnConfig:
 
 def take_prepared(args: BootstrapUnlearnConfig, **sets: Any) -> None:
     """
-    Take `skip_prepare_dataset` at its word. It changes nothing: encoded rows are taken as they are anyway.
+    Take `skip_prepare_dataset` out of the config, and raise `ValueError` if a set is not encoded.
 
-    Args:
-        args ([`BootstrapUnlearnConfig`]):
-            Configuration of the run. The option is taken out, so that the rows get their index all the same.
-        **sets ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or a `dict` of these, *optional*):
-            Name -> rows.
-
-    Raises:
-        `ValueError`: If the rows of a set are not encoded.
+    It changes nothing: encoded rows are taken as they are anyway, and forget rows get their index all the same.
     """
     options, args.dataset_kwargs = args.dataset_kwargs or {}, None
     if not options.get("skip_prepare_dataset"):
@@ -157,27 +134,10 @@ def encoded_set(
     most: int | None = None,
 ) -> tuple[Dataset, Dataset]:
     """
-    A set on disk or in memory, and its rows encoded.
+    A set on disk or in memory, and its rows encoded: `(rows as they came, encoded rows)`.
 
-    Args:
-        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Rows, in any of the forms of [`~trl_unlearn.encoding.encode_row`]. A stream is written to disk.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer.
-        args ([`BootstrapUnlearnConfig`]):
-            Configuration.
-        name (`str`):
-            What they are, for messages.
-        owner (`object`):
-            Object with which the files of a stream go.
-        most (`int`, *optional*):
-            Rows after which a stream is left.
-
-    Returns:
-        `tuple[Dataset, Dataset]`: The rows as they came, and encoded.
-
-    Raises:
-        `ValueError`: If they cannot be encoded.
+    A stream is written to disk, in files that are removed with `owner`, and read up to `most` rows. `name` is for
+    messages. Raises `ValueError` if the rows cannot be encoded.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
@@ -186,6 +146,7 @@ def encoded_set(
         )
     if isinstance(dataset, IterableDataset):
         dataset = stored_stream(dataset, name=name, folder=args.output_dir, owner=owner, most=most)
+    # Before the columns are looked at: the variables become a column of the rows, which their own values override.
     dataset = with_template_kwargs(dataset, args.chat_template_kwargs)
     if args.completion_only_loss and not {"completion", "messages", "labels"} & set(dataset.column_names):
         raise ValueError(
@@ -205,18 +166,7 @@ def encoded_set(
 
 
 def usable_retain_rows(args: BootstrapUnlearnConfig, num_forget: int) -> int:
-    """
-    Most retain rows that a run can draw, one for each forget row that it trains on.
-
-    Args:
-        args ([`BootstrapUnlearnConfig`]):
-            Configuration.
-        num_forget (`int`):
-            Size of the forget set.
-
-    Returns:
-        `int`: At least 1.
-    """
+    """Most retain rows that a run can draw, one for each forget row that it trains on; at least 1."""
     if args.max_steps > 0:
         return args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return max(1, num_forget * math.ceil(args.num_train_epochs))
@@ -226,37 +176,24 @@ def stored_stream(
     stream: IterableDataset, *, name: str, folder: str | Path, owner: object, most: int | None = None
 ) -> Dataset:
     """
-    Write a stream to disk, a thousand rows in memory at a time. The first process does, and all read the files.
+    Write a stream to disk, a thousand rows in memory at a time: the rows, memory-mapped.
 
-    Args:
-        stream ([`~datasets.IterableDataset`]):
-            Rows.
-        name (`str`):
-            What they are, for messages: `"forget"`, `"retain"`, `"eval"`.
-        folder (`str` or `Path`):
-            Existing folder that all processes share. The files are in a hidden folder of it, its owner's only.
-        owner (`object`):
-            Object with which the files go; with the process at the latest, unless that is killed.
-        most (`int`, *optional*):
-            Rows after which the stream is left. It is read to its end if not given, which it must have.
-
-    Returns:
-        [`~datasets.Dataset`]: The rows, memory-mapped.
-
-    Raises:
-        `ValueError`: If the stream cannot be read, or its rows cannot be written.
+    The first process writes, to a hidden folder in `folder` that only its owner can read, and all read the files. They
+    are removed with `owner`, at the latest with the process, unless it is killed. A stream has to end unless `most` is
+    given. Raises `ValueError` if the stream cannot be read or its rows cannot be written.
     """
-    found: list[Any] = [None]
+    # Files, or why there are none.
+    outcome: list[Any] = [None]
     if PartialState().is_main_process:
         cache = tempfile.mkdtemp(prefix=".stream-", dir=folder)
         weakref.finalize(owner, shutil.rmtree, cache, ignore_errors=True)
         try:
-            found = [_write(stream, name, cache, most)]
+            outcome = [_write(stream, name, cache, most)]
         except ValueError as error:
             shutil.rmtree(cache, ignore_errors=True)
-            # The other processes would wait for the files.
-            found = [error]
-    (files,) = broadcast_object_list(found)
+            # Sent, not raised: the other processes would wait for the files.
+            outcome = [error]
+    (files,) = broadcast_object_list(outcome)
     if isinstance(files, ValueError):
         raise files
     return concatenate_datasets([Dataset.from_file(file) for file in files])
@@ -305,18 +242,7 @@ REFUSALS = (
 
 
 def refusal_of(seed: int, row: int) -> str:
-    """
-    The refusal of a forget row.
-
-    Args:
-        seed (`int`):
-            Seed of the run.
-        row (`int`):
-            Index in the forget set.
-
-    Returns:
-        `str`: One of `REFUSALS`, the same in every epoch.
-    """
+    """The refusal of a forget row, the same in every epoch."""
     return REFUSALS[key_seed((seed, "refusal", row)) % len(REFUSALS)]
 
 
@@ -324,26 +250,10 @@ def with_refusals(
     encoded: Dataset, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_length: int | None
 ) -> Dataset:
     """
-    Beside each forget row, a refusal as the answer to its prompt.
+    Add `chosen_input_ids` and `chosen_labels` to forget rows: a refusal as the answer to the same prompt.
 
-    Args:
-        encoded ([`~datasets.Dataset`]):
-            Encoded forget rows.
-        dataset ([`~datasets.Dataset`]):
-            The same rows as they came, with prompts.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer.
-        seed (`int`):
-            Seed of the run.
-        max_length (`int`, *optional*):
-            Most tokens of a row.
-
-    Returns:
-        [`~datasets.Dataset`]: The encoded rows, with `chosen_input_ids` and `chosen_labels`. How much of the refusals
-        was cut off is said in a warning.
-
-    Raises:
-        `ValueError`: If the rows have no prompt, or one with its refusal cannot be encoded; names it by index.
+    `dataset` holds the same rows as they came. A warning says how much of the refusals was cut off. Raises
+    `ValueError` if the rows have no prompt, or if a row with its refusal cannot be encoded, which it names by index.
     """
     columns = set(dataset.column_names)
     if not ({"prompt", "completion"} <= columns or "messages" in columns):

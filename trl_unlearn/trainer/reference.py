@@ -37,21 +37,13 @@ from ..token_scores import score_batch
 
 logger = logging.getLogger(__name__)
 
-# Nats by which two passes over a row may differ: low precision and the order of sums, but nothing that is drawn.
+# Nats by which two passes over a row may differ, from low precision and the order of sums.
 _SAME, _PROBE_TOKENS = 1e-2, 32
 
 
 @contextlib.contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """
-    Training or eval mode, and for each module its own mode again.
-
-    Args:
-        model (`torch.nn.Module`):
-            Model.
-        training (`bool`):
-            Mode inside.
-    """
+    """Put a model into training or eval mode, and afterwards each module into its own mode again."""
     changed = [module for module in model.modules() if module.training != training]
     for module in changed:
         module.training = training
@@ -64,13 +56,10 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 def disable_dropout(model: nn.Module, probe_ids: Sequence[int] | None) -> None:
     """
-    Turn off dropout, that of functions too: attention and whole layers have its probability as a number.
+    Set dropout to 0 in place, that of functions too: attention and whole layers have its probability as a number.
 
-    Args:
-        model (`torch.nn.Module`):
-            Model, changed in place, but for its config, which may be saved with it.
-        probe_ids (`Sequence[int]`, *optional*):
-            Tokens on which two passes have to agree afterwards, or there is a warning.
+    The config of the model, which may be saved with it, stays as it is. With the tokens of a row in `probe_ids`, warns
+    if two passes over it still differ.
     """
     config = model.config.get_text_config()
     without = copy.copy(config)
@@ -78,7 +67,7 @@ def disable_dropout(model: nn.Module, probe_ids: Sequence[int] | None) -> None:
         if "drop" in name and isinstance(value, float):
             setattr(without, name, 0.0)
     for module in model.modules():
-        # Falcon reads it from the config in each pass.
+        # Falcon reads its dropout from the config in each pass.
         if vars(module).get("config") is config and not isinstance(module, PreTrainedModel | PeftModel):
             module.config = without
         is_dropout = "dropout" in type(module).__name__.lower()
@@ -113,12 +102,13 @@ def _warn_of_noise(model: nn.Module, ids: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class _Start:
-    """The start of a model with an adapter: values of what trains, by name, and whether the adapter was there."""
+    """How a model with an adapter began: values of what trains, by name, and whether the adapter was there."""
 
     values: Mapping[str, Tensor]
     has_adapter: bool
 
 
+# By model, not on it: an attribute of the model would be saved or copied with it.
 _starts: WeakKeyDictionary[nn.Module, _Start] = WeakKeyDictionary()
 
 
@@ -126,19 +116,11 @@ def keep_reference(
     model: PreTrainedModel | PeftModel, accelerator: Accelerator, *, has_adapter: bool
 ) -> nn.Module | None:
     """
-    Keep what [`reference_model`] needs of a model, before its training.
+    Keep what [`reference_model`] needs of a model that is not wrapped yet, before its training.
 
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Model, not wrapped.
-        accelerator ([`~accelerate.Accelerator`]):
-            Accelerator that will prepare the model.
-        has_adapter (`bool`):
-            Whether the model came with its adapter: with adapters off it would never have known the facts then, and
-            the reference is the adapter as it was. Of a new one, it is the model with adapters off.
-
-    Returns:
-        `torch.nn.Module` or None: With full fine-tuning, a frozen copy, sharded where the model will be.
+    With full fine-tuning it returns a frozen copy, sharded where the model will be; otherwise None. `has_adapter` says
+    that the model came with its adapter: the model with adapters off never knew the facts, so that the reference is
+    the adapter as it was. For a new adapter, the reference is the model with adapters off.
     """
     if not isinstance(model, PeftModel):
         return _frozen_copy(model, accelerator)
@@ -171,7 +153,7 @@ def _frozen_copy(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
 
 @contextlib.contextmanager
 def _whole(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Parameters that can be read and set: ZeRO-3 shards them, and takes over what the first process has set."""
+    """Gather parameters that ZeRO-3 shards, to be read and set; it takes over what the first process has set."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         yield
         return
@@ -187,9 +169,9 @@ def _set_values(model: nn.Module, parameters: Sequence[nn.Parameter], values: Se
             if not isinstance(value, DTensor):
                 value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
             parameter, value = parameter.to_local(), value.to_local()
-        # No change for autograd: every value is back before the pass of the model.
+        # `.data`, so that autograd sees no change: every value is back before the pass of the model.
         parameter.data.copy_(value)
-    # FSDP2 may have gathered the values that were there, and autocast keeps casts of them.
+    # FSDP2 may hold a gathered copy of the old values, and autocast a cast one.
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -198,7 +180,7 @@ def _set_values(model: nn.Module, parameters: Sequence[nn.Parameter], values: Se
 
 @contextlib.contextmanager
 def _with_values(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Other values for some parameters, put in place: optimizers and sharding hold on to the tensors themselves."""
+    """Put other values into some parameters, in place: optimizers and sharding hold the tensors themselves."""
     if not values:
         yield
         return
@@ -216,7 +198,8 @@ def _with_values(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
 
 @contextlib.contextmanager
 def _without_adapters(model: PeftModel) -> Iterator[None]:
-    """Adapters off, and then on again: PEFT lets all of their weights train then, RMU and some users not all."""
+    """Turn adapters off, and on again."""
+    # PEFT lets all weights of adapters train when it turns them on; RMU and some users train only a part.
     trains = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         with model.disable_adapter():
@@ -231,11 +214,7 @@ def reference_model(model: nn.Module, copied: nn.Module | None) -> Iterator[nn.M
     """
     The model as it was passed in, in eval mode and without gradient.
 
-    Args:
-        model (`torch.nn.Module`):
-            Unwrapped model in training, which [`keep_reference`] has seen.
-        copied (`torch.nn.Module`, *optional*):
-            Its frozen copy, with full fine-tuning.
+    `model` is the unwrapped model that [`keep_reference`] has seen; `copied` its frozen copy, with full fine-tuning.
     """
     with torch.no_grad():
         if copied is not None:

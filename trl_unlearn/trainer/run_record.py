@@ -38,32 +38,33 @@ _LIBRARIES = ("trl-unlearn", "trl", "transformers", "peft", "accelerate", "datas
 
 
 class RunClock:
-    """When a run began."""
+    """The begin of a run, and its seconds."""
 
     def __init__(self):
         self.started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._start = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """`dict[str, Any]`: What a checkpoint keeps."""
+        """The values that a checkpoint keeps."""
         return {"started_at": self.started_at, "seconds": self.seconds()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint: time between the two runs does not count."""
+        """Resume from a checkpoint: the time between the two runs does not count."""
         self.started_at = state["started_at"]
         self._start = time.perf_counter() - state["seconds"]
 
     def seconds(self) -> float:
-        """`float`: Seconds since then."""
+        """Seconds since the run began."""
         return time.perf_counter() - self._start
 
 
 def _portable(name: str) -> str:
-    """A name as it is, a folder or file of this machine by its last two parts."""
+    """A name, or the last two parts of a folder or file of this machine."""
     return "/".join(Path(name).resolve().parts[-2:]) if Path(name).exists() else name
 
 
 def _dataset_record(trainer, dataset: Dataset, role: str) -> DatasetRecord:
+    # Of tokens and labels: the same text under another tokenizer or template is another set.
     digest = hashlib.sha256()
     for row in dataset.select_columns(["input_ids", "labels"]):
         digest.update(repr((row["input_ids"], row["labels"])).encode())
@@ -82,7 +83,7 @@ def _adapter_record(trainer) -> AdapterRecord | None:
     if not is_peft_model(model):
         return None
     config = model.peft_config[model.active_adapter]
-    # Prompts that are trained are on no modules.
+    # Trained prompts have no target modules.
     modules = getattr(config, "target_modules", None)
     return AdapterRecord(
         type=str(config.peft_type.value),
@@ -96,12 +97,12 @@ def _adapter_record(trainer) -> AdapterRecord | None:
 
 
 def _quantization(model) -> dict[str, Any] | None:
-    """How a base was quantised when it was loaded: an evaluation has to load the same."""
+    """How the base was quantised when it was loaded: an evaluation has to load it the same way."""
     config = getattr(model.config, "quantization_config", None)
     if config is None:
         return None
-    found = config if isinstance(config, dict) else config.to_dict()
-    return {name: value for name, value in found.items() if isinstance(value, bool | int | float | str)}
+    settings = config if isinstance(config, dict) else config.to_dict()
+    return {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
 
 
 def _hyperparameters(args) -> dict[str, Any]:
@@ -113,11 +114,11 @@ def _hyperparameters(args) -> dict[str, Any]:
         if isinstance(value, enum.Enum):
             value = value.value
         plain = isinstance(value, bool | int | float | str | None)
-        # What is left are objects and lists that the parents fill in with defaults of their own.
+        # Objects and lists among the inherited ones are filled in by the parents, with defaults of their own.
         if field.name in inherited and (not plain or value == inherited[field.name]):
             continue
         if isinstance(value, str) and Path(value).is_absolute():
-            # Others are to learn neither the user's name nor those of their folders.
+            # A published record shows neither the user's name nor those of their folders.
             value = Path(value).name
         elif isinstance(value, dict):
             # A JSON object; what JSON does not know in it, such as a dtype, is text.
@@ -142,18 +143,7 @@ def _hardware(trainer) -> str:
 
 
 def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
-    """
-    Record what a trainer did, without any text of the data.
-
-    Args:
-        trainer ([`BootstrapUnlearnTrainer`]):
-            The trainer.
-        clock ([`RunClock`]):
-            Its clock.
-
-    Returns:
-        [`~trl_unlearn.records.UnlearningRun`]: The record.
-    """
+    """Record what a trainer did, without any text of the data."""
     args, state, store = trainer.args, trainer.state, trainer.belief_store
     base = trainer.accelerator.unwrap_model(trainer.model)
     base = base.get_base_model() if is_peft_model(base) else base
