@@ -184,22 +184,12 @@ class Difference:
 
 @dataclass
 class SuiteOutcome(JsonRecord):
-    """
-    What one suite measured; [`EvaluationResult.of_suites`] makes a record of one or several.
-
-    Args:
-        models (`dict[str, dict[str, Measurement]]`):
-            Role -> metric name -> measurement.
-        differences, not_measured:
-            See [`EvaluationResult`].
-        protocol (`dict[str, Any]`, *optional*):
-            How it was measured: `rows` (number of rows a set), `seed`, and what the suite adds.
-    """
+    """What one suite measured; [`EvaluationResult.of_suites`] makes a record of one or several."""
 
     models: dict[str, dict[str, Measurement]]
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
     not_measured: dict[str, dict[str, Unmeasured]] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)  # `rows` (number of rows a set), `seed`, and more
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
 
 
@@ -253,19 +243,7 @@ class EvaluationResult(JsonRecord):
         device: str,
         protocol: Mapping[str, Any] | None = None,
     ) -> Self:
-        """
-        The record of one evaluation.
-
-        Args:
-            outcomes (`Mapping[str, SuiteOutcome]`):
-                Suite -> what it measured, in the order of the tables.
-            parity (`str`):
-                Whose definitions the metrics follow.
-            device (`str`):
-                Type of the device that the models ran on.
-            protocol (`Mapping[str, Any]`, *optional*):
-                What holds for all suites, such as the digests of the weights.
-        """
+        """The record of one evaluation, from suites in the order of the tables; `protocol` holds for all of them."""
         joined = join_outcomes(list(outcomes.values()))
         return cls(
             parity=parity,

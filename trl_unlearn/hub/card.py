@@ -48,31 +48,11 @@ _ADAPTER_NAMES = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": 
 
 # Settings that make the method, and those that only some methods read. All others stand in a fold.
 METHOD_SETTINGS = (
-    "forget_loss_type",
-    "forget_weight",
-    "forget_floor",
-    "forget_token_floor",
-    "retain_loss_type",
-    "retain_weight",
-    "retain_max_drop",
-    "beta",
-    "learning_rate",
-    "num_train_epochs",
+    *("forget_loss_type", "forget_weight", "forget_floor", "forget_token_floor", "retain_loss_type", "retain_weight"),
+    *("retain_max_drop", "beta", "learning_rate", "num_train_epochs"),
 )
-TOKEN_BELIEF_SETTINGS = (
-    "lambda_schedule",
-    "lambda_bst",
-    "belief_top_k",
-    "belief_temperature",
-    "belief_exclude_target",
-)
-SEQUENCE_BELIEF_SETTINGS = (
-    "lambda_schedule",
-    "lambda_bss",
-    "num_beliefs",
-    "num_belief_candidates",
-    "belief_refresh_epochs",
-)
+TOKEN_SETTINGS = ("lambda_schedule", "lambda_bst", "belief_top_k", "belief_temperature", "belief_exclude_target")
+SEQUENCE_SETTINGS = ("lambda_schedule", "lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
 # The card calls the retained rows damaged below this share of the target's probability.
 RETAIN_SHARE = 0.8
 # Secrets and paths: they are on no card, whatever a record of any version holds.
@@ -125,9 +105,9 @@ def _public_settings(settings: dict[str, Any]) -> dict[str, str]:
 def _method_settings(run: UnlearningRun) -> list[str]:
     names = list(METHOD_SETTINGS)
     if run.hyperparameters["forget_loss_type"] == "bs_t":
-        names += TOKEN_BELIEF_SETTINGS
+        names += TOKEN_SETTINGS
     if run.hyperparameters["lambda_bss"] > 0:
-        names += SEQUENCE_BELIEF_SETTINGS
+        names += SEQUENCE_SETTINGS
     return names
 
 

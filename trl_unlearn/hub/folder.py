@@ -210,7 +210,7 @@ def holds_adapter(folder: str | Path) -> bool:
 
 
 def weights_sha256(folder: Path, is_adapter: bool) -> dict[str, str]:
-    """Name of each file of weights in a folder -> its SHA-256. Files of the other kind are from another run."""
+    """Name of each file of weights in a folder -> its SHA-256. Files of the other kind belong to another run."""
     return {name: PushFile(name, folder / name).sha256 for name in _weight_files(folder, is_adapter)}
 
 
@@ -290,9 +290,9 @@ class RunFolder:
         # A folder without weights is that of a card alone.
         if weights and (mismatch := weights_mismatch(result, weights)):
             return OwnResults(None, f"those in `{RESULTS_FILE}` {mismatch}")
-        return (
-            OwnResults(result) if is_saved else OwnResults(None, f"those in `{RESULTS_FILE}` are of an earlier run.")
-        )
+        if not is_saved:
+            return OwnResults(None, f"those in `{RESULTS_FILE}` are of an earlier run.")
+        return OwnResults(result)
 
     # The card
 
@@ -300,6 +300,7 @@ class RunFolder:
         """Paths of the figures for a card, with results or without: known ones in order, then others by name."""
         names = {path.stem for path in self.path.glob("figures/*.png")}
         if result is None:
+            # A figure of results that do not belong to these weights would speak for another model.
             names = set() if self.in_training else names - set(_RESULT_FIGURES)
         known = [name for name in (*_RESULT_FIGURES, *_RUN_FIGURES) if name in names]
         return [f"figures/{name}.png" for name in (*known, *sorted(names - set(known)))]
