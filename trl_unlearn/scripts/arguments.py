@@ -236,6 +236,7 @@ def parse(
         description=doc.strip().splitlines()[0],
         epilog="--config reads options from a YAML file; those on the command line win.",
     )
+    # Before the config file is read: its values win.
     parser.set_defaults_with_config(**defaults)
     arguments = parser.parse_args_and_config(args=argv if recipe is None else default_config(argv, recipe))
     # The only place that takes the digest: before a script fills in what the options leave open.

@@ -225,6 +225,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         unlearned = args.unlearned_model_name_or_path
         check_models(model_args, eval_args, args.trust_remote_code, unlearned)
         folder = _output_folder(args.output_dir, unlearned)
+        # Refused now, and not when hours of results are to be written.
         check_output_dir(folder)
         _evaluate_as_trained(args, model_args, unlearned)
         _refuse_quantized(args.suites, model_args, eval_args.retrained_model_name_or_path)

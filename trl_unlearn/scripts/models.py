@@ -165,6 +165,7 @@ def evaluation_loaders(
 def _is_adapter(name: str) -> bool:
     if Path(name).is_dir():
         return holds_adapter(name)
+    # An id on the Hub: the question costs a request and no download.
     from huggingface_hub import file_exists
 
     return file_exists(name, "adapter_config.json")

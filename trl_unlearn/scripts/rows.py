@@ -128,6 +128,7 @@ def load_evaluation_rows(
             "be asked. Train with `--evaluate false`, and evaluate with `--suites muse` or `--suites wmdp`."
         )
     else:
+        # Turns of a conversation wherever the training has them.
         rows = load_tofu_evaluation(
             args.dataset_name,
             args.forget_config,

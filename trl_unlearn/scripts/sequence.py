@@ -125,6 +125,7 @@ def _row_sets(
         except ValueError as error:
             raise ValueError(f"Request `{job.name}`: {error}") from error
         forget[job.name] = encode_set(rows.forget, tokenizer, name="forget")
+    # Of the last request, as of any other: a request cannot name retain rows.
     return forget, encode_set(rows.retain, tokenizer, name="retain")
 
 

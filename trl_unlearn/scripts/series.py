@@ -32,7 +32,7 @@ from ..evaluation.callbacks import CannotBeginError
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
-from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
+from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, default_config, parse, use_archive
 from .exits import close_bars, one_line, refuse, stop
 from .models import check_models, load_config, load_tokenizer
 
@@ -66,8 +66,9 @@ class Series:
     def __init__(
         self, own_types: tuple[type, ...], prog: str, doc: str, argv: list[str] | None, recipe: str, finished: str
     ):
-        self._prog, self._doc, self._recipe, self._finished = prog, doc, recipe, finished
-        self._argv = sys.argv[1:] if argv is None else argv
+        self._prog, self._doc, self._finished = prog, doc, finished
+        # Once for all runs: the options of a run may name a model or data, which keeps the recipe away.
+        self._argv = default_config(sys.argv[1:] if argv is None else argv, recipe)
         # The own options stand in the middle: `add` and `prepare` know the first and the last two.
         self._types = (DataArguments, EvaluationArguments, *own_types, BootstrapUnlearnConfig, UnlearnModelConfig)
         arguments, _ = self._parse()
@@ -77,7 +78,7 @@ class Series:
         self.jobs: list[Job] = []
 
     def _parse(self, *flags: str) -> tuple[tuple[Any, ...], str]:
-        return parse(self._types, self._prog, self._doc, [*self._argv, *flags], self._recipe)
+        return parse(self._types, self._prog, self._doc, [*self._argv, *flags])
 
     def add(self, name: str, label: str, folder: str, options: Mapping[str, Any]) -> None:
         """Parse a run now, so that a mistake in the last one is found before the first begins."""
@@ -141,6 +142,7 @@ class Series:
 
 def _as_flags(value: Any) -> list[str]:
     """A value of a YAML file as it is written on a command line."""
+    # A parser reads a mapping as JSON; `str` of one is none.
     if isinstance(value, Mapping):
         return [json.dumps(value)]
     return [str(part) for part in value] if isinstance(value, list) else [str(value)]

@@ -182,6 +182,7 @@ def build_trainer(
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
+        # The config of the training wins.
     } | (training_args.model_init_kwargs or {})
     quantization_config = get_quantization_config(model_args)
     if adapter is not None:
@@ -260,6 +261,7 @@ def _sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
     """Role of a set -> where it comes from, for the record of the run."""
     sources = {}
     for role in ("forget", "retain"):
+        # `config` belongs to `dataset_name`; files of one's own have none.
         own = getattr(data_args, f"{role}_dataset")
         name = own or data_args.dataset_name
         sources[role] = {
