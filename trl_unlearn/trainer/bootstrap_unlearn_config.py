@@ -47,7 +47,7 @@ class BootstrapUnlearnConfig(SFTConfig):
 
     This class includes only the parameters that are specific to unlearning. For a full list of training arguments,
     please refer to [`~trl.SFTConfig`] and [`~transformers.TrainingArguments`]. It runs without any flag on a machine
-    that has no accelerator: there `use_cpu` is set, and `bf16` is off unless asked for.
+    that has no accelerator: there `use_cpu` is set, and `bf16` is off unless it is set.
 
     Parameters:
         > Parameters that control the two terms
@@ -60,8 +60,8 @@ class BootstrapUnlearnConfig(SFTConfig):
         forget_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the forget term.
         forget_floor (`float`, *optional*):
-            Mean log-prob of an answer or a belief, in nats per token, below which it is left alone. It bounds an
-            ascent that would go on for ever. If not set: -2.5 (a probability of 0.08, as of a model that never saw the
+            Mean log-prob of an answer or a belief, in nats per token, below which it is left alone: it bounds an
+            ascent that has no end. If not set: -2.5 (a probability of 0.08, as of a model that never saw the
             row) with `lambda_schedule="adaptive"`, otherwise no bound.
         forget_token_floor (`float`, *optional*):
             Log-prob, in nats, that each token of an answer or a belief is clipped at: a token below it is left alone.
@@ -123,10 +123,10 @@ class BootstrapUnlearnConfig(SFTConfig):
         num_beliefs (`int`, *optional*, defaults to `3`):
             Beliefs kept for each forget row (N).
         num_belief_candidates (`int`, *optional*):
-            Sequences sampled for each forget row, of which the `num_beliefs` with the highest mean log-prob are kept,
-            repeats of the target among them. Defaults to `num_beliefs`.
+            Sequences sampled for each forget row. The `num_beliefs` with the highest mean log-prob are kept, repeats
+            of the target among them. Defaults to `num_beliefs`.
         belief_refresh_epochs (`float`, *optional*, defaults to `2.0`):
-            Epochs after which beliefs are sampled anew from the current model (on-policy). 0 samples once, from the
+            Epochs after which beliefs are sampled again from the current model (on-policy). 0 samples once, from the
             original model (off-policy).
         belief_batch_size (`int`, *optional*):
             Rows a `generate` call takes. Chosen from free memory by default, and halved where memory runs out all the
@@ -154,10 +154,10 @@ class BootstrapUnlearnConfig(SFTConfig):
         stop_on_divergence (`bool`, *optional*, defaults to `True`):
             Whether training ends with a [`~trl_unlearn.trainer.guard.DivergenceError`] where a loss or gradient is not
             finite, or up to eight retain rows, measured every tenth step, become less likely than a uniform guess. The
-            last good weights are put back, of which a copy is kept in main memory (not with DeepSpeed). If `False`,
-            training goes on, and a step with a loss or gradient that is not finite changes nothing: it is warned of,
-            and `skipped_steps` in the log counts it. So are the steps whose overflow the gradient scaler of fp16
-            leaves out, which never end training.
+            last good weights are put back from a copy in main memory (not with DeepSpeed). If `False`, training
+            continues, and a step with a loss or gradient that is not finite changes nothing: there is a warning, and
+            `skipped_steps` in the log counts it. It also counts the steps that the gradient scaler of fp16 leaves out
+            because of an overflow, which never end training.
 
         > Parameters that control the logging
 
@@ -266,11 +266,10 @@ class BootstrapUnlearnConfig(SFTConfig):
     num_beliefs: int = _option(3, "Sequence beliefs kept for each forget row.")
     num_belief_candidates: int | None = _option(
         None,
-        "Sequences sampled for each forget row, of which the `num_beliefs` most likely are kept. Defaults to "
-        "`num_beliefs`.",
+        "Sequences sampled for each forget row; the `num_beliefs` most likely are kept. Defaults to `num_beliefs`.",
     )
     belief_refresh_epochs: float = _option(
-        2.0, "Epochs after which beliefs are sampled anew. 0 samples once, from the original model."
+        2.0, "Epochs after which beliefs are sampled again. 0 samples once, from the original model."
     )
     belief_batch_size: int | None = _option(None, "Rows a `generate` call takes. Chosen from free memory by default.")
     max_completion_length: int = _option(256, "Most tokens of a belief.")

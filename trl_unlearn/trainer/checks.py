@@ -38,18 +38,11 @@ from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 
 logger = logging.getLogger(__name__)
 
-# Numbers of the parent that would train backwards or not at all, or fail in the middle: (name, least value).
-_LEAST = (
-    ("learning_rate", 0),
-    ("weight_decay", 0),
-    ("warmup_steps", 0),
-    ("max_grad_norm", 0),
-    ("logging_steps", 0),
-    ("save_steps", 0),
-    ("num_train_epochs", 0),
-    ("per_device_train_batch_size", 1),
-    ("gradient_accumulation_steps", 1),
-)
+# Numbers of the parent that would train backwards or not at all, or fail in the middle: name -> least value.
+_LEAST = {
+    **dict.fromkeys(("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "num_train_epochs"), 0),
+    **{"logging_steps": 0, "save_steps": 0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1},
+}
 # Parts of a config of a model that reads more than text.
 _OTHER_SENSES = ("vision_config", "audio_config")
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -279,7 +272,7 @@ def _refuse_numbers(args: BootstrapUnlearnConfig) -> None:
             and (field.name, value) != ("max_grad_norm", math.inf)
         ):
             raise ValueError(f"`{field.name}` is {value}, expected a finite number. Correct it, or leave it out.")
-    for name, least in _LEAST:
+    for name, least in _LEAST.items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")

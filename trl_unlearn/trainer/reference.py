@@ -108,7 +108,7 @@ class _Start:
     has_adapter: bool
 
 
-# By model, not on it: an attribute of the model would be saved or copied with it.
+# By model, not on it: an attribute of the model would be copied with it.
 _starts: WeakKeyDictionary[nn.Module, _Start] = WeakKeyDictionary()
 
 
