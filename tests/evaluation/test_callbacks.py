@@ -199,7 +199,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_without_a_panel_is_refused(new_tra
     trainer.train()
     trainer = new_trainer()
     trainer.add_callback(SqueezingPanelCallback(trainer, forget_rows, max_new_tokens=6))
-    with pytest.raises(ValueError, match="goes on from step 3"):
+    with pytest.raises(ValueError, match="resumes at step 3"):
         trainer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-3")
 
 

@@ -108,7 +108,7 @@ def test_the_class_is_found_in_any_case(tmp_path):
 
 def test_a_classifier_without_the_class_is_refused_with_those_it_has(tmp_path):
     folder = save_classifier(tmp_path, ["spam", "ham"])
-    with pytest.raises(ValueError, match=r"has the classes \['spam', 'ham'\]. Expected one that is called `clean`"):
+    with pytest.raises(ValueError, match=r"has the classes \['spam', 'ham'\]. Expected a class called `clean`"):
         load_fluency_classifier(str(folder))
 
 

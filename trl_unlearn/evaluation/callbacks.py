@@ -179,7 +179,7 @@ class ForgettingCurveCallback(_MeasuringCallback):
 
 class SqueezingPanelCallback(_MeasuringCallback):
     """
-    Follows a [`SqueezingPanel`] during training: before it, at each interval and at its end.
+    Follows a [`SqueezingPanel`] before training, at each interval and at its end.
 
     Logs the bands as `squeezing/target`, `squeezing/high`, ... and `squeezing/index` so far, all in nats per token. A
     [`CannotBeginError`] says that the panel cannot be frozen, or that a resumed run has none.
@@ -256,8 +256,8 @@ class SqueezingPanelCallback(_MeasuringCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step > 0 and not self._is_resumed:
             raise CannotBeginError(
-                f"Training goes on from step {state.global_step}, where the responses of the squeezing panel would be "
-                "those of a model that forgets already, and the run that was interrupted had none. Train from the "
+                f"Training resumes at step {state.global_step}, where the responses of the squeezing panel would be "
+                "those of a model that has begun to forget, and the interrupted run had no panel. Train from the "
                 "start, or leave `SqueezingPanelCallback` out."
             )
         if not self._is_resumed:

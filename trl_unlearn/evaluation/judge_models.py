@@ -277,7 +277,7 @@ def _load_classifier(name: str, **options: Any) -> FluencyClassifier:
     clean = [index for index, label in labels.items() if str(label).lower() == _CLEAN]
     if not clean:
         raise ValueError(
-            f"The fluency classifier `{name}` has the classes {list(labels.values())}. Expected one that is called "
+            f"The fluency classifier `{name}` has the classes {list(labels.values())}. Expected a class called "
             f"`{_CLEAN}`: give another classifier, or name the class in `id2label` of its `config.json`."
         )
     # Without weights or a vocabulary it would load with a warning, and guess.

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""MUSE: is the text still recited, are its facts still known, is the rest kept, and can membership be told?"""
+"""MUSE: is the text still recited, are its facts still known, is the rest kept, and does membership show?"""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -44,7 +44,7 @@ _STOPS = ("\n\n", "\nQuestion", "Question:")
 class MuseRows:
     """The rows of MUSE to evaluate on; the numbers of what is `None` are left out of the result."""
 
-    # `prompt`, the beginning of a forget text, and `gt`, how it goes on.
+    # `prompt`, the beginning of a forget text, and `gt`, its continuation.
     verbmem: Dataset | list[dict[str, Any]] | None = None
     # `question` and `answer`, and the few-shot examples in front of every question.
     forget_qa: Dataset | list[dict[str, Any]] | None = None

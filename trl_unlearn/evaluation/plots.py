@@ -43,7 +43,7 @@ WIDTH = 8.0
 # Okabe and Ito's colours, each with its own shape or dash, so that nothing depends on colour alone.
 ROLE_STYLES = {"target": ("#D55E00", "s"), "unlearned": ("#0072B2", "o"), "retrained": ("#009E73", "D")}
 _BAR_WIDTH = 0.26
-# So that bars can be told apart without their colours.
+# Bars must differ without their colours, too.
 _HATCHES = {"target": "//", "unlearned": "", "retrained": ".."}
 TRAINING_STYLES = {
     "forget/logps": ("forget rows", "#D55E00", "-"),

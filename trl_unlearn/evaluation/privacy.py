@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Can the forget rows still be told from rows that no model has seen? Membership attacks on every model."""
+"""Membership attacks on every model: do the forget rows still differ from rows that no model has seen?"""
 
 import logging
 import random

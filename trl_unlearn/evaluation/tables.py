@@ -42,12 +42,12 @@ MARGIN = 0.05
 def print_results(result: EvaluationResult, console: Console | None = None) -> None:
     """Print the models, their notes and their paired differences, in 80 columns and without need of colour."""
     console = console or Console()
-    rows = [(group, name, *map(format_measurement, found)) for group, name, found in result.rows()]
+    rows = [(group, name, *map(format_measurement, numbers)) for group, name, numbers in result.rows()]
     console.print(_table(MODEL_ROLES, rows))
     console.print()
     for note in result.notes():
         console.print(note, style="dim", highlight=False, markup=False)
-    rows = [(group, name, *map(format_difference, found)) for group, name, found in result.difference_rows()]
+    rows = [(group, name, *map(format_difference, numbers)) for group, name, numbers in result.difference_rows()]
     if rows:
         console.print()
         console.print(_table(tuple(DIFFERENCES), rows))
@@ -81,7 +81,7 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
 
 @dataclass
 class ComparedRun:
-    """One method with one seed, finished: its file says that it need not run again."""
+    """One method with one seed, as it stands in the file that marks it as finished."""
 
     method: str
     seed: int
