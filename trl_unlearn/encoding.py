@@ -15,8 +15,9 @@
 """Rows to token ids and labels, and back to batches: the only tokenisation, for training and evaluation alike."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 import torch
 from datasets import Dataset
@@ -386,6 +387,13 @@ def template_closing_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
         return None
 
 
+def map_rows(dataset: Dataset, function: Callable, **kwargs: Any) -> Dataset:
+    """[`~datasets.Dataset.map`] that is not cached."""
+    # To name a cache file it would pickle the function with all that this refers to, down to the tokenizer's library:
+    # seconds, and in vain, since a tokenizer that has been used cannot be hashed.
+    return dataset.map(function, new_fingerprint=uuid4().hex, **kwargs)
+
+
 def encode_dataset(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -419,7 +427,8 @@ def encode_dataset(
             # Errors of `encode_row` begin with a verb, and hold none of the row's text: it may be secret.
             raise ValueError(f"Row {index} of the {name} set {error}") from None
 
-    encoded = dataset.map(
+    encoded = map_rows(
+        dataset,
         encode,
         with_indices=True,
         remove_columns=[column for column in dataset.column_names if column not in ENCODED_COLUMNS],

@@ -16,6 +16,7 @@
 
 from datasets import Dataset, get_dataset_config_names, load_dataset
 
+from ..encoding import map_rows
 from ..row_forms import TEMPLATE_COLUMNS
 
 
@@ -65,7 +66,7 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
 
     kept = EVALUATION_COLUMNS + TEMPLATE_COLUMNS
     dropped = [column for column in dataset.column_names if column not in kept]
-    return dataset.map(convert, remove_columns=dropped, desc=f"Converting {config}")
+    return map_rows(dataset, convert, remove_columns=dropped, desc=f"Converting {config}")
 
 
 def load_tofu_evaluation(

@@ -33,7 +33,7 @@ from pyarrow import ArrowException
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import SFTConfig
 
-from ..encoding import encode_dataset, encode_row, warn_of_truncation
+from ..encoding import encode_dataset, encode_row, map_rows, warn_of_truncation
 from ..generation import key_seed
 from ..row_forms import with_answer, with_template_kwargs
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -268,7 +268,8 @@ def with_refusals(
         except ValueError as error:
             raise ValueError(f"Row {index} of the forget set, with a refusal as its answer, {error}") from None
 
-    refusals = dataset.map(chosen, with_indices=True, remove_columns=dataset.column_names, desc="Encoding refusals")
+    options = {"remove_columns": dataset.column_names, "desc": "Encoding refusals"}
+    refusals = map_rows(dataset, chosen, with_indices=True, **options)
     warn_of_truncation(refusals, "refusal", max_length)
     refusals = refusals.select_columns(["input_ids", "labels"])
     refusals = refusals.rename_columns({name: f"chosen_{name}" for name in refusals.column_names})
