@@ -417,11 +417,7 @@ def encode_dataset(
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
         try:
             return encode_row(
-                row,
-                tokenizer,
-                max_length=max_length,
-                prompt_length=prompt_length,
-                text_field=text_field,
+                row, tokenizer, max_length=max_length, prompt_length=prompt_length, text_field=text_field
             )
         except ValueError as error:
             # Errors of `encode_row` begin with a verb, and hold none of the row's text: it may be secret.

@@ -28,10 +28,7 @@ _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 PARITIES = ("open-unlearning", "strict")
 MODEL_ROLES = ("target", "unlearned", "retrained")
 # Name of a paired difference -> what is subtracted from what.
-DIFFERENCES = {
-    "unlearned - target": ("unlearned", "target"),
-    "unlearned - retrained": ("unlearned", "retrained"),
-}
+DIFFERENCES = {"unlearned - target": ("unlearned", "target"), "unlearned - retrained": ("unlearned", "retrained")}
 
 # Differences of memorization up to this one are noise.
 MEMORIZATION_MARGIN = 0.1

@@ -203,12 +203,7 @@ def _control(models: Loaders, setting: _Setting) -> tuple[float, list[float]] | 
 
 
 def measure_distribution(
-    models: Loaders,
-    rows: EvaluationRows,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_size: int | None,
-    seed: int,
+    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
     """
     How far a model is from the retrained one (FADE), and what it forgets at equal utility (unlearning with control).

@@ -229,11 +229,7 @@ class FluencyClassifier:
             for start in range(0, len(filled), batch_size):
                 indices = filled[start : start + batch_size]
                 batch = self.tokenizer(
-                    [texts[i] for i in indices],
-                    padding=True,
-                    truncation=True,
-                    max_length=longest,
-                    return_tensors="pt",
+                    [texts[i] for i in indices], padding=True, truncation=True, max_length=longest, return_tensors="pt"
                 ).to(self.model.device)
                 probabilities = self.model(**batch).logits.float().softmax(-1)[:, self.clean].tolist()
                 for i, probability in zip(indices, probabilities, strict=True):

@@ -154,12 +154,7 @@ def _complete(model: PreTrainedModel, task: _Task, setting: SuiteSetting, desc: 
 
 
 def measure_muse(
-    models: Loaders,
-    rows: MuseRows,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_size: int | None,
-    seed: int,
+    models: Loaders, rows: MuseRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
     r"""
     MUSE: verbatim memorisation, knowledge memorisation, utility preservation and privacy leakage of every model.

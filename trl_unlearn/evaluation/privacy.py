@@ -81,12 +81,7 @@ def attack_scores(
 
 
 def measure_privacy(
-    models: Loaders,
-    rows: EvaluationRows,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_size: int | None,
-    seed: int,
+    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
     """
     Membership attacks on the forget rows (members) against the held-out rows (non-members), for every model.
@@ -301,8 +296,5 @@ def spv_scores(
     del reference
     free_memory()
     return SpvAttack().compute(
-        logps=own,
-        neighbour_logps=near,
-        reference_logps=reference_own,
-        reference_neighbour_logps=reference_near,
+        logps=own, neighbour_logps=near, reference_logps=reference_own, reference_neighbour_logps=reference_near
     )["per_row"]

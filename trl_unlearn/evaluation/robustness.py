@@ -325,12 +325,7 @@ def _relearning_area(values: Mapping[str, list[float]], reference: Mapping[str, 
 
 
 def measure_robustness(
-    models: Loaders,
-    rows: EvaluationRows,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_size: int | None,
-    seed: int,
+    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
     """
     Attacks that bring back what a model only hides, on merged weights; README.md of this folder defines the metrics.

@@ -188,12 +188,7 @@ def _accuracy(row: Mapping[str, Any]) -> float:
 
 
 def measure_wmdp(
-    models: Loaders,
-    tasks: WmdpTasks,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_size: int | None,
-    seed: int,
+    models: Loaders, tasks: WmdpTasks, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
     """
     Accuracy of every model on multiple-choice tasks: `acc`, not normalised by length, without a chat template.

@@ -62,10 +62,7 @@ class UnlearningMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=inspect.cleandoc(type(self).__doc__),
-            citation="",
-            inputs_description="",
-            features=self.inputs,
+            description=inspect.cleandoc(type(self).__doc__), citation="", inputs_description="", features=self.inputs
         )
 
     def compute(self, **inputs: Any) -> dict[str, Any]:

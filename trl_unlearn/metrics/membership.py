@@ -196,12 +196,7 @@ class SpvAttack(UnlearningMetric):
     """
 
     inputs = Features(
-        {
-            "logps": NUMBER,
-            "neighbour_logps": NUMBERS,
-            "reference_logps": NUMBER,
-            "reference_neighbour_logps": NUMBERS,
-        }
+        {"logps": NUMBER, "neighbour_logps": NUMBERS, "reference_logps": NUMBER, "reference_neighbour_logps": NUMBERS}
     )
 
     def _compute(

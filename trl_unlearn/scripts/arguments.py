@@ -81,7 +81,7 @@ class EvaluationArguments:
     parity: str = field(
         default="open-unlearning",
         metadata={
-            "help": "Metric definitions: 'open-unlearning' for numbers to put beside published ones, or 'strict'.",
+            "help": "Metric definitions: 'open-unlearning' for numbers to put beside published ones, or 'strict'."
         },
     )
     max_eval_rows: int | None = field(
@@ -177,8 +177,7 @@ class UnlearnArguments:
     """What a script does beside the training."""
 
     evaluate: bool = field(
-        default=True,
-        metadata={"help": "Whether to evaluate after training. `recipes/evaluate.py` can do it later."},
+        default=True, metadata={"help": "Whether to evaluate after training. `recipes/evaluate.py` can do it later."}
     )
     panel_prompts: int = field(
         default=0,

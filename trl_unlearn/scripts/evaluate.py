@@ -62,13 +62,7 @@ from ..row_forms import configured_template_kwargs
 from ..trainer.checks import check_output_dir
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
 from .exits import interruptible, refusing
-from .models import (
-    check_models,
-    evaluation_loaders,
-    load_config,
-    load_tokenizer,
-    quantize_as_trained,
-)
+from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
 from .rows import load_evaluation_rows, load_holdout_rows, spread
 from .unlearn import evaluation_result, write_results
 
@@ -158,8 +152,7 @@ class EvaluateArguments:
         metadata={"help": "First tokens of a raw text that are its prompt. Default: as in the judged run, or 64."},
     )
     dataset_text_field: str | None = field(
-        default=None,
-        metadata={"help": "Column of raw text. Default: that of the judged run, or 'text'."},
+        default=None, metadata={"help": "Column of raw text. Default: that of the judged run, or 'text'."}
     )
     seed: int = field(
         default=42,

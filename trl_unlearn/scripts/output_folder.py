@@ -34,8 +34,7 @@ class OutputArguments:
     """What happens to an earlier run in the output folder."""
 
     overwrite_output_dir: bool = field(
-        default=False,
-        metadata={"help": "Whether to start anew in an output folder that holds a run, and replace it."},
+        default=False, metadata={"help": "Whether to start anew in an output folder that holds a run, and replace it."}
     )
 
 

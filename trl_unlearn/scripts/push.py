@@ -87,8 +87,7 @@ class PushArguments:
         },
     )
     force: bool = field(
-        default=False,
-        metadata={"help": "Whether to push a model that has not forgotten by its own evaluation, too."},
+        default=False, metadata={"help": "Whether to push a model that has not forgotten by its own evaluation, too."}
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Whether to only check, and list what would go and what stays."}
