@@ -39,8 +39,8 @@ from trl_unlearn import BootstrapUnlearnConfig
 from trl_unlearn.evaluation.callbacks import CannotBeginError
 from trl_unlearn.scripts import bs_s
 from trl_unlearn.scripts.exits import interruptible
-from trl_unlearn.scripts.output_folder import OutputArguments, OutputFolder
 from trl_unlearn.scripts.series import end_series
+from trl_unlearn.scripts.unlearn import OutputArguments, OutputFolder
 from trl_unlearn.trainer import checks
 from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint
 

@@ -33,8 +33,8 @@ from trl_unlearn.scripts.arguments import (
 )
 from trl_unlearn.scripts.compare import CompareArguments
 from trl_unlearn.scripts.evaluate import EvaluateArguments
-from trl_unlearn.scripts.output_folder import OutputArguments
 from trl_unlearn.scripts.sequence import SequenceArguments
+from trl_unlearn.scripts.unlearn import OutputArguments
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
