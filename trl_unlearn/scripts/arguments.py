@@ -34,29 +34,32 @@ ARCHIVE = "archive"
 RETRAINED = "retrained"
 
 
+def option(default: Any, text: str) -> Any:
+    """A field of options with the help that `--help` prints. A default that is a list is copied for each instance."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass
 class DataArguments:
     """Which rows are forgotten and which are kept."""
 
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "TOFU ('locuslab/TOFU') or a dataset of its form: an id on the Hub or a folder. 'archive' is the "
-            "embedded lab, which brings its own models."
-        },
+    dataset_name: str | None = option(
+        None,
+        "TOFU ('locuslab/TOFU') or a dataset of its form: an id on the Hub or a folder. 'archive' is the embedded "
+        "lab, which brings its own models.",
     )
-    forget_config: str | None = field(default=None, metadata={"help": "Config to forget, such as 'forget10'."})
-    retain_config: str | None = field(default=None, metadata={"help": "Config to retain, such as 'retain90'."})
-    forget_split: str = field(default="train", metadata={"help": "Split to forget, such as 'train[:100]'."})
-    retain_split: str = field(default="train", metadata={"help": "Split to retain."})
-    forget_dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "Your own rows to forget: a file (jsonl, json, csv, parquet, txt), a folder or an id on the Hub, "
-            "with `prompt` and `completion`, `messages`, `text`, or `input_ids` and `labels`."
-        },
+    forget_config: str | None = option(None, "Config to forget, such as 'forget10'.")
+    retain_config: str | None = option(None, "Config to retain, such as 'retain90'.")
+    forget_split: str = option("train", "Split to forget, such as 'train[:100]'.")
+    retain_split: str = option("train", "Split to retain.")
+    forget_dataset: str | None = option(
+        None,
+        "Your own rows to forget: a file (jsonl, json, csv, parquet, txt), a folder or an id on the Hub, with "
+        "`prompt` and `completion`, `messages`, `text`, or `input_ids` and `labels`.",
     )
-    retain_dataset: str | None = field(default=None, metadata={"help": "Your own rows to retain, in the same forms."})
+    retain_dataset: str | None = option(None, "Your own rows to retain, in the same forms.")
 
     def __post_init__(self):
         if self.dataset_name is not None and self.forget_dataset is not None:
@@ -75,29 +78,21 @@ class DataArguments:
 class EvaluationArguments:
     """How models are measured, and with which reference."""
 
-    retrained_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Reference model that was trained without the forget set."}
+    retrained_model_name_or_path: str | None = option(None, "Reference model that was trained without the forget set.")
+    parity: str = option(
+        "open-unlearning",
+        "Metric definitions: 'open-unlearning' for numbers to put beside published ones, or 'strict'.",
     )
-    parity: str = field(
-        default="open-unlearning",
-        metadata={
-            "help": "Metric definitions: 'open-unlearning' for numbers to put beside published ones, or 'strict'."
-        },
+    max_eval_rows: int | None = option(
+        None, "Highest number of rows of a set that are evaluated, spread evenly over the set."
     )
-    max_eval_rows: int | None = field(
-        default=None,
-        metadata={"help": "Highest number of rows of a set that are evaluated, spread evenly over the set."},
+    evaluation_batch_size: int | None = option(
+        None, "Rows in a forward pass or a `generate` call of the evaluation. Default: from free memory."
     )
-    evaluation_batch_size: int | None = field(
-        default=None,
-        metadata={"help": "Rows in a forward pass or a `generate` call of the evaluation. Default: from free memory."},
-    )
-    fluency_classifier: str | None = field(
-        default=None,
-        metadata={
-            "help": "Id on the Hub or folder of a sequence classifier with a class 'clean'. Default: "
-            f"'{FLUENCY_CLASSIFIER}' where it has been downloaded before, otherwise a stand-in."
-        },
+    fluency_classifier: str | None = option(
+        None,
+        "Id on the Hub or folder of a sequence classifier with a class 'clean'. Default: "
+        f"'{FLUENCY_CLASSIFIER}' where it has been downloaded before, otherwise a stand-in.",
     )
 
     def __post_init__(self):
@@ -116,25 +111,21 @@ class EvaluationArguments:
 class StoppingArguments:
     """Where training ends before `num_train_epochs`."""
 
-    stop_at: str | None = field(
-        default=None,
-        metadata={
-            "help": "Where training ends, and the closest state is kept: 'retrained' (the value of the retrained "
-            "model) or a value of `stop_metric`. `num_train_epochs` is then an upper bound, over which the default "
-            "schedule decays the learning rate to zero: set `lr_scheduler_type` to 'constant' if you do not know how "
-            "many epochs it takes."
-        },
+    stop_at: str | None = option(
+        None,
+        "Where training ends, and the closest state is kept: 'retrained' (the value of the retrained model) or a "
+        "value of `stop_metric`. `num_train_epochs` is then an upper bound, over which the default schedule decays "
+        "the learning rate to zero: set `lr_scheduler_type` to 'constant' if you do not know how many epochs it "
+        "takes.",
     )
-    stop_metric: str = field(
-        default="extraction_strength",
-        metadata={"help": "Metric of `stop_at`: 'extraction_strength' (strict) or 'forget_logp' (nats per token)."},
+    stop_metric: str = option(
+        "extraction_strength", "Metric of `stop_at`: 'extraction_strength' (strict) or 'forget_logp' (nats per token)."
     )
-    stop_retain_floor: float | None = field(
-        default=None, metadata={"help": "Mean retain probability below which training ends as well. In (0, 1)."}
+    stop_retain_floor: float | None = option(
+        None, "Mean retain probability below which training ends as well. In (0, 1)."
     )
-    stop_every_steps: int | None = field(
-        default=None,
-        metadata={"help": "Steps between measurements of `stop_metric`. Once an epoch if not set; few are better."},
+    stop_every_steps: int | None = option(
+        None, "Steps between measurements of `stop_metric`. Once an epoch if not set; few are better."
     )
 
     def __post_init__(self):
@@ -176,13 +167,8 @@ class StoppingArguments:
 class UnlearnArguments:
     """What a script does beside the training."""
 
-    evaluate: bool = field(
-        default=True, metadata={"help": "Whether to evaluate after training. `recipes/evaluate.py` can do it later."}
-    )
-    panel_prompts: int = field(
-        default=0,
-        metadata={"help": "Forget prompts whose likely answers are followed during training. 0 follows none."},
-    )
+    evaluate: bool = option(True, "Whether to evaluate after training. `recipes/evaluate.py` can do it later.")
+    panel_prompts: int = option(0, "Forget prompts whose likely answers are followed during training. 0 follows none.")
 
     def __post_init__(self):
         if self.panel_prompts < 0:
@@ -193,19 +179,15 @@ class UnlearnArguments:
 class UnlearnModelConfig(ModelConfig):
     """TRL's model arguments, with LoRA on all linear layers as the default."""
 
-    use_peft: bool = field(default=True, metadata={"help": "Whether to train a LoRA adapter, or the whole model."})
-    lora_r: int = field(default=32, metadata={"help": "LoRA R value."})
+    use_peft: bool = option(True, "Whether to train a LoRA adapter, or the whole model.")
+    lora_r: int = option(32, "LoRA R value.")
     # `disable_dropout` sets it to 0 anyway, but PEFT refuses any other value on the experts of a mixture.
-    lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout."})
-    lora_target_modules: list[str] | None = field(
-        default_factory=lambda: ["all-linear"], metadata={"help": "LoRA target modules."}
-    )
-    adapter_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Adapter that makes the target out of `model_name_or_path`. It is trained further, for instance "
-            "to unlearn a second forget set after a first."
-        },
+    lora_dropout: float = option(0.0, "LoRA dropout.")
+    lora_target_modules: list[str] | None = option(["all-linear"], "LoRA target modules.")
+    adapter_name_or_path: str | None = option(
+        None,
+        "Adapter that makes the target out of `model_name_or_path`. It is trained further, for instance to unlearn a "
+        "second forget set after a first.",
     )
 
     def __post_init__(self):

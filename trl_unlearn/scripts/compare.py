@@ -30,7 +30,7 @@ The YAML file is that of a single run, with `methods` (name -> fields that diffe
 import dataclasses
 import gc
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ from ..hub.folder import RunFolder
 from ..records import json_text
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
-from .arguments import UnlearnModelConfig
+from .arguments import UnlearnModelConfig, option
 from .exits import interruptible, refusing
 from .models import evaluation_loaders
 from .rows import load_evaluation_rows
@@ -70,15 +70,14 @@ _BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "grad
 class CompareArguments:
     """What is compared: methods, seeds, and how often it is measured during training."""
 
-    methods: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Name of a method -> fields in which it differs (a mapping in the YAML file)."}
+    methods: dict[str, Any] | str | None = option(
+        None, "Name of a method -> fields in which it differs (a mapping in the YAML file)."
     )
-    seeds: list[int] = field(default_factory=lambda: [42], metadata={"help": "Seeds of each method."})
-    curve_steps: int | None = field(
-        default=None,
-        metadata={"help": "Optimiser steps between measurements during training. Once an epoch if not set."},
+    seeds: list[int] = option([42], "Seeds of each method.")
+    curve_steps: int | None = option(
+        None, "Optimiser steps between measurements during training. Once an epoch if not set."
     )
-    panel_prompts: int = field(default=16, metadata={"help": "Forget prompts of the squeezing panel."})
+    panel_prompts: int = option(16, "Forget prompts of the squeezing panel.")
 
     def __post_init__(self):
         # JSON on the command line, a mapping in a YAML file.

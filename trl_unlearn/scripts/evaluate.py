@@ -38,7 +38,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
 from ..results import EvaluationResult, SuiteOutcome
 from ..row_forms import configured_template_kwargs
 from ..trainer.checks import check_output_dir
-from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
+from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, option, parse, use_archive
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
 from .rows import load_evaluation_rows, load_holdout_rows, spread
@@ -81,96 +81,65 @@ _ROW_OPTIONS = {"chat_template_kwargs": {}, "prompt_length": 64, "dataset_text_f
 class EvaluateArguments:
     """What is evaluated and where the results go."""
 
-    suites: list[str] = field(
-        default_factory=lambda: ["tofu"],
-        metadata={
-            "help": "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, "
-            "muse, wmdp, judge."
-        },
+    suites: list[str] = option(
+        ["tofu"],
+        "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, muse, wmdp, "
+        "judge.",
     )
-    holdout_config: str | None = field(
-        default=None,
-        metadata={
-            "help": "Config of `dataset_name` with rows that no model was trained on, for the suite privacy. Default: "
-            "'holdout10' for 'forget10', or 'holdout_perturbed', if there is one."
-        },
+    holdout_config: str | None = option(
+        None,
+        "Config of `dataset_name` with rows that no model was trained on, for the suite privacy. Default: 'holdout10' "
+        "for 'forget10', or 'holdout_perturbed', if there is one.",
     )
-    holdout_dataset: str | None = field(
-        default=None,
-        metadata={"help": "Your own rows that no model was trained on: a file, a folder or an id on the Hub."},
+    holdout_dataset: str | None = option(
+        None, "Your own rows that no model was trained on: a file, a folder or an id on the Hub."
     )
-    muse_dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "MUSE ('muse-bench/MUSE-News', 'muse-bench/MUSE-Books') or a dataset of its form, for the suite "
-            "muse: an id on the Hub or a folder."
-        },
+    muse_dataset: str | None = option(
+        None,
+        "MUSE ('muse-bench/MUSE-News', 'muse-bench/MUSE-Books') or a dataset of its form, for the suite muse: an id "
+        "on the Hub or a folder.",
     )
-    wmdp_tasks: list[str] = field(
-        default_factory=lambda: list(WMDP_TASKS),
-        metadata={"help": "Multiple-choice tasks of lm-evaluation-harness for the suite wmdp."},
+    wmdp_tasks: list[str] = option(
+        list(WMDP_TASKS), "Multiple-choice tasks of lm-evaluation-harness for the suite wmdp."
     )
-    wmdp_include_path: str | None = field(
-        default=None,
-        metadata={"help": "Folder of YAML tasks of your own for the suite wmdp; a `!function` in them is run."},
+    wmdp_include_path: str | None = option(
+        None, "Folder of YAML tasks of your own for the suite wmdp; a `!function` in them is run."
     )
-    wmdp_limit: int | None = field(
-        default=None,
-        metadata={
-            "help": "Highest number of rows of a task of the suite wmdp, spread evenly; of each task in a group."
-        },
+    wmdp_limit: int | None = option(
+        None, "Highest number of rows of a task of the suite wmdp, spread evenly; of each task in a group."
     )
-    judge_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "Judge of the suite judge: a chat model's folder or id, or with `judge_base_url` the name under "
-            "which the server knows it. Default: none, the suite has its stand-in only."
-        },
+    judge_model: str | None = option(
+        None,
+        "Judge of the suite judge: a chat model's folder or id, or with `judge_base_url` the name under which the "
+        "server knows it. Default: none, the suite has its stand-in only.",
     )
-    judge_base_url: str | None = field(
-        default=None,
-        metadata={
-            "help": "Address of an OpenAI-compatible server, such as http://localhost:8000/v1. A key goes into the "
-            "environment variable JUDGE_API_KEY. Questions and answers of the forget set are sent there."
-        },
+    judge_base_url: str | None = option(
+        None,
+        "Address of an OpenAI-compatible server, such as http://localhost:8000/v1. A key goes into the environment "
+        "variable JUDGE_API_KEY. Questions and answers of the forget set are sent there.",
     )
-    judge_replies: str | None = field(
-        default=None,
-        metadata={
-            "help": "Private file (JSON lines) that keeps every reply of the judge. It may quote the forget set."
-        },
+    judge_replies: str | None = option(
+        None, "Private file (JSON lines) that keeps every reply of the judge. It may quote the forget set."
     )
-    chat_template_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Variables of the chat template, such as `enable_thinking`, as in training. A row's own "
-            "`chat_template_kwargs` win. Default: those of the judged run."
-        },
+    chat_template_kwargs: dict[str, Any] | str | None = option(
+        None,
+        "Variables of the chat template, such as `enable_thinking`, as in training. A row's own "
+        "`chat_template_kwargs` win. Default: those of the judged run.",
     )
-    prompt_length: int | None = field(
-        default=None,
-        metadata={"help": "First tokens of a raw text that are its prompt. Default: as in the judged run, or 64."},
+    prompt_length: int | None = option(
+        None, "First tokens of a raw text that are its prompt. Default: as in the judged run, or 64."
     )
-    dataset_text_field: str | None = field(
-        default=None, metadata={"help": "Column of raw text. Default: that of the judged run, or 'text'."}
+    dataset_text_field: str | None = option(None, "Column of raw text. Default: that of the judged run, or 'text'.")
+    seed: int = option(
+        42, "Seed of the frozen beliefs of squeezing, of random draws in the suites, and of the bootstrap."
     )
-    seed: int = field(
-        default=42,
-        metadata={
-            "help": "Seed of the frozen beliefs of squeezing, of random draws in the suites, and of the bootstrap."
-        },
+    unlearned_model_name_or_path: str | None = option(None, "Unlearned model, or its adapter on the target's base.")
+    output_dir: str | None = option(
+        None,
+        "Folder of eval_results.json and the figures. Default: the folder of the judged run, whose card is written "
+        "anew, or 'evaluation' if the unlearned model is not in the folder of a run.",
     )
-    unlearned_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Unlearned model, or its adapter on the target's base."}
-    )
-    output_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of eval_results.json and the figures. Default: the folder of the judged run, whose card "
-            "is written anew, or 'evaluation' if the unlearned model is not in the folder of a run."
-        },
-    )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Whether code from the Hub may run."})
+    trust_remote_code: bool = option(False, "Whether code from the Hub may run.")
 
     def __post_init__(self):
         self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)

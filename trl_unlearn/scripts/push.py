@@ -35,7 +35,7 @@ trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned --forget_dat
 
 import re
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -48,7 +48,7 @@ from ..hub.folder import RunFolder
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
 from ..records import DatasetRecord
-from .arguments import DataArguments, parse
+from .arguments import DataArguments, option, parse
 from .exits import fail, interruptible, refusing
 from .rows import load_training_rows
 
@@ -57,57 +57,37 @@ from .rows import load_training_rows
 class PushArguments:
     """What is pushed and where it goes; the help of each option stands with it."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Output folder of a run that has ended."})
-    hub_model_id: str | None = field(
-        default=None, metadata={"help": "Repository to push to, such as 'me/unlearned'. It is created if needed."}
+    output_dir: str | None = option(None, "Output folder of a run that has ended.")
+    hub_model_id: str | None = option(None, "Repository to push to, such as 'me/unlearned'. It is created if needed.")
+    hub_private_repo: bool = option(
+        True, "Whether a new repository is private. To push to a public one, set it to false."
     )
-    hub_private_repo: bool = field(
-        default=True,
-        metadata={"help": "Whether a new repository is private. To push to a public one, set it to false."},
+    hub_private_base: bool = option(
+        True,
+        "Whether a new repository of the adapter's base is private, also where the adapter's is not. The base still "
+        "knows all that was to be forgotten.",
     )
-    hub_private_base: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether a new repository of the adapter's base is private, also where the adapter's is not. The "
-            "base still knows all that was to be forgotten."
-        },
+    hub_revision: str | None = option(None, "Branch to push to, which is created if needed. Default: 'main'.")
+    commit_message: str | None = option(None, "Message of the commit.")
+    merge: bool = option(False, "Whether to push the adapter merged into its base, as safetensors.")
+    base_model_id: str | None = option(
+        None,
+        "Where the adapter's base is on the Hub, if it was a folder. Without it, the folder is pushed too, to "
+        "`hub_model_id` with '-base' at its end.",
     )
-    hub_revision: str | None = field(
-        default=None, metadata={"help": "Branch to push to, which is created if needed. Default: 'main'."}
+    force: bool = option(False, "Whether to push a model that has not forgotten by its own evaluation, too.")
+    dry_run: bool = option(False, "Whether to only check, and list what would go and what stays.")
+    allow_text_in: list[str] = option(
+        [], "Files, by path in the folder, that may hold text of the forget set or of a belief."
     )
-    commit_message: str | None = field(default=None, metadata={"help": "Message of the commit."})
-    merge: bool = field(
-        default=False, metadata={"help": "Whether to push the adapter merged into its base, as safetensors."}
+    forget_dataset: str | None = option(
+        None,
+        "The forget set, whose answers no file may hold: a file, a folder or an id on the Hub. Default: what "
+        "`run.json` names.",
     )
-    base_model_id: str | None = field(
-        default=None,
-        metadata={
-            "help": "Where the adapter's base is on the Hub, if it was a folder. Without it, the folder is pushed "
-            "too, to `hub_model_id` with '-base' at its end."
-        },
-    )
-    force: bool = field(
-        default=False, metadata={"help": "Whether to push a model that has not forgotten by its own evaluation, too."}
-    )
-    dry_run: bool = field(
-        default=False, metadata={"help": "Whether to only check, and list what would go and what stays."}
-    )
-    allow_text_in: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Files, by path in the folder, that may hold text of the forget set or of a belief."},
-    )
-    forget_dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "The forget set, whose answers no file may hold: a file, a folder or an id on the Hub. Default: "
-            "what `run.json` names."
-        },
-    )
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "The same for TOFU or a dataset of its form, with `forget_config`."}
-    )
-    forget_config: str | None = field(default=None, metadata={"help": "Its config, such as 'forget10'."})
-    forget_split: str = field(default="train", metadata={"help": "Split of the forget set."})
+    dataset_name: str | None = option(None, "The same for TOFU or a dataset of its form, with `forget_config`.")
+    forget_config: str | None = option(None, "Its config, such as 'forget10'.")
+    forget_split: str = option("train", "Split of the forget set.")
 
     def __post_init__(self):
         for name in ("output_dir", "hub_model_id"):

@@ -30,7 +30,7 @@ import dataclasses
 import gc
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from ..hub.folder import RunFolder, holds_adapter
 from ..records import ChainLink, json_text
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
-from .arguments import StoppingArguments, refuse_goal_without_reference
+from .arguments import StoppingArguments, option, refuse_goal_without_reference
 from .exits import interruptible, refusing
 from .models import evaluation_loaders
 from .rows import load_evaluation_rows, load_training_rows
@@ -62,13 +62,11 @@ _FORGET = ("forget_config", "forget_split", "forget_dataset")
 class SequenceArguments:
     """What is forgotten, in which order."""
 
-    requests: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Name of a request -> its forget rows (`forget_split`, `forget_config` or `forget_dataset`) and "
-            "fields of the config in which it differs, in the order of serving (a mapping in the YAML file). The "
-            "names stand in run.json and on the card."
-        },
+    requests: dict[str, Any] | str | None = option(
+        None,
+        "Name of a request -> its forget rows (`forget_split`, `forget_config` or `forget_dataset`) and fields of the "
+        "config in which it differs, in the order of serving (a mapping in the YAML file). The names stand in "
+        "run.json and on the card.",
     )
 
     def __post_init__(self):

@@ -17,7 +17,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,6 +47,7 @@ from .arguments import (
     StoppingArguments,
     UnlearnArguments,
     UnlearnModelConfig,
+    option,
     parse,
     refuse_goal_without_reference,
     use_archive,
@@ -61,8 +62,8 @@ from .rows import load_evaluation_rows, load_training_rows
 class OutputArguments:
     """What happens to an earlier run in the output folder."""
 
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Whether to start anew in an output folder that holds a run, and replace it."}
+    overwrite_output_dir: bool = option(
+        False, "Whether to start anew in an output folder that holds a run, and replace it."
     )
 
 
