@@ -440,16 +440,11 @@ def warn_of_truncation(encoded: Dataset, name: str, max_length: int | None) -> N
     """Warn of the share of an encoded set that was cut off."""
     truncated = [count for count in encoded["truncated_tokens"] if count]
     if truncated:
-        kept = sum(label != -100 for labels in encoded["labels"] for label in labels)
+        kept, lost = sum(label != -100 for labels in encoded["labels"] for label in labels), sum(truncated)
+        rows, tokens = 100 * len(truncated) / len(encoded), 100 * lost / (lost + kept)
         logger.warning(
-            "%d of %d rows of the %s set (%.1f %%) are longer than `max_length=%d` and were cut off there: %d tokens "
-            "of their answers, %.1f %% of all in the set, are not %s. Raise `max_length`, or split these rows.",
-            len(truncated),
-            len(encoded),
-            name,
-            100 * len(truncated) / len(encoded),
-            max_length,
-            sum(truncated),
-            100 * sum(truncated) / (sum(truncated) + kept),
-            "unlearned" if name == "forget" else "used",
+            f"{len(truncated)} of {len(encoded)} rows of the {name} set ({rows:.1f} %) are longer than "
+            f"`max_length={max_length}` and were cut off there: {lost} tokens of their answers, {tokens:.1f} % of all "
+            f"in the set, are not {'unlearned' if name == 'forget' else 'used'}. Raise `max_length`, or split these "
+            "rows."
         )

@@ -397,7 +397,7 @@ def generate(
                     if len(indices) == 1 or not should_reduce_batch_size(error):
                         raise
                     batch_size = len(indices) // 2
-                    logger.warning("Out of memory with %d rows: going on with %d at a time.", len(indices), batch_size)
+                    logger.warning(f"Out of memory with {len(indices)} rows: going on with {batch_size} at a time.")
                     clear_device_cache(garbage_collection=True)
                     continue
                 for i, more in zip(indices, stage, strict=True):

@@ -195,7 +195,7 @@ def load_corpus(
     if not documents:
         raise ValueError(f"{where} has no text in `{column}` ({len(dataset)} rows). Give at least one document.")
     if len(documents) < len(dataset):
-        logger.warning("%s has %d blank documents, which are left out.", where, len(dataset) - len(documents))
+        logger.warning(f"{where} has {len(dataset) - len(documents)} blank documents, which are left out.")
     return Dataset.from_dict({"text": list(chunk_documents(documents, tokenizer, max_length=max_length))})
 
 

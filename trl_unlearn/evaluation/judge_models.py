@@ -252,7 +252,7 @@ def load_fluency_classifier(name: str | None = None) -> FluencyClassifier | None
     try:
         return _load_classifier(FLUENCY_CLASSIFIER, local_files_only=True)
     except ValueError as error:
-        logger.warning("The fluency classifier in the cache is not used. %s", error)
+        logger.warning(f"The fluency classifier in the cache is not used. {error}")
         return None
 
 

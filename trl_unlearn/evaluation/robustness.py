@@ -74,11 +74,8 @@ def _recall(
     limit, longest = position_limit(model), max(map(len, prompts))
     if limit is not None and longest >= limit:
         logger.warning(
-            "`%s` is left out: its longest prompt has %d tokens, and the model reads at most %d "
-            "(`max_position_embeddings`).",
-            name,
-            longest,
-            limit,
+            f"`{name}` is left out: its longest prompt has {longest} tokens, and the model reads at most {limit} "
+            "(`max_position_embeddings`)."
         )
         return {}
     completions = generate_together(
@@ -265,13 +262,10 @@ def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[
     share = count / max(1, count + sum(weight.numel() for weight in others.values()))
     # Routers and convolutions stay as they are. With more than those unrounded, it would be another model's result.
     if share < LEAST_ROUNDED_SHARE:
-        kinds = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in others})
+        kinds = ", ".join(sorted({re.sub(r"\.\d+\.", ".*.", name) for name in others})) or "it has no matrices"
         logger.warning(
-            "`robustness/quantized_int%d` is left out: only %.1f %% of the decoder's weights can be rounded. Of the "
-            "others the layout is not known: %s.",
-            bits,
-            100 * share,
-            ", ".join(kinds) or "it has no matrices",
+            f"`robustness/quantized_int{bits}` is left out: only {100 * share:.1f} % of the decoder's weights can be "
+            f"rounded. Of the others the layout is not known: {kinds}."
         )
         return {}
     for weight in matrices:

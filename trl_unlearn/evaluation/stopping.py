@@ -256,13 +256,9 @@ class UnlearnUntil(ForgettingCurveCallback):
             self._put(self._kept_weights)
             if state.is_world_process_zero:
                 logger.warning(
-                    "The goal was not reached in %d steps: `%s` is %.3f (goal %.3f) in the state that is kept, of "
-                    "step %g. Train for more epochs, or with a higher learning rate.",
-                    state.global_step,
-                    self.metric,
-                    self.kept[self.metric],
-                    self.goal,
-                    self.kept["step"],
+                    f"The goal was not reached in {state.global_step} steps: `{self.metric}` is "
+                    f"{self.kept[self.metric]:.3f} (goal {self.goal:.3f}) in the state that is kept, of step "
+                    f"{self.kept['step']:g}. Train for more epochs, or with a higher learning rate."
                 )
         self._parameters, self._kept_weights = [], []
 

@@ -329,11 +329,8 @@ def warn_of_short_texts(forget: Dataset, prompt_length: int) -> None:
     )
     if short:
         logger.warning(
-            "%d of %d forget texts are no longer than `prompt_length` (%d tokens): their beliefs are what follows the "
-            "whole text, and no other way to say it. Lower `prompt_length`.",
-            short,
-            len(forget),
-            prompt_length,
+            f"{short} of {len(forget)} forget texts are no longer than `prompt_length` ({prompt_length} tokens): "
+            "their beliefs are what follows the whole text, and no other way to say it. Lower `prompt_length`."
         )
 
 
@@ -357,17 +354,13 @@ def warn_of_overlap(forget: Dataset, retain: Dataset) -> None:
         )
     if both:
         logger.warning(
-            "%d of %d forget rows are in the retain set too: their two terms pull against each other. Take them out "
-            "of the retain set.",
-            both,
-            len(forget),
+            f"{both} of {len(forget)} forget rows are in the retain set too: their two terms pull against each other. "
+            "Take them out of the retain set."
         )
     if repeated:
         logger.warning(
-            "%d of %d forget rows repeat another one, and count once more in each epoch. Remove them if that is not "
-            "meant.",
-            repeated,
-            len(forget),
+            f"{repeated} of {len(forget)} forget rows repeat another one, and count once more in each epoch. Remove "
+            "them if that is not meant."
         )
 
 

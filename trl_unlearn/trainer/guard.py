@@ -226,7 +226,7 @@ class DivergenceGuard:
         """Warn, or put the last good weights back and raise."""
         if not self._stops:
             if PartialState().is_main_process:
-                logger.warning("%s The step is left out.", what)
+                logger.warning(f"{what} The step is left out.")
             return
         if self._copy:
             for parameter, copy in zip(self._parameters(), self._copy, strict=True):

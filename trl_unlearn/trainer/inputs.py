@@ -96,11 +96,10 @@ def unlearn_config(args: TrainingArguments | None) -> BootstrapUnlearnConfig:
         for field in fields(BootstrapUnlearnConfig)
         if field.name in given and field.default not in (known[field.name].default, given[field.name])
     }
+    listed = ", ".join(f"`{name}` {given[name]} (by default {default})" for name, default in ours.items())
     logger.warning(
-        "`args` is a `%s`: what is specific to unlearning has its defaults, and the rest is taken as it is, %s. Give "
-        "a `BootstrapUnlearnConfig` to choose.",
-        type(args).__name__,
-        ", ".join(f"`{name}` {given[name]} (by default {default})" for name, default in ours.items()),
+        f"`args` is a `{type(args).__name__}`: what is specific to unlearning has its defaults, and the rest is taken "
+        f"as it is, {listed}. Give a `BootstrapUnlearnConfig` to choose."
     )
     return config
 
@@ -213,10 +212,8 @@ def _write(stream: IterableDataset, name: str, cache: str, most: int | None) -> 
         ) from error
     if len(dataset) == most:
         logger.warning(
-            "The stream of the %s set was left after %d rows, which is as many as the run can use. Shuffle it if its "
-            "order means something.",
-            name,
-            most,
+            f"The stream of the {name} set was left after {most} rows, which is as many as the run can use. Shuffle "
+            "it if its order means something."
         )
     return [file["filename"] for file in dataset.cache_files]
 

@@ -92,11 +92,9 @@ def _warn_of_noise(model: nn.Module, ids: Sequence[int]) -> None:
     difference = (first - second).abs().max().item()
     if difference > _SAME:
         logger.warning(
-            "`disable_dropout` is set, but two passes of `%s` over one row differ by %.2g nats: in training, it draws "
-            "random numbers that are no dropout, such as the jitter of a router. Set them to 0 in its config, or "
-            "every loss has this noise in it.",
-            type(model).__name__,
-            difference,
+            f"`disable_dropout` is set, but two passes of `{type(model).__name__}` over one row differ by "
+            f"{difference:.2g} nats: in training, it draws random numbers that are no dropout, such as the jitter of "
+            "a router. Set them to 0 in its config, or every loss has this noise in it."
         )
 
 
