@@ -21,6 +21,7 @@ import torch
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation import privacy
 from trl_unlearn.evaluation.privacy import NUM_NEIGHBOURS, neighbours, spv_scores
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.metrics import MembershipAUC
 from trl_unlearn.token_scores import score_batch, score_rows
 
@@ -77,7 +78,8 @@ def attack(tiny_tokenizer, start):
 
     def scores(model, load_start=None, seed=5, prompts=prompts):
         load_start = load_start or (lambda: copy.deepcopy(start))
-        return spv_scores(lambda: model, load_start, rows, prompts, tiny_tokenizer, batch_size=4, seed=seed)
+        setting = SuiteSetting(tokenizer=tiny_tokenizer, batch_size=4, seed=seed)
+        return spv_scores(lambda: model, load_start, rows, prompts, setting)
 
     return scores
 
@@ -147,7 +149,8 @@ def test_what_cannot_be_attacked_is_refused_before_a_model_is_loaded(attack, tin
     with pytest.raises(ValueError, match="`spv` has no prompts"):
         attack(None, prompts=[])
     rows = [{"input_ids": [5, 7, 2], "labels": [-100, 7, 2]}, {"input_ids": [5, 2], "labels": [-100, 2]}]
+    setting = SuiteSetting(tokenizer=tiny_tokenizer, batch_size=1, seed=1)
     with pytest.raises(ValueError, match="Row 1 of a membership attack has an answer without a token to replace"):
-        spv_scores(None, None, rows, [[5]], tiny_tokenizer, batch_size=1, seed=1)
+        spv_scores(None, None, rows, [[5]], setting)
     with pytest.raises(ValueError, match="repeat one and the same token"):
-        spv_scores(None, None, rows[:1], [[5]], tiny_tokenizer, batch_size=1, seed=1)
+        spv_scores(None, None, rows[:1], [[5]], setting)

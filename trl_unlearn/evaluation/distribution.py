@@ -31,7 +31,7 @@ from ..encoding import continuation_row
 from ..metrics import FADE
 from ..results import MODEL_ROLES, Measurement, SuiteOutcome, Unmeasured
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
-from .together import SuiteSetting, free_memory, sample_responses
+from .together import SuiteSetting, free_memory
 from .uncertainty import summarise_rows
 
 
@@ -58,16 +58,8 @@ class _Setting(SuiteSetting):
 def _sample(model: PreTrainedModel, role: str, setting: _Setting) -> _Samples:
     rows = {}
     for name, encoded in setting.sets.items():
-        responses = sample_responses(
-            model,
-            setting.tokenizer,
-            encoded.answers,
-            # The same keys for every model: the same random numbers.
-            [[(setting.seed, index, j) for j in range(NUM_SAMPLES)] for index in range(len(encoded.answers))],
-            max_new_tokens=MAX_SAMPLE_LENGTH,
-            batch_size=setting.batch_size,
-            desc=f"Sampling {role} on the {name} set",
-        )
+        desc = f"Sampling {role} on the {name} set"
+        responses = setting.sample(model, encoded.answers, NUM_SAMPLES, max_new_tokens=MAX_SAMPLE_LENGTH, desc=desc)
         rows[name] = [continuation_row(prompt, sample.ids) for prompt, _, samples in responses for sample in samples]
     return rows
 

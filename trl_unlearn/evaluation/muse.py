@@ -24,11 +24,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import encode_row, without_end
-from ..generation import eos_token_ids
 from ..metrics import MembershipAUC, MinKAttack, PrivLeak, RougeF1, relative_leak, separation
 from ..results import SuiteOutcome, join_outcomes
 from .rows import Loaders
-from .together import SuiteSetting, generate_together, measure_each
+from .together import SuiteSetting, measure_each
 from .uncertainty import bootstrap, row_counts, summarise, summarise_rows, where_measured
 
 
@@ -134,15 +133,7 @@ def _members(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> tuple[list[d
 
 def _complete(model: PreTrainedModel, task: _Task, setting: SuiteSetting, desc: str) -> list[float]:
     """ROUGE-L F1 of the greedy completion of each prompt."""
-    completions = generate_together(
-        model,
-        task.prompts,
-        pad_token_id=setting.pad_token_id,
-        eos_token_ids=eos_token_ids(model, setting.tokenizer),
-        max_new_tokens=task.max_new_tokens,
-        batch_size=setting.batch_size,
-        desc=desc,
-    )
+    completions = setting.generate(model, task.prompts, max_new_tokens=task.max_new_tokens, desc=desc)
     texts = []
     for completion in completions:
         text = setting.tokenizer.decode(completion.ids, skip_special_tokens=True)

@@ -26,7 +26,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import continuation_row, ends_turn, prompt_ids, spread_evenly
-from ..generation import eos_token_ids, key_seed
+from ..generation import key_seed
 from ..metrics import (
     LossAttack,
     MembershipAUC,
@@ -42,7 +42,7 @@ from ..metrics import (
 from ..results import SuiteOutcome
 from ..token_scores import RowScore
 from .rows import EvaluationRows, Loaders, encode_set
-from .together import SuiteSetting, free_memory, generate_together, measure_each
+from .together import SuiteSetting, free_memory, measure_each
 from .uncertainty import bootstrap, row_counts, summarise
 
 
@@ -110,16 +110,8 @@ def measure_privacy(
         prompted = non_members if rows.retain is None else encode_set(rows.retain, tokenizer, name="retain")
         prompts = [prompt_ids(row) for row in prompted.answers]
         for role, scores in attacks.items():
-            scores["spv"] = spv_scores(
-                models[role],
-                models["retrained"],
-                answers,
-                prompts,
-                tokenizer,
-                batch_size=batch_size,
-                seed=seed,
-                desc=f"Attacking {role} beside its neighbours",
-            )
+            desc = f"Attacking {role} beside its neighbours"
+            scores["spv"] = spv_scores(models[role], models["retrained"], answers, prompts, setting, desc)
     outcome = _summarise(attacks, len(members.answers), seed)
     outcome.protocol = {"rows": {"forget": len(members.answers), "holdout": len(non_members.answers)}, "seed": seed}
     return outcome
@@ -223,13 +215,11 @@ def _sample_own_texts(
 ) -> list[dict[str, list[int]]]:
     """Encoded samples of a model at temperature 1 after at most `NUM_SAMPLES` prompts, evenly spread."""
     chosen = [list(prompts[i]) for i in spread_evenly(len(prompts), NUM_SAMPLES)]
-    samples = generate_together(
+    samples = setting.generate(
         model,
         chosen,
-        pad_token_id=setting.pad_token_id,
-        eos_token_ids=eos_token_ids(model, setting.tokenizer, rows),
+        rows,
         max_new_tokens=max(sum(label != -100 for label in row["labels"]) for row in rows),
-        batch_size=setting.batch_size,
         keys=[(setting.seed, index) for index in range(len(chosen))],
         desc="Sampling texts for a reference",
     )
@@ -250,10 +240,7 @@ def spv_scores(
     load_start: Callable[[], PreTrainedModel],
     rows: Sequence[dict[str, Any]],
     prompts: Sequence[list[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_size: int | None,
-    seed: int,
+    setting: SuiteSetting,
     desc: str | None = None,
 ) -> list[float]:
     """
@@ -272,8 +259,7 @@ def spv_scores(
         raise ValueError(
             "The attack `spv` has no prompts to sample answers to. Give at least one, of the retain rows."
         )
-    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
-    perturbed = neighbours(rows, tokenizer, seed=seed)
+    perturbed = neighbours(rows, setting.tokenizer, seed=setting.seed)
     flat = [text for row, near in zip(rows, perturbed, strict=True) for text in (row, *near)]
 
     def variations(model: PreTrainedModel) -> tuple[list[float], list[list[float]]]:

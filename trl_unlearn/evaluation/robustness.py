@@ -32,12 +32,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from ..encoding import answer_ids, encode_row, prompt_ids, without_end
-from ..generation import eos_token_ids, position_limit
+from ..generation import position_limit
 from ..metrics import LeakAtK, RougeRecall
 from ..results import LEAK_ATTEMPTS, MODEL_ROLES, RELEARNING_STEPS, SuiteOutcome
 from ..row_forms import prompt_and_answer, template_columns
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
-from .together import SuiteSetting, free_memory, generate_together, sample_responses
+from .together import SuiteSetting, free_memory
 from .uncertainty import summarise_rows, where_measured
 
 
@@ -78,15 +78,8 @@ def _recall(
             "(`max_position_embeddings`)."
         )
         return {}
-    completions = generate_together(
-        model,
-        prompts,
-        pad_token_id=setting.pad_token_id,
-        eos_token_ids=eos_token_ids(model, setting.tokenizer, setting.forget.answers),
-        max_new_tokens=max(len(answer) + 1 for answer in setting.answer_ids()),
-        batch_size=setting.batch_size,
-        desc=desc,
-    )
+    longest_answer = max(len(answer) + 1 for answer in setting.answer_ids())
+    completions = setting.generate(model, prompts, setting.forget.answers, max_new_tokens=longest_answer, desc=desc)
     texts = [setting.text(completion.ids) for completion in completions]
     recall = RougeRecall().compute(predictions=texts, references=references)["per_row"]
     return {name: where_measured(recall, completions)}
@@ -96,21 +89,13 @@ def _leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[floa
     """ROUGE-L recall of the best of k samples at temperature 1; the same draws for every model."""
     if setting.forget.texts is None:
         return {}
-    most, count = max(LEAK_ATTEMPTS), len(setting.forget.texts)
-    responses = sample_responses(
-        model,
-        setting.tokenizer,
-        setting.forget.answers,
-        [[(setting.seed, index, j) for j in range(most)] for index in range(count)],
-        max_new_tokens=_MAX_SAMPLE_LENGTH,
-        batch_size=setting.batch_size,
-        desc="Sampling answers to the forget set",
-    )
+    most, desc = max(LEAK_ATTEMPTS), "Sampling answers to the forget set"
+    responses = setting.sample(model, setting.forget.answers, most, max_new_tokens=_MAX_SAMPLE_LENGTH, desc=desc)
     attempts = [sample for _, _, samples in responses for sample in samples]
     texts = [setting.text(sample.ids) for sample in attempts]
     references = [reference for reference in setting.forget.texts for _ in range(most)]
     recall = where_measured(RougeRecall().compute(predictions=texts, references=references)["per_row"], attempts)
-    scores = [recall[i * most : (i + 1) * most] for i in range(count)]
+    scores = [recall[start : start + most] for start in range(0, len(recall), most)]
     return {f"robustness/leak_at_{k}": LeakAtK().compute(scores=scores, k=k)["per_row"] for k in LEAK_ATTEMPTS}
 
 
@@ -328,7 +313,7 @@ def measure_robustness(
     times. Rows without an answer (raw text, tokens) have extraction strengths only, and without a retrained model
     there is no `relearning_area`.
     """
-    forget_rows = [{key: value for key, value in row.items() if value is not None} for row in rows.forget]
+    forget_rows = list(rows.forget)
     forget = encode_set(forget_rows, tokenizer, name="forget")
     setting = _Setting(tokenizer=tokenizer, rows=forget_rows, forget=forget, batch_size=batch_size, seed=seed)
     per_row = {role: _attack(role, load, setting) for role in MODEL_ROLES if (load := models.get(role)) is not None}

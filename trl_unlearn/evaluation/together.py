@@ -60,6 +60,21 @@ class SuiteSetting:
         options = {"pad_token_id": self.pad_token_id, "batch_size": self.score_batch_size, "desc": desc}
         return score_rows_together(model, rows, **options, **kwargs)
 
+    def generate(
+        self, model: PreTrainedModel, prompts: Sequence[list[int]], rows: Sequence[dict[str, Any]] = (), **kwargs: Any
+    ) -> list[Completion]:
+        """Completions that end as the answers of encoded rows do; see [`~trl_unlearn.generation.generate`]."""
+        ends = eos_token_ids(model, self.tokenizer, rows)
+        options = {"pad_token_id": self.pad_token_id, "eos_token_ids": ends, "batch_size": self.batch_size}
+        return generate_together(model, prompts, **options, **kwargs)
+
+    def sample(
+        self, model: PreTrainedModel, rows: Sequence[dict[str, Any]], count: int, **kwargs: Any
+    ) -> list[tuple[list[int], list[int], list[Completion]]]:
+        """[`sample_responses`], `count` of each row, with the same random numbers for every model."""
+        keys = [[(self.seed, index, j) for j in range(count)] for index in range(len(rows))]
+        return sample_responses(model, self.tokenizer, rows, keys, batch_size=self.batch_size, **kwargs)
+
     def extraction_strength(
         self, model: nn.Module, encoded: EncodedSet, desc: str | None, chosen: Sequence[int] | None = None
     ) -> list[float]:
