@@ -26,6 +26,8 @@ from .records import SCHEMA_VERSION, JsonRecord
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 PARITIES = ("open-unlearning", "strict")
+# Fields of a record that hold numbers by metric.
+_TABLES = ("models", "differences", "not_measured")
 MODEL_ROLES = ("target", "unlearned", "retrained")
 # Name of a paired difference -> what is subtracted from what.
 DIFFERENCES = {"unlearned - target": ("unlearned", "target"), "unlearned - retrained": ("unlearned", "retrained")}
@@ -245,11 +247,9 @@ class EvaluationResult(JsonRecord):
         return cls(
             parity=parity,
             suites=list(outcomes),
-            models=joined.models,
-            differences=joined.differences,
-            not_measured=joined.not_measured,
             protocol={"parity": parity} | joined.protocol | dict(protocol or {}),
             environment=_versions() | {"device": device},
+            **{name: getattr(joined, name) for name in _TABLES},
         )
 
     def with_suites_of(self, other: "EvaluationResult", suites: Sequence[str], order: Sequence[str]) -> Self:
@@ -262,23 +262,12 @@ class EvaluationResult(JsonRecord):
                 if numbers is not None
             }
 
-        part = replace(
-            other,
-            suites=list(suites),
-            models=kept(other.models),
-            differences=kept(other.differences),
-            not_measured=kept(other.not_measured),
-        )
+        part = replace(other, suites=list(suites), **{name: kept(getattr(other, name)) for name in _TABLES})
         parts = sorted([self, part], key=lambda result: order.index(result.suites[0]))
         joined = join_outcomes(parts)
-        return replace(
-            parts[0],
-            suites=[name for name in order if name in (*self.suites, *suites)],
-            models=joined.models,
-            differences=joined.differences,
-            not_measured=joined.not_measured,
-            protocol=joined.protocol,
-        )
+        tables = {name: getattr(joined, name) for name in _TABLES}
+        named = [name for name in order if name in (*self.suites, *suites)]
+        return replace(parts[0], suites=named, protocol=joined.protocol, **tables)
 
     def get(self, role: str, metric: str) -> Measurement | None:
         """The measurement of a metric, for instance `"forget/probability"`, of a role; None if it was not run."""
@@ -360,12 +349,8 @@ def join_outcomes(parts: Sequence[SuiteOutcome | EvaluationResult]) -> SuiteOutc
     protocol = {name: value for part in reversed(parts) for name, value in part.protocol.items()}
     if "rows" in protocol:
         protocol["rows"] = {name: n for part in reversed(parts) for name, n in part.protocol["rows"].items()}
-    return SuiteOutcome(
-        joined([part.models for part in parts]),
-        joined([part.differences for part in parts]),
-        joined([part.not_measured for part in parts]),
-        protocol,
-    )
+    tables = {name: joined([getattr(part, name) for part in parts]) for name in _TABLES}
+    return SuiteOutcome(protocol=protocol, **tables)
 
 
 def _versions() -> dict[str, str]:

@@ -97,9 +97,6 @@ class ComparedRun:
     # Values of the evaluation after training.
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def retain_at(curve: Sequence[Mapping[str, float]], goal: float) -> float | None:
     """Retain probability where a curve first comes down to an extraction strength; None if it never does."""
@@ -110,10 +107,8 @@ def retain_at(curve: Sequence[Mapping[str, float]], goal: float) -> float | None
                 return point["retain_probability"]
             # Linear between the two measurements.
             high, low = previous["extraction_strength"], point["extraction_strength"]
-            share = (high - goal) / (high - low)
-            return previous["retain_probability"] + share * (
-                point["retain_probability"] - previous["retain_probability"]
-            )
+            share, before = (high - goal) / (high - low), previous["retain_probability"]
+            return before + share * (point["retain_probability"] - before)
         previous = point
     return None
 
@@ -153,11 +148,8 @@ def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[li
         if goal is not None:
             reached = [value for run in seeds if (value := retain_at(run.curve, goal)) is not None]
             row.append(_cell(reached, len(seeds)) if reached else "not reached")
-        row += [
-            _cell([run.squeezing_index for run in seeds], len(seeds)),
-            f"{fmean(run.seconds for run in seeds):.0f}",
-        ]
-        rows.append(row)
+        seconds = f"{fmean(run.seconds for run in seeds):.0f}"
+        rows.append([*row, _cell([run.squeezing_index for run in seeds], len(seeds)), seconds])
     return header, rows
 
 
@@ -173,12 +165,16 @@ def print_comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> No
     wide = sum(max(len(cell) for cell in column) + 3 for column in zip(header, *rows, strict=True)) <= console.width
     if not wide:
         header, *rows = [list(column) for column in zip(header, *rows, strict=True)]
-    table = Table(title="Comparison")
+    console.print(_filled(Table(title="Comparison"), header, rows))
+
+
+def _filled(table: Table, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table with all of its cells, names on the left and numbers on the right."""
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    return table
 
 
 def comparison_dict(runs: Sequence[ComparedRun], baselines: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -187,7 +183,7 @@ def comparison_dict(runs: Sequence[ComparedRun], baselines: Mapping[str, Mapping
         "schema_version": 1,
         "baselines": {name: dict(values) for name, values in baselines.items()},
         "goal": goal_of(baselines),
-        "runs": [run.to_dict() for run in runs],
+        "runs": [asdict(run) for run in runs],
     }
 
 
@@ -204,9 +200,6 @@ class SequenceStage:
     requests: dict[str, dict[str, float]]
     retain_probability: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def sequence_rows(
     stages: Sequence[SequenceStage], baselines: Mapping[str, Mapping[str, Any]]
@@ -219,7 +212,7 @@ def sequence_rows(
         return [label, *strengths, f"{point['retain_probability']:.3f}", steps, seconds]
 
     rows = [row("target", baselines["target"])]
-    rows += [row(stage.request, stage.to_dict(), str(stage.steps), f"{stage.seconds:.0f}") for stage in stages]
+    rows += [row(stage.request, vars(stage), str(stage.steps), f"{stage.seconds:.0f}") for stage in stages]
     if "retrained" in baselines:
         rows.append(row("retrained", baselines["retrained"]))
     return ["after", *(f"ES {name}" for name in names), "retain prob.", "steps", "seconds"], rows
@@ -228,11 +221,7 @@ def sequence_rows(
 def print_sequence(header: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
     """Print a sequence; three requests fit into 80 columns."""
     table = Table(title="Sequence of requests", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for i, name in enumerate(header):
-        table.add_column(name.replace(" ", "\n", 1), justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    (console or Console()).print(table)
+    (console or Console()).print(_filled(table, [name.replace(" ", "\n", 1) for name in header], rows))
 
 
 def sequence_dict(stages: Sequence[SequenceStage], baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -240,5 +229,5 @@ def sequence_dict(stages: Sequence[SequenceStage], baselines: Mapping[str, Mappi
     return {
         "schema_version": 1,
         "baselines": {role: dict(point) for role, point in baselines.items()},
-        "stages": [stage.to_dict() for stage in stages],
+        "stages": [asdict(stage) for stage in stages],
     }

@@ -192,7 +192,7 @@ class _Comparison:
         if PartialState().is_main_process:
             result = evaluation_result({"tofu": outcome}, self.eval_args, job.model_args, str(job.folder))
             RunFolder(job.folder).save_results(result)
-            job.finish(run.to_dict())
+            job.finish(dataclasses.asdict(run))
 
 
 def write_comparison(folder: Path, runs: list[ComparedRun], baselines: dict[str, dict[str, float]]) -> None:

@@ -195,7 +195,7 @@ class _Sequence:
         point = self._point(self._loaders(str(job.folder))["unlearned"])
         stage = SequenceStage(request=job.name, settings=job.settings, steps=steps, seconds=seconds, **point)
         if PartialState().is_main_process:
-            job.finish(stage.to_dict())
+            job.finish(dataclasses.asdict(stage))
 
 
 def _link(job: Job) -> ChainLink:
