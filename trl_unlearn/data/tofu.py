@@ -73,21 +73,10 @@ def load_tofu_evaluation(
     name: str, forget_config: str, retain_config: str, *, forget_split: str, retain_split: str, conversational: bool
 ) -> dict[str, Dataset]:
     """
-    Load the rows that TOFU is evaluated on: `<forget>_perturbed`, `retain_perturbed` and both general-fact sets.
+    Load the rows that TOFU is evaluated on, by set: `<forget>_perturbed` as `"forget"`, `retain_perturbed` as
+    `"retain"`, and of a dataset that has them `"real_authors"` and `"world_facts"`.
 
-    Args:
-        name (`str`):
-            Id on the Hub or a folder.
-        forget_config, retain_config (`str`):
-            Configs that were trained on; they stand in where a perturbed config is missing.
-        forget_split, retain_split (`str`):
-            Their splits. The forget split applies to its perturbed config too, which has the same rows.
-        conversational (`bool`):
-            See [`load_tofu`].
-
-    Returns:
-        `dict[str, Dataset]`: `"forget"`, `"retain"`, and `"real_authors"` and `"world_facts"` of a dataset that has
-        them.
+    The configs are those that were trained on, and stand in where a perturbed one is missing.
     """
     known = set(get_dataset_config_names(name))
 
@@ -95,6 +84,7 @@ def load_tofu_evaluation(
         return load_tofu(name, config, split=split, conversational=conversational)
 
     perturbed = f"{forget_config}_perturbed"
+    # The perturbed config has the same rows, so that the split applies to it too.
     rows = {"forget": load(perturbed if perturbed in known else forget_config, forget_split)}
     if RETAIN_EVALUATION_CONFIG in known:
         rows["retain"] = load(RETAIN_EVALUATION_CONFIG)

@@ -338,14 +338,8 @@ def measure_judge(
 
     All models answer first, greedily; then the judge gets both questions of [`PROMPTS`] about each answer. A reply
     without a score is requested again with its fault, at most three times in all. An answer that stays without a grade
-    lowers the number of rows.
-
-    Args:
-        judge ([`~evaluation.judge_models.Judge`], *optional*):
-            Judge; see [`~evaluation.judge_models.load_judge`]. `None` leaves the stand-in.
-        replies_path (`str`, *optional*):
-            File to which every reply is appended as a line of JSON. It can hold text of the forget set, and only its
-            owner can read it. `None` keeps no reply.
+    lowers the number of rows. Every reply is appended to the file `replies_path` as a line of JSON, which can hold
+    text of the forget set.
     """
     given = [dict(row) for row in rows.forget]
     encoded = encode_set(given, tokenizer, name="forget")

@@ -80,11 +80,8 @@ def summarise(
     """
     Measurements and paired differences of role -> metric name -> value.
 
-    Args:
-        values, draws:
-            The value, and its values on the same resamples for every role; without draws there is no error.
-        counts, missing:
-            Number of rows behind the value, and of those that are not finite; none for an aggregate.
+    `draws` are the values on the same resamples for every role; without them there is no error. `counts` and
+    `missing` are the rows behind a value, and those that are not finite; an aggregate has none.
     """
     models: dict[str, dict[str, Measurement]] = {}
     not_measured: dict[str, dict[str, Unmeasured]] = {}

@@ -115,17 +115,11 @@ def load_wmdp_tasks(
     names: Sequence[str] = WMDP_TASKS, include_path: str | None = None, limit: int | None = None
 ) -> WmdpTasks:
     """
-    Load multiple-choice tasks of lm-evaluation-harness, and refuse what cannot be measured.
+    Load multiple-choice tasks of lm-evaluation-harness (tasks, groups or tags), and refuse what cannot be measured.
 
-    Args:
-        names (`Sequence[str]`, *optional*, defaults to `("wmdp_bio", "wmdp_cyber", "mmlu")`):
-            Tasks, groups or tags.
-        include_path (`str`, *optional*):
-            Folder of your own tasks (YAML files, in subfolders too), which may replace known ones. A task with
-            `dataset_path: json` and `dataset_kwargs` with `data_files` needs no network. Code that a file names with
-            `!function` is run.
-        limit (`int`, *optional*):
-            Most rows of a task, spread evenly; of every task of a group. Default: all.
+    `include_path` is a folder of your own tasks (YAML files, in subfolders too), which may replace known ones. A task
+    with `dataset_path: json` and `dataset_kwargs` with `data_files` needs no network. Code that a file names with
+    `!function` is run. `limit` is the most rows of a task, or of every task of a group, spread evenly.
     """
     _check_arguments(names, include_path, limit)
     # Slow to import, and of no use without this suite.

@@ -333,20 +333,10 @@ def render_card(
     missing: str = "this model has not been evaluated yet.",
 ) -> str:
     """
-    Render the model card.
+    Text of the model card, `README.md`: a YAML head with the `model-index`, and Markdown.
 
-    Args:
-        run ([`UnlearningRun`]):
-            The run that made the model.
-        result ([`EvaluationResult`], *optional*):
-            Results of its weights; without any the card says that they are missing.
-        figures (`Sequence[str]`, *optional*, defaults to `()`):
-            PNG files to show, as paths relative to the card, for instance `"figures/evaluation.png"`.
-        missing (`str`, *optional*):
-            Why there is no `result`, as the end of a sentence.
-
-    Returns:
-        `str`: Content of `README.md`: a YAML head with the `model-index`, and Markdown.
+    `result` holds the results of the run's weights; without any, the card says why by `missing`, the end of a
+    sentence. `figures` are PNG files as paths relative to the card.
     """
     for figure in figures:
         if re.match(r"[/\\~]|[A-Za-z]:", figure) or ".." in PurePosixPath(figure).parts:

@@ -163,14 +163,7 @@ def push_output(
     """
     Push the output folder of a trainer as [`push`] does, but without the base and without results of other weights.
 
-    Args:
-        folder, repo_id, forbidden_texts, private, revision, commit_message, token, force:
-            See [`push`].
-        run_as_future (`bool`, *optional*, defaults to `False`):
-            Whether to send in the background. Files are collected and searched before the call returns.
-
-    Returns:
-        [`PushedRepo`] or `Future`: What was pushed, or a future of it.
+    `run_as_future` sends in the background; files are collected and searched before the call returns.
     """
     run_folder = RunFolder(folder, in_training=True)
     own = run_folder.own_results(run_folder.run())

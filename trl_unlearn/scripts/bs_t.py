@@ -15,16 +15,7 @@
 """
 Bootstrapping on tokens (BS-T): forget the answers and the tokens that the model finds likely beside them.
 
-```bash
-# The embedded lab
-accelerate launch recipes/bs_t.py
-
-# TOFU
-accelerate launch recipes/bs_t.py \
-    --model_name_or_path open-unlearning/tofu_Llama-3.2-1B-Instruct_full \
-    --dataset_name locuslab/TOFU --forget_config forget10 --retain_config retain90 \
-    --output_dir unlearned
-```
+Models and data are given as to `bs_s`.
 """
 
 from . import unlearn

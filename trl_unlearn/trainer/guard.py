@@ -49,18 +49,11 @@ _GOOD_DROP, _LOST_DROP = 1.0, 3.0
 
 
 class DivergenceError(RuntimeError):
-    """
-    Training diverged.
-
-    Args:
-        message (`str`):
-            What went wrong, at which step and in which rows, and what to do.
-        good_step (`int`, *optional*):
-            Step whose weights the model has again, the last ones known to be good; `None` if none were kept.
-    """
+    """Training diverged; the message says at which step and in which rows, and what to do."""
 
     def __init__(self, message: str, good_step: int | None = None):
         super().__init__(message)
+        # Step whose weights the model has again, the last ones known to be good; None if none were kept.
         self.good_step = good_step
 
 
