@@ -61,20 +61,10 @@ _STAGE = 64
 _ONE_ROW_AT_A_TIME = frozenset({"rwkv"})
 # Fields of the generation config that have an argument or option of their own, or would undo the row-keyed sampling.
 RESERVED_GENERATION_KWARGS = frozenset(
-    {
-        "do_sample",
-        "eos_token_id",
-        "generation_config",
-        "logits_processor",
-        "max_length",
-        "max_new_tokens",
-        "num_beams",
-        "num_return_sequences",
-        "pad_token_id",
-        "temperature",
-        "top_k",
-        "top_p",
-    }
+    (
+        *("do_sample", "temperature", "top_k", "top_p", "num_beams", "num_return_sequences", "max_length"),
+        *("max_new_tokens", "eos_token_id", "pad_token_id", "generation_config", "logits_processor"),
+    )
 )
 
 

@@ -110,10 +110,7 @@ METRICS = tuple(
         ("privacy/spv_tpr_at_1_fpr", "SPV-MIA, TPR at 1 % FPR", "privacy"),
         ("privacy/privleak", "PrivLeak, %", "privacy"),
         *((f"robustness/leak_at_{k}", f"leak@{k}", "robustness") for k in LEAK_ATTEMPTS),
-        *(
-            (f"robustness/relearned_{steps}_steps", f"relearned, {steps} steps", "robustness")
-            for steps in RELEARNING_STEPS
-        ),
+        *((f"robustness/relearned_{n}_steps", f"relearned, {n} steps", "robustness") for n in RELEARNING_STEPS),
         ("robustness/relearning_area", "relearning, area above retrained", "robustness"),
         ("robustness/quantized_int8", "rounded to 8 bits", "robustness", True),
         ("robustness/quantized_int4", "rounded to 4 bits", "robustness", True),

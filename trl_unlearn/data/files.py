@@ -67,6 +67,16 @@ def load_rows(name: str, *, split: str = "train") -> Dataset:
         ) from error
 
 
+def load_config(name: str, config: str, *, split: str) -> Dataset:
+    """One config of a dataset; a `ValueError` names it if it cannot be loaded."""
+    try:
+        return load_dataset(name, config, split=split)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` could not be loaded with config `{config}` and split `{split}`: {error}"
+        ) from error
+
+
 def _boundary(text: str, offsets: list[tuple[int, int]], start: int, room: int) -> int:
     """Index of the token that the next chunk starts at: the last one that begins a word, if there is one."""
     end = start + room
@@ -171,14 +181,7 @@ def load_corpus(
     """
     # Refused before a corpus is downloaded.
     chunk_documents([], tokenizer, max_length=max_length)
-    try:
-        dataset = load_rows(name, split=split) if config is None else load_dataset(name, config, split=split)
-    except ValueError as error:
-        if config is None:
-            raise
-        raise ValueError(
-            f"`{name}` could not be loaded with config `{config}` and split `{split}`: {error}"
-        ) from error
+    dataset = load_rows(name, split=split) if config is None else load_config(name, config, split=split)
     where = f"`{name}`" + (f" (config `{config}`)" if config else "") + f", split `{split}`,"
     if column not in dataset.column_names:
         raise ValueError(

@@ -14,10 +14,11 @@
 
 """TOFU, and any dataset of its form: questions and answers to prompts and completions."""
 
-from datasets import Dataset, get_dataset_config_names, load_dataset
+from datasets import Dataset, get_dataset_config_names
 
 from ..encoding import map_rows
 from ..row_forms import TEMPLATE_COLUMNS
+from .files import load_config
 
 
 EVALUATION_COLUMNS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
@@ -44,12 +45,7 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
         [`~datasets.Dataset`]: `prompt` and `completion`, with `paraphrased_question`, `paraphrased_answer`,
         `perturbed_answer`, `tools` and `chat_template_kwargs` where the config has them.
     """
-    try:
-        dataset = load_dataset(name, config, split=split)
-    except ValueError as error:
-        raise ValueError(
-            f"`{name}` could not be loaded with config `{config}` and split `{split}`: {error}"
-        ) from error
+    dataset = load_config(name, config, split=split)
     if not {"question", "answer"} <= set(dataset.column_names):
         raise ValueError(
             f"`{name}` (config `{config}`) has the columns {dataset.column_names}, but a dataset of TOFU's form needs "

@@ -185,6 +185,4 @@ def load_holdout_rows(
 
 def spread(rows: Dataset, most: int | None) -> Dataset:
     """At most `most` rows, evenly spread over the set, in their order."""
-    if most is None or len(rows) <= most:
-        return rows
     return rows.select(spread_evenly(len(rows), most))

@@ -85,18 +85,10 @@ class Series:
         path = self.folder / folder
         flags = [part for option, value in options.items() for part in (f"--{option}", *_as_flags(value))]
         (data_args, *_, training_args, model_args), settings = self._parse(*flags, "--output_dir", str(path))
-        job = Job(
-            name=name,
-            label=label,
-            folder=path,
-            finished=path / self._finished,
-            data_args=data_args,
-            training_args=training_args,
-            model_args=model_args,
-            settings=settings,
-            earlier=list(self.jobs),
+        finished, earlier = path / self._finished, list(self.jobs)
+        self.jobs.append(
+            Job(name, label, path, finished, data_args, training_args, model_args, settings, earlier=earlier)
         )
-        self.jobs.append(job)
 
     def prepare(self) -> tuple[PreTrainedTokenizerBase, PretrainedConfig]:
         """Check all runs and models; returns tokenizer and config of the target."""
