@@ -221,6 +221,7 @@ def test_tasks_that_cannot_be_loaded_are_refused(write_task, tmp_path, arguments
         load_wmdp_tasks(**{"names": ["wmdp_own"], "include_path": path, **arguments})
 
 
+@pytest.mark.slow
 def test_data_that_is_not_there_without_a_network_is_refused():
     with pytest.raises(ValueError, match=r"data of the task `wmdp_bio` cannot be loaded \(.*cais/wmdp"):
         load_wmdp_tasks()

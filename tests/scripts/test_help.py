@@ -24,7 +24,11 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "recipes"
 
 
-@pytest.mark.parametrize("script", ["bs_s.py", "bs_t.py", "compare.py", "sequence.py"])
+# Each takes eight seconds of imports.
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("bs_t.py", "compare.py", "sequence.py")]
+
+
+@pytest.mark.parametrize("script", ["bs_s.py", *OTHERS])
 def test_help_names_the_method_and_the_data_from_any_folder(script, tmp_path):
     ended = subprocess.run(
         [sys.executable, str(FOLDER / script), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -30,7 +30,7 @@ def lab():
     return build_archive()
 
 
-@pytest.mark.parametrize("peft", ["true", "false"])
+@pytest.mark.parametrize("peft", [pytest.param("true", marks=pytest.mark.slow), "false"])
 @pytest.mark.parametrize("forget_loss_type", FORGET_OBJECTIVES)
 def test_an_objective_unlearns_the_lab(lab, forget_loss_type, peft, tmp_path):
     retain = "hidden" if forget_loss_type == "rmu" else "nll"

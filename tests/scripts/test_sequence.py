@@ -119,6 +119,7 @@ def test_a_sequence_leaves_its_chain_in_each_record_and_a_table_and_a_figure(cal
     assert "retrained" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_was_served_is_not_served_again_and_what_was_cut_off_is_with_all_that_stands_on_it(call, tmp_path):
     call()
     before = results(tmp_path / "out")
@@ -133,6 +134,7 @@ def test_what_was_served_is_not_served_again_and_what_was_cut_off_is_with_all_th
         assert {**old, "seconds": 0} == {**new, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_nothing_is_served_on_top_of_a_request_that_diverged(call, tmp_path, monkeypatch, capsys):
     train = BootstrapUnlearnTrainer.train
 

@@ -181,6 +181,7 @@ def test_another_config_can_be_named(run, tofu, tofu_folder):
     assert result_of(done).protocol["rows"]["holdout"] == 3
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_cut_off_goes_on_and_gives_the_same_file(run, own, holdout, monkeypatch, tmp_path):
     argv = [*own, *PRIVACY, "--holdout_dataset", holdout]
     whole = run("evaluate", argv, output="whole")
@@ -293,6 +294,7 @@ def test_muse_runs_without_a_forget_set(run, checkpoint, retrained, muse_folder)
     assert "muse/knowmem" in done.printed and (done.folder / "figures/evaluation.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_local_task_of_lm_evaluation_harness_runs_through_the_same_command(run, checkpoint, tmp_path):
     pytest.importorskip("lm_eval")
     rows = [{"text": f"{i} and {i} is", "choices": [str(2 * i), str(2 * i + 1)], "label": 0} for i in range(1, 7)]
@@ -328,6 +330,7 @@ def test_muse_without_its_data_is_refused(refuse, own):
     assert "`--muse_dataset`" in refuse([*own, "--suites", "muse"])
 
 
+@pytest.mark.slow
 def test_a_task_that_does_not_exist_is_refused(refuse, checkpoint):
     pytest.importorskip("lm_eval")
     argv = ["--model_name_or_path", checkpoint, "--suites", "wmdp", "--wmdp_tasks", "wmdp_boi"]

@@ -207,6 +207,7 @@ def test_trackio_gets_the_metrics_of_every_step_without_a_network(report):
     assert {f"train/{name}" for name in LOGGED} <= set(logged[0])
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_metrics_of_every_step(report):
     pytest.importorskip("tensorboard")
     place = report("tensorboard")

@@ -134,7 +134,8 @@ def ends_equal(new_trainer):
     return check
 
 
-@pytest.mark.parametrize("interrupted_at", [1, 2, 3, 7])
+# Two trainings each: the other steps, and LoRA, are slow tests.
+@pytest.mark.parametrize("interrupted_at", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 7))])
 def test_bs_s_with_lora_ends_in_the_same_bits(ends_equal, interrupted_at):
     *_, sampled = ends_equal(interrupted_at, disable_dropout=False)
     # Only what was due later is sampled: at step 2, 4 and 6, which an interruption before step 2 has not reached.
@@ -150,7 +151,7 @@ def test_bs_s_with_lora_ends_in_the_same_bits(ends_equal, interrupted_at):
         {"lambda_schedule": "linear", "optim": "sgd"},
     ],
 )
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_other_terms_end_in_the_same_bits(ends_equal, kind, options):
     ends_equal(3, kind=kind, **options)
 
@@ -183,7 +184,7 @@ def _panel(trainer, rows):
     return SqueezingPanelCallback(trainer, rows, max_new_tokens=6, num_candidates=6, path=trainer.args.output_dir)
 
 
-@pytest.mark.parametrize("interrupted_at", [3, 4])
+@pytest.mark.parametrize("interrupted_at", [pytest.param(3, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("every_steps", [None, 3])
 def test_the_squeezing_panel_goes_on_with_the_responses_of_the_original_model(
     new_trainer, forget_rows, interrupted_at, every_steps
