@@ -39,7 +39,3 @@ from .exits import interruptible
 def main(argv: list[str] | None = None, prog: str = "bs_s.py") -> None:
     with interruptible(prog):
         unlearn.main(prog, __doc__, "archive/bs_s.yaml", argv=argv)
-
-
-if __name__ == "__main__":
-    main()

@@ -27,7 +27,3 @@ def main(argv: list[str] | None = None, prog: str = "bs_t.py") -> None:
     with interruptible(prog):
         # Token beliefs only, also where options replace the recipe.
         unlearn.main(prog, __doc__, "archive/bs_t.yaml", defaults={"lambda_bss": 0.0}, argv=argv)
-
-
-if __name__ == "__main__":
-    main()

@@ -212,7 +212,3 @@ def write_comparison(folder: Path, runs: list[ComparedRun], baselines: dict[str,
     histories = {name: first[name] for name in curves}
     draw(folder / "figures/squeezing.png", partial(plot_squeezing_comparison, histories))
     print(f"Table, numbers and figures: {folder}")
-
-
-if __name__ == "__main__":
-    main()

@@ -421,7 +421,3 @@ SUITES: dict[str, Callable[[SuiteInputs], SuiteOutcome]] = {
     "wmdp": _suite(measure_wmdp, "wmdp"),
     "judge": _judge,
 }
-
-
-if __name__ == "__main__":
-    main()

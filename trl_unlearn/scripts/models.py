@@ -125,12 +125,7 @@ def evaluation_loaders(
     unlearned: str | None,
     trust_remote_code: bool = False,
 ) -> dict[str, Callable[[], PreTrainedModel] | None]:
-    """
-    Role (`target`, `unlearned`, `retrained`) -> function that loads the model as saved, or None.
-
-    The target, and with it the base of an unlearned adapter, is quantised as the arguments say. Other whole models are
-    loaded as they are.
-    """
+    """Role -> function that loads the model, or None; the target, and so an adapter's base, quantised as asked."""
     device = PartialState().device
     kwargs = {
         "dtype": model_args.dtype,

@@ -227,7 +227,3 @@ def _lines(repo: PushedRepo) -> list[str]:
 def _bytes(size: int) -> str:
     power = min((len(str(size)) - 1) // 3, 3)
     return f"{size / 1000**power:.{min(power, 1)}f} {('B', 'kB', 'MB', 'GB')[power]}"
-
-
-if __name__ == "__main__":
-    main()

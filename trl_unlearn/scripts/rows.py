@@ -31,12 +31,7 @@ from .arguments import DataArguments
 def load_training_rows(
     data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> tuple[Dataset, Dataset | None]:
-    """
-    Forget set, and retain set if one is named.
-
-    With a chat template in `tokenizer`, questions and answers become turns of a conversation. `max_length` is the
-    length of chunks in tokens for configs of raw text, such as MUSE's `raw`.
-    """
+    """Forget set, and retain set if one is named; raw text (MUSE's `raw`) in chunks of `max_length` tokens."""
     args = data_args
     _refuse_retain_alone(args)
     if args.forget_dataset is not None:
@@ -111,11 +106,7 @@ def load_evaluation_rows(
     config: PretrainedConfig,
     trained: Any,
 ) -> EvaluationRows:
-    """
-    Rows to evaluate on, at most `max_rows` of each set, spread evenly; refused now, not after the training.
-
-    `trained` (arguments of the training or of the suites) decides how rows become tokens.
-    """
+    """Rows to evaluate on, made tokens as `trained` says, and refused now, not after the training."""
     args = data_args
     _refuse_retain_alone(args)
     if args.dataset_name is None or args.forget_config is None:
@@ -156,12 +147,7 @@ def load_holdout_rows(
     dataset: str | None,
     trained: Any,
 ) -> Dataset:
-    """
-    Rows that no model was trained on, for membership attacks; at most `max_rows`, spread evenly.
-
-    They come from the file `dataset`, or from a config of `dataset_name`: by default `holdout10` for `forget10`, or
-    `holdout_perturbed`, if there is one.
-    """
+    """Rows that no model was trained on: a file, or a config, by default `holdout10` or `holdout_perturbed`."""
     if dataset is not None:
         rows = _load_set("holdout", dataset, "train", load_rows)
     else:

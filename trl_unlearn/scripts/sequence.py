@@ -213,7 +213,3 @@ def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[st
     attempted("The table", lambda: print_sequence(header, rows))
     draw(folder / "figures/sequence.png", partial(plot_sequence, record["stages"], baselines))
     print(f"A folder a request, table, numbers and figure: {folder}")
-
-
-if __name__ == "__main__":
-    main()
