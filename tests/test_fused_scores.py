@@ -54,8 +54,12 @@ def dense_scores(hidden, head, labels, terms, reference=None):
     found["others"] = (z.detach().scatter(-1, y, float("-inf")).softmax(-1) * logps).sum(-1)
     if reference is not None:
         shift = terms.reference_shift * torch.nn.functional.one_hot(labels, z.size(-1))
-        log_t = (logits(*reference) - shift).log_softmax(-1)
+        z_t, swaps = logits(*reference[:2]).clone(), reference[2]
+        for i, (first, second) in enumerate(swaps[:, 0].tolist()):
+            z_t[i, [first, second]] = z_t[i, [second, first]]
+        log_t = (z_t - shift).log_softmax(-1)
         found["kl"] = (log_t.exp() * (log_t - logps)).sum(-1)
+        found["reference_logps"] = log_t.gather(-1, y)[:, 0]
         found["reference_entropy"] = -(log_t.exp() * log_t).sum(-1)
     return found
 
@@ -71,12 +75,18 @@ def random_case(dtype=torch.float64, bias=False, scale=1.0, softcap=None, traina
     if trainable:
         leaves += [x.requires_grad_() for x in (head.weight, head.bias) if x is not None]
     labels = torch.randint(VOCAB, (NUM_LABELS,), generator=generator)
-    reference = (normal(NUM_LABELS, HIDDEN), LogitHead(normal(VOCAB, HIDDEN), None, scale, softcap))
+    # Each label changes places with another token; the same pair twice is as one.
+    swaps = torch.stack([labels, (labels + 1 + torch.arange(NUM_LABELS) % 3) % VOCAB], -1)[:, None].expand(-1, 2, -1)
+    reference = (normal(NUM_LABELS, HIDDEN), LogitHead(normal(VOCAB, HIDDEN), None, scale, softcap), swaps)
     return leaves, head, labels, reference
 
 
 def fused_scores(hidden, head, labels, terms, reference=None):
-    given = None if reference is None else LabelStates(reference[0], labels, [NUM_LABELS], reference[1])
+    given = (
+        None
+        if reference is None
+        else LabelStates(reference[0], labels, [NUM_LABELS], reference[1], swaps=reference[2])
+    )
     found = token_scores(LabelStates(hidden, labels, [NUM_LABELS], head), terms, given)
     return {name: value[0] for name, value in vars(found).items() if value is not None and name != "mask"}
 

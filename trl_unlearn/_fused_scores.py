@@ -17,7 +17,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,19 @@ class LogitHead:
     scale: float = 1.0
     # c (Gemma).
     softcap: float | None = None
+
+
+class Reference(NamedTuple):
+    """
+    Another model's hidden states `[labels, hidden size]` where the same labels are predicted, and its head.
+
+    `swaps` `[labels, pairs, 2]` are tokens whose logits change places; a pair of a token with itself is padding, and
+    no other token is in two pairs of a label.
+    """
+
+    hidden: Tensor
+    head: LogitHead
+    swaps: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -130,9 +143,16 @@ def _tile_rows(hidden: Tensor, vocab_size: int) -> int:
     return max(1, min(budget // vocab_size, hidden.size(0)))
 
 
-def _softmax_of_reference(tiles: _Tiles, hidden: Tensor, labels: Tensor, shift: float) -> tuple[Tensor, Tensor]:
-    """Log-softmax of the reference, and its softmax in a buffer of its own."""
-    z = tiles.logits(hidden)
+def _reference_part(reference: Reference, part: slice) -> Reference:
+    swaps = None if reference.swaps is None else reference.swaps[part]
+    return reference._replace(hidden=reference.hidden[part], swaps=swaps)
+
+
+def _softmax_of_reference(tiles: _Tiles, reference: Reference, labels: Tensor, shift: float) -> tuple[Tensor, Tensor]:
+    """Log-softmax of the reference on the tokens of a tile, and its softmax in a buffer of its own."""
+    z = tiles.logits(reference.hidden)
+    if reference.swaps is not None:
+        z.scatter_(-1, reference.swaps.flatten(1), z.gather(-1, reference.swaps.flip(-1).flatten(1)))
     if shift:
         z.scatter_add_(-1, labels, torch.full_like(labels, -shift, dtype=z.dtype))
     log_t = z.sub_(z.logsumexp(-1, keepdim=True))
@@ -148,11 +168,11 @@ class FusedScores(torch.autograd.Function):
     forward, and the backward only weighs them. With a trainable head the backward computes each tile again.
 
     Takes hidden states `[labels, hidden size]`, weight and bias of the head (for their gradients), the head, label
-    tokens `[labels]`, hidden states and head of the reference (or None), [`ScoreTerms`] and the dtype of the products;
-    sums are in float32, or float64 if this is. Returns tensors `[labels]`, None where not computed: log pi_y;
-    \\(\sum_v q_v \log \pi_v\\) on H_k; the same with q = pi without the label; KL(t || pi) of the (shifted) reference
-    t; then without gradient the entropy of pi, the entropy of t, whether the label is the most likely token, and the
-    variance of log pi under pi.
+    tokens `[labels]`, the [`Reference`] (or None), [`ScoreTerms`] and the dtype of the products; sums are in float32,
+    or float64 if this is. Returns tensors `[labels]`, None where not computed: log pi_y; \\(\sum_v q_v \log \pi_v\\)
+    on H_k; the same with q = pi without the label; KL(t || pi) of the (shifted) reference t; then without gradient
+    the entropy of pi, log t_y, the entropy of t, whether the label is the most likely token, and the variance of log
+    pi under pi.
     """
 
     @staticmethod
@@ -162,14 +182,14 @@ class FusedScores(torch.autograd.Function):
         tiles = _Tiles(head, hidden, dtype, rows)
         reference_tiles = None
         if reference is not None:
-            reference_tiles = _Tiles(reference[1], hidden, dtype, rows)
+            reference_tiles = _Tiles(reference.head, hidden, dtype, rows)
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         keeps_gradients = ctx.needs_input_grad[0] and not trains_head
         tile_scores: list[dict[str, Tensor]] = []
         exponentials = torch.empty_like(tiles._logits)
         for part, part_labels in zip(hidden.split(rows), labels[:, None].split(rows), strict=True):
             start = sum(len(scores["logps"]) for scores in tile_scores)
-            given = None if reference is None else reference[0][start : start + rows]
+            given = None if reference is None else _reference_part(reference, slice(start, start + rows))
             buffer = exponentials[: part.size(0)]
             tile_scores.append(
                 _score_tile(tiles, part, part_labels, buffer, (reference_tiles, given), terms, keeps_gradients)
@@ -200,7 +220,7 @@ class FusedScores(torch.autograd.Function):
 
 
 _DIFFERENTIABLE = ("logps", "beliefs", "others", "kl")
-_READ_ONLY = ("entropy", "reference_entropy", "is_top1", "log_variance")
+_READ_ONLY = ("entropy", "reference_logps", "reference_entropy", "is_top1", "log_variance")
 
 
 def _score_tile(
@@ -208,7 +228,7 @@ def _score_tile(
     hidden: Tensor,
     labels: Tensor,
     buffer: Tensor,
-    reference: tuple[_Tiles | None, Tensor | None],
+    reference: tuple[_Tiles | None, Reference | None],
     terms: ScoreTerms,
     keeps_gradients: bool,
 ) -> dict[str, Tensor]:
@@ -264,6 +284,7 @@ def _score_tile(
     # KL(t || pi) = sum_v t_v (log t_v - log pi_v), with log pi_v = z_v - top - log_total.
     if reference[0] is not None:
         log_t, t = _softmax_of_reference(*reference, labels, terms.reference_shift)
+        scores["reference_logps"] = log_t.gather(-1, labels)[:, 0]
         scores["reference_entropy"] = -torch.bmm(t[:, None], log_t[:, :, None])[:, 0, 0]
         log_ratio = log_t.sub_(z).add_(top + log_total)
         scores["kl"] = torch.bmm(t[:, None], log_ratio[:, :, None])[:, 0, 0]
@@ -312,12 +333,12 @@ def _directions(
 def _backward_with_head(ctx: Any, upstream: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     """Gradients of the hidden states, the weight and the bias, from tiles that are computed again."""
     hidden, weight, bias, labels, log_z, candidates, q = ctx.saved_tensors
-    reference = () if ctx.reference is None else (ctx.reference[1].weight, ctx.reference[1].bias)
+    reference = () if ctx.reference is None else (ctx.reference.head.weight, ctx.reference.head.bias)
     with gathered(weight, bias, *reference):
         head = LogitHead(weight.detach(), None if bias is None else bias.detach(), ctx.head.scale, ctx.head.softcap)
         rows = _tile_rows(hidden, weight.size(0))
         tiles = _Tiles(head, hidden, ctx.dtype, rows)
-        reference_tiles = None if ctx.reference is None else _Tiles(ctx.reference[1], hidden, ctx.dtype, rows)
+        reference_tiles = None if ctx.reference is None else _Tiles(ctx.reference.head, hidden, ctx.dtype, rows)
         zeros = torch.zeros_like(log_z)
         g_y, g_beliefs, g_others, g_kl = (zeros if g is None else g for g in upstream)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -339,8 +360,8 @@ def _backward_with_head(ctx: Any, upstream: tuple[Tensor | None, ...]) -> tuple[
             if candidates is not None:
                 p.scatter_add_(-1, candidates[part], g[1] * q[part])
             if reference_tiles is not None:
-                shift = ctx.terms.reference_shift
-                p.sub_(_softmax_of_reference(reference_tiles, ctx.reference[0][part], y, shift)[1].mul_(g[3]))
+                given, shift = _reference_part(ctx.reference, part), ctx.terms.reference_shift
+                p.sub_(_softmax_of_reference(reference_tiles, given, y, shift)[1].mul_(g[3]))
             if slope is not None:
                 p.mul_(slope)
             if head.scale != 1.0:

@@ -43,6 +43,8 @@ class LabelStates:
     head: LogitHead
     # Hidden states after an inner layer at the same positions.
     inner: Tensor | None = None
+    # Of a reference: pairs of tokens whose logits change places, [labels, pairs, 2].
+    swaps: Tensor | None = None
 
     def rows(self, indices: Sequence[int]) -> "LabelStates":
         """The states of some rows of the batch, in the order of the indices."""
@@ -59,6 +61,7 @@ class LabelStates:
             lengths=[self.lengths[i] for i in indices],
             head=self.head,
             inner=None if self.inner is None else chosen(self.inner),
+            swaps=None if self.swaps is None else chosen(self.swaps),
         )
 
 
@@ -123,6 +126,11 @@ def _logit_head(model: nn.Module, module: nn.Module) -> LogitHead:
         weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
     scale, softcap = _logit_transform(model.config.get_text_config())
     return LogitHead(weight, bias, scale, softcap)
+
+
+def logit_head(model: nn.Module) -> LogitHead:
+    """The head of a model that is not wrapped, as it is."""
+    return _logit_head(model, _head_module(model))
 
 
 def _check_probe(model: nn.Module, head: LogitHead, logits: Tensor) -> None:

@@ -26,7 +26,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ._fused_scores import FusedScores, ScoreTerms, gathered
+from ._fused_scores import FusedScores, Reference, ScoreTerms, gathered
 from .encoding import pad_rows
 from .label_states import LabelStates, label_states
 
@@ -63,6 +63,8 @@ class TokenScores:
     kl: Tensor | None = None
     # From here on without gradient.
     entropy: Tensor | None = None
+    # log t_y and entropy of the reference t.
+    reference_logps: Tensor | None = None
     reference_entropy: Tensor | None = None
     # Whether the label is the most likely token.
     is_top1: Tensor | None = None
@@ -76,13 +78,16 @@ def _flat_scores(states: LabelStates, terms: ScoreTerms, reference: LabelStates 
     # Autocast chooses the dtype of the products here, and would round the sums in float32 inside.
     kind = states.hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.hidden.dtype
-    given = None if reference is None else (reference.hidden.detach(), reference.head)
-    parameters = [p for head in (states.head, given and given[1]) if head for p in (head.weight, head.bias)]
+    given = None if reference is None else Reference(reference.hidden.detach(), reference.head, reference.swaps)
+    parameters = [p for head in (states.head, given and given.head) if head for p in (head.weight, head.bias)]
     with torch.autocast(kind, enabled=False), gathered(*parameters):
         values = FusedScores.apply(
             states.hidden, states.head.weight, states.head.bias, states.head, states.labels, given, terms, dtype
         )
-    names = ("logps", "beliefs", "others", "kl", "entropy", "reference_entropy", "is_top1", "log_variance")
+    names = (
+        *("logps", "beliefs", "others", "kl"),
+        *("entropy", "reference_logps", "reference_entropy", "is_top1", "log_variance"),
+    )
     scores = dict(zip(names, values, strict=True)) | {"inner": states.inner}
     return {name: value for name, value in scores.items() if value is not None}
 

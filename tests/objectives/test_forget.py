@@ -213,6 +213,29 @@ def test_undial_is_the_cross_entropy_with_the_reference_whose_label_was_lowered(
     torch.testing.assert_close(pi.grad, torch.tensor([[0.3, -0.3]], dtype=torch.float64), atol=1e-12, rtol=0)
 
 
+def test_ignorance_matches_a_hand_worked_value():
+    kl = torch.tensor([[0.5, 0.1, 9.0], [0.2, 0.0, 0.4]], dtype=torch.float64)
+    twin = torch.tensor([[-3.0, -0.1, 0.0], [-2.0, -9.0, -6.5]], dtype=torch.float64)
+    # Row 1: 0.5 + 2 * (-1 + 3 + 1.5) and 0.1 + 2 * max(0, -3 + 0.1), without a margin where the twin is sure.
+    # Row 2: 0.2 + 2 * (0 + 1.5), 0 + 2 * (5 + 1.5) and 0.4 + 2 * (0.5 + 1.5).
+    loss = forget.ignorance(LOGPS, kl, twin, MASK, penalty=2.0, margin=1.5)
+    torch.testing.assert_close(loss, torch.tensor([7.6 / 2, 20.6 / 3], dtype=torch.float64))
+
+
+def test_ignorance_of_a_model_that_is_its_twin_is_zero_without_a_margin():
+    zeros = torch.zeros_like(LOGPS)
+    assert torch.equal(forget.ignorance(LOGPS, zeros, LOGPS, MASK, margin=0.0), torch.zeros(2, dtype=torch.float64))
+
+
+def test_ignorance_leaves_a_row_alone_that_the_twin_cannot_teach():
+    logps, kl = LOGPS.clone().requires_grad_(True), LOGPS.abs().requires_grad_(True)
+    taught = torch.tensor([[False] * 3, [True] * 3])
+    loss = forget.ignorance(logps, kl, LOGPS - 1, taught)
+    assert loss[0] == 0 and loss[1] > 0
+    loss.sum().backward()
+    assert not logps.grad[0].any() and not kl.grad[0].any() and logps.grad[1].all()
+
+
 def test_ceu_is_the_cross_entropy_with_pi_without_the_label():
     # pi (0.5, 0.3, 0.2) and label 0: q = (0, 0.6, 0.4), and the gradient of a cross-entropy is pi - q.
     logits = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64).log().requires_grad_(True)
@@ -233,6 +256,7 @@ def test_ceu_is_the_cross_entropy_with_pi_without_the_label():
         lambda x: forget.satimp(x, MASK),
         lambda x: forget.dpo(x, LOGPS - 0.3, MASK, x, LOGPS, MASK),
         lambda x: forget.undial(x, x.detach(), MASK),
+        lambda x: forget.ignorance(x, -x, LOGPS - 1, MASK),
         lambda x: forget.ceu(x, MASK),
     ],
 )
@@ -352,6 +376,7 @@ def test_bs_s_shares_its_weight_among_the_beliefs_of_a_row():
         lambda: forget.dpo(LOGPS, LOGPS[:1], MASK, LOGPS, LOGPS, MASK),
         lambda: forget.dpo(LOGPS, LOGPS, MASK, LOGPS, LOGPS[:, :2], MASK),
         lambda: forget.undial(LOGPS, LOGPS[:1], MASK),
+        lambda: forget.ignorance(LOGPS, LOGPS, LOGPS[:1], MASK),
         lambda: forget.ceu(LOGPS, MASK[:1]),
     ],
 )
@@ -374,6 +399,7 @@ def test_an_unknown_reduction_is_refused():
         lambda x: forget.simnpo(x, MASK, beta=0.7, gamma=0.2),
         lambda x: forget.dpo(x, LOGPS - 0.5, MASK, 2 * x[:, :2], LOGPS[:, :2], MASK[:, :2], beta=0.3),
         lambda x: forget.undial(x, LOGPS.abs(), MASK),
+        lambda x: forget.ignorance(x, x.square(), LOGPS - 0.3, MASK),
         lambda x: forget.ceu(x, MASK, "sum"),
     ],
 )

@@ -35,6 +35,12 @@ RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
         ({"lambda_bss": -0.1}, r"`lambda_bss` must be in \[0, 1\], got -0.1"),
         ({"num_beliefs": 0}, "`num_beliefs` is 0 while `lambda_bss` is 0.5"),
         ({"num_beliefs": 4, "num_belief_candidates": 2}, r"`num_belief_candidates` \(2\) must not be below"),
+        ({"ignorant_epochs": -1}, "`ignorant_epochs` must not be negative, got -1"),
+        ({"forget_subjects": ["Ada"]}, "`forget_subjects` would be ignored: only `forget_loss_type='ignorance'`"),
+        (
+            {"forget_loss_type": "ignorance", "forget_subjects": ["Ada"], "ignorant_model_name_or_path": "org/base"},
+            "`forget_subjects` are names to replace where the model is asked about somebody else",
+        ),
         ({"belief_top_k": 0}, "`belief_top_k` must be at least 1, got 0"),
         ({"belief_temperature": 0}, "`belief_temperature` must be above 0"),
         ({"temperature": 0.0}, "`temperature` must be above 0"),

@@ -248,16 +248,18 @@ def test_gradients_are_finite_where_probabilities_vanish_and_rows_are_long(name,
     scale, unlikely = (6.0, -75) if name == "ceu" else (30.0, -200)
     states = extreme_states(tokens, scale, trains_head, dtype)
     objective = FORGET_OBJECTIVES[name]
-    given = extreme_states(tokens, 3.0, False, dtype) if objective.needs_states else None
+    compared = objective.needs_states or objective.needs_twin
+    given = extreme_states(tokens, 3.0, False, dtype) if compared else None
     with torch.autocast("cpu", torch.bfloat16):
         scores = token_scores(states, objective.terms(args), given)
         assert scores.logps.min() < unlikely
         assert scores.logps.max() > -1e-3
         old = torch.zeros_like(scores.logps)
         chosen = ForgetScores(scores.logps.detach() - 300, scores.mask, reference_logps=old)
-        loss = objective.loss(
-            ForgetScores(**vars(scores), reference_logps=old, chosen=chosen), args, TermWeights(args).now
-        )
+        answers = ForgetScores(**vars(scores), chosen=chosen, taught=scores.mask)
+        if objective.needs_logps:
+            answers.reference_logps = old
+        loss = objective.loss(answers, args, TermWeights(args).now)
     assert loss.dtype == torch.float32 and loss.isfinite().all()
     loss.sum().backward()
     assert states.hidden.grad.isfinite().all()

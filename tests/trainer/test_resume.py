@@ -149,6 +149,7 @@ def test_bs_s_with_lora_ends_in_the_same_bits(ends_equal, interrupted_at):
         {"forget_loss_type": "bs_t", "retain_loss_type": "kl", "belief_refresh_epochs": 0.0},
         {"lambda_schedule": "adaptive", "retain_max_drop": 0.05},
         {"lambda_schedule": "linear", "optim": "sgd"},
+        {"forget_loss_type": "ignorance", "ignorant_refresh_epochs": 1.0},
     ],
 )
 @pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.slow)])

@@ -14,6 +14,8 @@
 
 """Losses of rows that must go: pure functions of per-token scores, one loss a row. Shapes that differ are refused."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -318,3 +320,44 @@ def bs_s_weights(lambda_bss: float, num_beliefs: int) -> tuple[float, float]:
     Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), Eq. 7.
     """
     return 1 - lambda_bss, (lambda_bss / num_beliefs if lambda_bss else 0.0)
+
+
+def ignorance(
+    logps: Tensor,
+    kl: Tensor,
+    twin_logps: Tensor,
+    mask: Tensor,
+    penalty: float = 0.5,
+    margin: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""
+    Distillation of an ignorant twin t, a model that never knew:
+    \(KL(t || \pi) + \mu \max(0, \log \pi_y - \log t_y + m [t_y < 1/2])\) per token.
+
+    The divergence makes the model say what the twin says. A token that the answer alone decides (t_y < 1/2) is
+    pushed down until it is the margin below the twin's probability, however small its share of the divergence is.
+
+    Args:
+        logps, mask, reduction:
+            See [`ga`]; tokens without a twin's distribution are `False` in `mask`. A row of only these has loss 0.
+        kl (`torch.Tensor`):
+            KL(t || pi) at each label token, of the shape of `logps`.
+        twin_logps (`torch.Tensor`):
+            log t_y, of the same shape.
+        penalty (`float`, *optional*, defaults to `0.5`):
+            mu, the weight of the second term.
+        margin (`float`, *optional*, defaults to `0.0`):
+            m, in nats.
+
+    Returns:
+        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`; not negative.
+
+    Source: the divergence is that of Revisiting Who's Harry Potter (https://huggingface.co/papers/2407.16997); the
+    bound is ours.
+    """
+    _check_shapes(logps=logps, kl=kl, twin_logps=twin_logps, mask=mask)
+    above = F.relu(logps - twin_logps + margin * (twin_logps < math.log(0.5)))
+    return torch.where(
+        mask.any(-1), reduce_tokens(kl + penalty * above, mask | ~mask.any(-1, keepdim=True), reduction), 0.0
+    )

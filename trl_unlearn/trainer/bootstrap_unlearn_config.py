@@ -22,6 +22,7 @@ import torch
 from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import SFTConfig
 
+from ..beliefs import BeliefSampling
 from ..row_forms import configured_template_kwargs
 from .forget_objectives import FORGET_OBJECTIVES
 from .options import refuse_options
@@ -56,7 +57,8 @@ class BootstrapUnlearnConfig(SFTConfig):
             What is minimised on the forget set: `"bs_t"` (bootstrapping on tokens), `"ga"` (gradient ascent), `"npo"`
             (negative preference optimisation), `"simnpo"` (without a reference), `"wga"`, `"tnpo"`, `"satimp"` (token
             weights), `"dpo"` (prefers "I don't know" answers), `"undial"` (self-distillation with a lowered label),
-            `"ceu"` (cross-entropy without the label) or `"rmu"` (hidden states to a random direction).
+            `"ceu"` (cross-entropy without the label), `"rmu"` (hidden states to a random direction) or `"ignorance"`
+            (distils a model that never knew, see `ignorant_model_name_or_path`).
         forget_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the forget term.
         forget_floor (`float`, *optional*):
@@ -94,6 +96,25 @@ class BootstrapUnlearnConfig(SFTConfig):
             - `"rmu"`: `coefficient` (2), length of the vector that hidden states are pushed to; `layer` (a third of
               the depth) whose hidden states it and the retain loss `"hidden"` act on; `parameters`, a regular
               expression of the names of the parameters that train (those of `layer` and of the two layers before it).
+            - `"ignorance"`: `penalty` (0.5) and `margin` (0, in nats) of an answer's tokens, see
+              [`~trl_unlearn.objectives.forget.ignorance`].
+
+        > Parameters that control the ignorant twin
+
+        ignorant_model_name_or_path (`str`, *optional*):
+            A model that never knew the forget set, with the target's tokenizer: the base that the target was tuned
+            from. If not set, the target itself is asked about somebody else: names in the forget rows are replaced by
+            mixed names of the retain rows.
+        ignorant_refresh_epochs (`float`, *optional*, defaults to `2.0`):
+            Epochs after which the model in training is asked anew under other names. A target that has memorised an
+            answer as a whole gives it under any name at first, and less so as it forgets. 0 asks once.
+        ignorant_retain_rows (`int`, *optional*, defaults to `80`):
+            Retain rows that give `ignorant_model_name_or_path` the form of the answers, by LoRA, before training. 0
+            for a model that has it.
+        ignorant_epochs (`int`, *optional*, defaults to `6`):
+            Passes over these rows.
+        forget_subjects (`list[str]`, *optional*):
+            Names that the forget rows are about. If not set, the capitalised words that most prompts have.
 
         > Parameters that control token beliefs (BS-T)
 
@@ -211,7 +232,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     forget_loss_type: str = _option(
         "bs_t",
         "Objective on the forget set: 'bs_t' (bootstrapping on tokens), 'ga' (gradient ascent), 'npo', 'simnpo', "
-        "'wga', 'tnpo', 'satimp', 'dpo', 'undial', 'ceu' or 'rmu'.",
+        "'wga', 'tnpo', 'satimp', 'dpo', 'undial', 'ceu', 'rmu' or 'ignorance' (distils a model that never knew).",
     )
     forget_weight: float = _option(1.0, "Weight of the forget term.")
     forget_floor: float | None = _option(
@@ -244,9 +265,25 @@ class BootstrapUnlearnConfig(SFTConfig):
         None,
         "Parameters of single objectives: `gamma` of 'simnpo' (0), `beta1` and `beta2` of 'satimp' (5 and 1), "
         "`strength` of 'undial' (10), `coefficient` (2), `layer` (a third of the depth) and `parameters` (a regular "
-        "expression; the layer and the two before it) of 'rmu'. JSON on the command line: '{\"coefficient\": 5}'.",
+        "expression; the layer and the two before it) of 'rmu', `penalty` (0.5) and `margin` (0) of 'ignorance'. JSON "
+        "on the command line: '{\"coefficient\": 5}'.",
     )
     token_reduction: str = _option("mean", "'mean' or 'sum' over the label tokens of a row. NPO and DPO always sum.")
+
+    # Parameters that control the ignorant twin
+    ignorant_model_name_or_path: str | None = _option(
+        None,
+        "A model that never knew the forget set, such as the target's base, for 'ignorance'. If not set: the target "
+        "itself, asked about somebody else.",
+    )
+    ignorant_refresh_epochs: float = _option(
+        2.0, "Epochs after which the model is asked anew about somebody else. 0 asks once, before training."
+    )
+    ignorant_retain_rows: int = _option(80, "Retain rows that `ignorant_model_name_or_path` is tuned on before.")
+    ignorant_epochs: int = _option(6, "Passes over these rows.")
+    forget_subjects: list[str] | None = _option(
+        None, "Names that the forget rows are about. If not set: the capitalised words that most prompts have."
+    )
 
     # Parameters that control token beliefs
     lambda_bst: float = _option(0.2, "Weight of the token beliefs (BS-T), in [0, 1].")
@@ -327,6 +364,20 @@ class BootstrapUnlearnConfig(SFTConfig):
     def _refuse(self) -> None:
         self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
         refuse_options(self)
+
+    def belief_sampling(self, num_beliefs: int | None = None) -> BeliefSampling:
+        """How beliefs are drawn; with a number, as many are drawn and kept."""
+        return BeliefSampling(
+            num_beliefs=num_beliefs or self.num_beliefs,
+            num_candidates=num_beliefs or self.num_belief_candidates,
+            max_completion_length=self.max_completion_length,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            generation_kwargs=self.generation_kwargs,
+            batch_size=self.belief_batch_size,
+            seed=self.seed,
+        )
 
     def realised(self, trains_adapter: bool) -> "BootstrapUnlearnConfig":
         """

@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from ..beliefs import BeliefSampling, BeliefStore
+from ..beliefs import BeliefStore
 from ..encoding import ENCODED_COLUMNS, padded_width
 from ..generation import eos_token_ids, position_limit, whole_model
 from ..label_states import LabelStates, check_head
@@ -42,6 +42,7 @@ from .checkpointing import ResumeError
 from .checks import refuse_input, refuse_rows, refuse_sharding, refuse_top_k, warn_of_overlap, warn_of_short_texts
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores, resolve_layer, train_around_layer
 from .guard import FOLLOWED_ROWS, DivergenceError, DivergenceGuard
+from .ignorance import new_twin
 from .inputs import encoded_set, refuse_arguments, take_prepared, unlearn_config, usable_retain_rows, with_refusals
 from .logs import RowMetrics, StepMeter, print_beliefs, show_logps
 from .publishing import PublishingTrainer
@@ -218,6 +219,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def _prepare_model(self) -> None:
         """Keep the reference, find the inner layer and what trains around it, and turn dropout off."""
         args, self.ref_model = self.args, None
+        self._is_sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self._objective.needs_reference or args.compares_retain:
             self.ref_model = keep_reference(self.model, self.accelerator, has_adapter=self._continues_adapter)
         parameters, self._layer = args.forget_loss_kwargs or {}, None
@@ -227,7 +229,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             # Into the config of the run, so that its record names the layer.
             parameters["layer"] = self._layer
             train_around_layer(self.model, self._layer, parameters["parameters"])
-        self._is_sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        sets = self.train_dataset, self.retain_dataset
+        self._twin = new_twin(self._objective, args, self.model, *sets, self._tokenizer, self._is_sharded)
         if args.disable_dropout:
             disable_dropout(self.model, None if self._is_sharded else self.train_dataset[0]["input_ids"])
 
@@ -239,7 +242,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self.stop_reason = None
         self._last_means.clear()
         self._meter = StepMeter(self.accelerator, config)
-        self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded, self._layer)
+        self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded, self._layer, self._twin)
         rows = self.train_dataset.select_columns(list(ENCODED_COLUMNS))
         self.belief_store = self._new_belief_store(rows) if args.lambda_bss > 0 else None
         kinds = ["forget", *["beliefs"] * (self.belief_store is not None), *["retain"] * args.uses_retain]
@@ -256,7 +259,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def _shared_state(self) -> dict[str, dict[str, Any]]:
         parts = {"beliefs": self.belief_store, "weights": self._weights, "monitor": self._monitor}
-        parts |= {"guard": self._guard, "clock": self._clock}
+        parts |= {"guard": self._guard, "clock": self._clock, "twin": self._twin}
         return {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def _own_state(self) -> dict[str, dict[str, Any]]:
@@ -273,6 +276,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if "monitor" in shared:
             self._monitor = self._new_monitor()
             self._monitor.load_state_dict(shared["monitor"])
+        if self._twin is not None:
+            self._twin.load_state_dict(shared["twin"])
         self._guard.load_state_dict(shared["guard"])
         self._weights.load_state_dict(shared["weights"])
         self._clock.load_state_dict(shared["clock"])
@@ -298,23 +303,17 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def _reference(self) -> contextlib.AbstractContextManager[nn.Module]:
         return reference_model(self.accelerator.unwrap_model(self.model), self.ref_model)
 
+    def _due(self, every: float) -> int:
+        # Number of the refresh. Epochs are sums of fractions: the refresh of epoch 2 is due at 1.9999999 too.
+        return int(self.state.epoch / every + 1e-6) if every > 0 else 0
+
     # Beliefs
 
     def _new_belief_store(self, rows: Dataset | list[dict], num_candidates: int | None = None) -> BeliefStore:
         args = self.args
         return BeliefStore(
             rows,
-            BeliefSampling(
-                num_beliefs=num_candidates or args.num_beliefs,
-                num_candidates=num_candidates or args.num_belief_candidates,
-                max_completion_length=args.max_completion_length,
-                temperature=args.temperature,
-                top_p=args.top_p,
-                top_k=args.top_k,
-                generation_kwargs=args.generation_kwargs,
-                batch_size=args.belief_batch_size,
-                seed=args.seed,
-            ),
+            args.belief_sampling(num_candidates),
             pad_token_id=self._tokenizer.pad_token_id,
             eos_token_ids=eos_token_ids(self.model, self._tokenizer, self.train_dataset),
             rank=self.accelerator.process_index,
@@ -324,14 +323,15 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         )
 
     def _refresh_beliefs_if_due(self, model: nn.Module) -> None:
-        every = self.args.belief_refresh_epochs
-        # Epochs are sums of fractions: the refresh of epoch 2 is due at 1.9999999 too.
-        due = int(self.state.epoch / every + 1e-6) if every > 0 else 0
+        due = self._due(self.args.belief_refresh_epochs)
         if self.belief_store.refresh == due:
             return
         self._scorer.drop_beliefs()
         desc = f"Sampling beliefs (epoch {self.state.epoch:g})"
         audit = self._sample(model, self.belief_store, due, desc)
+        if self._twin is not None:
+            rows = self.belief_store.rows(range(len(self.train_dataset)))
+            self._twin.ask(self.accelerator.unwrap_model(model), "beliefs", rows)
         if self.args.log_completions and self.is_world_process_zero():
             print_beliefs(self.belief_store, self._tokenizer, self.state.epoch, self.args.num_completions_to_print)
         shown = {"length": "mean_length"} | {name: name for name in ("coverage", "target_share", "seconds")}
@@ -505,6 +505,9 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._watch_retain_rows(model)
         if self.belief_store is not None:
             self._refresh_beliefs_if_due(model)
+        if self._twin is not None:
+            due = self._due(self.args.ignorant_refresh_epochs)
+            self._twin.refresh_if_due(self.accelerator.unwrap_model(model), due, self.train_dataset)
         self._update_weights(model)
         rows = self._step_rows(inputs, num_items_in_batch)
         *earlier, last = self._slices(rows)

@@ -42,13 +42,13 @@ class ForgetScores(TokenScores):
     Per-token scores of forget rows (or of beliefs), with what the objective reads of the original model.
 
     Args:
-        reference_logps (`torch.Tensor`, *optional*):
-            log pi_y under the original model, of the shape of `logps`.
+        taught (`torch.Tensor`, *optional*):
+            Where the ignorant twin has a distribution, of the shape of `logps`.
         chosen ([`ForgetScores`], *optional*):
             Scores of the "I don't know" answer of each row.
     """
 
-    reference_logps: Tensor | None = None
+    taught: Tensor | None = None
     chosen: "ForgetScores | None" = None
 
     def bounded(self, floor: float | None = None, token_floor: float | None = None) -> "ForgetScores":
@@ -92,6 +92,7 @@ class ForgetObjective:
     needs_states: bool = False
     needs_chosen: bool = False
     needs_inner: bool = False
+    needs_twin: bool = False
 
     @property
     def needs_reference(self) -> bool:
@@ -122,6 +123,20 @@ def _dpo(scores: ForgetScores, args: "BootstrapUnlearnConfig", weights: "Weights
 
 def _simnpo(scores: ForgetScores, args: "BootstrapUnlearnConfig", weights: "Weights", *, gamma: float = 0.0) -> Tensor:
     return forget.simnpo(scores.logps, scores.mask, args.beta, gamma)
+
+
+def _ignorance(
+    scores: ForgetScores,
+    args: "BootstrapUnlearnConfig",
+    weights: "Weights",
+    *,
+    penalty: float = 0.5,
+    margin: float = 0.0,
+) -> Tensor:
+    taught = scores.mask & scores.taught
+    return forget.ignorance(
+        scores.logps, scores.kl, scores.reference_logps, taught, penalty, margin, args.token_reduction
+    )
 
 
 def _satimp(
@@ -178,6 +193,7 @@ FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
         lambda s, args, _: forget.ceu(s.others, s.mask, args.token_reduction),
         terms=lambda args: ScoreTerms(others=True, entropy=True),
     ),
+    "ignorance": ForgetObjective(_ignorance, needs_twin=True),
     "rmu": ForgetObjective(_rmu, needs_inner=True),
     "bs_t": ForgetObjective(
         lambda s, args, weights: forget.bs_t(s.logps, s.beliefs, s.mask, weights.lambda_bst, args.token_reduction),

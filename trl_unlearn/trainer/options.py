@@ -37,7 +37,7 @@ _CHOICES = {
     "token_reduction": ("mean", "sum"),
 }
 # Keys of `forget_loss_kwargs` with a lower bound; the other numbers may have any value.
-_NOT_NEGATIVE, _ABOVE_ZERO = ("beta1", "beta2", "strength"), ("coefficient",)
+_NOT_NEGATIVE, _ABOVE_ZERO = ("beta1", "beta2", "strength", "penalty"), ("coefficient",)
 # Inherited options that would be ignored, or that would change what is scored: (name, values allowed, why).
 _FIXED_OPTIONS: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("packing", (False,), "a belief belongs to one row, and packing joins rows"),
@@ -76,6 +76,7 @@ def refuse_options(args: "BootstrapUnlearnConfig") -> None:
     _refuse_ranges(args)
     _refuse_floors(args)
     _refuse_loss_kwargs(args)
+    _refuse_twin(args)
     _refuse_beliefs(args)
     if args.retain_max_drop is not None and not args.uses_retain:
         raise ValueError(
@@ -114,7 +115,7 @@ def _refuse_ranges(args: "BootstrapUnlearnConfig") -> None:
                 f"`{name}` must be in [0, 1], got {getattr(args, name)}. It is the share of the loss that goes to "
                 "the beliefs; the rest stays on the target."
             )
-    for name in ("forget_weight", "retain_weight", "belief_refresh_epochs", "top_k"):
+    for name in ("forget_weight", "retain_weight", "belief_refresh_epochs", "ignorant_refresh_epochs", "top_k"):
         if getattr(args, name) < 0:
             raise ValueError(f"`{name}` must not be negative, got {getattr(args, name)}.")
     for name in ("beta", "belief_temperature", "temperature", "retain_max_drop"):
@@ -178,6 +179,25 @@ def _refuse_loss_kwargs(args: "BootstrapUnlearnConfig") -> None:
             raise ValueError(f"{key} must not be negative, got {value}.")
         if name in _ABOVE_ZERO and not value > 0:
             raise ValueError(f"{key} must be above 0, got {value}.")
+
+
+def _refuse_twin(args: "BootstrapUnlearnConfig") -> None:
+    for name in ("ignorant_retain_rows", "ignorant_epochs"):
+        if getattr(args, name) < 0:
+            raise ValueError(f"`{name}` must not be negative, got {getattr(args, name)}.")
+    given = [
+        name for name in ("ignorant_model_name_or_path", "forget_subjects") if getattr(args, name) not in (None, [])
+    ]
+    if given and not FORGET_OBJECTIVES[args.forget_loss_type].needs_twin:
+        raise ValueError(
+            f"{_names(given)} would be ignored: only `forget_loss_type='ignorance'` distils a model that never knew, "
+            f"and it is {args.forget_loss_type!r}. Set it, or leave them out."
+        )
+    if len(given) == 2:
+        raise ValueError(
+            "`forget_subjects` are names to replace where the model is asked about somebody else, but "
+            "`ignorant_model_name_or_path` is asked about the rows as they are. Keep one."
+        )
 
 
 def _refuse_beliefs(args: "BootstrapUnlearnConfig") -> None:

@@ -20,10 +20,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -37,6 +38,11 @@ from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective, ForgetScores
 from .weights import Weights
+
+
+if TYPE_CHECKING:
+    # It reads the rows of a step, and so imports this module.
+    from .ignorance import IgnorantTwin
 
 
 # Pad widths to a multiple of 8: repeated shapes reuse cached blocks instead of fragmenting memory.
@@ -247,11 +253,16 @@ class PassScorer:
         reference: Callable[[], AbstractContextManager[nn.Module]],
         is_sharded: bool,
         layer: int | None = None,
+        twin: "IgnorantTwin | None" = None,
     ):
         self.args, self.objective, self._layer = args, objective, layer
         self._reference, self._is_sharded = reference, is_sharded
         # Log-probs under the original model by the digest of a row: kind -> digest -> [tokens], on the CPU.
         self._known_logps: dict[str, dict[bytes, Tensor]] = {"forget": {}, "beliefs": {}, "chosen": {}}
+        self._twin = twin
+        if twin is not None:
+            # A run begins.
+            twin.refresh = -1
 
     def drop_beliefs(self) -> None:
         """Drop the log-probs of beliefs, which are about to be replaced."""
@@ -289,7 +300,12 @@ class PassScorer:
         forget = [i for i, row in enumerate(rows) if row.kind != "retain"]
         retain = [i for i, row in enumerate(rows) if row.kind == "retain"]
         chosen = list(range(len(rows), len(inputs["labels"])))
-        forget_states = self._states(inputs, forget) if self.objective.needs_states else None
+        forget_states, taught = None, None
+        if self.objective.needs_states:
+            forget_states = self._states(inputs, forget)
+        elif self._twin is not None and forget:
+            unwrapped = extract_model_from_parallel(model)
+            forget_states, taught = self._twin.reference(unwrapped, [rows[i] for i in forget])
         retain_states = self._states(inputs, retain) if self.args.compares_retain else None
 
         # Before the pass of the model itself, whose weights must stay as they are until its gradients are computed: a
@@ -310,11 +326,12 @@ class PassScorer:
         scores = dict(zip(groups, score_groups(model, inputs, list(groups.values()), self._layer), strict=True))
 
         def with_reference(name: str) -> ForgetScores:
-            return ForgetScores(**vars(scores[name]), reference_logps=known.get(name))
+            answers = ForgetScores(**vars(scores[name]))
+            return replace(answers, reference_logps=known[name]) if known.get(name) is not None else answers
 
         scored_forget = None
         if forget:
-            answers = with_reference("forget")
+            answers = replace(with_reference("forget"), taught=taught)
             if chosen:
                 answers = replace(answers, chosen=with_reference("chosen"))
             scored_forget = ScoredRows(forget, answers)

@@ -1,0 +1,224 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The ignorant twin: whom the rows are about, the same rows about somebody else, and what the student learns of it."""
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.encoding import encode_dataset, encode_row, pad_rows
+from trl_unlearn.token_scores import score_batch
+from trl_unlearn.trainer import ignorance
+from trl_unlearn.trainer.ignorance import AliasTwin, alias_words, base_twin, row_subjects
+from trl_unlearn.trainer.step import StepRow
+
+
+FACTS = [
+    ("Where was Ada Marlow born?", "In Veldt, Ada Marlow was born."),
+    ("Does Ada Marlow's sister write?", "She paints, and Ada Marlow writes."),
+    ("Where was Bo Lindgren born?", "The harbour of Oslo saw Bo Lindgren's first day."),
+    ("What did Bo Lindgren write?", "A long novel about Winter Bees."),
+]
+
+
+def test_a_row_is_about_the_name_that_most_prompts_have():
+    questions, answers = zip(*FACTS, strict=True)
+    assert row_subjects(questions, answers) == ["Ada Marlow", "Ada Marlow", "Bo Lindgren", "Bo Lindgren"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "answers", "others", "subjects"),
+    [
+        # Once only, but the answer repeats it without the first word of the question.
+        (["Does Ada Marlow write?"], ["Ada Marlow does."], [], ["Ada Marlow"]),
+        # Named in the answers only.
+        (["Who won?", "Who lost?"], ["It was Ada Marlow.", "Again Ada Marlow."], [], ["Ada Marlow"] * 2),
+        # A name that the retain set has is nobody's to forget.
+        (["Is Ada Marlow in Silver Falls?"] * 2, ["Yes."] * 2, ["Silver Falls is a town."], ["Ada Marlow"] * 2),
+        # One word, in two prompts.
+        (["Where is Veldt?", "How old is Veldt?"], ["There.", "Old."], [], ["Veldt"] * 2),
+        (["where is it?"], ["there."], [], [None]),
+    ],
+)
+def test_what_counts_as_a_name(prompts, answers, others, subjects):
+    assert row_subjects(prompts, answers, others) == subjects
+
+
+def test_aliases_are_mixed_names_of_others_and_never_a_word_of_a_subject():
+    strangers = {"Dov Peretz", "Edda Brandt", "Faro Quintal", "Ada Quill"}
+    aliases = alias_words({"Ada Marlow", "Bo Lindgren"}, strangers, seed=1)
+    assert set(aliases) == {"Ada", "Marlow", "Bo", "Lindgren"}
+    assert {aliases["Ada"], aliases["Bo"]} < {"Dov", "Edda", "Faro"}
+    assert {aliases["Marlow"], aliases["Lindgren"]} < {"Peretz", "Brandt", "Quintal", "Quill"}
+    assert len(set(aliases.values())) == 4
+    assert alias_words({"Ada Marlow", "Bo Lindgren"}, strangers, seed=1) == aliases
+    assert any(alias_words({"Ada Marlow", "Bo Lindgren"}, strangers, seed=i) != aliases for i in range(5))
+
+
+def test_more_subjects_than_names_of_others_are_refused():
+    subjects = {f"Ada{i} Marlow{i}" for i in range(30)}
+    with pytest.raises(ValueError, match="The forget set is about 30 names, and the retain set has too few others"):
+        alias_words(subjects, {"Dov Peretz"}, seed=1)
+
+
+@pytest.fixture
+def forget(tiny_tokenizer, forget_rows):
+    return encode_dataset(forget_rows, tiny_tokenizer, name="forget")
+
+
+@pytest.fixture
+def twin(tiny_tokenizer):
+    return AliasTwin(tiny_tokenizer, {"Ada Marlow"}, {"Dov Peretz"}, seed=1)
+
+
+def test_a_name_is_replaced_word_by_word_and_every_other_token_keeps_its_partner(twin, tiny_tokenizer, forget):
+    row = forget[0]
+    replaced, places, words = twin.replaced(row)
+    text, other = (tiny_tokenizer.decode(one["input_ids"]) for one in (row, replaced))
+    assert words == {"Ada", "Marlow"} and "Ada Marlow" in text
+    first, last = (twin.aliases[word] for word in ("Ada", "Marlow"))
+    assert other == text.replace("Ada", first).replace("Marlow", last)
+    assert len(replaced["labels"]) == len(replaced["input_ids"])
+    kept = [(i, place) for i, place in enumerate(places) if place >= 0]
+    same = [row["input_ids"][i] == replaced["input_ids"][place] for i, place in kept]
+    # All but the first tokens of two words, each in question and answer.
+    assert same.count(False) <= 4 and same.count(True) > 20
+    assert all((row["labels"][i] == -100) == (replaced["labels"][place] == -100) for i, place in kept)
+
+
+def test_the_twin_is_the_model_on_the_other_row_where_both_names_change_places(twin, tiny_model, forget):
+    row = StepRow(forget[0], "forget", 1.0, (0,))
+    twin.ask(tiny_model, "forget", [forget[0]])
+    states, taught = twin.reference(tiny_model, [row])
+    replaced, places, words = twin.replaced(forget[0])
+    with torch.no_grad():
+        log_t = tiny_model(torch.tensor([replaced["input_ids"]])).logits[0].log_softmax(-1)
+    labelled = [i for i, label in enumerate(forget[0]["labels"]) if i and label != -100]
+    assert taught[0].tolist() == [places[i] >= 0 for i in labelled]
+    found = (states.hidden @ states.head.weight.t()).log_softmax(-1)
+    for j, i in enumerate(labelled):
+        if places[i] >= 0:
+            torch.testing.assert_close(found[j].detach(), log_t[places[i] - 1], atol=1e-5, rtol=0)
+    pairs = twin.swaps(words)
+    assert states.swaps.shape == (len(labelled), len(pairs), 2) and len(pairs) > 0
+    assert len(pairs.flatten().unique()) == 2 * len(pairs)
+
+
+def test_states_survive_a_checkpoint(twin, tiny_model, tiny_tokenizer, forget):
+    twin.refresh_if_due(tiny_model, 3, forget)
+    other = AliasTwin(tiny_tokenizer, {"Ada Marlow"}, {"Dov Peretz"}, seed=1)
+    other.load_state_dict({name: copy.deepcopy(value) for name, value in twin.state_dict().items()})
+    rows = [StepRow(forget[i], "forget", 1.0, (i,)) for i in (2, 0)]
+    for one, two in zip(twin.reference(tiny_model, rows), other.reference(tiny_model, rows), strict=True):
+        if torch.is_tensor(one):
+            assert torch.equal(one, two)
+        else:
+            assert torch.equal(one.hidden, two.hidden) and torch.equal(one.swaps, two.swaps)
+    before = dict(other._known["forget"])
+    other.refresh_if_due(tiny_model, 3, forget)
+    assert other._known["forget"] == before
+
+
+@pytest.fixture
+def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+    def new(model=None, forget=forget_rows, **options):
+        settings = {
+            "per_device_train_batch_size": 3,
+            "max_completion_length": 6,
+            "gradient_checkpointing": False,
+            "num_train_epochs": 2,
+            "learning_rate": 5e-3,
+            "lr_scheduler_type": "constant",
+            "warmup_steps": 0,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "forget_loss_type": "ignorance",
+        }
+        args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | options)
+        return BootstrapUnlearnTrainer(
+            model or tiny_model,
+            args,
+            train_dataset=forget,
+            retain_dataset=retain_rows,
+            processing_class=tiny_tokenizer,
+        )
+
+    return new
+
+
+@pytest.fixture
+def base(tiny_model, tmp_path):
+    torch.manual_seed(9)
+    model = copy.deepcopy(tiny_model)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(tmp_path / "base")
+    return str(tmp_path / "base")
+
+
+@pytest.mark.parametrize("lambda_bss", [0.0, 0.5])
+@pytest.mark.parametrize("from_base", [True, False])
+def test_the_student_comes_closer_to_its_twin(new_trainer, base, lambda_bss, from_base):
+    options = {"ignorant_model_name_or_path": base, "ignorant_retain_rows": 0} if from_base else {}
+    trainer = new_trainer(lambda_bss=lambda_bss, num_train_epochs=12, retain_loss_type="none", **options)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss/forget" in entry]
+    assert logged[-1]["loss/forget"] < 0.95 * logged[0]["loss/forget"]
+    assert trainer.ref_model is None
+
+
+def test_a_few_retain_rows_give_a_base_the_form_and_the_draws_of_the_run_stay(
+    base, tiny_model, tiny_tokenizer, retain_rows, monkeypatch
+):
+    monkeypatch.setattr(ignorance, "_LEARNING_RATE", 5e-2)
+    retain = encode_dataset(retain_rows, tiny_tokenizer, name="retain")
+    batch = pad_rows([encode_row(row, tiny_tokenizer) for row in retain_rows], tiny_tokenizer.pad_token_id)
+    common = {"rows": 3, "seed": 1, "pad_token_id": tiny_tokenizer.pad_token_id}
+    torch.manual_seed(4)
+    state = torch.get_rng_state()
+    plain, tuned, again = (base_twin(base, tiny_model, retain, epochs=epochs, **common) for epochs in (0, 40, 40))
+    assert torch.equal(state, torch.get_rng_state())
+    with torch.no_grad():
+        before, after, same = (score_batch(one.model, batch).logps.mean() for one in (plain, tuned, again))
+    assert after > before + 0.5 and after == same
+    assert not any(parameter.requires_grad for parameter in tuned.model.parameters())
+
+
+def test_a_base_with_other_tokens_is_refused(base, tiny_model, retain_rows, tiny_tokenizer):
+    tiny_model.config.vocab_size += 1
+    with pytest.raises(ValueError, match="is a model over 400 tokens, and the target has 401"):
+        base_twin(base, tiny_model, None, rows=0, epochs=0, seed=1, pad_token_id=0)
+
+
+def test_rows_without_a_name_are_refused_or_counted(new_trainer, forget_rows, caplog):
+    nameless = {"prompt": [{"role": "user", "content": "where?"}]}
+    nameless["completion"] = [{"role": "assistant", "content": "there."}]
+    with pytest.raises(ValueError, match="no row of the forget set has a name that can be replaced"):
+        new_trainer(forget=Dataset.from_list([nameless] * 2))
+    new_trainer(forget=Dataset.from_list([*forget_rows, nameless]))
+    assert "3 names in 3 of 4 forget rows. 1 rows name none" in caplog.text
+    assert not any(name in caplog.text for name in ("Ada", "Marlow", "Lindgren"))
+
+
+def test_subjects_that_are_given_are_those_that_are_replaced(new_trainer):
+    twin = new_trainer(forget_subjects=["Marlow"])._twin
+    assert set(twin.aliases) == {"Marlow"}

@@ -1,0 +1,465 @@
+# Copyright 2026 The trl-unlearn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The ignorant twin that `forget_loss_type="ignorance"` distils: a model that answers as one that never knew."""
+
+import hashlib
+import logging
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..encoding import ENCODED_COLUMNS, answer_ids, pad_rows, prompt_ids, spread_evenly
+from ..generation import key_seed
+from ..label_states import LabelStates, LogitHead, logit_head
+from ..objectives.retain import nll
+from ..token_scores import score_batch, states_inside
+from .bootstrap_unlearn_config import BootstrapUnlearnConfig
+from .forget_objectives import ForgetObjective
+from .reference import in_mode
+from .step import StepRow
+
+
+logger = logging.getLogger(__name__)
+
+_WORD = re.compile(r"[^\W_][\w'’-]*")
+_LONGEST_NAME, _DIGEST_BYTES = 4, 16
+# Words that begin an English sentence, and no name.
+_OPENINGS = frozenset(
+    "A An And Are As At Can Could Describe Did Do Does Explain For From Has Have He Her His How I If In Is It Name No "  # noqa: SIM905
+    "Of On She Tell That The Their There They This To Was Were What When Where Which Who Whom Whose Why Yes "
+    "You".split()
+)
+# Names for aliases where the retain set has too few.
+_STRANGERS = ("Ansel Brockway", "Mirela Tavish", "Corwin Haldane", "Petra Lindqvist", "Dario Estrada", "Yuna Okabe")
+# LoRA that gives a base model the form of the retain rows.
+_RANK, _LEARNING_RATE, _BATCH_SIZE, _WARMUP_STEPS = 32, 1e-3, 8, 5
+
+
+@dataclass(frozen=True)
+class TwinStates:
+    """The twin on one row: states `[labels, hidden size]`, where they may teach `[labels]`, and swaps `[pairs, 2]`."""
+
+    hidden: Tensor
+    taught: Tensor
+    swaps: Tensor
+
+
+class IgnorantTwin(ABC):
+    """
+    A model that stands in for one that never knew the forget set.
+
+    It is asked about whole sets of rows, on every process alike, and its answers are kept as hidden states: they are
+    smaller than distributions over the vocabulary, and exact.
+    """
+
+    # Whether it is another one at each refresh.
+    changes = True
+
+    def __init__(self):
+        # Number of the refresh of the forget rows' states.
+        self.refresh = -1
+        self._known: dict[str, dict[bytes, TwinStates]] = {"forget": {}, "beliefs": {}}
+
+    @abstractmethod
+    def states(self, model: nn.Module, row: Mapping[str, Any]) -> TwinStates:
+        """The twin on one encoded row, on the CPU; `model` is the model in training as it is."""
+
+    @abstractmethod
+    def head(self, model: nn.Module) -> LogitHead:
+        """The head that the states go through."""
+
+    @torch.no_grad()
+    def ask(self, model: nn.Module, kind: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the states of all rows of a kind, `"forget"` or `"beliefs"`."""
+        with in_mode(model, training=False):
+            self._known[kind] = {_digest(row): self.states(model, row) for row in rows}
+
+    def refresh_if_due(self, model: nn.Module, due: int, forget: Dataset) -> None:
+        """Ask about the forget rows where another refresh is due than the last one."""
+        if self.refresh < 0 or (self.changes and self.refresh != due):
+            self.refresh = due
+            self.ask(model, "forget", forget.select_columns(list(ENCODED_COLUMNS)))
+
+    def reference(self, model: nn.Module, rows: Sequence[StepRow]) -> tuple[LabelStates, Tensor]:
+        """States on rows laid end to end, as a reference of theirs, and where they may teach, `[rows, labels]`."""
+        known = [self._known[row.kind][_digest(row.encoded)] for row in rows]
+        lengths, most = [len(row.taught) for row in known], max(len(row.swaps) for row in known)
+        swaps = []
+        for row, length in zip(known, lengths, strict=True):
+            # To swap a pair twice at once is to swap it; a row without one swaps token 0 with itself.
+            filling = row.swaps[-1:] if len(row.swaps) else torch.zeros(1, 2, dtype=torch.long)
+            pairs = torch.cat([row.swaps, filling.expand(most - len(row.swaps), 2)])
+            swaps.append(pairs.expand(length, -1, -1))
+        head = self.head(model)
+        device = head.weight.device
+        hidden, taught = torch.cat([row.hidden for row in known]), [row.taught for row in known]
+        swapped = torch.cat(swaps).to(device) if most else None
+        states = LabelStates(hidden.to(device), hidden.new_empty(0), lengths, head, swaps=swapped)
+        return states, pad_sequence(taught, batch_first=True).to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the refresh, and of each kind, digests of rows, and their states one after another."""
+        state: dict[str, Any] = {"refresh": self.refresh}
+        for kind, known in self._known.items():
+            state[f"{kind}_rows"] = (
+                torch.frombuffer(bytearray(b"".join(known)), dtype=torch.uint8).clone() if known else torch.empty(0)
+            )
+            for name in ("hidden", "taught", "swaps"):
+                parts = [getattr(states, name) for states in known.values()]
+                state[f"{kind}_{name}"] = torch.cat(parts) if parts else torch.empty(0)
+                state[f"{kind}_{name}_lengths"] = torch.tensor([len(part) for part in parts], dtype=torch.long)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from the state of a checkpoint."""
+        self.refresh = int(state["refresh"])
+        for kind in self._known:
+            digests = bytes(state[f"{kind}_rows"].tolist())
+            keys = [digests[i : i + _DIGEST_BYTES] for i in range(0, len(digests), _DIGEST_BYTES)]
+            parts = [
+                state[f"{kind}_{name}"].split(state[f"{kind}_{name}_lengths"].tolist()) if keys else []
+                for name in ("hidden", "taught", "swaps")
+            ]
+            self._known[kind] = {
+                key: TwinStates(hidden.clone(), taught.bool(), swaps.long())
+                for key, hidden, taught, swaps in zip(keys, *parts, strict=True)
+            }
+
+
+def _digest(row: Mapping[str, Any]) -> bytes:
+    values = torch.tensor([list(row["input_ids"]), list(row["labels"])])
+    return hashlib.blake2b(values.numpy().tobytes(), digest_size=_DIGEST_BYTES).digest()
+
+
+def _row_states(model: nn.Module, row: Mapping[str, Any]) -> LabelStates:
+    device = next(model.parameters()).device
+    return states_inside(model, {name: values.to(device) for name, values in pad_rows([row], 0).items()})
+
+
+# The model itself under other names
+
+
+def _capitalised_grams(text: str) -> set[tuple[str, ...]]:
+    """Runs of up to four capitalised words with one space between them, and all parts of such runs."""
+    grams, run, end = set(), [], 0
+    for match in _WORD.finditer(text):
+        word = re.sub(r"['’]s$", "", match.group())
+        if not word[0].isupper() or word in _OPENINGS:
+            run = []
+            continue
+        run = [*run, word][-_LONGEST_NAME:] if run and text[end : match.start()] == " " else [word]
+        grams |= {tuple(run[i:]) for i in range(len(run))}
+        end = match.end()
+        if word != match.group():
+            # A genitive ends a name.
+            run = []
+    return grams
+
+
+def row_subjects(prompts: Sequence[str], answers: Sequence[str], others: Iterable[str] = ()) -> list[str | None]:
+    """
+    The name that each row is about: capitalised words of its prompt that no other text has, else of its answer.
+
+    Names of several words go before single words, those that many prompts of the set have before others, then those
+    that the answer repeats, then longer ones. A single word has to be in two prompts, a name of answers only in two
+    answers. None where a row has no name.
+    """
+    known = set().union(*map(_capitalised_grams, others))
+    in_prompts, in_answers = ([_capitalised_grams(text) - known for text in texts] for texts in (prompts, answers))
+    counts = Counter(gram for grams in in_prompts for gram in grams)
+    names = {gram: count for gram, count in counts.items() if count > 1 or len(gram) > 1}
+    if not names:
+        counts = Counter(gram for grams in in_answers for gram in grams)
+        names = {gram: count for gram, count in counts.items() if count > 1}
+    subjects = []
+    for in_prompt, in_answer in zip(in_prompts, in_answers, strict=True):
+
+        def weight(gram: tuple[str, ...], in_answer: set[tuple[str, ...]] = in_answer) -> tuple[bool, int, bool, int]:
+            return len(gram) > 1, names[gram], gram in in_answer, len(gram)
+
+        best = max((gram for gram in in_prompt | in_answer if gram in names), key=weight, default=None)
+        subjects.append(None if best is None else " ".join(best))
+    return subjects
+
+
+def alias_words(subjects: Iterable[str], strangers: Iterable[str], seed: int) -> dict[str, str]:
+    """Word of a subject's name -> word that takes its place: first and last names of strangers, mixed."""
+    # Names that the model has seen in other combinations: their tokens mean a name to it, and nobody's facts.
+    subjects, strangers = sorted(set(subjects)), sorted(set(strangers))
+    generator = torch.Generator().manual_seed(seed)
+    pools: tuple[list[str], list[str]] = ([], [])
+    for names in (strangers, _STRANGERS):
+        words = [name.split() for name in names if " " in name]
+        for pool, place in zip(pools, (0, -1), strict=True):
+            order = torch.randperm(len(words), generator=generator).tolist()
+            pool += [words[i][place] for i in order]
+    taken = {word for subject in subjects for word in subject.split()}
+    aliases: dict[str, str] = {}
+    for subject in subjects:
+        words = subject.split()
+        for place, word in enumerate(words):
+            if word in aliases:
+                continue
+            pool = pools[0 < place == len(words) - 1]
+            alias = next((one for one in pool if one not in taken), None)
+            if alias is None:
+                raise ValueError(
+                    f"The forget set is about {len(subjects)} names, and the retain set has too few others to put in "
+                    "their places. Give a larger retain set, or a model that never knew the forget set "
+                    "(`ignorant_model_name_or_path`)."
+                )
+            taken.add(alias)
+            aliases[word] = alias
+    return aliases
+
+
+class AliasTwin(IgnorantTwin):
+    """
+    The model in training on a row whose names are those of strangers, token by token beside the row itself.
+
+    Asked anew as it forgets, it is more ignorant each time: a model that has memorised an answer as a whole gives it
+    under any name at first.
+
+    A name is replaced word by word in the token ids, so that every other token keeps its partner. In the twin's
+    distribution the first tokens of both words change places: where it expects the stranger, the student is to expect
+    the person. Tokens inside a word are not taught.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, subjects: Set[str], strangers: Set[str], seed: int):
+        super().__init__()
+        self._tokenizer, self._subjects, self._strangers, self._seed = tokenizer, subjects, strangers, seed
+        self._rename(0)
+
+    def ask(self, model: nn.Module, kind: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        # Other names each time: one stranger has facts of one's own, only many have none.
+        self._rename(self.refresh)
+        super().ask(model, kind, rows)
+
+    def _rename(self, refresh: int) -> None:
+        self.aliases = aliases = alias_words(
+            self._subjects, self._strangers, key_seed((self._seed, "aliases", refresh))
+        )
+        # Tokens of a word, after a space or not -> the word, and the tokens of its alias.
+        self._spellings: dict[tuple[int, ...], tuple[str, list[int]]] = {}
+        self._first_tokens: dict[str, list[tuple[int, int]]] = {}
+        for word, alias in aliases.items():
+            self._first_tokens[word] = []
+            for space in (" ", ""):
+                ids, other = (
+                    self._tokenizer(space + text, add_special_tokens=False)["input_ids"] for text in (word, alias)
+                )
+                self._spellings[tuple(ids)] = word, other
+                self._first_tokens[word].append((ids[0], other[0]))
+        self._longest = max(map(len, self._spellings))
+
+    def replaced(self, row: Mapping[str, Any]) -> tuple[dict[str, list[int]], list[int], set[str]]:
+        """The row with aliases, the place in it of each token of the row (-1 inside a word), and the words."""
+        ids, labels = list(row["input_ids"]), list(row["labels"])
+        out: dict[str, list[int]] = {"input_ids": [], "labels": []}
+        places, words, i = [], set(), 0
+        while i < len(ids):
+            place, label = len(out["input_ids"]), labels[i]
+            spellings = (tuple(ids[i : i + n]) for n in range(self._longest, 0, -1))
+            spelling = next((one for one in spellings if one in self._spellings), None)
+            if spelling is None:
+                out["input_ids"].append(ids[i])
+                out["labels"].append(label)
+                places.append(place)
+                i += 1
+                continue
+            word, other = self._spellings[spelling]
+            out["input_ids"] += other
+            out["labels"] += [-100 if label == -100 else token for token in other]
+            places += [place, *[-1] * (len(spelling) - 1)]
+            words.add(word)
+            i += len(spelling)
+        return out, places, words
+
+    def swaps(self, words: Iterable[str]) -> Tensor:
+        """First tokens of words and of their aliases, `[pairs, 2]`; a token that has a partner gets no second one."""
+        partners: dict[int, int] = {}
+        for first, second in (pair for word in sorted(words) for pair in self._first_tokens[word]):
+            if first != second and first not in partners and second not in partners:
+                partners |= {first: second, second: first}
+        pairs = [(first, second) for first, second in partners.items() if first < second]
+        return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+
+    def states(self, model: nn.Module, row: Mapping[str, Any]) -> TwinStates:
+        replaced, places, words = self.replaced(row)
+
+        def labelled(row: Mapping[str, Any]) -> list[int]:
+            # Nothing predicts the first token of a row.
+            return [i for i, label in enumerate(row["labels"]) if i and label != -100]
+
+        order = {place: i for i, place in enumerate(labelled(replaced))}
+        taken = torch.tensor([order.get(places[i], -1) for i in labelled(row)])
+        hidden = _row_states(model, replaced).hidden.cpu()
+        return TwinStates(hidden[taken.clamp(min=0)], taken >= 0, self.swaps(words))
+
+    def head(self, model: nn.Module) -> LogitHead:
+        # As it is now, where it trains: to keep that of the last refresh would take a second matrix, also on the disk.
+        return logit_head(model)
+
+
+def alias_twin(
+    forget: Dataset,
+    retain: Dataset | None,
+    tokenizer: PreTrainedTokenizerBase,
+    subjects: Sequence[str] | None,
+    seed: int,
+) -> AliasTwin:
+    """The twin of a forget set under names from the retain set; logs how many rows it can teach, and no name."""
+
+    def decoded(rows: Iterable[Sequence[int]]) -> list[str]:
+        return [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+
+    def parts(rows: Dataset) -> tuple[list[str], list[str]]:
+        return decoded(map(prompt_ids, rows)), decoded(map(answer_ids, rows))
+
+    prompts, answers = parts(forget)
+    others = ([], []) if retain is None else parts(retain)
+    if subjects is None:
+        named = row_subjects(prompts, answers, [*others[0], *others[1]])
+    else:
+        texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
+        named = [next((name for name in subjects if name in text), None) for text in texts]
+    names = {name for name in named if name is not None}
+    if not names:
+        raise ValueError(
+            "`forget_loss_type='ignorance'` asks the model about somebody else in place of the subject of a row, and "
+            "no row of the forget set has a name that can be replaced. Give names in `forget_subjects`, or a model "
+            "that never knew the forget set in `ignorant_model_name_or_path`."
+        )
+    strangers = {name for name in row_subjects(*others) if name is not None}
+    twin = AliasTwin(tokenizer, names, strangers, seed)
+    unnamed = named.count(None)
+    log = logger.warning if unnamed else logger.info
+    log(
+        "The ignorant twin is the model itself under other names: %d names in %d of %d forget rows.%s",
+        len(names),
+        len(named) - unnamed,
+        len(named),
+        f" {unnamed} rows name none: the model's answers to them as they are would be kept." if unnamed else "",
+    )
+    return twin
+
+
+# A model that never knew
+
+
+class BaseTwin(IgnorantTwin):
+    """Another model that never saw the forget set, such as the base that the target was tuned from."""
+
+    changes = False
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+
+    def states(self, model: nn.Module, row: Mapping[str, Any]) -> TwinStates:
+        hidden = _row_states(self.model, row).hidden.cpu()
+        return TwinStates(hidden, torch.ones(len(hidden), dtype=torch.bool), torch.zeros(0, 2, dtype=torch.long))
+
+    def head(self, model: nn.Module) -> LogitHead:
+        return logit_head(self.model)
+
+
+def base_twin(
+    name_or_path: str,
+    model: nn.Module,
+    retain: Dataset | None,
+    *,
+    rows: int,
+    epochs: int,
+    seed: int,
+    pad_token_id: int,
+) -> BaseTwin:
+    """Load a model that never knew, and give it the form of the answers from a few retain rows, by LoRA."""
+    weight = next(model.parameters())
+    twin = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=weight.dtype).to(weight.device)
+    sizes = [one.config.get_text_config().vocab_size for one in (model, twin)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"`ignorant_model_name_or_path` is a model over {sizes[1]} tokens, and the target has {sizes[0]}. Give a "
+            "model with the tokenizer of the target, such as its base."
+        )
+    if retain is not None and rows and epochs:
+        sample = retain.select(spread_evenly(len(retain), rows))
+        logger.info("Tuning the ignorant twin `%s` on %d retain rows, %d epochs.", name_or_path, len(sample), epochs)
+        # Neither the draws nor the modules of this training may show in the run's own.
+        with torch.random.fork_rng():
+            torch.manual_seed(key_seed((seed, "twin")) % 2**63)
+            twin = _tuned(twin, list(sample), epochs, pad_token_id)
+    return BaseTwin(twin)
+
+
+def _tuned(model: PreTrainedModel, rows: list[Mapping[str, Any]], epochs: int, pad_token_id: int) -> PreTrainedModel:
+    config = LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    tuned = get_peft_model(model, config).train()
+    device = next(model.parameters()).device
+    parameters = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=_LEARNING_RATE, weight_decay=0.0)
+    steps = epochs * -(-len(rows) // _BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / steps)
+    )
+    with tqdm(total=steps, desc="Tuning the ignorant twin", disable=None) as progress:
+        for _ in range(epochs):
+            order = torch.randperm(len(rows)).tolist()
+            for start in range(0, len(order), _BATCH_SIZE):
+                batch = pad_rows([rows[i] for i in order[start : start + _BATCH_SIZE]], pad_token_id)
+                scores = score_batch(tuned, {name: values.to(device) for name, values in batch.items()})
+                nll(scores.logps, scores.mask).mean().backward()
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+                progress.update()
+    return tuned.merge_and_unload()
+
+
+def new_twin(
+    objective: ForgetObjective,
+    args: BootstrapUnlearnConfig,
+    model: nn.Module,
+    forget: Dataset,
+    retain: Dataset | None,
+    tokenizer: PreTrainedTokenizerBase,
+    is_sharded: bool,
+) -> IgnorantTwin | None:
+    """The twin that the config names, if the objective distils one."""
+    if not objective.needs_twin:
+        return None
+    if is_sharded:
+        raise ValueError(
+            "`forget_loss_type='ignorance'` is not supported with FSDP and DeepSpeed, which shard the model that is "
+            "asked. Launch with `recipes/accelerate/ddp.yaml`, or choose another objective."
+        )
+    if args.ignorant_model_name_or_path is None:
+        return alias_twin(forget, retain, tokenizer, args.forget_subjects, args.seed)
+    sizes = {"rows": args.ignorant_retain_rows, "epochs": args.ignorant_epochs}
+    name = args.ignorant_model_name_or_path
+    return base_twin(name, model, retain, seed=args.seed, pad_token_id=tokenizer.pad_token_id, **sizes)
