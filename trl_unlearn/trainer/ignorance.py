@@ -3,7 +3,6 @@
 
 """The ignorant twin that `forget_loss_type="ignorance"` distils: a model that answers as one that never knew."""
 
-import hashlib
 import logging
 import re
 from abc import ABC, abstractmethod
@@ -28,13 +27,13 @@ from ..token_scores import score_batch, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
 from .reference import in_mode
-from .step import StepRow
+from .step import StepRow, pack_digests, row_digest, unpack_digests
 
 
 logger = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W_][\w'’-]*")
-_LONGEST_NAME, _DIGEST_BYTES = 4, 16
+_LONGEST_NAME = 4
 # Words that begin an English sentence, and no name.
 _OPENINGS = frozenset(
     "A An And Are As At Can Could Describe Did Do Does Explain For From Has Have He Her His How I If In Is It Name No "  # noqa: SIM905
@@ -84,7 +83,7 @@ class IgnorantTwin(ABC):
     def ask(self, model: nn.Module, kind: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace the states of all rows of a kind, `"forget"` or `"beliefs"`."""
         with in_mode(model, training=False):
-            self._known[kind] = {_digest(row): self.states(model, row) for row in rows}
+            self._known[kind] = {row_digest(row["input_ids"], row["labels"]): self.states(model, row) for row in rows}
 
     def refresh_if_due(self, model: nn.Module, due: int, forget: Dataset) -> None:
         """Ask about the forget rows where another refresh is due than the last one."""
@@ -94,7 +93,8 @@ class IgnorantTwin(ABC):
 
     def reference(self, model: nn.Module, rows: Sequence[StepRow]) -> tuple[LabelStates, Tensor]:
         """States on rows laid end to end, as a reference of theirs, and where they may teach, `[rows, labels]`."""
-        known = [self._known[row.kind][_digest(row.encoded)] for row in rows]
+        keys = [row_digest(row.encoded["input_ids"], row.encoded["labels"]) for row in rows]
+        known = [self._known[row.kind][key] for row, key in zip(rows, keys, strict=True)]
         lengths, most = [len(row.taught) for row in known], max(len(row.swaps) for row in known)
         swaps = []
         for row, length in zip(known, lengths, strict=True):
@@ -113,9 +113,7 @@ class IgnorantTwin(ABC):
         """The number of the refresh, and of each kind, digests of rows, and their states one after another."""
         state: dict[str, Any] = {"refresh": self.refresh}
         for kind, known in self._known.items():
-            state[f"{kind}_rows"] = (
-                torch.frombuffer(bytearray(b"".join(known)), dtype=torch.uint8).clone() if known else torch.empty(0)
-            )
+            state[f"{kind}_rows"] = pack_digests(known)
             for name in ("hidden", "taught", "swaps"):
                 parts = [getattr(states, name) for states in known.values()]
                 state[f"{kind}_{name}"] = torch.cat(parts) if parts else torch.empty(0)
@@ -126,8 +124,7 @@ class IgnorantTwin(ABC):
         """Resume from the state of a checkpoint."""
         self.refresh = int(state["refresh"])
         for kind in self._known:
-            digests = bytes(state[f"{kind}_rows"].tolist())
-            keys = [digests[i : i + _DIGEST_BYTES] for i in range(0, len(digests), _DIGEST_BYTES)]
+            keys = unpack_digests(state[f"{kind}_rows"])
             parts = [
                 state[f"{kind}_{name}"].split(state[f"{kind}_{name}_lengths"].tolist()) if keys else []
                 for name in ("hidden", "taught", "swaps")
@@ -136,11 +133,6 @@ class IgnorantTwin(ABC):
                 key: TwinStates(hidden.clone(), taught.bool(), swaps.long())
                 for key, hidden, taught, swaps in zip(keys, *parts, strict=True)
             }
-
-
-def _digest(row: Mapping[str, Any]) -> bytes:
-    values = torch.tensor([list(row["input_ids"]), list(row["labels"])])
-    return hashlib.blake2b(values.numpy().tobytes(), digest_size=_DIGEST_BYTES).digest()
 
 
 def _row_states(model: nn.Module, row: Mapping[str, Any]) -> LabelStates:

@@ -6,7 +6,7 @@
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -265,10 +265,7 @@ class PassScorer:
         """
         state = {}
         for kind, known in self._known_logps.items():
-            digests = b"".join(known)
-            state[f"{kind}_rows"] = (
-                torch.frombuffer(bytearray(digests), dtype=torch.uint8) if known else torch.empty(0)
-            )
+            state[f"{kind}_rows"] = pack_digests(known)
             state[f"{kind}_lengths"] = torch.tensor([len(logps) for logps in known.values()], dtype=torch.long)
             state[f"{kind}_logps"] = torch.cat(list(known.values())) if known else torch.empty(0)
         return state
@@ -276,9 +273,8 @@ class PassScorer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from the state of a checkpoint."""
         for kind in self._known_logps:
-            digests = bytes(state[f"{kind}_rows"].tolist())
             lengths = state[f"{kind}_lengths"].tolist()
-            rows = [digests[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES] for i in range(len(lengths))]
+            rows = unpack_digests(state[f"{kind}_rows"])
             # Copies, not views: beliefs come and go one by one.
             logps = [part.clone() for part in state[f"{kind}_logps"].split(lengths)] if rows else []
             self._known_logps[kind] = dict(zip(rows, logps, strict=True))
@@ -365,7 +361,24 @@ def _part(inputs: Mapping[str, Any], places: list[int]) -> dict[str, Tensor]:
 
 
 def _digest(inputs: Mapping[str, Any], place: int) -> bytes:
-    """Digest of a row's tokens and labels, without its padding."""
+    """Digest of a row of a pass, without its padding."""
     length = int(inputs["attention_mask"][place].sum())
-    values = torch.stack([inputs["input_ids"][place, :length], inputs["labels"][place, :length]]).cpu()
+    return row_digest(inputs["input_ids"][place, :length], inputs["labels"][place, :length])
+
+
+def row_digest(input_ids: Sequence[int] | Tensor, labels: Sequence[int] | Tensor) -> bytes:
+    """Digest of a row's tokens and labels, by which what is known of the row is kept."""
+    values = torch.stack([torch.as_tensor(input_ids), torch.as_tensor(labels)]).cpu()
     return hashlib.blake2b(values.numpy().tobytes(), digest_size=_DIGEST_BYTES).digest()
+
+
+def pack_digests(digests: Iterable[bytes]) -> Tensor:
+    """Digests one after another, for a checkpoint."""
+    packed = bytearray(b"".join(digests))
+    return torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(0)
+
+
+def unpack_digests(packed: Tensor) -> list[bytes]:
+    """The digests that [`pack_digests`] has packed."""
+    values = bytes(packed.tolist())
+    return [values[i : i + _DIGEST_BYTES] for i in range(0, len(values), _DIGEST_BYTES)]
