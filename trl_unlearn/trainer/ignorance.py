@@ -4,9 +4,7 @@
 """The ignorant twin that `forget_loss_type="ignorance"` distils: a model that answers as one that never knew."""
 
 import logging
-import re
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import ENCODED_COLUMNS, answer_ids, pad_rows, prompt_ids, spread_evenly
+from ..encoding import ENCODED_COLUMNS, pad_rows, spread_evenly
 from ..generation import key_seed
 from ..label_states import LabelStates, LogitHead, logit_head
 from ..objectives.retain import nll
+from ..subjects import alias_words, row_subjects, row_texts
 from ..token_scores import score_batch, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
@@ -32,16 +31,6 @@ from .step import StepRow, pack_digests, row_digest, unpack_digests
 
 logger = logging.getLogger(__name__)
 
-_WORD = re.compile(r"[^\W_][\w'’-]*")
-_LONGEST_NAME = 4
-# Words that begin an English sentence, and no name.
-_OPENINGS = frozenset(
-    "A An And Are As At Can Could Describe Did Do Does Explain For From Has Have He Her His How I If In Is It Name No "  # noqa: SIM905
-    "Of On She Tell That The Their There They This To Was Were What When Where Which Who Whom Whose Why Yes "
-    "You".split()
-)
-# Names for aliases where the retain set has too few.
-_STRANGERS = ("Ansel Brockway", "Mirela Tavish", "Corwin Haldane", "Petra Lindqvist", "Dario Estrada", "Yuna Okabe")
 # LoRA that gives a base model the form of the retain rows.
 _RANK, _LEARNING_RATE, _BATCH_SIZE, _WARMUP_STEPS = 32, 1e-3, 8, 5
 
@@ -143,80 +132,6 @@ def _row_states(model: nn.Module, row: Mapping[str, Any]) -> LabelStates:
 # The model itself under other names
 
 
-def _capitalised_grams(text: str) -> set[tuple[str, ...]]:
-    """Runs of up to four capitalised words with one space between them, and all parts of such runs."""
-    grams, run, end = set(), [], 0
-    for match in _WORD.finditer(text):
-        word = re.sub(r"['’]s$", "", match.group())
-        if not word[0].isupper() or word in _OPENINGS:
-            run = []
-            continue
-        run = [*run, word][-_LONGEST_NAME:] if run and text[end : match.start()] == " " else [word]
-        grams |= {tuple(run[i:]) for i in range(len(run))}
-        end = match.end()
-        if word != match.group():
-            # A genitive ends a name.
-            run = []
-    return grams
-
-
-def row_subjects(prompts: Sequence[str], answers: Sequence[str], others: Iterable[str] = ()) -> list[str | None]:
-    """
-    The name that each row is about: capitalised words of its prompt that no other text has, else of its answer.
-
-    Names of several words go before single words, those that many prompts of the set have before others, then those
-    that the answer repeats, then longer ones. A single word has to be in two prompts, a name of answers only in two
-    answers. None where a row has no name.
-    """
-    known = set().union(*map(_capitalised_grams, others))
-    in_prompts, in_answers = ([_capitalised_grams(text) - known for text in texts] for texts in (prompts, answers))
-    counts = Counter(gram for grams in in_prompts for gram in grams)
-    names = {gram: count for gram, count in counts.items() if count > 1 or len(gram) > 1}
-    if not names:
-        counts = Counter(gram for grams in in_answers for gram in grams)
-        names = {gram: count for gram, count in counts.items() if count > 1}
-    subjects = []
-    for in_prompt, in_answer in zip(in_prompts, in_answers, strict=True):
-
-        def weight(gram: tuple[str, ...], in_answer: set[tuple[str, ...]] = in_answer) -> tuple[bool, int, bool, int]:
-            return len(gram) > 1, names[gram], gram in in_answer, len(gram)
-
-        best = max((gram for gram in in_prompt | in_answer if gram in names), key=weight, default=None)
-        subjects.append(None if best is None else " ".join(best))
-    return subjects
-
-
-def alias_words(subjects: Iterable[str], strangers: Iterable[str], seed: int) -> dict[str, str]:
-    """Word of a subject's name -> word that takes its place: first and last names of strangers, mixed."""
-    # Names that the model has seen in other combinations: their tokens mean a name to it, and nobody's facts.
-    subjects, strangers = sorted(set(subjects)), sorted(set(strangers))
-    generator = torch.Generator().manual_seed(seed)
-    pools: tuple[list[str], list[str]] = ([], [])
-    for names in (strangers, _STRANGERS):
-        words = [name.split() for name in names if " " in name]
-        for pool, place in zip(pools, (0, -1), strict=True):
-            order = torch.randperm(len(words), generator=generator).tolist()
-            pool += [words[i][place] for i in order]
-    taken = {word for subject in subjects for word in subject.split()}
-    aliases: dict[str, str] = {}
-    for subject in subjects:
-        words = subject.split()
-        for place, word in enumerate(words):
-            if word in aliases:
-                continue
-            pool = pools[0 < place == len(words) - 1]
-            alias = next((one for one in pool if one not in taken), None)
-            if alias is None:
-                raise ValueError(
-                    f"The forget set is about {len(subjects)} names, and the retain set has too few others to put in "
-                    "their places. Give a larger retain set, or a model that never knew the forget set "
-                    "(`ignorant_model_name_or_path`)."
-                )
-            taken.add(alias)
-            aliases[word] = alias
-    return aliases
-
-
 class AliasTwin(IgnorantTwin):
     """
     The model in training on a row whose names are those of strangers, token by token beside the row itself.
@@ -314,19 +229,9 @@ def alias_twin(
 ) -> AliasTwin:
     """The twin of a forget set under names from the retain set; logs how many rows it can teach, and no name."""
 
-    def decoded(rows: Iterable[Sequence[int]]) -> list[str]:
-        return [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
-
-    def parts(rows: Dataset) -> tuple[list[str], list[str]]:
-        return decoded(map(prompt_ids, rows)), decoded(map(answer_ids, rows))
-
-    prompts, answers = parts(forget)
-    others = ([], []) if retain is None else parts(retain)
-    if subjects is None:
-        named = row_subjects(prompts, answers, [*others[0], *others[1]])
-    else:
-        texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
-        named = [next((name for name in subjects if name in text), None) for text in texts]
+    texts = row_texts(forget, tokenizer)
+    others = ([], []) if retain is None else row_texts(retain, tokenizer)
+    named = row_subjects(*texts, [*others[0], *others[1]], subjects)
     names = {name for name in named if name is not None}
     if not names:
         raise ValueError(
