@@ -95,6 +95,8 @@ METRICS = tuple(
         ("privacy/min_k_pp_tpr_at_1_fpr", "Min-K++ attack, TPR at 1 % FPR", "privacy"),
         ("privacy/reference_auc", "reference attack, AUC", "privacy", True),
         ("privacy/reference_tpr_at_1_fpr", "reference attack, TPR at 1 % FPR", "privacy"),
+        ("privacy/combined_auc", "combined attack, AUC", "privacy", True),
+        ("privacy/combined_tpr_at_1_fpr", "combined attack, TPR at 1 % FPR", "privacy"),
         ("privacy/spv_auc", "SPV-MIA, AUC", "privacy", True),
         ("privacy/spv_tpr_at_1_fpr", "SPV-MIA, TPR at 1 % FPR", "privacy"),
         ("privacy/privleak", "PrivLeak, %", "privacy"),

@@ -15,6 +15,7 @@ from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.privacy import attack_scores, measure_privacy
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.together import score_rows_together
+from trl_unlearn.metrics import CombinedAttack, separation
 
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_pp", "reference", "spv")
@@ -129,3 +130,59 @@ def test_a_second_measurement_gives_the_same_values(tiny_model, trained_model, r
 def test_rows_without_non_members_are_refused(tiny_model, tiny_tokenizer, forget_rows):
     with pytest.raises(ValueError, match="`privacy` has no non-members"):
         measure({"target": tiny_model}, EvaluationRows(forget_rows), tiny_tokenizer)
+
+
+def combined_auc(features, is_member):
+    scores = np.array(CombinedAttack().compute(features=features.tolist(), is_member=is_member.tolist())["per_row"])
+    return float(separation(scores[is_member], scores[~is_member])[0])
+
+
+@pytest.mark.parametrize("shift", [3.0, -3.0])
+def test_the_combined_attack_finds_known_and_over_forgotten_rows_alike(shift):
+    generator, is_member = np.random.default_rng(0), np.repeat([True, False], 25)
+    features = generator.normal(size=(50, 4))
+    # One feature tells, in either direction; of the others none does.
+    features[is_member, 2] += shift
+    assert combined_auc(features, is_member) > 0.85
+    features[is_member, 2] += 10 * shift
+    assert combined_auc(features, is_member) == 1.0
+
+
+def test_the_combined_attack_is_not_scored_on_the_rows_that_it_was_fitted_to():
+    is_member = np.repeat([True, False], 25)
+    # Thirty features of noise separate fifty rows that a regression was fitted to.
+    aucs = [combined_auc(np.random.default_rng(seed).normal(size=(50, 30)), is_member) for seed in range(8)]
+    assert np.mean(aucs) == pytest.approx(0.5, abs=0.1) and max(aucs) < 0.8
+
+
+def test_the_combined_attack_sees_what_two_attacks_show_together_only():
+    generator, is_member = np.random.default_rng(0), np.repeat([True, False], 50)
+    common, gap = generator.normal(size=100), np.where(is_member, 0.5, -0.5) + 0.1 * generator.normal(size=100)
+    one, two = 3 * common + gap, 3 * common - gap
+    alone = [float(separation(feature[is_member], feature[~is_member])[0]) for feature in (one, two)]
+    assert max(abs(auc - 0.5) for auc in alone) < 0.2
+    assert combined_auc(np.stack([one, two], axis=1), is_member) > 0.95
+
+
+def test_a_row_that_is_no_number_has_no_combined_score_and_changes_no_other():
+    features, is_member = np.random.default_rng(0).normal(size=(20, 2)), np.repeat([True, False], 10)
+    scores = []
+    for broken in (math.nan, math.inf):
+        features[3, 0] = broken
+        scores.append(CombinedAttack().compute(features=features.tolist(), is_member=is_member.tolist())["per_row"])
+    assert [index for index, score in enumerate(scores[0]) if math.isnan(score)] == [3]
+    np.testing.assert_equal(scores[0], scores[1])
+
+
+def test_the_combined_attack_has_an_error_and_a_difference_and_needs_five_rows_of_each_kind(
+    tiny_model, tiny_tokenizer, caplog
+):
+    forget, holdout = ([{"text": f"{name} {i} was born."} for i in range(5)] for name in ("Ada Marlow", "Edda"))
+    loaders = {role: lambda: tiny_model for role in ("unlearned", "retrained")}
+    outcome = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout), tiny_tokenizer, batch_size=2, seed=1)
+    found = outcome.models["unlearned"]["privacy/combined_auc"]
+    assert 0 <= found.value <= 1 and found.stderr is not None and found.n == 10
+    # The reference is the model itself for the retrained one alone, and says nothing of a model with the same scores.
+    assert outcome.differences["unlearned - retrained"]["privacy/combined_auc"].value == 0.0
+    few = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout[:4]), tiny_tokenizer, batch_size=2, seed=1)
+    assert "privacy/combined_auc" not in few.models["unlearned"] and "one of the two sets has 4" in caplog.text

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import continuation_row, ends_turn, prompt_ids, spread_evenly
 from ..generation import key_seed
 from ..metrics import (
+    CombinedAttack,
     LossAttack,
     MembershipAUC,
     MinKAttack,
@@ -69,6 +70,18 @@ def attack_scores(
     return {name: result["per_row"] for name, result in results.items()}
 
 
+def combined_scores(attacks: Mapping[str, list[float]], scores: Sequence[RowScore], num_members: int) -> list[float]:
+    """[`~metrics.CombinedAttack`] on the scores of other attacks, entropy and length; the members come first."""
+    seen = [
+        *attacks.values(),
+        [fmean(score.entropy) for score in scores],
+        [float(len(score.logps)) for score in scores],
+    ]
+    features = [list(row) for row in zip(*seen, strict=True)]
+    is_member = [index < num_members for index in range(len(scores))]
+    return CombinedAttack().compute(features=features, is_member=is_member)["per_row"]
+
+
 def measure_privacy(
     models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
@@ -77,7 +90,8 @@ def measure_privacy(
 
     Each attack scores the answers under teacher forcing, with the end-of-turn token. A model that never saw the forget
     rows is the one to compare with: its AUC need not be 0.5, because the two kinds of rows may differ by themselves.
-    Where one kind has longer answers, `zlib` sees little else.
+    Where one kind has longer answers, `zlib` sees little else. `combined` is fitted to what all of them but `spv` see:
+    an error of its numbers counts other rows, not another fit.
     """
     if rows.holdout is None:
         raise ValueError(
@@ -95,6 +109,15 @@ def measure_privacy(
     # Against itself the reference attack is a tie everywhere, and so 0.5.
     retrained = row_scores.get("retrained")
     attacks = {role: attack_scores(scores, texts, retrained) for role, scores in row_scores.items()}
+    fewest = min(len(members.answers), len(non_members.answers))
+    if fewest < CombinedAttack.num_folds:
+        logger.warning(
+            f"The attack `combined` is left out: it needs {CombinedAttack.num_folds} forget rows and as many held-out "
+            f"rows, and one of the two sets has {fewest}."
+        )
+    else:
+        for role, scores in attacks.items():
+            scores["combined"] = combined_scores(scores, row_scores[role], len(members.answers))
     if retrained is not None and None not in (members.texts, non_members.texts):
         prompted = non_members if rows.retain is None else encode_set(rows.retain, tokenizer, name="retain")
         prompts = [prompt_ids(row) for row in prompted.answers]

@@ -5,6 +5,7 @@
 
 from .aggregate import HarmonicMean, harmonic_mean, memorization_score
 from .membership import (
+    CombinedAttack,
     LossAttack,
     MembershipAUC,
     MinKAttack,
@@ -31,6 +32,7 @@ from .text import FluencyStandin, LeakAtK, RougeF1, RougeRecall
 
 __all__ = [
     "FADE",
+    "CombinedAttack",
     "ExactMemorization",
     "ExtractionStrength",
     "FluencyStandin",
