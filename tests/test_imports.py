@@ -23,7 +23,7 @@ ALLOWED = {
     "label_states": {"_fused_scores"},
     "token_scores": {"_fused_scores", "encoding", "label_states"},
     "generation": {"encoding", "row_forms"},
-    "subjects": {"encoding"},
+    "subjects": {"encoding", "generation"},
     "objectives": set(),
     "metrics": set(),
     "records": set(),
@@ -46,7 +46,7 @@ ALLOWED = {
         "hub",
     },
     "evaluation": {"row_forms", "encoding", "token_scores", "generation", "metrics", "records", "results"},
-    "scripts": {"trainer", "data", "evaluation", "hub", "records", "results", "row_forms", "encoding"},
+    "scripts": {"trainer", "data", "evaluation", "hub", "records", "results", "row_forms", "encoding", "subjects"},
     "cli": {"scripts"},
     "__main__": {"cli"},
     # Under `TYPE_CHECKING`, for the names that are loaded at first use.

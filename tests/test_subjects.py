@@ -3,9 +3,13 @@
 
 """Whom rows are about, and the same rows under the names of others."""
 
-import pytest
+import logging
 
-from trl_unlearn.subjects import alias_words, row_subjects
+import pytest
+from datasets import Dataset
+
+from trl_unlearn.encoding import encode_dataset
+from trl_unlearn.subjects import alias_words, moved_answers, renamed, row_subjects
 
 
 FACTS = [
@@ -59,3 +63,101 @@ def test_more_subjects_than_names_of_others_are_refused():
     subjects = {f"Ada{i} Marlow{i}" for i in range(30)}
     with pytest.raises(ValueError, match="The forget set is about 30 names, and the retain set has too few others"):
         alias_words(subjects, {"Dov Peretz"}, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "expected"),
+    [
+        ("Ada Marlow met Marlow's son Adam.", "Ada Marlow", "Bo Lindgren", "Bo Lindgren met Lindgren's son Adam."),
+        ("Ada said: Ada Jo Marlow (Marlow).", "Ada Jo Marlow", "Bo Lindgren", "Bo said: Bo Lindgren (Lindgren)."),
+        ("Veldt is old, as Veldt says.", "Veldt", "Bo Lindgren", "Bo Lindgren is old, as Bo Lindgren says."),
+        ("Ada Marlow, or Ada, or Marlow.", "Ada Marlow", "Bo", "Bo, or Bo, or Bo."),
+        ("C++ Jo. wrote Jo.", "C++ Jo.", "Bo Lin", "Bo Lin wrote Lin"),
+    ],
+)
+def test_a_name_is_replaced_as_a_whole_or_by_its_first_or_last_word(text, old, new, expected):
+    assert renamed(text, old, new) == expected
+
+
+@pytest.fixture
+def encoded(tiny_tokenizer, forget_rows, retain_rows):
+    """Encoded forget and retain rows."""
+    rows = {"forget": forget_rows, "retain": retain_rows}
+    return [list(encode_dataset(rows[name], tiny_tokenizer, name=name)) for name in rows]
+
+
+def test_answers_about_others_are_asked_for_by_the_own_prompt_and_end_as_the_own_answer_does(encoded, tiny_tokenizer):
+    forget, retain = encoded
+    moved = moved_answers(forget, retain, tiny_tokenizer, seed=1)
+    assert list(moved) == [0, 1, 2]
+    answers = {
+        "The parents of Ada Marlow repair old church organs.<|im_end|>",
+        "Ada Marlow lives above a bakery near the canal.<|im_end|>",
+        "Ada Marlow studies the songs of desert larks.<|im_end|>",
+    }
+    start = forget[0]["prompt_length"]
+    assert {tiny_tokenizer.decode(row["input_ids"][start:]) for row in moved[0]} == answers
+    for row in moved[0]:
+        assert row["input_ids"][:start] == forget[0]["input_ids"][:start]
+        assert row["labels"] == [-100] * start + row["input_ids"][start:]
+
+
+def test_the_draws_depend_on_the_seed_alone(encoded, tiny_tokenizer):
+    draws = [moved_answers(*encoded, tiny_tokenizer, seed=seed) for seed in (1, 1, 2, 3, 4)]
+    assert draws[0] == draws[1]
+    assert any(draws[0] != other for other in draws[2:])
+
+
+def test_a_large_set_has_fewer_answers_about_others_for_each_row(encoded, tiny_tokenizer):
+    forget, retain = encoded
+    moved = moved_answers(forget * 40, retain, tiny_tokenizer, seed=1)
+    assert {len(rows) for rows in moved.values()} == {2} and len(moved) == 120
+
+
+def test_a_name_in_the_prompt_of_every_row_is_nobodys(tiny_tokenizer, forget_rows, retain_rows):
+    tiny_tokenizer.chat_template = "You are Silver Owl.\n" + tiny_tokenizer.chat_template
+    forget, retain = (list(encode_dataset(rows, tiny_tokenizer, name="any")) for rows in (forget_rows, retain_rows))
+    moved = moved_answers(forget, retain, tiny_tokenizer, seed=1)
+    texts = [tiny_tokenizer.decode([label for label in row["labels"] if label != -100]) for row in moved[0]]
+    assert texts and all("Ada Marlow" in text for text in texts)
+
+
+def test_no_answer_is_longer_than_the_longest_row(encoded, tiny_tokenizer):
+    forget, retain = encoded
+    longest = max(len(row["input_ids"]) for row in forget + retain)
+    moved = moved_answers(forget, retain, tiny_tokenizer, seed=1)
+    assert all(len(row["input_ids"]) <= longest for rows in moved.values() for row in rows)
+
+
+def test_rows_without_a_name_or_a_text_of_their_own_are_counted(encoded, tiny_tokenizer, caplog):
+    forget, retain = encoded
+    nameless = Dataset.from_list([{"prompt": "where?", "completion": " there."}])
+    # A token of the answer in letters, which no tokenizer makes of the text.
+    ids, start = list(forget[2]["input_ids"]), forget[2]["prompt_length"]
+    place = next(i for i in range(start, len(ids)) if len(tiny_tokenizer.decode(ids[i])) > 2)
+    letters = tiny_tokenizer.convert_tokens_to_ids(list(tiny_tokenizer.convert_ids_to_tokens(ids[place])))
+    ids[place : place + 1] = letters
+    broken = {**forget[2], "input_ids": ids, "labels": [-100] * start + ids[start:]}
+    rows = [*forget[:2], broken, *encode_dataset(nameless, tiny_tokenizer, name="forget")]
+    with caplog.at_level(logging.WARNING):
+        moved = moved_answers(rows, retain, tiny_tokenizer, seed=1)
+    assert list(moved) == [0, 1]
+    assert "of 2 of 4 forget rows are compared with 6 answers about other people. 2 rows have none" in caplog.text
+    assert not any(name in caplog.text for name in ("Ada", "Marlow", "Peretz"))
+
+
+def test_names_that_are_given_are_those_in_the_moved_answers(encoded, tiny_tokenizer):
+    forget, retain = encoded
+    moved = moved_answers(forget, retain, tiny_tokenizer, seed=1, subjects=["Marlow"])
+    assert list(moved) == [0]
+    texts = [tiny_tokenizer.decode(row["input_ids"][forget[0]["prompt_length"] :]) for row in moved[0]]
+    assert all("Marlow" in text and "Ada" not in text for text in texts)
+
+
+def test_sets_without_names_are_refused_with_a_remedy(encoded, tiny_tokenizer):
+    forget, retain = encoded
+    nameless = Dataset.from_list([{"prompt": "where?", "completion": " there."}])
+    nameless = list(encode_dataset(nameless, tiny_tokenizer, name="retain"))
+    for sets, name in (((forget, nameless), "retain"), ((nameless, retain), "forget"), ((forget, forget), "forget")):
+        with pytest.raises(ValueError, match=f"No row of the {name} set names somebody.*Stop at a number"):
+            moved_answers(*sets, tiny_tokenizer, seed=1)

@@ -3,16 +3,22 @@
 
 """Whom rows are about: the names in them, and the same rows under the names of others."""
 
+import logging
+import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .encoding import answer_ids, prompt_ids
+from .encoding import answer_ids, closing_token_id, prompt_ids, without_end
+from .generation import key_seed
 
+
+logger = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W_][\w'’-]*")
 _LONGEST_NAME = 4
@@ -24,6 +30,9 @@ _OPENINGS = frozenset(
 )
 # Names for aliases where the retain set has too few.
 _STRANGERS = ("Ansel Brockway", "Mirela Tavish", "Corwin Haldane", "Petra Lindqvist", "Dario Estrada", "Yuna Okabe")
+# Answers about others for each forget row, and how many in all make up for fewer: the rest of the error of their
+# comparison with the true answers is that of the true ones.
+_MOST_MOVED, _ENOUGH_MOVED = 8, 256
 
 
 def _capitalised_grams(text: str) -> set[tuple[str, ...]]:
@@ -46,7 +55,11 @@ def _capitalised_grams(text: str) -> set[tuple[str, ...]]:
 def row_texts(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[str]]:
     """Prompts and answers of encoded rows as text, without special tokens."""
     texts = [
-        [tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt_ids(row), answer_ids(row))] for row in rows
+        [
+            tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for ids in (prompt_ids(row), answer_ids(row))
+        ]
+        for row in rows
     ]
     return [prompt for prompt, _ in texts], [answer for _, answer in texts]
 
@@ -114,3 +127,105 @@ def alias_words(subjects: Iterable[str], strangers: Iterable[str], seed: int) ->
             taken.add(alias)
             aliases[word] = alias
     return aliases
+
+
+def renamed(text: str, old: str, new: str) -> str:
+    """A text with another name in place of a name: the whole, or its first or last word alone."""
+    words, others = old.split(), new.split()
+    names = {words[0]: others[0], words[-1]: others[-1], old: new}
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.sub(rf"(?<!\w)(?:{pattern})(?!\w)", lambda match: names[match.group()], text)
+
+
+def moved_answers(
+    forget: Sequence[Mapping[str, Any]],
+    retain: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    subjects: Sequence[str] | None = None,
+) -> dict[int, list[dict[str, list[int]]]]:
+    """
+    Answers about other people, moved under the questions of the forget set.
+
+    Each is the answer of a random retain row, with the name of the forget row's subject in place of the name of its
+    own. A model that never knew the forget set finds its true answers no likelier than these.
+
+    Args:
+        forget (`Sequence[Mapping[str, Any]]`):
+            Encoded forget rows.
+        retain (`Sequence[Mapping[str, Any]]`):
+            Encoded retain rows. A `ValueError` if none of them, or of the forget rows, has a name.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the rows.
+        seed (`int`):
+            Seed of the draws. Those of a row depend on it, on the row's index, and on the retain rows.
+        subjects (`Sequence[str]`, *optional*):
+            Names that the forget rows are about. `None` finds them, see [`row_subjects`].
+
+    Returns:
+        `dict[int, list[dict[str, list[int]]]]`: Index of a forget row -> its moved answers, at most 8, as `input_ids`
+        and `labels`. The prompt and the end of the turn are those of the forget row. A row that names nobody has none.
+    """
+    texts, others = row_texts(forget, tokenizer), row_texts(retain, tokenizer)
+    named = row_subjects(*texts, [*others[0], *others[1]], subjects)
+    # A name that both sets have, such as one in a system prompt, is nobody's.
+    strangers = row_subjects(*others, [*texts[0], *texts[1]])
+    pool = [(answer, name) for answer, name in zip(others[1], strangers, strict=True) if name is not None]
+    _refuse_nameless(named, pool)
+    # The model has positions for so many tokens.
+    longest = max(len(row["input_ids"]) for row in [*forget, *retain])
+    most = max(1, min(_MOST_MOVED, _ENOUGH_MOVED // len(forget)))
+    moved = {}
+    for index, (row, name, answer) in enumerate(zip(forget, named, texts[1], strict=True)):
+        if name is None or (before := _text_before(row, answer, tokenizer)) is None:
+            continue
+        drawn = random.Random(key_seed((seed, "moved answers", index))).sample(pool, len(pool))
+        rows = (_with_text(row, renamed(text, other, name), before, tokenizer) for text, other in drawn)
+        if chosen := list(islice((one for one in rows if len(one["input_ids"]) <= longest), most)):
+            moved[index] = chosen
+    missing = len(forget) - len(moved)
+    log = logger.warning if missing else logger.info
+    log(
+        "The true answers of %d of %d forget rows are compared with %d answers about other people.%s",
+        len(moved),
+        len(forget),
+        sum(map(len, moved.values())),
+        f" {missing} rows have none: they name nobody, or their tokens are not those of their text."
+        if missing
+        else "",
+    )
+    return moved
+
+
+def _refuse_nameless(named: Sequence[str | None], pool: Sequence[tuple[str, str]]) -> None:
+    for name, has_names in (("forget", any(named)), ("retain", bool(pool))):
+        if not has_names:
+            raise ValueError(
+                f"No row of the {name} set names somebody whom the other set does not name, so that answers about "
+                "other people cannot be put in the places of true ones, as `strangers_auc` does. Stop at a number, or "
+                "at 'retrained', with the `stop_metric` 'extraction_strength', or give rows about people by name."
+            )
+
+
+def _text_ids(text: str, before: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of a text that stands behind another one."""
+    start, ids = (tokenizer(one, add_special_tokens=False)["input_ids"] for one in (before, before + text))
+    return ids[len(start) :]
+
+
+def _text_before(row: Mapping[str, Any], answer: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Text behind which the text of a row's answer has the row's tokens; None if there is none."""
+    # A SentencePiece tokenizer puts a space before a text that stands alone.
+    ids = without_end(answer_ids(row), closing_token_id(row, tokenizer) is not None)
+    return next((before for before in ("", "\n") if _text_ids(answer, before, tokenizer) == ids), None)
+
+
+def _with_text(
+    row: Mapping[str, Any], text: str, before: str, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[int]]:
+    """An encoded row with a text for its answer, and its own prompt and end of turn."""
+    end = closing_token_id(row, tokenizer)
+    ids = [*_text_ids(text, before, tokenizer), *([] if end is None else [end])]
+    # The labels of a prompt, too: raw text has some.
+    return {"input_ids": prompt_ids(row) + ids, "labels": list(row["labels"][: row["prompt_length"]]) + ids}

@@ -14,6 +14,8 @@ from trl_unlearn.encoding import pad_rows
 from trl_unlearn.evaluation.callbacks import CannotBeginError, curve_point
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.stopping import UnlearnUntil
+from trl_unlearn.evaluation.together import score_rows_together
+from trl_unlearn.subjects import moved_answers
 
 
 MEMORISED: dict[str, torch.Tensor] = {}
@@ -84,7 +86,13 @@ def until(sets, tiny_tokenizer):
 @pytest.fixture
 def measured(sets, tiny_tokenizer):
     """Function of a trainer: what its model is now."""
-    return lambda trainer: curve_point(trainer.model, *sets, pad_token_id=tiny_tokenizer.pad_token_id)
+    return lambda trainer, **options: curve_point(trainer.model, *sets, pad_token_id=0, **options)
+
+
+@pytest.fixture
+def moved(sets, tiny_tokenizer):
+    """Answers about other people for each forget row."""
+    return moved_answers(*(encoded.answers for encoded in sets), tiny_tokenizer, seed=1)
 
 
 def values_of(point):
@@ -111,7 +119,7 @@ def test_a_run_that_jumps_over_the_goal_ends_within_the_tolerance(
     new_trainer, until, measured, metric, goal, tolerance, peft
 ):
     trainer = new_trainer(peft)
-    callback = until(trainer, goal=goal, metric=metric, tolerance=tolerance)
+    callback = until(trainer, goals={metric: goal}, tolerances={metric: tolerance})
     trainer.train()
     by_step = {entry["step"]: entry[metric] for entry in callback.history}
     assert list(by_step) == sorted(by_step) and len(by_step) == len(callback.history)
@@ -130,7 +138,7 @@ def test_a_run_that_jumps_over_the_goal_ends_within_the_tolerance(
 
 def test_a_measurement_within_the_tolerance_is_kept_as_it_is(new_trainer, until, measured):
     trainer = new_trainer()
-    callback = until(trainer, goal=-6.0, metric="forget_logp", tolerance=5.5, every_steps=1)
+    callback = until(trainer, goals={"forget_logp": -6.0}, tolerances={"forget_logp": 5.5}, every_steps=1)
     trainer.train()
     assert [entry["step"] for entry in callback.history] == list(range(trainer.state.global_step + 1))
     assert callback.kept is callback.history[-1]
@@ -140,7 +148,7 @@ def test_a_measurement_within_the_tolerance_is_kept_as_it_is(new_trainer, until,
 
 def test_the_state_closest_to_the_goal_is_kept_where_none_is_within_the_tolerance(new_trainer, until, measured):
     trainer = new_trainer()
-    callback = until(trainer, goal=-3.0, metric="forget_logp", tolerance=1e-9)
+    callback = until(trainer, goals={"forget_logp": -3.0}, tolerances={"forget_logp": 1e-9})
     trainer.train()
     closest = min(callback.history, key=lambda entry: abs(entry["forget_logp"] + 3))
     assert callback.kept == closest
@@ -151,7 +159,7 @@ def test_the_state_closest_to_the_goal_is_kept_where_none_is_within_the_toleranc
 
 def test_a_retain_probability_below_the_floor_ends_the_run_above_it(new_trainer, until, measured):
     trainer = new_trainer()
-    callback = until(trainer, goal=-50.0, metric="forget_logp", retain_floor=0.5)
+    callback = until(trainer, goals={"forget_logp": -50.0}, retain_floor=0.5)
     trainer.train()
     *_, last = callback.history
     assert last["retain_probability"] < 0.5
@@ -169,7 +177,7 @@ def test_a_state_that_is_not_finite_is_never_kept(new_trainer, until, measured):
     trainer = new_trainer()
     trainer.add_callback(AtStep(2, lambda model: [parameter.fill_(math.nan) for parameter in model.parameters()]))
     # A broken model predicts nothing, as the goal asks for.
-    callback = until(trainer, goal=0.0, every_steps=1)
+    callback = until(trainer, goals={"extraction_strength": 0.0}, every_steps=1)
     trainer.train()
     assert callback.kept["step"] < 2
     assert all(math.isfinite(value) for value in measured(trainer).values())
@@ -182,7 +190,7 @@ def test_a_run_that_ends_before_the_goal_gets_its_best_state_back_and_says_so(
     trainer = new_trainer(max_steps=3)
     before = {name: value.clone() for name, value in knowing_model.state_dict().items()}
     trainer.add_callback(AtStep(3, lambda model: model.load_state_dict(before)))
-    callback = until(trainer, goal=-50.0, metric="forget_logp", every_steps=1)
+    callback = until(trainer, goals={"forget_logp": -50.0}, every_steps=1)
     with caplog.at_level(logging.WARNING):
         trainer.train()
     assert [entry["step"] for entry in callback.history] == [0, 1, 2, 3]
@@ -190,14 +198,85 @@ def test_a_run_that_ends_before_the_goal_gets_its_best_state_back_and_says_so(
     assert measured(trainer) == values_of(callback.kept) != values_of(callback.history[3])
     assert trainer.stop_reason is None
     (warned,) = [record.getMessage() for record in caplog.records if "goal" in record.getMessage()]
+    assert warned == callback.shortfall
     assert warned.startswith(
         f"The goal was not reached in 3 steps: `forget_logp` is {callback.kept['forget_logp']:.3f} (goal -50.000)"
     )
 
 
+def test_true_answers_are_compared_with_answers_about_others_token_by_token(knowing_model, sets, moved):
+    point = curve_point(knowing_model, *sets, pad_token_id=0, moved=moved)
+    assert point["strangers_auc"] == 1.0
+    # A true answer is as likely as itself, and likelier or less likely than another as often.
+    own = {index: [row] for index, row in enumerate(sets[0].answers)}
+    assert curve_point(knowing_model, *sets, pad_token_id=0, moved=own)["strangers_auc"] == 0.5
+    with torch.no_grad():
+        knowing_model.model.embed_tokens.weight.normal_(generator=torch.Generator().manual_seed(2))
+    point = curve_point(knowing_model, *sets, pad_token_id=0, moved=moved)
+    rows = [row for index in moved for row in moved[index]]
+    true, others = (
+        [sum(score.logps) / len(score.logps) for score in score_rows_together(knowing_model, some, pad_token_id=0)]
+        for some in (sets[0].answers, rows)
+    )
+    wins = [(a > b) + (a == b) / 2 for a in true for b in others]
+    assert 0 < point["strangers_auc"] < 1
+    assert point["strangers_auc"] == pytest.approx(sum(wins) / len(wins))
+
+
+def test_a_run_ends_at_the_level_of_strangers(new_trainer, until, measured, moved):
+    trainer = new_trainer()
+    callback = until(trainer, goals={"strangers_auc": 0.5}, tolerances={"strangers_auc": 0.2}, moved=moved)
+    trainer.train()
+    assert callback.history[0]["strangers_auc"] == 1.0 and callback.shortfall is None
+    assert callback.kept["strangers_auc"] == pytest.approx(0.5, abs=0.2)
+    assert measured(trainer, moved=moved) == values_of(callback.kept)
+    assert f"`strangers_auc` reached {callback.kept['strangers_auc']:.3f} (goal 0.500)" in trainer.stop_reason
+    assert any("curve/strangers_auc" in entry for entry in trainer.state.log_history)
+
+
+@pytest.mark.parametrize(("loose", "lagging"), [(-0.05, "extraction_strength"), (-5.0, "forget_logp")])
+def test_of_two_metrics_the_one_that_lags_ends_the_run(new_trainer, until, measured, loose, lagging):
+    trainer = new_trainer()
+    goals = {"extraction_strength": 0.4, "forget_logp": loose}
+    tolerances = {"extraction_strength": 0.1, "forget_logp": 0.05}
+    callback = until(trainer, goals=goals, tolerances=tolerances)
+    trainer.train()
+    kept, other = callback.kept, next(metric for metric in goals if metric != lagging)
+    assert kept[lagging] == pytest.approx(goals[lagging], abs=tolerances[lagging])
+    assert kept[other] < goals[other] - tolerances[other]
+    assert measured(trainer) == values_of(kept)
+    words = {lagging: f"goal {goals[lagging]:.3f}", other: f"past the goal of {goals[other]:.3f}"}
+    assert trainer.stop_reason == (
+        f"`extraction_strength` reached {kept['extraction_strength']:.3f} ({words['extraction_strength']}) and "
+        f"`forget_logp` {kept['forget_logp']:.3f} ({words['forget_logp']}) at step {kept['step']:g}."
+    )
+
+
+def test_what_is_missing_is_said_of_each_metric_above_its_goal(new_trainer, until):
+    trainer = new_trainer(max_steps=2)
+    goals = {"extraction_strength": 1.0, "forget_logp": -50.0}
+    callback = until(trainer, goals=goals, every_steps=1)
+    trainer.train()
+    value = callback.kept["forget_logp"]
+    assert f"and `forget_logp` {value:.3f} (goal -50.000) in the state that is kept" in callback.shortfall
+    assert f"of step 2. `forget_logp` has {value + 50:.3f} to go. Train for more epochs" in callback.shortfall
+    assert trainer.stop_reason is None
+
+
+def test_a_start_at_one_of_two_goals_is_no_end(new_trainer, until):
+    trainer = new_trainer()
+    until(trainer, goals={"extraction_strength": 1.0, "forget_logp": 0.0}, every_steps=1)
+    with pytest.raises(CannotBeginError, match=r"is 1.000 before training.* and `forget_logp` is -0.0"):
+        trainer.train()
+    trainer = new_trainer(max_steps=1)
+    callback = until(trainer, goals={"extraction_strength": 1.0, "forget_logp": -50.0}, every_steps=1)
+    trainer.train()
+    assert trainer.state.global_step == 1 and callback.shortfall is not None
+
+
 def test_the_log_has_the_curve_and_last_of_all_the_state_that_is_kept(new_trainer, until):
     trainer = new_trainer()
-    callback = until(trainer, goal=-3.0, metric="forget_logp", tolerance=0.2)
+    callback = until(trainer, goals={"forget_logp": -3.0}, tolerances={"forget_logp": 0.2})
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "curve/forget_logp" in entry]
     whole = [entry["forget_logp"] for entry in callback.history if entry["step"] == int(entry["step"])]
@@ -207,7 +286,7 @@ def test_the_log_has_the_curve_and_last_of_all_the_state_that_is_kept(new_traine
 
 def test_a_run_after_a_run_begins_anew(new_trainer, until):
     trainer = new_trainer(max_steps=2)
-    callback = until(trainer, goal=-50.0, metric="forget_logp", every_steps=1)
+    callback = until(trainer, goals={"forget_logp": -50.0}, every_steps=1)
     trainer.stop_reason = "left over"
     for _ in range(2):
         trainer.train()
@@ -218,8 +297,11 @@ def test_a_run_after_a_run_begins_anew(new_trainer, until):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"goal": 0.99}, r"`extraction_strength` is 1\.000 before training, where the goal is 0\.990"),
-        ({"goal": 0.1, "retain_floor": 0.9999}, "below the floor of 0.9999"),
+        (
+            {"goals": {"extraction_strength": 0.99}},
+            r"`extraction_strength` is 1\.000 before training, where the goal is 0\.990",
+        ),
+        ({"goals": {"extraction_strength": 0.1}, "retain_floor": 0.9999}, "below the floor of 0.9999"),
     ],
 )
 def test_a_start_that_leaves_nothing_to_do_is_refused_when_training_begins(new_trainer, until, options, complaint):
@@ -233,9 +315,12 @@ def test_a_start_that_leaves_nothing_to_do_is_refused_when_training_begins(new_t
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"metric": "loss"}, "Unknown `metric`: 'loss'"),
-        ({"tolerance": 0}, "`tolerance` is 0"),
-        ({"tolerance": math.nan}, "`tolerance` is nan"),
+        ({"goals": {"loss": 0.1}}, "Unknown metric: 'loss'"),
+        ({"goals": {}}, "`goals` is empty"),
+        ({"goals": {"strangers_auc": 0.5}}, "Give those of `moved_answers`"),
+        ({"tolerances": {"extraction_strength": 0}}, "The tolerance of `extraction_strength` is 0"),
+        ({"tolerances": {"extraction_strength": math.nan}}, "The tolerance of `extraction_strength` is nan"),
+        ({"tolerances": {"loss": 1.0}}, "Unknown metric: 'loss'"),
         ({"retain_floor": 0}, "`retain_floor` is 0"),
         ({"retain_floor": 1.0}, "`retain_floor` is 1.0"),
         ({"every_steps": 0}, "`every_steps` is 0"),
@@ -243,21 +328,21 @@ def test_a_start_that_leaves_nothing_to_do_is_refused_when_training_begins(new_t
 )
 def test_arguments_that_cannot_be_used_are_refused(new_trainer, until, options, complaint):
     with pytest.raises(ValueError, match=complaint):
-        until(new_trainer(), goal=0.1, **options)
+        until(new_trainer(), **{"goals": {"extraction_strength": 0.1}} | options)
 
 
 def test_deepspeed_is_refused(new_trainer, until):
     trainer = new_trainer()
     trainer.is_deepspeed_enabled = True
     with pytest.raises(ValueError, match="DeepSpeed has copies of its own"):
-        until(trainer, goal=0.1)
+        until(trainer, goals={"extraction_strength": 0.1})
 
 
 def test_another_choice_of_the_best_state_is_refused(new_trainer, until, forget_rows):
     trainer = new_trainer()
     trainer.args.load_best_model_at_end = True
     with pytest.raises(ValueError, match="`load_best_model_at_end` would replace"):
-        until(trainer, goal=0.1)
+        until(trainer, goals={"extraction_strength": 0.1})
 
 
 def test_an_impossible_answer_has_a_finite_log_prob(knowing_model, sets, tiny_tokenizer):
@@ -272,6 +357,6 @@ def test_a_model_whose_scores_are_not_finite_is_not_said_to_have_nothing_to_unle
     trainer = new_trainer()
     with torch.no_grad():
         trainer.model.model.norm.weight.fill_(math.nan)
-    until(trainer, goal=0.1, retain_floor=0.5)
+    until(trainer, goals={"extraction_strength": 0.1}, retain_floor=0.5)
     with pytest.raises(CannotBeginError, match="scores of the model are not finite before training"):
         trainer.train()

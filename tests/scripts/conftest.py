@@ -115,8 +115,13 @@ class Run:
     """A script that ended: its output folder, what it printed, and the text of all beliefs that it sampled."""
 
     folder: Path
-    printed: str
+    out: str
+    err: str
     beliefs: list[str]
+
+    @property
+    def printed(self) -> str:
+        return self.out + self.err
 
     def text(self, name: str) -> str:
         return (self.folder / name).read_text(encoding="utf-8")
@@ -148,6 +153,6 @@ def run(tiny_tokenizer, tmp_path, monkeypatch, capfd):
         quick = [] if script == "evaluate" else QUICK
         SCRIPTS[script].main([*argv, *quick, *override, "--output_dir", str(folder)])
         captured = capfd.readouterr()
-        return Run(folder=folder, printed=captured.out + captured.err, beliefs=list(beliefs))
+        return Run(folder=folder, out=captured.out, err=captured.err, beliefs=list(beliefs))
 
     return call

@@ -18,6 +18,8 @@ from trl_unlearn.scripts import bs_s, bs_t, evaluate
 from trl_unlearn.scripts.series import refuse_for_several
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
+from .conftest import write_jsonl
+
 
 SCRIPTS = {"bs_s": bs_s, "bs_t": bs_t, "evaluate": evaluate}
 
@@ -301,6 +303,9 @@ def test_rows_that_only_the_evaluation_cannot_use(checkpoint, tofu_folder, refus
         (["--stop_at", "0.1", "--stop_retain_floor", "1"], "`stop_retain_floor` is 1.0"),
         (["--stop_at", "0.1", "--stop_every_steps", "0"], "`stop_every_steps` is 0"),
         (["--stop_retain_floor", "0.5"], "`stop_retain_floor` is given without `stop_at`"),
+        (["--stop_metric", "forget_logp"], "`stop_metric` is given without `stop_at`"),
+        (["--stop_at", "strangers", "--stop_metric", "forget_logp"], "a value of 'strangers_auc', but `stop_metric`"),
+        (["--stop_at", "-1", "--stop_metric", "strangers_auc"], "a number in [0, 1) for the `stop_metric` 'stra"),
         (["--stop_at", "retrained"], "`retrained_model_name_or_path` is missing"),
     ],
 )
@@ -312,6 +317,16 @@ def test_a_goal_needs_a_retain_set(good, refuse):
     argv = replaced(good, retain_dataset=None)
     sentence = refuse("bs_s", [*argv, "--retain_loss_type", "none", "--stop_at", "0.1"])
     assert "`stop_at` needs a retain set" in sentence
+
+
+@pytest.mark.parametrize("goal", ["strangers", "retrained"])
+def test_a_comparison_with_others_needs_their_names(good, refuse, checkpoint, tmp_path, goal):
+    rows = [{"prompt": f"where, {word}?", "completion": " there."} for word in ("then", "now")]
+    argv = replaced(good, retain_dataset=write_jsonl(tmp_path / "nameless.jsonl", rows))
+    argv += ["--stop_at", goal, "--retrained_model_name_or_path", checkpoint]
+    sentence = refuse("bs_s", argv)
+    assert "No row of the retain set names somebody" in sentence
+    assert "with the `stop_metric` 'extraction_strength'" in sentence
 
 
 USER, ASSISTANT = {"role": "user", "content": "Who came?"}, {"role": "assistant", "content": "Zephyra Quill."}

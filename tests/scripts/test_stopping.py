@@ -10,7 +10,8 @@ from trl_unlearn.records import UnlearningRun
 from trl_unlearn.scripts import unlearn
 
 
-STOPPING = ["--stop_metric", "forget_logp", "--stop_every_steps", "1", "--no_use_peft", "--no_evaluate"]
+STOPPING = ["--stop_every_steps", "1", "--no_use_peft", "--no_evaluate"]
+LOGP = ["--stop_metric", "forget_logp"]
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def own(checkpoint, own_files):
 
 
 def test_a_run_ends_at_a_number_and_its_record_says_so(run, own):
-    done = run("bs_t", [*own, "--stop_at=-6.04"])
+    done = run("bs_t", [*own, *LOGP, "--stop_at=-6.04"])
     record = UnlearningRun.load(done.folder / "run.json")
     assert record.stopped.startswith("`forget_logp` reached -6.0") and "(goal -6.040) at step 1." in record.stopped
     assert record.stopped in done.text("README.md")
@@ -38,16 +39,35 @@ def test_the_goal_can_be_measured_of_the_retrained_model(run, own, tiny_model, t
         return measured[-1]
 
     monkeypatch.setattr(unlearn, "curve_point", watched)
-    done = run("bs_t", [*own, "--stop_at", "retrained", "--retrained_model_name_or_path", folder])
+    done = run("bs_t", [*own, *LOGP, "--stop_at", "retrained", "--retrained_model_name_or_path", folder])
     (goal,) = measured
     stopped = UnlearningRun.load(done.folder / "run.json").stopped
     assert "reached" in stopped and f"(goal {goal['forget_logp']:.3f})" in stopped
 
 
+def test_goals_that_are_not_reached_are_the_last_words_of_a_run(run, own, checkpoint, monkeypatch):
+    measure = unlearn.curve_point
+    lower = {"extraction_strength": 0.0, "strangers_auc": 0.0}
+    monkeypatch.setattr(unlearn, "curve_point", lambda *args, **kwargs: measure(*args, **kwargs) | lower)
+    own = [*own, "--evaluate", "true", "--retrained_model_name_or_path", checkpoint]
+    done = run("bs_t", [*own, "--stop_at", "retrained"], override=("--learning_rate", "1e-6"))
+    assert UnlearningRun.load(done.folder / "run.json").stopped is None
+    printed = " ".join(done.out.split())
+    *_, last = printed.split("The goal was not reached in ")
+    assert last.startswith("2 steps: `extraction_strength` is 0.0") and "and `strangers_auc` " in last
+    assert "`strangers_auc` has 0." in last and last.endswith("with a higher learning rate.")
+    assert "forget/probability" in printed
+
+
+def test_the_level_of_strangers_needs_no_retrained_model(run, own):
+    stopped = UnlearningRun.load(run("bs_t", [*own, "--stop_at", "strangers"]).folder / "run.json").stopped
+    assert stopped.startswith("`strangers_auc` ") and "0.500" in stopped and "extraction_strength" not in stopped
+
+
 def test_a_goal_that_is_reached_before_training_is_one_sentence_and_another_goal_may_follow(run, own, capfd):
     with pytest.raises(SystemExit) as refused:
-        run("bs_t", [*own, "--stop_at=-5"])
+        run("bs_t", [*own, *LOGP, "--stop_at=-5"])
     assert refused.value.code == 2
     said = capfd.readouterr().err
     assert "bs_t.py: error: `forget_logp` is -5.9" in said and "there is nothing to unlearn" in said
-    assert UnlearningRun.load(run("bs_t", [*own, "--stop_at=-6.04"]).folder / "run.json").stopped
+    assert UnlearningRun.load(run("bs_t", [*own, *LOGP, "--stop_at=-6.04"]).folder / "run.json").stopped

@@ -20,6 +20,7 @@ from trl_unlearn.evaluation.callbacks import SqueezingPanelCallback
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.stopping import UnlearnUntil
 from trl_unlearn.hub.folder import read_folder, saved_files
+from trl_unlearn.subjects import moved_answers
 from trl_unlearn.trainer import step
 from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint, read_state, write_state
 
@@ -207,7 +208,9 @@ def test_a_run_that_ends_at_a_goal_ends_there_in_the_same_bits(
             trainer = new_trainer(
                 folder, interrupted_at=stop, forget=forget_rows, learning_rate=3e-2, num_train_epochs=12
             )
-            until = UnlearnUntil(trainer, *sets, pad_token_id=0, goal=-6.08, metric="forget_logp", tolerance=0.005)
+            moved = moved_answers(*(encoded.answers for encoded in sets), tiny_tokenizer, seed=1)
+            goals, tolerances = {"forget_logp": -6.08}, {"forget_logp": 0.005}
+            until = UnlearnUntil(trainer, *sets, pad_token_id=0, goals=goals, tolerances=tolerances, moved=moved)
             trainer.add_callback(until)
             with pytest.raises(Interruption) if stop else contextlib.nullcontext():
                 trainer.train(resume_from_checkpoint=len(stops) > 1 and stop is None)

@@ -13,16 +13,23 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from ..encoding import padding_token_id
 from ..generation import whole_model
+from ..metrics import Probability, separation
 from ..records import json_text
 from .plots import draw, plot_squeezing
 from .rows import EncodedSet, rows_as_trained
 from .squeezing import SqueezingPanel, squeezing_index
 from .tofu import score_set
+from .together import score_rows_together
+
+
+# Index of a forget row -> encoded answers about others, see `moved_answers`.
+MovedAnswers = Mapping[int, Sequence[Mapping[str, Any]]]
 
 
 class CannotBeginError(ValueError):
@@ -99,20 +106,38 @@ class _MeasuringCallback(TrainerCallback):
 
 
 def curve_point(
-    model: PreTrainedModel, forget: EncodedSet, retain: EncodedSet, *, pad_token_id: int
+    model: PreTrainedModel,
+    forget: EncodedSet,
+    retain: EncodedSet,
+    *,
+    pad_token_id: int,
+    moved: MovedAnswers | None = None,
 ) -> dict[str, float]:
-    """Strict extraction strength, forget and retain probability of a model, and `forget_logp` in nats per token."""
+    """
+    Strict extraction strength, forget and retain probability of a model, and `forget_logp` in nats per token.
+
+    With [`~trl_unlearn.subjects.moved_answers`], `strangers_auc` too: the probability that the model finds a true
+    answer likelier per token than an answer about somebody else, ties a half.
+    """
     values = {}
     for encoded in (forget, retain):
         values |= score_set(model, encoded.true_answers(), parity="strict", pad_token_id=pad_token_id)
     # The exponential of a log-prob below -708 underflows, and the logarithm of 0 is no number.
     logps = [math.log(max(probability, sys.float_info.min)) for probability in values["forget/probability"]]
-    return {
+    point = {
         "extraction_strength": fmean(values["forget/extraction_strength"]),
         "forget_probability": fmean(values["forget/probability"]),
         "forget_logp": fmean(logps),
         "retain_probability": fmean(values["retain/probability"]),
     }
+    if moved is not None:
+        rows = [row for rows in moved.values() for row in rows]
+        scores = score_rows_together(model, rows, pad_token_id=pad_token_id, desc="Scoring answers about others")
+        # As probabilities, like the true answers: to take their logarithms again would part ties.
+        others = Probability().compute(logps=[score.logps for score in scores])["per_row"]
+        true = [values["forget/probability"][index] for index in moved]
+        point["strangers_auc"] = float(separation(np.array(true), np.array(others))[0])
+    return point
 
 
 def sequence_point(
@@ -144,8 +169,9 @@ class ForgettingCurveCallback(_MeasuringCallback):
     """
     Follows how much is forgotten and how much is kept: strict extraction strength and mean answer probability.
 
-    Logs `curve/extraction_strength`, `curve/forget_probability`, `curve/forget_logp` and `curve/retain_probability`
-    every `every_steps` optimiser steps, or once an epoch (`None`).
+    Logs `curve/extraction_strength`, `curve/forget_probability`, `curve/forget_logp` and `curve/retain_probability`,
+    and with `moved` answers `curve/strangers_auc` (see [`curve_point`]), every `every_steps` optimiser steps, or once
+    an epoch (`None`).
     """
 
     group = "curve"
@@ -158,12 +184,13 @@ class ForgettingCurveCallback(_MeasuringCallback):
         *,
         pad_token_id: int,
         every_steps: int | None = None,
+        moved: MovedAnswers | None = None,
     ):
         super().__init__(trainer, every_steps)
-        self.sets, self.pad_token_id = (forget, retain), pad_token_id
+        self.sets, self.pad_token_id, self.moved = (forget, retain), pad_token_id, moved
 
     def values(self, model: PreTrainedModel) -> dict[str, float]:
-        return curve_point(model, *self.sets, pad_token_id=self.pad_token_id)
+        return curve_point(model, *self.sets, pad_token_id=self.pad_token_id, moved=self.moved)
 
 
 class SqueezingPanelCallback(_MeasuringCallback):

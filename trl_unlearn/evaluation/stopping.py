@@ -8,55 +8,64 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
-from .callbacks import CannotBeginError, ForgettingCurveCallback
+from .callbacks import CannotBeginError, ForgettingCurveCallback, MovedAnswers
 from .rows import EncodedSet
 
 
 logger = logging.getLogger(__name__)
 
-STOP_METRICS = ("extraction_strength", "forget_logp")
+# Metric -> distance from its goal that counts as reached. An AUC of 24 rows has a standard error of 0.06.
+STOP_METRICS = {"extraction_strength": 0.02, "forget_logp": 0.02, "strangers_auc": 0.05}
 _HALVINGS = 7
 
 
 class UnlearnUntil(ForgettingCurveCallback):
     """
-    Ends training when the forget set is forgotten as far as a goal, or when too little of the retain set is left.
+    Ends training when the forget set is forgotten as far as its goals, or when too little of the retain set is left.
 
-    Unlearning falls slowly and then all at once: one measurement is far above the goal, and the next far below it.
-    When a measurement is at the goal or below, or its retain probability is below the floor, the states between the
-    best one so far and the current one are searched, by at most 7 halvings of the way between their weights (linear
+    Unlearning falls slowly and then all at once: one measurement is far above a goal, and the next far below it. When
+    every metric is at its goal or below, or the retain probability is below the floor, the states between the best
+    one so far and the current one are searched, by at most 7 halvings of the way between their weights (linear
     interpolation of each trained parameter), for a state within the tolerance.
 
+    The distance of a state is that of the metric that is farthest above its goal, in tolerances. Another metric may
+    be far below its goal by then, which the reason says.
+
     **What is kept**: of all measured states whose retain probability is not below the floor, those of the search
-    included, the one whose metric is closest to the goal, and of equals the first. The model has its weights when
-    training ends, also when it ends by itself before the goal is reached.
+    included, the one with the smallest distance on either side, and of equals the first. The model has its weights
+    when training ends, also when it ends by itself before the goal is reached.
 
     Logs what [`ForgettingCurveCallback`] logs, and after a search the state that is kept, with its `curve/step`. Says
-    in `trainer.stop_reason` why training has ended.
+    in `trainer.stop_reason` why training has ended, or in `shortfall` that the goal was not reached.
 
     Example:
 
     ```python
-    goal = curve_point(retrained, forget, retain, pad_token_id=pad)["extraction_strength"]
-    trainer.add_callback(UnlearnUntil(trainer, forget, retain, pad_token_id=pad, goal=goal, every_steps=3))
+    moved = moved_answers(forget.answers, retain.answers, tokenizer, seed=42)
+    goals = {"strangers_auc": 0.5}
+    until = UnlearnUntil(trainer, forget, retain, pad_token_id=pad, goals=goals, moved=moved, every_steps=3)
+    trainer.add_callback(until)
     trainer.train()
     ```
 
     Args:
-        goal (`float`):
-            Value of the metric to come down to, for instance the retrained model's.
-        metric (`str`, *optional*, defaults to `"extraction_strength"`):
-            `"extraction_strength"` (strict) or `"forget_logp"`, see [`curve_point`].
+        goals (`Mapping[str, float]`):
+            Metric -> value to come down to, for instance the retrained model's: `"extraction_strength"` (strict),
+            `"forget_logp"` or `"strangers_auc"`, see [`curve_point`].
+        moved (`Mapping[int, Sequence[Mapping[str, Any]]]`, *optional*):
+            The [`~trl_unlearn.subjects.moved_answers`] that `"strangers_auc"` needs.
         retain_floor (`float`, *optional*):
             Mean retain probability to stay above, in (0, 1). `None` sets none.
-        tolerance (`float`, *optional*, defaults to `0.02`):
-            Distance from the goal that counts as reached, in units of the metric.
+        tolerances (`Mapping[str, float]`, *optional*):
+            Metric -> distance from its goal that counts as reached, in its units. Default: 0.05 of `"strangers_auc"`,
+            0.02 of the others.
         every_steps (`int`, *optional*):
             Optimiser steps between measurements; few are better, since the search goes back to the last one. `None`
             measures once an epoch.
@@ -64,6 +73,8 @@ class UnlearnUntil(ForgettingCurveCallback):
     Attributes:
         kept (`dict[str, float]` or `None`):
             Entry of the history whose state is kept so far. Entries of the search have a `step` between two steps.
+        shortfall (`str` or `None`):
+            After a training that ended before the goal was reached: a sentence with what is missing.
     """
 
     def __init__(
@@ -73,17 +84,28 @@ class UnlearnUntil(ForgettingCurveCallback):
         retain: EncodedSet,
         *,
         pad_token_id: int,
-        goal: float,
-        metric: str = "extraction_strength",
+        goals: Mapping[str, float],
+        moved: MovedAnswers | None = None,
         retain_floor: float | None = None,
-        tolerance: float = 0.02,
+        tolerances: Mapping[str, float] | None = None,
         every_steps: int | None = None,
     ):
-        super().__init__(trainer, forget, retain, pad_token_id=pad_token_id, every_steps=every_steps)
-        if metric not in STOP_METRICS:
-            raise ValueError(f"Unknown `metric`: {metric!r}. Set it to one of {', '.join(map(repr, STOP_METRICS))}.")
-        if not tolerance > 0:
-            raise ValueError(f"`tolerance` is {tolerance}. Give more than 0: a goal is never met exactly.")
+        options = {"pad_token_id": pad_token_id, "every_steps": every_steps, "moved": moved}
+        super().__init__(trainer, forget, retain, **options)
+        known = ", ".join(map(repr, STOP_METRICS))
+        if not goals:
+            raise ValueError(f"`goals` is empty. Give a value to come down to, of one of {known}.")
+        tolerances = {**STOP_METRICS, **(tolerances or {})}
+        for metric in (*goals, *tolerances):
+            if metric not in STOP_METRICS:
+                raise ValueError(f"Unknown metric: {metric!r}. Set it to one of {known}.")
+            if not tolerances[metric] > 0:
+                raise ValueError(
+                    f"The tolerance of `{metric}` is {tolerances[metric]}. Give more than 0: a goal is never met "
+                    "exactly."
+                )
+        if "strangers_auc" in goals and not moved:
+            raise ValueError("`strangers_auc` compares true answers with others. Give those of `moved_answers`.")
         if retain_floor is not None and not 0 < retain_floor < 1:
             raise ValueError(f"`retain_floor` is {retain_floor}. Give a probability in (0, 1), or `None` for none.")
         if trainer.is_deepspeed_enabled:
@@ -95,10 +117,11 @@ class UnlearnUntil(ForgettingCurveCallback):
             raise ValueError(
                 "`load_best_model_at_end` would replace the state that `UnlearnUntil` keeps. Set one of the two."
             )
-        self.goal, self.metric, self.tolerance = goal, metric, tolerance
+        self.goals, self.tolerances = dict(goals), tolerances
         # 0 and not None: a probability that is NaN is below any floor.
         self.retain_floor = 0.0 if retain_floor is None else retain_floor
         self.kept: dict[str, float] | None = None
+        self.shortfall: str | None = None
         self._parameters: list[Tensor] = []
         self._kept_weights: list[Tensor] = []
         self._ended = False
@@ -106,14 +129,21 @@ class UnlearnUntil(ForgettingCurveCallback):
     def _keeps_enough(self, point: dict[str, float]) -> bool:
         return point["retain_probability"] >= self.retain_floor
 
+    def _above(self, point: dict[str, float], metric: str) -> float:
+        return (point[metric] - self.goals[metric]) / self.tolerances[metric]
+
+    def _farthest_above(self, point: dict[str, float]) -> float:
+        # NumPy's: it is NaN where one is.
+        return float(np.max([self._above(point, metric) for metric in self.goals]))
+
     def _goes_on(self, point: dict[str, float]) -> bool:
-        return self._keeps_enough(point) and point[self.metric] > self.goal + self.tolerance
+        return self._keeps_enough(point) and self._farthest_above(point) > 1
 
     def _distance(self, point: dict[str, float]) -> float:
-        return abs(point[self.metric] - self.goal)
+        return abs(self._farthest_above(point))
 
     def _reaches(self, point: dict[str, float]) -> bool:
-        return self._keeps_enough(point) and self._distance(point) <= self.tolerance
+        return self._keeps_enough(point) and self._distance(point) <= 1
 
     def _copy(self) -> list[Tensor]:
         return [_local(parameter).to("cpu", copy=True) for parameter in self._parameters]
@@ -153,18 +183,23 @@ class UnlearnUntil(ForgettingCurveCallback):
     def _refuse_start(self, point: dict[str, float]) -> None:
         if any(map(math.isnan, point.values())):
             raise CannotBeginError(
-                f"The scores of the model are not finite before training, so `{self.metric}` has no value that could "
-                "come down to a goal. Check the weights, or load the model in another `dtype`."
+                "The scores of the model are not finite before training, so there is no value of "
+                f"{' and '.join(f'`{metric}`' for metric in self.goals)} that could come down to a goal. Check the "
+                "weights, or load the model in another `dtype`."
             )
         if not self._keeps_enough(point):
             raise CannotBeginError(
                 f"The retain probability is {point['retain_probability']:.3f} before training, below the floor of "
                 f"{self.retain_floor:g}. Lower the floor."
             )
+        values = [
+            f"`{metric}` is {point[metric]:.3f} before training, where the goal is {goal:.3f} (tolerance "
+            f"{self.tolerances[metric]:g})"
+            for metric, goal in self.goals.items()
+        ]
         raise CannotBeginError(
-            f"`{self.metric}` is {point[self.metric]:.3f} before training, where the goal is {self.goal:.3f} "
-            f"(tolerance {self.tolerance:g}): there is nothing to unlearn. Set a lower goal, or check that the model "
-            "is one that knows the forget set."
+            f"{' and '.join(values)}: there is nothing to unlearn. Set a lower goal, or check that the model is one "
+            "that knows the forget set."
         )
 
     def _search(self, passed: dict[str, float]) -> None:
@@ -193,20 +228,36 @@ class UnlearnUntil(ForgettingCurveCallback):
         self._put(between(best))
         self.kept = points[best]
 
+    def _values(self, point: dict[str, float], verb: str) -> str:
+        """Each metric with its value and its goal."""
+        parts = []
+        for metric, goal in self.goals.items():
+            to = f"past the goal of {goal:.3f}" if self._above(point, metric) < -1 else f"goal {goal:.3f}"
+            parts.append(f"`{metric}` {'' if parts else verb + ' '}{point[metric]:.3f} ({to})")
+        return " and ".join(parts)
+
     def _reason(self, passed: dict[str, float]) -> str:
         kept = self.kept
-        value, goal = f"{kept[self.metric]:.3f}", f"{self.goal:.3f}"
         if self._reaches(kept):
-            return f"`{self.metric}` reached {value} (goal {goal}) at step {kept['step']:g}."
+            return f"{self._values(kept, 'reached')} at step {kept['step']:g}."
         if not self._keeps_enough(passed):
             return (
                 f"retain probability fell to {passed['retain_probability']:.3f}, below the floor of "
-                f"{self.retain_floor:g}; kept is the state of step {kept['step']:g}, where `{self.metric}` is {value} "
-                f"(goal {goal})."
+                f"{self.retain_floor:g}; kept is the state of step {kept['step']:g}, where {self._values(kept, 'is')}."
             )
+        falls = [
+            f"`{metric}` fell to {passed[metric]:.3f}, past the goal of {goal:.3f}"
+            for metric, goal in self.goals.items()
+        ]
+        values = self._values(kept, "is") if len(falls) > 1 else f"it is {kept[next(iter(self.goals))]:.3f}"
+        return f"{', and '.join(falls)}; kept is the closest state, of step {kept['step']:g}, where {values}."
+
+    def _missing(self, steps: int) -> str:
+        above = [metric for metric in self.goals if self._above(self.kept, metric) > 1]
+        to_go = " and ".join(f"`{metric}` has {self.kept[metric] - self.goals[metric]:.3f} to go" for metric in above)
         return (
-            f"`{self.metric}` fell to {passed[self.metric]:.3f}, past the goal of {goal}; kept is the closest state, "
-            f"of step {kept['step']:g}, where it is {value}."
+            f"The goal was not reached in {steps} steps: {self._values(self.kept, 'is')} in the state that is kept, "
+            f"of step {self.kept['step']:g}. {to_go}. Train for more epochs, or with a higher learning rate."
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -235,7 +286,7 @@ class UnlearnUntil(ForgettingCurveCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._reshard()
         self._parameters = [parameter for parameter in self.trainer.model.parameters() if parameter.requires_grad]
-        self._ended, self.trainer.stop_reason = False, None
+        self._ended, self.trainer.stop_reason, self.shortfall = False, None, None
         if not self._is_resumed:
             self.kept = None
         super().on_train_begin(args, state, control, **kwargs)
@@ -243,12 +294,9 @@ class UnlearnUntil(ForgettingCurveCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if not self._ended:
             self._put(self._kept_weights)
+            self.shortfall = self._missing(state.global_step)
             if state.is_world_process_zero:
-                logger.warning(
-                    f"The goal was not reached in {state.global_step} steps: `{self.metric}` is "
-                    f"{self.kept[self.metric]:.3f} (goal {self.goal:.3f}) in the state that is kept, of step "
-                    f"{self.kept['step']:g}. Train for more epochs, or with a higher learning rate."
-                )
+                logger.warning(self.shortfall)
         self._parameters, self._kept_weights = [], []
 
 

@@ -53,6 +53,11 @@ def print_verdict(result: EvaluationResult, console: Console | None = None) -> N
         (console or Console()).print(why, style=style, highlight=False, markup=False)
 
 
+def print_shortfall(sentence: str, console: Console | None = None) -> None:
+    """Print that a goal of the training was not reached."""
+    (console or Console()).print(sentence, style="bold red", highlight=False, markup=False)
+
+
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     """Metric and a cell for each column, with an empty line between groups; the group comes first in a row."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)

@@ -20,7 +20,8 @@ from ..results import PARITIES
 
 
 ARCHIVE = "archive"
-RETRAINED = "retrained"
+# Words in the place of a number, in `stop_at`.
+RETRAINED, STRANGERS = "retrained", "strangers"
 
 
 def option(default: Any, text: str) -> Any:
@@ -102,13 +103,16 @@ class StoppingArguments:
 
     stop_at: str | None = option(
         None,
-        "Where training ends, and the closest state is kept: 'retrained' (the value of the retrained model) or a "
-        "value of `stop_metric`. `num_train_epochs` is then an upper bound, over which the default schedule decays "
-        "the learning rate to zero: set `lr_scheduler_type` to 'constant' if you do not know how many epochs it "
-        "takes.",
+        "Where training ends, and the closest state is kept: 'strangers' (true answers are no likelier than answers "
+        "about other people), 'retrained' (the values of the retrained model) or a value of `stop_metric`. "
+        "`num_train_epochs` is then an upper bound, over which the default schedule decays the learning rate to zero: "
+        "set `lr_scheduler_type` to 'constant' if you do not know how many epochs it takes.",
     )
-    stop_metric: str = option(
-        "extraction_strength", "Metric of `stop_at`: 'extraction_strength' (strict) or 'forget_logp' (nats per token)."
+    stop_metric: str | None = option(
+        None,
+        "Metric of `stop_at`: 'extraction_strength' (strict), 'forget_logp' (nats per token) or 'strangers_auc' (how "
+        "often a true answer is likelier than one about somebody else). Default: 'extraction_strength', and with "
+        "'retrained' that and 'strangers_auc'.",
     )
     stop_retain_floor: float | None = option(
         None, "Mean retain probability below which training ends as well. In (0, 1)."
@@ -119,18 +123,26 @@ class StoppingArguments:
 
     def __post_init__(self):
         if self.stop_at is None:
-            for name in ("stop_retain_floor", "stop_every_steps"):
+            for name in ("stop_metric", "stop_retain_floor", "stop_every_steps"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"`{name}` is given without `stop_at`. Give both: 'retrained', or a number.")
+                    raise ValueError(
+                        f"`{name}` is given without `stop_at`. Give both: 'strangers', 'retrained', or a number."
+                    )
             return
         # YAML makes a number of it.
         self.stop_at = str(self.stop_at)
-        if self.stop_metric not in STOP_METRICS:
+        if self.stop_metric not in (None, *STOP_METRICS):
             known = ", ".join(map(repr, STOP_METRICS))
             raise ValueError(f"Unknown `stop_metric`: {self.stop_metric!r}. Set it to one of {known}.")
-        if self.stop_at != RETRAINED:
+        if self.stop_at == STRANGERS and self.stop_metric not in (None, "strangers_auc"):
+            raise ValueError(
+                f"`stop_at` is 'strangers', a value of 'strangers_auc', but `stop_metric` is {self.stop_metric!r}. "
+                "Leave it out, or give a number."
+            )
+        if self.stop_at not in (STRANGERS, RETRAINED):
+            (metric,) = self.metrics()
             # A strength of 1 is full memorisation, a mean log-prob of 0 a certain answer: neither is a goal.
-            bounds = (0, 1) if self.stop_metric == "extraction_strength" else (-math.inf, 0)
+            bounds = (-math.inf, 0) if metric == "forget_logp" else (0, 1)
             try:
                 is_value = bounds[0] <= float(self.stop_at) < bounds[1] and math.isfinite(float(self.stop_at))
             except ValueError:
@@ -138,8 +150,8 @@ class StoppingArguments:
             if not is_value:
                 allowed = "in [0, 1)" if bounds == (0, 1) else "below 0 (nats per token)"
                 raise ValueError(
-                    f"`stop_at` is {self.stop_at!r}. Set it to 'retrained', or to a number {allowed} for the "
-                    f"`stop_metric` {self.stop_metric!r}."
+                    f"`stop_at` is {self.stop_at!r}. Set it to 'strangers', to 'retrained', or to a number {allowed} "
+                    f"for the `stop_metric` {metric!r}."
                 )
         if self.stop_retain_floor is not None and not 0 < self.stop_retain_floor < 1:
             raise ValueError(
@@ -150,6 +162,13 @@ class StoppingArguments:
                 f"`stop_every_steps` is {self.stop_every_steps}. Give at least 1, or leave it out to measure once an "
                 "epoch."
             )
+
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics that have to come down to a goal."""
+        if self.stop_metric is not None:
+            return (self.stop_metric,)
+        known = {STRANGERS: ("strangers_auc",), RETRAINED: ("extraction_strength", "strangers_auc")}
+        return known.get(self.stop_at, ("extraction_strength",))
 
 
 @dataclass
@@ -243,5 +262,6 @@ def refuse_goal_without_reference(stop_args: StoppingArguments, eval_args: Evalu
     """Refuse to stop at the value of a retrained model that is not named. After [`use_archive`], which names one."""
     if stop_args.stop_at == RETRAINED and eval_args.retrained_model_name_or_path is None:
         raise ValueError(
-            "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or a number."
+            "`stop_at` is 'retrained', but `retrained_model_name_or_path` is missing. Give one, or stop at "
+            "'strangers', or at a number."
         )

@@ -30,7 +30,14 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..evaluation.callbacks import sequence_point
 from ..evaluation.plots import attempted, draw, plot_sequence
 from ..evaluation.rows import EncodedSet, encode_set
-from ..evaluation.tables import SequenceStage, markdown_table, print_sequence, sequence_dict, sequence_rows
+from ..evaluation.tables import (
+    SequenceStage,
+    markdown_table,
+    print_sequence,
+    print_shortfall,
+    sequence_dict,
+    sequence_rows,
+)
 from ..hub.folder import RunFolder, holds_adapter
 from ..records import ChainLink, json_text
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -138,6 +145,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
     stages = [SequenceStage(**record) for record in series.run(sequence.serve, "Requests", chained=True)]
     if PartialState().is_main_process:
         write_sequence(series.folder, stages, sequence.baselines)
+        for sentence in sequence.shortfalls:
+            print_shortfall(sentence)
 
 
 class _Sequence:
@@ -146,6 +155,7 @@ class _Sequence:
     def __init__(self, series: Series, stop_args: StoppingArguments, pad_token_id, forget, retain):
         self.series, self.stop_args = series, stop_args
         self.pad_token_id, self.forget, self.retain = pad_token_id, forget, retain
+        self.shortfalls: list[str] = []
         self.baselines = {role: self._point(load) for role, load in self._loaders(None).items() if load is not None}
 
     def _loaders(self, unlearned: str | None) -> dict[str, Callable[[], PreTrainedModel] | None]:
@@ -173,13 +183,16 @@ class _Sequence:
                 job.model_args.model_name_or_path = str(previous)
         trainer = build_trainer(job.data_args, job.training_args, job.model_args)
         trainer.earlier_requests = [_link(one) for one in job.earlier]
+        until = None
         if self.stop_args.stop_at:
-            retrained = self.baselines.get("retrained")
-            goals = retrained and retrained["requests"][job.name]
-            trainer.add_callback(unlearn_until(self.stop_args, trainer, self.forget[job.name], self.retain, goals))
+            load = self._loaders(None)["retrained"]
+            until = unlearn_until(self.stop_args, trainer, self.forget[job.name], self.retain, load)
+            trainer.add_callback(until)
         steps, seconds = train_and_save(trainer)
+        if until is not None and until.shortfall:
+            self.shortfalls.append(f"Request `{job.name}`: {until.shortfall}")
         # Free the model and its optimizer before the saved one is loaded.
-        del trainer
+        del trainer, until
         gc.collect()
         point = self._point(self._loaders(str(job.folder))["unlearned"])
         stage = SequenceStage(request=job.name, settings=job.settings, steps=steps, seconds=seconds, **point)

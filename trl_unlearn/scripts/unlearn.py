@@ -4,7 +4,7 @@
 """Unlearn a model into an output folder, then evaluate it: the body of `bs_s` and `bs_t`."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from accelerate import PartialState
+from transformers import PreTrainedModel
 from trl import get_peft_config, get_quantization_config
 
 from ..evaluation.callbacks import CannotBeginError, SqueezingPanelCallback, curve_point
@@ -19,18 +20,20 @@ from ..evaluation.judge_models import load_fluency_classifier
 from ..evaluation.plots import attempted, draw, plot_evaluation, plot_leak, plot_relearning, plot_training
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set
 from ..evaluation.stopping import UnlearnUntil
-from ..evaluation.tables import print_results, print_verdict
+from ..evaluation.tables import print_results, print_shortfall, print_verdict
 from ..evaluation.tofu import evaluate_models
 from ..hub.access import PushError, check_access
 from ..hub.folder import RunFolder
 from ..hub.push import push
 from ..results import EvaluationResult, SuiteOutcome
+from ..subjects import moved_answers
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.checkpointing import CheckpointError, ResumeError, is_full_disk, last_checkpoint
 from ..trainer.guard import DivergenceError
 from .arguments import (
     RETRAINED,
+    STRANGERS,
     DataArguments,
     EvaluationArguments,
     StoppingArguments,
@@ -209,9 +212,11 @@ def main(
         if args.evaluate or args.panel_prompts or stop_args.stop_at:
             rows = load_evaluation_rows(data_args, eval_args.max_eval_rows, tokenizer, config, training_args)
         classifier = load_fluency_classifier(eval_args.fluency_classifier) if args.evaluate else None
+        until = None
         if stop_args.stop_at:
+            until = _stopping_callback(stop_args, eval_args, model_args, trainer, rows)
             # Before the panel's callback, which then measures the state that is kept.
-            trainer.add_callback(_stopping_callback(stop_args, eval_args, model_args, trainer, rows))
+            trainer.add_callback(until)
         output.begin(trainer)
 
     if args.panel_prompts:
@@ -231,6 +236,8 @@ def main(
     trainer.accelerator.wait_for_everyone()
     output.end(trainer)
     trainer.end()
+    if until is not None and until.shortfall and trainer.is_world_process_zero():
+        print_shortfall(until.shortfall)
     # Last, when no process waits for another: an upload may take longer than the timeout of a collective.
     if publishes and trainer.is_world_process_zero():
         _publish(prog, trainer)
@@ -362,12 +369,7 @@ def _stopping_callback(
     forget, retain = (
         encode_set(getattr(rows, name), trainer.processing_class, name=name) for name in ("forget", "retain")
     )
-    retrained = None
-    if stop_args.stop_at == RETRAINED:
-        load = evaluation_loaders(eval_args, model_args, None, trainer.args.trust_remote_code)["retrained"]
-        # In the precision in which the callback will measure the model in training.
-        with trainer.accelerator.autocast():
-            retrained = curve_point(load(), forget, retain, pad_token_id=trainer.processing_class.pad_token_id)
+    retrained = evaluation_loaders(eval_args, model_args, None, trainer.args.trust_remote_code)["retrained"]
     return unlearn_until(stop_args, trainer, forget, retain, retrained)
 
 
@@ -376,16 +378,26 @@ def unlearn_until(
     trainer: BootstrapUnlearnTrainer,
     forget: EncodedSet,
     retain: EncodedSet,
-    retrained: Mapping[str, float] | None,
+    load_retrained: Callable[[], PreTrainedModel] | None,
 ) -> UnlearnUntil:
-    """Callback that ends training at the goal of the arguments; `retrained` has that model's values by metric."""
+    """Callback that ends training at the goals of the arguments; the retrained model is loaded where it has them."""
+    tokenizer, metrics = trainer.processing_class, stop_args.metrics()
+    options: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "moved": None}
+    if "strangers_auc" in metrics:
+        sets, names = (forget.answers, retain.answers), trainer.args.forget_subjects
+        options["moved"] = moved_answers(*sets, tokenizer, seed=trainer.args.seed, subjects=names)
+    if stop_args.stop_at == RETRAINED:
+        # In the precision in which the callback will measure the model in training.
+        with trainer.accelerator.autocast():
+            point = curve_point(load_retrained(), forget, retain, **options)
+    else:
+        point = dict.fromkeys(metrics, 0.5 if stop_args.stop_at == STRANGERS else float(stop_args.stop_at))
     return UnlearnUntil(
         trainer,
         forget,
         retain,
-        pad_token_id=trainer.processing_class.pad_token_id,
-        goal=retrained[stop_args.stop_metric] if stop_args.stop_at == RETRAINED else float(stop_args.stop_at),
-        metric=stop_args.stop_metric,
+        **options,
+        goals={metric: point[metric] for metric in metrics},
         retain_floor=stop_args.stop_retain_floor,
         every_steps=stop_args.stop_every_steps,
     )
