@@ -4,7 +4,7 @@
 
 """Hidden states where a label is predicted, and the head that turns them into logits: the only label shift."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -147,36 +147,71 @@ def _captured_head(module: nn.Module, seen: list[Tensor]) -> Iterator[None]:
         seen.append(hidden)
         return hidden.new_tensor(_PROBE).expand(*hidden.shape[:-1], len(_PROBE))
 
-    # On the instance, over the class's: the [tokens, vocabulary] product is never built.
+    # The [tokens, vocabulary] product is never built.
+    with replaced_forward(module, forward):
+        yield
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Another forward for a module."""
+    # On the instance, over the class's, or over that of a library which did the same.
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
         del module.forward
+        if before is not None:
+            module.forward = before
+
+
+def layers_of(model: nn.Module) -> nn.ModuleList:
+    """The decoder's stack of layers."""
+    count = model.config.get_text_config().num_hidden_layers
+    # By its length, since each family has another name for the stack.
+    stacks = (module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count)
+    stack = next(stacks, None)
+    if stack is None:
+        raise ValueError(f"`{type(model).__name__}` has no list of {count} decoder layers, as its config says.")
+    return stack
 
 
 def layer_of(model: nn.Module, index: int) -> nn.Module:
     """Layer `index` of the decoder."""
-    count = model.config.get_text_config().num_hidden_layers
-    # By its length, since each family has another name for the stack.
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
-    if not stacks or not 0 <= index < count:
-        raise ValueError(f"`{type(model).__name__}` has no decoder layer {index}: it has {count} layers.")
-    return stacks[0][index]
+    layers = layers_of(model)
+    if not 0 <= index < len(layers):
+        raise ValueError(f"`{type(model).__name__}` has no decoder layer {index}: it has {len(layers)} layers.")
+    return layers[index]
+
+
+def layer_states(output: Any) -> Tensor:
+    """Hidden states `[rows, tokens, size]` in what a decoder layer returns: alone, or first in a tuple."""
+    states = output[0] if isinstance(output, tuple) else output
+    if not isinstance(states, Tensor) or isinstance(states, DTensor) or states.dim() != 3:
+        raise ValueError(
+            f"A decoder layer returns `{type(states).__name__}`, expected a whole tensor `[rows, tokens, size]`: its "
+            "hidden states cannot be read. Please report this model."
+        )
+    return states
+
+
+@contextmanager
+def hooked_layers(layers: Iterable[nn.Module], function: Callable[[Any], Any]) -> Iterator[None]:
+    """Call a function on the output of each layer; what it returns, unless None, takes the place of the output."""
+    handles = [layer.register_forward_hook(lambda module, args, output: function(output)) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
 def _captured_layer(model: nn.Module, index: int | None, seen: list[Tensor]) -> Iterator[None]:
-    if index is None:
+    layers = [] if index is None else [layer_of(model, index)]
+    with hooked_layers(layers, lambda output: seen.append(layer_states(output))):
         yield
-        return
-    handle = layer_of(model, index).register_forward_hook(
-        lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
-    )
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def label_states(model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None) -> LabelStates:

@@ -26,6 +26,7 @@ from .memorization import (
     Probability,
     Squeezing,
     TruthRatio,
+    UnlearningDepth,
 )
 from .text import FluencyStandin, LeakAtK, RougeF1, RougeRecall
 
@@ -52,6 +53,7 @@ __all__ = [
     "SpvAttack",
     "Squeezing",
     "TruthRatio",
+    "UnlearningDepth",
     "ZlibAttack",
     "harmonic_mean",
     "memorization_score",

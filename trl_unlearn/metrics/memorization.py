@@ -266,3 +266,48 @@ class FADE(UnlearningMetric):
                 )
             per_row.append((fmean(own) - fmean(across) + fmean(home) - fmean(back)) / 2)
         return {"fade": fmean(per_row), "per_row": per_row}
+
+
+class UnlearningDepth(UnlearningMetric):
+    r"""
+    Unlearning Depth Score: the share of a fact that is missing in a model U's hidden states, layer by layer.
+
+    Hidden states after layer l of a source (U, or R, which never knew) take the place of the original model's where it
+    predicts the fact; \\(d_l\\) is how much less likely the fact becomes. Over the layers L with
+    \\(d_l(R) > \\tau\\), a row's score is
+    \\(\\sum_L d_l(R) \cdot clip(d_l(U) / d_l(R), 0, 1) / \\sum_L d_l(R)\\): 0 for the original model, 1 for R.
+
+    Args:
+        unlearned (`list[list[float]]`):
+            \\(d_l(U)\\) of each layer, in nats a token: one list a row.
+        retrained (`list[list[float]]`):
+            The same of R.
+        threshold (`float`, *optional*, defaults to 0.05):
+            \\(\\tau\\), in nats a token.
+
+    Returns:
+        `dict`: `unlearning_depth` (`float`), the mean over rows with such a layer, in [0, 1], and `per_row`
+        (`list[float]`). Both are NaN without such a layer, or where an input is not finite.
+
+    Source: Measuring the Depth of LLM Unlearning via Activation Patching (https://huggingface.co/papers/2605.24614).
+    """
+
+    inputs = Features({"unlearned": NUMBERS, "retrained": NUMBERS})
+
+    def _compute(self, unlearned: Rows, retrained: Rows, threshold: float = 0.05) -> dict[str, Any]:
+        self._check_filled(retrained, "layers")
+        per_row, counted = [], []
+        for index, (own, reference) in enumerate(zip(unlearned, retrained, strict=True)):
+            if len(own) != len(reference):
+                raise ValueError(
+                    f"`UnlearningDepth` got {len(own)} layers of U and {len(reference)} of R in row {index}. Patch "
+                    "the same layers with both."
+                )
+            is_finite = all(map(math.isfinite, (*own, *reference)))
+            pairs = [(u, r) for u, r in zip(own, reference, strict=True) if r > threshold] if is_finite else []
+            # d(R) * clip(d(U) / d(R), 0, 1)
+            missing = sum(min(max(u, 0.0), r) for u, r in pairs)
+            per_row.append(missing / sum(r for _, r in pairs) if pairs else math.nan)
+            if pairs or not is_finite:
+                counted.append(per_row[-1])
+        return {"unlearning_depth": fmean(counted) if counted else math.nan, "per_row": per_row}
