@@ -16,7 +16,7 @@ from .records import SCHEMA_VERSION, JsonRecord
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 PARITIES = ("open-unlearning", "strict")
 # Fields of a record that hold numbers by metric.
-_TABLES = ("models", "differences", "not_measured")
+_TABLES = ("models", "differences", "not_measured", "layers")
 MODEL_ROLES = ("target", "unlearned", "retrained")
 # Name of a paired difference -> what is subtracted from what.
 DIFFERENCES = {"unlearned - target": ("unlearned", "target"), "unlearned - retrained": ("unlearned", "retrained")}
@@ -42,6 +42,7 @@ METRIC_GROUPS = {
     "privacy": "closer to retrained is better",
     "robustness": "closer to retrained is better",
     "distribution": "FADE lower, the extraction strength at equal utility closer to retrained is better",
+    "depth": "UDS near 1, logit lens closer to retrained, retain facts lost near 0",
     "muse": "closer to retrained is better, utility preservation higher",
     "wmdp": "bio and cyber down to chance (0.25), MMLU higher is better",
     "judge": "naturalness higher, similarity closer to retrained is better",
@@ -53,6 +54,7 @@ GROUP_TITLES = {
     "aggregate": "Aggregates",
     "privacy": "Membership attacks",
     "robustness": "After attacks",
+    "depth": "In the layers",
     "muse": "MUSE",
     "wmdp": "WMDP and MMLU",
 }
@@ -113,6 +115,9 @@ METRICS = tuple(
         ("distribution/fade_retain", "FADE, retain prompts", "distribution"),
         ("distribution/control_mix", "unlearned share at equal utility", "distribution"),
         ("distribution/control_forget_es", "extraction strength at equal utility", "distribution"),
+        ("depth/uds", "Unlearning Depth Score", "depth", True),
+        ("depth/logit_lens", "logit lens, best layer", "depth", True),
+        ("depth/retain_degradation", "retain facts lost by patching", "depth"),
         ("muse/verbmem", "MUSE VerbMem, ROUGE-L F1", "muse", True),
         ("muse/knowmem", "MUSE KnowMem, ROUGE-L F1", "muse", True),
         ("muse/utility_preservation", "MUSE UtilPres, ROUGE-L F1", "muse", True),
@@ -176,6 +181,7 @@ class SuiteOutcome(JsonRecord):
     models: dict[str, dict[str, Measurement]]
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
     not_measured: dict[str, dict[str, Unmeasured]] = field(default_factory=dict)
+    layers: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)  # `rows` (number of rows a set), `seed`, and more
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
 
@@ -200,6 +206,8 @@ class EvaluationResult(JsonRecord):
             A key of `DIFFERENCES` -> metric -> paired [`Difference`].
         not_measured (`dict[str, dict[str, Unmeasured]]`, *optional*):
             Role -> metric without a value -> [`Unmeasured`].
+        layers (`dict[str, dict[str, list[float]]]`, *optional*):
+            Role -> metric -> its mean after each decoder layer.
         protocol (`dict[str, Any]`), environment (`dict[str, Any]`):
             How it was measured (rows a set, `fluency_source`, seed, dtype, weights); versions and device.
     """
@@ -210,6 +218,7 @@ class EvaluationResult(JsonRecord):
     models: dict[str, dict[str, Measurement] | None]
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
     not_measured: dict[str, dict[str, Unmeasured]] = field(default_factory=dict)
+    layers: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     protocol: dict[str, Any]
     environment: dict[str, Any]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trl_unlearn.evaluation.depth import measure_depth
 from trl_unlearn.evaluation.distribution import measure_distribution
 from trl_unlearn.evaluation.judge import measure_judge
 from trl_unlearn.evaluation.muse import MuseRows, measure_muse
@@ -56,8 +57,11 @@ def rows(forget_rows, retain_rows):
     """Row sets with everything that a suite may need."""
 
     def full(found):
-        added = {"paraphrased_answer": "One may say so.", "perturbed_answer": ["Nobody knows.", "By the mill."]}
-        return [{**row, **added} for row in found]
+        wrong = ["Nobody knows.", "By the mill."]
+        return [
+            {**row, "paraphrased_answer": f"So it is: {row['completion'][0]['content']}", "perturbed_answer": wrong}
+            for row in found
+        ]
 
     retain = full(retain_rows)
     return EvaluationRows(full(forget_rows), retain, retain, retain, holdout=retain_rows)
@@ -113,6 +117,7 @@ SUITES = {
     "privacy": measure_privacy,
     "robustness": measure_robustness,
     "distribution": measure_distribution,
+    "depth": measure_depth,
     "judge": measure_judge,
 }
 

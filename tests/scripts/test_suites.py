@@ -330,10 +330,14 @@ def test_the_distance_to_the_retrained_model_needs_one(refuse, tofu):
     assert "`--retrained_model_name_or_path`" in refuse([*tofu, "--suites", "distribution"])
 
 
-def test_distribution_and_the_offline_part_of_the_judge_run_through_the_same_command(run, own, tmp_path):
-    argv = [*own, "--unlearned_model_name_or_path", own[3], "--suites", "distribution,judge", "--max_eval_rows", "2"]
-    result = result_of(run("evaluate", argv))
-    assert result.suites == ["distribution", "judge"]
+def test_distribution_depth_and_the_offline_part_of_the_judge_run_through_the_same_command(run, own, tmp_path):
+    suites = ["--suites", "distribution,judge,depth", "--max_eval_rows", "2"]
+    done = run("evaluate", [*own, "--unlearned_model_name_or_path", own[3], *suites])
+    result = result_of(done)
+    assert result.suites == ["distribution", "depth", "judge"]
+    assert result.get("unlearned", "depth/logit_lens") == result.get("retrained", "depth/logit_lens")
+    assert len(result.layers["target"]["depth/logit_lens"]) == 2
+    assert (done.folder / "figures/depth.png").is_file()
     assert result.get("unlearned", "distribution/fade_forget").value == 0.0
     assert result.get("target", "distribution/fade_forget").value > 0.0
     assert set(result.differences["unlearned - retrained"]) >= {"distribution/fade_forget", "judge/similarity_standin"}

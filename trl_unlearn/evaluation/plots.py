@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..results import (
     GROUP_TITLES,
@@ -183,6 +184,56 @@ def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
     axes.set_ylabel("ROUGE-L recall of the answer")
     axes.set_title("leak@k: what sampling again and again brings out", loc="left", fontsize=13)
     save_figure(figure, path, ncols=3)
+
+
+def plot_depth(result: EvaluationResult, path: str | os.PathLike) -> None:
+    """How likely the fact is after each layer of a model, and what the target loses of it with that layer's states."""
+    if not result.layers:
+        raise ValueError("`result` holds no `layers`: run the suite `depth` first.")
+    lost = {"depth/degradation": ("-", "forget set"), "depth/retain_degradation": (":", "retain set")}
+    panels = [
+        ("Logit lens: read after each layer", "probability of the fact", {"depth/logit_lens": ("-", None)}),
+        ("Patching: its states in the target", "nats per token that the target loses", lost),
+    ]
+    panels = [panel for panel in panels if any(set(panel[2]) & set(curves) for curves in result.layers.values())]
+    figure = Figure(figsize=(WIDTH, 4.4), dpi=DPI, layout="constrained")
+    for axes, (title, label, dashes) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        drawn = [
+            (role, *dashes[name], result.layers[role][name])
+            for role in ROLE_STYLES
+            for name in dashes
+            if name in result.layers.get(role, {})
+        ]
+        for role, dash, _, curve in drawn:
+            colour, marker = ROLE_STYLES[role]
+            axes.plot(
+                range(1, len(curve) + 1),
+                curve,
+                dash,
+                color=colour,
+                marker=marker if dash == "-" else "",
+                markerfacecolor="none" if role == "retrained" else colour,
+                linewidth=2,
+                clip_on=False,
+            )
+        if dashes is not lost:
+            axes.set_ylim(0, 1.03)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("after layer")
+        axes.set_ylabel(label)
+        axes.set_title(title, loc="left", fontsize=11)
+        _frame(axes)
+    handles = {}
+    for role, (colour, marker) in ROLE_STYLES.items():
+        if role in result.layers:
+            face = "none" if role == "retrained" else colour
+            handles[role] = axes.plot([], [], f"-{marker}", color=colour, markerfacecolor=face)[0]
+    for dash, name in panels[-1][2].values():
+        if name is not None:
+            handles[name] = axes.plot([], [], dash, color="black")[0]
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.suptitle("Depth: what the layers still hold of the forgotten facts", fontsize=13)
+    save_figure(figure, path)
 
 
 def plot_training(

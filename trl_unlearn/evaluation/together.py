@@ -107,7 +107,7 @@ def measure_each(models: Loaders, measure: Callable[[str, PreTrainedModel], Meas
     return measured
 
 
-def _shared(work: Callable[[list[int]], list[Any]], lengths: Sequence[int]) -> list[Any]:
+def shared(work: Callable[[list[int]], list[Any]], lengths: Sequence[int]) -> list[Any]:
     """Split the items over processes, run `work` on the indices of each share, gather in order."""
     state = PartialState()
     if state.num_processes == 1:
@@ -121,7 +121,7 @@ def _shared(work: Callable[[list[int]], list[Any]], lengths: Sequence[int]) -> l
 
 def score_rows_together(model: nn.Module, rows: Sequence[dict[str, Any]], **kwargs: Any) -> list[RowScore]:
     """[`~trl_unlearn.token_scores.score_rows`], shared among processes."""
-    return _shared(
+    return shared(
         lambda indices: score_rows(model, [rows[i] for i in indices], **kwargs),
         [len(row["input_ids"]) for row in rows],
     )
@@ -140,7 +140,7 @@ def generate_together(
         chosen = None if keys is None else [keys[i] for i in indices]
         return generate(model, [prompts[i] for i in indices], keys=chosen, **kwargs)
 
-    return _shared(work, [len(prompt) for prompt in prompts])
+    return shared(work, [len(prompt) for prompt in prompts])
 
 
 def generate_answers(

@@ -36,6 +36,7 @@ from accelerate import PartialState
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.muse import load_muse
+from ..evaluation.depth import measure_depth
 from ..evaluation.distribution import measure_distribution
 from ..evaluation.judge import measure_judge
 from ..evaluation.judge_models import FluencyClassifier, Judge, load_fluency_classifier, load_judge
@@ -57,7 +58,7 @@ from .unlearn import evaluation_result, write_results
 
 
 # Suites that read the forget rows of the data arguments.
-_ON_ROWS = ("tofu", "privacy", "robustness", "distribution", "judge")
+_ON_ROWS = ("tofu", "privacy", "robustness", "distribution", "depth", "judge")
 # Suites that change the weights of every model, and so need weights that are not packed.
 _CHANGING = ("robustness", "distribution")
 # Endings of the files of a model's or an adapter's weights.
@@ -72,8 +73,8 @@ class EvaluateArguments:
 
     suites: list[str] = option(
         ["tofu"],
-        "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, muse, wmdp, "
-        "judge.",
+        "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, depth, muse, "
+        "wmdp, judge.",
     )
     holdout_config: str | None = option(
         None,
@@ -406,6 +407,7 @@ SUITES: dict[str, Callable[[SuiteInputs], SuiteOutcome]] = {
     "privacy": _suite(measure_privacy),
     "robustness": _suite(measure_robustness),
     "distribution": _suite(measure_distribution),
+    "depth": _suite(measure_depth),
     "muse": _suite(measure_muse, "muse"),
     "wmdp": _suite(measure_wmdp, "wmdp"),
     "judge": _judge,

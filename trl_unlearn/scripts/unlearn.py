@@ -17,7 +17,15 @@ from trl import get_peft_config, get_quantization_config
 
 from ..evaluation.callbacks import CannotBeginError, SqueezingPanelCallback, curve_point
 from ..evaluation.judge_models import load_fluency_classifier
-from ..evaluation.plots import attempted, draw, plot_evaluation, plot_leak, plot_relearning, plot_training
+from ..evaluation.plots import (
+    attempted,
+    draw,
+    plot_depth,
+    plot_evaluation,
+    plot_leak,
+    plot_relearning,
+    plot_training,
+)
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set
 from ..evaluation.stopping import UnlearnUntil
 from ..evaluation.tables import print_results, print_shortfall, print_verdict
@@ -440,10 +448,15 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     run_folder.save_results(result)
     # The results are saved: what only shows them warns where it fails.
     attempted("The table", lambda: print_results(result))
-    plots = {"evaluation": plot_evaluation, "relearning": plot_relearning, "leak_at_k": plot_leak}
-    for name, plot in plots.items():
+    plots = {
+        "evaluation": (plot_evaluation, None),
+        "relearning": (plot_relearning, "robustness"),
+        "leak_at_k": (plot_leak, "robustness"),
+        "depth": (plot_depth, "depth"),
+    }
+    for name, (plot, suite) in plots.items():
         path = folder / f"figures/{name}.png"
-        if name != "evaluation" and "robustness" not in result.suites:
+        if suite is not None and suite not in result.suites:
             # A figure of earlier results that these replace.
             path.unlink(missing_ok=True)
         else:

@@ -1,0 +1,306 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What hidden states still hold of a fact that no answer shows: the Unlearning Depth Score and the logit lens."""
+
+import logging
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from ..encoding import answer_ids, pad_rows, prompt_ids, spread_evenly
+from ..label_states import hooked_layers, layer_states, layers_of, replaced_forward
+from ..metrics import UnlearningDepth
+from ..results import MODEL_ROLES, SuiteOutcome
+from ..token_scores import score_batch
+from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
+from .together import SuiteSetting, free_memory, shared
+from .uncertainty import summarise_rows
+
+
+logger = logging.getLogger(__name__)
+
+# Nats a token that the fact must lose by a layer of the retrained model: that layer then holds it. As in the paper.
+THRESHOLD = 0.05
+_WORD = re.compile(r"\w+")
+# Share of what the target loses of the forget set above which what it loses of the retain set is too much.
+MISFIT = 0.5
+_UDS, _LENS = "depth/uds", "depth/logit_lens"
+_LOST, _CONTROL = "depth/degradation", "depth/retain_degradation"
+
+
+def _words(text: str) -> set[str]:
+    return {word.casefold() for word in _WORD.findall(text)}
+
+
+def fact_words(prompt: str, answer: str, paraphrase: str | None = None, wrong: Sequence[str] = ()) -> set[str]:
+    """
+    The words of an answer that tell its fact, in lower case.
+
+    They are neither in the prompt nor in a wrong answer, and the paraphrased answer has them, too. Without the last
+    two, words of the answer's form are among them.
+    """
+    words = _words(answer) - _words(prompt).union(*map(_words, wrong))
+    return words if paraphrase is None else words & _words(paraphrase)
+
+
+def _entity_row(
+    row: dict[str, Any], texts: tuple[str, str, str | None, list[str]], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[int]] | None:
+    """A row up to the last token of its fact, whose tokens are its only labels; None if it has no such token."""
+    words, start, ids = fact_words(*texts), row["prompt_length"], answer_ids(row)
+    # Where each token ends in the text, in characters. Offsets of a tokenizer are those of a text, not of tokens.
+    ends = [len(tokenizer.decode(ids[:i], skip_special_tokens=True)) for i in range(len(ids) + 1)]
+    spans = [
+        match.span()
+        for match in _WORD.finditer(tokenizer.decode(ids, skip_special_tokens=True))
+        if match.group().casefold() in words
+    ]
+    labels = [-100] * start
+    for label, begin, end in zip(row["labels"][start:], ends, ends[1:], strict=False):
+        labels.append(label if any(begin < last and first < end for first, last in spans) else -100)
+    length = max((i + 1 for i, label in enumerate(labels) if label != -100), default=0)
+    # No model sees what comes after the last label.
+    return {"input_ids": row["input_ids"][:length], "labels": labels[:length]} if length else None
+
+
+def entity_rows(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
+    """The rows with labels on the tokens of their [`fact_words`] only; rows without one are left out."""
+
+    def text(ids: Sequence[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
+    rows = []
+    for index, row in enumerate(encoded.answers):
+        paraphrase = None if encoded.paraphrases is None else text(answer_ids(encoded.paraphrases[index]))
+        wrong = [] if encoded.wrong is None else [text(answer_ids(one)) for one in encoded.wrong[index]]
+        texts = (text(prompt_ids(row)), text(answer_ids(row)), paraphrase, wrong)
+        rows.append(_entity_row(row, texts, tokenizer))
+    return [row for row in rows if row is not None]
+
+
+@dataclass
+class _Batch:
+    # Indices of the rows.
+    rows: list[int]
+    inputs: dict[str, Tensor]
+
+    @property
+    def mask(self) -> Tensor:
+        """Where the next token is a label, `[rows, tokens - 1]`."""
+        return self.inputs["labels"][:, 1:] != -100
+
+
+# `"lens"` (a model's states read by its own norm and head) or `"patched"` (read by the target's later layers) -> role
+# -> mean log-prob a token of the fact of each row after each layer, `[rows, layers]`.
+_Tables = dict[str, dict[str, np.ndarray]]
+
+
+def _batches(rows: Sequence[dict[str, Any]], setting: SuiteSetting) -> list[_Batch]:
+    # Longest first: if memory is short, the first batch fails.
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
+    size = setting.score_batch_size
+    chunks = [order[start : start + size] for start in range(0, len(order), size)]
+    return [_Batch(chunk, pad_rows([rows[i] for i in chunk], setting.pad_token_id)) for chunk in chunks]
+
+
+def _where_labels(hidden: Tensor, mask: Tensor) -> Tensor:
+    # Prompt-learning adapters prepend virtual tokens: count from the end.
+    return hidden[:, -mask.size(1) - 1 : -1][mask.to(hidden.device)]
+
+
+def _with_states(output: Any, mask: Tensor, states: Tensor) -> Any:
+    """What a layer returns, with other hidden states where a label is predicted."""
+    hidden = layer_states(output).clone()
+    hidden[:, -mask.size(1) - 1 : -1][mask.to(hidden.device)] = states.to(hidden)
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def _mean_logps(model: nn.Module, batch: _Batch) -> Tensor:
+    device = next(model.parameters()).device
+    scores = score_batch(model, {name: values.to(device) for name, values in batch.inputs.items()})
+    # Padding is 0. An infinite mean would pass for a low one.
+    means = (scores.logps.double().sum(-1) / scores.mask.sum(-1)).cpu()
+    return means.where(means.isfinite(), torch.nan)
+
+
+def _lens(model: nn.Module, batch: _Batch) -> tuple[Tensor, Tensor]:
+    """States after each layer where a label is predicted, on the CPU, and what norm and head make of them."""
+    layers, outputs, states = layers_of(model), [], []
+
+    def keep(output: Any) -> None:
+        outputs[:] = [output]
+        states.append(_where_labels(layer_states(output), batch.mask))
+
+    with hooked_layers(layers, keep):
+        _mean_logps(model, batch)
+    if len(states) != len(layers):
+        raise ValueError(
+            f"`{type(model).__name__}` runs {len(states)} layers, expected each of its {len(layers)} decoder layers "
+            "once: its states cannot be told apart by layer. Leave `depth` out of `suites`, and please report this "
+            "model."
+        )
+    columns = []
+    for layer in states:
+        # No layer runs: each returns the states that are to be read, and norm and head follow, whatever they are.
+        output = _with_states(outputs[0], batch.mask, layer)
+        with ExitStack() as stack:
+            for module in layers:
+                stack.enter_context(replaced_forward(module, lambda *args, output=output, **kwargs: output))
+            columns.append(_mean_logps(model, batch))
+    return torch.stack([layer.cpu() for layer in states]), torch.stack(columns, 1)
+
+
+def _patched(model: nn.Module, batch: _Batch, states: Tensor) -> Tensor:
+    """Log-prob of the fact with the states of another model after each layer, one layer at a time."""
+    columns = []
+    for module, layer in zip(layers_of(model), states, strict=True):
+        with hooked_layers([module], partial(_with_states, mask=batch.mask, states=layer)):
+            columns.append(_mean_logps(model, batch))
+    return torch.stack(columns, 1)
+
+
+def _in_order(parts: Sequence[Tensor], batches: Sequence[_Batch]) -> np.ndarray:
+    order = np.argsort([row for batch in batches for row in batch.rows])
+    return torch.cat(list(parts)).numpy()[order]
+
+
+@torch.no_grad()
+def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting) -> _Tables:
+    """All models on some rows, with one model in memory at a time."""
+    tables, states, batches = {"lens": {}, "patched": {}}, {}, _batches(rows, setting)
+    # The target last: what is put into it was read before.
+    for role in reversed(MODEL_ROLES):
+        if models.get(role) is None or not batches:
+            continue
+        model = models[role]().eval()
+        found = [_lens(model, batch) for batch in tqdm(batches, desc=f"Reading layers of {role}", disable=None)]
+        states[role] = [layers for layers, _ in found]
+        tables["lens"][role] = _in_order([logps for _, logps in found], batches)
+        for source in states if role == "target" and "retrained" in states else ():
+            # States of another number of layers, or of another size, cannot be put into the target.
+            if source == "target" or states[source][0].shape != states["target"][0].shape:
+                continue
+            pairs = tqdm(list(zip(batches, states[source], strict=True)), desc=f"Patching {source}", disable=None)
+            tables["patched"][source] = _in_order([_patched(model, *pair) for pair in pairs], batches)
+        del model
+        free_memory()
+    return tables
+
+
+def _read_together(models: Loaders, rows: list[dict[str, Any]], setting: SuiteSetting) -> _Tables:
+    """[`_read`], with the rows shared among processes."""
+
+    def work(indices: list[int]) -> list[_Tables]:
+        tables = _read(models, [rows[i] for i in indices], setting)
+        return [
+            {name: {role: table[i] for role, table in roles.items()} for name, roles in tables.items()}
+            for i in range(len(indices))
+        ]
+
+    found = shared(work, [len(row["input_ids"]) for row in rows])
+    return {name: {role: np.stack([row[name][role] for row in found]) for role in found[0][name]} for name in found[0]}
+
+
+def _degradations(tables: _Tables) -> dict[str, np.ndarray]:
+    """Role -> nats a token that the fact loses by each layer of that model in the target, `[rows, layers]`."""
+    if "retrained" not in tables["patched"]:
+        return {}
+    lens = tables["lens"]
+    # The lens after the last layer is the model itself. A layer of the target in its own place changes nothing.
+    own = lens["target"][:, -1:]
+    read = {"target": np.broadcast_to(own, lens["target"].shape)} | tables["patched"]
+    # A model that gives no number has none through the target, either.
+    return {role: np.where(np.isfinite(lens[role][:, -1:]), own - table, np.nan) for role, table in read.items()}
+
+
+def _depths(lost: dict[str, np.ndarray], control: dict[str, np.ndarray]) -> tuple[dict[str, list[float]], int]:
+    """Role -> score of each row with a layer that holds its fact, and the number of the other rows."""
+    reference = lost["retrained"]
+    # A row that is not finite stays, and leaves the score without a mean.
+    kept = (reference > THRESHOLD).any(1) | ~np.isfinite(reference).all(1)
+    if not kept.any():
+        logger.warning(
+            f"`{_UDS}` is left out: no layer of the retrained model lacks a fact of the forget set by more than "
+            f"{THRESHOLD} nats a token. Either it was trained on these rows, or the target does not know them."
+        )
+        return {}, len(kept)
+    misfits = [role for role, table in control.items() if table.mean() > MISFIT * reference.mean()]
+    if misfits:
+        logger.warning(
+            f"`{_UDS}` is left out for the {' and the '.join(misfits)} model: with its hidden states the target loses "
+            f"facts of the retain set, too (`{_CONTROL}`), by more than {MISFIT} of what it loses of the forget set "
+            "with the retrained model's. They differ by more than knowledge: by a training from another "
+            "initialisation, or by damage."
+        )
+    scores = {
+        role: UnlearningDepth().compute(
+            unlearned=table[kept].tolist(), retrained=reference[kept].tolist(), threshold=THRESHOLD
+        )["per_row"]
+        for role, table in lost.items()
+        if role not in misfits and "retrained" not in misfits
+    }
+    return scores, int((~kept).sum())
+
+
+def measure_depth(
+    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
+) -> SuiteOutcome:
+    """
+    How deep the forget rows' facts are gone: Unlearning Depth Score (UDS) by activation patching, and a logit lens.
+
+    UDS (see [`~metrics.UnlearningDepth`]) puts the hidden states of the retrained and of the unlearned model into the
+    target, layer by layer, where it predicts a token of the fact. It needs a target and a retrained model with layers
+    of the same number and size; as many retain rows show whether their states can be exchanged at all. The lens reads
+    the states after each layer by the model's own norm and head: a row counts with exp(mean log-prob) of its fact at
+    the layer where that is highest. Which tokens are the fact, [`fact_words`] decides. Each model is loaded once.
+
+    Source: Measuring the Depth of LLM Unlearning via Activation Patching (https://huggingface.co/papers/2605.24614).
+    """
+    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
+    forget = encode_set(rows.forget, tokenizer, name="forget")
+    facts, retained = entity_rows(forget, tokenizer), []
+    if not facts:
+        raise ValueError(
+            "The suite `depth` has no fact to look for: no answer of the forget set has a word that is neither in its "
+            "prompt nor in a wrong answer, and that its paraphrased answer has. Leave `depth` out of `suites`."
+        )
+    if rows.retain is not None and all(models.get(role) is not None for role in ("target", "retrained")):
+        chosen = [rows.retain[i] for i in spread_evenly(len(rows.retain), len(rows.forget))]
+        retained = entity_rows(encode_set(chosen, tokenizer, name="retain"), tokenizer)
+    tables = _read_together(models, [*facts, *retained], setting)
+    lens = {role: np.exp(table[: len(facts)]) for role, table in tables["lens"].items()}
+    lost = {role: table[: len(facts)] for role, table in _degradations(tables).items()}
+    control = {role: table[len(facts) :] for role, table in _degradations(tables).items() if retained}
+    per_row = {role: {_LENS: lens[role].max(1).tolist()} for role in MODEL_ROLES if role in lens}
+    layers = {role: {_LENS: table.mean(0).tolist()} for role, table in lens.items()}
+    protocol = {"rows_without_entity": len(forget.answers) - len(facts)}
+    for role in lost:
+        layers[role][_LOST] = lost[role].mean(0).tolist()
+        if retained:
+            per_row[role][_CONTROL] = control[role].mean(1).tolist()
+            layers[role][_CONTROL] = control[role].mean(0).tolist()
+    if lost:
+        scores, protocol["rows_without_layers"] = _depths(lost, control)
+        protocol["threshold"] = THRESHOLD
+        for role, values in scores.items():
+            per_row[role][_UDS] = values
+    without = [role for role in lens if role != "target" and role not in lost]
+    if without:
+        logger.warning(
+            f"Only the logit lens of the {' and the '.join(without)} model is measured: `{_UDS}` needs a target and a "
+            "retrained model, all with layers of the same number and size."
+        )
+    outcome = summarise_rows(per_row, seed=seed)
+    outcome.layers = layers
+    outcome.protocol = {"rows": {"forget": len(forget.answers)}, "seed": seed, "depth": protocol}
+    return outcome
