@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from trl_unlearn.evaluation.callbacks import sequence_point
 from trl_unlearn.evaluation.tables import SequenceStage
@@ -106,6 +107,17 @@ def test_a_sequence_leaves_its_chain_in_each_record_and_a_table_and_a_figure(cal
     assert (folder / "sequence.md").read_text(encoding="utf-8").count("\n") == 7
     assert (folder / "figures/sequence.png").is_file()
     assert "retrained" in capsys.readouterr().out
+
+
+def test_a_request_that_misses_the_goal_of_the_retrained_model_is_named_last(call, tiny_model, tmp_path, capsys):
+    with torch.no_grad():
+        tiny_model.model.norm.weight.mul_(3)
+    tiny_model.save_pretrained(tmp_path / "retrained")
+    options = ["--retrained_model_name_or_path", str(tmp_path / "retrained"), "--stop_metric", "forget_logp"]
+    call("--stop_at", "retrained", *options, "--learning_rate", "1e-6", requests={"a": REQUESTS["a"]})
+    printed = " ".join(capsys.readouterr().out.split())
+    _, last = printed.split("Request `a`: The goal was not reached in 2 steps: `forget_logp` is ")
+    assert last.endswith("with a higher learning rate.") and "Sequence of requests" in printed
 
 
 @pytest.mark.slow
