@@ -27,11 +27,12 @@ ALLOWED = {
     "objectives": set(),
     "metrics": set(),
     "records": set(),
-    # The JSON form of its file.
-    "results": {"records"},
+    # The JSON form of its file, and the verdict in it.
+    "results": {"records", "verdict"},
+    "verdict": {"records", "results"},
     "beliefs": {"encoding", "generation"},
     "data": {"encoding", "row_forms"},
-    "hub": {"records", "results"},
+    "hub": {"records", "results", "verdict"},
     "trainer": {
         "row_forms",
         "encoding",
@@ -54,6 +55,7 @@ ALLOWED = {
         "metrics",
         "records",
         "results",
+        "verdict",
     },
     "scripts": {"trainer", "data", "evaluation", "hub", "records", "results", "row_forms", "encoding", "subjects"},
     "cli": {"scripts"},
@@ -63,7 +65,7 @@ ALLOWED = {
     "_trl": set(),
 }
 PLUMBING = {"_trl", "__init__"}
-STANDARD_LIBRARY_ONLY = {"records", "results"}
+STANDARD_LIBRARY_ONLY = {"records", "results", "verdict"}
 
 
 def modules():

@@ -15,13 +15,11 @@ from trl_unlearn.records import AdapterRecord, BeliefAudit, BeliefRefresh, Datas
 from trl_unlearn.results import (
     METRIC_GROUPS,
     METRICS,
-    MODEL_ROLES,
     EvaluationResult,
     Measurement,
     SuiteOutcome,
     Unmeasured,
     format_measurement,
-    has_forgotten,
 )
 
 
@@ -244,36 +242,6 @@ def test_a_standin_and_what_it_stands_for_are_not_both_due():
     assert names("utility/fluency_standin") == ["utility/fluency_standin"]
     assert names("utility/fluency") == ["utility/fluency"]
     assert names() == ["utility/fluency", "utility/fluency_standin"]
-
-
-@pytest.mark.parametrize(
-    ("target", "unlearned", "retrained", "forgotten"),
-    [
-        # The lab: all weights, and an adapter.
-        (1.0, 0.169, 0.112, True),
-        (1.0, 0.974, 0.112, False),
-        (1.0, 0.55, 0.112, True),
-        (1.0, 0.56, 0.112, False),
-        (1.0, 0.5, None, True),
-        (1.0, 0.51, None, False),
-        # Rows that nobody knew.
-        (0.08, 0.08, None, True),
-        (0.08, 0.09, 0.07, True),
-        (None, 0.974, 0.112, None),
-        (1.0, None, 0.112, None),
-        (1.0, math.nan, 0.112, None),
-    ],
-)
-def test_whether_a_model_has_forgotten_is_read_off_its_extraction_strength(target, unlearned, retrained, forgotten):
-    figures = zip(MODEL_ROLES, (target, unlearned, retrained), strict=True)
-    models = {
-        role: {} if value is None else {"forget/extraction_strength": Measurement(value)} for role, value in figures
-    }
-    verdict, why = has_forgotten(make_result(models=models))
-    assert verdict is forgotten
-    assert why.startswith({True: "`forget", False: "It has not forgotten: ", None: "Whether it has"}[forgotten])
-    if forgotten is False:
-        assert f"is {unlearned:.3f}, above" in why and f"{target:.3f}." in why
 
 
 def test_only_results_py_makes_an_evaluation_result_and_nobody_changes_one():

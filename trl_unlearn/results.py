@@ -20,9 +20,9 @@ _TABLES = ("models", "differences", "not_measured", "layers")
 MODEL_ROLES = ("target", "unlearned", "retrained")
 # Name of a paired difference -> what is subtracted from what.
 DIFFERENCES = {"unlearned - target": ("unlearned", "target"), "unlearned - retrained": ("unlearned", "retrained")}
-
-# Differences of memorization up to this one are noise.
-MEMORIZATION_MARGIN = 0.1
+# A second retrained model has no column: it says how far two models that never knew are apart.
+MEASURED_ROLES = (*MODEL_ROLES, "second_retrained")
+NOISE_FLOOR = {"second_retrained - retrained": ("second_retrained", "retrained")}
 
 
 class Metric(NamedTuple):
@@ -201,9 +201,9 @@ class EvaluationResult(JsonRecord):
             Suites that were run, for instance `["tofu"]`.
         models (`dict[str, dict[str, Measurement] | None]`):
             `"target"`, `"unlearned"` and `"retrained"` -> metric -> [`Measurement`]; None for a model that was not
-            evaluated.
+            evaluated. `"second_retrained"` is there if it was.
         differences (`dict[str, dict[str, Difference]]`, *optional*):
-            A key of `DIFFERENCES` -> metric -> paired [`Difference`].
+            A key of `DIFFERENCES` or `NOISE_FLOOR` -> metric -> paired [`Difference`].
         not_measured (`dict[str, dict[str, Unmeasured]]`, *optional*):
             Role -> metric without a value -> [`Unmeasured`].
         layers (`dict[str, dict[str, list[float]]]`, *optional*):
@@ -225,10 +225,23 @@ class EvaluationResult(JsonRecord):
     def __post_init__(self):
         if self.parity not in PARITIES:
             raise ValueError(f"`parity` is {self.parity!r}, expected one of {list(PARITIES)}.")
-        unknown = sorted(set(self.models) - set(MODEL_ROLES))
+        unknown = sorted(set(self.models) - set(MEASURED_ROLES))
         if unknown:
             raise ValueError(f"`models` has the keys {unknown}, expected {list(MODEL_ROLES)}: rename or remove them.")
-        self.models = {role: self.models.get(role) for role in MODEL_ROLES}
+        self.models = {role: self.models.get(role) for role in MODEL_ROLES} | self.models
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON data, with `verdict`, which is computed from it and not read back."""
+        # Here, because the verdict reads records.
+        from .verdict import verdict
+
+        found = verdict(self)
+        return super().to_dict() | ({} if found is None else {"verdict": found.to_dict()})
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The record that [`~EvaluationResult.to_dict`] returned."""
+        return super().from_dict({k: v for k, v in data.items() if k != "verdict"} if isinstance(data, dict) else data)
 
     @classmethod
     def of_suites(
@@ -352,28 +365,6 @@ def join_outcomes(parts: Sequence[SuiteOutcome | EvaluationResult]) -> SuiteOutc
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{library: version(library) for library in _LIBRARIES}}
-
-
-def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
-    """
-    Whether the unlearned model has forgotten by its own evaluation (None: not known), and a sentence with the figures.
-
-    It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
-    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`].
-    """
-    metric = "forget/extraction_strength"
-    target, unlearned, retrained = (result.value(role, metric) for role in MODEL_ROLES)
-    missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
-    if missing:
-        return None, f"Whether it has forgotten is not known: `{metric}` of the {missing[0]} model was not measured."
-    middle, bound = target / 2, f"half of the target's {target:.3f}"
-    if retrained is not None:
-        middle = (retrained + target) / 2
-        bound = f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
-    # A model that never saw the rows comes up to the margin: common words are guessed.
-    if unlearned > max(middle, MEMORIZATION_MARGIN):
-        return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
-    return True, f"`{metric}` is {unlearned:.3f}, not above {bound}."
 
 
 def suite_of(metric: str) -> str:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -9,6 +10,7 @@ from trl_unlearn.evaluation.tables import print_results, print_verdict
 from trl_unlearn.results import (
     DIFFERENCES,
     METRICS,
+    MODEL_ROLES,
     Difference,
     EvaluationResult,
     Measurement,
@@ -68,14 +70,21 @@ def test_the_table_says_parity_fluency_source_and_what_was_not_evaluated():
     assert "Parity: strict." in text and "stand-in" in text and "The retrained model was not evaluated." in text
 
 
-def test_a_model_that_has_not_forgotten_gets_a_red_line_and_one_that_has_none():
-    result, stream = make_result(), io.StringIO()
-    console = Console(file=stream, width=200, force_terminal=True, color_system="standard")
-    for role, value in (("target", 1.0), ("unlearned", 0.4)):
-        result.models[role]["forget/extraction_strength"] = Measurement(value)
-    print_verdict(result, console)
+def test_the_verdict_has_a_line_a_question_and_colours_what_speaks_against_the_model():
+    stream, plain, result = io.StringIO(), io.StringIO(), make_result()
+    console = Console(file=stream, width=80, force_terminal=True, color_system="standard")
+    print_verdict(replace(result, models=result.models | {"unlearned": None}), console)
     assert stream.getvalue() == ""
-    result.models["unlearned"]["forget/extraction_strength"] = Measurement(0.974)
+    said, kept = "forget/extraction_strength", "retain/probability"
+    models = {role: dict.fromkeys((said, kept), Measurement(0.4, 400, 0.01)) for role in MODEL_ROLES}
+    apart = {said: Difference(0.3, 0.25, 0.35), kept: Difference(-0.1, -0.2, -0.01)}
+    result = replace(result, models=models, differences={"unlearned - retrained": apart})
     print_verdict(result, console)
-    line = "It has not forgotten: `forget/extraction_strength` is 0.974, above half of the target's 1.000."
-    assert stream.getvalue() == f"\x1b[1;31m{line}\x1b[0m\n"
+    lines = stream.getvalue().splitlines()
+    assert lines[1] == "\x1b[1;31mDoes it say it? More than a model that never knew.\x1b[0m"
+    assert "[0.250, 0.350]" in lines[2] + lines[3]
+    assert "\x1b[33mDoes it come back? Not measured: run the suite `robustness`.\x1b[0m" in lines
+    assert "\x1b[33mDoes it still work? Perhaps worse than a model that never knew.\x1b[0m" in lines
+    print_verdict(result, Console(file=plain, width=80))
+    assert max(map(len, plain.getvalue().splitlines())) <= 80
+    assert "As the retrained model in 0 of 2 measurements." in plain.getvalue()

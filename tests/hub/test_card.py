@@ -274,6 +274,21 @@ def test_what_could_not_be_measured_is_named_with_its_rows_and_is_a_failure():
     assert "Broken: scores of this model are not finite, and 2 of its figures" in failures(content)
 
 
+def test_the_verdict_stands_first_with_what_decides_it():
+    result = make_result()
+    assert "## Verdict" not in render_card(make_run())
+    result.differences = {"unlearned - retrained": {"forget/extraction_strength": Difference(0.05, 0.04, 0.06, 4)}}
+    card = render_card(make_run(), result)
+    assert card.index("## Verdict") < card.index("## Status")
+    found = section(card, "Verdict")
+    row = "| Does it say it? | As a model that never knew, as far as these rows tell. | extraction strength | 0.100 | "
+    assert row + "retrained 0.050 | 0.050 [0.040, 0.060] | 0.05 |" in found
+    assert "| Does it come back? | Not measured: run the suite `robustness`. |  |  |  |  |  |" in section(
+        card, "Verdict"
+    )
+    assert "- As the retrained model in 0 of 1 measurements." in found
+
+
 def test_a_model_that_has_not_forgotten_is_a_failure_also_without_a_retrained_model():
     result = make_result(retrained=False, **{"forget/extraction_strength": Measurement(0.974)})
     result.models["target"]["forget/extraction_strength"] = Measurement(1.0)

@@ -157,6 +157,21 @@ def test_the_privacy_suite_adds_its_metrics_to_those_of_tofu(run, own, holdout):
     assert not (done.folder / "stages").exists()
 
 
+def test_a_second_retrained_model_is_measured_in_every_suite_and_is_the_noise_floor(
+    run, own, holdout, checkpoint, retrained
+):
+    models = ["--unlearned_model_name_or_path", checkpoint, "--second_retrained_model_name_or_path", retrained]
+    suites = ["--suites", "tofu,privacy,robustness,distribution,depth", "--holdout_dataset", holdout]
+    done = run("evaluate", [*own, *models, *suites])
+    result = result_of(done)
+    # It is the first one again: everything that both have is the same.
+    assert result.models["second_retrained"] == result.models["retrained"]
+    assert {found.value for found in result.differences["second_retrained - retrained"].values()} == {0.0}
+    assert result.protocol["weights_sha256"].keys() == {"target", "unlearned", "retrained", "second_retrained"}
+    count = len(result.differences["second_retrained - retrained"])
+    assert f"a second retrained model is in {count} of {count}." in " ".join(done.printed.split())
+
+
 @pytest.mark.parametrize("config", ["holdout", "holdout_perturbed"])
 def test_the_holdout_of_a_dataset_is_found_by_its_name(run, tofu, tofu_folder, config):
     add_config(tofu_folder, config, "retain")
@@ -341,6 +356,12 @@ def test_distribution_depth_and_the_offline_part_of_the_judge_run_through_the_sa
     assert result.get("unlearned", "distribution/fade_forget").value == 0.0
     assert result.get("target", "distribution/fade_forget").value > 0.0
     assert set(result.differences["unlearned - retrained"]) >= {"distribution/fade_forget", "judge/similarity_standin"}
+
+
+def test_a_second_retrained_model_needs_the_first_and_an_unlearned_one(refuse, own, tofu, retrained):
+    second = ["--second_retrained_model_name_or_path", retrained]
+    assert "is given without `retrained_model_name_or_path`" in refuse([*tofu, *second])
+    assert "Give one as `unlearned_model_name_or_path`" in refuse([*own, *second])
 
 
 def test_a_judge_without_its_suite_is_refused(refuse, own):

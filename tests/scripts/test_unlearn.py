@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_unlearn.hub import folder as run_folder
 from trl_unlearn.hub.folder import weights_sha256
 from trl_unlearn.records import UnlearningRun
-from trl_unlearn.results import EvaluationResult, Measurement
+from trl_unlearn.results import Difference, EvaluationResult, Measurement
 from trl_unlearn.scripts import evaluate, unlearn
 from trl_unlearn.trainer import checks
 
@@ -366,16 +366,18 @@ def test_a_whole_model_in_the_folder_of_an_adapter_is_what_is_evaluated(run, own
     assert "Results are missing" not in done.text("README.md")
 
 
-def test_a_run_that_has_not_forgotten_says_so_in_its_last_line(run, own, capfd):
+def test_a_run_ends_with_the_verdict(run, own, capfd):
     done = run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
     figures = {"target": 1.0, "unlearned": 0.974, "retrained": 0.112}
     models = {role: {"forget/extraction_strength": Measurement(value, 3)} for role, value in figures.items()}
+    apart = {"unlearned - retrained": {"forget/extraction_strength": Difference(0.862, 0.8, 0.9, 3)}}
     unlearn.write_results(
-        done.folder, EvaluationResult(parity="strict", suites=["tofu"], models=models, **NO_PROTOCOL)
+        done.folder,
+        EvaluationResult(parity="strict", suites=["tofu"], models=models, differences=apart, **NO_PROTOCOL),
     )
-    last = " ".join(capfd.readouterr().out.split())
-    assert last.endswith("above the middle between the retrained model's 0.112 and the target's 1.000.")
-    assert "It has not forgotten: `forget/extraction_strength` is 0.974" in last
+    last = " ".join(capfd.readouterr().out.split(" and figures: ")[-1].split())
+    assert "Does it say it? More than a model that never knew. extraction strength 0.974, retrained 0.112" in last
+    assert last.endswith("As the retrained model in 0 of 1 measurements.")
 
 
 def test_an_evaluation_that_fails_says_where_the_model_is_and_how_to_judge_it(run, own, monkeypatch, tmp_path):

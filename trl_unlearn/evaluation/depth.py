@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ..encoding import answer_ids, pad_rows, prompt_ids, spread_evenly
 from ..label_states import hooked_layers, layer_states, layers_of, replaced_forward
 from ..metrics import UnlearningDepth
-from ..results import MODEL_ROLES, SuiteOutcome
+from ..results import MEASURED_ROLES, SuiteOutcome
 from ..token_scores import score_batch
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .together import SuiteSetting, free_memory, shared
@@ -179,7 +179,7 @@ def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting
     """All models on some rows, with one model in memory at a time."""
     tables, states, batches = {"lens": {}, "patched": {}}, {}, _batches(rows, setting)
     # The target last: what is put into it was read before.
-    for role in reversed(MODEL_ROLES):
+    for role in reversed(MEASURED_ROLES):
         if models.get(role) is None or not batches:
             continue
         model = models[role]().eval()
@@ -281,7 +281,7 @@ def measure_depth(
     lens = {role: np.exp(table[: len(facts)]) for role, table in tables["lens"].items()}
     lost = {role: table[: len(facts)] for role, table in _degradations(tables).items()}
     control = {role: table[len(facts) :] for role, table in _degradations(tables).items() if retained}
-    per_row = {role: {_LENS: lens[role].max(1).tolist()} for role in MODEL_ROLES if role in lens}
+    per_row = {role: {_LENS: lens[role].max(1).tolist()} for role in MEASURED_ROLES if role in lens}
     layers = {role: {_LENS: table.mean(0).tolist()} for role, table in lens.items()}
     protocol = {"rows_without_entity": len(forget.answers) - len(facts)}
     for role in lost:

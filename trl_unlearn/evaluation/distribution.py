@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import continuation_row
 from ..metrics import FADE
-from ..results import MODEL_ROLES, Measurement, SuiteOutcome, Unmeasured
+from ..results import MEASURED_ROLES, Measurement, SuiteOutcome, Unmeasured
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .together import SuiteSetting, free_memory
 from .uncertainty import summarise_rows
@@ -72,7 +72,7 @@ def _fade(models: Loaders, setting: _Setting) -> dict[str, dict[str, list[float]
     model = models["retrained"]()
     samples = {"retrained": _sample(model, "retrained", setting)}
     u_of_u, u_of_r = {}, {}
-    for role in MODEL_ROLES:
+    for role in MEASURED_ROLES:
         if role == "retrained" or models.get(role) is None:
             continue
         del model
@@ -99,7 +99,7 @@ def _fade(models: Loaders, setting: _Setting) -> dict[str, dict[str, list[float]
             )["per_row"]
             for name in setting.sets
         }
-        for role in MODEL_ROLES
+        for role in MEASURED_ROLES
         if role in under_r
     }
 
@@ -205,7 +205,7 @@ def measure_distribution(
     parts = {"forget": rows.forget, "retain": rows.retain}
     sets = {name: encode_set(part, tokenizer, name=name) for name, part in parts.items() if part is not None}
     setting = _Setting(tokenizer=tokenizer, sets=sets, batch_size=batch_size, seed=seed)
-    per_row: dict[str, dict[str, list[float]]] = {role: {} for role in MODEL_ROLES if models.get(role) is not None}
+    per_row: dict[str, dict[str, list[float]]] = {role: {} for role in MEASURED_ROLES if models.get(role) is not None}
     if "retrained" in per_row:
         per_row |= _fade(models, setting)
     controlled = _control(models, setting) if can_mix else None

@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from ..encoding import answer_ids, encode_row, prompt_ids, without_end
 from ..generation import position_limit
 from ..metrics import LeakAtK, RougeRecall
-from ..results import LEAK_ATTEMPTS, MODEL_ROLES, RELEARNING_STEPS, SuiteOutcome
+from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, RELEARNING_STEPS, SuiteOutcome
 from ..row_forms import prompt_and_answer, template_columns
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .together import SuiteSetting, free_memory
@@ -305,7 +305,7 @@ def measure_robustness(
     forget_rows = list(rows.forget)
     forget = encode_set(forget_rows, tokenizer, name="forget")
     setting = _Setting(tokenizer=tokenizer, rows=forget_rows, forget=forget, batch_size=batch_size, seed=seed)
-    per_row = {role: _attack(role, load, setting) for role in MODEL_ROLES if (load := models.get(role)) is not None}
+    per_row = {role: _attack(role, load, setting) for role in MEASURED_ROLES if (load := models.get(role)) is not None}
     if "retrained" in per_row:
         for values in per_row.values():
             if area := _relearning_area(values, per_row["retrained"]):

@@ -10,7 +10,9 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from ..results import (
     COMPARISON_COLUMNS,
@@ -20,12 +22,14 @@ from ..results import (
     EvaluationResult,
     format_difference,
     format_measurement,
-    has_forgotten,
 )
+from ..verdict import verdict
 
 
 # Equal forgetting: where the strict extraction strength has come this close to the retrained model's.
 MARGIN = 0.05
+# Text as it is: brackets are intervals.
+_PLAIN = {"highlight": False, "markup": False}
 
 
 def print_results(result: EvaluationResult, console: Console | None = None) -> None:
@@ -46,11 +50,19 @@ def print_results(result: EvaluationResult, console: Console | None = None) -> N
 
 
 def print_verdict(result: EvaluationResult, console: Console | None = None) -> None:
-    """Print whether the unlearned model has forgotten, unless it has."""
-    forgotten, why = has_forgotten(result)
-    if not forgotten and result.models["unlearned"] is not None:
-        style = "bold red" if forgotten is False else "yellow"
-        (console or Console()).print(why, style=style, highlight=False, markup=False)
+    """Print the five answers and the score; nothing without an unlearned model."""
+    found, console = verdict(result), console or Console()
+    if found is None:
+        return
+    console.print()
+    for answer in found.answers:
+        certain = "bold red" if answer.is_certain or answer.beside == "target" else "yellow"
+        style = certain if answer.is_bad else "yellow" if answer.answer == "not measured" else None
+        console.print(f"{answer.question} {answer.words}", style=style, **_PLAIN)
+        if answer.figures:
+            console.print(Padding(Text(answer.figures, style="dim"), (0, 0, 0, 4)))
+    for note in found.notes:
+        console.print(note, **_PLAIN)
 
 
 def print_shortfall(sentence: str, console: Console | None = None) -> None:

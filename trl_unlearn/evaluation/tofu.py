@@ -27,7 +27,7 @@ from ..metrics import (
     harmonic_mean,
     memorization_score,
 )
-from ..results import MODEL_ROLES, PARITIES, SuiteOutcome
+from ..results import MEASURED_ROLES, PARITIES, SuiteOutcome
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .squeezing import belief_logps, freeze_beliefs
@@ -177,10 +177,10 @@ def _with_squeezing(
 def _check(models: Loaders, parity: str, num_squeezing_beliefs: int) -> None:
     if parity not in PARITIES:
         raise ValueError(f"`parity` is {parity!r}. Choose one of {list(PARITIES)}.")
-    unknown = sorted(set(models) - set(MODEL_ROLES))
+    unknown = sorted(set(models) - set(MEASURED_ROLES))
     if unknown:
         raise ValueError(
-            f"`models` has the keys {unknown}. Expected some of {list(MODEL_ROLES)}: rename or remove them."
+            f"`models` has the keys {unknown}. Expected some of {list(MEASURED_ROLES)}: rename or remove them."
         )
     if models.get("target") is None:
         raise ValueError(
@@ -244,8 +244,9 @@ class Suite:
         self._classifier = fluency_classifier
         self.per_row: dict[str, dict[str, list[float]]] = {}
         self._measure_target()
-        if models.get("retrained") is not None:
-            self.per_row["retrained"] = self._measure("retrained", models["retrained"])
+        for role in ("retrained", "second_retrained"):
+            if models.get(role) is not None:
+                self.per_row[role] = self._measure(role, models[role])
 
     def _measure_target(self) -> None:
         setting = self.setting
@@ -303,7 +304,7 @@ class Suite:
             self.per_row["unlearned"] = self._measure("unlearned", unlearned)
         setting = self.setting
         outcome = summarise_tofu(
-            {role: self.per_row[role] for role in MODEL_ROLES if role in self.per_row}, seed=setting.seed
+            {role: self.per_row[role] for role in MEASURED_ROLES if role in self.per_row}, seed=setting.seed
         )
         outcome.protocol = {
             "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},

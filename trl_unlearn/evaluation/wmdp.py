@@ -20,7 +20,7 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import spread_evenly
-from ..results import MODEL_ROLES, SuiteOutcome
+from ..results import MEASURED_ROLES, SuiteOutcome
 from .rows import Loaders
 from .together import measure_each
 from .uncertainty import summarise_rows
@@ -190,7 +190,7 @@ def measure_wmdp(
             for metric, names in tasks.metrics.items()
         }
 
-    per_row = measure_each({role: models.get(role) for role in MODEL_ROLES}, measure)
+    per_row = measure_each({role: models.get(role) for role in MEASURED_ROLES}, measure)
     outcome = summarise_rows(per_row, seed=seed)
     counts = {metric: sum(len(tasks.rows[name]) for name in names) for metric, names in tasks.metrics.items()}
     outcome.protocol = {"rows": counts, "seed": seed}

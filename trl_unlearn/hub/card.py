@@ -18,7 +18,6 @@ from jinja2 import Environment, StrictUndefined
 from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun, quantization_label
 from ..results import (
     DIFFERENCES,
-    MEMORIZATION_MARGIN,
     METRIC_GROUPS,
     METRICS,
     MODEL_ROLES,
@@ -27,9 +26,9 @@ from ..results import (
     Measurement,
     format_difference,
     format_measurement,
-    has_forgotten,
     suite_of,
 )
+from ..verdict import MEMORIZATION_MARGIN, Verdict, has_forgotten, verdict
 
 
 # PEFT's names of the kinds -> their authors' spelling.
@@ -156,6 +155,19 @@ def _card_data(run: UnlearningRun, result: EvaluationResult | None) -> ModelCard
         model_name=f"{_last_part(run.base_model)}-{method}" if eval_results else None,
         eval_results=eval_results or None,
     )
+
+
+def _verdict_rows(found: Verdict) -> list[list[str]]:
+    """Rows of cells: question, answer, metric, value, model compared with, difference, margin."""
+    rows = []
+    for answer in found.answers:
+        cells = [answer.question, answer.words]
+        if answer.metric is not None:
+            cells += [answer.label, f"{answer.value:.3f}", f"{answer.beside} {answer.reference:.3f}"]
+            cells.append("" if answer.difference is None else format_difference(answer.difference))
+            cells.append("" if answer.margin is None else f"{answer.margin:.2f}")
+        rows.append(cells + [""] * (7 - len(cells)))
+    return rows
 
 
 def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]]:
@@ -333,7 +345,7 @@ def render_card(
                 f"`figures` has {figure!r}, expected paths relative to the card's folder, such as "
                 f"`figures/evaluation.png`: save the figure there and pass that path."
             )
-    run = _public_run(run)
+    run, judged = _public_run(run), verdict(result) if result is not None else None
     settings, of_method = _public_settings(run.hyperparameters), _method_settings(run)
     template = files(__package__).joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(
@@ -344,6 +356,8 @@ def render_card(
         run=run,
         is_adapter=run.is_adapter,
         result=result,
+        verdict_rows=_verdict_rows(judged) if judged is not None else [],
+        verdict_notes=judged.notes if judged is not None else [],
         missing=missing,
         roles=MODEL_ROLES,
         meanings=_roles(result) if result is not None else "",

@@ -21,7 +21,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf
 from huggingface_hub.errors import HTTPError
 
 from ..records import UnlearningRun
-from ..results import EvaluationResult, has_forgotten
+from ..results import EvaluationResult
+from ..verdict import has_forgotten
 from .access import (
     AGAIN,
     WAITS,

@@ -69,6 +69,11 @@ class EvaluationArguments:
     """How models are measured, and with which reference."""
 
     retrained_model_name_or_path: str | None = option(None, "Reference model that was trained without the forget set.")
+    second_retrained_model_name_or_path: str | None = option(
+        None,
+        "Such a model of another seed, which is measured beside an unlearned one: in how many measurements it is as "
+        "the first is the noise floor of the verdict's score.",
+    )
     parity: str = option(
         "open-unlearning",
         "Metric definitions: 'open-unlearning' for numbers to put beside published ones, or 'strict'.",

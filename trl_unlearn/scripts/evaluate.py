@@ -176,6 +176,11 @@ def _run(argv: list[str] | None, prog: str) -> None:
             use_archive(data_args, eval_args, model_args)
         unlearned = args.unlearned_model_name_or_path
         check_models(model_args, eval_args, args.trust_remote_code, unlearned)
+        if eval_args.second_retrained_model_name_or_path is not None and unlearned is None:
+            raise ValueError(
+                "`second_retrained_model_name_or_path` says how far an unlearned model could come. Give one as "
+                "`unlearned_model_name_or_path`, or leave it out."
+            )
         folder = _output_folder(args.output_dir, unlearned)
         # Refused now, and not when hours of results are to be written.
         check_output_dir(folder)
@@ -186,7 +191,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         config = load_config(model_args, args.trust_remote_code)
         inputs = load_suite_inputs(data_args, eval_args, args, loaders, tokenizer, config)
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
-    models.append(eval_args.retrained_model_name_or_path)
+    models += [eval_args.retrained_model_name_or_path, eval_args.second_retrained_model_name_or_path]
     # The default classifier changes when the published one is downloaded, although no option does.
     classifier = inputs.classifier and inputs.classifier.name
     stages = _Stages(folder / "stages", f"{settings} {_content_digest(inputs.row_sets, *models)} {classifier}")

@@ -48,7 +48,13 @@ def check_models(
         "adapter_name_or_path": model_args.adapter_name_or_path,
         "unlearned_model_name_or_path": unlearned,
         "retrained_model_name_or_path": eval_args.retrained_model_name_or_path,
+        "second_retrained_model_name_or_path": eval_args.second_retrained_model_name_or_path,
     }
+    if eval_args.second_retrained_model_name_or_path and not eval_args.retrained_model_name_or_path:
+        raise ValueError(
+            "`second_retrained_model_name_or_path` is given without `retrained_model_name_or_path`, which it is "
+            "compared with. Give both, or the second as the first."
+        )
     if target is None:
         raise ValueError("`model_name_or_path` is missing: there is no target. Give an id on the Hub or a folder.")
     for argument, name in names.items():
@@ -143,6 +149,9 @@ def evaluation_loaders(
         )
     if retrained is not None:
         loaders["retrained"] = loader(retrained, None, kwargs)
+    # What it says is said of the score of an unlearned model.
+    if eval_args.second_retrained_model_name_or_path is not None and unlearned is not None:
+        loaders["second_retrained"] = loader(eval_args.second_retrained_model_name_or_path, None, kwargs)
     return loaders
 
 
@@ -195,6 +204,7 @@ def _measured_weights(
         "target": model_args.adapter_name_or_path or model_args.model_name_or_path,
         "unlearned": unlearned,
         "retrained": eval_args.retrained_model_name_or_path,
+        "second_retrained": eval_args.second_retrained_model_name_or_path,
     }
     folders = {role: Path(name) for role, name in names.items() if name is not None and Path(name).is_dir()}
     return {role: weights_sha256(folder, _is_adapter(str(folder))) for role, folder in folders.items()}

@@ -1,0 +1,287 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from trl_unlearn.results import METRICS, MODEL_ROLES, Difference, EvaluationResult, Measurement, Unmeasured
+from trl_unlearn.verdict import ANSWERS, KEEPING, QUESTIONS, Verdict, has_forgotten, verdict
+
+
+SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
+MEASURES = [(question.text, measure) for question in QUESTIONS for measure in question.measures]
+SUITES = ["tofu", "privacy", "robustness", "distribution", "depth", "muse"]
+# Of the target and of the retrained model.
+KNOWN, UNKNOWN = 0.9, 0.5
+
+
+def planted(changes=None, target=KNOWN, **fields):
+    """
+    A record of an unlearned model that is as the retrained one, but for `changes`: metric -> the difference to it and
+    how far its interval reaches to both sides; None leaves the metric out.
+    """
+    models = {role: {} for role in MODEL_ROLES}
+    differences = {key: {} for key in ("unlearned - target", "unlearned - retrained")}
+    for _, measure in MEASURES:
+        metric = measure.names[0]
+        change = (changes or {}).get(metric, (0.0, 0.001))
+        if change is None:
+            continue
+        value, reach = change
+        for role, level in (("target", target), ("unlearned", UNKNOWN + value), ("retrained", UNKNOWN)):
+            models[role][metric] = Measurement(level, 40, 0.001)
+        for key, apart in (("unlearned - target", UNKNOWN + value - target), ("unlearned - retrained", value)):
+            differences[key][metric] = Difference(apart, apart - reach, apart + reach, 40)
+    # What stands beside the adapter's base.
+    for role, level in (("target", target), ("retrained", UNKNOWN)):
+        models[role]["robustness/relearned_0_steps"] = Measurement(level, 40, 0.001)
+    values = {"parity": "strict", "suites": SUITES, "protocol": {}, "environment": {}}
+    return EvaluationResult(**(values | {"models": models, "differences": differences} | fields))
+
+
+def without_retrained(result):
+    differences = {key: value for key, value in result.differences.items() if "retrained" not in key}
+    return replace(result, models=result.models | {"retrained": None}, differences=differences)
+
+
+def answers(result):
+    return {answer.question: answer for answer in verdict(result).answers}
+
+
+def test_the_retrained_model_itself_is_as_one_that_never_knew_five_times():
+    result = planted()
+    result.models["unlearned"] = result.models["retrained"]
+    result.differences["unlearned - retrained"] = {name: Difference(0, 0, 0) for name in result.models["retrained"]}
+    found = verdict(result)
+    assert [answer.words for answer in found.answers] == ["As a model that never knew."] * 5
+    assert not any(answer.is_bad for answer in found.answers)
+    assert found.score.alike == found.score.measured == len(result.models["retrained"])
+
+
+def test_the_target_is_as_one_that_never_knew_in_no_question():
+    result = planted({measure.names[0]: (KNOWN - UNKNOWN, 0.01) for _, measure in MEASURES})
+    found = answers(result)
+    assert [found[question].answer for question in (SAY, RETURN, TELL)] == ["more"] * 3
+    assert "as" not in {answer.answer for answer in found.values()} and verdict(result).score.alike == 0
+
+
+PAIRED = [(question, measure) for question, measure in MEASURES if measure.beside is None]
+
+
+@pytest.mark.parametrize(("question", "measure"), PAIRED, ids=[measure.names[0] for _, measure in PAIRED])
+def test_every_measure_decides_its_question_alone(question, measure):
+    metric, margin = measure.names[0], KNOWN / 2 if measure.margin is None else measure.margin
+    sides = {"more": "less", "less": "more"} if measure.is_reversed else {"more": "more", "less": "less"}
+
+    def answer(value, reach):
+        found = answers(planted({metric: (value, reach)}))
+        assert all(other.answer == "as" and other.is_certain for text, other in found.items() if text != question)
+        return found[question]
+
+    above, below = answer(2 * margin, 0.1 * margin), answer(-2 * margin, 0.1 * margin)
+    assert above.metric == below.metric == metric and above.is_certain and below.is_certain
+    assert above.answer == sides["more"] and below.answer == ("more" if measure.tells_both_ways else sides["less"])
+    assert ("over-forgotten" in below.words) == measure.tells_both_ways and "over-forgotten" not in above.words
+    # To work better than the retrained model is no fault; to know less than it is.
+    assert below.is_bad and above.is_bad == (question != KEEPING)
+    # The interval reaches over the margin, and not to 0 on every look.
+    perhaps = answer(1.1 * margin, 0.5 * margin)
+    assert perhaps.answer == sides["more"] and perhaps.words.startswith("Perhaps ") and not perhaps.is_certain
+    # A small difference, or a large one that may be none.
+    for value, reach in ((0.9 * margin, 0.5 * margin), (1.1 * margin, 1.09 * margin)):
+        weak = answer(value, reach)
+        assert (weak.answer, weak.is_certain, weak.metric) == ("as", False, metric)
+        assert weak.words == "As a model that never knew, as far as these rows tell." and not weak.is_bad
+    assert answer(0.5 * margin, 0.4 * margin).words == "As a model that never knew."
+
+
+def test_an_interval_beyond_the_margin_is_wider_the_more_numbers_a_question_looks_at():
+    metric, others = "forget/extraction_strength", [one.names[0] for one in QUESTIONS[0].measures[1:]]
+    # Beyond 0.05 by a tenth of what it reaches: by more than 1.96 standard errors, not by 2.58.
+    change = {metric: (0.16, 0.1)}
+    assert not answers(planted(change))[SAY].is_certain
+    assert answers(planted(change | dict.fromkeys(others)))[SAY].is_certain
+
+
+def test_the_worst_number_decides_and_is_shown_with_its_interval_and_the_retrained_models():
+    found = answers(
+        planted(
+            {"privacy/loss_auc": (0.3, 0.2), "privacy/min_k_auc": (-0.4, 0.1), "privacy/combined_auc": (-0.4, 0.1)}
+        )
+    )[TELL]
+    # Where an attack sees less than in the retrained model, another may see more.
+    assert found.metric == "privacy/min_k_auc" and found.answer == "more" and found.is_certain
+    assert found.figures == (
+        "Min-K attack, AUC 0.100, retrained 0.500, difference -0.400 [-0.500, -0.300], margin 0.15"
+    )
+
+
+def test_an_adapter_that_can_be_taken_off_comes_back():
+    result = planted({"robustness/adapter_off": (0.4, 0.01)})
+    # Nothing is paired: the retrained model has no adapter.
+    del result.differences["unlearned - retrained"]["robustness/adapter_off"]
+    for role in ("target", "retrained"):
+        del result.models[role]["robustness/adapter_off"]
+    found = answers(result)[RETURN]
+    assert (found.metric, found.answer, found.is_certain, found.reference) == (
+        *("robustness/adapter_off", "more", True),
+        UNKNOWN,
+    )
+    assert found.difference.low == pytest.approx(0.4 - 1.96 * 0.001 * math.sqrt(2), abs=1e-6)
+    assert answers(without_retrained(result))[RETURN].words == "Near the target."
+
+
+def test_the_first_measured_metric_of_a_measure_counts():
+    area, steps = QUESTIONS[2].measures[0].names
+    result = planted({area: None})
+    for role, value in (("target", 0.9), ("unlearned", 0.8), ("retrained", 0.5)):
+        result.models[role][steps] = Measurement(value, 40, 0.01)
+    result.differences["unlearned - retrained"][steps] = Difference(0.3, 0.28, 0.32)
+    assert answers(result)[RETURN].metric == steps
+    result.models["unlearned"][area] = result.models["retrained"][area] = Measurement(0.0)
+    result.differences["unlearned - retrained"][area] = Difference(0.0, 0.0, 0.0)
+    assert answers(result)[RETURN].answer == "as"
+
+
+def test_a_suite_that_was_not_run_is_named_in_the_answer():
+    names = [name for _, measure in MEASURES for name in measure.names]
+    changes = {name: None for name in names if not name.startswith(("forget/", "retain/", "utility/"))}
+    result = planted(changes, suites=["tofu"])
+    del (
+        result.models["retrained"]["robustness/relearned_0_steps"],
+        result.models["target"]["robustness/relearned_0_steps"],
+    )
+    found = answers(result)
+    assert found[RETURN].words == "Not measured: run the suite `robustness`."
+    assert found[TELL].words == "Not measured: run the suite `privacy` or `distribution`."
+    assert found[RETURN].figures == "" and found[SAY].answer == found[KNOW].answer == found[WORK].answer == "as"
+    assert "these rows do not have what it takes" in answers(replace(result, suites=SUITES))[RETURN].words
+
+
+def test_scores_that_are_no_numbers_are_no_answer_unless_another_number_gives_one():
+    broken = {"unlearned": {"forget/extraction_strength": Unmeasured(2, 40)}}
+    found = answers(planted({"forget/extraction_strength": None}, not_measured=broken))
+    assert found[SAY].words == "Not measured: scores of this model are not finite (`forget/extraction_strength`)."
+    assert found[KNOW].answer == "as"
+    changes = {"forget/extraction_strength": None, "forget/rougeL_recall": (0.4, 0.01)}
+    assert answers(planted(changes, not_measured=broken))[SAY].answer == "more"
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_no_number_of_a_record_breaks_the_verdict(number):
+    for role in MODEL_ROLES:
+        result = planted()
+        result.models[role] = dict.fromkeys(result.models[role], Measurement(number, 40, number))
+        for one in (result, without_retrained(result)):
+            assert {answer.answer for answer in verdict(one).answers} <= set(ANSWERS)
+            json.dumps(one.to_dict(), allow_nan=False)
+    result = planted()
+    apart = result.differences["unlearned - retrained"]
+    result.differences["unlearned - retrained"] = dict.fromkeys(apart, Difference(number, number, number))
+    found = verdict(result)
+    assert {answer.answer for answer in found.answers if answer.question != RETURN} == {"not measured"}
+    assert found.score is None
+
+
+def test_without_a_retrained_model_the_target_is_the_yardstick_and_it_is_said_why():
+    forgotten = {measure.names[0]: (-0.45, 0.01) for text, measure in MEASURES if text != WORK}
+    forgotten |= dict.fromkeys(("privacy/combined_auc", "privacy/loss_auc", "privacy/min_k_auc"), (0.0, 0.01))
+    kept = {measure.names[0]: (KNOWN - UNKNOWN, 0.01) for text, measure in MEASURES if text == WORK}
+    result = without_retrained(planted(forgotten | kept))
+    found = verdict(result)
+    words = [answer.words for answer in found.answers]
+    assert words == ["Far from the target."] * 4 + ["Near the target."] and not any(a.is_bad for a in found.answers)
+    assert not any("never knew" in word for word in words) and "No retrained model was evaluated" in found.notes[-1]
+    # Half of what the target says, and all of it.
+    for value, answer in ((-0.05, "far from the target"), (0.0, "near the target"), (0.4, "near the target")):
+        changed = planted(forgotten | kept | {"forget/extraction_strength": (value, 0.01)})
+        assert answers(without_retrained(changed))[SAY].answer == answer
+
+
+def test_without_a_retrained_model_over_forgotten_rows_and_lost_utility_are_faults():
+    result = planted({"privacy/loss_auc": (-0.4, 0.01), "retain/probability": (0.2, 0.01)})
+    found = answers(without_retrained(result))
+    assert "over-forgotten" in found[TELL].words and found[TELL].is_bad
+    assert found[WORK].words == "Far from the target." and found[WORK].is_bad
+
+
+def test_a_model_alone_has_no_verdict_but_says_so():
+    result = without_retrained(planted())
+    result = replace(result, models=result.models | {"target": None}, differences={})
+    assert {answer.answer for answer in verdict(result).answers} == {"not measured"}
+    assert "no model to compare with" in answers(result)[SAY].words
+    assert verdict(replace(planted(), models=planted().models | {"unlearned": None})) is None
+
+
+def test_the_score_counts_intervals_with_0_beside_the_noise_floor_of_a_second_retrained_model():
+    result = planted({"retain/probability": (0.04, 0.03), "utility/model_utility": (-0.01, 0.005)})
+    count = len(result.differences["unlearned - retrained"])
+    found = verdict(result)
+    assert (found.score.alike, found.score.measured) == (count - 2, count) and found.noise_floor is None
+    floor = {"privacy/loss_auc": Difference(0.1, -0.1, 0.3), "privacy/min_k_auc": Difference(0.3, 0.1, 0.5)}
+    result = replace(
+        result,
+        models=result.models | {"second_retrained": {name: Measurement(0.6) for name in floor}},
+        differences=result.differences | {"second_retrained - retrained": floor},
+    )
+    assert verdict(result).notes[0] == (
+        f"As the retrained model in {count - 2} of {count} measurements; a second retrained model is in 1 of 2."
+    )
+    assert EvaluationResult.from_dict(json.loads(result.to_json())) == result
+
+
+def test_the_file_holds_the_verdict_which_is_computed_and_never_read(tmp_path):
+    path, result = tmp_path / "eval_results.json", planted({"forget/extraction_strength": (0.3, 0.01)})
+    result.save(path)
+    data = json.loads(path.read_text())
+    first = data["verdict"]["answers"][0]
+    assert (first["question"], first["answer"], first["metric"]) == (SAY, "more", "forget/extraction_strength")
+    assert first["difference"] == {"value": 0.3, "low": 0.29, "high": 0.31, "n": 40} and first["margin"] == 0.05
+    first["answer"] = "as"
+    path.write_text(json.dumps(data))
+    assert EvaluationResult.load(path) == result and EvaluationResult.load(path).to_dict() == result.to_dict()
+    # A file of before, and one without an unlearned model.
+    del data["verdict"]
+    path.write_text(json.dumps(data))
+    assert EvaluationResult.load(path) == result
+    assert "verdict" not in replace(result, models=result.models | {"unlearned": None}).to_dict()
+
+
+def test_every_metric_of_a_question_has_its_place_in_the_tables_and_a_rule():
+    names = {name for _, measure in MEASURES for name in (*measure.names, *filter(None, [measure.beside]))}
+    assert names <= {metric.name for metric in METRICS}
+    assert [measure.names for _, measure in MEASURES if measure.margin is None] == [("distribution/fade_forget",)]
+    assert Verdict([]).notes == []
+
+
+@pytest.mark.parametrize(
+    ("target", "unlearned", "retrained", "forgotten"),
+    [
+        # The lab: all weights, and an adapter.
+        (1.0, 0.169, 0.112, True),
+        (1.0, 0.974, 0.112, False),
+        (1.0, 0.55, 0.112, True),
+        (1.0, 0.56, 0.112, False),
+        (1.0, 0.5, None, True),
+        (1.0, 0.51, None, False),
+        # Rows that nobody knew.
+        (0.08, 0.08, None, True),
+        (0.08, 0.09, 0.07, True),
+        (None, 0.974, 0.112, None),
+        (1.0, None, 0.112, None),
+        (1.0, math.nan, 0.112, None),
+    ],
+)
+def test_whether_a_model_has_forgotten_is_read_off_its_extraction_strength(target, unlearned, retrained, forgotten):
+    figures = zip(MODEL_ROLES, (target, unlearned, retrained), strict=True)
+    models = {
+        role: {} if value is None else {"forget/extraction_strength": Measurement(value)} for role, value in figures
+    }
+    found, why = has_forgotten(planted(models=models))
+    assert found is forgotten
+    assert why.startswith({True: "`forget", False: "It has not forgotten: ", None: "Whether it has"}[forgotten])
+    if forgotten is False:
+        assert f"is {unlearned:.3f}, above" in why and f"{target:.3f}." in why

@@ -1,0 +1,356 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+Five questions about an unlearned model, answered from its evaluation. Standard library only.
+
+The rules stand in `QUESTIONS` and [`_state`]; README.md of `evaluation/` says them in words.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
+
+from .records import JsonRecord
+from .results import METRICS, Difference, EvaluationResult, format_difference, suite_of
+
+
+# Extraction strength up to which no knowledge is needed: common words are guessed. Smaller differences are noise.
+MEMORIZATION_MARGIN = 0.1
+_LABELS = {metric.name: metric.label for metric in METRICS}
+
+
+class Measure(NamedTuple):
+    """What a question looks at: the first of some metrics that was measured."""
+
+    names: tuple[str, ...]
+    # Largest difference to the retrained model that counts as none. None, of a distance to it: half of the target's.
+    margin: float | None
+    # Value of a model that knows nothing: what is compared with if there is no retrained model. None: not known.
+    nothing: float | None = None
+    # Metric of the retrained model to compare with, if it is not the same one.
+    beside: str | None = None
+    # A higher value means less.
+    is_reversed: bool = False
+    # A value below the retrained model's gives the rows away as one above does.
+    tells_both_ways: bool = False
+
+
+class Question(NamedTuple):
+    """A question, and what answers it."""
+
+    text: str
+    measures: tuple[Measure, ...]
+
+
+# The question where less than the retrained model is worse, not more.
+KEEPING = "Does it still work?"
+QUESTIONS = (
+    Question(
+        "Does it say it?",
+        (
+            Measure(("forget/extraction_strength",), 0.05, nothing=0.0),
+            Measure(("forget/rougeL_recall",), 0.1, nothing=0.0),
+            Measure(("forget/paraphrase_probability",), 0.05, nothing=0.0),
+            Measure(("forget/squeezing",), 0.5),
+            Measure(("muse/verbmem",), 0.05),
+        ),
+    ),
+    Question(
+        "Does it know it in second place?",
+        (
+            Measure(("depth/uds",), 0.1, is_reversed=True),
+            Measure(("depth/logit_lens",), 0.05, nothing=0.0),
+            Measure(("robustness/leak_at_8",), 0.1),
+            Measure(("forget/truth_ratio_knowledge",), 0.1, nothing=0.5),
+            Measure(("muse/knowmem",), 0.05),
+        ),
+    ),
+    Question(
+        "Does it come back?",
+        (
+            Measure(("robustness/relearning_area", "robustness/relearned_8_steps"), 0.03, nothing=0.0),
+            Measure(("robustness/quantized_int4",), 0.05, nothing=0.0),
+            Measure(("robustness/quantized_int8",), 0.05, nothing=0.0),
+            # The retrained model has no adapter: its strict extraction strength on the rows of the relearning.
+            Measure(("robustness/adapter_off",), 0.05, nothing=0.0, beside="robustness/relearned_0_steps"),
+        ),
+    ),
+    Question(
+        "Can one tell that it was trained on it?",
+        (
+            Measure(("privacy/combined_auc",), 0.15, nothing=0.5),
+            Measure(("privacy/loss_auc",), 0.15, nothing=0.5, tells_both_ways=True),
+            Measure(("privacy/min_k_auc",), 0.15, nothing=0.5, tells_both_ways=True),
+            Measure(("distribution/fade_forget",), None),
+        ),
+    ),
+    Question(
+        KEEPING,
+        (
+            Measure(("retain/probability",), 0.05, nothing=0.0),
+            Measure(("utility/model_utility",), 0.02, nothing=0.0),
+            # Of the answers to forget rows, where the target says its own: no yardstick for another model.
+            Measure(("utility/fluency", "utility/fluency_standin"), 0.1),
+            Measure(("muse/utility_preservation",), 0.05, nothing=0.0),
+        ),
+    ),
+)
+# Beside a retrained model, beside the target alone, and without numbers.
+_NEAR, _FAR = "near the target", "far from the target"
+ANSWERS = ("as", "more", "less", _NEAR, _FAR, "not measured")
+_OVER_FORGOTTEN = "over-forgotten, the forget rows look less familiar than rows that no model saw"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a question, and the number that decides it."""
+
+    question: str
+    answer: str  # one of `ANSWERS`
+    is_certain: bool = False  # the interval of the difference shows it
+    is_bad: bool = False  # no success of unlearning
+    why: str = ""  # what is to be known besides, or why there is no number
+    metric: str | None = None
+    value: float | None = None
+    beside: str | None = None  # role that it is compared with
+    reference: float | None = None  # value of that role
+    difference: Difference | None = None
+    margin: float | None = None
+
+    @property
+    def words(self) -> str:
+        """The answer in words."""
+        if self.answer == "not measured" or self.beside == "target":
+            words = self.answer
+        else:
+            ways = ("better", "worse") if self.question == KEEPING else ("more", "less")
+            than = {"as": "as", "more": f"{ways[0]} than", "less": f"{ways[1]} than"}[self.answer]
+            words = f"{than} a model that never knew"
+            if not self.is_certain:
+                words = f"{words}, as far as these rows tell" if self.answer == "as" else f"perhaps {words}"
+        return f"{words[0].upper()}{words[1:]}{self.why and f': {self.why}'}."
+
+    @property
+    def label(self) -> str:
+        """The metric as tables and figures call it."""
+        return _LABELS.get(self.metric, self.metric or "")
+
+    @property
+    def figures(self) -> str:
+        """The deciding number, the one beside it, and their difference; nothing if it was not measured."""
+        if self.metric is None:
+            return ""
+        apart = self.difference and f"difference {format_difference(self.difference)}"
+        parts = [f"{self.label} {self.value:.3f}", f"{self.beside} {self.reference:.3f}", apart]
+        parts.append(None if self.margin is None else f"margin {self.margin:.2f}")
+        return ", ".join(filter(None, parts))
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many of the measured differences to the retrained model have 0 in their 95 % interval."""
+
+    alike: int
+    measured: int
+
+
+@dataclass(frozen=True)
+class Verdict(JsonRecord):
+    """The answers to `QUESTIONS`, and how often the model is as the retrained one."""
+
+    answers: list[Answer]
+    score: Score | None = None
+    # The same of a second retrained model: no unlearned one can be expected to have more.
+    noise_floor: Score | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that stand below the answers."""
+        notes = []
+        if self.score is not None:
+            floor = self.noise_floor
+            beside = "" if floor is None else f"; a second retrained model is in {floor.alike} of {floor.measured}"
+            notes.append(
+                f"As the retrained model in {self.score.alike} of {self.score.measured} measurements{beside}."
+            )
+        if any(answer.beside == "retrained" and not answer.is_certain for answer in self.answers):
+            notes.append("Perhaps, as far as these rows tell: the interval of the difference reaches over the margin.")
+        if any(answer.beside == "target" for answer in self.answers):
+            notes.append(
+                "No retrained model was evaluated, so nothing is known of a model that never knew. Near the target: "
+                "nearer than to a model that knows nothing; for what is to be kept, not measurably below it."
+            )
+        return notes
+
+
+def verdict(result: EvaluationResult) -> Verdict | None:
+    """The verdict on the unlearned model of an evaluation; None if it has none."""
+    if result.models["unlearned"] is None:
+        return None
+    answers = [_answer(question, result) for question in QUESTIONS]
+    return Verdict(answers, *(_score(result, f"{role} - retrained") for role in ("unlearned", "second_retrained")))
+
+
+def _score(result: EvaluationResult, key: str) -> Score | None:
+    differences = [one for one in result.differences.get(key, {}).values() if _is_number(one.value, one.low, one.high)]
+    return Score(sum(one.low <= 0 <= one.high for one in differences), len(differences)) if differences else None
+
+
+def _is_number(*values: float) -> bool:
+    return all(map(math.isfinite, values))
+
+
+def _answer(question: Question, result: EvaluationResult) -> Answer:
+    """The worst answer that a measure gives."""
+    compare = _beside_retrained if result.models["retrained"] is not None else _beside_target
+    ranked = compare(question, result)
+    if ranked:
+        worst = max(ranked, key=lambda pair: pair[0])[1]
+        if worst.is_bad:
+            return worst
+    names = [name for measure in question.measures for name in measure.names]
+    if broken := [name for name in names if name in result.not_measured.get("unlearned", {})]:
+        why = f"scores of this model are not finite (`{broken[0]}`)"
+        return Answer(question.text, "not measured", why=why)
+    if ranked:
+        return worst
+    if any(result.value("unlearned", name) is not None for name in names):
+        why = "there is no model to compare with, or too few rows for an interval"
+    else:
+        # A benchmark of its own is no advice for other rows.
+        suites = dict.fromkeys(suite_of(name) for name in names if not name.startswith("muse/"))
+        missing = [f"`{suite}`" for suite in suites if suite not in result.suites]
+        why = f"run the suite {' or '.join(missing)}" if missing else "these rows do not have what it takes"
+    return Answer(question.text, "not measured", why=why)
+
+
+def _beside_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
+    """(severity, answer) of each measure that has an interval of the difference to the retrained model."""
+    apart = [(one, difference) for one in question.measures if (difference := _difference(one, result)) is not None]
+    ranked, worse = [], "less" if question.text == KEEPING else "more"
+    for measure, difference in apart:
+        metric, margin = _measured(measure, result), measure.margin
+        if margin is None:
+            target = result.value("target", metric)
+            if target is None:
+                continue
+            margin = target / 2
+        answer, is_certain = _state(difference, margin, len(apart))
+        why = ""
+        if measure.is_reversed:
+            answer = {"more": "less", "less": "more"}.get(answer, answer)
+        if measure.tells_both_ways and answer == "less":
+            answer, why = "more", _OVER_FORGOTTEN
+        is_bad = answer in ("less", worse)
+        severity = int(not is_certain) if answer == "as" else 2 + (answer == worse) + 2 * is_certain
+        reach = max(abs(difference.low), abs(difference.high)) / margin if margin > 0 else math.inf
+        numbers = result.value("unlearned", metric), "retrained", result.value("retrained", measure.beside or metric)
+        found = Answer(question.text, answer, is_certain, is_bad, why, metric, *numbers, difference, margin)
+        ranked.append(((severity, reach), found))
+    return ranked
+
+
+def _measured(measure: Measure, result: EvaluationResult) -> str | None:
+    """The first metric of a measure that the unlearned model has a number of."""
+    return next((name for name in measure.names if result.value("unlearned", name) is not None), None)
+
+
+def _difference(measure: Measure, result: EvaluationResult) -> Difference | None:
+    """The difference to the retrained model with its 95 % interval, or None."""
+    metric = _measured(measure, result)
+    if metric is None:
+        return None
+    paired = result.differences.get("unlearned - retrained", {}).get(metric)
+    if measure.beside is not None:
+        pair = result.get("unlearned", metric), result.get("retrained", measure.beside)
+        if None in pair or any(one.stderr is None or not _is_number(one.value, one.stderr) for one in pair):
+            return None
+        # Not of the same rows, so not paired: the errors add up as those of independent numbers.
+        value, reach = pair[0].value - pair[1].value, _quantile(1) * math.hypot(*(one.stderr for one in pair))
+        paired = Difference(value, value - reach, value + reach, pair[0].n)
+    if paired is None or not _is_number(paired.value, paired.low, paired.high):
+        return None
+    return paired if result.value("retrained", measure.beside or metric) is not None else None
+
+
+def _quantile(looks: int) -> float:
+    """Standard deviations of a two-sided 95 % interval that holds for all of some looks (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - 0.025 / looks)
+
+
+def _state(difference: Difference, margin: float, looks: int) -> tuple[str, bool]:
+    """
+    The answer of one measure out of `looks`, and whether it is certain.
+
+    "As" is certain where the whole 95 % interval lies within the margin (an equivalence test; that all measures must
+    pass it corrects for their number), "more" and "less" where an interval that is widened for the number of looks
+    lies beyond it. Otherwise they are not certain: beyond the margin by value, and the widened interval without 0.
+    """
+    if -margin <= difference.low and difference.high <= margin:
+        return "as", True
+    wider = _quantile(looks) / _quantile(1)
+    value = difference.value
+    # A percentile interval need not contain the value.
+    low = min(difference.low, value - wider * (value - difference.low))
+    high = max(difference.high, value + wider * (difference.high - value))
+    if low > margin or (low > 0 and value > margin):
+        return "more", low > margin
+    if high < -margin or (high < 0 and value < -margin):
+        return "less", high < -margin
+    return "as", False
+
+
+def _beside_target(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
+    """(severity, answer) of each measure with a value of the target and of a model that knows nothing."""
+    ranked = []
+    for measure in question.measures:
+        metric = _measured(measure, result)
+        target = None if metric is None else result.value("target", measure.beside or metric)
+        if target is None or measure.nothing is None:
+            continue
+        value, difference = result.value("unlearned", metric), None
+        if measure.beside is None:
+            difference = result.differences.get("unlearned - target", {}).get(metric)
+        numbers = {"metric": metric, "value": value, "beside": "target", "reference": target, "difference": difference}
+        if question.text == KEEPING:
+            if difference is None or not _is_number(difference.value, difference.low, difference.high):
+                continue
+            is_bad = _state(difference, measure.margin, len(question.measures))[0] == "less"
+            found = Answer(question.text, _FAR if is_bad else _NEAR, is_bad=is_bad, margin=measure.margin, **numbers)
+            ranked.append(((is_bad, -difference.low / measure.margin), found))
+            continue
+        bound = _middle(target, measure.nothing, measure.nothing + MEMORIZATION_MARGIN)
+        is_near = value > bound
+        # As far below a model that knows nothing as a model near the target is above it.
+        is_over = measure.tells_both_ways and value < 2 * measure.nothing - bound
+        why = _OVER_FORGOTTEN if is_over else ""
+        found = Answer(question.text, _NEAR if is_near else _FAR, is_bad=is_near or is_over, why=why, **numbers)
+        ranked.append(((is_near or is_over, abs(value - measure.nothing) / (bound - measure.nothing)), found))
+    return ranked
+
+
+def _middle(target: float, ignorant: float, least: float) -> float:
+    """The bound of forgetting: the middle between the target and a model that does not know, and at least `least`."""
+    return max((target + ignorant) / 2, least)
+
+
+def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
+    """
+    Whether the unlearned model has forgotten by its own evaluation (None: not known), and a sentence with the figures.
+
+    It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
+    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`].
+    """
+    metric = "forget/extraction_strength"
+    target, unlearned, retrained = (result.value(role, metric) for role in ("target", "unlearned", "retrained"))
+    missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
+    if missing:
+        return None, f"Whether it has forgotten is not known: `{metric}` of the {missing[0]} model was not measured."
+    bound = f"half of the target's {target:.3f}"
+    if retrained is not None:
+        bound = f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
+    if unlearned > _middle(target, retrained or 0.0, MEMORIZATION_MARGIN):
+        return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
+    return True, f"`{metric}` is {unlearned:.3f}, not above {bound}."
