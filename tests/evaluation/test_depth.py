@@ -241,6 +241,12 @@ def test_layers_of_a_family_are_read_and_replaced(family, rows, _tokenizer):
     check(build(family), rows, _tokenizer)
 
 
+def test_layers_that_share_keys_and_values_are_read_and_replaced(rows, _tokenizer):
+    kinds = ["sliding_attention", "full_attention"] * 2
+    model = build("gemma4", num_hidden_layers=4, layer_types=kinds, num_kv_shared_layers=2)
+    check(model, rows, _tokenizer)
+
+
 def test_layers_of_a_table_of_positions_are_read_and_replaced(new_gpt2, rows, _tokenizer):
     check(new_gpt2(128), rows, _tokenizer)
 

@@ -5,10 +5,9 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,8 @@ logger = logging.getLogger(__name__)
 # Nats a token that the fact must lose by a layer of the retrained model: that layer then holds it. As in the paper.
 THRESHOLD = 0.05
 _WORD = re.compile(r"\w+")
+# Retain rows that show whether the states of two models can be exchanged.
+CONTROL_ROWS = 32
 # Share of what the target loses of the forget set above which what it loses of the retain set is too much.
 MISFIT = 0.5
 _UDS, _LENS = "depth/uds", "depth/logit_lens"
@@ -113,15 +114,19 @@ def _batches(rows: Sequence[dict[str, Any]], setting: SuiteSetting) -> list[_Bat
     return [_Batch(chunk, pad_rows([rows[i] for i in chunk], setting.pad_token_id)) for chunk in chunks]
 
 
-def _where_labels(hidden: Tensor, mask: Tensor) -> Tensor:
-    # Prompt-learning adapters prepend virtual tokens: count from the end.
-    return hidden[:, -mask.size(1) - 1 : -1][mask.to(hidden.device)]
+def _where_labels(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of hidden states that may predict a label, as a view, and where it does."""
+    # Prompt-learning adapters prepend virtual tokens, and some layers leave out leading tokens that predict no label:
+    # count from the end.
+    count = min(hidden.size(1) - 1, mask.size(1))
+    return hidden[:, -count - 1 : -1], mask[:, -count:].to(hidden.device)
 
 
 def _with_states(output: Any, mask: Tensor, states: Tensor) -> Any:
     """What a layer returns, with other hidden states where a label is predicted."""
     hidden = layer_states(output).clone()
-    hidden[:, -mask.size(1) - 1 : -1][mask.to(hidden.device)] = states.to(hidden)
+    part, where = _where_labels(hidden, mask)
+    part[where] = states.to(hidden)
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
@@ -133,38 +138,52 @@ def _mean_logps(model: nn.Module, batch: _Batch) -> Tensor:
     return means.where(means.isfinite(), torch.nan)
 
 
-def _lens(model: nn.Module, batch: _Batch) -> tuple[Tensor, Tensor]:
-    """States after each layer where a label is predicted, on the CPU, and what norm and head make of them."""
-    layers, outputs, states = layers_of(model), [], []
+def _read_from(model: nn.Module, batch: _Batch, layers: Iterable[nn.Module], output: Any) -> Tensor:
+    """Log-prob of the fact where some first layers do not run: each returns an output that the next module reads."""
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(replaced_forward(layer, lambda *args, **kwargs: output))
+        return _mean_logps(model, batch)
 
-    def keep(output: Any) -> None:
-        outputs[:] = [output]
-        states.append(_where_labels(layer_states(output), batch.mask))
 
-    with hooked_layers(layers, keep):
+def _outputs(model: nn.Module, batch: _Batch) -> list[Any]:
+    """What each layer returns."""
+    layers, outputs = layers_of(model), []
+    with hooked_layers(layers, outputs.append):
         _mean_logps(model, batch)
-    if len(states) != len(layers):
+    if len(outputs) != len(layers):
         raise ValueError(
-            f"`{type(model).__name__}` runs {len(states)} layers, expected each of its {len(layers)} decoder layers "
+            f"`{type(model).__name__}` runs {len(outputs)} layers, expected each of its {len(layers)} decoder layers "
             "once: its states cannot be told apart by layer. Leave `depth` out of `suites`, and please report this "
             "model."
         )
-    columns = []
-    for layer in states:
-        # No layer runs: each returns the states that are to be read, and norm and head follow, whatever they are.
-        output = _with_states(outputs[0], batch.mask, layer)
-        with ExitStack() as stack:
-            for module in layers:
-                stack.enter_context(replaced_forward(module, lambda *args, output=output, **kwargs: output))
-            columns.append(_mean_logps(model, batch))
-    return torch.stack([layer.cpu() for layer in states]), torch.stack(columns, 1)
+    return outputs
+
+
+def _lens(model: nn.Module, batch: _Batch) -> tuple[Tensor, Tensor]:
+    """States after each layer where a label is predicted, on the CPU, and what norm and head make of them."""
+    outputs = _outputs(model, batch)
+    parts = [_where_labels(layer_states(output), batch.mask) for output in outputs]
+    states = [part[where] for part, where in parts]
+    # As if they came from the last layer: what follows it, whatever that is, reads them.
+    read = [
+        _read_from(model, batch, layers_of(model), _with_states(outputs[-1], batch.mask, layer)) for layer in states
+    ]
+    return torch.stack([layer.cpu() for layer in states]), torch.stack(read, 1)
 
 
 def _patched(model: nn.Module, batch: _Batch, states: Tensor) -> Tensor:
     """Log-prob of the fact with the states of another model after each layer, one layer at a time."""
+    layers, outputs = layers_of(model), _outputs(model, batch)
+    # Later layers of some families read keys and values that an earlier layer leaves beside its states: all must run.
+    is_chain = not getattr(model.config.get_text_config(), "num_kv_shared_layers", None)
     columns = []
-    for module, layer in zip(layers_of(model), states, strict=True):
-        with hooked_layers([module], partial(_with_states, mask=batch.mask, states=layer)):
+    for index, (output, other) in enumerate(zip(outputs, states, strict=True)):
+        changed = _with_states(output, batch.mask, other)
+        if is_chain:
+            columns.append(_read_from(model, batch, layers[: index + 1], changed))
+            continue
+        with hooked_layers([layers[index]], lambda _, changed=changed: changed):
             columns.append(_mean_logps(model, batch))
     return torch.stack(columns, 1)
 
@@ -260,7 +279,7 @@ def measure_depth(
 
     UDS (see [`~metrics.UnlearningDepth`]) puts the hidden states of the retrained and of the unlearned model into the
     target, layer by layer, where it predicts a token of the fact. It needs a target and a retrained model with layers
-    of the same number and size; as many retain rows show whether their states can be exchanged at all. The lens reads
+    of the same number and size; some retain rows show whether their states can be exchanged at all. The lens reads
     the states after each layer by the model's own norm and head: a row counts with exp(mean log-prob) of its fact at
     the layer where that is highest. Which tokens are the fact, [`fact_words`] decides. Each model is loaded once.
 
@@ -275,7 +294,7 @@ def measure_depth(
             "prompt nor in a wrong answer, and that its paraphrased answer has. Leave `depth` out of `suites`."
         )
     if rows.retain is not None and all(models.get(role) is not None for role in ("target", "retrained")):
-        chosen = [rows.retain[i] for i in spread_evenly(len(rows.retain), len(rows.forget))]
+        chosen = [rows.retain[i] for i in spread_evenly(len(rows.retain), CONTROL_ROWS)]
         retained = entity_rows(encode_set(chosen, tokenizer, name="retain"), tokenizer)
     tables = _read_together(models, [*facts, *retained], setting)
     lens = {role: np.exp(table[: len(facts)]) for role, table in tables["lens"].items()}
