@@ -258,8 +258,8 @@ def _depths(lost: dict[str, np.ndarray], control: dict[str, np.ndarray]) -> tupl
         logger.warning(
             f"`{_UDS}` is left out for the {' and the '.join(misfits)} model: with its hidden states the target loses "
             f"facts of the retain set, too (`{_CONTROL}`), by more than {MISFIT} of what it loses of the forget set "
-            "with the retrained model's. They differ by more than knowledge: by a training from another "
-            "initialisation, or by damage."
+            "with the retrained model's. They lack more than the forgotten facts: after a training from another "
+            "initialisation, after damage, or where the retain set is not known either."
         )
     scores = {
         role: UnlearningDepth().compute(

@@ -218,6 +218,7 @@ def plot_depth(result: EvaluationResult, path: str | os.PathLike) -> None:
             )
         if dashes is not lost:
             axes.set_ylim(0, 1.03)
+        axes.set_xlim(left=0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("after layer")
         axes.set_ylabel(label)
