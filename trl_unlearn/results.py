@@ -331,6 +331,11 @@ class EvaluationResult(JsonRecord):
                 f"The target, and the base of an adapter, was loaded in {bits}. A model that the adapter is merged "
                 "into has other weights, which these numbers do not judge."
             )
+        if misfits := self.protocol.get("depth", {}).get("misfits"):
+            notes.append(
+                f"No UDS where hidden states lack more than the forgotten facts (`depth/retain_degradation`): "
+                f"{', '.join(misfits)}."
+            )
         source = self.protocol.get("fluency_source")
         if source == "standin":
             notes.append("Fluency is a stand-in, not the published classifier: Util and Agg are not comparable.")

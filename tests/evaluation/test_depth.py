@@ -183,7 +183,12 @@ def test_the_target_is_at_0_and_the_retrained_model_at_1(measure, models, rows):
         assert value(outcome, "unlearned", UDS) == pytest.approx(expected, abs=1e-6)
         assert [value(outcome, name, UDS) for name in ("target", "retrained")] == [0.0, 1.0]
     assert value(outcome, "target", LENS) > 0.8 > 0.2 > value(outcome, "retrained", LENS)
-    assert outcome.protocol["depth"] == {"rows_without_entity": 0, "rows_without_layers": 0, "threshold": 0.05}
+    assert outcome.protocol["depth"] == {
+        "rows_without_entity": 0,
+        "misfits": [],
+        "rows_without_layers": 0,
+        "threshold": 0.05,
+    }
 
 
 def test_a_model_whose_last_layer_alone_forgot_is_not_deep(measure, models, rows, _tokenizer):
@@ -273,6 +278,8 @@ def test_a_retrained_model_from_another_start_gives_no_score(measure, models, ro
     assert value(outcome, "retrained", CONTROL) < 0.5 < 2 < value(outcome, "unlearned", CONTROL)
     assert UDS not in outcome.models["unlearned"] and value(outcome, "retrained", UDS) == 1.0
     assert "is left out for the unlearned model" in caplog.text
+    result = EvaluationResult.of_suites({"depth": outcome}, parity="strict", device="cpu")
+    assert any("No UDS" in note and note.endswith(": unlearned.") for note in result.notes())
     outcome = measure({**models, "retrained": other}, rows)
     assert not any(UDS in metrics for metrics in outcome.models.values())
 

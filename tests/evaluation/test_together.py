@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from trl_unlearn.evaluation.depth import measure_depth
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
 
@@ -17,6 +18,7 @@ SCRIPT = """
 import json, sys
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl_unlearn.evaluation.depth import measure_depth
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
 
@@ -25,10 +27,11 @@ state = PartialState(cpu=True)
 assert state.num_processes == 2 and state.distributed_type.value == "MULTI_CPU", state
 load = lambda: AutoModelForCausalLM.from_pretrained(folder)
 forget, retain = json.load(open(rows))
-suite = Suite(
-    {"target": load}, EvaluationRows(forget, retain), AutoTokenizer.from_pretrained(folder), max_completion_length=12
-)
-json.dump([suite.evaluate().to_dict(), suite.per_row], open(f"{out}.{state.process_index}", "w"))
+tokenizer = AutoTokenizer.from_pretrained(folder)
+suite = Suite({"target": load}, EvaluationRows(forget, retain), tokenizer, max_completion_length=12)
+plain = EvaluationRows([{name: row[name] for name in ("prompt", "completion")} for row in forget])
+depth = measure_depth({"target": load}, plain, tokenizer, batch_size=None, seed=0)
+json.dump([suite.evaluate().to_dict(), suite.per_row, depth.to_dict()], open(f"{out}.{state.process_index}", "w"))
 """
 
 
@@ -55,8 +58,13 @@ def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     expected = Suite({"target": lambda: tiny_model}, EvaluationRows(*rows), tiny_tokenizer, max_completion_length=12)
+    depth = measure_depth(
+        {"target": lambda: tiny_model}, EvaluationRows(forget_rows), tiny_tokenizer, batch_size=None, seed=0
+    )
     for rank in range(2):
-        result, per_row = json.loads((tmp_path / f"out.{rank}").read_text())
+        result, per_row, found = json.loads((tmp_path / f"out.{rank}").read_text())
+        lens = found["layers"]["target"]["depth/logit_lens"]
+        assert lens == pytest.approx(depth.layers["target"]["depth/logit_lens"], abs=1e-6)
         for name, values in expected.per_row["target"].items():
             assert per_row["target"][name] == pytest.approx(values, abs=1e-6), name
         for name, measured in expected.evaluate().models["target"].items():

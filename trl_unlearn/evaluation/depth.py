@@ -242,7 +242,21 @@ def _degradations(tables: _Tables) -> dict[str, np.ndarray]:
     return {role: np.where(np.isfinite(lens[role][:, -1:]), own - table, np.nan) for role, table in read.items()}
 
 
-def _depths(lost: dict[str, np.ndarray], control: dict[str, np.ndarray]) -> tuple[dict[str, list[float]], int]:
+def _misfits(lost: dict[str, np.ndarray], control: dict[str, np.ndarray]) -> list[str]:
+    """Models whose states cost the target facts of the retain set, too: their score would say nothing."""
+    bound = MISFIT * lost["retrained"].mean()
+    misfits = [role for role, table in control.items() if table.mean() > bound]
+    if misfits:
+        logger.warning(
+            f"`{_UDS}` is left out for the {' and the '.join(misfits)} model: with its hidden states the target loses "
+            f"facts of the retain set, too (`{_CONTROL}`), by more than {MISFIT} of what it loses of the forget set "
+            "with the retrained model's. They lack more than the forgotten facts: after a training from another "
+            "initialisation, after damage, or where the retain set is not known either."
+        )
+    return misfits
+
+
+def _depths(lost: dict[str, np.ndarray], misfits: Sequence[str]) -> tuple[dict[str, list[float]], int]:
     """Role -> score of each row with a layer that holds its fact, and the number of the other rows."""
     reference = lost["retrained"]
     # A row that is not finite stays, and leaves the score without a mean.
@@ -253,14 +267,6 @@ def _depths(lost: dict[str, np.ndarray], control: dict[str, np.ndarray]) -> tupl
             f"{THRESHOLD} nats a token. Either it was trained on these rows, or the target does not know them."
         )
         return {}, len(kept)
-    misfits = [role for role, table in control.items() if table.mean() > MISFIT * reference.mean()]
-    if misfits:
-        logger.warning(
-            f"`{_UDS}` is left out for the {' and the '.join(misfits)} model: with its hidden states the target loses "
-            f"facts of the retain set, too (`{_CONTROL}`), by more than {MISFIT} of what it loses of the forget set "
-            "with the retrained model's. They lack more than the forgotten facts: after a training from another "
-            "initialisation, after damage, or where the retain set is not known either."
-        )
     scores = {
         role: UnlearningDepth().compute(
             unlearned=table[kept].tolist(), retrained=reference[kept].tolist(), threshold=THRESHOLD
@@ -309,7 +315,8 @@ def measure_depth(
             per_row[role][_CONTROL] = control[role].mean(1).tolist()
             layers[role][_CONTROL] = control[role].mean(0).tolist()
     if lost:
-        scores, protocol["rows_without_layers"] = _depths(lost, control)
+        protocol["misfits"] = _misfits(lost, control)
+        scores, protocol["rows_without_layers"] = _depths(lost, protocol["misfits"])
         protocol["threshold"] = THRESHOLD
         for role, values in scores.items():
             per_row[role][_UDS] = values
