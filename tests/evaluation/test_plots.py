@@ -19,6 +19,7 @@ from trl_unlearn.evaluation.plots import (
     plot_squeezing,
     plot_squeezing_comparison,
     plot_training,
+    plot_verdict,
 )
 from trl_unlearn.results import EvaluationResult, Measurement
 
@@ -49,6 +50,28 @@ def test_the_models_that_were_evaluated_are_drawn_and_no_other(tmp_path):
 def test_a_result_without_any_metric_that_is_drawn_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds none of the metrics that are drawn"):
         plot_evaluation(make_result(unlearned={"own/metric": Measurement(1.0)}), tmp_path / "e.png")
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ("utility/model_utility", "robustness/relearned_8_steps"),
+        ("retain/probability", "forget/extraction_strength"),
+    ],
+)
+def test_the_figure_of_the_verdict_has_utility_to_the_right_and_resistance_upwards(tmp_path, kept, said):
+    values = {"target": (0.9, 1.0), "unlearned": (0.1, 0.5), "retrained": (0.9, 0.1)}
+    models = {role: {kept: Measurement(x, 4, 0.01), said: Measurement(y, 4)} for role, (x, y) in values.items()}
+    plot_verdict(make_result(**models), tmp_path / "v.png")
+    pixels = np.asarray(Image.open(tmp_path / "v.png").convert("RGB")).astype(int)
+    # Without the legend, which has the same marks.
+    pixels = pixels[: int(0.8 * len(pixels))]
+    (target, unlearned, retrained) = (
+        np.argwhere(np.abs(pixels - colour).sum(-1) < 30).mean(0) for colour in (TARGET, UNLEARNED, RETRAINED)
+    )
+    assert retrained[0] < unlearned[0] < target[0] and unlearned[1] < min(target[1], retrained[1])
+    with pytest.raises(ValueError, match="holds no model with both of"):
+        plot_verdict(make_result(unlearned={kept: Measurement(0.5)}), tmp_path / "w.png")
 
 
 def test_the_curves_that_were_logged_are_drawn_and_no_other(tmp_path):

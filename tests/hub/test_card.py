@@ -289,6 +289,22 @@ def test_the_verdict_stands_first_with_what_decides_it():
     assert "- As the retrained model in 0 of 1 measurements." in found
 
 
+@pytest.mark.parametrize("hub", [True, False])
+def test_the_verdict_has_its_figure_and_a_command_without_private_names(hub):
+    figures = ["figures/verdict.png", "figures/evaluation.png"]
+    card = render_card(make_run(hub=hub), make_result(), figures)
+    found = section(card, "Verdict")
+    assert re.findall(r"\((figures/[^)]+)", card) == figures and "![verdict](figures/verdict.png)" in found
+    command = " ".join(found.split("```bash")[1].split("```")[0].replace("\\\n", " ").split())
+    names = ("org/model-1b", "org/data --forget_config forget10 --retain_config retain90") if hub else ("...", "...")
+    option = "dataset_name" if hub else "forget_dataset"
+    rest = f"--{option} {names[1]}" + ("" if hub else " --retain_dataset ...")
+    assert command == (
+        f"trl-unlearn evaluate --suites tofu --model_name_or_path {names[0]} --unlearned_model_name_or_path ... "
+        f"--retrained_model_name_or_path ... {rest}"
+    )
+
+
 def test_a_model_that_has_not_forgotten_is_a_failure_also_without_a_retrained_model():
     result = make_result(retrained=False, **{"forget/extraction_strength": Measurement(0.974)})
     result.models["target"]["forget/extraction_strength"] = Measurement(1.0)

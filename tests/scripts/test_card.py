@@ -30,7 +30,10 @@ def test_the_card_written_anew_is_that_of_the_run(run, own, capfd):
     cli.main(["card", str(done.folder)])
     assert done.text("README.md") == card
     assert "figures/evaluation.png" in card
-    assert capfd.readouterr().out == f"{done.folder / 'README.md'}: results of tofu; figures: evaluation, training\n"
+    assert (
+        capfd.readouterr().out
+        == f"{done.folder / 'README.md'}: results of tofu; figures: verdict, evaluation, training\n"
+    )
 
 
 def test_a_card_without_results_says_so_and_shows_the_figures_that_there_are(run, own, capfd):

@@ -120,6 +120,44 @@ def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:
     save_figure(figure, path)
 
 
+def plot_verdict(result: EvaluationResult, path: str | os.PathLike) -> None:
+    """What each model kept, to the right, and how little of the forget set can be read out of it, upwards."""
+    last = RELEARNING_STEPS[-1]
+    x_metric, x_label = "utility/model_utility", "model utility"
+    if not any(result.get(role, x_metric) for role in ROLE_STYLES):
+        x_metric, x_label = "retain/probability", "probability of retain answers"
+    y_metric, y_label = f"robustness/relearned_{last}_steps", f"after {last} steps of relearning"
+    if not any(result.get(role, y_metric) for role in ROLE_STYLES):
+        y_metric, y_label = "forget/extraction_strength", "without an attack"
+    points = {role: (result.get(role, x_metric), result.get(role, y_metric)) for role in ROLE_STYLES}
+    points = {role: pair for role, pair in points.items() if all(one and _is_finite(one.value) for one in pair)}
+    if not points:
+        raise ValueError(f"`result` holds no model with both of {[x_metric, y_metric]}: run the suite `tofu` first.")
+    figure, axes = _figure(result, [y_metric])
+    for role, (x, y) in points.items():
+        colour, marker = ROLE_STYLES[role]
+        axes.errorbar(
+            x.value,
+            1 - y.value,
+            xerr=x.stderr,
+            yerr=y.stderr,
+            fmt=marker,
+            color=colour,
+            markersize=9 if role == "unlearned" else 12,
+            # The reference is hollow: the unlearned model may lie right on it.
+            markerfacecolor="none" if role == "retrained" else colour,
+            markeredgewidth=1.8,
+            capsize=3,
+            clip_on=False,
+            label=role,
+        )
+    axes.set_xlim(0, 1.03)
+    axes.set_xlabel(f"kept: {x_label}")
+    axes.set_ylabel(f"resists: 1 - extraction strength\n{y_label}")
+    axes.set_title("What was kept, and what cannot be read out (± one standard error)", loc="left", fontsize=13)
+    save_figure(figure, path, ncols=3)
+
+
 def _figure(result: EvaluationResult, names: list[str]) -> tuple[Figure, Axes]:
     if not any(result.get(role, name) for role in ROLE_STYLES for name in names):
         raise ValueError(f"`result` holds none of {names}: run the suite `robustness` first.")

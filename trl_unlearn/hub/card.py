@@ -21,6 +21,7 @@ from ..results import (
     METRIC_GROUPS,
     METRICS,
     MODEL_ROLES,
+    PARITIES,
     RELEARNING_STEPS,
     EvaluationResult,
     Measurement,
@@ -43,6 +44,7 @@ TOKEN_SETTINGS = ("lambda_schedule", "lambda_bst", "belief_top_k", "belief_tempe
 SEQUENCE_SETTINGS = ("lambda_schedule", "lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
 # The card calls the retained rows damaged below this share of the target's probability.
 RETAIN_SHARE = 0.8
+_VERDICT_FIGURE = "figures/verdict.png"
 # Secrets and paths: they are on no card, whatever a record of any version holds.
 _HIDDEN_SETTINGS = re.compile(r"(^|_)(dir|token|path)$|^hub_")
 
@@ -168,6 +170,27 @@ def _verdict_rows(found: Verdict) -> list[list[str]]:
             cells.append("" if answer.margin is None else f"{answer.margin:.2f}")
         rows.append(cells + [""] * (7 - len(cells)))
     return rows
+
+
+def _command(run: UnlearningRun, result: EvaluationResult) -> str:
+    """A command that measures the model of a public run again; what has no public name is left open."""
+    forget, retain = run.forget_set, run.retain_set
+    options = {
+        "suites": ",".join(result.suites),
+        "model_name_or_path": run.base_model if run.base_model_on_hub else "...",
+        "unlearned_model_name_or_path": "...",
+        "retrained_model_name_or_path": "..." if result.models["retrained"] is not None else None,
+        "dataset_name" if forget.config else "forget_dataset": forget.name if forget.on_hub else "...",
+        "forget_config": forget.config,
+        "retain_config": retain and retain.config,
+        "retain_dataset": "..." if retain is not None and not retain.config else None,
+        "holdout_dataset": "..." if "privacy" in result.suites and not forget.config else None,
+        "muse_dataset": "..." if "muse" in result.suites else None,
+        "parity": None if result.parity == PARITIES[0] else result.parity,
+        "seed": result.protocol.get("seed"),
+    }
+    parts = [f"--{name} {value}" for name, value in options.items() if value is not None]
+    return " \\\n    ".join(["trl-unlearn evaluate", *parts])
 
 
 def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]]:
@@ -358,6 +381,8 @@ def render_card(
         result=result,
         verdict_rows=_verdict_rows(judged) if judged is not None else [],
         verdict_notes=judged.notes if judged is not None else [],
+        verdict_figures=[figure for figure in figures if figure == _VERDICT_FIGURE],
+        command=_command(run, result) if judged is not None else "",
         missing=missing,
         roles=MODEL_ROLES,
         meanings=_roles(result) if result is not None else "",
@@ -375,7 +400,11 @@ def render_card(
             if dataset is not None
         ],
         hub_datasets=", ".join(f"`{name}`" for name in _hub_datasets(run)),
-        figures=[(PurePosixPath(figure).stem.replace("_", " "), figure) for figure in figures],
+        figures=[
+            (PurePosixPath(figure).stem.replace("_", " "), figure)
+            for figure in figures
+            if figure != _VERDICT_FIGURE or judged is None
+        ],
         result_groups=_result_groups(result) if result is not None else [],
         attacked=result is not None and "robustness" in result.suites,
         difference_names=tuple(DIFFERENCES),

@@ -58,7 +58,10 @@ _SCANNED_TOO = ("log of completions", _UNKNOWN)
 _TEXT_SUFFIXES = (".md", ".txt", ".log", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".html", ".svg", ".xml")
 
 # Figures of an evaluation, and of the training: the order on every card.
-_RESULT_FIGURES, _RUN_FIGURES = ("evaluation", "relearning", "leak_at_k", "depth"), ("training", "squeezing")
+_RESULT_FIGURES, _RUN_FIGURES = (
+    ("verdict", "evaluation", "relearning", "leak_at_k", "depth"),
+    ("training", "squeezing"),
+)
 
 # Marks the folder of a run from its first step until all is written; holds the digest of the settings.
 _UNFINISHED = "unfinished.json"

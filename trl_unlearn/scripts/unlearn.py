@@ -25,6 +25,7 @@ from ..evaluation.plots import (
     plot_leak,
     plot_relearning,
     plot_training,
+    plot_verdict,
 )
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set
 from ..evaluation.stopping import UnlearnUntil
@@ -449,6 +450,7 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     # The results are saved: what only shows them warns where it fails.
     attempted("The table", lambda: print_results(result))
     plots = {
+        "verdict": (plot_verdict, "tofu"),
         "evaluation": (plot_evaluation, None),
         "relearning": (plot_relearning, "robustness"),
         "leak_at_k": (plot_leak, "robustness"),
