@@ -182,6 +182,7 @@ def test_the_target_is_at_0_and_the_retrained_model_at_1(measure, models, rows):
         outcome = measure({**models, "unlearned": models[role]}, rows)
         assert value(outcome, "unlearned", UDS) == pytest.approx(expected, abs=1e-6)
         assert [value(outcome, name, UDS) for name in ("target", "retrained")] == [0.0, 1.0]
+    assert outcome.differences["unlearned - retrained"].keys() == {UDS, LENS}
     assert value(outcome, "target", LENS) > 0.8 > 0.2 > value(outcome, "retrained", LENS)
     assert outcome.protocol["depth"] == {
         "rows_without_entity": 0,

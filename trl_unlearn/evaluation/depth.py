@@ -327,6 +327,9 @@ def measure_depth(
             "retrained model, all with layers of the same number and size."
         )
     outcome = summarise_rows(per_row, seed=seed)
+    for differences in outcome.differences.values():
+        # It judges the measurement: the retrained model's is no aim.
+        differences.pop(_CONTROL, None)
     outcome.layers = layers
     outcome.protocol = {"rows": {"forget": len(forget.answers)}, "seed": seed, "depth": protocol}
     return outcome
