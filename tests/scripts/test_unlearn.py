@@ -337,7 +337,7 @@ def test_a_run_without_a_log_says_that_it_has_no_curve_and_has_all_the_rest(run,
 
 def test_what_fails_after_the_results_costs_neither_them_nor_the_rest(run, own, monkeypatch, caplog, capfd):
     done = run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
-    measured = {"forget/extraction_strength": Measurement(0.5, 3, 0.1)}
+    measured = {"forget/extraction_strength": Measurement(0.5, 3, 0.1), "retain/probability": Measurement(0.7, 3, 0.1)}
     own = {"protocol": {"weights_sha256": {"unlearned": weights_sha256(done.folder, True)}}}
     result = EvaluationResult(parity="strict", suites=["tofu"], models={"unlearned": measured}, **NO_PROTOCOL | own)
 

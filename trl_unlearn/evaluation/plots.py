@@ -132,7 +132,9 @@ def plot_verdict(result: EvaluationResult, path: str | os.PathLike) -> None:
     points = {role: (result.get(role, x_metric), result.get(role, y_metric)) for role in ROLE_STYLES}
     points = {role: pair for role, pair in points.items() if all(one and _is_finite(one.value) for one in pair)}
     if not points:
-        raise ValueError(f"`result` holds no model with both of {[x_metric, y_metric]}: run the suite `tofu` first.")
+        raise ValueError(
+            f"`result` holds no model with both of {[x_metric, y_metric]}: evaluate one with a retain set."
+        )
     figure, axes = _figure(result, [y_metric])
     for role, (x, y) in points.items():
         colour, marker = ROLE_STYLES[role]
