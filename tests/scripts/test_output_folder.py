@@ -21,7 +21,7 @@ from trl_unlearn.scripts.arguments import (
     UnlearnModelConfig,
 )
 from trl_unlearn.scripts.compare import CompareArguments
-from trl_unlearn.scripts.evaluate import EvaluateArguments
+from trl_unlearn.scripts.evaluate import EvaluateArguments, SuiteArguments
 from trl_unlearn.scripts.sequence import SequenceArguments
 from trl_unlearn.scripts.unlearn import OutputArguments
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -170,7 +170,7 @@ def test_an_unfinished_run_goes_on_where_what_is_logged_shown_and_saved_differs(
 
 def test_every_option_is_known_to_change_what_a_run_makes_or_not_to():
     types = (DataArguments, EvaluationArguments, StoppingArguments, UnlearnArguments, OutputArguments)
-    types += (CompareArguments, SequenceArguments, EvaluateArguments)
+    types += (CompareArguments, SequenceArguments, SuiteArguments, EvaluateArguments)
     every = {field.name for one in (BootstrapUnlearnConfig, UnlearnModelConfig, *types) for field in fields(one)}
     settings = set(SETTINGS.split())
     # An option that is new here, in TRL or in Transformers goes into `SETTINGS` or into `NO_SETTINGS`.

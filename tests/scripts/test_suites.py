@@ -30,11 +30,10 @@ def test_rows_of_an_evaluation_carry_the_variables_of_the_chat_template(
         rows.to_json(tmp_path / f"{name}.jsonl")
     tiny_tokenizer.chat_template = "{{ mode }}" + tiny_tokenizer.chat_template
     files = {f"{name}_dataset": str(tmp_path / f"{name}.jsonl") for name in ("forget", "retain")}
-    args = evaluate.EvaluateArguments(
-        suites=["privacy"], holdout_dataset=files["retain_dataset"], chat_template_kwargs='{"mode": "exam"}'
-    )
+    suites = evaluate.SuiteArguments(suites=["privacy"], holdout_dataset=files["retain_dataset"])
+    args = evaluate.EvaluateArguments(chat_template_kwargs='{"mode": "exam"}')
     inputs = evaluate.load_suite_inputs(
-        DataArguments(**files), EvaluationArguments(), args, {}, tiny_tokenizer, tiny_model.config
+        DataArguments(**files), EvaluationArguments(), suites, args, {}, tiny_tokenizer, tiny_model.config
     )
     for name, found in inputs.row_sets.items():
         asked = [row["input_ids"] for row in encode_set(found, tiny_tokenizer, name=name).answers]
@@ -49,11 +48,10 @@ def test_raw_text_of_an_evaluation_has_the_column_and_the_prompt_of_the_training
     for name in ("forget", "retain"):
         rows = Dataset.from_list([{"body": " ".join(pair)} for pair in facts[name]])
         rows.to_json(files.setdefault(f"{name}_dataset", str(tmp_path / f"{name}.jsonl")))
-    args = evaluate.EvaluateArguments(
-        suites=["privacy"], holdout_dataset=files["retain_dataset"], dataset_text_field="body", prompt_length=3
-    )
+    suites = evaluate.SuiteArguments(suites=["privacy"], holdout_dataset=files["retain_dataset"])
+    args = evaluate.EvaluateArguments(dataset_text_field="body", prompt_length=3)
     inputs = evaluate.load_suite_inputs(
-        DataArguments(**files), EvaluationArguments(), args, {}, tiny_tokenizer, tiny_model.config
+        DataArguments(**files), EvaluationArguments(), suites, args, {}, tiny_tokenizer, tiny_model.config
     )
     for name, found in inputs.row_sets.items():
         answers = encode_set(found, tiny_tokenizer, name=name).answers
@@ -228,7 +226,7 @@ def test_an_unknown_suite_is_refused(refuse, own):
 
 def test_suites_are_separated_by_commas_or_spaces_and_run_in_the_order_of_the_table():
     for given in (["privacy,tofu"], ["privacy", "tofu"], ["privacy,", "tofu"], "tofu,privacy"):
-        assert evaluate.EvaluateArguments(suites=given).suites == ["tofu", "privacy"]
+        assert evaluate.SuiteArguments(suites=given).suites == ["tofu", "privacy"]
 
 
 def test_a_suite_runs_alone(run, own, holdout, monkeypatch):

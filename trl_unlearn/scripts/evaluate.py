@@ -68,8 +68,8 @@ _ROW_OPTIONS = {"chat_template_kwargs": {}, "prompt_length": 64, "dataset_text_f
 
 
 @dataclass
-class EvaluateArguments:
-    """What is evaluated and where the results go."""
+class SuiteArguments:
+    """Which suites are run, and what they need beside the models and the rows."""
 
     suites: list[str] = option(
         ["tofu"],
@@ -111,30 +111,8 @@ class EvaluateArguments:
     judge_replies: str | None = option(
         None, "Private file (JSON lines) that keeps every reply of the judge. It may quote the forget set."
     )
-    chat_template_kwargs: dict[str, Any] | str | None = option(
-        None,
-        "Variables of the chat template, such as `enable_thinking`, as in training. A row's own "
-        "`chat_template_kwargs` win. Default: those of the judged run.",
-    )
-    prompt_length: int | None = option(
-        None, "First tokens of a raw text that are its prompt. Default: as in the judged run, or 64."
-    )
-    dataset_text_field: str | None = option(None, "Column of raw text. Default: that of the judged run, or 'text'.")
-    seed: int = option(
-        42, "Seed of the frozen beliefs of squeezing, of random draws in the suites, and of the bootstrap."
-    )
-    unlearned_model_name_or_path: str | None = option(None, "Unlearned model, or its adapter on the target's base.")
-    output_dir: str | None = option(
-        None,
-        "Folder of eval_results.json and the figures. Default: the folder of the judged run, whose card is written "
-        "anew, or 'evaluation' if the unlearned model is not in the folder of a run.",
-    )
-    trust_remote_code: bool = option(False, "Whether code from the Hub may run.")
 
     def __post_init__(self):
-        self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
-        if self.prompt_length is not None and self.prompt_length < 1:
-            raise ValueError(f"`prompt_length` must be at least 1, got {self.prompt_length}.")
         named = _split_names(self.suites)
         unknown = [name for name in named if name not in SUITES]
         if unknown or not named:
@@ -161,16 +139,46 @@ class EvaluateArguments:
             )
 
 
+@dataclass
+class EvaluateArguments:
+    """Which model is evaluated, how its rows become tokens, and where the results go."""
+
+    chat_template_kwargs: dict[str, Any] | str | None = option(
+        None,
+        "Variables of the chat template, such as `enable_thinking`, as in training. A row's own "
+        "`chat_template_kwargs` win. Default: those of the judged run.",
+    )
+    prompt_length: int | None = option(
+        None, "First tokens of a raw text that are its prompt. Default: as in the judged run, or 64."
+    )
+    dataset_text_field: str | None = option(None, "Column of raw text. Default: that of the judged run, or 'text'.")
+    seed: int = option(
+        42, "Seed of the frozen beliefs of squeezing, of random draws in the suites, and of the bootstrap."
+    )
+    unlearned_model_name_or_path: str | None = option(None, "Unlearned model, or its adapter on the target's base.")
+    output_dir: str | None = option(
+        None,
+        "Folder of eval_results.json and the figures. Default: the folder of the judged run, whose card is written "
+        "anew, or 'evaluation' if the unlearned model is not in the folder of a run.",
+    )
+    trust_remote_code: bool = option(False, "Whether code from the Hub may run.")
+
+    def __post_init__(self):
+        self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
+        if self.prompt_length is not None and self.prompt_length < 1:
+            raise ValueError(f"`prompt_length` must be at least 1, got {self.prompt_length}.")
+
+
 def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
     with interruptible(prog, "before all suites were done: what is finished is kept, and the same command resumes."):
         _run(argv, prog)
 
 
 def _run(argv: list[str] | None, prog: str) -> None:
-    types = (DataArguments, EvaluationArguments, EvaluateArguments, UnlearnModelConfig)
+    types = (DataArguments, EvaluationArguments, SuiteArguments, EvaluateArguments, UnlearnModelConfig)
     with refusing(prog):
         arguments, settings = parse(types, prog, __doc__, argv, "archive/evaluate.yaml")
-        data_args, eval_args, args, model_args = arguments
+        data_args, eval_args, suite_args, args, model_args = arguments
         # Without `cpu=True`, `PartialState` on a machine without a GPU makes each process the main one.
         with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
             use_archive(data_args, eval_args, model_args)
@@ -185,23 +193,24 @@ def _run(argv: list[str] | None, prog: str) -> None:
         # Refused now, and not when hours of results are to be written.
         check_output_dir(folder)
         _evaluate_as_trained(args, model_args, unlearned)
-        _refuse_quantized(args.suites, model_args, eval_args.retrained_model_name_or_path)
+        _refuse_quantized(suite_args.suites, model_args, eval_args.retrained_model_name_or_path)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
         loaders = evaluation_loaders(eval_args, model_args, unlearned, args.trust_remote_code)
         config = load_config(model_args, args.trust_remote_code)
-        inputs = load_suite_inputs(data_args, eval_args, args, loaders, tokenizer, config)
+        inputs = load_suite_inputs(data_args, eval_args, suite_args, args, loaders, tokenizer, config)
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
     models += [eval_args.retrained_model_name_or_path, eval_args.second_retrained_model_name_or_path]
     # The default classifier changes when the published one is downloaded, although no option does.
     classifier = inputs.classifier and inputs.classifier.name
     stages = _Stages(folder / "stages", f"{settings} {_content_digest(inputs.row_sets, *models)} {classifier}")
-    outcomes = stages.finished(args.suites)
-    for name in args.suites:
+    outcomes = stages.finished(suite_args.suites)
+    for name in suite_args.suites:
         if name not in outcomes:
             outcomes[name] = stages.keep(name, SUITES[name](inputs))
     if PartialState().is_main_process:
         # Finished suites come first in `outcomes`; the record has them in the order of the table.
-        result = evaluation_result({name: outcomes[name] for name in args.suites}, eval_args, model_args, unlearned)
+        outcomes = {name: outcomes[name] for name in suite_args.suites}
+        result = evaluation_result(outcomes, eval_args, model_args, unlearned)
         write_results(folder, _with_earlier(result, RunFolder(folder)))
         if unlearned is not None and RunFolder(unlearned).is_run and not RunFolder(folder).is_run:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
@@ -326,7 +335,8 @@ class SuiteInputs:
     loaders: Mapping[str, Callable[[], PreTrainedModel] | None]
     tokenizer: PreTrainedTokenizerBase
     eval_args: EvaluationArguments
-    args: EvaluateArguments
+    args: SuiteArguments
+    seed: int
     rows: EvaluationRows | None = None
     muse: MuseRows | None = None
     classifier: FluencyClassifier | None = None
@@ -343,19 +353,20 @@ class SuiteInputs:
     @property
     def options(self) -> dict[str, Any]:
         """Options of every suite."""
-        return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.args.seed}
+        return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.seed}
 
 
 def load_suite_inputs(
     data_args: DataArguments,
     eval_args: EvaluationArguments,
-    args: EvaluateArguments,
+    args: SuiteArguments,
+    trained: Any,
     loaders: Mapping[str, Callable[[], PreTrainedModel] | None],
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
 ) -> SuiteInputs:
-    """Load and check the rows of all suites in the arguments, before any model is loaded."""
-    inputs, max_rows = SuiteInputs(loaders, tokenizer, eval_args, args), eval_args.max_eval_rows
+    """Load the rows of all suites, made tokens as `trained` says, and check them before any model is loaded."""
+    inputs, max_rows = SuiteInputs(loaders, tokenizer, eval_args, args, trained.seed), eval_args.max_eval_rows
     if "wmdp" in args.suites:
         inputs.wmdp = load_wmdp_tasks(args.wmdp_tasks, args.wmdp_include_path, args.wmdp_limit)
     if "muse" in args.suites:
@@ -364,7 +375,7 @@ def load_suite_inputs(
         cut = {name: rows if name.endswith("_icl") else spread(rows, max_rows) for name, rows in sets.items()}
         inputs.muse = MuseRows(**cut)
     if set(args.suites) & set(_ON_ROWS):
-        inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, args)
+        inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, trained)
     if "distribution" in args.suites and loaders["retrained"] is None:
         raise ValueError(
             "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`."
@@ -375,7 +386,7 @@ def load_suite_inputs(
         inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=eval_args.evaluation_batch_size)
     if "privacy" in args.suites:
         names = args.holdout_config, args.holdout_dataset
-        inputs.rows.holdout = load_holdout_rows(data_args, max_rows, tokenizer, config, *names, args)
+        inputs.rows.holdout = load_holdout_rows(data_args, max_rows, tokenizer, config, *names, trained)
     return inputs
 
 
