@@ -51,6 +51,7 @@ ALLOWED = {
         "encoding",
         "label_states",
         "token_scores",
+        "subjects",
         "generation",
         "metrics",
         "records",

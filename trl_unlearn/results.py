@@ -43,6 +43,7 @@ METRIC_GROUPS = {
     "robustness": "closer to retrained is better",
     "distribution": "FADE lower, the extraction strength at equal utility closer to retrained is better",
     "depth": "UDS near 1, logit lens closer to retrained, retain facts lost near 0",
+    "elicitation": "closer to retrained is better",
     "muse": "closer to retrained is better, utility preservation higher",
     "wmdp": "bio and cyber down to chance (0.25), MMLU higher is better",
     "judge": "naturalness higher, similarity closer to retrained is better",
@@ -55,6 +56,7 @@ GROUP_TITLES = {
     "privacy": "Membership attacks",
     "robustness": "After attacks",
     "depth": "In the layers",
+    "elicitation": "Asked around the corner",
     "muse": "MUSE",
     "wmdp": "WMDP and MMLU",
 }
@@ -118,6 +120,18 @@ METRICS = tuple(
         ("depth/uds", "Unlearning Depth Score", "depth", True),
         ("depth/logit_lens", "logit lens, best layer", "depth", True),
         ("depth/retain_degradation", "retain facts lost by patching", "depth"),
+        ("elicitation/strongest", "fact, likeliest of all free probes", "elicitation", True),
+        ("elicitation/given", "fact given to some free probe", "elicitation", True),
+        ("elicitation/alias", "last name alone", "elicitation", True),
+        ("elicitation/misspelt", "misspelt name", "elicitation", True),
+        ("elicitation/reversed", "from fact to name", "elicitation", True),
+        ("elicitation/two_hop", "another fact for the name", "elicitation", True),
+        ("elicitation/cloze", "sentence to complete", "elicitation", True),
+        ("elicitation/few_shot", "retain rows in front", "elicitation", True),
+        ("elicitation/role", "biographer's role", "elicitation", True),
+        ("elicitation/prefix", "start of the answer injected", "elicitation", True),
+        ("elicitation/choice", "multiple choice", "elicitation", True),
+        ("elicitation/yes_no", "yes or no, AUC", "elicitation", True),
         ("muse/verbmem", "MUSE VerbMem, ROUGE-L F1", "muse", True),
         ("muse/knowmem", "MUSE KnowMem, ROUGE-L F1", "muse", True),
         ("muse/utility_preservation", "MUSE UtilPres, ROUGE-L F1", "muse", True),
@@ -335,6 +349,11 @@ class EvaluationResult(JsonRecord):
             notes.append(
                 f"No UDS where hidden states lack more than the forgotten facts (`depth/retain_degradation`): "
                 f"{', '.join(misfits)}."
+            )
+        if blind := self.protocol.get("elicitation", {}).get("blind"):
+            notes.append(
+                "These probes say nothing, because the target itself is hardly above a model that does not know: "
+                f"{', '.join(f'`{name}`' for name in blind)}."
             )
         source = self.protocol.get("fluency_source")
         if source == "standin":

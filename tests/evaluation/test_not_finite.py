@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trl_unlearn.evaluation.depth import measure_depth
 from trl_unlearn.evaluation.distribution import measure_distribution
+from trl_unlearn.evaluation.elicitation import measure_elicitation
 from trl_unlearn.evaluation.judge import measure_judge
 from trl_unlearn.evaluation.muse import MuseRows, measure_muse
 from trl_unlearn.evaluation.privacy import measure_privacy
@@ -118,6 +119,7 @@ SUITES = {
     "robustness": measure_robustness,
     "distribution": measure_distribution,
     "depth": measure_depth,
+    "elicitation": measure_elicitation,
     "judge": measure_judge,
 }
 
@@ -147,7 +149,7 @@ def test_muse_has_no_number_for_a_model_that_is_none(untied_model, nan_model, ti
     assert outcome.not_measured["unlearned"].keys() == outcome.models["retrained"].keys()
 
 
-@pytest.mark.parametrize("suite", ["privacy", "robustness"])
+@pytest.mark.parametrize("suite", ["privacy", "robustness", "elicitation"])
 def test_a_single_row_that_is_no_number_is_counted_in_every_suite(
     suite, untied_model, partly_nan_model, rows, tiny_tokenizer
 ):

@@ -336,7 +336,7 @@ def test_examples_are_earlier_turns_after_the_rows_own_system_message():
         turns = [{"role": "system", "content": system}, {"role": "user", "content": question}]
         return {"messages": [*turns, {"role": "assistant", "content": answer}]}
 
-    shown = robustness._with_examples(row("Be brief.", "Q1", "A1"), [row("Be long.", "Q2", "A2"), row("", "Q3", "A3")])
+    shown = robustness.with_examples(row("Be brief.", "Q1", "A1"), [row("Be long.", "Q2", "A2"), row("", "Q3", "A3")])
     assert [turn["content"] for turn in shown["prompt"]] == ["Be brief.", "Q2", "A2", "Q3", "A3", "Q1"]
     assert [turn["content"] for turn in shown["completion"]] == ["A1"]
 
@@ -344,7 +344,7 @@ def test_examples_are_earlier_turns_after_the_rows_own_system_message():
 def test_examples_of_plain_rows_stand_in_front():
     rows = [{"prompt": f"Question: Q{i}\nAnswer:", "completion": f" A{i}"} for i in (1, 2)]
     prompt = "Question: Q2\nAnswer: A2\n\nQuestion: Q1\nAnswer:"
-    assert robustness._with_examples(rows[0], rows[1:]) == {"prompt": prompt, "completion": " A1"}
+    assert robustness.with_examples(rows[0], rows[1:]) == {"prompt": prompt, "completion": " A1"}
 
 
 def test_three_other_rows_from_elsewhere_in_the_set_are_shown(tiny_model, tiny_tokenizer, monkeypatch):

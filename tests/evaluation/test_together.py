@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from trl_unlearn.evaluation.depth import measure_depth
+from trl_unlearn.evaluation.elicitation import measure_elicitation
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
 
@@ -19,6 +20,7 @@ import json, sys
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_unlearn.evaluation.depth import measure_depth
+from trl_unlearn.evaluation.elicitation import measure_elicitation
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
 
@@ -30,8 +32,11 @@ forget, retain = json.load(open(rows))
 tokenizer = AutoTokenizer.from_pretrained(folder)
 suite = Suite({"target": load}, EvaluationRows(forget, retain), tokenizer, max_completion_length=12)
 plain = EvaluationRows([{name: row[name] for name in ("prompt", "completion")} for row in forget])
-depth = measure_depth({"target": load}, plain, tokenizer, batch_size=None, seed=0)
-json.dump([suite.evaluate().to_dict(), suite.per_row, depth.to_dict()], open(f"{out}.{state.process_index}", "w"))
+depth, asked = [
+    measure({"target": load}, plain, tokenizer, batch_size=None, seed=0).to_dict()
+    for measure in (measure_depth, measure_elicitation)
+]
+json.dump([suite.evaluate().to_dict(), suite.per_row, depth, asked], open(f"{out}.{state.process_index}", "w"))
 """
 
 
@@ -58,13 +63,16 @@ def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     expected = Suite({"target": lambda: tiny_model}, EvaluationRows(*rows), tiny_tokenizer, max_completion_length=12)
-    depth = measure_depth(
-        {"target": lambda: tiny_model}, EvaluationRows(forget_rows), tiny_tokenizer, batch_size=None, seed=0
+    depth, asked = (
+        measure({"target": lambda: tiny_model}, EvaluationRows(forget_rows), tiny_tokenizer, batch_size=None, seed=0)
+        for measure in (measure_depth, measure_elicitation)
     )
     for rank in range(2):
-        result, per_row, found = json.loads((tmp_path / f"out.{rank}").read_text())
+        result, per_row, found, probed = json.loads((tmp_path / f"out.{rank}").read_text())
         lens = found["layers"]["target"]["depth/logit_lens"]
         assert lens == pytest.approx(depth.layers["target"]["depth/logit_lens"], abs=1e-6)
+        for name, measured in asked.models["target"].items():
+            assert probed["models"]["target"][name]["value"] == pytest.approx(measured.value, abs=1e-6), name
         for name, values in expected.per_row["target"].items():
             assert per_row["target"][name] == pytest.approx(values, abs=1e-6), name
         for name, measured in expected.evaluate().models["target"].items():

@@ -159,7 +159,7 @@ def test_a_second_retrained_model_is_measured_in_every_suite_and_is_the_noise_fl
     run, own, holdout, checkpoint, retrained
 ):
     models = ["--unlearned_model_name_or_path", checkpoint, "--second_retrained_model_name_or_path", retrained]
-    suites = ["--suites", "tofu,privacy,robustness,distribution,depth", "--holdout_dataset", holdout]
+    suites = ["--suites", "tofu,privacy,robustness,distribution,depth,elicitation", "--holdout_dataset", holdout]
     done = run("evaluate", [*own, *models, *suites])
     result = result_of(done)
     # It is the first one again: everything that both have is the same.

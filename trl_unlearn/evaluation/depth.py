@@ -39,7 +39,8 @@ _UDS, _LENS = "depth/uds", "depth/logit_lens"
 _LOST, _CONTROL = "depth/degradation", "depth/retain_degradation"
 
 
-def _words(text: str) -> set[str]:
+def words_of(text: str) -> set[str]:
+    """The words of a text, in lower case."""
     return {word.casefold() for word in _WORD.findall(text)}
 
 
@@ -50,15 +51,15 @@ def fact_words(prompt: str, answer: str, paraphrase: str | None = None, wrong: S
     They are neither in the prompt nor in a wrong answer, and the paraphrased answer has them, too. Without the last
     two, words of the answer's form are among them.
     """
-    words = _words(answer) - _words(prompt).union(*map(_words, wrong))
-    return words if paraphrase is None else words & _words(paraphrase)
+    words = words_of(answer) - words_of(prompt).union(*map(words_of, wrong))
+    return words if paraphrase is None else words & words_of(paraphrase)
 
 
-def _entity_row(
-    row: dict[str, Any], texts: tuple[str, str, str | None, list[str]], tokenizer: PreTrainedTokenizerBase
+def label_words(
+    row: dict[str, Any], words: set[str], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list[int]] | None:
-    """A row up to the last token of its fact, whose tokens are its only labels; None if it has no such token."""
-    words, start, ids = fact_words(*texts), row["prompt_length"], answer_ids(row)
+    """An encoded row with labels on some words of its answer only, up to the last one; None if it has none of them."""
+    start, ids = row["prompt_length"], answer_ids(row)
     # Where each token ends in the text, in characters. Offsets of a tokenizer are those of a text, not of tokens.
     ends = [len(tokenizer.decode(ids[:i], skip_special_tokens=True)) for i in range(len(ids) + 1)]
     spans = [
@@ -74,18 +75,32 @@ def _entity_row(
     return {"input_ids": row["input_ids"][:length], "labels": labels[:length]} if length else None
 
 
-def entity_rows(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
-    """The rows with labels on the tokens of their [`fact_words`] only; rows without one are left out."""
+def row_facts(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[set[str]]:
+    """The [`fact_words`] of each row."""
 
     def text(ids: Sequence[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True)
 
-    rows = []
+    facts = []
     for index, row in enumerate(encoded.answers):
         paraphrase = None if encoded.paraphrases is None else text(answer_ids(encoded.paraphrases[index]))
         wrong = [] if encoded.wrong is None else [text(answer_ids(one)) for one in encoded.wrong[index]]
-        texts = (text(prompt_ids(row)), text(answer_ids(row)), paraphrase, wrong)
-        rows.append(_entity_row(row, texts, tokenizer))
+        facts.append(fact_words(text(prompt_ids(row)), text(answer_ids(row)), paraphrase, wrong))
+    return facts
+
+
+def no_facts(suite: str) -> ValueError:
+    """The error of a suite that looks for facts where no row has one."""
+    return ValueError(
+        f"The suite `{suite}` has no fact to look for: no answer of the forget set has a word that is neither in its "
+        f"prompt nor in a wrong answer, and that its paraphrased answer has. Leave `{suite}` out of `suites`."
+    )
+
+
+def entity_rows(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
+    """The rows with labels on the tokens of their [`fact_words`] only; rows without one are left out."""
+    facts = row_facts(encoded, tokenizer)
+    rows = [label_words(row, words, tokenizer) for row, words in zip(encoded.answers, facts, strict=True)]
     return [row for row in rows if row is not None]
 
 
@@ -295,10 +310,7 @@ def measure_depth(
     forget = encode_set(rows.forget, tokenizer, name="forget")
     facts, retained = entity_rows(forget, tokenizer), []
     if not facts:
-        raise ValueError(
-            "The suite `depth` has no fact to look for: no answer of the forget set has a word that is neither in its "
-            "prompt nor in a wrong answer, and that its paraphrased answer has. Leave `depth` out of `suites`."
-        )
+        raise no_facts("depth")
     if rows.retain is not None and all(models.get(role) is not None for role in ("target", "retrained")):
         chosen = [rows.retain[i] for i in spread_evenly(len(rows.retain), CONTROL_ROWS)]
         retained = entity_rows(encode_set(chosen, tokenizer, name="retain"), tokenizer)

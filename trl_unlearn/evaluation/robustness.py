@@ -110,7 +110,7 @@ def _prefix_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[
     return _recall(model, setting, "robustness/prefix_rougeL", prompts, rests, "Completing answers")
 
 
-def _with_examples(row: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def with_examples(row: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A row after others of its form: as earlier turns of its conversation, or as plain text in front."""
     prompt, completion = prompt_and_answer(row)
     if isinstance(prompt, str):
@@ -137,7 +137,7 @@ def _in_context_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, l
     # Not the next rows: they may be about the same person, and hold the answer.
     distances = {len(rows) * j // (NUM_EXAMPLES + 1) for j in range(1, NUM_EXAMPLES + 1)} - {0}
     shown = [
-        _with_examples(row, [rows[(i + distance) % len(rows)] for distance in sorted(distances)])
+        with_examples(row, [rows[(i + distance) % len(rows)] for distance in sorted(distances)])
         for i, row in enumerate(rows)
     ]
     name, prompts = "robustness/in_context_rougeL", _prompts(setting, shown)

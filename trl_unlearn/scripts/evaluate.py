@@ -38,6 +38,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.muse import load_muse
 from ..evaluation.depth import measure_depth
 from ..evaluation.distribution import measure_distribution
+from ..evaluation.elicitation import measure_elicitation
 from ..evaluation.judge import measure_judge
 from ..evaluation.judge_models import FluencyClassifier, Judge, load_fluency_classifier, load_judge
 from ..evaluation.muse import MuseRows, measure_muse
@@ -58,7 +59,7 @@ from .unlearn import evaluation_result, write_results
 
 
 # Suites that read the forget rows of the data arguments.
-_ON_ROWS = ("tofu", "privacy", "robustness", "distribution", "depth", "judge")
+_ON_ROWS = ("tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "judge")
 # Suites that change the weights of every model, and so need weights that are not packed.
 _CHANGING = ("robustness", "distribution")
 # Endings of the files of a model's or an adapter's weights.
@@ -73,8 +74,8 @@ class SuiteArguments:
 
     suites: list[str] = option(
         ["tofu"],
-        "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, depth, muse, "
-        "wmdp, judge.",
+        "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, depth, "
+        "elicitation, muse, wmdp, judge.",
     )
     holdout_config: str | None = option(
         None,
@@ -424,6 +425,7 @@ SUITES: dict[str, Callable[[SuiteInputs], SuiteOutcome]] = {
     "robustness": _suite(measure_robustness),
     "distribution": _suite(measure_distribution),
     "depth": _suite(measure_depth),
+    "elicitation": _suite(measure_elicitation),
     "muse": _suite(measure_muse, "muse"),
     "wmdp": _suite(measure_wmdp, "wmdp"),
     "judge": _judge,
