@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from trl_unlearn.results import METRICS, MODEL_ROLES, Difference, EvaluationResult, Measurement, Unmeasured
-from trl_unlearn.verdict import ANSWERS, KEEPING, QUESTIONS, Verdict, has_forgotten, verdict
+from trl_unlearn.verdict import ANSWERS, KEEPING, QUESTIONS, Answer, Score, Verdict, has_forgotten, verdict
 
 
 SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
@@ -66,6 +66,38 @@ def test_the_target_is_as_one_that_never_knew_in_no_question():
     found = answers(result)
     assert [found[question].answer for question in (SAY, RETURN, TELL)] == ["more"] * 3
     assert "as" not in {answer.answer for answer in found.values()} and verdict(result).score.alike == 0
+
+
+def test_any_model_of_an_evaluation_has_a_verdict_by_the_same_rules():
+    far = planted({measure.names[0]: (KNOWN - UNKNOWN, 0.01) for _, measure in MEASURES})
+    result = planted(target=KNOWN)
+    result.models["second_retrained"] = result.models["unlearned"]
+    near, apart = (one.differences["unlearned - retrained"] for one in (result, far))
+    result.differences |= {"target - retrained": apart, "second_retrained - retrained": near}
+    target, retrained, second = (verdict(result, role) for role in ("target", "retrained", "second_retrained"))
+    assert target.answers == verdict(far).answers and target.passed == verdict(far).passed <= 1
+    assert retrained.score == second.score == Score(len(near), len(near)) and retrained.passed == second.passed == 5
+    assert verdict(without_retrained(result), "retrained") is None
+    # Nothing is known of its distance: that is no zero.
+    del result.differences["target - retrained"], result.models["target"]["robustness/adapter_off"]
+    assert verdict(result, "target").passed is None and verdict(result, "target").score is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "brief"),
+    [
+        (Answer(SAY, "as"), "as"),
+        (Answer(SAY, "more", True), "more"),
+        (Answer(TELL, "less"), "perhaps less"),
+        (Answer(WORK, "less", True), "worse"),
+        (Answer(WORK, "more"), "perhaps better"),
+        (Answer(KNOW, "not measured", why="run it"), "not measured"),
+        (Answer(RETURN, "near the target", beside="target"), "near the target"),
+    ],
+)
+def test_an_answer_in_brief_is_how_its_sentence_begins(answer, brief):
+    assert answer.brief == brief
+    assert answer.words.lower().startswith(brief)
 
 
 PAIRED = [(question, measure) for question, measure in MEASURES if measure.beside is None]

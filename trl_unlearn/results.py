@@ -22,7 +22,8 @@ MODEL_ROLES = ("target", "unlearned", "retrained")
 DIFFERENCES = {"unlearned - target": ("unlearned", "target"), "unlearned - retrained": ("unlearned", "retrained")}
 # A second retrained model has no column: it says how far two models that never knew are apart.
 MEASURED_ROLES = (*MODEL_ROLES, "second_retrained")
-NOISE_FLOOR = {"second_retrained - retrained": ("second_retrained", "retrained")}
+# The ends of a scale of distances, which have no column either: where unlearning starts, and where it can end at best.
+SCALE = {f"{role} - retrained": (role, "retrained") for role in ("target", "second_retrained")}
 
 
 class Metric(NamedTuple):
@@ -152,10 +153,15 @@ STANDINS = {"utility/fluency": "utility/fluency_standin", "judge/similarity": "j
 # Column of a comparison of methods -> metric, or its stand-in.
 COMPARISON_COLUMNS = {
     "ES": "forget/extraction_strength",
-    "retain prob.": "retain/probability",
     "fluency": "utility/fluency",
-    "Mem": "aggregate/memorization",
-    "Util": "aggregate/utility",
+    "retain prob.": "retain/probability",
+    "utility": "utility/model_utility",
+    "FADE": "distribution/fade_forget",
+    "loss AUC": "privacy/loss_auc",
+    "Min-K AUC": "privacy/min_k_auc",
+    "combined AUC": "privacy/combined_auc",
+    "relearned": f"robustness/relearned_{RELEARNING_STEPS[-1]}_steps",
+    "relearning area": "robustness/relearning_area",
     "Agg": "aggregate/agg",
 }
 
@@ -217,7 +223,7 @@ class EvaluationResult(JsonRecord):
             `"target"`, `"unlearned"` and `"retrained"` -> metric -> [`Measurement`]; None for a model that was not
             evaluated. `"second_retrained"` is there if it was.
         differences (`dict[str, dict[str, Difference]]`, *optional*):
-            A key of `DIFFERENCES` or `NOISE_FLOOR` -> metric -> paired [`Difference`].
+            A key of `DIFFERENCES` or `SCALE` -> metric -> paired [`Difference`].
         not_measured (`dict[str, dict[str, Unmeasured]]`, *optional*):
             Role -> metric without a value -> [`Unmeasured`].
         layers (`dict[str, dict[str, list[float]]]`, *optional*):

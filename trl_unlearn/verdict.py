@@ -8,7 +8,7 @@ The rules stand in `QUESTIONS` and [`_state`]; README.md of `evaluation/` says t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -121,16 +121,22 @@ class Answer:
     margin: float | None = None
 
     @property
+    def brief(self) -> str:
+        """The answer in a word or two."""
+        if self.answer not in ("more", "less"):
+            return self.answer
+        better, worse = ("better", "worse") if self.question == KEEPING else ("more", "less")
+        way = better if self.answer == "more" else worse
+        return way if self.is_certain else f"perhaps {way}"
+
+    @property
     def words(self) -> str:
         """The answer in words."""
-        if self.answer == "not measured" or self.beside == "target":
-            words = self.answer
-        else:
-            ways = ("better", "worse") if self.question == KEEPING else ("more", "less")
-            than = {"as": "as", "more": f"{ways[0]} than", "less": f"{ways[1]} than"}[self.answer]
-            words = f"{than} a model that never knew"
-            if not self.is_certain:
-                words = f"{words}, as far as these rows tell" if self.answer == "as" else f"perhaps {words}"
+        words = self.brief
+        if self.answer == "as":
+            words = f"{words} a model that never knew{'' if self.is_certain else ', as far as these rows tell'}"
+        elif self.answer in ("more", "less"):
+            words = f"{words} than a model that never knew"
         return f"{words[0].upper()}{words[1:]}{self.why and f': {self.why}'}."
 
     @property
@@ -156,6 +162,11 @@ class Score:
     alike: int
     measured: int
 
+    @property
+    def share(self) -> float:
+        """The part of the differences that have 0 in their interval."""
+        return self.alike / self.measured
+
 
 @dataclass(frozen=True)
 class Verdict(JsonRecord):
@@ -165,6 +176,12 @@ class Verdict(JsonRecord):
     score: Score | None = None
     # The same of a second retrained model: no unlearned one can be expected to have more.
     noise_floor: Score | None = None
+
+    @property
+    def passed(self) -> int | None:
+        """How many answers are measured and show no fault of unlearning; None if none is measured."""
+        measured = [answer for answer in self.answers if answer.answer != "not measured"]
+        return sum(not answer.is_bad for answer in measured) if measured else None
 
     @property
     def notes(self) -> list[str]:
@@ -186,10 +203,18 @@ class Verdict(JsonRecord):
         return notes
 
 
-def verdict(result: EvaluationResult) -> Verdict | None:
-    """The verdict on the unlearned model of an evaluation; None if it has none."""
-    if result.models["unlearned"] is None:
+def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None:
+    """The verdict on the unlearned model of an evaluation, or on another of its models; None if it has none."""
+    if result.models.get(role) is None:
         return None
+    if role != "unlearned":
+        # The rules are about the unlearned model, so this one takes its place.
+        apart = result.differences.get(f"{role} - retrained", {})
+        if role == "retrained":
+            apart = dict.fromkeys(result.differences.get("unlearned - retrained", {}), Difference(0.0, 0.0, 0.0))
+        missing = {"unlearned": result.not_measured.get(role, {})}
+        models = result.models | {"unlearned": result.models[role]}
+        result = replace(result, models=models, differences={"unlearned - retrained": apart}, not_measured=missing)
     answers = [_answer(question, result) for question in QUESTIONS]
     return Verdict(answers, *(_score(result, f"{role} - retrained") for role in ("unlearned", "second_retrained")))
 

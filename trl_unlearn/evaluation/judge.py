@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import padding_token_id
-from ..results import DIFFERENCES, SuiteOutcome, join_outcomes
+from ..results import DIFFERENCES, SCALE, SuiteOutcome, join_outcomes
 from ..row_forms import prompt_and_answer
 from .judge_models import Judge
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
@@ -299,7 +299,7 @@ def _summarise(per_row: Mapping[str, Mapping[str, list[float | None]]], seed: in
         parts.append(summarise_rows({role: {name: row for name, row in known.items() if row}}, seed=seed))
     outcome = join_outcomes(parts)
     differences = outcome.differences
-    for key, (first, second) in DIFFERENCES.items():
+    for key, (first, second) in (DIFFERENCES | SCALE).items():
         if first not in per_row or second not in per_row:
             continue
         differences[key] = {}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ..generation import Completion
-from ..results import DIFFERENCES, NOISE_FLOOR, Difference, Measurement, SuiteOutcome, Unmeasured
+from ..results import DIFFERENCES, SCALE, Difference, Measurement, SuiteOutcome, Unmeasured
 from ..token_scores import RowScore
 
 
@@ -86,7 +86,7 @@ def summarise(
                 rows = (missing or {}).get(role, {}).get(name) or None
                 not_measured.setdefault(role, {})[name] = Unmeasured(rows, None if rows is None else n)
     differences: dict[str, dict[str, Difference]] = {}
-    for key, (first, second) in (DIFFERENCES | NOISE_FLOOR).items():
+    for key, (first, second) in (DIFFERENCES | SCALE).items():
         if first not in values or second not in values:
             continue
         differences[key] = {}
