@@ -8,20 +8,22 @@ from functools import partial
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from trl_unlearn.evaluation import plots
 from trl_unlearn.evaluation.plots import (
     draw,
-    plot_curves,
     plot_evaluation,
-    plot_sequence,
     plot_squeezing,
     plot_squeezing_comparison,
     plot_training,
     plot_verdict,
 )
+from trl_unlearn.evaluation.series_plots import plot_comparison, plot_curves, plot_sequence
+from trl_unlearn.evaluation.tables import Judged
 from trl_unlearn.results import EvaluationResult, Measurement
+from trl_unlearn.verdict import Score, Verdict
 
 
 def make_result(**models) -> EvaluationResult:
@@ -188,6 +190,32 @@ def test_curves_show_every_method_both_baselines_and_the_goal_if_there_is_one(tm
     assert coloured_pixels(tmp_path / "c.png", RETRAINED) > 50
     plot_curves({"ga": [curve]}, tmp_path / "alone.png", {"target": baselines["target"]}, None)
     assert coloured_pixels(tmp_path / "alone.png", RETRAINED) == 0
+
+
+def test_a_comparison_has_a_point_with_bars_a_method_and_the_references(tmp_path, monkeypatch):
+    def model(kept, alike):
+        return Judged(metrics={"retain/probability": kept}, verdict=Verdict([], alike and Score(alike, 10)))
+
+    drawn, errorbar = {}, Axes.errorbar
+
+    def watched(axes, x, y, **style):
+        drawn[style["label"]] = x, y, style
+        return errorbar(axes, x, y, **style)
+
+    monkeypatch.setattr(Axes, "errorbar", watched)
+    methods = {"ga": [model(0.4, 2), model(0.6, 4)], "npo": [model(0.9, 5)], "broken": [model(0.9, None)]}
+    references = {"target": model(0.97, 1), "retrained": model(0.96, 10), "second_retrained": model(0.95, 9)}
+    plot_comparison(methods, references, tmp_path / "c.png")
+    assert {name: point[:2] for name, point in drawn.items()} == {
+        "ga": pytest.approx((0.5, 0.3)), "npo": (0.9, 0.5),
+        "target": (0.97, 0.1), "retrained": (0.96, 1.0), "second retrained": (0.95, 0.9),
+    }  # fmt: skip
+    # The standard deviation over two seeds; one has none.
+    assert [drawn["ga"][2][bar] for bar in ("xerr", "yerr")] == pytest.approx([0.02**0.5, 0.02**0.5])
+    assert "yerr" not in drawn["npo"][2]
+    assert Image.open(tmp_path / "c.png").size[0] == 800
+    with pytest.raises(ValueError, match="no method has both `retain/probability` and a distance"):
+        plot_comparison({"broken": methods["broken"]}, references, tmp_path / "c.png")
 
 
 def test_a_sequence_shows_a_line_a_request_what_is_kept_and_the_retrained_model_if_there_is_one(tmp_path):

@@ -5,11 +5,13 @@
 import functools
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 
 from trl_unlearn.evaluation import tofu
-from trl_unlearn.evaluation.tables import ComparedRun
+from trl_unlearn.evaluation.tables import ComparedRun, judged
+from trl_unlearn.results import EvaluationResult
 from trl_unlearn.scripts import compare
 from trl_unlearn.scripts.compare import write_comparison
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
@@ -20,7 +22,7 @@ METHODS = {"ga": {"forget_loss_type": "ga", "lambda_bss": 0}, "bs_s": {"lambda_b
 
 
 @pytest.fixture
-def call(checkpoint, tofu_folder, tmp_path, monkeypatch):
+def call(checkpoint, tofu_folder, tmp_path, monkeypatch, capsys):
     """Function that compares on the tiny model; returns the methods that it trained."""
     monkeypatch.setattr(
         compare, "Suite", functools.partial(tofu.Suite, max_completion_length=8, num_squeezing_beliefs=1)
@@ -32,6 +34,7 @@ def call(checkpoint, tofu_folder, tmp_path, monkeypatch):
 
     def run(*extra: str, methods=METHODS) -> list[str]:
         trained.clear()
+        capsys.readouterr()
         compare.main(
             [
                 *("--model_name_or_path", checkpoint, "--retrained_model_name_or_path", checkpoint),
@@ -65,9 +68,18 @@ def test_every_method_runs_with_every_seed_and_leaves_a_table_and_figures(call, 
             found["baselines"]["target"]["retain_probability"], abs=1e-6
         )
         assert run["metrics"]["retain/probability"] == pytest.approx(run["curve"][-1]["retain_probability"], abs=1e-6)
-    assert (folder / "comparison.md").read_text().count("\n") == 4
-    assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "squeezing.png"}
-    assert "squeezing index" in capsys.readouterr().out
+        # One answer a question; the suites of three were not run.
+        assert len(run["verdict"]["answers"]) == 5 and run["verdict"]["score"]["measured"] > 10
+    assert set(found["references"]) == {"target", "retrained"}
+    text = (folder / "comparison.md").read_text()
+    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")] == 2 * [
+        "method", "---", *(line.split(" | ")[0] for line in sorted({"bs_s", "ga"}, key=text.index)),
+        "target", "retrained",
+    ]  # fmt: skip
+    assert "- Does it come back? Not measured, run the suite `robustness`: all runs.\n" in text
+    assert {path.name for path in (folder / "figures").iterdir()} == {"comparison.png", "curves.png", "squeezing.png"}
+    out = capsys.readouterr().out
+    assert "squeezing index" in out and "Does it come back?" in " ".join(out.split())
 
 
 @pytest.mark.slow
@@ -93,6 +105,42 @@ def test_a_finished_run_with_other_settings_is_refused_and_a_method_more_is_not(
     ]  # fmt: skip
 
 
+ONE = {"ga": METHODS["ga"]}
+
+
+class CutOff(Exception):
+    """Stands for a killed process."""
+
+
+def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_resumes(call, tmp_path, monkeypatch):
+    assert call("--seeds", "1", methods=ONE) == ["ga/seed-1"]
+    folder = tmp_path / "out"
+    (before,) = json.loads((folder / "comparison.json").read_text())["runs"]
+
+    def cut(*_, **__):
+        raise CutOff
+
+    # The suite `tofu` would be measured by it.
+    monkeypatch.setattr(compare, "Suite", cut)
+    with monkeypatch.context() as patch:
+        patch.setitem(compare.SUITES, "depth", cut)
+        with pytest.raises(CutOff):
+            call("--seeds", "1", "--suites", "tofu,distribution,depth", methods=ONE)
+    result = EvaluationResult.load(folder / "ga/seed-1/eval_results.json")
+    assert result.suites == ["tofu", "distribution"]
+    monkeypatch.setitem(compare.SUITES, "distribution", cut)
+    assert call("--seeds", "1", "--suites", "tofu,distribution,depth", methods=ONE) == []
+    (after,) = json.loads((folder / "comparison.json").read_text())["runs"]
+    assert before["metrics"].items() <= after["metrics"].items()
+    assert {"distribution/fade_forget", "depth/logit_lens"} <= after["metrics"].keys()
+    result = EvaluationResult.load(folder / "ga/seed-1/eval_results.json")
+    assert after["verdict"]["score"] == asdict(judged(result, "unlearned").verdict.score)
+    assert result.suites == ["tofu", "distribution", "depth"]
+    references = json.loads((folder / "comparison.json").read_text())["references"]
+    # The tiny model is its own reference.
+    assert references["target"]["verdict"]["score"] == references["retrained"]["verdict"]["score"]
+
+
 @pytest.mark.parametrize(
     ("methods", "complaint"),
     [
@@ -108,6 +156,39 @@ def test_a_mistake_in_a_method_is_found_before_anything_runs(call, methods, comp
     assert refused.value.code == 2
     assert complaint.replace("\\", "") in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--panel_prompts", "0"], "`panel_prompts` must be at least 1, got 0"),
+        (["--curve_steps", "0"], "`curve_steps` must be at least 1, got 0"),
+        (["--suites", "tofu,secrecy"], "Unknown `suites`: ['secrecy']"),
+        (["--suites", "privacy"], "The suite `privacy` has no non-members"),
+        (["--suites", "robustness", "--load_in_4bit"], "the suites ['robustness'] change weights"),
+    ],
+)
+def test_a_mistake_in_what_is_measured_is_found_before_any_model_is_measured(
+    call, options, complaint, monkeypatch, capsys
+):
+    monkeypatch.setattr(compare, "curve_point", None)
+    with pytest.raises(SystemExit) as refused:
+        call(*options)
+    assert refused.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_comparison_without_a_retain_set_is_refused(checkpoint, own_files, tmp_path, capsys):
+    forget, _ = own_files("prompt-completion")
+    with pytest.raises(SystemExit) as refused:
+        compare.main(
+            [
+                *("--model_name_or_path", checkpoint, "--forget_dataset", forget, "--methods", json.dumps(ONE)),
+                *("--output_dir", str(tmp_path / "out"), "--report_to", "none"),
+            ]
+        )
+    assert refused.value.code == 2
+    assert "no retain set, on which to measure what is kept" in capsys.readouterr().err
 
 
 def test_a_run_that_diverges_is_named_in_a_sentence_and_what_is_finished_is_kept(call, tmp_path, capsys, monkeypatch):
@@ -131,9 +212,9 @@ def test_a_run_that_diverges_is_named_in_a_sentence_and_what_is_finished_is_kept
 
 def test_a_curve_that_diverged_is_null_in_the_comparison(tmp_path, capsys):
     points = [{"step": step, "extraction_strength": math.nan, "retain_probability": 0.5} for step in (0, 1)]
-    run = ComparedRun("ga", 1, "a1", 1, 1.0, points, [], math.inf, {"forget/probability": math.nan})
+    run = ComparedRun("ga", 1, "a1", 1, 1.0, points, [], math.inf, metrics={"forget/probability": math.nan})
     baselines = {"target": {"extraction_strength": 1.0, "retain_probability": 0.9}}
-    write_comparison(tmp_path, [run], baselines)
+    write_comparison(tmp_path, [run], {}, baselines)
     text = (tmp_path / "comparison.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
     found = json.loads(text)["runs"][0]

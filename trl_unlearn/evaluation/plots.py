@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Figures of a run and of its evaluation, as PNG files 800 pixels wide."""
+"""Figures of a run and of its evaluation, as PNG files 800 pixels wide; those of several runs: series_plots.py."""
 
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def _measured(result: EvaluationResult, group: str) -> list[Metric]:
     return [metric for metric in drawn if any(result.get(role, metric.name) for role in MODEL_ROLES)]
 
 
-def _frame(axes: Axes, grid: str = "y") -> None:
+def frame(axes: Axes, grid: str = "y") -> None:
+    """Draw grid lines, and no box around the data."""
     axes.grid(axis=grid, color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -87,7 +88,7 @@ def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[
     axes.set_ylim(len(metrics) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.set_axisbelow(True)
-    _frame(axes, "both")
+    frame(axes, "both")
     hint = METRIC_GROUPS[group]
     if "retrained" in hint and result.models["retrained"] is None:
         hint = "no retrained model to compare with"
@@ -120,12 +121,17 @@ def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:
     save_figure(figure, path)
 
 
+def kept_metric(measured: Container[str]) -> tuple[str, str]:
+    """The metric of what was kept, by what was measured, and its label."""
+    if "utility/model_utility" in measured:
+        return "utility/model_utility", "model utility"
+    return "retain/probability", "probability of retain answers"
+
+
 def plot_verdict(result: EvaluationResult, path: str | os.PathLike) -> None:
     """What each model kept, to the right, and how little of the forget set can be read out of it, upwards."""
     last = RELEARNING_STEPS[-1]
-    x_metric, x_label = "utility/model_utility", "model utility"
-    if not any(result.get(role, x_metric) for role in ROLE_STYLES):
-        x_metric, x_label = "retain/probability", "probability of retain answers"
+    x_metric, x_label = kept_metric({name for metrics in result.models.values() for name in metrics or {}})
     y_metric, y_label = f"robustness/relearned_{last}_steps", f"after {last} steps of relearning"
     if not any(result.get(role, y_metric) for role in ROLE_STYLES):
         y_metric, y_label = "forget/extraction_strength", "without an attack"
@@ -167,7 +173,7 @@ def _figure(result: EvaluationResult, names: list[str]) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.set_ylim(0, 1.03)
     axes.set_axisbelow(True)
-    _frame(axes)
+    frame(axes)
     return figure, axes
 
 
@@ -263,7 +269,7 @@ def plot_depth(result: EvaluationResult, path: str | os.PathLike) -> None:
         axes.set_xlabel("after layer")
         axes.set_ylabel(label)
         axes.set_title(title, loc="left", fontsize=11)
-        _frame(axes)
+        frame(axes)
     handles = {}
     for role, (colour, marker) in ROLE_STYLES.items():
         if role in result.layers:
@@ -307,7 +313,7 @@ def plot_training(
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("mean log-probability (nats a token)")
     axes.set_title("How likely the model finds its rows while it unlearns", loc="left", fontsize=13)
-    _frame(axes)
+    frame(axes)
     save_figure(figure, path, ncols=4)
 
 
@@ -338,7 +344,7 @@ def _frame_changes(axes: Axes) -> None:
         unit += ", logarithmic beyond 1"
     axes.set_ylabel(f"change of mean log-probability\n({unit})")
     axes.set_xlabel("epoch")
-    _frame(axes)
+    frame(axes)
 
 
 def plot_squeezing(
@@ -379,85 +385,6 @@ def plot_squeezing_comparison(
         axes.set_title(title, loc="left", fontsize=11)
     figure.suptitle("Where the probability goes: above 0 on the right is squeezing", fontsize=13)
     save_figure(figure, path, ncols=3)
-
-
-def plot_curves(
-    curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
-    path: str | os.PathLike,
-    baselines: Mapping[str, Mapping[str, float]],
-    goal: float | None,
-) -> None:
-    """What methods keep against what they have forgotten, from method -> curve of each seed."""
-    figure = Figure(figsize=(WIDTH, 5.2 + 0.22 * math.ceil(len(curves) / 3)), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    for i, (name, seeds) in enumerate(curves.items()):
-        rounds, colour = divmod(i, len(METHOD_COLOURS))
-        line, marker = METHOD_SHAPES[rounds % len(METHOD_SHAPES)]
-        for j, curve in enumerate(seeds):
-            axes.plot(
-                [point["extraction_strength"] for point in curve],
-                [point["retain_probability"] for point in curve],
-                linestyle=line,
-                marker=marker,
-                markersize=3,
-                linewidth=1.2,
-                alpha=0.8,
-                color=METHOD_COLOURS[colour],
-                label=name if j == 0 else None,
-            )
-    for role, point in baselines.items():
-        colour, marker = ROLE_STYLES[role]
-        where = (point["extraction_strength"], point["retain_probability"])
-        axes.plot(*where, marker=marker, markersize=9, color=colour, markeredgecolor="black", linestyle="", label=role)
-    if goal is not None:
-        axes.axvline(goal, color="#666666", linewidth=0.8, linestyle=":")
-        # Left of the line: a goal is near the right edge.
-        label = f"equal forgetting\n(ES {goal:.3f})"
-        axes.annotate(label, (goal, 0.02), xytext=(-4, 0), textcoords="offset points", ha="right")
-    axes.set_xlabel("extraction strength of the forget set (strict), lower is more forgotten")
-    axes.set_ylabel("probability of the retain answers")
-    # Reversed: training starts at a high strength, and time is read from left to right.
-    axes.set_xlim(1.03, -0.03)
-    axes.set_ylim(0, 1.03)
-    axes.grid(alpha=0.25)
-    axes.set_title("What is kept, at every degree of forgetting", loc="left", fontsize=13)
-    save_figure(figure, path, ncols=3)
-
-
-def plot_sequence(
-    stages: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]], path: str | os.PathLike
-) -> None:
-    """What is left of each unlearning request, and what is kept, while one after another is served."""
-    points = [baselines["target"], *stages]
-    names = list(points[0]["requests"])
-    figure = Figure(figsize=(WIDTH, 4.4 + 0.22 * math.ceil((len(names) + 1) / 3)), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    labels = ["before", *(f"after\n{stage['request']}" for stage in stages)]
-    retrained = baselines.get("retrained")
-    if retrained is not None:
-        labels.append("retrained")
-
-    def draw(values: list[float], last: float | None, colour: str, shape: tuple[str, str], label: str) -> None:
-        style = {"color": colour, "marker": shape[1], "markersize": 7, "clip_on": False}
-        axes.plot(range(len(values)), values, linestyle=shape[0], linewidth=2, label=label, **style)
-        if last is not None:
-            axes.plot(len(points), last, linestyle="", markerfacecolor="none", markeredgewidth=1.8, **style)
-
-    for i, name in enumerate(names):
-        # The last colour, black, is for what is kept.
-        rounds, colour = divmod(i, len(METHOD_COLOURS) - 1)
-        values = [point["requests"][name]["extraction_strength"] for point in points]
-        last = None if retrained is None else retrained["requests"][name]["extraction_strength"]
-        shape = METHOD_SHAPES[rounds % len(METHOD_SHAPES)]
-        draw(values, last, METHOD_COLOURS[colour], shape, f"{name}: extraction strength")
-    values = [point["retain_probability"] for point in points]
-    last = None if retrained is None else retrained["retain_probability"]
-    draw(values, last, METHOD_COLOURS[-1], ("-.", "D"), "retain rows: probability")
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_ylim(0, 1.03)
-    _frame(axes)
-    axes.set_title("What is left of each request, and what is kept", loc="left", fontsize=13)
-    save_figure(figure, path, ncols=2)
 
 
 def _is_finite(value: float | None) -> bool:

@@ -3,7 +3,8 @@
 
 """Tables: the results of an evaluation, methods side by side, and requests one after another."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -23,7 +24,7 @@ from ..results import (
     format_difference,
     format_measurement,
 )
-from ..verdict import verdict
+from ..verdict import QUESTIONS, Verdict, verdict
 
 
 # Equal forgetting: where the strict extraction strength has come this close to the retrained model's.
@@ -85,9 +86,31 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     return table
 
 
+@dataclass(kw_only=True)
+class Judged:
+    """A model of a comparison: the values of its metrics, and the verdict on it."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    verdict: Verdict | None = None
+
+    def value(self, metric: str) -> float | None:
+        """The value of a metric or of its stand-in; None if it has none."""
+        return self.metrics.get(metric, self.metrics.get(STANDINS.get(metric, "")))
+
+    @property
+    def passed(self) -> int | None:
+        """Questions that show no fault; None without a verdict."""
+        return None if self.verdict is None else self.verdict.passed
+
+    @property
+    def share(self) -> float | None:
+        """The part of the measurements without a difference to the retrained model; None without one."""
+        return None if self.verdict is None or self.verdict.score is None else self.verdict.score.share
+
+
 @dataclass
-class ComparedRun:
-    """One method with one seed, as it stands in the file that marks it as finished."""
+class ComparedRun(Judged):
+    """One method with one seed; what the training measured stands in the file that marks it as finished."""
 
     method: str
     seed: int
@@ -100,8 +123,12 @@ class ComparedRun:
     curve: list[dict[str, float]]
     squeezing: list[dict[str, float]]
     squeezing_index: float
-    # Values of the evaluation after training.
-    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def judged(result: EvaluationResult, role: str) -> Judged:
+    """A model of an evaluation, for a comparison."""
+    metrics = {name: measurement.value for name, measurement in (result.models[role] or {}).items()}
+    return Judged(metrics=metrics, verdict=verdict(result, role))
 
 
 def retain_at(curve: Sequence[Mapping[str, float]], goal: float) -> float | None:
@@ -125,38 +152,125 @@ def goal_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
     return None if retrained is None else retrained["extraction_strength"] + MARGIN
 
 
-def _cell(values: Sequence[float], runs: int) -> str:
+def _cell(values: Sequence[float], runs: int, digits: int = 3) -> str:
     """Mean and standard deviation over the runs with a value, and their number where some have none."""
     if not values:
         return "-"
-    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
     some = f" ({len(values)} of {runs})" if len(values) < runs else ""
-    return f"{fmean(values):.3f}{spread}{some}"
+    return f"{fmean(values):.{digits}f}{spread}{some}"
 
 
-def comparison_rows(runs: Sequence[ComparedRun], goal: float | None) -> tuple[list[str], list[list[str]]]:
-    """Header and one row a method: mean and standard deviation over seeds; without a goal its column is left out."""
-    header = ["method", "seeds", "steps", *COMPARISON_COLUMNS]
-    if goal is not None:
-        header.append(f"retain prob. at ES {goal:.3f}")
-    header += ["squeezing index", "seconds"]
+def by_method(runs: Sequence[ComparedRun]) -> dict[str, list[ComparedRun]]:
+    """Method -> its seeds, in the order of the runs."""
     methods: dict[str, list[ComparedRun]] = {}
     for run in runs:
         methods.setdefault(run.method, []).append(run)
+    return methods
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _ranked(runs: Sequence[ComparedRun]) -> list[tuple[str, list[ComparedRun]]]:
+    """Methods with their seeds, the best first: by the questions without a fault, then by the measurements."""
+
+    def rank(method: tuple[str, list[ComparedRun]]) -> tuple[float, float]:
+        return tuple(fmean(_known(getattr(run, name) for run in method[1]) or [-1]) for name in ("passed", "share"))
+
+    return sorted(by_method(runs).items(), key=rank, reverse=True)
+
+
+def _judged_cells(models: Sequence[Judged], metrics: Iterable[str]) -> list[str]:
+    """Questions, measurements and metrics of the seeds of a method, or of one reference."""
+    count, digits = len(models), int(len(models) > 1)
+    scores = _known(one.verdict and one.verdict.score for one in models)
+    alike = _cell([score.alike for score in scores], count, digits)
+    if scores:
+        alike += f" of {'/'.join(map(str, sorted({score.measured for score in scores})))}"
+    passed = _cell(_known(one.passed for one in models), count, digits)
+    return [passed, alike, *(_cell(_known(one.value(metric) for one in models), count) for metric in metrics)]
+
+
+def comparison_rows(
+    runs: Sequence[ComparedRun], references: Mapping[str, Judged], goal: float | None
+) -> tuple[list[str], list[list[str]]]:
+    """
+    Header, one row a method, the best first, and one a reference: mean and standard deviation over seeds.
+
+    Columns that no model has a number for, and without a goal that of equal forgetting, are left out.
+    """
+    models = [*runs, *references.values()]
+    columns = {name: metric for name, metric in COMPARISON_COLUMNS.items() if _known(m.value(metric) for m in models)}
+    header = ["method", f"as, of {len(QUESTIONS)} questions", "as, measurements", *columns]
+    header += [f"retain prob. at ES {goal:.3f}"] if goal is not None else []
+    header += ["squeezing index", "seeds", "steps", "seconds"]
     rows = []
-    for method, seeds in methods.items():
-        steps = sorted({run.steps for run in seeds})
-        row = [method, str(len(seeds)), "/".join(map(str, steps))]
-        for metric in COMPARISON_COLUMNS.values():
-            names = (metric, STANDINS.get(metric))
-            values = [run.metrics[name] for run in seeds for name in names if name in run.metrics]
-            row.append(_cell(values, len(seeds)))
+    for method, seeds in _ranked(runs):
+        row = [method, *_judged_cells(seeds, columns.values())]
         if goal is not None:
-            reached = [value for run in seeds if (value := retain_at(run.curve, goal)) is not None]
+            reached = _known(retain_at(run.curve, goal) for run in seeds)
             row.append(_cell(reached, len(seeds)) if reached else "not reached")
-        seconds = f"{fmean(run.seconds for run in seeds):.0f}"
-        rows.append([*row, _cell([run.squeezing_index for run in seeds], len(seeds)), seconds])
+        steps = "/".join(map(str, sorted({run.steps for run in seeds})))
+        row += [_cell([run.squeezing_index for run in seeds], len(seeds)), str(len(seeds)), steps]
+        rows.append([*row, f"{fmean(run.seconds for run in seeds):.0f}"])
+    for role, one in references.items():
+        row = [reference_name(role), *_judged_cells([one], columns.values())]
+        rows.append([*row, *["-"] * (len(header) - len(row))])
     return header, rows
+
+
+def reference_name(role: str) -> str:
+    """A role as tables and figures of a comparison call it."""
+    return role.replace("_", " ")
+
+
+def answer_rows(runs: Sequence[ComparedRun], references: Mapping[str, Judged]) -> tuple[list[str], list[list[str]]]:
+    """Header and one row a model, in the order of [`comparison_rows`]: its answers, and how many seeds give each."""
+    rows = []
+    for name, models in [*_ranked(runs), *((reference_name(role), [one]) for role, one in references.items())]:
+        row = []
+        for answers in zip(*(one.verdict.answers for one in models if one.verdict is not None), strict=True):
+            counts = Counter(answer.brief for answer in answers).most_common()
+            row.append(", ".join(way if n == len(models) else f"{way} ({n} of {len(models)})" for way, n in counts))
+        if row:
+            rows.append([name, *row])
+    return ["method", *(question.text for question in QUESTIONS)], rows
+
+
+def comparison_notes(runs: Sequence[ComparedRun], references: Mapping[str, Judged]) -> list[str]:
+    """Sentences that stand below a comparison."""
+    notes = [
+        "Mean ± standard deviation over seeds. The order: questions answered as by a model that never knew, then "
+        "measurements whose difference to the retrained model has 0 in its 95 % interval."
+    ]
+    if "retrained" not in references:
+        notes.append(
+            "There is no retrained model: an answer counts if it shows no fault beside the target, and the distance "
+            "to a model that never knew was not measured."
+        )
+    lacking: dict[str, list[str]] = {}
+    for run in runs:
+        reasons = [f"No {name}" for name in _lacking_columns(run, runs)]
+        if run.verdict is not None:
+            unanswered = [answer for answer in run.verdict.answers if answer.answer == "not measured"]
+            reasons += [f"{answer.question} Not measured, {answer.why}" for answer in unanswered]
+        for reason in reasons:
+            lacking.setdefault(reason, []).append(f"{run.method} (seed {run.seed})")
+    notes += [f"{why}: {'all runs' if len(of) == len(runs) else ', '.join(of)}." for why, of in lacking.items()]
+    if any(_lacking_columns(run, runs) for run in runs):
+        notes.append(
+            "A number that only some runs lack is of scores that are not finite, or of a version that did not measure "
+            "it: remove `eval_results.json` from the run's folder, and the same command measures it again."
+        )
+    return notes
+
+
+def _lacking_columns(run: ComparedRun, runs: Sequence[ComparedRun]) -> list[str]:
+    """Columns with a number of another run, and none of this one."""
+    columns = [name for name, metric in COMPARISON_COLUMNS.items() if run.value(metric) is None]
+    return [name for name in columns if _known(other.value(COMPARISON_COLUMNS[name]) for other in runs)]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -165,13 +279,27 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)) + "\n"
 
 
-def print_comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a comparison, with a column a method where the terminal is too narrow for a row a method."""
+def print_comparison(tables: Sequence[tuple[list[str], list[list[str]]]], notes: Sequence[str]) -> None:
+    """Print tables, headers with their rows, in parts where the terminal is too narrow; and the notes below them."""
     console = Console()
-    wide = sum(max(len(cell) for cell in column) + 3 for column in zip(header, *rows, strict=True)) <= console.width
-    if not wide:
-        header, *rows = [list(column) for column in zip(header, *rows, strict=True)]
-    console.print(_filled(Table(title="Comparison"), header, rows))
+    for header, rows in tables:
+        for part in _parts(list(zip(header, *rows, strict=True)), console.width):
+            names, *cells = zip(*part, strict=True)
+            console.print(_filled(Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False), names, cells))
+            console.print()
+    for note in notes:
+        console.print(note, **_PLAIN)
+
+
+def _parts(columns: list[tuple[str, ...]], width: int) -> Iterator[list[tuple[str, ...]]]:
+    """Columns in parts that fit into a width, each behind the first column."""
+    part = columns[:1]
+    for column in columns[1:]:
+        if len(part) > 1 and sum(max(map(len, one)) + 2 for one in [*part, column]) > width:
+            yield part
+            part = columns[:1]
+        part = [*part, column]
+    yield part
 
 
 def _filled(table: Table, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -183,12 +311,15 @@ def _filled(table: Table, header: Sequence[str], rows: Sequence[Sequence[str]]) 
     return table
 
 
-def comparison_dict(runs: Sequence[ComparedRun], baselines: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """A comparison as JSON values; `baselines` are the points of the target and of the retrained model."""
+def comparison_dict(
+    runs: Sequence[ComparedRun], references: Mapping[str, Judged], baselines: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """A comparison as JSON values; `baselines` are the points of target and retrained model among the curves."""
     return {
         "schema_version": 1,
         "baselines": {name: dict(values) for name, values in baselines.items()},
         "goal": goal_of(baselines),
+        "references": {role: asdict(one) for role, one in references.items()},
         "runs": [asdict(run) for run in runs],
     }
 

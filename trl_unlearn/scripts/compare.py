@@ -6,11 +6,14 @@
 Compare methods on the same target, with the same number of optimiser steps, over several seeds.
 
 ```bash
-# The embedded lab: eleven methods, three seeds
+# The embedded lab: twelve methods, three seeds
 accelerate launch recipes/compare.py
 
 # Methods and seeds of your own; the same command resumes an interrupted comparison with its unfinished runs
 accelerate launch recipes/compare.py --config my_comparison.yaml --output_dir out/mine
+
+# The same with more suites measures the trained models with those that are missing
+accelerate launch recipes/compare.py --config my_comparison.yaml --output_dir out/mine --suites tofu,robustness
 ```
 
 The YAML file is that of a single run, with `methods` (name -> fields that differ) and `seeds`.
@@ -20,33 +23,41 @@ import dataclasses
 import gc
 import json
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from ..evaluation.callbacks import ForgettingCurveCallback, SqueezingPanelCallback, curve_point
-from ..evaluation.judge_models import load_fluency_classifier
-from ..evaluation.plots import attempted, draw, plot_curves, plot_squeezing_comparison
+from ..evaluation.plots import attempted, draw, plot_squeezing_comparison
+from ..evaluation.rows import encode_set
+from ..evaluation.series_plots import plot_comparison, plot_curves
 from ..evaluation.squeezing import squeezing_index
 from ..evaluation.tables import (
     ComparedRun,
+    Judged,
+    answer_rows,
+    by_method,
     comparison_dict,
+    comparison_notes,
     comparison_rows,
     goal_of,
+    judged,
     markdown_table,
     print_comparison,
 )
 from ..evaluation.tofu import Suite
 from ..hub.folder import RunFolder
 from ..records import json_text
+from ..results import MEASURED_ROLES, EvaluationResult
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from .arguments import UnlearnModelConfig, option
+from .evaluate import SUITES, SuiteArguments, SuiteInputs, load_suite_inputs, refuse_quantized
 from .exits import interruptible, refusing
 from .models import evaluation_loaders
-from .rows import load_evaluation_rows
+from .rows import load_evaluation_rows, refuse_without_retain
 from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer, evaluation_result
 
@@ -72,6 +83,13 @@ class CompareArguments:
         # JSON on the command line, a mapping in a YAML file.
         if isinstance(self.methods, str):
             self.methods = json.loads(self.methods)
+        if self.panel_prompts < 1:
+            raise ValueError(
+                f"`panel_prompts` must be at least 1, got {self.panel_prompts}: the squeezing index of every method "
+                "comes from the panel."
+            )
+        if self.curve_steps is not None and self.curve_steps < 1:
+            raise ValueError(f"`curve_steps` must be at least 1, got {self.curve_steps}.")
         if not self.methods:
             raise ValueError("`methods` is missing. Give at least one: name -> fields in which it differs.")
         # Not the options of data and evaluation: all methods forget the same rows.
@@ -94,110 +112,143 @@ def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
 
 def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
-        series = Series((CompareArguments,), prog, __doc__, argv, "archive/compare.yaml", finished="compared.json")
-        (args,) = series.own_args
+        types = (SuiteArguments, CompareArguments)
+        series = Series(types, prog, __doc__, argv, "archive/compare.yaml", finished="compared.json")
+        suite_args, args = series.own_args
         # Seed by seed: an interrupted comparison has every method with the first seeds.
         for seed in args.seeds:
             for method, fields in args.methods.items():
                 label, folder = f"method `{method}`, seed {seed}", f"{folder_name(method)}/seed-{seed}"
                 series.add(method, label, folder, {**(fields or {}), "seed": seed})
         tokenizer, config = series.prepare()
-        eval_args = series.eval_args
-        rows = load_evaluation_rows(series.data_args, eval_args.max_eval_rows, tokenizer, config, series.training_args)
-        classifier = load_fluency_classifier(eval_args.fluency_classifier)
+        eval_args, training_args = series.eval_args, series.training_args
+        for one in (series, *series.jobs):
+            refuse_quantized(suite_args.suites, one.model_args, eval_args.retrained_model_name_or_path)
+        loaders = evaluation_loaders(eval_args, series.model_args, None, training_args.trust_remote_code)
+        inputs = load_suite_inputs(series.data_args, eval_args, suite_args, training_args, loaders, tokenizer, config)
+        if inputs.rows is None:
+            # The curves have rows, whatever the suites have.
+            max_rows = eval_args.max_eval_rows
+            inputs.rows = load_evaluation_rows(series.data_args, max_rows, tokenizer, config, training_args)
+        refuse_without_retain(inputs.rows.retain)
         check_output_dir(series.folder)
 
-    comparison = _Comparison(series, args, tokenizer, rows, classifier)
-    runs = [ComparedRun(**record) for record in series.run(comparison.run, "Runs")]
+    comparison = _Comparison(series, args, inputs)
+    records = series.run(comparison.train, "Runs")
+    results, runs = [], []
+    for job, record in zip(series.jobs, records, strict=True):
+        results.append(comparison.evaluate(job))
+        runs.append(ComparedRun(**{**record, **vars(judged(results[-1], "unlearned"))}))
     if PartialState().is_main_process:
-        write_comparison(series.folder, runs, comparison.baselines)
+        # They are the same in all results; the last may have been written by a newer version.
+        roles = [role for role in MEASURED_ROLES if role != "unlearned" and results[-1].models.get(role) is not None]
+        references = {role: judged(results[-1], role) for role in roles}
+        write_comparison(series.folder, runs, references, comparison.baselines)
 
 
 class _Comparison:
-    """What all runs share: the suite, which measures target and retrained model once, and their baselines."""
+    """What all runs share: rows, and the target and the retrained model on them."""
 
-    def __init__(self, series: Series, args: CompareArguments, tokenizer, rows, classifier):
-        self.args, self.rows = args, rows
-        self.data_args, self.eval_args = series.data_args, series.eval_args
-        self.trust_remote_code = series.training_args.trust_remote_code
-        loaders = evaluation_loaders(self.eval_args, series.model_args, None, self.trust_remote_code)
-        loaders = {role: load for role, load in loaders.items() if load is not None}
-        self.suite = Suite(
-            loaders,
-            rows,
-            tokenizer,
-            parity=self.eval_args.parity,
-            batch_size=self.eval_args.evaluation_batch_size,
-            fluency_classifier=classifier,
-            seed=series.training_args.seed,
+    def __init__(self, series: Series, args: CompareArguments, inputs: SuiteInputs):
+        self.series, self.args, self.inputs = series, args, inputs
+        rows, tokenizer = inputs.rows, inputs.tokenizer
+        self.forget, self.retain = (
+            encode_set(getattr(rows, name), tokenizer, name=name) for name in ("forget", "retain")
         )
+        self.pad_token_id = tokenizer.pad_token_id
         # Measured as the points of the curves are: they become lines in the same figure.
-        self.baselines = {role: self._point(load()) for role, load in loaders.items()}
+        loaders = {role: load for role, load in inputs.loaders.items() if load is not None}
+        self.baselines = {
+            role: curve_point(load(), self.forget, self.retain, pad_token_id=self.pad_token_id)
+            for role, load in loaders.items()
+        }
 
-    def _point(self, model) -> dict[str, float]:
-        sets = self.suite.setting.sets
-        return curve_point(model, sets["forget"], sets["retain"], pad_token_id=self.suite.setting.pad_token_id)
-
-    def run(self, job: Job) -> None:
-        """Train and evaluate one run."""
-        setting = self.suite.setting
-        trainer = build_trainer(self.data_args, job.training_args, job.model_args)
+    def train(self, job: Job) -> None:
+        """Train one run, with what is measured during training."""
+        trainer = build_trainer(self.series.data_args, job.training_args, job.model_args)
+        every_steps = self.args.curve_steps
         curve = ForgettingCurveCallback(
-            trainer,
-            setting.sets["forget"],
-            setting.sets["retain"],
-            pad_token_id=setting.pad_token_id,
-            every_steps=self.args.curve_steps,
+            trainer, self.forget, self.retain, pad_token_id=self.pad_token_id, every_steps=every_steps
         )
         # Without `seed`: the panel shows the same prompts for every seed of a method.
         panel = SqueezingPanelCallback(
             trainer,
-            list(self.rows.forget),
+            list(self.inputs.rows.forget),
             max_new_tokens=job.training_args.max_completion_length,
             num_prompts=self.args.panel_prompts,
-            every_steps=self.args.curve_steps,
+            every_steps=every_steps,
             path=job.folder,
         )
         trainer.add_callback(curve)
         trainer.add_callback(panel)
         steps, seconds = train_and_save(trainer)
+        if PartialState().is_main_process:
+            record = {"method": job.name, "seed": job.training_args.seed, "settings": job.settings}
+            record |= {"steps": steps, "seconds": seconds, "curve": curve.history, "squeezing": panel.history}
+            job.finish(record | {"squeezing_index": squeezing_index(panel.history)})
         # Free the model and its optimizer before the evaluation loads the saved one; the callbacks refer to them.
         curve.trainer = panel.trainer = None
         del trainer
         gc.collect()
-        load = evaluation_loaders(self.eval_args, job.model_args, str(job.folder), self.trust_remote_code)["unlearned"]
-        outcome = self.suite.evaluate(load)
-        run = ComparedRun(
-            method=job.name,
-            seed=job.training_args.seed,
-            settings=job.settings,
-            steps=steps,
-            seconds=seconds,
-            curve=curve.history,
-            squeezing=panel.history,
-            squeezing_index=squeezing_index(panel.history),
-            metrics={name: measured.value for name, measured in outcome.models["unlearned"].items()},
+
+    def evaluate(self, job: Job) -> EvaluationResult:
+        """Measure a trained run with the suites that its results lack; returns all of its results."""
+        folder, eval_args = RunFolder(job.folder), self.series.eval_args
+        result = folder.results()
+        # Every process must measure the same suites: none writes a result before all have read.
+        PartialState().wait_for_everyone()
+        for name in self.inputs.args.suites:
+            if result is not None and name in result.suites:
+                continue
+            loaders = self._loaders(job)
+            if name == "tofu":
+                outcome = self._tofu.evaluate(loaders["unlearned"])
+            else:
+                outcome = SUITES[name](dataclasses.replace(self.inputs, loaders=loaders))
+            measured = evaluation_result({name: outcome}, eval_args, job.model_args, str(job.folder))
+            # Of the same run with the same settings, or the folder would have been refused.
+            result = measured if result is None else measured.with_suites_of(result, result.suites, list(SUITES))
+            if PartialState().is_main_process:
+                folder.save_results(result)
+        return result
+
+    def _loaders(self, job: Job) -> dict[str, Any]:
+        """The unlearned model of a run, beside what all runs are compared with."""
+        series, trust_remote_code = self.series, self.series.training_args.trust_remote_code
+        loaders = evaluation_loaders(series.eval_args, series.model_args, str(job.folder), trust_remote_code)
+        own = evaluation_loaders(series.eval_args, job.model_args, str(job.folder), trust_remote_code)
+        return loaders | {"unlearned": own["unlearned"]}
+
+    @cached_property
+    def _tofu(self) -> Suite:
+        """The suite `tofu`, which measures the models that all runs share only once."""
+        inputs = self.inputs
+        return Suite(
+            self._loaders(self.series.jobs[0]),
+            inputs.rows,
+            inputs.tokenizer,
+            parity=inputs.eval_args.parity,
+            fluency_classifier=inputs.classifier,
+            **inputs.options,
         )
-        if PartialState().is_main_process:
-            result = evaluation_result({"tofu": outcome}, self.eval_args, job.model_args, str(job.folder))
-            RunFolder(job.folder).save_results(result)
-            job.finish(dataclasses.asdict(run))
 
 
-def write_comparison(folder: Path, runs: list[ComparedRun], baselines: dict[str, dict[str, float]]) -> None:
-    """Write `comparison.json`, `comparison.md` and the figures, and print the table."""
-    goal = goal_of(baselines)
-    header, rows = comparison_rows(runs, goal)
-    text = json_text(comparison_dict(runs, baselines), "comparison.json")
+def write_comparison(
+    folder: Path, runs: list[ComparedRun], references: dict[str, Judged], baselines: dict[str, dict[str, float]]
+) -> None:
+    """Write `comparison.json`, `comparison.md` and the figures, and print the tables."""
+    goal, notes = goal_of(baselines), comparison_notes(runs, references)
+    tables = [comparison_rows(runs, references, goal), answer_rows(runs, references)]
+    text = json_text(comparison_dict(runs, references, baselines), "comparison.json")
     (folder / "comparison.json").write_text(text, encoding="utf-8")
-    (folder / "comparison.md").write_text(markdown_table(header, rows), encoding="utf-8")
-    attempted("The table", lambda: print_comparison(header, rows))
-    curves: dict[str, list[list[dict[str, float]]]] = {}
-    for run in runs:
-        curves.setdefault(run.method, []).append(run.curve)
+    parts = [*(markdown_table(*table) for table in tables), *(f"- {note}\n" for note in notes)]
+    (folder / "comparison.md").write_text("\n".join(parts[:2]) + "\n" + "".join(parts[2:]), encoding="utf-8")
+    attempted("The table", lambda: print_comparison(tables, notes))
+    methods = by_method(runs)
+    draw(folder / "figures/comparison.png", partial(plot_comparison, methods, references))
+    curves = {name: [run.curve for run in seeds] for name, seeds in methods.items()}
     draw(folder / "figures/curves.png", partial(plot_curves, curves, baselines=baselines, goal=goal))
     # One seed a method: lines of several would hide one another.
-    first = {run.method: run.squeezing for run in reversed(runs)}
-    histories = {name: first[name] for name in curves}
+    histories = {name: seeds[0].squeezing for name, seeds in methods.items()}
     draw(folder / "figures/squeezing.png", partial(plot_squeezing_comparison, histories))
-    print(f"Table, numbers and figures: {folder}")
+    print(f"Tables, numbers and figures: {folder}")

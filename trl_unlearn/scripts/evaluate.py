@@ -194,7 +194,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         # Refused now, and not when hours of results are to be written.
         check_output_dir(folder)
         _evaluate_as_trained(args, model_args, unlearned)
-        _refuse_quantized(suite_args.suites, model_args, eval_args.retrained_model_name_or_path)
+        refuse_quantized(suite_args.suites, model_args, eval_args.retrained_model_name_or_path)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
         loaders = evaluation_loaders(eval_args, model_args, unlearned, args.trust_remote_code)
         config = load_config(model_args, args.trust_remote_code)
@@ -238,7 +238,7 @@ def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig
             )
 
 
-def _refuse_quantized(suites: list[str], model_args: UnlearnModelConfig, retrained: str | None) -> None:
+def refuse_quantized(suites: list[str], model_args: UnlearnModelConfig, retrained: str | None) -> None:
     """Refuse suites that change weights if those of the base are packed."""
     changing = [name for name in suites if name in _CHANGING or (name == "privacy" and retrained is not None)]
     if changing and (model_args.load_in_4bit or model_args.load_in_8bit):

@@ -127,6 +127,15 @@ def load_evaluation_rows(
     return EvaluationRows(**rows)
 
 
+def refuse_without_retain(retain: Dataset | None) -> None:
+    """Refuse runs that are compared by what they keep, if they have no retain set."""
+    if retain is None:
+        raise ValueError(
+            "There is no retain set, on which to measure what is kept. Give `retain_config` with `dataset_name`, or "
+            "`retain_dataset`."
+        )
+
+
 def load_holdout_rows(
     data_args: DataArguments,
     max_rows: int | None,

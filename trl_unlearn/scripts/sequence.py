@@ -28,8 +28,9 @@ from accelerate import PartialState
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.callbacks import sequence_point
-from ..evaluation.plots import attempted, draw, plot_sequence
+from ..evaluation.plots import attempted, draw
 from ..evaluation.rows import EncodedSet, encode_set
+from ..evaluation.series_plots import plot_sequence
 from ..evaluation.tables import (
     SequenceStage,
     markdown_table,
@@ -45,7 +46,7 @@ from ..trainer.checks import check_output_dir
 from .arguments import StoppingArguments, option, refuse_goal_without_reference
 from .exits import interruptible, refusing
 from .models import evaluation_loaders
-from .rows import load_evaluation_rows, load_training_rows
+from .rows import load_evaluation_rows, load_training_rows, refuse_without_retain
 from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer, unlearn_until
 
@@ -110,11 +111,7 @@ def _row_sets(
         try:
             # Training rows are loaded only to check them: what is missing must show before the first request.
             _, retain = load_training_rows(job.data_args, tokenizer)
-            if retain is None:
-                raise ValueError(
-                    "There is no retain set, on which to measure what is kept. Give `retain_config` with "
-                    "`dataset_name`, or `retain_dataset`."
-                )
+            refuse_without_retain(retain)
             rows = load_evaluation_rows(job.data_args, max_rows, tokenizer, config, job.training_args)
         except ValueError as error:
             raise ValueError(f"Request `{job.name}`: {error}") from error
