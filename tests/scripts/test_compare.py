@@ -112,7 +112,9 @@ class CutOff(Exception):
     """Stands for a killed process."""
 
 
-def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_resumes(call, tmp_path, monkeypatch):
+def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_resumes(
+    call, tmp_path, monkeypatch, capsys
+):
     assert call("--seeds", "1", methods=ONE) == ["ga/seed-1"]
     folder = tmp_path / "out"
     (before,) = json.loads((folder / "comparison.json").read_text())["runs"]
@@ -137,6 +139,13 @@ def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_res
     assert after["verdict"]["score"] == asdict(judged(result, "unlearned").verdict.score)
     assert result.suites == ["tofu", "distribution", "depth"]
     references = json.loads((folder / "comparison.json").read_text())["references"]
+    # What is measured is kept without the weights; what is not needs them.
+    (folder / "ga/seed-1/adapter_model.safetensors").unlink()
+    assert call("--seeds", "1", "--suites", "tofu", methods=ONE) == []
+    with pytest.raises(SystemExit) as refused:
+        call("--seeds", "1", "--suites", "tofu,robustness", methods=ONE)
+    assert refused.value.code == 2
+    assert f"The model folder `{folder}/ga/seed-1` has no weights" in capsys.readouterr().err
     # The tiny model is its own reference.
     assert references["target"]["verdict"]["score"] == references["retrained"]["verdict"]["score"]
 

@@ -56,7 +56,7 @@ from ..trainer.checks import check_output_dir
 from .arguments import UnlearnModelConfig, option
 from .evaluate import SUITES, SuiteArguments, SuiteInputs, load_suite_inputs, refuse_quantized
 from .exits import interruptible, refusing
-from .models import evaluation_loaders
+from .models import check_models, evaluation_loaders
 from .rows import load_evaluation_rows, refuse_without_retain
 from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer, evaluation_result
@@ -131,6 +131,10 @@ def _run(argv: list[str] | None, prog: str) -> None:
             max_rows = eval_args.max_eval_rows
             inputs.rows = load_evaluation_rows(series.data_args, max_rows, tokenizer, config, training_args)
         refuse_without_retain(inputs.rows.retain)
+        for job in series.jobs:
+            if job.finished.is_file() and _lacking(job, suite_args.suites):
+                # It is measured without training, if its weights are still there.
+                check_models(job.model_args, eval_args, training_args.trust_remote_code, str(job.folder))
         check_output_dir(series.folder)
 
     comparison = _Comparison(series, args, inputs)
@@ -144,6 +148,12 @@ def _run(argv: list[str] | None, prog: str) -> None:
         roles = [role for role in MEASURED_ROLES if role != "unlearned" and results[-1].models.get(role) is not None]
         references = {role: judged(results[-1], role) for role in roles}
         write_comparison(series.folder, runs, references, comparison.baselines)
+
+
+def _lacking(job: Job, suites: list[str]) -> list[str]:
+    """Suites that the results of a run do not have."""
+    result = RunFolder(job.folder).results()
+    return [name for name in suites if result is None or name not in result.suites]
 
 
 class _Comparison:
@@ -194,12 +204,10 @@ class _Comparison:
     def evaluate(self, job: Job) -> EvaluationResult:
         """Measure a trained run with the suites that its results lack; returns all of its results."""
         folder, eval_args = RunFolder(job.folder), self.series.eval_args
-        result = folder.results()
+        result, lacking = folder.results(), _lacking(job, self.inputs.args.suites)
         # Every process must measure the same suites: none writes a result before all have read.
         PartialState().wait_for_everyone()
-        for name in self.inputs.args.suites:
-            if result is not None and name in result.suites:
-                continue
+        for name in lacking:
             loaders = self._loaders(job)
             if name == "tofu":
                 outcome = self._tofu.evaluate(loaders["unlearned"])

@@ -34,7 +34,8 @@ _LEAST = {
 }
 # Parts of a config of a model that reads more than text.
 _OTHER_SENSES = ("vision_config", "audio_config")
-_WEIGHTS = ("*.safetensors", "*.bin")
+# Not `training_args.bin`, which lies in the folder of every run.
+_WEIGHTS = ("*.safetensors", "*model*.bin")
 # Beginnings of the values of LoRA's `init_lora_weights` that put a part of the model's own weights into the adapter.
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
