@@ -86,7 +86,7 @@ def test_any_model_of_an_evaluation_has_a_verdict_by_the_same_rules():
 @pytest.mark.parametrize(
     ("answer", "brief"),
     [
-        (Answer(SAY, "as"), "as"),
+        (Answer(SAY, "as", True), "as"),
         (Answer(SAY, "more", True), "more"),
         (Answer(TELL, "less"), "perhaps less"),
         (Answer(WORK, "less", True), "worse"),
@@ -98,6 +98,7 @@ def test_any_model_of_an_evaluation_has_a_verdict_by_the_same_rules():
 def test_an_answer_in_brief_is_how_its_sentence_begins(answer, brief):
     assert answer.brief == brief
     assert answer.words.lower().startswith(brief)
+    assert Answer(SAY, "as").brief == "perhaps as"
 
 
 PAIRED = [(question, measure) for question, measure in MEASURES if measure.beside is None]

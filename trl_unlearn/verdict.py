@@ -98,6 +98,7 @@ QUESTIONS = (
         ),
     ),
 )
+PERHAPS = "Perhaps, as far as these rows tell: the interval of the difference reaches over the margin."
 # Beside a retrained model, beside the target alone, and without numbers.
 _NEAR, _FAR = "near the target", "far from the target"
 ANSWERS = ("as", "more", "less", _NEAR, _FAR, "not measured")
@@ -123,10 +124,10 @@ class Answer:
     @property
     def brief(self) -> str:
         """The answer in a word or two."""
-        if self.answer not in ("more", "less"):
+        if self.answer not in ("as", "more", "less"):
             return self.answer
-        better, worse = ("better", "worse") if self.question == KEEPING else ("more", "less")
-        way = better if self.answer == "more" else worse
+        ways = {"more": "better", "less": "worse"} if self.question == KEEPING else {}
+        way = ways.get(self.answer, self.answer)
         return way if self.is_certain else f"perhaps {way}"
 
     @property
@@ -134,7 +135,7 @@ class Answer:
         """The answer in words."""
         words = self.brief
         if self.answer == "as":
-            words = f"{words} a model that never knew{'' if self.is_certain else ', as far as these rows tell'}"
+            words = f"as a model that never knew{'' if self.is_certain else ', as far as these rows tell'}"
         elif self.answer in ("more", "less"):
             words = f"{words} than a model that never knew"
         return f"{words[0].upper()}{words[1:]}{self.why and f': {self.why}'}."
@@ -194,7 +195,7 @@ class Verdict(JsonRecord):
                 f"As the retrained model in {self.score.alike} of {self.score.measured} measurements{beside}."
             )
         if any(answer.beside == "retrained" and not answer.is_certain for answer in self.answers):
-            notes.append("Perhaps, as far as these rows tell: the interval of the difference reaches over the margin.")
+            notes.append(PERHAPS)
         if any(answer.beside == "target" for answer in self.answers):
             notes.append(
                 "No retrained model was evaluated, so nothing is known of a model that never knew. Near the target: "

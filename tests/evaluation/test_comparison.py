@@ -21,7 +21,7 @@ from trl_unlearn.evaluation.tables import (
     retain_at,
 )
 from trl_unlearn.results import Difference, EvaluationResult, Measurement
-from trl_unlearn.verdict import QUESTIONS, Answer, Score, Verdict
+from trl_unlearn.verdict import PERHAPS, QUESTIONS, Answer, Score, Verdict
 
 
 def curve(*points):
@@ -145,6 +145,9 @@ def test_what_some_runs_lack_is_said_with_the_remedy():
     assert "No Agg: ga (seed 1)." in notes and "remove `eval_results.json`" in notes[-1]
     assert f"{QUESTIONS[4].text} Not measured, run the suite `x`: ga (seed 1)." in notes
     assert any(note.startswith("There is no retrained model") for note in comparison_notes(runs, {}))
+    assert PERHAPS not in notes
+    runs[2].verdict = Verdict([Answer(question.text, "as") for question in QUESTIONS])
+    assert PERHAPS in comparison_notes(runs, {})
 
 
 def test_markdown_has_a_row_for_each_method():

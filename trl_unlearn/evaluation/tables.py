@@ -24,7 +24,7 @@ from ..results import (
     format_difference,
     format_measurement,
 )
-from ..verdict import QUESTIONS, Verdict, verdict
+from ..verdict import PERHAPS, QUESTIONS, Verdict, verdict
 
 
 # Equal forgetting: where the strict extraction strength has come this close to the retrained model's.
@@ -250,6 +250,8 @@ def comparison_notes(runs: Sequence[ComparedRun], references: Mapping[str, Judge
             "There is no retrained model: an answer counts if it shows no fault beside the target, and the distance "
             "to a model that never knew was not measured."
         )
+    if any(answer.brief.startswith("perhaps") for run in runs if run.verdict for answer in run.verdict.answers):
+        notes.append(PERHAPS)
     lacking: dict[str, list[str]] = {}
     for run in runs:
         reasons = [f"No {name}" for name in _lacking_columns(run, runs)]
