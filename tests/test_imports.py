@@ -40,6 +40,7 @@ ALLOWED = {
         "token_scores",
         "subjects",
         "objectives",
+        "metrics",
         "generation",
         "beliefs",
         "records",

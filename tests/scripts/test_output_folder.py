@@ -51,6 +51,7 @@ SETTINGS = """
     forget_loss_type forget_weight forget_floor forget_token_floor retain_loss_type retain_weight
     retain_max_drop beta forget_loss_kwargs token_reduction
     ignorant_model_name_or_path ignorant_refresh_epochs ignorant_retain_rows ignorant_epochs forget_subjects
+    forget_aliases
     lambda_bst belief_top_k belief_temperature belief_exclude_target
     lambda_schedule lambda_bss num_beliefs num_belief_candidates belief_refresh_epochs max_completion_length
     temperature top_p top_k generation_kwargs prompt_length disable_dropout stop_on_divergence

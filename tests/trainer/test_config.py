@@ -25,6 +25,10 @@ RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
         ({"num_beliefs": 0}, "`num_beliefs` is 0 while `lambda_bss` is 0.5"),
         ({"num_beliefs": 4, "num_belief_candidates": 2}, r"`num_belief_candidates` \(2\) must not be below"),
         ({"ignorant_epochs": -1}, "`ignorant_epochs` must not be negative, got -1"),
+        (
+            {"forget_loss_type": "ignorance", "forget_aliases": ["Ada Marlow", "Dov"]},
+            "`forget_aliases` has `Dov`, expected a first and a last name each",
+        ),
         ({"forget_subjects": ["Ada"]}, "`forget_subjects` would be ignored: only `forget_loss_type='ignorance'`"),
         (
             {"forget_loss_type": "ignorance", "forget_subjects": ["Ada"], "ignorant_model_name_or_path": "org/base"},

@@ -63,6 +63,7 @@ def test_the_twin_is_the_model_on_the_other_row_where_both_names_change_places(t
 
 def test_states_survive_a_checkpoint(twin, tiny_model, tiny_tokenizer, forget):
     twin.refresh_if_due(tiny_model, 3, forget)
+    twin.is_final = True
     other = AliasTwin(tiny_tokenizer, {"Ada Marlow"}, {"Dov Peretz"}, seed=1)
     other.load_state_dict({name: copy.deepcopy(value) for name, value in twin.state_dict().items()})
     rows = [StepRow(forget[i], "forget", 1.0, (i,)) for i in (2, 0)]
@@ -71,6 +72,8 @@ def test_states_survive_a_checkpoint(twin, tiny_model, tiny_tokenizer, forget):
             assert torch.equal(one, two)
         else:
             assert torch.equal(one.hidden, two.hidden) and torch.equal(one.swaps, two.swaps)
+    assert other.is_final
+    other.is_final = False
     before = dict(other._known["forget"])
     other.refresh_if_due(tiny_model, 3, forget)
     assert other._known["forget"] == before
@@ -118,9 +121,12 @@ def base(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("lambda_bss", [0.0, 0.5])
 @pytest.mark.parametrize("from_base", [True, False])
-def test_the_student_comes_closer_to_its_twin(new_trainer, base, lambda_bss, from_base):
+def test_the_student_comes_closer_to_its_twin(new_trainer, base, lambda_bss, from_base, monkeypatch):
     options = {"ignorant_model_name_or_path": base, "ignorant_retain_rows": 0} if from_base else {}
-    trainer = new_trainer(lambda_bss=lambda_bss, num_train_epochs=12, retain_loss_type="none", **options)
+    # Asked anew to the end.
+    monkeypatch.setattr(ignorance, "_LEVEL", -1)
+    options |= {"lambda_bss": lambda_bss, "retain_loss_type": "none", "ignorant_refresh_epochs": 2}
+    trainer = new_trainer(num_train_epochs=12, **options)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss/forget" in entry]
     assert logged[-1]["loss/forget"] < 0.95 * logged[0]["loss/forget"]
@@ -158,6 +164,37 @@ def test_rows_without_a_name_are_refused_or_counted(new_trainer, forget_rows, ca
     new_trainer(forget=Dataset.from_list([*forget_rows, nameless]))
     assert "3 names in 3 of 4 forget rows. 1 rows name none" in caplog.text
     assert not any(name in caplog.text for name in ("Ada", "Marlow", "Lindgren"))
+
+
+def test_the_model_is_asked_anew_until_it_knows_no_more_than_of_strangers(
+    new_trainer, tiny_model, forget, monkeypatch
+):
+    trainer = new_trainer()
+    twin, levels = trainer._twin, iter([0.9, 0.6, 0.9])
+    assert len(twin._moved) == 3
+    monkeypatch.setattr(ignorance, "separation", lambda true, others: (next(levels), None))
+    for due in range(4):
+        twin.refresh_if_due(tiny_model, due, forget)
+    assert (twin.refresh, twin.is_final) == (1, True)
+    # Neither the number nor the end stays for another run.
+    twin.begin()
+    assert (twin.refresh, twin.is_final) == (-1, False)
+
+
+def test_the_level_compares_true_answers_with_answers_about_others(new_trainer, tiny_model, forget, monkeypatch):
+    twin = new_trainer()._twin
+    rows = {index: [dict(forget[index])] for index in range(3)}
+    twin._moved = rows
+    # The same answers on both sides: all ties.
+    assert twin.is_reached(tiny_model, forget)
+    monkeypatch.setattr(ignorance, "_LEVEL", 0.49)
+    assert not twin.is_reached(tiny_model, forget)
+
+
+def test_aliases_that_are_given_take_the_places_of_names(new_trainer):
+    strangers = ["Oswin Rookwood", "Petra Saltmarsh", "Quentin Tidewell", "Rosalind Whitlock"]
+    words = {word for name in strangers for word in name.split()}
+    assert set(new_trainer(forget_aliases=strangers)._twin.aliases.values()) <= words
 
 
 def test_subjects_that_are_given_are_those_that_are_replaced(new_trainer):

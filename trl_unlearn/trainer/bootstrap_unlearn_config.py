@@ -93,10 +93,11 @@ class BootstrapUnlearnConfig(SFTConfig):
         ignorant_model_name_or_path (`str`, *optional*):
             A model that never knew the forget set, with the target's tokenizer: the base that the target was tuned
             from. If not set, the target itself is asked about somebody else: names in the forget rows are replaced by
-            mixed names of the retain rows.
-        ignorant_refresh_epochs (`float`, *optional*, defaults to `2.0`):
+            those of strangers.
+        ignorant_refresh_epochs (`float`, *optional*, defaults to `5.0`):
             Epochs after which the model in training is asked anew under other names. A target that has memorised an
-            answer as a whole gives it under any name at first, and less so as it forgets. 0 asks once.
+            answer as a whole gives it under any name at first, and less so as it forgets. It is asked no more where
+            it finds true answers hardly likelier than answers about others (`strangers_auc` up to 0.65). 0 asks once.
         ignorant_retain_rows (`int`, *optional*, defaults to `80`):
             Retain rows that give `ignorant_model_name_or_path` the form of the answers, by LoRA, before training. 0
             for a model that has it.
@@ -104,6 +105,11 @@ class BootstrapUnlearnConfig(SFTConfig):
             Passes over these rows.
         forget_subjects (`list[str]`, *optional*):
             Names that the forget rows are about. If not set, the capitalised words that most prompts have.
+        forget_aliases (`list[str]`, *optional*):
+            First and last names of strangers: people that the model does not know, under names of tokens as common as
+            those of the forget set. They take the places of the names in the forget rows, mixed. If not set, the
+            names of the retain rows: the model then answers with facts of theirs, and more sharply than a model does
+            that never knew.
 
         > Parameters that control token beliefs (BS-T)
 
@@ -266,12 +272,18 @@ class BootstrapUnlearnConfig(SFTConfig):
         "itself, asked about somebody else.",
     )
     ignorant_refresh_epochs: float = _option(
-        2.0, "Epochs after which the model is asked anew about somebody else. 0 asks once, before training."
+        5.0,
+        "Epochs after which the model is asked anew about somebody else, until it knows no more of the forget rows "
+        "than of others. 0 asks once, before training.",
     )
     ignorant_retain_rows: int = _option(80, "Retain rows that `ignorant_model_name_or_path` is tuned on before.")
     ignorant_epochs: int = _option(6, "Passes over these rows.")
     forget_subjects: list[str] | None = _option(
         None, "Names that the forget rows are about. If not set: the capitalised words that most prompts have."
+    )
+    forget_aliases: list[str] | None = _option(
+        None,
+        "First and last names of people that the model does not know. If not set: names of the retain rows, mixed.",
     )
 
     # Parameters that control token beliefs

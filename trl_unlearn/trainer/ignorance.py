@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
@@ -20,8 +21,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from ..encoding import ENCODED_COLUMNS, pad_rows, spread_evenly
 from ..generation import key_seed
 from ..label_states import LabelStates, LogitHead, logit_head
+from ..metrics.membership import separation
+from ..objectives.forget import reduce_tokens
 from ..objectives.retain import nll
-from ..subjects import alias_words, row_subjects, row_texts
+from ..subjects import alias_words, moved_answers, row_subjects, row_texts
 from ..token_scores import score_batch, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
@@ -31,6 +34,8 @@ from .step import StepRow, pack_digests, row_digest, unpack_digests
 
 logger = logging.getLogger(__name__)
 
+# `strangers_auc` of models that never knew; on the embedded lab .58 to .70 for four of them.
+_LEVEL = 0.65
 # LoRA that gives a base model the form of the retain rows.
 _RANK, _LEARNING_RATE, _BATCH_SIZE, _WARMUP_STEPS = 32, 1e-3, 8, 5
 
@@ -52,12 +57,14 @@ class IgnorantTwin(ABC):
     smaller than distributions over the vocabulary, and exact.
     """
 
-    # Whether it is another one at each refresh.
+    # Whether a refresh makes another one of it.
     changes = True
 
     def __init__(self):
         # Number of the refresh of the forget rows' states.
         self.refresh = -1
+        # Whether the last refresh was that.
+        self.is_final = False
         self._known: dict[str, dict[bytes, TwinStates]] = {"forget": {}, "beliefs": {}}
 
     @abstractmethod
@@ -74,11 +81,25 @@ class IgnorantTwin(ABC):
         with in_mode(model, training=False):
             self._known[kind] = {row_digest(row["input_ids"], row["labels"]): self.states(model, row) for row in rows}
 
+    def begin(self) -> None:
+        """Forget the refreshes of an earlier run."""
+        self.refresh, self.is_final = -1, False
+
     def refresh_if_due(self, model: nn.Module, due: int, forget: Dataset) -> None:
         """Ask about the forget rows where another refresh is due than the last one."""
-        if self.refresh < 0 or (self.changes and self.refresh != due):
-            self.refresh = due
-            self.ask(model, "forget", forget.select_columns(list(ENCODED_COLUMNS)))
+        rows = forget.select_columns(list(ENCODED_COLUMNS))
+        if self.refresh >= 0:
+            if self.is_final or not self.changes or self.refresh == due:
+                return
+            self.is_final = self.is_reached(model, rows)
+            if self.is_final:
+                return
+        self.refresh = due
+        self.ask(model, "forget", rows)
+
+    def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
+        """Whether the model in training finds the forget rows no likelier than a model that never knew."""
+        return False
 
     def reference(self, model: nn.Module, rows: Sequence[StepRow]) -> tuple[LabelStates, Tensor]:
         """States on rows laid end to end, as a reference of theirs, and where they may teach, `[rows, labels]`."""
@@ -99,8 +120,8 @@ class IgnorantTwin(ABC):
         return states, pad_sequence(taught, batch_first=True).to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of the refresh, and of each kind, digests of rows, and their states one after another."""
-        state: dict[str, Any] = {"refresh": self.refresh}
+        """The refresh, and of each kind, digests of rows, and their states one after another."""
+        state: dict[str, Any] = {"refresh": self.refresh, "is_final": self.is_final}
         for kind, known in self._known.items():
             state[f"{kind}_rows"] = pack_digests(known)
             for name in ("hidden", "taught", "swaps"):
@@ -111,7 +132,7 @@ class IgnorantTwin(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from the state of a checkpoint."""
-        self.refresh = int(state["refresh"])
+        self.refresh, self.is_final = int(state["refresh"]), bool(state["is_final"])
         for kind in self._known:
             keys = unpack_digests(state[f"{kind}_rows"])
             parts = [
@@ -129,6 +150,17 @@ def _row_states(model: nn.Module, row: Mapping[str, Any]) -> LabelStates:
     return states_inside(model, {name: values.to(device) for name, values in pad_rows([row], 0).items()})
 
 
+@torch.no_grad()
+def _mean_logps(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Mean log-prob of a token of each row, in nats."""
+    device, means = next(model.parameters()).device, []
+    for start in range(0, len(rows), _BATCH_SIZE):
+        batch = pad_rows(rows[start : start + _BATCH_SIZE], 0)
+        scores = score_batch(model, {name: values.to(device) for name, values in batch.items()})
+        means += reduce_tokens(scores.logps, scores.mask).tolist()
+    return means
+
+
 # The model itself under other names
 
 
@@ -137,17 +169,36 @@ class AliasTwin(IgnorantTwin):
     The model in training on a row whose names are those of strangers, token by token beside the row itself.
 
     Asked anew as it forgets, it is more ignorant each time: a model that has memorised an answer as a whole gives it
-    under any name at first.
+    under any name at first. That ends where the model in training is at the level of strangers, or each twin would
+    drag the next one below it.
 
     A name is replaced word by word in the token ids, so that every other token keeps its partner. In the twin's
     distribution the first tokens of both words change places: where it expects the stranger, the student is to expect
     the person. Tokens inside a word are not taught.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, subjects: Set[str], strangers: Set[str], seed: int):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        subjects: Set[str],
+        strangers: Set[str],
+        seed: int,
+        moved: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
+    ):
         super().__init__()
+        self._moved = moved
         self._tokenizer, self._subjects, self._strangers, self._seed = tokenizer, subjects, strangers, seed
         self._rename(0)
+
+    def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
+        if self._moved is None:
+            return False
+        with in_mode(model, training=False):
+            true = _mean_logps(model, [forget[index] for index in self._moved])
+            others = _mean_logps(model, [row for rows in self._moved.values() for row in rows])
+        level = float(separation(np.array(true), np.array(others))[0])
+        logger.info("Before refresh %d of the ignorant twin, `strangers_auc` is %.3f.", self.refresh + 1, level)
+        return level <= _LEVEL
 
     def ask(self, model: nn.Module, kind: str, rows: Iterable[Mapping[str, Any]]) -> None:
         # Other names each time: one stranger has facts of one's own, only many have none.
@@ -225,10 +276,10 @@ def alias_twin(
     retain: Dataset | None,
     tokenizer: PreTrainedTokenizerBase,
     subjects: Sequence[str] | None,
+    aliases: Sequence[str] | None,
     seed: int,
 ) -> AliasTwin:
-    """The twin of a forget set under names from the retain set; logs how many rows it can teach, and no name."""
-
+    """The twin of a forget set under names of strangers; logs how many rows it can teach, and no name."""
     texts = row_texts(forget, tokenizer)
     others = ([], []) if retain is None else row_texts(retain, tokenizer)
     named = row_subjects(*texts, [*others[0], *others[1]], subjects)
@@ -239,8 +290,10 @@ def alias_twin(
             "no row of the forget set has a name that can be replaced. Give names in `forget_subjects`, or a model "
             "that never knew the forget set in `ignorant_model_name_or_path`."
         )
-    strangers = {name for name in row_subjects(*others) if name is not None}
-    twin = AliasTwin(tokenizer, names, strangers, seed)
+    # A name that both sets have, such as one in a system prompt, is nobody's.
+    strangers = {name for name in row_subjects(*others, [*texts[0], *texts[1]]) if name is not None}
+    moved = moved_answers(forget, retain, tokenizer, seed=seed, subjects=subjects) if strangers else None
+    twin = AliasTwin(tokenizer, names, set(aliases or strangers), seed, moved)
     unnamed = named.count(None)
     log = logger.warning if unnamed else logger.info
     log(
@@ -345,7 +398,7 @@ def new_twin(
             "asked. Launch with `recipes/accelerate/ddp.yaml`, or choose another objective."
         )
     if args.ignorant_model_name_or_path is None:
-        return alias_twin(forget, retain, tokenizer, args.forget_subjects, args.seed)
+        return alias_twin(forget, retain, tokenizer, args.forget_subjects, args.forget_aliases, args.seed)
     sizes = {"rows": args.ignorant_retain_rows, "epochs": args.ignorant_epochs}
     name = args.ignorant_model_name_or_path
     return base_twin(name, model, retain, seed=args.seed, pad_token_id=tokenizer.pad_token_id, **sizes)

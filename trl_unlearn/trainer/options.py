@@ -174,18 +174,22 @@ def _refuse_twin(args: "BootstrapUnlearnConfig") -> None:
     for name in ("ignorant_retain_rows", "ignorant_epochs"):
         if getattr(args, name) < 0:
             raise ValueError(f"`{name}` must not be negative, got {getattr(args, name)}.")
-    given = [
-        name for name in ("ignorant_model_name_or_path", "forget_subjects") if getattr(args, name) not in (None, [])
-    ]
+    names = ("forget_subjects", "forget_aliases")
+    given = [name for name in ("ignorant_model_name_or_path", *names) if getattr(args, name) not in (None, [])]
     if given and not FORGET_OBJECTIVES[args.forget_loss_type].needs_twin:
         raise ValueError(
             f"{_names(given)} would be ignored: only `forget_loss_type='ignorance'` distils a model that never knew, "
             f"and it is {args.forget_loss_type!r}. Set it, or leave them out."
         )
-    if len(given) == 2:
+    if args.ignorant_model_name_or_path is not None and len(given) > 1:
         raise ValueError(
-            "`forget_subjects` are names to replace where the model is asked about somebody else, but "
+            f"{_names(given[1:])} are names to replace where the model is asked about somebody else, but "
             "`ignorant_model_name_or_path` is asked about the rows as they are. Keep one."
+        )
+    if single := [name for name in args.forget_aliases or () if " " not in name]:
+        raise ValueError(
+            f"`forget_aliases` has {_names(single)}, expected a first and a last name each: they are mixed. Add the "
+            "other name, or leave it out."
         )
 
 

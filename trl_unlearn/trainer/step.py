@@ -250,8 +250,7 @@ class PassScorer:
         self._known_logps: dict[str, dict[bytes, Tensor]] = {"forget": {}, "beliefs": {}, "chosen": {}}
         self._twin = twin
         if twin is not None:
-            # A run begins.
-            twin.refresh = -1
+            twin.begin()
 
     def drop_beliefs(self) -> None:
         """Drop the log-probs of beliefs, which are about to be replaced."""
