@@ -181,6 +181,23 @@ def test_the_model_is_asked_anew_until_it_knows_no_more_than_of_strangers(
     assert (twin.refresh, twin.is_final) == (-1, False)
 
 
+def test_beliefs_are_asked_of_the_twin_of_the_last_refresh(tiny_tokenizer, tiny_model, forget):
+    twin = AliasTwin(tiny_tokenizer, {"Ada Marlow"}, {"Dov Peretz"}, seed=1, has_beliefs=True)
+    twin.refresh_if_due(tiny_model, 0, forget)
+    expected = twin.states(tiny_model, forget[0]).hidden
+    with torch.no_grad():
+        for parameter in tiny_model.parameters():
+            parameter.mul_(1.1)
+    later = copy.deepcopy(tiny_model.state_dict())
+    other = AliasTwin(tiny_tokenizer, {"Ada Marlow"}, {"Dov Peretz"}, seed=1, has_beliefs=True)
+    other.load_state_dict(twin.state_dict())
+    for one in (twin, other):
+        one.ask(tiny_model, "beliefs", [forget[0]])
+        (states,) = one._known["beliefs"].values()
+        assert torch.equal(states.hidden, expected)
+    assert all(torch.equal(later[name], weight) for name, weight in tiny_model.state_dict().items())
+
+
 def test_the_level_compares_true_answers_with_answers_about_others(new_trainer, tiny_model, forget, monkeypatch):
     twin = new_trainer()._twin
     rows = {index: [dict(forget[index])] for index in range(3)}

@@ -492,11 +492,11 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self._watch_retain_rows(model)
-        if self.belief_store is not None:
-            self._refresh_beliefs_if_due(model)
         if self._twin is not None:
             due = self._due(self.args.ignorant_refresh_epochs)
             self._twin.refresh_if_due(self.accelerator.unwrap_model(model), due, self.train_dataset)
+        if self.belief_store is not None:
+            self._refresh_beliefs_if_due(model)
         self._update_weights(model)
         rows = self._step_rows(inputs, num_items_in_batch)
         *earlier, last = self._slices(rows)

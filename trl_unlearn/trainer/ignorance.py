@@ -28,7 +28,7 @@ from ..subjects import alias_words, moved_answers, row_subjects, row_texts
 from ..token_scores import score_batch, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
-from .reference import in_mode
+from .reference import in_mode, with_values
 from .step import StepRow, pack_digests, row_digest, unpack_digests
 
 
@@ -184,9 +184,12 @@ class AliasTwin(IgnorantTwin):
         strangers: Set[str],
         seed: int,
         moved: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
+        has_beliefs: bool = False,
     ):
         super().__init__()
-        self._moved = moved
+        self._moved, self._has_beliefs = moved, has_beliefs
+        # What trains, as it was at the last refresh, on the CPU; only beliefs, which come later, need it.
+        self._weights: dict[str, Tensor] = {}
         self._tokenizer, self._subjects, self._strangers, self._seed = tokenizer, subjects, strangers, seed
         self._rename(0)
 
@@ -203,7 +206,20 @@ class AliasTwin(IgnorantTwin):
     def ask(self, model: nn.Module, kind: str, rows: Iterable[Mapping[str, Any]]) -> None:
         # Other names each time: one stranger has facts of one's own, only many have none.
         self._rename(self.refresh)
-        super().ask(model, kind, rows)
+        if kind == "forget" and self._has_beliefs:
+            trains = ((name, one) for name, one in model.named_parameters() if one.requires_grad)
+            self._weights = {name: one.detach().to("cpu", copy=True) for name, one in trains}
+        # A twin that moved with the student would hold it to nothing: both end in broken text.
+        with with_values(model, self._weights):
+            super().ask(model, kind, rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {f"weight {name}": weight for name, weight in self._weights.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        prefix = "weight "
+        self._weights = {name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)}
 
     def _rename(self, refresh: int) -> None:
         self.aliases = aliases = alias_words(
@@ -278,6 +294,7 @@ def alias_twin(
     subjects: Sequence[str] | None,
     aliases: Sequence[str] | None,
     seed: int,
+    has_beliefs: bool,
 ) -> AliasTwin:
     """The twin of a forget set under names of strangers; logs how many rows it can teach, and no name."""
     texts = row_texts(forget, tokenizer)
@@ -293,7 +310,7 @@ def alias_twin(
     # A name that both sets have, such as one in a system prompt, is nobody's.
     strangers = {name for name in row_subjects(*others, [*texts[0], *texts[1]]) if name is not None}
     moved = moved_answers(forget, retain, tokenizer, seed=seed, subjects=subjects) if strangers else None
-    twin = AliasTwin(tokenizer, names, set(aliases or strangers), seed, moved)
+    twin = AliasTwin(tokenizer, names, set(aliases or strangers), seed, moved, has_beliefs)
     unnamed = named.count(None)
     log = logger.warning if unnamed else logger.info
     log(
@@ -398,7 +415,8 @@ def new_twin(
             "asked. Launch with `recipes/accelerate/ddp.yaml`, or choose another objective."
         )
     if args.ignorant_model_name_or_path is None:
-        return alias_twin(forget, retain, tokenizer, args.forget_subjects, args.forget_aliases, args.seed)
+        names = (args.forget_subjects, args.forget_aliases)
+        return alias_twin(forget, retain, tokenizer, *names, args.seed, args.lambda_bss > 0)
     sizes = {"rows": args.ignorant_retain_rows, "epochs": args.ignorant_epochs}
     name = args.ignorant_model_name_or_path
     return base_twin(name, model, retain, seed=args.seed, pad_token_id=tokenizer.pad_token_id, **sizes)

@@ -166,7 +166,7 @@ def _set_values(model: nn.Module, parameters: Sequence[nn.Parameter], values: Se
 
 
 @contextlib.contextmanager
-def _with_values(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+def with_values(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
     """Put other values into some parameters, in place: optimizers and sharding hold the tensors themselves."""
     if not values:
         yield
@@ -210,5 +210,5 @@ def reference_model(model: nn.Module, copied: nn.Module | None) -> Iterator[nn.M
         start = _starts[model]
         without = contextlib.nullcontext() if start.has_adapter else _without_adapters(model)
         # Dropout and the noise of NEFTune are no part of a reference.
-        with in_mode(model, training=False), _with_values(model, start.values), without:
+        with in_mode(model, training=False), with_values(model, start.values), without:
             yield model
