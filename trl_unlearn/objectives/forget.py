@@ -316,7 +316,7 @@ def ignorance(
     kl: Tensor,
     twin_logps: Tensor,
     mask: Tensor,
-    penalty: float = 0.5,
+    penalty: float = 0.25,
     margin: float = 0.0,
     reduction: str = "mean",
 ) -> Tensor:
@@ -334,7 +334,7 @@ def ignorance(
             KL(t || pi) at each label token, of the shape of `logps`.
         twin_logps (`torch.Tensor`):
             log t_y, of the same shape.
-        penalty (`float`, *optional*, defaults to `0.5`):
+        penalty (`float`, *optional*, defaults to `0.25`):
             mu, the weight of the second term.
         margin (`float`, *optional*, defaults to `0.0`):
             m, in nats.

@@ -85,7 +85,7 @@ class BootstrapUnlearnConfig(SFTConfig):
             - `"rmu"`: `coefficient` (2), length of the vector that hidden states are pushed to; `layer` (a third of
               the depth) whose hidden states it and the retain loss `"hidden"` act on; `parameters`, a regular
               expression of the names of the parameters that train (those of `layer` and of the two layers before it).
-            - `"ignorance"`: `penalty` (0.5) and `margin` (0, in nats) of an answer's tokens, see
+            - `"ignorance"`: `penalty` (0.25) and `margin` (0, in nats) of an answer's tokens, see
               [`~trl_unlearn.objectives.forget.ignorance`].
 
         > Parameters that control the ignorant twin
@@ -260,8 +260,8 @@ class BootstrapUnlearnConfig(SFTConfig):
         None,
         "Parameters of single objectives: `gamma` of 'simnpo' (0), `beta1` and `beta2` of 'satimp' (5 and 1), "
         "`strength` of 'undial' (10), `coefficient` (2), `layer` (a third of the depth) and `parameters` (a regular "
-        "expression; the layer and the two before it) of 'rmu', `penalty` (0.5) and `margin` (0) of 'ignorance'. JSON "
-        "on the command line: '{\"coefficient\": 5}'.",
+        "expression; the layer and the two before it) of 'rmu', `penalty` (0.25) and `margin` (0) of 'ignorance'. "
+        "JSON on the command line: '{\"coefficient\": 5}'.",
     )
     token_reduction: str = _option("mean", "'mean' or 'sum' over the label tokens of a row. NPO and DPO always sum.")
 

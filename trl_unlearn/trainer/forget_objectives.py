@@ -119,7 +119,7 @@ def _ignorance(
     args: "BootstrapUnlearnConfig",
     weights: "Weights",
     *,
-    penalty: float = 0.5,
+    penalty: float = 0.25,
     margin: float = 0.0,
 ) -> Tensor:
     taught = scores.mask & scores.taught
