@@ -181,7 +181,7 @@ def test_the_model_is_asked_anew_until_it_knows_no_more_than_of_strangers(
     assert (twin.refresh, twin.is_final) == (-1, False)
 
 
-def test_beliefs_are_asked_of_the_twin_of_the_last_refresh(tiny_tokenizer, tiny_model, forget):
+def test_beliefs_are_asked_of_the_model_as_it_came(tiny_tokenizer, tiny_model, forget):
     twin = AliasTwin(tiny_tokenizer, {"Ada Marlow"}, {"Dov Peretz"}, seed=1, has_beliefs=True)
     twin.refresh_if_due(tiny_model, 0, forget)
     expected = twin.states(tiny_model, forget[0]).hidden
@@ -189,9 +189,11 @@ def test_beliefs_are_asked_of_the_twin_of_the_last_refresh(tiny_tokenizer, tiny_
         for parameter in tiny_model.parameters():
             parameter.mul_(1.1)
     later = copy.deepcopy(tiny_model.state_dict())
+    twin.refresh_if_due(tiny_model, 1, forget)
     other = AliasTwin(tiny_tokenizer, {"Ada Marlow"}, {"Dov Peretz"}, seed=1, has_beliefs=True)
     other.load_state_dict(twin.state_dict())
     for one in (twin, other):
+        one.refresh = 0
         one.ask(tiny_model, "beliefs", [forget[0]])
         (states,) = one._known["beliefs"].values()
         assert torch.equal(states.hidden, expected)

@@ -188,7 +188,7 @@ class AliasTwin(IgnorantTwin):
     ):
         super().__init__()
         self._moved, self._has_beliefs = moved, has_beliefs
-        # What trains, as it was at the last refresh, on the CPU; only beliefs, which come later, need it.
+        # What trains, as it came, on the CPU; only beliefs need it.
         self._weights: dict[str, Tensor] = {}
         self._tokenizer, self._subjects, self._strangers, self._seed = tokenizer, subjects, strangers, seed
         self._rename(0)
@@ -206,11 +206,12 @@ class AliasTwin(IgnorantTwin):
     def ask(self, model: nn.Module, kind: str, rows: Iterable[Mapping[str, Any]]) -> None:
         # Other names each time: one stranger has facts of one's own, only many have none.
         self._rename(self.refresh)
-        if kind == "forget" and self._has_beliefs:
+        if self._has_beliefs and not self._weights:
             trains = ((name, one) for name, one in model.named_parameters() if one.requires_grad)
             self._weights = {name: one.detach().to("cpu", copy=True) for name, one in trains}
-        # A twin that moved with the student would hold it to nothing: both end in broken text.
-        with with_values(model, self._weights):
+        # Beliefs hold no memorised answer for long, and the model as it came puts them into whole sentences. One that
+        # is in training does not: student and twin end in broken text.
+        with with_values(model, self._weights if kind == "beliefs" else {}):
             super().ask(model, kind, rows)
 
     def state_dict(self) -> dict[str, Any]:
