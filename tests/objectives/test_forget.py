@@ -205,10 +205,10 @@ def test_undial_is_the_cross_entropy_with_the_reference_whose_label_was_lowered(
 def test_ignorance_matches_a_hand_worked_value():
     kl = torch.tensor([[0.5, 0.1, 9.0], [0.2, 0.0, 0.4]], dtype=torch.float64)
     twin = torch.tensor([[-3.0, -0.1, 0.0], [-2.0, -9.0, -6.5]], dtype=torch.float64)
-    # Row 1: 0.5 + 2 * (-1 + 3 + 1.5) and 0.1 + 2 * max(0, -3 + 0.1), without a margin where the twin is sure.
+    # Row 1: 0.5 + 2 * (-1 + 3 + 1.5) and 0.1 + 2 * |-3 + 0.1|, without a margin where the twin is sure.
     # Row 2: 0.2 + 2 * (0 + 1.5), 0 + 2 * (5 + 1.5) and 0.4 + 2 * (0.5 + 1.5).
     loss = forget.ignorance(LOGPS, kl, twin, MASK, penalty=2.0, margin=1.5)
-    torch.testing.assert_close(loss, torch.tensor([7.6 / 2, 20.6 / 3], dtype=torch.float64))
+    torch.testing.assert_close(loss, torch.tensor([13.4 / 2, 20.6 / 3], dtype=torch.float64))
 
 
 def test_ignorance_of_a_model_that_is_its_twin_is_zero_without_a_margin():

@@ -125,7 +125,12 @@ def test_the_student_comes_closer_to_its_twin(new_trainer, base, lambda_bss, fro
     options = {"ignorant_model_name_or_path": base, "ignorant_retain_rows": 0} if from_base else {}
     # Asked anew to the end.
     monkeypatch.setattr(ignorance, "_LEVEL", -1)
-    options |= {"lambda_bss": lambda_bss, "retain_loss_type": "none", "ignorant_refresh_epochs": 2}
+    options |= {
+        "lambda_bss": lambda_bss,
+        "retain_loss_type": "none",
+        "ignorant_refresh_epochs": 2,
+        "learning_rate": 1e-3,
+    }
     trainer = new_trainer(num_train_epochs=12, **options)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss/forget" in entry]

@@ -322,10 +322,12 @@ def ignorance(
 ) -> Tensor:
     r"""
     Distillation of an ignorant twin t, a model that never knew:
-    \(KL(t || \pi) + \mu \max(0, \log \pi_y - \log t_y + m [t_y < 1/2])\) per token.
+    \(KL(t || \pi) + \mu |\log \pi_y - \log t_y + m [t_y < 1/2]|\) per token.
 
-    The divergence makes the model say what the twin says. A token that the answer alone decides (t_y < 1/2) is
-    pushed down until it is the margin below the twin's probability, however small its share of the divergence is.
+    The divergence makes the model say what the twin says. The second term brings each token of the answer to the
+    twin's probability, however small its share of the divergence is, and from both sides: with a bound from above
+    alone, true answers fall until the removal can be seen. A token that the answer alone decides (t_y < 1/2) ends the
+    margin below the twin's.
 
     Args:
         logps, mask, reduction:
@@ -343,10 +345,10 @@ def ignorance(
         `torch.Tensor`: Loss of each row, of shape `(num_rows,)`; not negative.
 
     Source: the divergence is that of Revisiting Who's Harry Potter (https://huggingface.co/papers/2407.16997); the
-    bound is ours.
+    second term is ours.
     """
     _check_shapes(logps=logps, kl=kl, twin_logps=twin_logps, mask=mask)
-    above = F.relu(logps - twin_logps + margin * (twin_logps < math.log(0.5)))
+    distance = (logps - twin_logps + margin * (twin_logps < math.log(0.5))).abs()
     return torch.where(
-        mask.any(-1), reduce_tokens(kl + penalty * above, mask | ~mask.any(-1, keepdim=True), reduction), 0.0
+        mask.any(-1), reduce_tokens(kl + penalty * distance, mask | ~mask.any(-1, keepdim=True), reduction), 0.0
     )
