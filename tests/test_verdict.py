@@ -179,6 +179,15 @@ def test_the_first_measured_metric_of_a_measure_counts():
     assert answers(result)[RETURN].answer == "as"
 
 
+def test_a_target_that_is_no_further_off_than_the_retrained_model_measures_no_distance():
+    # Two estimates that differ by chance: half of a negative distance is no margin, beyond which 0 would lie.
+    changes = {name: None for _, measure in MEASURES for name in measure.names} | {
+        "distribution/fade_forget": (0, 0.005)
+    }
+    assert answers(planted(changes, target=0.02))[TELL].words == "As a model that never knew."
+    assert answers(planted(changes, target=-0.02))[TELL].words.endswith("or no distance to the target.")
+
+
 def test_a_suite_that_was_not_run_is_named_in_the_answer():
     names = [name for _, measure in MEASURES for name in measure.names]
     changes = {name: None for name in names if not name.startswith(("forget/", "retain/", "utility/"))}

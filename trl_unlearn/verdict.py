@@ -244,7 +244,7 @@ def _answer(question: Question, result: EvaluationResult) -> Answer:
     if ranked:
         return worst
     if any(result.value("unlearned", name) is not None for name in names):
-        why = "there is no model to compare with, or too few rows for an interval"
+        why = "there is no model to compare with, too few rows for an interval, or no distance to the target"
     else:
         # A benchmark of its own is no advice for other rows.
         suites = dict.fromkeys(suite_of(name) for name in names if not name.startswith("muse/"))
@@ -260,10 +260,10 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
     for measure, difference in apart:
         metric, margin = _measured(measure, result), measure.margin
         if margin is None:
-            target = result.value("target", metric)
-            if target is None:
+            margin = (result.value("target", metric) or 0.0) / 2
+            # An estimate of a distance may be negative: the target is no further off than the retrained model itself.
+            if margin <= 0:
                 continue
-            margin = target / 2
         answer, is_certain = _state(difference, margin, len(apart))
         why = ""
         if measure.is_reversed:
@@ -272,7 +272,7 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
             answer, why = "more", _OVER_FORGOTTEN
         is_bad = answer in ("less", worse)
         severity = int(not is_certain) if answer == "as" else 2 + (answer == worse) + 2 * is_certain
-        reach = max(abs(difference.low), abs(difference.high)) / margin if margin > 0 else math.inf
+        reach = max(abs(difference.low), abs(difference.high)) / margin
         numbers = result.value("unlearned", metric), "retrained", result.value("retrained", measure.beside or metric)
         found = Answer(question.text, answer, is_certain, is_bad, why, metric, *numbers, difference, margin)
         ranked.append(((severity, reach), found))
