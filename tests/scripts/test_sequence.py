@@ -210,6 +210,18 @@ def test_a_sequence_without_a_retain_set_is_refused(call, tofu_folder, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_later_request_that_names_nobody_is_refused_before_the_first_is_served(call, own_files, tmp_path, capsys):
+    first, retain = own_files("prompt-completion")
+    nameless = tmp_path / "nameless.jsonl"
+    nameless.write_text(json.dumps({"prompt": "where is it?", "completion": " there."}) + "\n", encoding="utf-8")
+    requests = {"a": {"forget_dataset": first}, "b": {"forget_dataset": str(nameless)}}
+    with pytest.raises(SystemExit) as refused:
+        call("--stop_at", "strangers", requests=requests, data=("--retain_dataset", retain))
+    assert refused.value.code == 2
+    assert "Request `b`: No row of the forget set names somebody" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_stage_that_diverged_is_null_in_the_sequence(tmp_path, capsys):
     request = {"one": {"extraction_strength": math.nan, "forget_probability": 0.1}}
     target = {"requests": {"one": {"extraction_strength": 1.0, "forget_probability": 0.9}}, "retain_probability": 0.9}

@@ -27,7 +27,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..evaluation.callbacks import sequence_point
+from ..evaluation.callbacks import MovedAnswers, sequence_point
 from ..evaluation.plots import attempted, draw
 from ..evaluation.rows import EncodedSet, encode_set
 from ..evaluation.series_plots import plot_sequence
@@ -48,7 +48,7 @@ from .exits import interruptible, refusing
 from .models import evaluation_loaders
 from .rows import load_evaluation_rows, load_training_rows, refuse_without_retain
 from .series import Job, Series, folder_name, train_and_save
-from .unlearn import build_trainer, unlearn_until
+from .unlearn import build_trainer, moved_for, unlearn_until
 
 
 # Options that name the forget rows of a request.
@@ -120,6 +120,19 @@ def _row_sets(
     return forget, encode_set(rows.retain, tokenizer, name="retain")
 
 
+def _moved_answers(
+    stop_args: StoppingArguments, jobs: list[Job], forget: dict[str, EncodedSet], retain: EncodedSet, tokenizer
+) -> dict[str, MovedAnswers | None]:
+    """The answers about others for each request, before the first is served: one without names is refused."""
+    moved = {}
+    for job in jobs:
+        try:
+            moved[job.name] = moved_for(stop_args, job.training_args, forget[job.name], retain, tokenizer)
+        except ValueError as error:
+            raise ValueError(f"Request `{job.name}`: {error}") from error
+    return moved
+
+
 def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
     with interruptible(prog, "before all requests were done: what is finished is kept, and the same command resumes."):
         _run(argv, prog)
@@ -135,9 +148,10 @@ def _run(argv: list[str] | None, prog: str) -> None:
         tokenizer, config = series.prepare()
         refuse_goal_without_reference(stop_args, series.eval_args)
         forget, retain = _row_sets(series.jobs, series.eval_args.max_eval_rows, tokenizer, config)
+        moved = _moved_answers(stop_args, series.jobs, forget, retain, tokenizer)
         check_output_dir(series.folder)
 
-    sequence = _Sequence(series, stop_args, tokenizer.pad_token_id, forget, retain)
+    sequence = _Sequence(series, stop_args, tokenizer.pad_token_id, forget, retain, moved)
     # `chained`: a request builds on the model of the one before, so a lost model stops all that follow.
     stages = [SequenceStage(**record) for record in series.run(sequence.serve, "Requests", chained=True)]
     if PartialState().is_main_process:
@@ -149,9 +163,9 @@ def _run(argv: list[str] | None, prog: str) -> None:
 class _Sequence:
     """What all requests share: the measured rows, and the target and the retrained model on them."""
 
-    def __init__(self, series: Series, stop_args: StoppingArguments, pad_token_id, forget, retain):
+    def __init__(self, series: Series, stop_args: StoppingArguments, pad_token_id, forget, retain, moved):
         self.series, self.stop_args = series, stop_args
-        self.pad_token_id, self.forget, self.retain = pad_token_id, forget, retain
+        self.pad_token_id, self.forget, self.retain, self.moved = pad_token_id, forget, retain, moved
         self.shortfalls: list[str] = []
         self.baselines = {role: self._point(load) for role, load in self._loaders(None).items() if load is not None}
 
@@ -182,8 +196,8 @@ class _Sequence:
         trainer.earlier_requests = [_link(one) for one in job.earlier]
         until = None
         if self.stop_args.stop_at:
-            load = self._loaders(None)["retrained"]
-            until = unlearn_until(self.stop_args, trainer, self.forget[job.name], self.retain, load)
+            sets = self.forget[job.name], self.retain, self.moved[job.name]
+            until = unlearn_until(self.stop_args, trainer, *sets, self._loaders(None)["retrained"])
             trainer.add_callback(until)
         steps, seconds = train_and_save(trainer)
         if until is not None and until.shortfall:

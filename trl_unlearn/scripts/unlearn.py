@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from accelerate import PartialState
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import get_peft_config, get_quantization_config
 
-from ..evaluation.callbacks import CannotBeginError, SqueezingPanelCallback, curve_point
+from ..evaluation.callbacks import CannotBeginError, MovedAnswers, SqueezingPanelCallback, curve_point
 from ..evaluation.judge_models import load_fluency_classifier
 from ..evaluation.plots import (
     attempted,
@@ -379,7 +379,27 @@ def _stopping_callback(
         encode_set(getattr(rows, name), trainer.processing_class, name=name) for name in ("forget", "retain")
     )
     retrained = evaluation_loaders(eval_args, model_args, None, trainer.args.trust_remote_code)["retrained"]
-    return unlearn_until(stop_args, trainer, forget, retain, retrained)
+    moved = moved_for(stop_args, trainer.args, forget, retain, trainer.processing_class)
+    return unlearn_until(stop_args, trainer, forget, retain, moved, retrained)
+
+
+def moved_for(
+    stop_args: StoppingArguments,
+    args: BootstrapUnlearnConfig,
+    forget: EncodedSet,
+    retain: EncodedSet,
+    tokenizer: PreTrainedTokenizerBase,
+) -> MovedAnswers | None:
+    """The answers about others that the goals of the arguments need; None if they need none."""
+    if "strangers_auc" not in stop_args.metrics():
+        return None
+    moved = moved_answers(forget.answers, retain.answers, tokenizer, seed=args.seed, subjects=args.forget_subjects)
+    if not moved:
+        raise ValueError(
+            "No true answer can be compared with answers about other people, as `strangers_auc` does: the rows name "
+            "nobody, or their tokens are not those of their text. Stop at a number of another `stop_metric`."
+        )
+    return moved
 
 
 def unlearn_until(
@@ -387,14 +407,11 @@ def unlearn_until(
     trainer: BootstrapUnlearnTrainer,
     forget: EncodedSet,
     retain: EncodedSet,
+    moved: MovedAnswers | None,
     load_retrained: Callable[[], PreTrainedModel] | None,
 ) -> UnlearnUntil:
     """Callback that ends training at the goals of the arguments; the retrained model is loaded where it has them."""
-    tokenizer, metrics = trainer.processing_class, stop_args.metrics()
-    options: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "moved": None}
-    if "strangers_auc" in metrics:
-        sets, names = (forget.answers, retain.answers), trainer.args.forget_subjects
-        options["moved"] = moved_answers(*sets, tokenizer, seed=trainer.args.seed, subjects=names)
+    metrics, options = stop_args.metrics(), {"pad_token_id": trainer.processing_class.pad_token_id, "moved": moved}
     if stop_args.stop_at == RETRAINED:
         # In the precision in which the callback will measure the model in training.
         with trainer.accelerator.autocast():
