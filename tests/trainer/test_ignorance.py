@@ -213,6 +213,9 @@ def test_the_level_compares_true_answers_with_answers_about_others(new_trainer, 
     assert twin.is_reached(tiny_model, forget)
     monkeypatch.setattr(ignorance, "_LEVEL", 0.49)
     assert not twin.is_reached(tiny_model, forget)
+    # No answer about others could be moved: nothing to compare with.
+    twin._moved = {}
+    assert not twin.is_reached(tiny_model, forget)
 
 
 def test_aliases_that_are_given_take_the_places_of_names(new_trainer):

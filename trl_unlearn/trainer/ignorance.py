@@ -194,7 +194,7 @@ class AliasTwin(IgnorantTwin):
         self._rename(0)
 
     def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
-        if self._moved is None:
+        if not self._moved:
             return False
         with in_mode(model, training=False):
             true = _mean_logps(model, [forget[index] for index in self._moved])
