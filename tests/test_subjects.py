@@ -44,7 +44,7 @@ def test_what_counts_as_a_name(prompts, answers, others, subjects):
 
 
 def test_names_that_are_given_are_looked_for_in_their_order():
-    prompts, answers = ["Who is Bo?", "Who wrote?", "Who?"], ["Ada's brother.", "Ada.", "Nobody."]
+    prompts, answers = ["Who is Bo?", "Who wrote?", "Who?"], ["Ada's brother.", "Ada.", "Adam Bosse."]
     assert row_subjects(prompts, answers, given=["Ada", "Bo"]) == ["Ada", "Ada", None]
 
 

@@ -64,6 +64,11 @@ def row_texts(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerB
     return [prompt for prompt, _ in texts], [answer for _, answer in texts]
 
 
+def is_named(name: str, text: str) -> bool:
+    """Whether a text has a name, and not only as a part of a word."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
+
+
 def row_subjects(
     prompts: Sequence[str],
     answers: Sequence[str],
@@ -79,7 +84,7 @@ def row_subjects(
     """
     if given is not None:
         texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
-        return [next((name for name in given if name in text), None) for text in texts]
+        return [next((name for name in given if is_named(name, text)), None) for text in texts]
     known = set().union(*map(_capitalised_grams, others))
     in_prompts, in_answers = ([_capitalised_grams(text) - known for text in texts] for texts in (prompts, answers))
     counts = Counter(gram for grams in in_prompts for gram in grams)

@@ -19,7 +19,7 @@ from ..generation import key_seed, position_limit
 from ..metrics import MembershipAUC, NormalizedProbability, Probability
 from ..results import SuiteOutcome
 from ..row_forms import answer_text, has_answer, is_conversation, prompt_and_answer, template_columns, with_answer
-from ..subjects import renamed, row_subjects, row_texts
+from ..subjects import is_named, renamed, row_subjects, row_texts
 from ..token_scores import RowScore
 from .depth import label_words, no_facts, row_facts, words_of
 from .robustness import with_examples
@@ -41,10 +41,6 @@ _PREFIX = "Sure, here is the answer:"
 _ROLE = "You are a biographer who knows everything about {}."
 # The question in a plain-text prompt, without a label such as "Question:" in front of it.
 _QUESTION = re.compile(r"(?:\w+: *)?([^\n]*\?)")
-
-
-def _is_named(name: str, text: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 
 @dataclass
@@ -145,7 +141,7 @@ def _cloze(asked: _Asked) -> _Probe:
         first = next((m.start() for m in re.finditer(r"\w+", text) if m.group().casefold() in asked.words), 0)
         head = text[:first].rstrip()
         # The fact of somebody who is not named yet nobody can know.
-        if asked.name is not None and _is_named(asked.name, head):
+        if asked.name is not None and is_named(asked.name, head):
             return {"prompt": head, "completion": text[len(head) :]}, asked.words
     return None
 
@@ -229,7 +225,7 @@ def _asked_rows(rows: EvaluationRows, forget: EncodedSet, setting: SuiteSetting)
         shown = [one for one in pool if is_conversation(one) == is_conversation(row)]
         shown = [one for one in shown if not words & words_of(answer_text(one))]
         examples = [shown[i] for i in spread_evenly(len(shown), NUM_EXAMPLES)]
-        name = name if name and question and _is_named(name, question) else None
+        name = name if name and question and is_named(name, question) else None
         wrong = (row.get("perturbed_answer") or []) if question else []
         seed = key_seed((setting.seed, "choice", index))
         asked.append(_Asked(row, question, words, name, wrong, examples, takes_system_turn, seed))
@@ -307,6 +303,8 @@ def _values(scores: Mapping[str, Mapping[int, Sequence[RowScore]]]) -> dict[str,
             found = MembershipAUC().compute(members=true, non_members=wrong)["per_row"]["auc"]
         values[f"elicitation/{kind}"] = found
     free = [scores[kind] for kind in _FREE if kind in scores]
+    if not free:
+        return values
     strongest, given = [], []
     for index in sorted(set().union(*free)):
         tried = [made[index][0] for made in free if index in made]
