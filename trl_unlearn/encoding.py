@@ -301,31 +301,20 @@ def encode_row(
     text_field: str = "text",
 ) -> dict[str, Any]:
     """
-    Encode a row of any of the four dataset forms.
+    Encode a row of any of the four forms: `prompt` and `completion` (strings or messages), `messages` (the last
+    assistant turn is the answer, all turns before it are its prompt), raw text (every token is a label), or
+    `input_ids` and `labels` (taken as they are).
+
+    A column that is `None` counts as missing. `tools` and `chat_template_kwargs` of a conversation, or JSON of these,
+    go to the chat template.
 
     The label of a prompt token is `-100`; so is that of what a chat template writes before every answer, such as the
     empty block of thoughts of a model that reasons. The last label of an answer is its end-of-turn token, and what a
     chat template writes after that is cut off.
 
-    Args:
-        row (`Mapping[str, Any]`):
-            Row with `prompt` and `completion` (strings or messages) or `messages` (the last assistant turn is the
-            answer, and all turns before it are its prompt), raw text (every token is a label), or `input_ids` and
-            `labels` (taken as they are). A column that is `None` counts as missing. `tools` (`list`) and
-            `chat_template_kwargs` (`dict`) of a conversation, or JSON of these, go to the chat template.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer, with a chat template for conversational rows.
-        max_length (`int`, *optional*):
-            Number of tokens after which a row is cut.
-        prompt_length (`int`, *optional*, defaults to `64`):
-            Number of first tokens of a raw text (or of a row whose labels start at its first token) that are the
-            prompt of its beliefs. A row with `input_ids` and `labels` may have a `prompt_length` of its own.
-        text_field (`str`, *optional*, defaults to `"text"`):
-            Column of raw text.
-
-    Returns:
-        `dict[str, Any]`: `input_ids` and `labels` (lists of the same length), `prompt_length` (number of tokens that
-        a belief of this row is generated from) and `truncated_tokens` (number of tokens of text after `max_length`).
+    A belief of a row is generated from its first `prompt_length` tokens. The parameter is that of raw text, and of a
+    row whose labels start at its first token, unless it has one of its own. `truncated_tokens` counts tokens of text
+    after `max_length`.
     """
     row = {column: value for column, value in row.items() if value is not None}
     if "input_ids" in row and "labels" in row:

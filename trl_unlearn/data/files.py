@@ -23,18 +23,7 @@ _BUFFER = 1_000_000
 
 
 def load_rows(name: str, *, split: str = "train") -> Dataset:
-    """
-    Load rows of any of the forms of [`~trl_unlearn.encoding.encode_row`].
-
-    Args:
-        name (`str`):
-            File (`.jsonl`, `.json`, `.csv`, `.parquet`, `.txt`), dataset folder or id on the Hub.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split, with a slice if wanted (`"train[:100]"`).
-
-    Returns:
-        [`~datasets.Dataset`]: The rows.
-    """
+    """Rows of any of the forms of [`~trl_unlearn.encoding.encode_row`]: of a file, a folder or an id on the Hub."""
     path = Path(name)
     builder = _BUILDERS.get(path.suffix.lower())
     if builder is None and path.is_file():
@@ -146,27 +135,11 @@ def load_corpus(
     column: str = "text",
 ) -> Dataset:
     """
-    Load raw text and cut it into chunks of at most `max_length` tokens, see [`chunk_documents`].
+    Load raw text and cut it into chunks of at most `max_length` tokens, see [`chunk_documents`]: one column `text`.
 
     MUSE: `muse-bench/MUSE-News` or `MUSE-Books`, config `raw`, splits `forget`, `retain1` (to train on) and `retain2`.
-    WMDP: `cais/wmdp-corpora`, configs `bio-retain-corpus`, `cyber-forget-corpus` and `cyber-retain-corpus`.
-
-    Args:
-        name (`str`):
-            Id on the Hub, folder, or file (`.jsonl`, `.json`, `.csv`, `.parquet`, `.txt` with a document a line).
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Fast tokenizer of the model.
-        max_length (`int`):
-            Most tokens of a chunk, those included that the tokenizer adds. Train with the same `max_length`.
-        config (`str`, *optional*):
-            Config of the dataset.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split, with a slice of its documents if wanted (`"train[:100]"`).
-        column (`str`, *optional*, defaults to `"text"`):
-            Column of the documents. Blank ones are left out with a warning.
-
-    Returns:
-        [`~datasets.Dataset`]: One column `text`, a chunk a row, in the order of the text.
+    WMDP: `cais/wmdp-corpora`, configs `bio-retain-corpus`, `cyber-forget-corpus` and `cyber-retain-corpus`. Or a file
+    of [`load_rows`]. Blank documents are left out with a warning.
     """
     # Refused before a corpus is downloaded.
     chunk_documents([], tokenizer, max_length=max_length)

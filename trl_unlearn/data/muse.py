@@ -21,17 +21,8 @@ _ROW_SETS = {
 
 def load_muse(name: str) -> dict[str, Dataset | None]:
     """
-    Load the rows that MUSE is evaluated on: `verbmem`, `knowmem` and the forget and held-out texts of `privleak`.
-
-    Args:
-        name (`str`):
-            Id on the Hub (`muse-bench/MUSE-News`, `muse-bench/MUSE-Books`) or a folder with some of these configs and
-            splits.
-
-    Returns:
-        `dict[str, Dataset | None]`: The fields of [`~trl_unlearn.evaluation.muse.MuseRows`]: `verbmem` (`prompt`,
-        `gt`), `forget_qa`, `forget_qa_icl`, `retain_qa`, `retain_qa_icl` (`question`, `answer`), `forget`, `holdout`
-        (`text`). `None` for what the dataset does not have.
+    The rows that MUSE, or a dataset with some of its configs and splits, is evaluated on: the fields of
+    [`~trl_unlearn.evaluation.muse.MuseRows`], and `None` for what it does not have.
     """
     splits = {
         config: set(get_dataset_split_names(name, config))

@@ -17,22 +17,10 @@ GENERAL_CONFIGS = {"real_authors": "real_authors_perturbed", "world_facts": "wor
 
 def load_tofu(name: str, config: str, *, split: str = "train", conversational: bool = True) -> Dataset:
     """
-    Load one config of TOFU, or of a dataset of its form, as prompt-completion rows.
+    Load one config of TOFU, or of a dataset of its form: prompt-completion rows with its columns for the evaluation.
 
-    Args:
-        name (`str`):
-            Id on the Hub (`locuslab/TOFU`) or a folder.
-        config (`str`):
-            Config name, for instance `"forget10"`.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split, with a slice if wanted (`"train[:100]"`).
-        conversational (`bool`, *optional*, defaults to `True`):
-            Whether question and answer become a user and an assistant turn, for models with a chat template, or
-            `Question: ...` and `Answer: ...` in plain text.
-
-    Returns:
-        [`~datasets.Dataset`]: `prompt` and `completion`, with `paraphrased_question`, `paraphrased_answer`,
-        `perturbed_answer`, `tools` and `chat_template_kwargs` where the config has them.
+    `conversational`: question and answer become a user and an assistant turn, for models with a chat template, or
+    `Question: ...` and `Answer: ...` in plain text.
     """
     dataset = load_config(name, config, split=split)
     if not {"question", "answer"} <= set(dataset.column_names):

@@ -1,7 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Losses of rows that must go: pure functions of per-token scores, one loss a row. Shapes that differ are refused."""
+"""
+Losses of rows that must go: pure functions of per-token scores, one loss a row. Shapes that differ are refused.
+
+The scores have the shape `(num_rows, max_labels)` and are in nats: `logps` is log pi_y of each label token,
+`reference_logps` the same of the model before unlearning, and the others are those of
+[`~trl_unlearn.token_scores.TokenScores`]. `mask` is `True` at label tokens, `reduction` the `"mean"` or `"sum"` over
+them. A loss has the shape `(num_rows,)`.
+"""
 
 import math
 
@@ -21,20 +28,7 @@ def _check_shapes(**tensors: Tensor) -> None:
 
 
 def reduce_tokens(values: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
-    """
-    Per-token values to one value a row.
-
-    Args:
-        values (`torch.Tensor`):
-            Values of shape `(num_rows, max_labels)`.
-        mask (`torch.Tensor`):
-            `True` at label tokens, of the same shape.
-        reduction (`str`, *optional*, defaults to `"mean"`):
-            `"mean"` or `"sum"` over the label tokens of a row.
-
-    Returns:
-        `torch.Tensor`: Of shape `(num_rows,)`.
-    """
+    """Values `(num_rows, max_labels)` to one a row: their `"mean"` or `"sum"` over its label tokens."""
     _check_shapes(values=values, mask=mask)
     if reduction not in ("mean", "sum"):
         raise ValueError(f"`reduction` must be 'mean' or 'sum', got '{reduction}'.")
@@ -43,20 +37,7 @@ def reduce_tokens(values: Tensor, mask: Tensor, reduction: str = "mean") -> Tens
 
 
 def ga(logps: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
-    r"""
-    Gradient ascent on the negative log-likelihood: \\(\log \pi_y\\), to be minimised.
-
-    Args:
-        logps (`torch.Tensor`):
-            log pi_y of each label token, in nats, of shape `(num_rows, max_labels)`.
-        mask (`torch.Tensor`):
-            `True` at label tokens, of the same shape.
-        reduction (`str`, *optional*, defaults to `"mean"`):
-            `"mean"` or `"sum"` over the label tokens of a row.
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`; unbounded below.
-    """
+    r"""Gradient ascent on the negative log-likelihood: \\(\log \pi_y\\), to be minimised; unbounded below."""
     return reduce_tokens(logps, mask, reduction)
 
 
@@ -64,18 +45,7 @@ def npo(logps: Tensor, reference_logps: Tensor, mask: Tensor, beta: float = 0.1)
     r"""
     Negative preference optimisation:
     \\(-\frac{2}{\beta} \log \sigma(-\beta \log \frac{\pi(y|x)}{\pi_{ref}(y|x)})\\), with log-probabilities summed over
-    a row.
-
-    Args:
-        logps, mask:
-            See [`ga`].
-        reference_logps (`torch.Tensor`):
-            log pi_y under the model before unlearning, of the same shape.
-        beta (`float`, *optional*, defaults to `0.1`):
-            Inverse temperature; towards 0 the gradient becomes that of [`ga`] (summed over tokens).
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+    a row. Towards a beta of 0 the gradient becomes that of [`ga`] (summed over tokens).
 
     Source: Negative Preference Optimization (https://huggingface.co/papers/2404.05868), Eq. 3.
     """
@@ -87,18 +57,8 @@ def npo(logps: Tensor, reference_logps: Tensor, mask: Tensor, beta: float = 0.1)
 def simnpo(logps: Tensor, mask: Tensor, beta: float = 4.5, gamma: float = 0.0) -> Tensor:
     r"""
     Simple negative preference optimisation, without a reference:
-    \\(-\frac{2}{\beta} \log \sigma(-\frac{\beta}{|y|} \log \pi(y|x) - \gamma)\\).
-
-    Args:
-        logps, mask:
-            See [`ga`]. log pi_y is averaged over the label tokens of a row.
-        beta (`float`, *optional*, defaults to `4.5`):
-            Inverse temperature.
-        gamma (`float`, *optional*, defaults to `0.0`):
-            Margin, as in the paper: outside of beta. OpenUnlearning's `delta` is gamma / beta.
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+    \\(-\frac{2}{\beta} \log \sigma(-\frac{\beta}{|y|} \log \pi(y|x) - \gamma)\\). The margin gamma stands outside of
+    beta, as in the paper: OpenUnlearning's `delta` is gamma / beta.
 
     Source: Simplicity Prevails (https://huggingface.co/papers/2410.07163).
     """
@@ -113,16 +73,7 @@ def _weighted_ga(weights: Tensor, logps: Tensor, mask: Tensor, reduction: str) -
 def wga(logps: Tensor, mask: Tensor, beta: float = 1.0, reduction: str = "mean") -> Tensor:
     r"""
     Weighted gradient ascent: \\(sg(\pi_y^\beta) \log \pi_y\\). The weight has no gradient; it takes a token that is
-    already unlikely out of the ascent.
-
-    Args:
-        logps, mask, reduction:
-            See [`ga`].
-        beta (`float`, *optional*, defaults to `1.0`):
-            Exponent; 0 is [`ga`].
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+    already unlikely out of the ascent. A beta of 0 is [`ga`].
 
     Source: Rethinking LLM Unlearning Objectives (https://huggingface.co/papers/2502.19301).
     """
@@ -135,18 +86,8 @@ def tnpo(logps: Tensor, reference_logps: Tensor, mask: Tensor, beta: float = 1.0
     Token-wise NPO: \\(sg(w) \log \pi_y\\) with
     \\(w = \frac{2 \pi_y^\beta}{\pi_y^\beta + \pi_{ref,y}^\beta} = 2 \sigma(\beta \log \frac{\pi_y}{\pi_{ref,y}})\\).
 
-    The weight has no gradient, as in the authors' code; the gradient is that of [`npo`] on each token alone.
-
-    Args:
-        logps, mask, reduction:
-            See [`ga`].
-        reference_logps (`torch.Tensor`):
-            log pi_y under the model before unlearning, of the same shape.
-        beta (`float`, *optional*, defaults to `1.0`):
-            Inverse temperature; 0 is [`ga`].
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+    The weight has no gradient, as in the authors' code; the gradient is that of [`npo`] on each token alone. A beta of
+    0 is [`ga`].
 
     Source: Rethinking LLM Unlearning Objectives (https://huggingface.co/papers/2502.19301).
     """
@@ -156,19 +97,8 @@ def tnpo(logps: Tensor, reference_logps: Tensor, mask: Tensor, beta: float = 1.0
 
 def satimp(logps: Tensor, mask: Tensor, beta1: float = 5.0, beta2: float = 1.0, reduction: str = "mean") -> Tensor:
     r"""
-    Saturation and importance: \\(sg(\pi_y^{\beta_1} (1 - \pi_y)^{\beta_2}) \log \pi_y\\). The weight has no gradient.
-
-    Args:
-        logps, mask, reduction:
-            See [`ga`].
-        beta1 (`float`, *optional*, defaults to `5.0`):
-            Exponent of the saturation: an unlikely token counts less.
-        beta2 (`float`, *optional*, defaults to `1.0`):
-            Exponent of the importance: a sure token counts less. With both 0 this is [`ga`], with only this 0
-            [`wga`].
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+    Saturation and importance: \\(sg(\pi_y^{\beta_1} (1 - \pi_y)^{\beta_2}) \log \pi_y\\). The weight has no gradient:
+    with beta1 an unlikely token counts less, with beta2 a sure one. With both 0 this is [`ga`], with beta2 0 [`wga`].
 
     Source: Exploring Criteria of Loss Reweighting (https://huggingface.co/papers/2505.11953).
     """
@@ -186,23 +116,13 @@ def dpo(
     beta: float = 0.1,
 ) -> Tensor:
     r"""
-    Direct preference optimisation of an "I don't know" answer over the answer to forget:
+    Direct preference optimisation of an "I don't know" answer over the answer to forget, which is rejected:
     \\(-\frac{2}{\beta} \log \sigma(\beta \log \frac{\pi(y_c|x)}{\pi_{ref}(y_c|x)} -
-    \beta \log \frac{\pi(y|x)}{\pi_{ref}(y|x)})\\), with log-probabilities summed over a row.
+    \beta \log \frac{\pi(y|x)}{\pi_{ref}(y|x)})\\), with log-probabilities summed over a row. Scores of the chosen
+    answer have the shape `(num_rows, max_chosen_labels)`.
 
     Of the scales in use (NPO's paper 1 / beta, its code and OpenUnlearning 2 / beta, TOFU's code 1) this is 2 / beta:
     [`npo`] is then the same loss with the chosen answer left out.
-
-    Args:
-        logps, reference_logps, mask:
-            The answer to forget, which is rejected; see [`npo`].
-        chosen_logps, chosen_reference_logps, chosen_mask (`torch.Tensor`):
-            The same of the chosen answer, of shape `(num_rows, max_chosen_labels)`.
-        beta (`float`, *optional*, defaults to `0.1`):
-            Inverse temperature.
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
 
     Source: Negative Preference Optimization (https://huggingface.co/papers/2404.05868), Eq. 2, and its code.
     """
@@ -220,19 +140,8 @@ def dpo(
 def undial(kl: Tensor, reference_entropy: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
     r"""
     Self-distillation on adjusted logits: the cross-entropy \\(KL(t \| \pi) + H(t)\\) with the reference t, whose
-    logit of the label was lowered. Only label tokens count; OpenUnlearning averages over prompt and padding as well.
-
-    Args:
-        kl (`torch.Tensor`):
-            KL(t || pi) of each label token, in nats, of shape `(num_rows, max_labels)` (see
-            [`~trl_unlearn.token_scores.TokenScores`], with `ScoreTerms(reference_shift=strength)`).
-        reference_entropy (`torch.Tensor`):
-            Entropy of t, in nats, of the same shape.
-        mask, reduction:
-            See [`ga`].
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+    logit of the label was lowered (`ScoreTerms(reference_shift=strength)`). Only label tokens count; OpenUnlearning
+    averages over prompt and padding as well.
 
     Source: UNDIAL (https://huggingface.co/papers/2402.10052).
     """
@@ -245,16 +154,6 @@ def ceu(others: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
     Cross-entropy unlearning: \\(-\sum_{v \ne y} sg(q_v) \log \pi_v\\), where q is pi without the label, renormalised.
     Every label token counts, where the authors leave out the first of an answer.
 
-    Args:
-        others (`torch.Tensor`):
-            \\(\sum_{v \ne y} q_v \log \pi_v\\) of each label token, in nats, of shape `(num_rows, max_labels)` (see
-            [`~trl_unlearn.token_scores.TokenScores`]).
-        mask, reduction:
-            See [`ga`].
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
-
     Source: CE-U (https://huggingface.co/papers/2503.01224).
     """
     return -reduce_tokens(others, mask, reduction)
@@ -263,27 +162,15 @@ def ceu(others: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
 def bs_t(logps: Tensor, beliefs: Tensor, mask: Tensor, lambda_bst: float = 0.2, reduction: str = "mean") -> Tensor:
     r"""
     Bootstrapping on tokens: \\(\langle t, \log \pi \rangle\\) with the target
-    \\(t = \lambda\, sg(q) + (1 - \lambda) e_y\\), where q is pi on the k most likely tokens \\(H_k\\), renormalised.
+    \\(t = \lambda\, sg(q) + (1 - \lambda) e_y\\), where q is pi on the k most likely tokens \\(H_k\\), renormalised;
+    `beliefs` is \\(\sum_{v \in H_k} q_v \log \pi_v\\). Unbounded below. The authors' code takes the mean over the
+    tokens of a row, the paper the sum.
 
     In logit space the update of a token u is \\(\pi_u - t_u\\). With S the mass of \\(H_k\\) and temperature 1, a
     non-target token of \\(H_k\\) is moved by [`ga`]'s update times \\(1 - \lambda / S\\), a token outside by exactly
     [`ga`]'s: for \\(\lambda < S\\) squeezing is attenuated, not reversed, and at k = |V| this *is*
     \\((1 - \lambda)\\) times [`ga`]. In general a non-target token of \\(H_k\\) is pushed down if and only if
     \\(\lambda q_u > \pi_u\\).
-
-    Args:
-        logps, mask:
-            See [`ga`].
-        beliefs (`torch.Tensor`):
-            Belief term \\(\sum_{v \in H_k} q_v \log \pi_v\\) of each label token (see
-            [`~trl_unlearn.token_scores.token_scores`]), of the same shape.
-        lambda_bst (`float`, *optional*, defaults to `0.2`):
-            Weight of the beliefs, in [0, 1]; 0 is [`ga`].
-        reduction (`str`, *optional*, defaults to `"mean"`):
-            `"mean"` (the authors' code) or `"sum"` (the paper) over the label tokens of a row.
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`; unbounded below.
 
     Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), Eq. 5-6.
     """
@@ -295,16 +182,8 @@ def bs_t(logps: Tensor, beliefs: Tensor, mask: Tensor, lambda_bst: float = 0.2, 
 def bs_s_weights(lambda_bss: float, num_beliefs: int) -> tuple[float, float]:
     r"""
     Bootstrapping on sequences: \\((1 - \lambda) L(y) + \lambda \frac{1}{N} \sum_j L(\hat y_j)\\), for any forget
-    objective L. It is linear in the losses of rows, so that beliefs can be passed in slices.
-
-    Args:
-        lambda_bss (`float`):
-            \\(\lambda\\), weight of the beliefs, in [0, 1].
-        num_beliefs (`int`):
-            N, beliefs of each row.
-
-    Returns:
-        `tuple[float, float]`: Weight of the loss of a forget row, and of the loss of each of its beliefs.
+    objective L: the weight of the loss of a forget row, and of that of each of its N beliefs. It is linear in the
+    losses of rows, so that beliefs can be passed in slices.
 
     Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), Eq. 7.
     """
@@ -322,27 +201,14 @@ def ignorance(
 ) -> Tensor:
     r"""
     Distillation of an ignorant twin t, a model that never knew:
-    \(KL(t || \pi) + \mu |\log \pi_y - \log t_y + m [t_y < 1/2]|\) per token.
+    \\(KL(t || \pi) + \mu |\log \pi_y - \log t_y + m [t_y < 1/2]|\\) per token, with the penalty \\(\mu\\) and the
+    margin m in nats; not negative. Tokens without a twin's distribution are `False` in `mask`; a row of only these
+    has loss 0.
 
     The divergence makes the model say what the twin says. The second term brings each token of the answer to the
     twin's probability, however small its share of the divergence is, and from both sides: with a bound from above
     alone, true answers fall until the removal can be seen. A token that the answer alone decides (t_y < 1/2) ends the
     margin below the twin's.
-
-    Args:
-        logps, mask, reduction:
-            See [`ga`]; tokens without a twin's distribution are `False` in `mask`. A row of only these has loss 0.
-        kl (`torch.Tensor`):
-            KL(t || pi) at each label token, of the shape of `logps`.
-        twin_logps (`torch.Tensor`):
-            log t_y, of the same shape.
-        penalty (`float`, *optional*, defaults to `0.25`):
-            mu, the weight of the second term.
-        margin (`float`, *optional*, defaults to `0.0`):
-            m, in nats.
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`; not negative.
 
     Source: the divergence is that of Revisiting Who's Harry Potter (https://huggingface.co/papers/2407.16997); the
     second term is ours.

@@ -24,21 +24,9 @@ def _distance(hidden: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 def rmu_forget(hidden: Tensor, direction: Tensor, coefficient: float, mask: Tensor) -> Tensor:
     r"""
-    Representation misdirection on rows that must go: \\(\frac{1}{d} \|h - c u\|^2\\), averaged over tokens. The paper
-    has no 1 / d; its code has.
-
-    Args:
-        hidden (`torch.Tensor`):
-            Hidden states h of the model, of shape `(num_rows, max_tokens, hidden_size)`.
-        direction (`torch.Tensor`):
-            Fixed random unit vector u, of shape `(hidden_size,)`.
-        coefficient (`float`):
-            c, length of the target.
-        mask (`torch.Tensor`):
-            `True` at tokens that count, of shape `(num_rows, max_tokens)`.
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
+    Representation misdirection on rows that must go: \\(\frac{1}{d} \|h - c u\|^2\\), averaged over tokens, with
+    hidden states h `(num_rows, max_tokens, hidden_size)` and a fixed random unit vector u. The paper has no 1 / d; its
+    code has.
 
     Source: The WMDP Benchmark (https://huggingface.co/papers/2403.03218).
     """
@@ -53,15 +41,6 @@ def rmu_forget(hidden: Tensor, direction: Tensor, coefficient: float, mask: Tens
 def rmu_retain(hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> Tensor:
     r"""
     Representation misdirection on rows that must stay: \\(\frac{1}{d} \|h - h_{ref}\|^2\\), averaged over tokens.
-
-    Args:
-        hidden, mask:
-            See [`rmu_forget`].
-        reference_hidden (`torch.Tensor`):
-            Hidden states of the model before unlearning, of the same shape as `hidden`.
-
-    Returns:
-        `torch.Tensor`: Loss of each row, of shape `(num_rows,)`.
 
     Source: The WMDP Benchmark (https://huggingface.co/papers/2403.03218).
     """
