@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+from trl_unlearn import results
+from trl_unlearn.metrics import _base
 from trl_unlearn.records import NO_SETTINGS
 from trl_unlearn.results import METRICS
 
@@ -67,6 +69,10 @@ def lists_of(words, tree):
     """The literals of a module that list at least three of some words."""
     literals = (node for node in ast.walk(tree) if isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict))
     return [literal for literal in literals if len(set(words) & set(items(literal))) >= 3]
+
+
+def test_metrics_which_load_without_the_package_know_the_parities_of_a_record():
+    assert _base.PARITIES == results.PARITIES
 
 
 # What leaves a run's folder

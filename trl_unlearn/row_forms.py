@@ -71,6 +71,13 @@ def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
     return {"prompt": row["prompt"], "completion": [*completion[:-1], message], **kept}
 
 
+def with_question(row: Mapping[str, Any], question: str) -> dict[str, Any]:
+    """A conversational row with another last turn of its prompt."""
+    prompt, completion = prompt_and_answer(row)
+    prompt = [*prompt[:-1], {**prompt[-1], "content": question}]
+    return {"prompt": prompt, "completion": completion, **template_columns(row)}
+
+
 def template_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     """The `TEMPLATE_COLUMNS` of a row, which a row made from it needs for the same chat template."""
     return {column: row[column] for column in TEMPLATE_COLUMNS if row.get(column) is not None}

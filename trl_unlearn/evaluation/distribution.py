@@ -12,7 +12,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,7 +19,7 @@ from ..encoding import continuation_row
 from ..metrics import FADE
 from ..results import MEASURED_ROLES, Measurement, SuiteOutcome, Unmeasured
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
-from .together import SuiteSetting, free_memory
+from .together import SuiteSetting, free_memory, load_merged
 from .uncertainty import summarise_rows
 
 
@@ -104,21 +103,15 @@ def _fade(models: Loaders, setting: _Setting) -> dict[str, dict[str, list[float]
     }
 
 
-def _load_merged(load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    # Before merging: what an adapter adds to a weight may be less than its rounding in half precision.
-    model = load().float()
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
-
-
 class _Mix:
     """The target, whose weights become those of a mix with the unlearned model."""
 
     def __init__(self, models: Loaders):
-        model = _load_merged(models["unlearned"])
+        model = load_merged(models["unlearned"])
         unlearned = {name: weight.detach().cpu() for name, weight in model.named_parameters()}
         del model
         free_memory()
-        self.model = _load_merged(models["target"]).eval()
+        self.model = load_merged(models["target"])
         original = dict(self.model.named_parameters())
         self.is_possible = {name: weight.shape for name, weight in original.items()} == {
             name: weight.shape for name, weight in unlearned.items()

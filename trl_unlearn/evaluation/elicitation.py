@@ -18,7 +18,7 @@ from ..encoding import closing_token_id, encode_row, spread_evenly
 from ..generation import key_seed, position_limit
 from ..metrics import MembershipAUC, NormalizedProbability, Probability
 from ..results import SuiteOutcome
-from ..row_forms import answer_text, has_answer, is_conversation, prompt_and_answer, template_columns, with_answer
+from ..row_forms import answer_text, has_answer, is_conversation, prompt_and_answer, with_answer, with_question
 from ..subjects import is_named, renamed, row_subjects, row_texts
 from ..token_scores import RowScore
 from .depth import label_words, no_facts, row_facts, words_of
@@ -82,8 +82,7 @@ class _Asked:
         if isinstance(prompt, str):
             start, end = list(_QUESTION.finditer(prompt))[-1].span(1)
             return with_answer({"prompt": prompt[:start] + question + prompt[end:], "completion": completion}, answer)
-        other = [*prompt[:-1], {**prompt[-1], "content": question}]
-        return with_answer({"prompt": other, "completion": completion, **template_columns(self.row)}, answer)
+        return with_answer(with_question(self.row, question), answer)
 
     def about(self, name: str, answer_name: str | None = None) -> dict[str, Any]:
         """The row with another name, in the answer too: its words before the fact must not give the name away."""

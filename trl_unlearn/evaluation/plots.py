@@ -58,6 +58,12 @@ def _measured(result: EvaluationResult, group: str) -> list[Metric]:
     return [metric for metric in drawn if any(result.get(role, metric.name) for role in MODEL_ROLES)]
 
 
+def _style(role: str) -> dict[str, str]:
+    """Colour and marker of a role. The reference is hollow: a dot that lies right on it must not hide it."""
+    colour, marker = ROLE_STYLES[role]
+    return {"color": colour, "marker": marker, "markerfacecolor": "none" if role == "retrained" else colour}
+
+
 def frame(axes: Axes, grid: str = "y") -> None:
     """Draw grid lines, and no box around the data."""
     axes.grid(axis=grid, color="#DDDDDD", linewidth=0.8)
@@ -65,7 +71,7 @@ def frame(axes: Axes, grid: str = "y") -> None:
 
 
 def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[Metric]) -> None:
-    for role, (colour, marker) in ROLE_STYLES.items():
+    for role in ROLE_STYLES:
         for y, metric in enumerate(metrics):
             measurement = result.get(role, metric.name)
             if measurement is None or not math.isfinite(measurement.value):
@@ -74,15 +80,13 @@ def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[
                 measurement.value,
                 y,
                 xerr=measurement.stderr,
-                fmt=marker,
-                color=colour,
+                linestyle="",
                 markersize=9 if role == "unlearned" else 8,
-                # The reference is hollow: a dot that lies right on it must not hide it.
-                markerfacecolor="none" if role == "retrained" else colour,
                 markeredgewidth=1.8,
                 capsize=3,
                 clip_on=False,
                 zorder=4 if role == "retrained" else 3,
+                **_style(role),
             )
     axes.set_yticks(range(len(metrics)), [metric.label for metric in metrics])
     axes.set_ylim(len(metrics) - 0.5, -0.5)
@@ -111,18 +115,14 @@ def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:
         _draw_group(axes, result, group, metrics)
     reference = ", and one that never saw the forget set" if result.models["retrained"] is not None else ""
     figure.suptitle(f"The model before and after unlearning{reference}", fontsize=13)
-    handles = [
-        axes.plot([], [], marker, color=colour, markerfacecolor="none" if role == "retrained" else colour)[0]
-        for role, (colour, marker) in ROLE_STYLES.items()
-        if result.models[role] is not None
-    ]
     roles = [role for role in ROLE_STYLES if result.models[role] is not None]
+    handles = [axes.plot([], [], linestyle="", **_style(role))[0] for role in roles]
     figure.legend(handles, roles, loc="outside lower center", ncols=3, frameon=False)
     save_figure(figure, path)
 
 
 def kept_metric(measured: Container[str]) -> tuple[str, str]:
-    """The metric of what was kept, by what was measured, and its label."""
+    """The metric of utility among the measured ones, and its label."""
     if "utility/model_utility" in measured:
         return "utility/model_utility", "model utility"
     return "retain/probability", "probability of retain answers"
@@ -143,21 +143,18 @@ def plot_verdict(result: EvaluationResult, path: str | os.PathLike) -> None:
         )
     figure, axes = _figure(result, [y_metric])
     for role, (x, y) in points.items():
-        colour, marker = ROLE_STYLES[role]
         axes.errorbar(
             x.value,
             1 - y.value,
             xerr=x.stderr,
             yerr=y.stderr,
-            fmt=marker,
-            color=colour,
+            linestyle="",
             markersize=9 if role == "unlearned" else 12,
-            # The reference is hollow: the unlearned model may lie right on it.
-            markerfacecolor="none" if role == "retrained" else colour,
             markeredgewidth=1.8,
             capsize=3,
             clip_on=False,
             label=role,
+            **_style(role),
         )
     axes.set_xlim(0, 1.03)
     axes.set_xlabel(f"kept: {x_label}")
@@ -181,7 +178,7 @@ def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
     """How fast the rest of the forget set comes back when a share of it is learned again."""
     names = [f"robustness/relearned_{step}_steps" for step in RELEARNING_STEPS]
     figure, axes = _figure(result, names)
-    for role, (colour, marker) in ROLE_STYLES.items():
+    for role in ROLE_STYLES:
         curve = [result.get(role, name) for name in names]
         if None in curve:
             continue
@@ -190,15 +187,13 @@ def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
             range(len(curve)),
             [point.value for point in curve],
             yerr=[point.stderr or 0.0 for point in curve],
-            fmt=f"-{marker}",
-            color=colour,
             markersize=7,
-            markerfacecolor="none" if role == "retrained" else colour,
             markeredgewidth=1.8,
             linewidth=2,
             capsize=3,
             clip_on=False,
             label=role,
+            **_style(role),
         )
     axes.set_xticks(range(len(names)), [str(step) for step in RELEARNING_STEPS])
     axes.set_xlabel("optimiser steps on a fifth of the forget set")
@@ -233,7 +228,7 @@ def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
 
 
 def plot_depth(result: EvaluationResult, path: str | os.PathLike) -> None:
-    """How likely the fact is after each layer of a model, and what the target loses of it with that layer's states."""
+    """How likely the fact is after each layer of a model, and the target's loss of it with that layer's states."""
     if not result.layers:
         raise ValueError("`result` holds no `layers`: run the suite `depth` first.")
     lost = {"depth/degradation": ("-", "forget set"), "depth/retain_degradation": (":", "retain set")}
@@ -242,26 +237,13 @@ def plot_depth(result: EvaluationResult, path: str | os.PathLike) -> None:
         ("Patching: its states in the target", "nats per token that the target loses", lost),
     ]
     panels = [panel for panel in panels if any(set(panel[2]) & set(curves) for curves in result.layers.values())]
+    roles = [role for role in ROLE_STYLES if role in result.layers]
     figure = Figure(figsize=(WIDTH, 4.4), dpi=DPI, layout="constrained")
     for axes, (title, label, dashes) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        drawn = [
-            (role, *dashes[name], result.layers[role][name])
-            for role in ROLE_STYLES
-            for name in dashes
-            if name in result.layers.get(role, {})
-        ]
-        for role, dash, _, curve in drawn:
-            colour, marker = ROLE_STYLES[role]
-            axes.plot(
-                range(1, len(curve) + 1),
-                curve,
-                dash,
-                color=colour,
-                marker=marker if dash == "-" else "",
-                markerfacecolor="none" if role == "retrained" else colour,
-                linewidth=2,
-                clip_on=False,
-            )
+        for role, name in ((role, name) for role in roles for name in dashes if name in result.layers[role]):
+            curve, dash = result.layers[role][name], dashes[name][0]
+            style = _style(role) | ({} if dash == "-" else {"marker": ""})
+            axes.plot(range(1, len(curve) + 1), curve, linestyle=dash, linewidth=2, clip_on=False, **style)
         if dashes is not lost:
             axes.set_ylim(0, 1.03)
         axes.set_xlim(left=0.5)
@@ -270,11 +252,7 @@ def plot_depth(result: EvaluationResult, path: str | os.PathLike) -> None:
         axes.set_ylabel(label)
         axes.set_title(title, loc="left", fontsize=11)
         frame(axes)
-    handles = {}
-    for role, (colour, marker) in ROLE_STYLES.items():
-        if role in result.layers:
-            face = "none" if role == "retrained" else colour
-            handles[role] = axes.plot([], [], f"-{marker}", color=colour, markerfacecolor=face)[0]
+    handles = {role: axes.plot([], [], **_style(role))[0] for role in roles}
     for dash, name in panels[-1][2].values():
         if name is not None:
             handles[name] = axes.plot([], [], dash, color="black")[0]

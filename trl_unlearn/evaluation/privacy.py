@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import continuation_row, ends_turn, prompt_ids, spread_evenly
@@ -32,7 +31,7 @@ from ..metrics import (
 from ..results import SuiteOutcome
 from ..token_scores import RowScore
 from .rows import EvaluationRows, Loaders, encode_set
-from .together import SuiteSetting, free_memory, measure_each
+from .together import SuiteSetting, free_memory, load_merged, measure_each
 from .uncertainty import bootstrap, row_counts, summarise
 
 
@@ -216,12 +215,6 @@ def neighbours(
     return [[neighbour(index, j) for j in range(NUM_NEIGHBOURS)] for index in range(len(rows))]
 
 
-def _load_merged(load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    # In float32: updates of the reference's size would be lost in the rounding of half precision.
-    model = load()
-    return (model.merge_and_unload() if isinstance(model, PeftModel) else model).float().eval()
-
-
 def _sample_own_texts(
     model: PreTrainedModel, prompts: Sequence[list[int]], rows: Sequence[dict[str, Any]], setting: SuiteSetting
 ) -> list[dict[str, list[int]]]:
@@ -279,7 +272,7 @@ def spv_scores(
         groups = [means[start : start + NUM_NEIGHBOURS + 1] for start in range(0, len(means), NUM_NEIGHBOURS + 1)]
         return [group[0] for group in groups], [group[1:] for group in groups]
 
-    model = _load_merged(load)
+    model = load_merged(load)
     own, near = variations(model)
     samples = _sample_own_texts(model, prompts, rows, setting)
     del model
@@ -288,7 +281,7 @@ def spv_scores(
     # what the model remembers, and both variations would cancel. On the archive's target that gives an AUC of 0.36 to
     # 0.49 (three seeds), the retrained model 0.94 to 0.99. So this is an auditor's attack, like `reference`; the paper
     # starts from the pretrained model.
-    reference = _load_merged(load_start)
+    reference = load_merged(load_start)
     _train_reference(reference, samples, setting)
     reference_own, reference_near = variations(reference)
     del reference

@@ -24,7 +24,7 @@ from ..encoding import answer_ids, encode_row, prompt_ids, without_end
 from ..generation import position_limit
 from ..metrics import LeakAtK, RougeRecall
 from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, RELEARNING_STEPS, SuiteOutcome
-from ..row_forms import prompt_and_answer, template_columns
+from ..row_forms import prompt_and_answer, template_columns, with_question
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .together import SuiteSetting, free_memory
 from .uncertainty import summarise_rows, where_measured
@@ -151,9 +151,7 @@ def _paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> d
         question = row.get("paraphrased_question")
         if setting.forget.texts is None or not question or isinstance(prompt_and_answer(row)[0], str):
             return {}
-        prompt, completion = prompt_and_answer(row)
-        other = [*prompt[:-1], {**prompt[-1], "content": question}]
-        rephrased.append({"prompt": other, "completion": completion, **template_columns(row)})
+        rephrased.append(with_question(row, question))
     name, prompts = "robustness/paraphrased_rougeL", _prompts(setting, rephrased)
     return _recall(model, setting, name, prompts, setting.forget.texts, "Answering paraphrases")
 

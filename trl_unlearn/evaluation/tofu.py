@@ -27,7 +27,8 @@ from ..metrics import (
     harmonic_mean,
     memorization_score,
 )
-from ..results import MEASURED_ROLES, PARITIES, SuiteOutcome
+from ..metrics._base import check_parity
+from ..results import MEASURED_ROLES, SuiteOutcome
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .squeezing import belief_logps, freeze_beliefs
@@ -175,8 +176,7 @@ def _with_squeezing(
 
 
 def _check(models: Loaders, parity: str, num_squeezing_beliefs: int) -> None:
-    if parity not in PARITIES:
-        raise ValueError(f"`parity` is {parity!r}. Choose one of {list(PARITIES)}.")
+    check_parity(parity)
     unknown = sorted(set(models) - set(MEASURED_ROLES))
     if unknown:
         raise ValueError(

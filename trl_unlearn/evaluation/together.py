@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -95,6 +96,12 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def load_merged(load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """A model in float32, its adapter merged: half precision would round away small updates, and the adapter's."""
+    model = load().float().eval()
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
 def measure_each(models: Loaders, measure: Callable[[str, PreTrainedModel], Measured]) -> dict[str, Measured]:

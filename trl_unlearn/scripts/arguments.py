@@ -5,7 +5,7 @@
 
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,12 @@ from ..evaluation.judge_models import FLUENCY_CLASSIFIER
 from ..evaluation.stopping import STOP_METRICS
 from ..records import settings_digest
 from ..results import PARITIES
+from ..trainer.bootstrap_unlearn_config import option
 
 
 ARCHIVE = "archive"
 # Words in the place of a number, in `stop_at`.
 RETRAINED, STRANGERS = "retrained", "strangers"
-
-
-def option(default: Any, text: str) -> Any:
-    """A field of options with the help that `--help` prints. A default that is a list is copied for each instance."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass

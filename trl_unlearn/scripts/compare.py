@@ -51,9 +51,9 @@ from ..evaluation.tofu import Suite
 from ..hub.folder import RunFolder
 from ..records import json_text
 from ..results import MEASURED_ROLES, EvaluationResult
-from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
-from .arguments import UnlearnModelConfig, option
+from .arguments import UnlearnModelConfig
 from .evaluate import SUITES, SuiteArguments, SuiteInputs, load_suite_inputs, refuse_quantized
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders

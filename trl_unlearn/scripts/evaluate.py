@@ -50,8 +50,9 @@ from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wm
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
 from ..results import EvaluationResult, SuiteOutcome
 from ..row_forms import configured_template_kwargs
+from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.checks import check_output_dir
-from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, option, parse, use_archive
+from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
 from .rows import load_evaluation_rows, load_holdout_rows, spread

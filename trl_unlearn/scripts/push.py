@@ -37,7 +37,8 @@ from ..hub.folder import RunFolder
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
 from ..records import DatasetRecord
-from .arguments import DataArguments, option, parse
+from ..trainer.bootstrap_unlearn_config import option
+from .arguments import DataArguments, parse
 from .exits import fail, interruptible, refusing
 from .rows import load_training_rows
 

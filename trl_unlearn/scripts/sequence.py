@@ -41,9 +41,9 @@ from ..evaluation.tables import (
 )
 from ..hub.folder import RunFolder, holds_adapter
 from ..records import ChainLink, json_text
-from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
-from .arguments import StoppingArguments, option, refuse_goal_without_reference
+from .arguments import StoppingArguments, refuse_goal_without_reference
 from .exits import interruptible, refusing
 from .models import evaluation_loaders
 from .rows import load_evaluation_rows, load_training_rows, refuse_without_retain

@@ -314,10 +314,7 @@ def _publish(prog: str, trainer: BootstrapUnlearnTrainer) -> None:
 
 
 def build_trainer(
-    data_args: DataArguments,
-    training_args: BootstrapUnlearnConfig,
-    model_args: UnlearnModelConfig,
-    trainer_class: type[BootstrapUnlearnTrainer] = BootstrapUnlearnTrainer,
+    data_args: DataArguments, training_args: BootstrapUnlearnConfig, model_args: UnlearnModelConfig
 ) -> BootstrapUnlearnTrainer:
     """Trainer with model and data; raises `ValueError` if they or their combination cannot be used."""
     name, adapter = model_args.model_name_or_path, model_args.adapter_name_or_path
@@ -348,7 +345,7 @@ def build_trainer(
         # A copy: the caller may build another trainer from the same arguments.
         training_args = copy.copy(training_args)
         training_args.model_init_kwargs = init_kwargs
-    trainer = trainer_class(
+    trainer = BootstrapUnlearnTrainer(
         model=name if adapter is None else model,
         args=training_args,
         train_dataset=forget,

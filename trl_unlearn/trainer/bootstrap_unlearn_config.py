@@ -25,8 +25,10 @@ _BETAS = {"npo": 0.1, "dpo": 0.1, "simnpo": 4.5, "wga": 1.0, "tnpo": 1.0}
 _ADAPTIVE_FLOOR = -2.5
 
 
-def _option(default: Any, text: str) -> Any:
-    """A field of the config with the help that `--help` prints."""
+def option(default: Any, text: str) -> Any:
+    """A field of options with the help that `--help` prints. A default that is a list is copied for each instance."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
 
 
@@ -208,125 +210,125 @@ class BootstrapUnlearnConfig(SFTConfig):
     ]
 
     # Parameters whose default values are overridden from the parents
-    learning_rate: float | None = _option(
+    learning_rate: float | None = option(
         None, "The initial learning rate for AdamW. If not set: 2e-4 with a PEFT adapter, 1e-5 without one."
     )
-    num_train_epochs: float = _option(10.0, "Number of passes over the forget set.")
-    warmup_steps: float = _option(
+    num_train_epochs: float = option(10.0, "Number of passes over the forget set.")
+    warmup_steps: float = option(
         0.1, "Steps of linear warm-up: a number of steps, or a share of all steps if it is below 1."
     )
-    weight_decay: float = _option(0.01, "Weight decay for AdamW.")
-    logging_nan_inf_filter: bool = _option(
+    weight_decay: float = option(0.01, "Weight decay for AdamW.")
+    logging_nan_inf_filter: bool = option(
         False, "Whether to hide NaN and inf losses in the log. Off, because they show a diverging ascent."
     )
-    hub_private_repo: bool | None = _option(
+    hub_private_repo: bool | None = option(
         True, "Whether a new repository is private. To push to a public one, set it to false."
     )
 
     # Parameters that control the two terms
-    forget_loss_type: str = _option(
+    forget_loss_type: str = option(
         "bs_t",
         "Objective on the forget set: 'bs_t' (bootstrapping on tokens), 'ga' (gradient ascent), 'npo', 'simnpo', "
         "'wga', 'tnpo', 'satimp', 'dpo', 'undial', 'ceu', 'rmu' or 'ignorance' (distils a model that never knew).",
     )
-    forget_weight: float = _option(1.0, "Weight of the forget term.")
-    forget_floor: float | None = _option(
+    forget_weight: float = option(1.0, "Weight of the forget term.")
+    forget_floor: float | None = option(
         None,
         "Mean log-prob of an answer or a belief, in nats per token, below which it is left alone. If not set: -2.5 "
         "with the adaptive schedule, otherwise no bound.",
     )
-    forget_token_floor: float | None = _option(
+    forget_token_floor: float | None = option(
         None,
         "Log-prob, in nats, that each token of an answer or a belief is clipped at: a token below it is left alone. "
         "If not set: no bound.",
     )
-    retain_loss_type: str = _option(
+    retain_loss_type: str = option(
         "nll",
         "Objective on the retain set: 'nll', 'kl' (divergence from the original model), 'hidden' (distance of hidden "
         "states from the original model's, for 'rmu') or 'none' (no retain set is needed).",
     )
-    retain_weight: float = _option(1.0, "Weight of the retain term.")
-    retain_max_drop: float | None = _option(
+    retain_weight: float = option(1.0, "Weight of the retain term.")
+    retain_max_drop: float | None = option(
         None,
         "Nats per token that the retain rows may become less likely before `retain_weight` grows. If not set, it "
         "stays as it is.",
     )
-    beta: float | None = _option(
+    beta: float | None = option(
         None,
         "Inverse temperature of 'npo', 'dpo' (both 0.1 if not set), 'simnpo' (4.5) and 'tnpo' (1), exponent of the "
         "weights of 'wga' (1).",
     )
-    forget_loss_kwargs: dict[str, Any] | str | None = _option(
+    forget_loss_kwargs: dict[str, Any] | str | None = option(
         None,
         "Parameters of single objectives: `gamma` of 'simnpo' (0), `beta1` and `beta2` of 'satimp' (5 and 1), "
         "`strength` of 'undial' (10), `coefficient` (2), `layer` (a third of the depth) and `parameters` (a regular "
         "expression; the layer and the two before it) of 'rmu', `penalty` (0.25) and `margin` (0) of 'ignorance'. "
         "JSON on the command line: '{\"coefficient\": 5}'.",
     )
-    token_reduction: str = _option("mean", "'mean' or 'sum' over the label tokens of a row. NPO and DPO always sum.")
+    token_reduction: str = option("mean", "'mean' or 'sum' over the label tokens of a row. NPO and DPO always sum.")
 
     # Parameters that control the ignorant twin
-    ignorant_model_name_or_path: str | None = _option(
+    ignorant_model_name_or_path: str | None = option(
         None,
         "A model that never knew the forget set, such as the target's base, for 'ignorance'. If not set: the target "
         "itself, asked about somebody else.",
     )
-    ignorant_refresh_epochs: float = _option(
+    ignorant_refresh_epochs: float = option(
         5.0,
         "Epochs after which the model is asked anew about somebody else, until it knows no more of the forget rows "
         "than of others. 0 asks once, before training.",
     )
-    ignorant_retain_rows: int = _option(80, "Retain rows that `ignorant_model_name_or_path` is tuned on before.")
-    ignorant_epochs: int = _option(6, "Passes over these rows.")
-    forget_subjects: list[str] | None = _option(
+    ignorant_retain_rows: int = option(80, "Retain rows that `ignorant_model_name_or_path` is tuned on before.")
+    ignorant_epochs: int = option(6, "Passes over these rows.")
+    forget_subjects: list[str] | None = option(
         None, "Names that the forget rows are about. If not set: the capitalised words that most prompts have."
     )
-    forget_aliases: list[str] | None = _option(
+    forget_aliases: list[str] | None = option(
         None,
         "First and last names of people that the model does not know. If not set: names of the retain rows, mixed.",
     )
 
     # Parameters that control token beliefs
-    lambda_bst: float = _option(0.2, "Weight of the token beliefs (BS-T), in [0, 1].")
-    belief_top_k: int = _option(20, "Number of most likely tokens that are the beliefs at a position.")
-    belief_temperature: float = _option(1.0, "Sharpens (below 1) or flattens the weights of the token beliefs.")
-    belief_exclude_target: bool = _option(False, "Whether to leave the label out of its own token beliefs.")
+    lambda_bst: float = option(0.2, "Weight of the token beliefs (BS-T), in [0, 1].")
+    belief_top_k: int = option(20, "Number of most likely tokens that are the beliefs at a position.")
+    belief_temperature: float = option(1.0, "Sharpens (below 1) or flattens the weights of the token beliefs.")
+    belief_exclude_target: bool = option(False, "Whether to leave the label out of its own token beliefs.")
 
     # Parameters that control the weights of beliefs
-    lambda_schedule: str = _option(
+    lambda_schedule: str = option(
         "constant",
         "What `lambda_bst` and `lambda_bss` do: 'constant', 'linear' (grow from 0 to their values) or 'adaptive' "
         "(follow how far beliefs that were frozen before unlearning have fallen).",
     )
 
     # Parameters that control sequence beliefs
-    lambda_bss: float = _option(0.5, "Weight of the sequence beliefs (BS-S), in [0, 1]. 0 turns them off.")
-    num_beliefs: int = _option(3, "Sequence beliefs kept for each forget row.")
-    num_belief_candidates: int | None = _option(
+    lambda_bss: float = option(0.5, "Weight of the sequence beliefs (BS-S), in [0, 1]. 0 turns them off.")
+    num_beliefs: int = option(3, "Sequence beliefs kept for each forget row.")
+    num_belief_candidates: int | None = option(
         None,
         "Sequences sampled for each forget row; the `num_beliefs` most likely are kept. Defaults to `num_beliefs`.",
     )
-    belief_refresh_epochs: float = _option(
+    belief_refresh_epochs: float = option(
         2.0, "Epochs after which beliefs are sampled again. 0 samples once, from the original model."
     )
-    belief_batch_size: int | None = _option(None, "Rows a `generate` call takes. Chosen from free memory by default.")
-    max_completion_length: int = _option(256, "Most tokens of a belief.")
-    temperature: float = _option(1.0, "Temperature of the sampling of beliefs.")
-    top_p: float = _option(1.0, "Probability mass of the most likely tokens that beliefs are sampled from.")
-    top_k: int = _option(0, "Number of most likely tokens that beliefs are sampled from. 0 takes all.")
-    generation_kwargs: dict[str, Any] | str | None = _option(
+    belief_batch_size: int | None = option(None, "Rows a `generate` call takes. Chosen from free memory by default.")
+    max_completion_length: int = option(256, "Most tokens of a belief.")
+    temperature: float = option(1.0, "Temperature of the sampling of beliefs.")
+    top_p: float = option(1.0, "Probability mass of the most likely tokens that beliefs are sampled from.")
+    top_k: int = option(0, "Number of most likely tokens that beliefs are sampled from. 0 takes all.")
+    generation_kwargs: dict[str, Any] | str | None = option(
         None, "Further fields of `GenerationConfig` for beliefs, such as `repetition_penalty`."
     )
-    chat_template_kwargs: dict[str, Any] | str | None = _option(
+    chat_template_kwargs: dict[str, Any] | str | None = option(
         None, "Variables of the chat template, such as `enable_thinking`. Those of a row win."
     )
-    prompt_length: int = _option(
+    prompt_length: int = option(
         64, "Raw text only: number of first tokens of a row that are the prompt of its beliefs."
     )
 
     # Parameters that control the model
-    disable_dropout: bool = _option(True, "Whether to set dropout to 0 in the model and its adapter.")
-    stop_on_divergence: bool = _option(
+    disable_dropout: bool = option(True, "Whether to set dropout to 0 in the model and its adapter.")
+    stop_on_divergence: bool = option(
         True,
         "Whether to end with exit code 3 and the last good weights where a loss or gradient is not finite, or the "
         "retain rows become less likely than a uniform guess. If false, steps that are not finite are left out, with "
@@ -334,17 +336,17 @@ class BootstrapUnlearnConfig(SFTConfig):
     )
 
     # Parameters that control the logging
-    log_completions: bool = _option(
+    log_completions: bool = option(
         False,
         "Whether to print the beliefs each time they are sampled. This shows what is to be forgotten; it goes to the "
         "terminal only.",
     )
-    num_completions_to_print: int | None = _option(
+    num_completions_to_print: int | None = option(
         6, "Most beliefs that `log_completions` prints. 'null' in a file prints all."
     )
 
     # Parameters that control the checkpoints
-    remove_belief_state: bool = _option(
+    remove_belief_state: bool = option(
         False,
         "Whether to remove, when training is done, what the checkpoints hold of the beliefs and reference log-probs: "
         "text of what is to be forgotten. Training cannot be resumed from these checkpoints afterwards. With "
