@@ -200,7 +200,7 @@ def test_a_suite_that_was_not_run_is_named_in_the_answer():
     assert found[RETURN].words == "Not measured: run the suite `robustness`."
     assert found[TELL].words == "Not measured: run the suite `privacy` or `distribution`."
     assert found[RETURN].figures == "" and found[SAY].answer == found[KNOW].answer == found[WORK].answer == "as"
-    assert "these rows do not have what it takes" in answers(replace(result, suites=SUITES))[RETURN].words
+    assert "these rows do not allow it" in answers(replace(result, suites=SUITES))[RETURN].words
 
 
 def test_scores_that_are_no_numbers_are_no_answer_unless_another_number_gives_one():

@@ -155,7 +155,7 @@ def _captured_head(module: nn.Module, seen: list[Tensor]) -> Iterator[None]:
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Another forward for a module."""
-    # On the instance, over the class's, or over that of a library which did the same.
+    # On the instance, over the class's; a library may have put its own there before.
     before = vars(module).get("forward")
     module.forward = forward
     try:
@@ -186,7 +186,7 @@ def layer_of(model: nn.Module, index: int) -> nn.Module:
 
 
 def layer_states(output: Any) -> Tensor:
-    """Hidden states `[rows, tokens, size]` in what a decoder layer returns: alone, or first in a tuple."""
+    """Hidden states `[rows, tokens, size]` in the output of a decoder layer: alone, or first in a tuple."""
     states = output[0] if isinstance(output, tuple) else output
     if not isinstance(states, Tensor) or isinstance(states, DTensor) or states.dim() != 3:
         raise ValueError(
@@ -198,7 +198,7 @@ def layer_states(output: Any) -> Tensor:
 
 @contextmanager
 def hooked_layers(layers: Iterable[nn.Module], function: Callable[[Any], Any]) -> Iterator[None]:
-    """Call a function on the output of each layer; what it returns, unless None, takes the place of the output."""
+    """Call a function on the output of each layer; its result, unless None, takes the place of the output."""
     handles = [layer.register_forward_hook(lambda module, args, output: function(output)) for layer in layers]
     try:
         yield

@@ -255,8 +255,8 @@ class EvaluationResult(JsonRecord):
         # Here, because the verdict reads records.
         from .verdict import verdict
 
-        found = verdict(self)
-        return super().to_dict() | ({} if found is None else {"verdict": found.to_dict()})
+        judged = verdict(self)
+        return super().to_dict() | ({} if judged is None else {"verdict": judged.to_dict()})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:

@@ -22,12 +22,12 @@ _LABELS = {metric.name: metric.label for metric in METRICS}
 
 
 class Measure(NamedTuple):
-    """What a question looks at: the first of some metrics that was measured."""
+    """A number that answers a question: the first of some metrics that was measured."""
 
     names: tuple[str, ...]
     # Largest difference to the retrained model that counts as none. None, of a distance to it: half of the target's.
     margin: float | None
-    # Value of a model that knows nothing: what is compared with if there is no retrained model. None: not known.
+    # Value of a model that knows nothing, to compare with if there is no retrained model. None: not known.
     nothing: float | None = None
     # Metric of the retrained model to compare with, if it is not the same one.
     beside: str | None = None
@@ -38,7 +38,7 @@ class Measure(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question, and what answers it."""
+    """A question, and the numbers that answer it."""
 
     text: str
     measures: tuple[Measure, ...]
@@ -113,7 +113,7 @@ class Answer:
     answer: str  # one of `ANSWERS`
     is_certain: bool = False  # the interval of the difference shows it
     is_bad: bool = False  # no success of unlearning
-    why: str = ""  # what is to be known besides, or why there is no number
+    why: str = ""  # a remark, or why there is no number
     metric: str | None = None
     value: float | None = None
     beside: str | None = None  # role that it is compared with
@@ -249,7 +249,7 @@ def _answer(question: Question, result: EvaluationResult) -> Answer:
         # A benchmark of its own is no advice for other rows.
         suites = dict.fromkeys(suite_of(name) for name in names if not name.startswith("muse/"))
         missing = [f"`{suite}`" for suite in suites if suite not in result.suites]
-        why = f"run the suite {' or '.join(missing)}" if missing else "these rows do not have what it takes"
+        why = f"run the suite {' or '.join(missing)}" if missing else "these rows do not allow it"
     return Answer(question.text, "not measured", why=why)
 
 
@@ -274,8 +274,8 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
         severity = int(not is_certain) if answer == "as" else 2 + (answer == worse) + 2 * is_certain
         reach = max(abs(difference.low), abs(difference.high)) / margin
         numbers = result.value("unlearned", metric), "retrained", result.value("retrained", measure.beside or metric)
-        found = Answer(question.text, answer, is_certain, is_bad, why, metric, *numbers, difference, margin)
-        ranked.append(((severity, reach), found))
+        texts = question.text, answer, is_certain, is_bad, why, metric
+        ranked.append(((severity, reach), Answer(*texts, *numbers, difference, margin)))
     return ranked
 
 
@@ -345,16 +345,16 @@ def _beside_target(question: Question, result: EvaluationResult) -> list[tuple[t
             if difference is None or not _is_number(difference.value, difference.low, difference.high):
                 continue
             is_bad = _state(difference, measure.margin, len(question.measures))[0] == "less"
-            found = Answer(question.text, _FAR if is_bad else _NEAR, is_bad=is_bad, margin=measure.margin, **numbers)
-            ranked.append(((is_bad, -difference.low / measure.margin), found))
+            answer = Answer(question.text, _FAR if is_bad else _NEAR, is_bad=is_bad, margin=measure.margin, **numbers)
+            ranked.append(((is_bad, -difference.low / measure.margin), answer))
             continue
         bound = _middle(target, measure.nothing, measure.nothing + MEMORIZATION_MARGIN)
         is_near = value > bound
         # As far below a model that knows nothing as a model near the target is above it.
         is_over = measure.tells_both_ways and value < 2 * measure.nothing - bound
         why = _OVER_FORGOTTEN if is_over else ""
-        found = Answer(question.text, _NEAR if is_near else _FAR, is_bad=is_near or is_over, why=why, **numbers)
-        ranked.append(((is_near or is_over, abs(value - measure.nothing) / (bound - measure.nothing)), found))
+        answer = Answer(question.text, _NEAR if is_near else _FAR, is_bad=is_near or is_over, why=why, **numbers)
+        ranked.append(((is_near or is_over, abs(value - measure.nothing) / (bound - measure.nothing)), answer))
     return ranked
 
 

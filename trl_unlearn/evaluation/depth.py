@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What hidden states still hold of a fact that no answer shows: the Unlearning Depth Score and the logit lens."""
+"""Forgotten facts in the hidden states: the Unlearning Depth Score and the logit lens."""
 
 import logging
 import re
@@ -33,7 +33,7 @@ THRESHOLD = 0.05
 _WORD = re.compile(r"\w+")
 # Retain rows that show whether the states of two models can be exchanged.
 CONTROL_ROWS = 32
-# Share of what the target loses of the forget set above which what it loses of the retain set is too much.
+# Highest loss of retain facts, as a share of the loss of forget facts with the retrained model's states.
 MISFIT = 0.5
 _UDS, _LENS = "depth/uds", "depth/logit_lens"
 _LOST, _CONTROL = "depth/degradation", "depth/retain_degradation"
@@ -138,7 +138,7 @@ def _where_labels(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _with_states(output: Any, mask: Tensor, states: Tensor) -> Any:
-    """What a layer returns, with other hidden states where a label is predicted."""
+    """The output of a layer, with other hidden states where a label is predicted."""
     hidden = layer_states(output).clone()
     part, where = _where_labels(hidden, mask)
     part[where] = states.to(hidden)
@@ -162,7 +162,7 @@ def _read_from(model: nn.Module, batch: _Batch, layers: Iterable[nn.Module], out
 
 
 def _outputs(model: nn.Module, batch: _Batch) -> list[Any]:
-    """What each layer returns."""
+    """The output of each layer."""
     layers, outputs = layers_of(model), []
     with hooked_layers(layers, outputs.append):
         _mean_logps(model, batch)
@@ -176,11 +176,11 @@ def _outputs(model: nn.Module, batch: _Batch) -> list[Any]:
 
 
 def _lens(model: nn.Module, batch: _Batch) -> tuple[Tensor, Tensor]:
-    """States after each layer where a label is predicted, on the CPU, and what norm and head make of them."""
+    """States after each layer where a label is predicted, on the CPU, and the fact's log-prob by norm and head."""
     outputs = _outputs(model, batch)
     parts = [_where_labels(layer_states(output), batch.mask) for output in outputs]
     states = [part[where] for part, where in parts]
-    # As if they came from the last layer: what follows it, whatever that is, reads them.
+    # In the place of the last layer's: each family has other modules behind it, and they run as always.
     read = [
         _read_from(model, batch, layers_of(model), _with_states(outputs[-1], batch.mask, layer)) for layer in states
     ]
@@ -212,14 +212,14 @@ def _in_order(parts: Sequence[Tensor], batches: Sequence[_Batch]) -> np.ndarray:
 def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting) -> _Tables:
     """All models on some rows, with one model in memory at a time."""
     tables, states, batches = {"lens": {}, "patched": {}}, {}, _batches(rows, setting)
-    # The target last: what is put into it was read before.
+    # The target last: it needs the states of the others.
     for role in reversed(MEASURED_ROLES):
         if models.get(role) is None or not batches:
             continue
         model = models[role]().eval()
-        found = [_lens(model, batch) for batch in tqdm(batches, desc=f"Reading layers of {role}", disable=None)]
-        states[role] = [layers for layers, _ in found]
-        tables["lens"][role] = _in_order([logps for _, logps in found], batches)
+        pairs = [_lens(model, batch) for batch in tqdm(batches, desc=f"Reading layers of {role}", disable=None)]
+        states[role], logps = zip(*pairs, strict=True)
+        tables["lens"][role] = _in_order(logps, batches)
         for source in states if role == "target" and "retrained" in states else ():
             # States of another number of layers, or of another size, cannot be put into the target.
             if source == "target" or states[source][0].shape != states["target"][0].shape:
@@ -241,8 +241,11 @@ def _read_together(models: Loaders, rows: list[dict[str, Any]], setting: SuiteSe
             for i in range(len(indices))
         ]
 
-    found = shared(work, [len(row["input_ids"]) for row in rows])
-    return {name: {role: np.stack([row[name][role] for row in found]) for role in found[0][name]} for name in found[0]}
+    by_row = shared(work, [len(row["input_ids"]) for row in rows])
+    return {
+        name: {role: np.stack([tables[name][role] for tables in by_row]) for role in roles}
+        for name, roles in by_row[0].items()
+    }
 
 
 def _degradations(tables: _Tables) -> dict[str, np.ndarray]:
@@ -264,7 +267,7 @@ def _misfits(lost: dict[str, np.ndarray], control: dict[str, np.ndarray]) -> lis
     if misfits:
         logger.warning(
             f"`{_UDS}` is left out for the {' and the '.join(misfits)} model: with its hidden states the target loses "
-            f"facts of the retain set, too (`{_CONTROL}`), by more than {MISFIT} of what it loses of the forget set "
+            f"facts of the retain set, too (`{_CONTROL}`), by more than {MISFIT} of its loss of the forget set "
             "with the retrained model's. They lack more than the forgotten facts: after a training from another "
             "initialisation, after damage, or where the retain set is not known either."
         )

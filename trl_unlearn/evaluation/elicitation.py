@@ -45,10 +45,10 @@ _QUESTION = re.compile(r"(?:\w+: *)?([^\n]*\?)")
 
 @dataclass
 class _Asked:
-    """A forget row, and what its probes are made from."""
+    """A forget row, and the parts of its probes."""
 
     row: Mapping[str, Any]
-    # What is asked, without the text around it; None if a plain-text prompt has no question.
+    # Without the text around it; None if a plain-text prompt has no question.
     question: str | None
     # Words of the fact, in lower case.
     words: set[str]
@@ -167,7 +167,7 @@ def _prefix(asked: _Asked) -> _Probe:
     return with_answer(asked.row, f"{_PREFIX} {asked.answer}"), asked.words - words_of(_PREFIX)
 
 
-# Kinds with a free answer, of which the words of the fact are scored.
+# Kinds with a free answer: the words of the fact are scored.
 _FREE: dict[str, Callable[[_Asked], _Probe]] = {
     "alias": _alias,
     "misspelt": _misspelt,
@@ -198,7 +198,7 @@ def _yes_no(asked: _Asked) -> list[dict[str, Any]]:
     ]
 
 
-# Kinds with a few answers, which are scored whole.
+# Kinds with a few answers, scored whole.
 _CLOSED: dict[str, Callable[[_Asked], list[dict[str, Any]]]] = {"choice": _choice, "yes_no": _yes_no}
 
 
@@ -291,16 +291,16 @@ def _values(scores: Mapping[str, Mapping[int, Sequence[RowScore]]]) -> dict[str,
     for kind, made in scores.items():
         logps = [[sum(score.logps) for score in group] for group in made.values()]
         if kind in _FREE:
-            found = Probability().compute(logps=[group[0].logps for group in made.values()])["per_row"]
+            per_row = Probability().compute(logps=[group[0].logps for group in made.values()])["per_row"]
         elif kind == "choice":
             true, wrong = [group[0] for group in logps], [group[1:] for group in logps]
-            found = NormalizedProbability().compute(true_logps=true, wrong_logps=wrong)["per_row"]
+            per_row = NormalizedProbability().compute(true_logps=true, wrong_logps=wrong)["per_row"]
         else:
             # log Yes - log No of the true claim and of the wrong one: the AUC within a row.
             margins = [[yes - no for yes, no in (group[:2], group[2:])] for group in logps]
             true, wrong = [[margin] for margin, _ in margins], [[margin] for _, margin in margins]
-            found = MembershipAUC().compute(members=true, non_members=wrong)["per_row"]["auc"]
-        values[f"elicitation/{kind}"] = found
+            per_row = MembershipAUC().compute(members=true, non_members=wrong)["per_row"]["auc"]
+        values[f"elicitation/{kind}"] = per_row
     free = [scores[kind] for kind in _FREE if kind in scores]
     if not free:
         return values
@@ -354,10 +354,10 @@ def measure_elicitation(
     if not probes.keys() & _FREE.keys():
         raise no_facts("elicitation")
     scores = measure_each(models, lambda role, model: _scored(role, model, probes, setting))
-    # What one model has no positions for is compared with nothing.
-    kinds = [kind for kind in probes if all(kind in found for found in scores.values())]
+    # A kind that is too long for one model is compared with none.
+    kinds = [kind for kind in probes if all(kind in made for made in scores.values())]
     outcome = summarise_rows(
-        {role: _values({kind: found[kind] for kind in kinds}) for role, found in scores.items()}, seed=seed
+        {role: _values({kind: made[kind] for kind in kinds}) for role, made in scores.items()}, seed=seed
     )
     choices = probes.get("choice", {}).values()
     chance = {

@@ -40,35 +40,35 @@ def print_results(result: EvaluationResult, console: Console | None = None) -> N
     console.print(_table(MODEL_ROLES, rows))
     console.print()
     for note in result.notes():
-        console.print(note, style="dim", highlight=False, markup=False)
+        console.print(note, style="dim", **_PLAIN)
     rows = [(group, name, *map(format_difference, numbers)) for group, name, numbers in result.difference_rows()]
     if rows:
         console.print()
         console.print(_table(tuple(DIFFERENCES), rows))
         console.print()
         note = "Differences on the same rows, with a 95 % interval (bootstrap over rows)."
-        console.print(note, style="dim", highlight=False, markup=False)
+        console.print(note, style="dim", **_PLAIN)
 
 
 def print_verdict(result: EvaluationResult, console: Console | None = None) -> None:
     """Print the five answers and the score; nothing without an unlearned model."""
-    found, console = verdict(result), console or Console()
-    if found is None:
+    outcome, console = verdict(result), console or Console()
+    if outcome is None:
         return
     console.print()
-    for answer in found.answers:
+    for answer in outcome.answers:
         certain = "bold red" if answer.is_certain or answer.beside == "target" else "yellow"
         style = certain if answer.is_bad else "yellow" if answer.answer == "not measured" else None
         console.print(f"{answer.question} {answer.words}", style=style, **_PLAIN)
         if answer.figures:
             console.print(Padding(Text(answer.figures, style="dim"), (0, 0, 0, 4)))
-    for note in found.notes:
+    for note in outcome.notes:
         console.print(note, **_PLAIN)
 
 
 def print_shortfall(sentence: str, console: Console | None = None) -> None:
     """Print that a goal of the training was not reached."""
-    (console or Console()).print(sentence, style="bold red", highlight=False, markup=False)
+    (console or Console()).print(sentence, style="bold red", **_PLAIN)
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
@@ -110,7 +110,7 @@ class Judged:
 
 @dataclass
 class ComparedRun(Judged):
-    """One method with one seed; what the training measured stands in the file that marks it as finished."""
+    """One method with one seed: the record of its training, and its evaluation."""
 
     method: str
     seed: int
@@ -260,7 +260,8 @@ def comparison_notes(runs: Sequence[ComparedRun], references: Mapping[str, Judge
             reasons += [f"{answer.question} Not measured, {answer.why}" for answer in unanswered]
         for reason in reasons:
             lacking.setdefault(reason, []).append(f"{run.method} (seed {run.seed})")
-    notes += [f"{why}: {'all runs' if len(of) == len(runs) else ', '.join(of)}." for why, of in lacking.items()]
+    for reason, names in lacking.items():
+        notes.append(f"{reason}: {'all runs' if len(names) == len(runs) else ', '.join(names)}.")
     if any(_lacking_columns(run, runs) for run in runs):
         notes.append(
             "A number that only some runs lack is of scores that are not finite, or of a version that did not measure "

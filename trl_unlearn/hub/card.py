@@ -159,10 +159,10 @@ def _card_data(run: UnlearningRun, result: EvaluationResult | None) -> ModelCard
     )
 
 
-def _verdict_rows(found: Verdict) -> list[list[str]]:
+def _verdict_rows(judged: Verdict) -> list[list[str]]:
     """Rows of cells: question, answer, metric, value, model compared with, difference, margin."""
     rows = []
-    for answer in found.answers:
+    for answer in judged.answers:
         cells = [answer.question, answer.words]
         if answer.metric is not None:
             cells += [answer.label, f"{answer.value:.3f}", f"{answer.beside} {answer.reference:.3f}"]
@@ -173,7 +173,7 @@ def _verdict_rows(found: Verdict) -> list[list[str]]:
 
 
 def _command(run: UnlearningRun, result: EvaluationResult) -> str:
-    """A command that measures the model of a public run again; what has no public name is left open."""
+    """A command that measures the model of a public run again, with `...` for names that are not public."""
     forget, retain = run.forget_set, run.retain_set
     options = {
         "suites": ",".join(result.suites),

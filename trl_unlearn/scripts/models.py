@@ -149,7 +149,7 @@ def evaluation_loaders(
         )
     if retrained is not None:
         loaders["retrained"] = loader(retrained, None, kwargs)
-    # What it says is said of the score of an unlearned model.
+    # It is the noise floor of an unlearned model's score.
     if eval_args.second_retrained_model_name_or_path is not None and unlearned is not None:
         loaders["second_retrained"] = loader(eval_args.second_retrained_model_name_or_path, None, kwargs)
     return loaders
