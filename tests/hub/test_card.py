@@ -296,13 +296,25 @@ def test_the_verdict_has_its_figure_and_a_command_without_private_names(hub):
     found = section(card, "Verdict")
     assert re.findall(r"\((figures/[^)]+)", card) == figures and "![verdict](figures/verdict.png)" in found
     command = " ".join(found.split("```bash")[1].split("```")[0].replace("\\\n", " ").split())
-    names = ("org/model-1b", "org/data --forget_config forget10 --retain_config retain90") if hub else ("...", "...")
+    names = ("...", "...")
+    if hub:
+        names = "org/model-1b --model_revision abc123", "org/data --forget_config forget10 --retain_config retain90"
     option = "dataset_name" if hub else "forget_dataset"
     rest = f"--{option} {names[1]}" + ("" if hub else " --retain_dataset ...")
     assert command == (
         f"trl-unlearn evaluate --suites tofu --model_name_or_path {names[0]} --unlearned_model_name_or_path ... "
         f"--retrained_model_name_or_path ... {rest}"
     )
+
+
+def test_the_command_measures_the_rows_of_the_run_beside_both_retrained_models():
+    run, result = make_run(), make_result()
+    run.forget_set.split, run.retain_set.config = "train[:100]", None
+    result.models["second_retrained"] = result.models["retrained"]
+    found = section(render_card(run, result), "Verdict")
+    for option in ("second_retrained_model_name_or_path ...", "forget_split 'train[:100]'", "retain_dataset org/data"):
+        assert f"    --{option}" in found
+    assert "--retain_split" not in found
 
 
 def test_a_model_that_has_not_forgotten_is_a_failure_also_without_a_retrained_model():

@@ -6,6 +6,7 @@
 import json
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -44,6 +45,7 @@ TOKEN_SETTINGS = ("lambda_schedule", "lambda_bst", "belief_top_k", "belief_tempe
 SEQUENCE_SETTINGS = ("lambda_schedule", "lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
 # The card calls the retained rows damaged below this share of the target's probability.
 RETAIN_SHARE = 0.8
+_REFERENCES = ("retrained", "second_retrained")
 _VERDICT_FIGURE = "figures/verdict.png"
 # Secrets and paths: they are on no card, whatever a record of any version holds.
 _HIDDEN_SETTINGS = re.compile(r"(^|_)(dir|token|path)$|^hub_")
@@ -178,18 +180,24 @@ def _command(run: UnlearningRun, result: EvaluationResult) -> str:
     options = {
         "suites": ",".join(result.suites),
         "model_name_or_path": run.base_model if run.base_model_on_hub else "...",
+        "model_revision": run.base_model_revision if run.base_model_on_hub else None,
         "unlearned_model_name_or_path": "...",
-        "retrained_model_name_or_path": "..." if result.models["retrained"] is not None else None,
+        **{f"{role}_model_name_or_path": "..." for role in _REFERENCES if result.models.get(role) is not None},
         "dataset_name" if forget.config else "forget_dataset": forget.name if forget.on_hub else "...",
-        "forget_config": forget.config,
-        "retain_config": retain and retain.config,
-        "retain_dataset": "..." if retain is not None and not retain.config else None,
+    }
+    for name, one in (("forget", forget), ("retain", retain)):
+        if one is not None:
+            options |= {f"{name}_config": one.config, f"{name}_split": None if one.split == "train" else one.split}
+    if retain is not None and not retain.config:
+        options["retain_dataset"] = retain.name if retain.on_hub else "..."
+    options |= {
         "holdout_dataset": "..." if "privacy" in result.suites and not forget.config else None,
         "muse_dataset": "..." if "muse" in result.suites else None,
         "parity": None if result.parity == PARITIES[0] else result.parity,
         "seed": result.protocol.get("seed"),
     }
-    parts = [f"--{name} {value}" for name, value in options.items() if value is not None]
+    # A slice of a split has brackets, which a shell reads.
+    parts = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
     return " \\\n    ".join(["trl-unlearn evaluate", *parts])
 
 
