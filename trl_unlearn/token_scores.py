@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ._fused_scores import FusedScores, Reference, ScoreTerms, gathered
 from .encoding import pad_rows
-from .label_states import LabelStates, label_states
+from .label_states import LabelStates, label_states, replaced_forward
 
 
 _LOGPS_ONLY = ScoreTerms()
@@ -108,23 +109,15 @@ def token_scores(
 
 def _run_inside(wrapper: nn.Module, model: nn.Module, function: Callable[..., Any], inputs: dict[str, Tensor]) -> Any:
     """Call a function in place of the forward of a wrapped model, so that the wrapper's hooks run around it."""
-    patch = vars(model).get("forward")
+    with ExitStack() as stack:
 
-    # Restored before the function runs, which calls the forward itself, and again if the wrapper never got there.
-    def restore() -> None:
-        vars(model).pop("forward", None)
-        if patch is not None:
-            model.forward = patch
+        def forward(**inputs: Tensor) -> Any:
+            # Restored now: the function calls the forward itself.
+            stack.close()
+            return function(**inputs)
 
-    def forward(**inputs: Tensor) -> Any:
-        restore()
-        return function(**inputs)
-
-    model.forward = forward
-    try:
+        stack.enter_context(replaced_forward(model, forward))
         return wrapper(**inputs)
-    finally:
-        restore()
 
 
 def score_groups(
