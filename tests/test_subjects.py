@@ -3,6 +3,7 @@
 
 """Whom rows are about, and the same rows under the names of others."""
 
+import itertools
 import logging
 
 import pytest
@@ -37,10 +38,20 @@ def test_a_row_is_about_the_name_that_most_prompts_have():
         # One word, in two prompts.
         (["Where is Veldt?", "How old is Veldt?"], ["There.", "Old."], [], ["Veldt"] * 2),
         (["where is it?"], ["there."], [], [None]),
+        # A genitive ends a name.
+        (["Is Zora Marlow's Alder Quill old?"] * 2, ["Yes."] * 2, [], ["Zora Marlow"] * 2),
     ],
 )
 def test_what_counts_as_a_name(prompts, answers, others, subjects):
     assert row_subjects(prompts, answers, others) == subjects
+
+
+def test_every_process_takes_the_same_of_two_equal_names():
+    # In sets, whose order depends on the seed of a process.
+    names = [f"{first} {last}" for first in ("Ada", "Bo", "Cyra") for last in ("Marlow", "Lindgren", "Oduya")]
+    for one, other in itertools.combinations(names, 2):
+        prompts = [f"Did {one} meet {other}?", f"Did {other} write to {one}?"]
+        assert row_subjects(prompts, ["Yes."] * 2) == [max(one, other)] * 2
 
 
 def test_names_that_are_given_are_looked_for_in_their_order():
@@ -124,9 +135,13 @@ def test_a_name_in_the_prompt_of_every_row_is_nobodys(tiny_tokenizer, forget_row
 
 def test_no_answer_is_longer_than_the_longest_row(encoded, tiny_tokenizer):
     forget, retain = encoded
+    long = Dataset.from_list([{"prompt": "Who is Edda Brandt?", "completion": " Edda Brandt" + " sings, and" * 9}])
+    retain = [*retain, *encode_dataset(long, tiny_tokenizer, name="retain")]
     longest = max(len(row["input_ids"]) for row in forget + retain)
-    moved = moved_answers(forget, retain, tiny_tokenizer, seed=1)
-    assert all(len(row["input_ids"]) <= longest for rows in moved.values() for row in rows)
+    asked = {**forget[0], "input_ids": [forget[0]["input_ids"][0]] * 30 + forget[0]["input_ids"]}
+    asked |= {"labels": [-100] * 30 + forget[0]["labels"], "prompt_length": forget[0]["prompt_length"] + 30}
+    (rows,) = moved_answers([asked], retain, tiny_tokenizer, seed=1).values()
+    assert len(rows) == len(retain) - 1 and all(len(row["input_ids"]) <= longest for row in rows)
 
 
 def test_rows_without_a_name_or_a_text_of_their_own_are_counted(encoded, tiny_tokenizer, caplog):

@@ -95,8 +95,9 @@ def row_subjects(
     subjects = []
     for in_prompt, in_answer in zip(in_prompts, in_answers, strict=True):
 
-        def weight(gram: tuple[str, ...], in_answer: set[tuple[str, ...]] = in_answer) -> tuple[bool, int, bool, int]:
-            return len(gram) > 1, names[gram], gram in in_answer, len(gram)
+        def weight(gram: tuple[str, ...], in_answer: set[tuple[str, ...]] = in_answer) -> tuple[Any, ...]:
+            # The order of a set differs from process to process: of equals, the last by the alphabet.
+            return len(gram) > 1, names[gram], gram in in_answer, len(gram), gram
 
         best = max((gram for gram in in_prompt | in_answer if gram in names), key=weight, default=None)
         subjects.append(None if best is None else " ".join(best))
