@@ -330,6 +330,11 @@ def measure_depth(
             per_row[role][_CONTROL] = control[role].mean(1).tolist()
             layers[role][_CONTROL] = control[role].mean(0).tolist()
     if lost:
+        if not retained:
+            logger.warning(
+                f"Without facts of a retain set `{_UDS}` cannot tell damaged hidden states from states without the "
+                "forgotten facts."
+            )
         protocol["misfits"] = _misfits(lost, control)
         scores, protocol["rows_without_layers"] = _depths(lost, protocol["misfits"])
         protocol["threshold"] = THRESHOLD
