@@ -139,6 +139,13 @@ def test_an_interval_beyond_the_margin_is_wider_the_more_numbers_a_question_look
     assert answers(planted(change | dict.fromkeys(others)))[SAY].is_certain
 
 
+def test_an_interval_that_does_not_hold_its_value_is_not_made_narrower():
+    result = planted()
+    apart = result.differences["unlearned - retrained"]
+    apart["forget/extraction_strength"] = Difference(0.02, 0.045, 0.2)
+    assert answers(result)[SAY].answer == "as"
+
+
 def test_the_worst_number_decides_and_is_shown_with_its_interval_and_the_retrained_models():
     found = answers(
         planted(

@@ -95,14 +95,15 @@ def test_methods_are_ranked_by_questions_and_then_by_measurements():
     runs = [
         *(run("measurements", seed, [(0.1, 0.9)], 0.9, two, alike=9) for seed in (1, 2)),
         *(run("questions", seed, [(0.1, 0.9)], 0.1, three, alike=1) for seed in (1, 2)),
+        run("unmeasured", 1, [(0.1, 0.9)], 0.9, ("not measured",) * 5, alike=10),
         run("both", 1, [(0.1, 0.9)], 0.1, three, alike=2),
         # One seed of two is better: not in the mean.
         run("one", 1, [(0.1, 0.9)], 0.1, three, alike=10),
         run("one", 2, [(0.1, 0.9)], 0.1, two, alike=10),
     ]
     table = as_dicts(comparison_rows(runs, {}, None))
-    assert [row["method"] for row in table] == ["both", "questions", "one", "measurements"]
-    assert [row["as, of 5 questions"] for row in table] == ["3", "3.0 ± 0.0", "2.5 ± 0.7", "2.0 ± 0.0"]
+    assert [row["method"] for row in table] == ["both", "questions", "one", "measurements", "unmeasured"]
+    assert [row["as, of 5 questions"] for row in table] == ["3", "3.0 ± 0.0", "2.5 ± 0.7", "2.0 ± 0.0", "-"]
     answers = as_dicts(answer_rows(runs, {}))
     assert [row["method"] for row in answers] == [row["method"] for row in table]
     assert answers[2][QUESTIONS[2].text] == "as (1 of 2), more (1 of 2)"
