@@ -152,26 +152,12 @@ def moved_answers(
     subjects: Sequence[str] | None = None,
 ) -> dict[int, list[dict[str, list[int]]]]:
     """
-    Answers about other people, moved under the questions of the forget set.
+    Answers about other people, moved under the questions of the forget set: index of a row -> at most 8 encoded rows.
 
     Each is the answer of a random retain row, with the name of the forget row's subject in place of the name of its
-    own. A model that never knew the forget set finds its true answers no likelier than these.
-
-    Args:
-        forget (`Sequence[Mapping[str, Any]]`):
-            Encoded forget rows.
-        retain (`Sequence[Mapping[str, Any]]`):
-            Encoded retain rows. A `ValueError` if none of them, or of the forget rows, has a name.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the rows.
-        seed (`int`):
-            Seed of the draws. Those of a row depend on it, on the row's index, and on the retain rows.
-        subjects (`Sequence[str]`, *optional*):
-            Names that the forget rows are about. `None` finds them, see [`row_subjects`].
-
-    Returns:
-        `dict[int, list[dict[str, list[int]]]]`: Index of a forget row -> its moved answers, at most 8, as `input_ids`
-        and `labels`. The prompt and the end of the turn are those of the forget row. A row that names nobody has none.
+    own. The prompt and the end of the turn are those of the forget row. A row that names nobody has none. A model that
+    never knew the forget set finds its true answers no likelier than these. `subjects` None finds the names of the
+    forget rows, see [`row_subjects`]; the draws of a row depend on the seed, on its index and on the retain rows.
     """
     texts, others = row_texts(forget, tokenizer), row_texts(retain, tokenizer)
     named = row_subjects(*texts, [*others[0], *others[1]], subjects)

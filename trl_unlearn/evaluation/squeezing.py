@@ -111,16 +111,10 @@ class SqueezingPanel:
         """
         Sample responses at temperature 1, rank each prompt's by mean log-probability, and cut them into thirds.
 
-        A prompt with fewer than three distinct responses beside its answer has no thirds and counts in the other
-        bands only. Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), section 3.
+        The model is that before unlearning, not wrapped; the prompts are evenly spaced among the rows. A prompt with
+        fewer than three distinct responses beside its answer has no thirds and counts in the other bands only.
 
-        Args:
-            model ([`~transformers.PreTrainedModel`]):
-                Model before unlearning, not wrapped.
-            rows (`Sequence[Mapping[str, Any]]`):
-                Forget rows of any of the four forms, as in [`~evaluation.rows.EvaluationRows`].
-            num_prompts, num_candidates (`int`, *optional*):
-                Number of prompts, evenly spaced among the rows, and of samples a prompt (at least 3).
+        Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), section 3.
         """
         if num_prompts < 1 or num_candidates < 3:
             raise ValueError(

@@ -193,27 +193,16 @@ def _check(models: Loaders, parity: str, num_squeezing_beliefs: int) -> None:
 
 class Suite:
     """
-    The TOFU suite with a target and a retrained model that are measured once, for any number of unlearned ones.
+    The TOFU suite with a target and retrained models that are measured once, for any number of unlearned ones.
 
     What a row set has no columns for is left out of the result: paraphrase probability needs `paraphrased_answer`,
     truth ratios, forget quality and Mem `perturbed_answer` too, model utility and Util `real_authors` and
     `world_facts`, generated answers a prompt. Fluency, which Util uses, is `utility/fluency` with a classifier, and
     [`~metrics.FluencyStandin`] (`utility/fluency_standin`) without.
 
-    Args:
-        models (`Loaders`):
-            `"target"` (required) and `"retrained"`, loaded one after another and dropped after use; the target is
-            loaded again where fluency is judged.
-        parity (`str`, *optional*, defaults to `"open-unlearning"`):
-            `"open-unlearning"` for numbers to put beside published ones, or `"strict"`.
-        max_completion_length (`int`, *optional*, defaults to `200`):
-            Longest generated answer or belief, in tokens.
-        num_squeezing_beliefs (`int`, *optional*, defaults to `4`):
-            Samples of the target a forget row for `forget/squeezing`.
-
-    Attributes:
-        per_row (`dict[str, dict[str, list[float]]]`):
-            Role -> metric -> value of each row, with the terms of forget quality and of model utility.
+    Models are loaded one after another and dropped after use; the target is needed, and loaded again where fluency is
+    judged. `num_squeezing_beliefs` are samples of the target a forget row, for `forget/squeezing`. `per_row` has role
+    -> metric -> value of each row, with the terms of forget quality and of model utility.
     """
 
     def __init__(

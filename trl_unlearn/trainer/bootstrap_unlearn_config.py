@@ -386,15 +386,7 @@ class BootstrapUnlearnConfig(SFTConfig):
         """
         A copy for one run, in which every open value has its default, and all values are checked again.
 
-        Args:
-            trains_adapter (`bool`):
-                Whether the run trains an adapter, or the whole model.
-
-        Returns: [`BootstrapUnlearnConfig`]: The copy. It shares no list and no dictionary with this one, which can
-        serve other runs.
-
-        Raises:
-            `ValueError`: If a value is not allowed, or does not go with another one.
+        It shares no list and no dictionary with this one, which can serve other runs.
         """
         # Attributes may have been set since `__post_init__`.
         self._refuse()
