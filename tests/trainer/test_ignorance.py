@@ -203,6 +203,12 @@ def test_beliefs_are_asked_of_the_model_as_it_came(tiny_tokenizer, tiny_model, f
         (states,) = one._known["beliefs"].values()
         assert torch.equal(states.hidden, expected)
     assert all(torch.equal(later[name], weight) for name, weight in tiny_model.state_dict().items())
+    # For another run, that is the model as it is now.
+    twin.begin()
+    twin.refresh_if_due(tiny_model, 0, forget)
+    twin.ask(tiny_model, "beliefs", [forget[0]])
+    (states,) = twin._known["beliefs"].values()
+    assert not torch.equal(states.hidden, expected)
 
 
 def test_the_level_compares_true_answers_with_answers_about_others(new_trainer, tiny_model, forget, monkeypatch):

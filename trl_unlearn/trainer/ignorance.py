@@ -63,7 +63,7 @@ class IgnorantTwin(ABC):
     def __init__(self):
         # Number of the refresh of the forget rows' states.
         self.refresh = -1
-        # Whether the last refresh was that.
+        # Whether no other refresh follows.
         self.is_final = False
         self._known: dict[str, dict[bytes, TwinStates]] = {"forget": {}, "beliefs": {}}
 
@@ -87,15 +87,14 @@ class IgnorantTwin(ABC):
 
     def refresh_if_due(self, model: nn.Module, due: int, forget: Dataset) -> None:
         """Ask about the forget rows where another refresh is due than the last one."""
+        is_first = self.refresh < 0
+        if not is_first and (self.is_final or not self.changes or self.refresh == due):
+            return
         rows = forget.select_columns(list(ENCODED_COLUMNS))
-        if self.refresh >= 0:
-            if self.is_final or not self.changes or self.refresh == due:
-                return
-            self.is_final = self.is_reached(model, rows)
-            if self.is_final:
-                return
-        self.refresh = due
-        self.ask(model, "forget", rows)
+        self.is_final = not is_first and self.is_reached(model, rows)
+        if not self.is_final:
+            self.refresh = due
+            self.ask(model, "forget", rows)
 
     def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
         """Whether the model in training finds the forget rows no likelier than a model that never knew."""
@@ -192,6 +191,10 @@ class AliasTwin(IgnorantTwin):
         self._weights: dict[str, Tensor] = {}
         self._tokenizer, self._subjects, self._strangers, self._seed = tokenizer, subjects, strangers, seed
         self._rename(0)
+
+    def begin(self) -> None:
+        super().begin()
+        self._weights = {}
 
     def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
         if not self._moved:
