@@ -137,7 +137,7 @@ class JsonRecord:
         return cls.from_dict(data)
 
 
-_METHOD_LABELS = {"bs_t": "BS-T"}
+_METHOD_LABELS = {"bs_t": "BS-T", "ignorance": "ignorance"}
 
 # Options, of the config and of the scripts, that do not change what a run makes. Every other option is a setting: an
 # unfinished run is resumed, and a finished one taken over, only with the same settings. Options that stand here are
