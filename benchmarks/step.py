@@ -176,6 +176,8 @@ CASES = {
     "step/SFTTrainer": sft,
     "step/GradDiff": lambda settings: ours(settings, forget_loss_type="ga", lambda_bss=0.0),
     "step/BS-T": lambda settings: ours(settings, forget_loss_type="bs_t", lambda_bss=0.0),
+    # The twin answers before the first step, which is not measured.
+    "step/ignorance": lambda settings: ours(settings, forget_loss_type="ignorance", lambda_bss=0.0),
     "step/BS-T, dense": lambda settings: dense(settings, 0),
     "step/BS-S, N = 3": lambda settings: ours(settings, num_beliefs=3),
     "step/BS-S, N = 3, dense": lambda settings: dense(settings, 3),
@@ -188,6 +190,7 @@ MEMORY_CASES = {
 COMPARED = {
     "step/GradDiff": ["step/plain", "step/SFTTrainer"],
     "step/BS-T": ["step/GradDiff", "step/BS-T, dense"],
+    "step/ignorance": ["step/GradDiff"],
     "step/BS-S, N = 3": ["step/GradDiff", "step/BS-S, N = 3, dense"],
     "step/BS-S, N = 16": ["step/BS-S, N = 1"],
 }
