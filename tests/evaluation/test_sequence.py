@@ -58,6 +58,7 @@ def test_the_json_values_have_the_stages_in_order_with_every_request():
         "settings": "b2",
         "steps": 30,
         "seconds": 9.6,
+        "shortfall": None,
         **point(0.06, 0.08, 0.9, kept=0.88),
     }
     assert [SequenceStage(**stage) for stage in found["stages"]] == STAGES

@@ -114,10 +114,13 @@ def test_a_request_that_misses_the_goal_of_the_retrained_model_is_named_last(cal
         tiny_model.model.norm.weight.mul_(3)
     tiny_model.save_pretrained(tmp_path / "retrained")
     options = ["--retrained_model_name_or_path", str(tmp_path / "retrained"), "--stop_metric", "forget_logp"]
-    call("--stop_at", "retrained", *options, "--learning_rate", "1e-6", requests={"a": REQUESTS["a"]})
-    printed = " ".join(capsys.readouterr().out.split())
-    _, last = printed.split("Request `a`: The goal was not reached in 2 steps: `forget_logp` is ")
-    assert last.endswith("with a higher learning rate.") and "Sequence of requests" in printed
+    # By the same command later too, which serves nothing.
+    for served in (["1-a"], []):
+        command = ("--stop_at", "retrained", *options, "--learning_rate", "1e-6")
+        assert call(*command, requests={"a": REQUESTS["a"]}) == served
+        printed = " ".join(capsys.readouterr().out.split())
+        _, last = printed.split("Request `a`: The goal was not reached in 2 steps: `forget_logp` is ")
+        assert last.endswith("with a higher learning rate.") and "Sequence of requests" in printed
 
 
 @pytest.mark.slow

@@ -339,6 +339,8 @@ class SequenceStage:
     # Name of every request, also of those still to come -> strict `extraction_strength` and `forget_probability`.
     requests: dict[str, dict[str, float]]
     retain_probability: float
+    # How much of the goal of its training is missing, in a sentence.
+    shortfall: str | None = None
 
 
 def sequence_rows(

@@ -156,8 +156,9 @@ def _run(argv: list[str] | None, prog: str) -> None:
     stages = [SequenceStage(**record) for record in series.run(sequence.serve, "Requests", chained=True)]
     if PartialState().is_main_process:
         write_sequence(series.folder, stages, sequence.baselines)
-        for sentence in sequence.shortfalls:
-            print_shortfall(sentence)
+        for stage in stages:
+            if stage.shortfall:
+                print_shortfall(f"Request `{stage.request}`: {stage.shortfall}")
 
 
 class _Sequence:
@@ -166,7 +167,6 @@ class _Sequence:
     def __init__(self, series: Series, stop_args: StoppingArguments, pad_token_id, forget, retain, moved):
         self.series, self.stop_args = series, stop_args
         self.pad_token_id, self.forget, self.retain, self.moved = pad_token_id, forget, retain, moved
-        self.shortfalls: list[str] = []
         self.baselines = {role: self._point(load) for role, load in self._loaders(None).items() if load is not None}
 
     def _loaders(self, unlearned: str | None) -> dict[str, Callable[[], PreTrainedModel] | None]:
@@ -200,13 +200,13 @@ class _Sequence:
             until = unlearn_until(self.stop_args, trainer, *sets, self._loaders(None)["retrained"])
             trainer.add_callback(until)
         steps, seconds = train_and_save(trainer)
-        if until is not None and until.shortfall:
-            self.shortfalls.append(f"Request `{job.name}`: {until.shortfall}")
+        shortfall = None if until is None else until.shortfall
         # Free the model and its optimizer before the saved one is loaded.
         del trainer, until
         gc.collect()
         point = self._point(self._loaders(str(job.folder))["unlearned"])
-        stage = SequenceStage(request=job.name, settings=job.settings, steps=steps, seconds=seconds, **point)
+        training = {"settings": job.settings, "steps": steps, "seconds": seconds, "shortfall": shortfall}
+        stage = SequenceStage(request=job.name, **training, **point)
         if PartialState().is_main_process:
             job.finish(dataclasses.asdict(stage))
 
