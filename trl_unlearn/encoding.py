@@ -77,6 +77,12 @@ def answer_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "labels": [-100] * start + list(row["labels"][start:])}
 
 
+def with_answer(row: Mapping[str, Any], ids: list[int]) -> dict[str, list[int]]:
+    """An encoded row with other tokens for its answer, its end of turn included."""
+    # The labels of a prompt, too: raw text has some.
+    return {"input_ids": prompt_ids(row) + ids, "labels": list(row["labels"][: row["prompt_length"]]) + ids}
+
+
 def continuation_row(prompt: list[int], completion: list[int]) -> dict[str, list[int]]:
     """Encoded row (`input_ids`, `labels`) of a generated completion, whose tokens are all labels."""
     return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}

@@ -52,7 +52,7 @@ print(json.dumps({"logits": logits, "card": card, "pad": AutoTokenizer.from_pret
 """
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 RECORDS = {"README.md", "run.json"}
-RESULTS = {"eval_results.json", "figures/evaluation.png", "figures/training.png"}
+RESULTS = {"eval_results.json", "figures/verdict.png", "figures/evaluation.png", "figures/training.png"}
 ADAPTER = {"adapter_model.safetensors", "adapter_config.json"}
 MODEL = {"model.safetensors", "config.json", "generation_config.json"}
 

@@ -91,6 +91,6 @@ def test_what_the_command_says_goes_before_what_the_run_says(qlora_run):
 def test_suites_that_change_weights_refuse_packed_ones():
     model_args = UnlearnModelConfig(model_name_or_path="base", load_in_4bit=True)
     with pytest.raises(ValueError, match=r"the suites \['privacy', 'robustness'\] change weights"):
-        evaluate._refuse_quantized(["tofu", "privacy", "robustness"], model_args, "retrained")
-    evaluate._refuse_quantized(["tofu", "privacy"], model_args, None)
-    evaluate._refuse_quantized(["robustness"], UnlearnModelConfig(model_name_or_path="base"), "retrained")
+        evaluate.refuse_quantized(["tofu", "privacy", "robustness"], model_args, "retrained")
+    evaluate.refuse_quantized(["tofu", "privacy"], model_args, None)
+    evaluate.refuse_quantized(["robustness"], UnlearnModelConfig(model_name_or_path="base"), "retrained")
