@@ -255,7 +255,11 @@ for layer in model.model.layers:
     fully_shard(layer, mesh=mesh)
 fully_shard(model, mesh=mesh)
 with whole_model(model, accelerator, None) as whole:
-    assert generate(whole, prompts, keys=keys, **options) == alone
+    gathered = generate(whole, prompts, keys=keys, **options)
+# A gathered weight lies elsewhere in memory, which may change the last bit of a product.
+for one, two in zip(alone, gathered, strict=True):
+    assert one.ids == two.ids and one.ended == two.ended
+    torch.testing.assert_close(torch.tensor(two.logps), torch.tensor(one.logps), atol=1e-5, rtol=0)
 assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 model(input_ids=torch.tensor([prompts[0]])).logits.sum().backward()
 accelerator.wait_for_everyone()
@@ -312,8 +316,10 @@ def test_processes_that_share_a_model_with_fsdp2_may_have(tiny_model, tmp_path, 
 
 
 def _lab_losses(launch, out, *options):
-    """Losses of the lab's recipe, and what the run says of its processes."""
-    command = [*launch, "recipes/bs_s.py", "--config", "recipes/archive/bs_s.yaml", "--num_train_epochs", "2"]
+    """Losses of a recipe of the lab, and what the run says of its processes."""
+    # Not of the default: its objective refuses a model in shards.
+    recipe = "recipes/archive/bs_s_on_bs_t.yaml"
+    command = [*launch, "recipes/bs_s.py", "--config", recipe, "--num_train_epochs", "2"]
     short = ["--evaluate", "false", "--panel_prompts", "0", "--output_dir", out, *options]
     done = run_python("-m", *command, *short, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-6000:]
