@@ -57,9 +57,6 @@ class IgnorantTwin(ABC):
     smaller than distributions over the vocabulary, and exact.
     """
 
-    # Whether a refresh makes another one of it.
-    changes = True
-
     def __init__(self):
         # Number of the refresh of the forget rows' states.
         self.refresh = -1
@@ -88,7 +85,7 @@ class IgnorantTwin(ABC):
     def refresh_if_due(self, model: nn.Module, due: int, forget: Dataset) -> None:
         """Ask about the forget rows where another refresh is due than the last one."""
         is_first = self.refresh < 0
-        if not is_first and (self.is_final or not self.changes or self.refresh == due):
+        if not is_first and (self.is_final or self.refresh == due):
             return
         rows = forget.select_columns(list(ENCODED_COLUMNS))
         self.is_final = not is_first and self.is_reached(model, rows)
@@ -97,7 +94,7 @@ class IgnorantTwin(ABC):
             self.ask(model, "forget", rows)
 
     def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
-        """Whether the model in training finds the forget rows no likelier than a model that never knew."""
+        """Whether the twin need not be asked anew: at the level of strangers, or where it stays the same."""
         return False
 
     def reference(self, model: nn.Module, rows: Sequence[StepRow]) -> tuple[LabelStates, Tensor]:
@@ -333,11 +330,13 @@ def alias_twin(
 class BaseTwin(IgnorantTwin):
     """Another model that never saw the forget set, such as the base that the target was tuned from."""
 
-    changes = False
-
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model.requires_grad_(False).eval()
+
+    def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
+        # It never changes, and would give the same states again.
+        return True
 
     def states(self, model: nn.Module, row: Mapping[str, Any]) -> TwinStates:
         hidden = _row_states(self.model, row).hidden.cpu()
