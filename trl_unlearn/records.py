@@ -276,6 +276,8 @@ class UnlearningRun(JsonRecord):
             As they were realised.
         stopped (`str`, *optional*):
             Why training ended before its last step, as a sentence.
+        shortfall (`str`, *optional*):
+            How much of the goal of the training was missing at its end, as a sentence.
         chain (`list[ChainLink]`):
             Requests that were served before this one, in order.
         belief_audit ([`BeliefAudit`], *optional*):
@@ -302,6 +304,7 @@ class UnlearningRun(JsonRecord):
     seed: int
     world_size: int
     stopped: str | None = None
+    shortfall: str | None = None
     chain: list[ChainLink] = field(default_factory=list)
     belief_audit: BeliefAudit | None = None
     training_log: list[dict[str, float | None]] = field(default_factory=list)

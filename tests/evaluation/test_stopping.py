@@ -198,7 +198,7 @@ def test_a_run_that_ends_before_the_goal_gets_its_best_state_back_and_says_so(
     assert measured(trainer) == values_of(callback.kept) != values_of(callback.history[3])
     assert trainer.stop_reason is None
     (warned,) = [record.getMessage() for record in caplog.records if "goal" in record.getMessage()]
-    assert warned == callback.shortfall
+    assert warned == trainer.shortfall
     assert warned.startswith(
         f"The goal was not reached in 3 steps: `forget_logp` is {callback.kept['forget_logp']:.3f} (goal -50.000)"
     )
@@ -227,7 +227,7 @@ def test_a_run_ends_at_the_level_of_strangers(new_trainer, until, measured, move
     trainer = new_trainer()
     callback = until(trainer, goals={"strangers_auc": 0.5}, tolerances={"strangers_auc": 0.2}, moved=moved)
     trainer.train()
-    assert callback.history[0]["strangers_auc"] == 1.0 and callback.shortfall is None
+    assert callback.history[0]["strangers_auc"] == 1.0 and trainer.shortfall is None
     assert callback.kept["strangers_auc"] == pytest.approx(0.5, abs=0.2)
     assert measured(trainer, moved=moved) == values_of(callback.kept)
     assert f"`strangers_auc` reached {callback.kept['strangers_auc']:.3f} (goal 0.500)" in trainer.stop_reason
@@ -258,8 +258,8 @@ def test_what_is_missing_is_said_of_each_metric_above_its_goal(new_trainer, unti
     callback = until(trainer, goals=goals, every_steps=1)
     trainer.train()
     value = callback.kept["forget_logp"]
-    assert f"and `forget_logp` {value:.3f} (goal -50.000) in the state that is kept" in callback.shortfall
-    assert f"of step 2. `forget_logp` has {value + 50:.3f} to go. Train for more epochs" in callback.shortfall
+    assert f"and `forget_logp` {value:.3f} (goal -50.000) in the state that is kept" in trainer.shortfall
+    assert f"of step 2. `forget_logp` has {value + 50:.3f} to go. Train for more epochs" in trainer.shortfall
     assert trainer.stop_reason is None
 
 
@@ -269,9 +269,9 @@ def test_a_start_at_one_of_two_goals_is_no_end(new_trainer, until):
     with pytest.raises(CannotBeginError, match=r"is 1.000 before training.* and `forget_logp` is -0.0"):
         trainer.train()
     trainer = new_trainer(max_steps=1)
-    callback = until(trainer, goals={"extraction_strength": 1.0, "forget_logp": -50.0}, every_steps=1)
+    until(trainer, goals={"extraction_strength": 1.0, "forget_logp": -50.0}, every_steps=1)
     trainer.train()
-    assert trainer.state.global_step == 1 and callback.shortfall is not None
+    assert trainer.state.global_step == 1 and trainer.shortfall is not None
 
 
 def test_the_log_has_the_curve_and_last_of_all_the_state_that_is_kept(new_trainer, until):
@@ -287,11 +287,11 @@ def test_the_log_has_the_curve_and_last_of_all_the_state_that_is_kept(new_traine
 def test_a_run_after_a_run_begins_anew(new_trainer, until):
     trainer = new_trainer(max_steps=2)
     callback = until(trainer, goals={"forget_logp": -50.0}, every_steps=1)
-    trainer.stop_reason = "left over"
+    trainer.stop_reason = trainer.shortfall = "left over"
     for _ in range(2):
         trainer.train()
         assert [entry["step"] for entry in callback.history] == [0, 1, 2]
-        assert trainer.stop_reason is None
+        assert trainer.stop_reason is None and trainer.shortfall != "left over"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def test_goals_that_are_not_reached_are_the_last_words_of_a_run(run, own, checkp
     monkeypatch.setattr(unlearn, "curve_point", lambda *args, **kwargs: measure(*args, **kwargs) | lower)
     own = [*own, "--evaluate", "true", "--retrained_model_name_or_path", checkpoint]
     done = run("bs_t", [*own, "--stop_at", "retrained"], override=("--learning_rate", "1e-6"))
-    assert UnlearningRun.load(done.folder / "run.json").stopped is None
+    record = UnlearningRun.load(done.folder / "run.json")
+    assert record.stopped is None and record.shortfall.startswith("The goal was not reached in 2 steps")
+    assert f"**{record.shortfall}**" in (done.folder / "README.md").read_text(encoding="utf-8")
     printed = " ".join(done.out.split())
     *_, last = printed.split("The goal was not reached in ")
     assert last.startswith("2 steps: `extraction_strength` is 0.0") and "and `strangers_auc` " in last

@@ -43,7 +43,7 @@ class UnlearnUntil(ForgettingCurveCallback):
     when training ends, also when it ends by itself before the goal is reached.
 
     Logs what [`ForgettingCurveCallback`] logs, and after a search the state that is kept, with its `curve/step`. Says
-    in `trainer.stop_reason` why training has ended, or in `shortfall` that the goal was not reached.
+    in `trainer.stop_reason` why training has ended, or in `trainer.shortfall` that the goal was not reached.
 
     Example:
 
@@ -73,8 +73,6 @@ class UnlearnUntil(ForgettingCurveCallback):
     Attributes:
         kept (`dict[str, float]` or `None`):
             Entry of the history whose state is kept so far. Entries of the search have a `step` between two steps.
-        shortfall (`str` or `None`):
-            After a training that ended before the goal was reached: a sentence with what is missing.
     """
 
     def __init__(
@@ -121,7 +119,6 @@ class UnlearnUntil(ForgettingCurveCallback):
         # 0 and not None: a probability that is NaN is below any floor.
         self.retain_floor = 0.0 if retain_floor is None else retain_floor
         self.kept: dict[str, float] | None = None
-        self.shortfall: str | None = None
         self._parameters: list[Tensor] = []
         self._kept_weights: list[Tensor] = []
         self._ended = False
@@ -286,7 +283,7 @@ class UnlearnUntil(ForgettingCurveCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._reshard()
         self._parameters = [parameter for parameter in self.trainer.model.parameters() if parameter.requires_grad]
-        self._ended, self.trainer.stop_reason, self.shortfall = False, None, None
+        self._ended, self.trainer.stop_reason, self.trainer.shortfall = False, None, None
         if not self._is_resumed:
             self.kept = None
         super().on_train_begin(args, state, control, **kwargs)
@@ -294,9 +291,9 @@ class UnlearnUntil(ForgettingCurveCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if not self._ended:
             self._put(self._kept_weights)
-            self.shortfall = self._missing(state.global_step)
+            self.trainer.shortfall = self._missing(state.global_step)
             if state.is_world_process_zero:
-                logger.warning(self.shortfall)
+                logger.warning(self.trainer.shortfall)
         self._parameters, self._kept_weights = [], []
 
 

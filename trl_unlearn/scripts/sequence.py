@@ -194,15 +194,13 @@ class _Sequence:
                 job.model_args.model_name_or_path = str(previous)
         trainer = build_trainer(job.data_args, job.training_args, job.model_args)
         trainer.earlier_requests = [_link(one) for one in job.earlier]
-        until = None
         if self.stop_args.stop_at:
             sets = self.forget[job.name], self.retain, self.moved[job.name]
-            until = unlearn_until(self.stop_args, trainer, *sets, self._loaders(None)["retrained"])
-            trainer.add_callback(until)
+            trainer.add_callback(unlearn_until(self.stop_args, trainer, *sets, self._loaders(None)["retrained"]))
         steps, seconds = train_and_save(trainer)
-        shortfall = None if until is None else until.shortfall
+        shortfall = trainer.shortfall
         # Free the model and its optimizer before the saved one is loaded.
-        del trainer, until
+        del trainer
         gc.collect()
         point = self._point(self._loaders(str(job.folder))["unlearned"])
         training = {"settings": job.settings, "steps": steps, "seconds": seconds, "shortfall": shortfall}

@@ -221,11 +221,9 @@ def main(
         if args.evaluate or args.panel_prompts or stop_args.stop_at:
             rows = load_evaluation_rows(data_args, eval_args.max_eval_rows, tokenizer, config, training_args)
         classifier = load_fluency_classifier(eval_args.fluency_classifier) if args.evaluate else None
-        until = None
         if stop_args.stop_at:
-            until = _stopping_callback(stop_args, eval_args, model_args, trainer, rows)
             # Before the panel's callback, which then measures the state that is kept.
-            trainer.add_callback(until)
+            trainer.add_callback(_stopping_callback(stop_args, eval_args, model_args, trainer, rows))
         output.begin(trainer)
 
     if args.panel_prompts:
@@ -245,8 +243,8 @@ def main(
     trainer.accelerator.wait_for_everyone()
     output.end(trainer)
     trainer.end()
-    if until is not None and until.shortfall and trainer.is_world_process_zero():
-        print_shortfall(until.shortfall)
+    if trainer.shortfall and trainer.is_world_process_zero():
+        print_shortfall(trainer.shortfall)
     # Last, when no process waits for another: an upload may take longer than the timeout of a collective.
     if publishes and trainer.is_world_process_zero():
         _publish(prog, trainer)

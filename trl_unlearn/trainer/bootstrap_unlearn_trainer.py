@@ -112,6 +112,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             Requests that the model has forgotten before, for the record and the card.
         stop_reason (`str` or `None`):
             Why training ended before its last step, in a sentence. A callback that stops it sets this.
+        shortfall (`str` or `None`):
+            How much of a goal is missing after the last step, in a sentence. A callback that has a goal sets this.
 
     Raises:
         `ValueError`: Before any training, if the data, the model and the config do not fit together.
@@ -228,7 +230,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def _begin_run(self) -> None:
         super()._begin_run()
         args, config = self.args, self.model.config.get_text_config()
-        self.stop_reason = None
+        self.stop_reason = self.shortfall = None
         self._last_means.clear()
         self._meter = StepMeter(self.accelerator, config)
         self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded, self._layer, self._twin)

@@ -160,6 +160,7 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         seed=args.seed,
         world_size=args.world_size,
         stopped=trainer.stop_reason,
+        shortfall=trainer.shortfall,
         chain=trainer.earlier_requests,
         belief_audit=audit,
         training_log=[entry for entry in history if "train_runtime" not in entry],
