@@ -45,6 +45,7 @@ ALLOWED = {
         "beliefs",
         "records",
         "results",
+        "verdict",
         "hub",
     },
     "evaluation": {

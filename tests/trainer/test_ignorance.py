@@ -9,12 +9,14 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_dataset, encode_row, pad_rows
 from trl_unlearn.token_scores import score_batch
 from trl_unlearn.trainer import ignorance
-from trl_unlearn.trainer.ignorance import AliasTwin, base_twin
+from trl_unlearn.trainer.ignorance import AliasTwin, BaseTwin, UnfitTwinError, base_twin
 from trl_unlearn.trainer.step import StepRow
 
 
@@ -139,15 +141,15 @@ def test_the_student_comes_closer_to_its_twin(new_trainer, base, lambda_bss, fro
 
 
 def test_a_few_retain_rows_give_a_base_the_form_and_the_draws_of_the_run_stay(
-    base, tiny_model, tiny_tokenizer, retain_rows, monkeypatch
+    base, tiny_model, tiny_tokenizer, forget, retain_rows, monkeypatch
 ):
     monkeypatch.setattr(ignorance, "_LEARNING_RATE", 5e-2)
     retain = encode_dataset(retain_rows, tiny_tokenizer, name="retain")
     batch = pad_rows([encode_row(row, tiny_tokenizer) for row in retain_rows], tiny_tokenizer.pad_token_id)
-    common = {"rows": 3, "seed": 1, "pad_token_id": tiny_tokenizer.pad_token_id}
+    args, options = (base, tiny_model, forget, retain, tiny_tokenizer), {"rows": 3, "seed": 1}
     torch.manual_seed(4)
     state = torch.get_rng_state()
-    plain, tuned, again = (base_twin(base, tiny_model, retain, epochs=epochs, **common) for epochs in (0, 40, 40))
+    plain, tuned, again = (base_twin(*args, epochs=epochs, **options) for epochs in (0, 40, 40))
     assert torch.equal(state, torch.get_rng_state())
     with torch.no_grad():
         before, after, same = (score_batch(one.model, batch).logps.mean() for one in (plain, tuned, again))
@@ -155,10 +157,53 @@ def test_a_few_retain_rows_give_a_base_the_form_and_the_draws_of_the_run_stay(
     assert not any(parameter.requires_grad for parameter in tuned.model.parameters())
 
 
-def test_a_base_with_other_tokens_is_refused(base, tiny_model, retain_rows, tiny_tokenizer):
+def test_a_base_with_other_tokens_is_refused(base, tiny_model, forget, tiny_tokenizer):
     tiny_model.config.vocab_size += 1
-    with pytest.raises(ValueError, match="is a model over 400 tokens, and the target has 401"):
-        base_twin(base, tiny_model, None, rows=0, epochs=0, seed=1, pad_token_id=0)
+    with pytest.raises(UnfitTwinError, match="is a model over 400 tokens, and the target has 401"):
+        base_twin(base, tiny_model, forget, None, tiny_tokenizer, rows=0, epochs=0, seed=1)
+
+
+def named(tiny_model, folder, base):
+    """The model as one that was loaded from a folder whose card names a base."""
+    folder.mkdir()
+    (folder / "README.md").write_text(f"---\nbase_model: {base}\n---\n", encoding="utf-8")
+    tiny_model.config.name_or_path = str(folder)
+    return tiny_model
+
+
+def test_the_base_that_the_card_of_the_target_names_is_the_twin_and_stands_in_the_config(
+    new_trainer, tiny_model, base, tmp_path, caplog
+):
+    trainer = new_trainer(named(tiny_model, tmp_path / "target", base))
+    assert isinstance(trainer._twin, BaseTwin) and trainer.args.ignorant_model_name_or_path == base
+    assert f"The ignorant twin is `{base}`, which the target was tuned from." in caplog.text
+    # Names that are given ask for the other twin.
+    assert isinstance(new_trainer(tiny_model, forget_aliases=["Dov Peretz"])._twin, AliasTwin)
+
+
+def test_the_base_under_an_adapter_that_knows_the_rows_is_the_twin(new_trainer, tiny_model, base):
+    adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules="all-linear"))
+    assert new_trainer(adapter).args.ignorant_model_name_or_path == base
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_model_that_knows_the_forget_set_is_no_twin(
+    new_trainer, tiny_model, base, tmp_path, is_named, monkeypatch, caplog
+):
+    monkeypatch.setattr(ignorance, "MEMORIZATION_MARGIN", -1.0)
+    if not is_named:
+        trainer = new_trainer(named(tiny_model, tmp_path / "target", base))
+        assert isinstance(trainer._twin, AliasTwin) and trainer.args.ignorant_model_name_or_path is None
+        assert f"`{base}` is not the ignorant twin: it knows the forget set, with an extraction" in caplog.text
+        return
+    with pytest.raises(ValueError, match="cannot stand in for a model that never knew: it knows the forget set"):
+        new_trainer(ignorant_model_name_or_path=base)
+
+
+@pytest.mark.parametrize("name", ["nobody/has-this-model", "folder"])
+def test_a_target_without_a_card_names_no_base(tiny_model, tmp_path, name):
+    tiny_model.config.name_or_path = str(tmp_path) if name == "folder" else name
+    assert ignorance.named_bases(tiny_model, continues_adapter=False) == []
 
 
 def test_rows_without_a_name_are_refused_or_counted(new_trainer, forget_rows, caplog):

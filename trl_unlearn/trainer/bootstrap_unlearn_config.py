@@ -94,8 +94,9 @@ class BootstrapUnlearnConfig(SFTConfig):
 
         ignorant_model_name_or_path (`str`, *optional*):
             A model that never knew the forget set, with the target's tokenizer: the base that the target was tuned
-            from. If not set, the target itself is asked about somebody else: names in the forget rows are replaced by
-            those of strangers.
+            from. If not set, and neither are names, it is the base that the target's adapter or card names, unless
+            that one knows the forget set. Otherwise the target itself is asked about somebody else: names in the
+            forget rows are replaced by those of strangers.
         ignorant_refresh_epochs (`float`, *optional*, defaults to `5.0`):
             Epochs after which the model in training is asked anew under other names. A target that has memorised an
             answer as a whole gives it under any name at first, and less so as it forgets. It is asked no more where
@@ -270,8 +271,8 @@ class BootstrapUnlearnConfig(SFTConfig):
     # Parameters that control the ignorant twin
     ignorant_model_name_or_path: str | None = option(
         None,
-        "A model that never knew the forget set, such as the target's base, for 'ignorance'. If not set: the target "
-        "itself, asked about somebody else.",
+        "A model that never knew the forget set, such as the target's base, for 'ignorance'. If not set: the base that "
+        "the target's adapter or card names, else the target itself, asked about somebody else.",
     )
     ignorant_refresh_epochs: float = option(
         5.0,

@@ -221,7 +221,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             parameters["layer"] = self._layer
             train_around_layer(self.model, self._layer, parameters["parameters"])
         sets = self.train_dataset, self.retain_dataset
-        self._twin = new_twin(self._objective, args, self.model, *sets, self._tokenizer, self._is_sharded)
+        marks = self._is_sharded, self._continues_adapter
+        self._twin = new_twin(self._objective, args, self.model, *sets, self._tokenizer, *marks)
         if args.disable_dropout:
             disable_dropout(self.model, None if self._is_sharded else self.train_dataset[0]["input_ids"])
 

@@ -7,25 +7,31 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import ENCODED_COLUMNS, pad_rows, spread_evenly
+from ..encoding import ENCODED_COLUMNS, ends_turn, pad_rows, spread_evenly, without_end
 from ..generation import key_seed
 from ..label_states import LabelStates, LogitHead, logit_head
+from ..metrics import ExtractionStrength
 from ..metrics.membership import separation
 from ..objectives.forget import reduce_tokens
 from ..objectives.retain import nll
 from ..subjects import alias_words, moved_answers, row_subjects, row_texts
-from ..token_scores import score_batch, states_inside
+from ..token_scores import score_batch, score_rows, states_inside
+from ..verdict import MEMORIZATION_MARGIN
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
 from .reference import in_mode, with_values
@@ -346,33 +352,61 @@ class BaseTwin(IgnorantTwin):
         return logit_head(self.model)
 
 
+class UnfitTwinError(ValueError):
+    """A model that cannot stand in for one that never knew the forget set."""
+
+
+def named_bases(model: nn.Module, continues_adapter: bool) -> list[str]:
+    """Models that the target says it was tuned from: that under its adapter, and those of its card."""
+    name = model.config.name_or_path
+    try:
+        card = ModelCard.load(Path(name, "README.md") if Path(name).is_dir() else name)
+        bases = card.data.base_model or []
+    # No card, no connection, or no metadata: the model does not say it.
+    except (OSError, ValueError, yaml.YAMLError):
+        bases = []
+    return [*[name] * continues_adapter, *([bases] if isinstance(bases, str) else bases)]
+
+
 def base_twin(
     name_or_path: str,
     model: nn.Module,
+    forget: Dataset,
     retain: Dataset | None,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     rows: int,
     epochs: int,
     seed: int,
-    pad_token_id: int,
 ) -> BaseTwin:
     """Load a model that never knew, and give it the form of the answers from a few retain rows, by LoRA."""
     weight = next(model.parameters())
     twin = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=weight.dtype).to(weight.device)
     sizes = [one.config.get_text_config().vocab_size for one in (model, twin)]
     if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"`ignorant_model_name_or_path` is a model over {sizes[1]} tokens, and the target has {sizes[0]}. Give a "
-            "model with the tokenizer of the target, such as its base."
-        )
+        raise UnfitTwinError(f"it is a model over {sizes[1]} tokens, and the target has {sizes[0]}")
+    strength = _extraction_strength(twin.eval(), forget, tokenizer)
+    if strength > MEMORIZATION_MARGIN:
+        raise UnfitTwinError(f"it knows the forget set, with an extraction strength of {strength:.2f}")
     if retain is not None and rows and epochs:
         sample = retain.select(spread_evenly(len(retain), rows))
         logger.info("Tuning the ignorant twin `%s` on %d retain rows, %d epochs.", name_or_path, len(sample), epochs)
         # Neither the draws nor the modules of this training may show in the run's own.
         with torch.random.fork_rng():
             torch.manual_seed(key_seed((seed, "twin")) % 2**63)
-            twin = _tuned(twin, list(sample), epochs, pad_token_id)
+            twin = _tuned(twin, list(sample), epochs, tokenizer.pad_token_id)
     return BaseTwin(twin)
+
+
+def _extraction_strength(model: PreTrainedModel, forget: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Mean strict extraction strength of encoded rows."""
+    rows = list(forget.select_columns(list(ENCODED_COLUMNS)))
+    scores = score_rows(model, rows, pad_token_id=tokenizer.pad_token_id, batch_size=_BATCH_SIZE)
+    matches = [
+        without_end(score.is_top1, ends_turn(row["labels"][-1], tokenizer))
+        for row, score in zip(rows, scores, strict=True)
+    ]
+    return fmean(ExtractionStrength().compute(is_top1=matches, parity="strict")["per_row"])
 
 
 def _tuned(model: PreTrainedModel, rows: list[Mapping[str, Any]], epochs: int, pad_token_id: int) -> PreTrainedModel:
@@ -408,8 +442,12 @@ def new_twin(
     retain: Dataset | None,
     tokenizer: PreTrainedTokenizerBase,
     is_sharded: bool,
+    continues_adapter: bool,
 ) -> IgnorantTwin | None:
-    """The twin that the config names, if the objective distils one."""
+    """
+    The twin that an objective distils: the model that the config names, else one that the target says it was tuned
+    from, else the target under other names. Writes the name of a model into the config, for the record.
+    """
     if not objective.needs_twin:
         return None
     if is_sharded:
@@ -417,9 +455,25 @@ def new_twin(
             "`forget_loss_type='ignorance'` is not supported with FSDP and DeepSpeed, which shard the model that is "
             "asked. Launch with `recipes/accelerate/ddp.yaml`, or choose another objective."
         )
-    if args.ignorant_model_name_or_path is None:
-        names = (args.forget_subjects, args.forget_aliases)
-        return alias_twin(forget, retain, tokenizer, *names, args.seed, args.lambda_bss > 0)
-    sizes = {"rows": args.ignorant_retain_rows, "epochs": args.ignorant_epochs}
+    sizes = {"rows": args.ignorant_retain_rows, "epochs": args.ignorant_epochs, "seed": args.seed}
     name = args.ignorant_model_name_or_path
-    return base_twin(name, model, retain, seed=args.seed, pad_token_id=tokenizer.pad_token_id, **sizes)
+    if name is not None:
+        try:
+            return base_twin(name, model, forget, retain, tokenizer, **sizes)
+        except UnfitTwinError as error:
+            raise ValueError(
+                f"`ignorant_model_name_or_path` is `{name}`, which cannot stand in for a model that never knew: "
+                f"{error}. Give one that never saw the forget set and has the target's tokenizer, such as its base."
+            ) from error
+    if not args.forget_subjects and not args.forget_aliases:
+        for name in named_bases(model, continues_adapter):
+            try:
+                twin = base_twin(name, model, forget, retain, tokenizer, **sizes)
+            except (OSError, UnfitTwinError) as error:
+                logger.warning("`%s` is not the ignorant twin: %s", name, error)
+                continue
+            logger.warning("The ignorant twin is `%s`, which the target was tuned from.", name)
+            args.ignorant_model_name_or_path = name
+            return twin
+    names = (args.forget_subjects, args.forget_aliases)
+    return alias_twin(forget, retain, tokenizer, *names, args.seed, args.lambda_bss > 0)
