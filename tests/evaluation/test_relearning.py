@@ -22,6 +22,7 @@ from trl_unlearn.evaluation.relearning import (
     Attack,
     AttackSetting,
     attack_batches,
+    blunt_attacks,
     excess_areas,
     relearn,
 )
@@ -108,6 +109,18 @@ def test_kinds_without_rows_are_named(tiny_tokenizer, caplog):
     assert setting.attacks == [attack for attack in ATTACKS if attack.kind == "share"]
     assert "`robustness/benign_area` is left out: there are no retain rows." in caplog.text
     assert "`robustness/form_area` is left out" in caplog.text and "`--holdout_dataset`" in caplog.text
+
+
+def test_an_attack_that_the_target_does_not_survive_and_one_without_rows_are_named_below_the_table():
+    # Half of what it said is left by the first, less by the second.
+    target = {RELEARNING: [[0.75, 0.25]] * 4 + [[0.5, 0.0]], BENIGN: [[0.75, 0.25]] * 4 + [[0.25, 0.0]]}
+    blunt = blunt_attacks(target)
+    assert blunt == [BENIGN.name]
+    protocol = {"attacks": {"rows": {"share": 1, "benign": 8}, "blunt": blunt}}
+    fields = {"parity": "strict", "suites": ["robustness"], "models": {}, "environment": {}}
+    text = "\n".join(EvaluationResult(protocol=protocol, **fields).notes())
+    assert "prove little" in text and f"under them: `{BENIGN.name}`." in text
+    assert "Not attacked by fine-tuning on rows of the same form" in text and "retain rows" not in text
 
 
 def test_an_attack_by_an_adapter_trains_and_leaves_the_model_as_it_was(tiny_model, tiny_tokenizer, forget_rows):

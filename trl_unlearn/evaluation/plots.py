@@ -235,7 +235,8 @@ def plot_attacks(result: EvaluationResult, path: str | os.PathLike) -> None:
             axes.set_title(f"{_ATTACK_TITLES[kind]}\n{_WEIGHTS_TITLES[weights]}, {rate}", loc="left", fontsize=10)
             frame(axes)
     grid[0, 0].set_ylim(0, 1.03)
-    figure.supxlabel("optimiser steps", fontsize=10)
+    for axes in grid[-1]:
+        axes.set_xlabel("optimiser steps")
     figure.supylabel("extraction strength of the other forget rows (strict)", fontsize=10)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle("Attacks by fine-tuning: on what rows, of what weights, at what rate", fontsize=13)
