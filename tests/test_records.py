@@ -81,7 +81,7 @@ def test_a_run_of_a_version_that_recorded_no_truncation_is_read():
 
 def test_a_result_is_the_same_after_saving_and_loading(tmp_path):
     result = make_result(not_measured={"unlearned": {"forget/squeezing": Unmeasured(1, 4), "own/sum": Unmeasured()}})
-    result.layers = {"target": {"depth/logit_lens": [0.25, 0.5]}}
+    result.curves = {"target": {"depth/logit_lens": [0.25, 0.5]}}
     result.save(tmp_path / "eval_results.json")
     assert EvaluationResult.load(tmp_path / "eval_results.json") == result
 
@@ -260,7 +260,7 @@ def test_suites_are_joined_in_the_order_of_tables_and_the_first_ones_word_counts
     other = SuiteOutcome(
         {"target": {"privacy/loss_auc": Measurement(0.6)}, "retrained": {}},
         not_measured={"retrained": {"privacy/loss_auc": Unmeasured(1, 7)}},
-        layers={"target": {"own/metric": [0.5]}},
+        curves={"target": {"own/metric": [0.5]}},
         protocol={"rows": {"forget": 4, "holdout": 3}, "seed": 2},
     )
     result = EvaluationResult.of_suites(
@@ -273,7 +273,7 @@ def test_suites_are_joined_in_the_order_of_tables_and_the_first_ones_word_counts
         "unlearned": None,
     }
     assert result.not_measured == other.not_measured
-    assert result.layers == other.layers
+    assert result.curves == other.curves
     assert result.protocol == {
         "parity": "strict",
         "rows": {"forget": 4, "holdout": 3},

@@ -16,7 +16,7 @@ from .records import SCHEMA_VERSION, JsonRecord
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 PARITIES = ("open-unlearning", "strict")
 # Fields of a record that hold numbers by metric.
-_TABLES = ("models", "differences", "not_measured", "layers")
+_TABLES = ("models", "differences", "not_measured", "curves")
 MODEL_ROLES = ("target", "unlearned", "retrained")
 # Name of a paired difference -> what is subtracted from what.
 DIFFERENCES = {"unlearned - target": ("unlearned", "target"), "unlearned - retrained": ("unlearned", "retrained")}
@@ -66,6 +66,8 @@ _TOFU_GROUPS = ("forget", "keep", "aggregate")
 
 # Samples a question of leak@k, and the steps of relearning after which a model is measured; 0 is before the first.
 LEAK_ATTEMPTS, RELEARNING_STEPS = (1, 4, 8), (0, 1, 2, 4, 8)
+# Noise on weights, in percent of the standard deviation of a matrix.
+NOISE_PERCENT = (10, 20)
 
 METRICS = tuple(
     Metric(*row)
@@ -108,8 +110,12 @@ METRICS = tuple(
         *((f"robustness/leak_at_{k}", f"leak@{k}", "robustness") for k in LEAK_ATTEMPTS),
         *((f"robustness/relearned_{n}_steps", f"relearned, {n} steps", "robustness") for n in RELEARNING_STEPS),
         ("robustness/relearning_area", "relearning, area above retrained", "robustness"),
+        ("robustness/benign_area", "benign fine-tuning, area above retrained", "robustness"),
+        ("robustness/form_area", "rows of the same form, area above retrained", "robustness"),
+        ("robustness/strongest_area", "strongest fine-tuning, area above retrained", "robustness"),
         ("robustness/quantized_int8", "rounded to 8 bits", "robustness", True),
         ("robustness/quantized_int4", "rounded to 4 bits", "robustness", True),
+        *((f"robustness/noise_{n}_percent", f"{n} % noise on weights", "robustness", True) for n in NOISE_PERCENT),
         ("robustness/prefix_rougeL", "a quarter of the answer given", "robustness", True),
         ("robustness/in_context_rougeL", "other forget rows in front", "robustness", True),
         ("robustness/paraphrased_rougeL", "paraphrased question", "robustness", True),
@@ -201,7 +207,7 @@ class SuiteOutcome(JsonRecord):
     models: dict[str, dict[str, Measurement]]
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
     not_measured: dict[str, dict[str, Unmeasured]] = field(default_factory=dict)
-    layers: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)  # `rows` (number of rows a set), `seed`, and more
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
 
@@ -226,8 +232,9 @@ class EvaluationResult(JsonRecord):
             A key of `DIFFERENCES` or `SCALE` -> metric -> paired [`Difference`].
         not_measured (`dict[str, dict[str, Unmeasured]]`, *optional*):
             Role -> metric without a value -> [`Unmeasured`].
-        layers (`dict[str, dict[str, list[float]]]`, *optional*):
-            Role -> metric -> its mean after each decoder layer.
+        curves (`dict[str, dict[str, list[float]]]`, *optional*):
+            Role -> curve -> its means: of `depth/...` after each decoder layer, of `robustness/...` after each of
+            `RELEARNING_STEPS`.
         protocol (`dict[str, Any]`), environment (`dict[str, Any]`):
             How it was measured (rows a set, `fluency_source`, seed, dtype, weights); versions and device.
     """
@@ -238,7 +245,7 @@ class EvaluationResult(JsonRecord):
     models: dict[str, dict[str, Measurement] | None]
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
     not_measured: dict[str, dict[str, Unmeasured]] = field(default_factory=dict)
-    layers: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     protocol: dict[str, Any]
     environment: dict[str, Any]
 
@@ -361,12 +368,27 @@ class EvaluationResult(JsonRecord):
                 "These probes say nothing, because the target itself is hardly above a model that does not know: "
                 f"{', '.join(f'`{name}`' for name in blind)}."
             )
+        if "attacks" in self.protocol:
+            notes += _attack_notes(self.protocol["attacks"])
         source = self.protocol.get("fluency_source")
         if source == "standin":
             notes.append("Fluency is a stand-in, not the published classifier: Util and Agg are not comparable.")
         elif source is not None:
             notes.append(f"Fluency source: {source}.")
         return notes
+
+
+def _attack_notes(protocol: Mapping[str, Any]) -> list[str]:
+    """Sentences on attacks by fine-tuning that were not made, or that prove little."""
+    sets = {"benign": "retain rows", "form": "rows of the same form about other people (a holdout set)"}
+    missing = [rows for kind, rows in sets.items() if kind not in protocol["rows"]]
+    notes = [f"Not attacked by fine-tuning on {rows}: there are none." for rows in missing]
+    if protocol["blunt"]:
+        notes.append(
+            "These attacks by fine-tuning prove little, because the target itself loses half of its extraction "
+            f"strength under them: {', '.join(f'`{name}`' for name in protocol['blunt'])}."
+        )
+    return notes
 
 
 def _unmeasured_note(role: str, unmeasured: dict[str, Unmeasured]) -> str:

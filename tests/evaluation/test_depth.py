@@ -173,8 +173,8 @@ def test_depth_and_lens_are_what_plain_loops_give(measure, models, rows, _tokeni
     for role in models:
         best = torch.tensor(lenses[role]).max(1).values.exp().mean().item()
         assert value(outcome, role, LENS) == pytest.approx(best, abs=1e-5)
-        assert outcome.layers[role][LENS] == pytest.approx(torch.tensor(lenses[role]).exp().mean(0).tolist(), abs=1e-5)
-        assert outcome.layers[role][LOST] == pytest.approx(torch.tensor(lost[role]).mean(0).tolist(), abs=2e-5)
+        assert outcome.curves[role][LENS] == pytest.approx(torch.tensor(lenses[role]).exp().mean(0).tolist(), abs=1e-5)
+        assert outcome.curves[role][LOST] == pytest.approx(torch.tensor(lost[role]).mean(0).tolist(), abs=2e-5)
 
 
 def test_the_target_is_at_0_and_the_retrained_model_at_1(measure, models, rows):
@@ -196,9 +196,9 @@ def test_a_model_whose_last_layer_alone_forgot_is_not_deep(measure, models, rows
     refusals = [with_answer(row, "I do not know that.") for row in rows.forget]
     shallow = train(models["target"], _tokenizer, [*refusals, *rows.retain], 60, only="model.layers.3.")
     outcome = measure({**models, "unlearned": shallow}, rows)
-    assert outcome.layers["unlearned"][LENS][-1] < 0.2
+    assert outcome.curves["unlearned"][LENS][-1] < 0.2
     assert value(outcome, "unlearned", UDS) < 0.6
-    assert outcome.layers["unlearned"][LOST][:3] == pytest.approx([0.0] * 3, abs=1e-5)
+    assert outcome.curves["unlearned"][LOST][:3] == pytest.approx([0.0] * 3, abs=1e-5)
 
 
 def test_an_adapter_has_the_numbers_of_the_merged_model(measure, models, rows):
@@ -313,6 +313,6 @@ def test_the_layers_are_drawn_and_without_them_the_figure_is_refused(measure, mo
         plot_depth(result(measure(given, rows)), tmp_path / f"{count}.png")
         assert (tmp_path / f"{count}.png").stat().st_size > 10_000
     outcome = measure(models, rows)
-    outcome.layers = {}
+    outcome.curves = {}
     with pytest.raises(ValueError, match="run the suite `depth` first"):
         plot_depth(result(outcome), tmp_path / "none.png")

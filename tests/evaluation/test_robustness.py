@@ -28,6 +28,7 @@ from transformers import (
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation import robustness
 from trl_unlearn.evaluation.plots import plot_leak, plot_relearning
+from trl_unlearn.evaluation.relearning import RELEARNING, attack_batches, relearn
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.metrics import LeakAtK
@@ -36,23 +37,29 @@ from trl_unlearn.token_scores import score_rows
 
 
 CURVE = [f"robustness/relearned_{step}_steps" for step in (0, 1, 2, 4, 8)]
-WEIGHTS = {*CURVE, "robustness/quantized_int8", "robustness/quantized_int4"}
+NOISY = ["robustness/noise_10_percent", "robustness/noise_20_percent"]
+WEIGHTS = {*CURVE, *NOISY, "robustness/quantized_int8", "robustness/quantized_int4"}
 LEAK = ["robustness/leak_at_1", "robustness/leak_at_4", "robustness/leak_at_8"]
 PROMPTS = {*LEAK, "robustness/prefix_rougeL", "robustness/in_context_rougeL"}
 PARAPHRASED = "robustness/paraphrased_rougeL"
-AREA = "robustness/relearning_area"
+AREA, STRONGEST = "robustness/relearning_area", "robustness/strongest_area"
+AREAS = {AREA, STRONGEST, "robustness/benign_area", "robustness/form_area"}
 OFF = "robustness/adapter_off"
 
 
 def measure(models, rows, tokenizer, batch_size=None, seed=42):
     loaders = {role: None if model is None else partial(copy.deepcopy, model) for role, model in models.items()}
-    return measure_robustness(loaders, EvaluationRows(rows), tokenizer, batch_size=batch_size, seed=seed).models
+    rows = rows if isinstance(rows, EvaluationRows) else EvaluationRows(rows)
+    return measure_robustness(loaders, rows, tokenizer, batch_size=batch_size, seed=seed).models
 
 
 def setting_of(rows, tokenizer, batch_size=None):
-    rows = list(rows)
+    sets = rows if isinstance(rows, EvaluationRows) else EvaluationRows(rows)
+    rows = list(sets.forget)
     forget = encode_set(rows, tokenizer, name="forget")
-    return robustness._Setting(tokenizer=tokenizer, rows=rows, forget=forget, batch_size=batch_size, seed=42)
+    batches = attack_batches(sets, forget, tokenizer)
+    options = {"tokenizer": tokenizer, "batch_size": batch_size, "seed": 42}
+    return robustness._Setting(rows=rows, forget=forget, batches=batches, **options)
 
 
 def train(model, rows, tokenizer, steps):
@@ -87,19 +94,19 @@ def logp(model, row, tokenizer):
     return sum(score.logps)
 
 
-def test_every_attack_is_measured_on_every_model(tiny_model, tiny_tokenizer, forget_rows):
+def test_every_attack_is_measured_on_every_model(tiny_model, tiny_tokenizer, forget_rows, retain_rows):
     rows = [{**row, "paraphrased_question": "Who?"} for row in forget_rows]
     adapter = get_peft_model(copy.deepcopy(tiny_model), LoraConfig(r=2, target_modules=["q_proj"]))
     models = {"target": tiny_model, "unlearned": adapter, "retrained": other_model(tiny_model)}
-    measured = measure(models, rows, tiny_tokenizer)
-    everything = {*WEIGHTS, *PROMPTS, PARAPHRASED, AREA}
+    measured = measure(models, EvaluationRows(rows, retain_rows, holdout=retain_rows), tiny_tokenizer)
+    everything = {*WEIGHTS, *PROMPTS, PARAPHRASED, *AREAS}
     assert {role: set(found) for role, found in measured.items()} == {
         "target": everything,
         "unlearned": {*everything, OFF},
         "retrained": everything,
     }
     # Every fifth of three rows, that is the first, is learned again.
-    rows_of = {name: 2 if name in {*CURVE, AREA} else 3 for name in everything}
+    rows_of = {name: 2 if name in {*CURVE, *AREAS} else 3 for name in everything}
     assert {name: measurement.n for name, measurement in measured["target"].items()} == rows_of
 
 
@@ -159,7 +166,7 @@ def test_each_attack_that_changes_the_weights_gets_the_model_as_it_was(knowing_m
 
     rows = EvaluationRows(forget_rows)
     measured = measure_robustness({"target": load}, rows, tiny_tokenizer, batch_size=None, seed=42).models["target"]
-    assert len(seen) == 4
+    assert len(seen) == 7
     assert_close(seen[0].state_dict(), weights, rtol=0, atol=0)
     assert_close(knowing_model.state_dict(), weights, rtol=0, atol=0)
     alone = robustness._quantization(copy.deepcopy(knowing_model), setting_of(forget_rows, tiny_tokenizer), 4)
@@ -171,7 +178,7 @@ def test_relearning_learns_the_share_even_with_frozen_weights(tiny_model, tiny_t
     setting = setting_of(forget_rows, tiny_tokenizer)
     tiny_model.requires_grad_(False).to(torch.bfloat16)
     before = logp(tiny_model, setting.forget.answers[0], tiny_tokenizer)
-    robustness._relearning(tiny_model, setting)
+    relearn(tiny_model, setting, RELEARNING)
     assert logp(tiny_model, setting.forget.answers[0], tiny_tokenizer) > before + 1
     assert not tiny_model.training
 
@@ -180,8 +187,8 @@ def test_a_step_of_relearning_does_not_depend_on_the_batch_size(tiny_model, tiny
     found = []
     for batch_size in (1, 2, None):
         setting, model = setting_of(forget_rows, tiny_tokenizer, batch_size), copy.deepcopy(tiny_model)
-        for _ in robustness._relearn(model, setting.forget.answers, setting):
-            pass
+        setting.batches["share"] = [setting.forget.answers]
+        relearn(model, setting, RELEARNING)
         found.append([logp(model, row, tiny_tokenizer) for row in setting.forget.answers])
     assert found[0] == pytest.approx(found[2], rel=1e-3)
     assert found[1] == pytest.approx(found[2], rel=1e-3)
@@ -210,6 +217,37 @@ def test_all_linear_weights_but_those_of_the_head_are_rounded(tiny_model, tiny_t
         expected = robustness._round_weights(was, bits=4, group_size=32) if rounded else was
         assert_close(weight, expected, rtol=0, atol=0)
         assert torch.equal(weight, was) != rounded
+
+
+def test_noise_is_that_share_of_the_spread_of_each_matrix_and_the_same_for_every_model(
+    tiny_model, tiny_tokenizer, forget_rows
+):
+    setting, twice = setting_of(forget_rows, tiny_tokenizer), copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        for weight in twice.parameters():
+            weight.mul_(2)
+    before = {model: copy.deepcopy(model.state_dict()) for model in (tiny_model, twice)}
+    for model in before:
+        assert robustness._noise(model, setting, 20).keys() == {NOISY[1]}
+    for name in tiny_model.state_dict():
+        noise, doubled = (model.state_dict()[name] - before[model][name] for model in before)
+        if name.endswith("_proj.weight"):
+            spread = before[tiny_model][name].std()
+            assert noise.std() == pytest.approx(0.2 * spread.item(), rel=0.1)
+            assert_close(doubled, 2 * noise, rtol=1e-4, atol=1e-6)
+        else:
+            assert not noise.any()
+
+
+def test_noise_is_drawn_for_each_expert_by_its_own_spread(tiny_tokenizer, forget_rows):
+    model = tiny_experts("mixtral", tiny_tokenizer)
+    weight = model.model.layers[0].mlp.experts.down_proj
+    with torch.no_grad():
+        weight[1] *= 10
+    before = weight.detach().clone()
+    robustness._noise(model, setting_of(forget_rows, tiny_tokenizer), 10)
+    first, second = (weight.detach() - before).std((1, 2))
+    assert second == pytest.approx(10 * first.item(), rel=0.2)
 
 
 def tiny_experts(kind, tokenizer):

@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
 
+import copy
 import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from trl_unlearn.evaluation.depth import measure_depth
 from trl_unlearn.evaluation.elicitation import measure_elicitation
+from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
 
@@ -21,6 +24,7 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_unlearn.evaluation.depth import measure_depth
 from trl_unlearn.evaluation.elicitation import measure_elicitation
+from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
 
@@ -31,12 +35,13 @@ load = lambda: AutoModelForCausalLM.from_pretrained(folder)
 forget, retain = json.load(open(rows))
 tokenizer = AutoTokenizer.from_pretrained(folder)
 suite = Suite({"target": load}, EvaluationRows(forget, retain), tokenizer, max_completion_length=12)
-plain = EvaluationRows([{name: row[name] for name in ("prompt", "completion")} for row in forget])
-depth, asked = [
+plain = EvaluationRows([{name: row[name] for name in ("prompt", "completion")} for row in forget], retain)
+depth, asked, attacked = [
     measure({"target": load}, plain, tokenizer, batch_size=None, seed=0).to_dict()
-    for measure in (measure_depth, measure_elicitation)
+    for measure in (measure_depth, measure_elicitation, measure_robustness)
 ]
-json.dump([suite.evaluate().to_dict(), suite.per_row, depth, asked], open(f"{out}.{state.process_index}", "w"))
+results = [suite.evaluate().to_dict(), suite.per_row, depth, asked, attacked]
+json.dump(results, open(f"{out}.{state.process_index}", "w"))
 """
 
 
@@ -63,16 +68,20 @@ def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     expected = Suite({"target": lambda: tiny_model}, EvaluationRows(*rows), tiny_tokenizer, max_completion_length=12)
-    depth, asked = (
-        measure({"target": lambda: tiny_model}, EvaluationRows(forget_rows), tiny_tokenizer, batch_size=None, seed=0)
-        for measure in (measure_depth, measure_elicitation)
+    load, plain = partial(copy.deepcopy, tiny_model), EvaluationRows(forget_rows, retain_rows)
+    depth, asked, attacked = (
+        measure({"target": load}, plain, tiny_tokenizer, batch_size=None, seed=0)
+        for measure in (measure_depth, measure_elicitation, measure_robustness)
     )
     for rank in range(2):
-        result, per_row, found, probed = json.loads((tmp_path / f"out.{rank}").read_text())
-        lens = found["layers"]["target"]["depth/logit_lens"]
-        assert lens == pytest.approx(depth.layers["target"]["depth/logit_lens"], abs=1e-6)
-        for name, measured in asked.models["target"].items():
-            assert probed["models"]["target"][name]["value"] == pytest.approx(measured.value, abs=1e-6), name
+        result, per_row, found, probed, hit = json.loads((tmp_path / f"out.{rank}").read_text())
+        lens = found["curves"]["target"]["depth/logit_lens"]
+        assert lens == pytest.approx(depth.curves["target"]["depth/logit_lens"], abs=1e-6)
+        for shared, alone in ((probed, asked), (hit, attacked)):
+            for name, measured in alone.models["target"].items():
+                assert shared["models"]["target"][name]["value"] == pytest.approx(measured.value, abs=1e-6), name
+        for name, curve in attacked.curves["target"].items():
+            assert hit["curves"]["target"][name] == pytest.approx(curve, abs=1e-6), name
         for name, values in expected.per_row["target"].items():
             assert per_row["target"][name] == pytest.approx(values, abs=1e-6), name
         for name, measured in expected.evaluate().models["target"].items():

@@ -162,6 +162,8 @@ def test_a_second_retrained_model_is_measured_in_every_suite_and_is_the_noise_fl
     suites = ["--suites", "tofu,privacy,robustness,distribution,depth,elicitation", "--holdout_dataset", holdout]
     done = run("evaluate", [*own, *models, *suites])
     result = result_of(done)
+    assert set(result.protocol["attacks"]["rows"]) == {"share", "benign", "form"}
+    assert (done.folder / "figures/attacks.png").is_file()
     # It is the first one again: everything that both have is the same.
     assert result.models["second_retrained"] == result.models["retrained"]
     assert {found.value for found in result.differences["second_retrained - retrained"].values()} == {0.0}
@@ -252,7 +254,7 @@ def test_two_sets_of_non_members_are_refused(refuse, tofu, holdout):
 
 def test_non_members_without_the_suite_that_needs_them_are_refused(refuse, own, holdout):
     sentence = refuse([*own, "--holdout_dataset", holdout])
-    assert "`holdout_dataset`" in sentence and "`privacy`" in sentence
+    assert "`holdout_dataset`" in sentence and "`privacy` or `robustness`" in sentence
 
 
 def test_a_holdout_row_that_cannot_be_encoded_is_refused(refuse, own, tmp_path):
@@ -349,7 +351,7 @@ def test_distribution_depth_and_the_offline_part_of_the_judge_run_through_the_sa
     result = result_of(done)
     assert result.suites == ["distribution", "depth", "judge"]
     assert result.get("unlearned", "depth/logit_lens") == result.get("retrained", "depth/logit_lens")
-    assert len(result.layers["target"]["depth/logit_lens"]) == 2
+    assert len(result.curves["target"]["depth/logit_lens"]) == 2
     assert (done.folder / "figures/depth.png").is_file()
     assert result.get("unlearned", "distribution/fade_forget").value == 0.0
     assert result.get("target", "distribution/fade_forget").value > 0.0

@@ -322,13 +322,13 @@ def measure_depth(
     lost = {role: table[: len(facts)] for role, table in _degradations(tables).items()}
     control = {role: table[len(facts) :] for role, table in _degradations(tables).items() if retained}
     per_row = {role: {_LENS: lens[role].max(1).tolist()} for role in MEASURED_ROLES if role in lens}
-    layers = {role: {_LENS: table.mean(0).tolist()} for role, table in lens.items()}
+    curves = {role: {_LENS: table.mean(0).tolist()} for role, table in lens.items()}
     protocol = {"rows_without_entity": len(forget.answers) - len(facts)}
     for role in lost:
-        layers[role][_LOST] = lost[role].mean(0).tolist()
+        curves[role][_LOST] = lost[role].mean(0).tolist()
         if retained:
             per_row[role][_CONTROL] = control[role].mean(1).tolist()
-            layers[role][_CONTROL] = control[role].mean(0).tolist()
+            curves[role][_CONTROL] = control[role].mean(0).tolist()
     if lost:
         if not retained:
             logger.warning(
@@ -350,6 +350,6 @@ def measure_depth(
     for differences in outcome.differences.values():
         # It judges the measurement: the retrained model's is no aim.
         differences.pop(_CONTROL, None)
-    outcome.layers = layers
+    outcome.curves = curves
     outcome.protocol = {"rows": {"forget": len(forget.answers)}, "seed": seed, "depth": protocol}
     return outcome

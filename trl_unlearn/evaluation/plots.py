@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ BAND_STYLES = {
     "paraphrase": ("paraphrase", "#E69F00", "--", "D"),
     "wrong": ("wrong answers", "#009E73", ":", "X"),
 }
+# Parts of the names of curves, in the order of panels.
+_ATTACK_TITLES = {"share": "a fifth of the forget rows", "benign": "retain rows", "form": "rows of the same form"}
+_WEIGHTS_TITLES = {"whole": "whole weights", "lora": "LoRA"}
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 METHOD_SHAPES = (("-", "o"), ("--", "s"), (":", "^"))
 
@@ -202,6 +206,43 @@ def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
     save_figure(figure, path, ncols=3)
 
 
+def _attack_curves(result: EvaluationResult, role: str) -> dict[tuple[str, str, str], list[float]]:
+    """(rows, weights, rate) of an attack by fine-tuning -> its curve."""
+    curves = result.curves.get(role, {})
+    return {tuple(name.split("/")[1].split("_")): curve for name, curve in curves.items() if "robustness/" in name}
+
+
+def plot_attacks(result: EvaluationResult, path: str | os.PathLike) -> None:
+    """The curve of each attack by fine-tuning: a row of panels for each kind of rows that it trains on."""
+    curves = {role: drawn for role in ROLE_STYLES if (drawn := _attack_curves(result, role))}
+    attacks = list(dict.fromkeys(attack for drawn in curves.values() for attack in drawn))
+    if not attacks:
+        raise ValueError("`result` holds no curves of attacks: run the suite `robustness` first.")
+    kinds = {kind: [attack for attack in attacks if attack[0] == kind] for kind in _ATTACK_TITLES}
+    kinds = {kind: panels for kind, panels in kinds.items() if panels}
+    figure = Figure(figsize=(WIDTH, 2.2 * len(kinds) + 1.2), dpi=DPI, layout="constrained")
+    grid = figure.subplots(len(kinds), max(map(len, kinds.values())), squeeze=False, sharey=True)
+    for row, panels in zip(grid, kinds.values(), strict=True):
+        for axes, attack in zip_longest(row, panels):
+            if attack is None:
+                axes.set_axis_off()
+                continue
+            kind, weights, rate = attack
+            for role, drawn in curves.items():
+                points = range(len(drawn[attack]))
+                axes.plot(points, drawn[attack], linewidth=2, clip_on=False, label=role, **_style(role))
+            axes.set_xticks(range(len(RELEARNING_STEPS)), [str(step) for step in RELEARNING_STEPS])
+            axes.set_title(f"{_ATTACK_TITLES[kind]}\n{_WEIGHTS_TITLES[weights]}, {rate}", loc="left", fontsize=10)
+            frame(axes)
+    grid[0, 0].set_ylim(0, 1.03)
+    for axes in grid[-1]:
+        axes.set_xlabel("optimiser steps")
+    figure.supylabel("extraction strength of the other forget rows (strict)", fontsize=10)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle("Attacks by fine-tuning: on what rows, of what weights, at what rate", fontsize=13)
+    save_figure(figure, path)
+
+
 def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
     """How much of an answer the best of k samples says."""
     names = [f"robustness/leak_at_{k}" for k in LEAK_ATTEMPTS]
@@ -229,19 +270,19 @@ def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
 
 def plot_depth(result: EvaluationResult, path: str | os.PathLike) -> None:
     """How likely the fact is after each layer of a model, and the target's loss of it with that layer's states."""
-    if not result.layers:
-        raise ValueError("`result` holds no `layers`: run the suite `depth` first.")
+    roles = [role for role in ROLE_STYLES if any(name.startswith("depth/") for name in result.curves.get(role, ()))]
+    if not roles:
+        raise ValueError("`result` holds no curves over layers: run the suite `depth` first.")
     lost = {"depth/degradation": ("-", "forget set"), "depth/retain_degradation": (":", "retain set")}
     panels = [
         ("Logit lens: read after each layer", "probability of the fact", {"depth/logit_lens": ("-", None)}),
         ("Patching: its states in the target", "nats per token that the target loses", lost),
     ]
-    panels = [panel for panel in panels if any(set(panel[2]) & set(curves) for curves in result.layers.values())]
-    roles = [role for role in ROLE_STYLES if role in result.layers]
+    panels = [panel for panel in panels if any(set(panel[2]) & set(curves) for curves in result.curves.values())]
     figure = Figure(figsize=(WIDTH, 4.4), dpi=DPI, layout="constrained")
     for axes, (title, label, dashes) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for role, name in ((role, name) for role in roles for name in dashes if name in result.layers[role]):
-            curve, dash = result.layers[role][name], dashes[name][0]
+        for role, name in ((role, name) for role in roles for name in dashes if name in result.curves[role]):
+            curve, dash = result.curves[role][name], dashes[name][0]
             style = _style(role) | ({} if dash == "-" else {"marker": ""})
             axes.plot(range(1, len(curve) + 1), curve, linestyle=dash, linewidth=2, clip_on=False, **style)
         if dashes is not lost:

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Attacks that bring back what is only hidden: relearning, rounded weights, other prompts, many samples."""
+"""Attacks that bring back what is only hidden: relearning, changed weights, other prompts, many samples."""
 
 import logging
 import re
@@ -16,36 +16,32 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from ..encoding import answer_ids, encode_row, prompt_ids, without_end
 from ..generation import position_limit
 from ..metrics import LeakAtK, RougeRecall
-from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, RELEARNING_STEPS, SuiteOutcome
+from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, NOISE_PERCENT, SuiteOutcome
 from ..row_forms import prompt_and_answer, template_columns, with_question
-from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
-from .together import SuiteSetting, free_memory
+from .relearning import AttackSetting, attack_batches, blunt_attacks, curves_of, excess_areas, relearn
+from .rows import EvaluationRows, Loaders, encode_set
+from .together import free_memory
 from .uncertainty import summarise_rows, where_measured
 
 
 logger = logging.getLogger(__name__)
 
-# One row in five is relearned on.
-RELEARNING_SHARE = 5
-RELEARNING_RATE = 1e-4
 # bits -> weights that share a scale (`None`: a whole output channel).
 QUANTIZATIONS = {8: None, 4: 32}
-LEAST_ROUNDED_SHARE = 0.9
+LEAST_CHANGED_SHARE = 0.9
 NUM_EXAMPLES = 3
 _MAX_SAMPLE_LENGTH = 64
 
 
 @dataclass(kw_only=True)
-class _Setting(SuiteSetting):
+class _Setting(AttackSetting):
     rows: list[dict[str, Any]]
-    forget: EncodedSet
     # For each quantisation of a model, the share of the decoder's weights that it rounded.
     rounded_shares: list[float] = field(default_factory=list)
 
@@ -156,34 +152,6 @@ def _paraphrased_question_recall(model: PreTrainedModel, setting: _Setting) -> d
     return _recall(model, setting, name, prompts, setting.forget.texts, "Answering paraphrases")
 
 
-def _relearn(model: PreTrainedModel, rows: Sequence[dict[str, Any]], setting: _Setting) -> Iterator[int]:
-    """Train on all rows each step, and yield each number of steps after which is measured."""
-    model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RELEARNING_RATE, weight_decay=0.0)
-    yield 0
-    for step in tqdm(range(1, max(RELEARNING_STEPS) + 1), desc="Relearning a share", disable=None):
-        setting.train_step(model, optimizer, rows)
-        if step in RELEARNING_STEPS:
-            yield step
-
-
-def _relearning(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
-    """Extraction strength of the other forget rows while every fifth row is learned again. Changes the model."""
-    answers = setting.forget.answers
-    if len(answers) < 2:
-        return {}
-    shown = answers[::RELEARNING_SHARE]
-    hidden = [i for i in range(len(answers)) if i % RELEARNING_SHARE]
-    # In float32, because updates of this size would be lost in the rounding of half precision; without dropout. Known
-    # limit: no rate suits every model. On four rows of a target of 135M that starts at 0.92, one step at 1e-3 leaves
-    # 0.09, and eight at 1e-4 leave 0.48.
-    model.float().eval()
-    return {
-        f"robustness/relearned_{step}_steps": setting.extraction_strength(model, setting.forget, None, hidden)
-        for step in _relearn(model, shown, setting)
-    }
-
-
 def _round_weights(weight: torch.Tensor, *, bits: int, group_size: int | None = None) -> torch.Tensor:
     """Weights `[..., outputs, inputs]` rounded to nearest, symmetrically, a scale for each channel or group."""
     # round(w / s) * s with s = max |w| / (2^(bits - 1) - 1), over the inputs of a channel or of a group.
@@ -220,6 +188,22 @@ def _matrices(model: PreTrainedModel) -> tuple[list[torch.Tensor], dict[str, tor
     return rounded, others
 
 
+def _decoder_matrices(model: PreTrainedModel, metric: str) -> tuple[list[torch.Tensor], float]:
+    """The weights that `metric` changes and their share of the decoder's, or none, with a warning, if it is small."""
+    matrices, others = _matrices(model)
+    count = sum(weight.numel() for weight in matrices)
+    share = count / max(1, count + sum(weight.numel() for weight in others.values()))
+    # Routers and convolutions stay as they are. With more than those unchanged, it would be another model's result.
+    if share >= LEAST_CHANGED_SHARE:
+        return matrices, share
+    kinds = ", ".join(sorted({re.sub(r"\.\d+\.", ".*.", name) for name in others})) or "it has no matrices"
+    logger.warning(
+        f"`{metric}` is left out: only {100 * share:.1f} % of the decoder's weights can be rounded. Of the others the "
+        f"layout is not known: {kinds}."
+    )
+    return [], share
+
+
 @torch.no_grad()
 def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[str, list[float]]:
     """
@@ -228,23 +212,36 @@ def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[
     Source: Zhang et al., Catastrophic Failure of LLM Unlearning via Quantization
     (https://huggingface.co/papers/2410.16454).
     """
-    # Multiplied in the model's own precision: that is what weight-only quantisation computes, without its speed.
-    matrices, others = _matrices(model)
-    count = sum(weight.numel() for weight in matrices)
-    share = count / max(1, count + sum(weight.numel() for weight in others.values()))
-    # Routers and convolutions stay as they are. With more than those unrounded, it would be another model's result.
-    if share < LEAST_ROUNDED_SHARE:
-        kinds = ", ".join(sorted({re.sub(r"\.\d+\.", ".*.", name) for name in others})) or "it has no matrices"
-        logger.warning(
-            f"`robustness/quantized_int{bits}` is left out: only {100 * share:.1f} % of the decoder's weights can be "
-            f"rounded. Of the others the layout is not known: {kinds}."
-        )
+    name = f"robustness/quantized_int{bits}"
+    matrices, share = _decoder_matrices(model, name)
+    if not matrices:
         return {}
+    # Multiplied in the model's own precision: that is what weight-only quantisation computes, without its speed.
     for weight in matrices:
         weight.copy_(_round_weights(weight, bits=bits, group_size=QUANTIZATIONS[bits]))
     setting.rounded_shares.append(share)
-    values = setting.extraction_strength(model, setting.forget, f"Scoring with {bits} bits")
-    return {f"robustness/quantized_int{bits}": values}
+    return {name: setting.extraction_strength(model, setting.forget, f"Scoring with {bits} bits")}
+
+
+@torch.no_grad()
+def _noise(model: PreTrainedModel, setting: _Setting, percent: int) -> dict[str, list[float]]:
+    """
+    Extraction strength with Gaussian noise on the weights that `_quantization` rounds. Changes the model.
+
+    W + percent / 100 * std(W) * N(0, 1), with the same draws for every model.
+    """
+    name = f"robustness/noise_{percent}_percent"
+    matrices, _ = _decoder_matrices(model, name)
+    if not matrices:
+        return {}
+    # Of the CPU, whose draws are the same wherever a layer is.
+    generator = torch.Generator().manual_seed(setting.seed)
+    for weight in matrices:
+        exact = weight.float()
+        # Of each expert's matrix, where one weight holds several.
+        scale = percent / 100 * exact.std((-2, -1), keepdim=True)
+        weight.copy_(exact + scale * torch.randn(weight.shape, generator=generator).to(weight.device))
+    return {name: setting.extraction_strength(model, setting.forget, f"Scoring with {percent} % noise")}
 
 
 def _adapter_off(model: PeftModel, setting: _Setting) -> dict[str, list[float]]:
@@ -253,18 +250,24 @@ def _adapter_off(model: PeftModel, setting: _Setting) -> dict[str, list[float]]:
     return {"robustness/adapter_off": values}
 
 
-# One load for the attacks that leave the model as it is, and one for each attack that changes it.
-_ATTACKS = (
-    (_leak_at_k, _prefix_recall, _in_context_recall, _paraphrased_question_recall),
-    (_relearning,),
-    *((partial(_quantization, bits=bits),) for bits in QUANTIZATIONS),
-)
+_Attack = Callable[[PreTrainedModel, _Setting], dict[str, list[float]]]
+
+
+def _loads(setting: _Setting) -> list[tuple[_Attack, ...]]:
+    """The attacks for each load of a model. All but the last of a load leave the model as it is."""
+    whole, adapters = [], []
+    for attack in setting.attacks:
+        (adapters if attack.weights == "lora" else whole).append(partial(relearn, attack=attack))
+    changing = [*whole, *(partial(_quantization, bits=bits) for bits in QUANTIZATIONS)]
+    changing += [partial(_noise, percent=percent) for percent in NOISE_PERCENT]
+    kept = (_leak_at_k, _prefix_recall, _in_context_recall, _paraphrased_question_recall)
+    return [kept, (*adapters, changing[0]), *((attack,) for attack in changing[1:])]
 
 
 def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -> dict[str, list[float]]:
     """Values of each row under every attack on one model, on merged weights."""
     values, last = {}, None
-    for attacks in _ATTACKS:
+    for number, attacks in enumerate(_loads(setting)):
         model = load()
         if last is not None and model is last():
             raise ValueError(
@@ -273,7 +276,7 @@ def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -
             )
         last = weakref.ref(model)
         if isinstance(model, PeftModel):
-            if role == "unlearned" and attacks is _ATTACKS[0]:
+            if role == "unlearned" and number == 0:
                 values |= _adapter_off(model, setting)
             model = model.merge_and_unload()
         for attack in attacks:
@@ -283,33 +286,34 @@ def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -
     return values
 
 
-def _relearning_area(values: Mapping[str, list[float]], reference: Mapping[str, list[float]]) -> list[float]:
-    """For each row, the mean over the curve of this model's extraction strength minus the reference's."""
-    names = [f"robustness/relearned_{step}_steps" for step in RELEARNING_STEPS]
-    curves = [(values[name], reference[name]) for name in names if name in values]
-    return [fmean(mine[i] - other[i] for mine, other in curves) for i in range(len(curves[0][0]) if curves else 0)]
-
-
 def measure_robustness(
     models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
     """
     Attacks that bring back what a model only hides, on merged weights; README.md of this folder defines the metrics.
 
-    What a retrained model reaches under the same attack is not knowledge: compare with it. Each model is loaded four
-    times. Rows without an answer (raw text, tokens) have extraction strengths only, and without a retrained model
-    there is no `relearning_area`.
+    What a retrained model reaches under the same attack is not knowledge: compare with it. Each model is loaded anew
+    for every attack that changes its weights. Rows without an answer (raw text, tokens) have extraction strengths
+    only, and without a retrained model there are no areas.
     """
     forget_rows = list(rows.forget)
     forget = encode_set(forget_rows, tokenizer, name="forget")
-    setting = _Setting(tokenizer=tokenizer, rows=forget_rows, forget=forget, batch_size=batch_size, seed=seed)
+    batches = attack_batches(rows, forget, tokenizer)
+    options = {"tokenizer": tokenizer, "batch_size": batch_size, "seed": seed}
+    setting = _Setting(rows=forget_rows, forget=forget, batches=batches, **options)
     per_row = {role: _attack(role, load, setting) for role in MEASURED_ROLES if (load := models.get(role)) is not None}
-    if "retrained" in per_row:
-        for values in per_row.values():
-            if area := _relearning_area(values, per_row["retrained"]):
-                values["robustness/relearning_area"] = area
+    curves = {role: curves_of(values, setting.attacks) for role, values in per_row.items()}
+    for role in curves if "retrained" in curves else ():
+        per_row[role] |= excess_areas(curves[role], curves["retrained"])
     outcome = summarise_rows(per_row, seed=seed)
+    outcome.curves = {
+        role: {attack.name: [fmean(point) for point in curve] for attack, curve in attacks.items()}
+        for role, attacks in curves.items()
+    }
     outcome.protocol = {"rows": {"forget": len(forget_rows)}, "seed": seed}
+    if setting.attacks:
+        trained_on = {kind: sum(map(len, parts)) for kind, parts in batches.items()}
+        outcome.protocol["attacks"] = {"rows": trained_on, "blunt": blunt_attacks(curves.get("target", {}))}
     if setting.rounded_shares:
         outcome.protocol["quantized_share"] = round(min(setting.rounded_shares), 4)
     return outcome

@@ -32,7 +32,7 @@ class EvaluationRows:
     # General knowledge, for model utility.
     real_authors: Dataset | list[dict[str, Any]] | None = None
     world_facts: Dataset | list[dict[str, Any]] | None = None
-    # Rows like those of the forget set that no model was trained on, for membership attacks.
+    # Rows like those of the forget set that no model was trained on, for attacks by membership and by fine-tuning.
     holdout: Dataset | list[dict[str, Any]] | None = None
 
 

@@ -80,8 +80,8 @@ class SuiteArguments:
     )
     holdout_config: str | None = option(
         None,
-        "Config of `dataset_name` with rows that no model was trained on, for the suite privacy. Default: 'holdout10' "
-        "for 'forget10', or 'holdout_perturbed', if there is one.",
+        "Config of `dataset_name` with rows that no model was trained on, for the suites privacy and robustness. "
+        "Default: 'holdout10' for 'forget10', or 'holdout_perturbed', if there is one.",
     )
     holdout_dataset: str | None = option(
         None, "Your own rows that no model was trained on: a file, a folder or an id on the Hub."
@@ -125,15 +125,18 @@ class SuiteArguments:
         if self.holdout_config is not None and self.holdout_dataset is not None:
             raise ValueError("Both `holdout_config` and `holdout_dataset` are given. Keep one.")
         needed_by = {
-            "privacy": ("holdout_config", "holdout_dataset"),
-            "muse": ("muse_dataset",),
-            "wmdp": ("wmdp_include_path", "wmdp_limit"),
-            "judge": ("judge_model", "judge_base_url", "judge_replies"),
+            ("privacy", "robustness"): ("holdout_config", "holdout_dataset"),
+            ("muse",): ("muse_dataset",),
+            ("wmdp",): ("wmdp_include_path", "wmdp_limit"),
+            ("judge",): ("judge_model", "judge_base_url", "judge_replies"),
         }
-        for suite, options in needed_by.items():
+        for suites, options in needed_by.items():
             for name in options:
-                if getattr(self, name) is not None and suite not in self.suites:
-                    raise ValueError(f"`{name}` is given without the suite that needs it. Add `{suite}` to `suites`.")
+                if getattr(self, name) is not None and not set(suites) & set(self.suites):
+                    raise ValueError(
+                        f"`{name}` is given without a suite that needs it. Add "
+                        f"{' or '.join(f'`{suite}`' for suite in suites)} to `suites`."
+                    )
         if "muse" in self.suites and self.muse_dataset is None:
             raise ValueError(
                 "The suite `muse` has no data. Give `--muse_dataset`: 'muse-bench/MUSE-News', 'muse-bench/MUSE-Books' "
@@ -386,9 +389,14 @@ def load_suite_inputs(
         inputs.classifier = load_fluency_classifier(eval_args.fluency_classifier)
     if "judge" in args.suites:
         inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=eval_args.evaluation_batch_size)
-    if "privacy" in args.suites:
+    if {"privacy", "robustness"} & set(args.suites):
         names = args.holdout_config, args.holdout_dataset
         inputs.rows.holdout = load_holdout_rows(data_args, max_rows, tokenizer, config, *names, trained)
+    if "privacy" in args.suites and inputs.rows.holdout is None:
+        raise ValueError(
+            "The suite `privacy` has no non-members. Give rows that no model was trained on: `--holdout_config` "
+            "with `--dataset_name`, or `--holdout_dataset`."
+        )
     return inputs
 
 

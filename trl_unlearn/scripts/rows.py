@@ -144,8 +144,8 @@ def load_holdout_rows(
     config: str | None,
     dataset: str | None,
     trained: Any,
-) -> Dataset:
-    """Rows that no model was trained on: a file, or a config, by default `holdout10` or `holdout_perturbed`."""
+) -> Dataset | None:
+    """Rows that no model saw, if there are any: a file, or a config, by default `holdout10` or `holdout_perturbed`."""
     if dataset is not None:
         rows = _load_set("holdout", dataset, "train", load_rows)
     else:
@@ -156,10 +156,7 @@ def load_holdout_rows(
             guesses = (data_args.forget_config.replace("forget", "holdout"), "holdout_perturbed")
             config = next((guess for guess in guesses if guess in known and guess != data_args.forget_config), None)
         if name is None or config is None:
-            raise ValueError(
-                "The suite `privacy` has no non-members. Give rows that no model was trained on: `--holdout_config` "
-                "with `--dataset_name`, or `--holdout_dataset`."
-            )
+            return None
         load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
         rows = _load_set("holdout", config, "train", load)
     rows = rows_as_trained(spread(rows, max_rows), tokenizer, trained, name="holdout")

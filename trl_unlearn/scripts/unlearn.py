@@ -20,6 +20,7 @@ from ..evaluation.judge_models import load_fluency_classifier
 from ..evaluation.plots import (
     attempted,
     draw,
+    plot_attacks,
     plot_depth,
     plot_evaluation,
     plot_leak,
@@ -465,6 +466,7 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
         "verdict": (plot_verdict, "tofu"),
         "evaluation": (plot_evaluation, None),
         "relearning": (plot_relearning, "robustness"),
+        "attacks": (plot_attacks, "robustness"),
         "leak_at_k": (plot_leak, "robustness"),
         "depth": (plot_depth, "depth"),
     }
