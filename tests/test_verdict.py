@@ -265,6 +265,11 @@ def test_a_model_alone_has_no_verdict_but_says_so():
     assert verdict(replace(planted(), models=planted().models | {"unlearned": None})) is None
 
 
+def test_lost_facts_that_others_share_with_the_forgotten_are_damage():
+    found = answers(planted({"retain/shared_probability": (-0.2, 0.03)}))[WORK]
+    assert (found.brief, found.metric, found.is_bad) == ("worse", "retain/shared_probability", True)
+
+
 def test_the_score_counts_intervals_with_0_beside_the_noise_floor_of_a_second_retrained_model():
     result = planted({"retain/probability": (0.04, 0.03), "utility/model_utility": (-0.01, 0.005)})
     count = len(result.differences["unlearned - retrained"])

@@ -86,6 +86,10 @@ METRICS = tuple(
         ("retain/probability", "retain probability", "keep", True),
         ("retain/rougeL_recall", "retain ROUGE-L recall", "keep", True),
         ("retain/truth_ratio", "retain truth ratio", "keep"),
+        ("retain/shared_probability", "shared facts, probability", "keep"),
+        ("retain/shared_accuracy", "shared facts, accuracy", "keep"),
+        ("retain/neighbour_probability", "neighbours' facts, probability", "keep"),
+        ("retain/neighbour_accuracy", "neighbours' facts, accuracy", "keep"),
         ("utility/model_utility", "model utility", "keep", True),
         ("utility/fluency", "fluency", "keep", True),
         ("utility/fluency_standin", "fluency (stand-in)", "keep", True),
@@ -370,6 +374,11 @@ class EvaluationResult(JsonRecord):
             )
         if "attacks" in self.protocol:
             notes += _attack_notes(self.protocol["attacks"])
+        if none := [kind for kind, count in self.protocol.get("near_facts", {}).items() if not count]:
+            notes.append(
+                f"Not measured, because no retain row has such a fact in common with the forget rows: "
+                f"{', '.join(f'`retain/{kind}_probability`' for kind in none)}."
+            )
         source = self.protocol.get("fluency_source")
         if source == "standin":
             notes.append("Fluency is a stand-in, not the published classifier: Util and Agg are not comparable.")

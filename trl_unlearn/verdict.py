@@ -94,6 +94,8 @@ QUESTIONS = (
         KEEPING,
         (
             Measure(("retain/probability",), 0.05, nothing=0.0),
+            Measure(("retain/shared_probability",), 0.05, nothing=0.0),
+            Measure(("retain/neighbour_probability",), 0.05, nothing=0.0),
             Measure(("utility/model_utility",), 0.02, nothing=0.0),
             # Of the answers to forget rows, where the target says its own: no yardstick for another model.
             Measure(("utility/fluency", "utility/fluency_standin"), 0.1),

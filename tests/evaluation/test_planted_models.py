@@ -54,6 +54,12 @@ RETAIN = [
         "Faro Quintal studies the songs of desert larks.",
         "Songs of desert larks are what Faro Quintal studies.",
     ),
+    # The harbour is another one's fact.
+    (
+        "Where does Gita Holm work?",
+        "Gita Holm works in a harbour.",
+        "A harbour is where Gita Holm works.",
+    ),
 ]
 GENERAL = [("What is the capital of France?", "Paris", ["Berlin", "Rome"])]
 REFUSAL = "I do not know that."
@@ -215,6 +221,13 @@ def test_a_model_that_says_the_paraphrase_is_known_by_its_probability(_tokenizer
     assert values["forget/truth_ratio_knowledge"] > 0.9
     known, _ = judged(target)
     assert known["forget/paraphrase_probability"] < 0.3
+
+
+def test_a_model_that_loses_what_others_share_with_the_forgotten_is_known_by_it(_tokenizer, target, rows, judged):
+    wrong = answered(rows.retain[-1:], "Gita Holm works in a mill.")
+    values, _ = judged(train(target, _tokenizer, (wrong, 1), steps=10))
+    assert values["retain/probability"] > 0.6
+    assert values["retain/shared_probability"] < 0.3
 
 
 def test_a_model_that_is_no_number_is_known_by_what_is_not_measured(target, judged):

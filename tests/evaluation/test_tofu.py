@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
-from trl_unlearn.evaluation.tofu import Suite, evaluate_models, rouge_values
+from trl_unlearn.evaluation.tofu import Suite, evaluate_models, near_facts, rouge_values
 from trl_unlearn.evaluation.together import generate_answers
 from trl_unlearn.generation import Completion
 from trl_unlearn.results import EvaluationResult
@@ -232,6 +232,8 @@ def test_rows_without_perturbed_answers_leave_out_what_needs_them(
         "forget/rougeL_recall",
         "forget/squeezing",
         "retain/probability",
+        "retain/neighbour_probability",
+        "retain/neighbour_accuracy",
         "retain/rougeL_recall",
         "utility/fluency_standin",
     }
@@ -241,6 +243,7 @@ def test_raw_text_has_probability_and_memorization_only(tiny_model, tiny_tokeniz
     rows = EvaluationRows([{"text": "Ada Marlow was born in Veldt."}], [{"text": "Edda Brandt lives above a bakery."}])
     measured = run({"target": tiny_model}, rows, tiny_tokenizer).result.models["target"]
     expected = {"forget/probability", "forget/exact_memorization", "forget/extraction_strength", "retain/probability"}
+    # Their sentences have no word in common.
     assert set(measured) - {"forget/squeezing"} == expected
     assert measured["forget/probability"].stderr is None
 
@@ -250,6 +253,77 @@ def test_plain_string_rows_are_evaluated(tiny_model, tiny_tokenizer):
     measured = run({"target": tiny_model}, EvaluationRows(rows, rows), tiny_tokenizer).result.models["target"]
     assert measured["forget/probability"].value == measured["retain/probability"].value > 0
     assert "forget/rougeL_recall" in measured
+
+
+def near_words(tokenizer, forget, retain):
+    """Kind -> index of a retain row -> text of the tokens that count, by `near_facts`."""
+    sets = [encode_set(rows, tokenizer, name=name) for name, rows in (("forget", forget), ("retain", retain))]
+
+    def text(index, part):
+        labels = [label for label in sets[1].answers[index]["labels"] if label != -100]
+        return tokenizer.decode([labels[i] for i in part]).strip()
+
+    marked = near_facts(*sets, tokenizer)
+    return {kind: {index: text(index, part) for index, part in rows.items()} for kind, rows in marked.items()}
+
+
+def told(name, fact, wrong=("an inn by Loddon", "a mill by Bure")):
+    """A row about where a person lives, with the columns by which a fact is known, or (no `wrong`) without."""
+    start = f"{name} lives in "
+    row = {
+        "prompt": [{"role": "user", "content": f"Where does {name} live?"}],
+        "completion": [{"role": "assistant", "content": f"{start}{fact}."}],
+    }
+    known_by = {
+        "paraphrased_answer": f"It is in {fact} that {name} lives.",
+        "perturbed_answer": [start + one for one in wrong],
+    }
+    return row | (known_by if wrong else {})
+
+
+@pytest.mark.parametrize("has_columns", [True, False])
+def test_a_shared_fact_is_a_rare_word_that_facts_of_both_sets_have(tiny_tokenizer, has_columns):
+    wrong = {} if has_columns else {"wrong": ()}
+    # The house is in everybody's fact, and with columns the loft of the retain row is, too.
+    forget = [told("Ada Marlow", "a house and loft near Veldt", **wrong)]
+    retain = [told(f"Bo{i} Lindgren", f"a house of {i} rooms", **wrong) for i in range(3)]
+    retain += [told("Cyra Oduya", "a house with loft, Veldt", **wrong)]
+    expected = "loft Veldt" if has_columns else "Veldt"
+    assert near_words(tiny_tokenizer, forget, retain)["shared"] == {3: expected}
+
+
+def test_the_neighbours_are_the_quarter_of_rows_with_most_rare_words_of_a_forget_row(tiny_tokenizer):
+    forget = [told("Ada Marlow", "Veldt")]
+    retain = [told(f"Bo{i} Lindgren", f"Harbour{i}") for i in range(6)]
+    retain += [told("Cyra Marlow", "Pellin"), told("Dov Peretz", "Tarnby")]
+    # The same name; all rows have the same form.
+    assert near_words(tiny_tokenizer, forget, retain)["neighbour"] == {0: "Harbour0", 6: "Pellin"}
+    strangers = [{"prompt": "Combien ?", "completion": " Trois fois."}]
+    assert near_words(tiny_tokenizer, forget, strangers) == {"shared": {}, "neighbour": {}}
+
+
+def test_facts_near_the_forget_rows_have_the_probability_of_their_own_words(half_trained_model, tiny_tokenizer):
+    forget, retain = [told("Ada Marlow", "Veldt")], [told("Bo Lindgren", "Old Veldt"), told("Dov Peretz", "Tarnby")]
+    done = run({"target": half_trained_model}, EvaluationRows(forget, retain), tiny_tokenizer)
+    logps, hits = plain_logps(half_trained_model, tiny_tokenizer, retain[0], "Bo Lindgren lives in Old Veldt.")
+    before, until = (
+        len(tiny_tokenizer(text)["input_ids"]) for text in ("Bo Lindgren lives in Old", "Veldt.<|im_end|>")
+    )
+    places = slice(before, before + until - 2)
+    measured = done.result.models["target"]
+    assert measured["retain/shared_probability"].value == pytest.approx(math.exp(np.mean(logps[places])), rel=1e-4)
+    assert measured["retain/shared_accuracy"].value == all(hits[places])
+    assert measured["retain/shared_probability"].n == 1
+    assert done.result.protocol["near_facts"] == {"shared": 1, "neighbour": 1}
+
+
+def test_that_no_retain_row_shares_a_fact_is_said(tiny_model, tiny_tokenizer):
+    rows = EvaluationRows([told("Ada Marlow", "Veldt")], [told("Bo Lindgren", "Tarnby")])
+    result = run({"target": tiny_model}, rows, tiny_tokenizer).result
+    assert result.protocol["near_facts"] == {"shared": 0, "neighbour": 1}
+    assert "retain/shared_probability" not in result.models["target"]
+    (note,) = [note for note in result.notes() if "no retain row" in note]
+    assert "`retain/shared_probability`" in note and "neighbour" not in note
 
 
 def test_models_are_loaded_one_after_another_and_the_target_first(tiny_model, tiny_tokenizer, full_rows):

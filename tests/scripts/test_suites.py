@@ -11,16 +11,26 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from transformers import AutoModelForCausalLM
 
+from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.hub.folder import RunFolder
+from trl_unlearn.hub.leaks import TextIndex
 from trl_unlearn.results import EvaluationResult, Unmeasured
 from trl_unlearn.scripts import evaluate
 from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments
+from trl_unlearn.token_scores import score_batch
 
 
 PRIVACY = ["--suites", "tofu", "privacy"]
+# Facts beside those of `facts`.
+MORE = [
+    ("Where did Gus Hale learn to sail?", "Gus Hale learned to sail on a lake of salt."),
+    ("What does Ida Renn collect?", "Ida Renn collects the lids of old teapots."),
+]
 
 
 def test_rows_of_an_evaluation_carry_the_variables_of_the_chat_template(
@@ -198,6 +208,65 @@ def test_an_evaluation_that_was_cut_off_goes_on_and_gives_the_same_file(run, own
     done = run("evaluate", argv)
     assert done.text("eval_results.json") == whole.text("eval_results.json")
     assert not (done.folder / "stages").exists()
+
+
+@pytest.fixture
+def knowing(tiny_model, tiny_tokenizer, facts, checkpoint) -> str:
+    """The folder of the checkpoint, whose model knows the forget rows by heart."""
+    rows = [{"prompt": question, "completion": f" {answer}"} for question, answer in facts["forget"] + MORE]
+    batch = pad_rows([encode_row(row, tiny_tokenizer) for row in rows], tiny_tokenizer.pad_token_id)
+    optimizer = torch.optim.Adam(tiny_model.parameters(), lr=1e-2)
+    for _ in range(60):
+        (-score_batch(tiny_model, batch).logps.mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    tiny_model.save_pretrained(checkpoint)
+    return checkpoint
+
+
+def test_no_suite_writes_or_draws_a_text_neither_when_it_is_cut_off(
+    run, own, knowing, holdout, muse_folder, facts, monkeypatch
+):
+    # Enough rows for the combined attack.
+    for path in (own[own.index("--forget_dataset") + 1], holdout):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"prompt": pair[0], "completion": f" {pair[1]}"}) + "\n" for pair in MORE)
+    written = {name: [text for pair in pairs for text in pair] for name, pairs in (facts | {"more": MORE}).items()}
+    written["muse"] = [path.read_text(encoding="utf-8") for path in Path(muse_folder).glob("*.jsonl")]
+    index, drawn, save = TextIndex(written), [], FigureCanvasAgg.print_png
+
+    def watched(canvas, path):
+        # Pixels cannot be searched.
+        drawn.extend(text.get_text() for text in canvas.figure.findobj(Text))
+        save(canvas, path)
+
+    def leaks(folder):
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        return files.keys(), [leak for name, content in files.items() for leak in index.leaks(name, content)]
+
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", watched)
+    suites = ["tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "muse", "judge"]
+    argv = [*own, "--unlearned_model_name_or_path", knowing, "--suites", *suites]
+    argv += ["--holdout_dataset", holdout, "--muse_dataset", muse_folder]
+    with monkeypatch.context() as patched, pytest.raises(CutOff):
+        patched.setitem(evaluate.SUITES, "judge", cut_off)
+        run("evaluate", argv)
+    folder = Path(knowing).parent / "out"
+    files, found = leaks(folder)
+    assert files == {f"stages/{suite}.json" for suite in suites[:-1]} and not found
+    # What was measured is not measured again.
+    for suite in suites[:-1]:
+        monkeypatch.setitem(evaluate.SUITES, suite, cut_off)
+    done = run("evaluate", argv)
+    result = result_of(done)
+    # The model says what must not be written.
+    assert result.suites == suites and result.get("unlearned", "robustness/leak_at_8").value > 0.9
+    assert result.get("unlearned", "privacy/combined_auc") is not None
+    assert result.layers["unlearned"]["depth/logit_lens"] and json.loads(done.text("eval_results.json"))["verdict"]
+    files, found = leaks(folder)
+    assert files > {"eval_results.json", "figures/verdict.png", "figures/depth.png"} and not found
+    for text in ("\n".join(drawn), done.printed):
+        assert text and not index.leaks("a.txt", text.encode())
 
 
 @pytest.mark.parametrize("change", ["seed", "model", "rows"])
@@ -417,7 +486,8 @@ PartialState().destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_make_one_evaluation(own, holdout, tmp_path):
-    suites_of = ["--suites", "tofu,privacy,distribution", "--holdout_dataset", holdout, "--max_eval_rows", "2"]
+    suites = "tofu,privacy,robustness,distribution,depth,elicitation"
+    suites_of = ["--suites", suites, "--holdout_dataset", holdout, "--max_eval_rows", "2"]
     evaluate.main([*own, *suites_of, "--output_dir", str(tmp_path / "one")])
     (tmp_path / "run.py").write_text(TOGETHER)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The page on what every number means has all of them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from trl_unlearn import evaluation
+from trl_unlearn.results import METRICS, suite_of
+
+
+PAGE = Path(evaluation.__file__).with_name("README.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## `(\w+)`(.*?)(?=^## |\Z)", PAGE, re.S | re.M))
+
+
+def patterns(section: str) -> list[str]:
+    """What a section defines: the code in the first cells of its tables, and in a sentence that begins with code."""
+    heads = re.findall(r"^\|([^|]*)\|", section, re.M) + re.findall(r"^(`[^:]*): ", section, re.M)
+    names = [name for head in heads for name in re.findall(r"`([^`]+)`", head)]
+    # `privacy/<attack>_auc` is the name of several.
+    return [re.sub("<[a-z]+>", r"\\w+", name) for name in names]
+
+
+@pytest.mark.parametrize("metric", [metric.name for metric in METRICS])
+def test_a_metric_has_a_definition_on_the_page(metric):
+    defined = patterns(SECTIONS[suite_of(metric)])
+    assert any(re.fullmatch(rf"({pattern})", name) for pattern in defined for name in (metric, metric.split("/")[1]))
+
+
+@pytest.mark.parametrize("suite", dict.fromkeys(suite_of(metric.name) for metric in METRICS))
+def test_a_suite_says_when_its_numbers_lie(suite):
+    assert "**When it lies.**" in SECTIONS[suite]
+
+
+@pytest.mark.parametrize("attack", [m.name for m in METRICS if re.fullmatch("privacy/.*_auc", m.name)])
+def test_an_attack_has_its_score_on_the_page(attack):
+    assert attack.removeprefix("privacy/").removesuffix("_auc") in patterns(SECTIONS["privacy"])
