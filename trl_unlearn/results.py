@@ -78,6 +78,7 @@ METRICS = tuple(
         ("forget/truth_ratio_knowledge", "truth ratio, knowledge", "forget"),
         ("forget/rougeL_recall", "ROUGE-L recall", "forget", True),
         ("forget/squeezing", "squeezing", "forget"),
+        ("forget/strangers_auc", "likelier than answers about others, AUC", "forget"),
         ("forget_quality/p_value", "forget quality, p-value", "forget"),
         ("forget_quality/log10_p_value", "forget quality, log10 p-value", "forget"),
         ("forget_quality/ks_statistic", "forget quality, KS statistic", "forget"),

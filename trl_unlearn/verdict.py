@@ -35,6 +35,8 @@ class Measure(NamedTuple):
     is_reversed: bool = False
     # A value below the retrained model's gives the rows away as one above does.
     tells_both_ways: bool = False
+    # Any model that knows nothing has `nothing`: without a retrained model, that is the yardstick and not the target.
+    is_absolute: bool = False
 
 
 class Question(NamedTuple):
@@ -84,6 +86,7 @@ QUESTIONS = (
             Measure(("privacy/combined_auc",), 0.15, nothing=0.5),
             Measure(("privacy/loss_auc",), 0.15, nothing=0.5, tells_both_ways=True),
             Measure(("privacy/min_k_auc",), 0.15, nothing=0.5, tells_both_ways=True),
+            Measure(("forget/strangers_auc",), 0.25, nothing=0.5, tells_both_ways=True, is_absolute=True),
             Measure(("distribution/fade_forget",), None),
         ),
     ),
@@ -99,9 +102,10 @@ QUESTIONS = (
     ),
 )
 PERHAPS = "Perhaps, as far as these rows tell: the interval of the difference reaches over the margin."
-# Beside a retrained model, beside the target alone, and without numbers.
-_NEAR, _FAR = "near the target", "far from the target"
-ANSWERS = ("as", "more", "less", _NEAR, _FAR, "not measured")
+# Beside a retrained model, beside the target alone, beside what any model has that knows nothing, and without numbers.
+_NEAR, _FAR, _CHANCE = "near the target", "far from the target", "chance"
+_LIKELIHOODS = {"more": "true answers likelier", "as": "true answers no likelier", "less": "true answers less likely"}
+ANSWERS = ("as", "more", "less", _NEAR, _FAR, *_LIKELIHOODS.values(), "not measured")
 _OVER_FORGOTTEN = "over-forgotten, the forget rows look less familiar than rows that no model saw"
 
 
@@ -116,14 +120,16 @@ class Answer:
     why: str = ""  # a remark, or why there is no number
     metric: str | None = None
     value: float | None = None
-    beside: str | None = None  # role that it is compared with
+    beside: str | None = None  # role that it is compared with, or "chance"
     reference: float | None = None  # value of that role
     difference: Difference | None = None
     margin: float | None = None
 
     @property
     def brief(self) -> str:
-        """The answer in a word or two."""
+        """The answer in a few words."""
+        if self.beside == _CHANCE:
+            return self.answer if self.is_certain or not self.is_bad else f"perhaps {self.answer}"
         if self.answer not in ("as", "more", "less"):
             return self.answer
         ways = {"more": "better", "less": "worse"} if self.question == KEEPING else {}
@@ -135,10 +141,16 @@ class Answer:
         """The answer in words."""
         words = self.brief
         if self.answer == "as":
-            words = f"as a model that never knew{'' if self.is_certain else ', as far as these rows tell'}"
+            words = f"as a model that never knew{self._limit}"
         elif self.answer in ("more", "less"):
             words = f"{words} than a model that never knew"
+        elif self.beside == _CHANCE:
+            words = f"{words} than answers about other people{'' if self.is_bad else self._limit}"
         return f"{words[0].upper()}{words[1:]}{self.why and f': {self.why}'}."
+
+    @property
+    def _limit(self) -> str:
+        return "" if self.is_certain else ", as far as these rows tell"
 
     @property
     def label(self) -> str:
@@ -194,12 +206,17 @@ class Verdict(JsonRecord):
             notes.append(
                 f"As the retrained model in {self.score.alike} of {self.score.measured} measurements{beside}."
             )
-        if any(answer.beside == "retrained" and not answer.is_certain for answer in self.answers):
+        if any(answer.beside in ("retrained", _CHANCE) and not answer.is_certain for answer in self.answers):
             notes.append(PERHAPS)
         if any(answer.beside == "target" for answer in self.answers):
             notes.append(
                 "No retrained model was evaluated, so nothing is known of a model that never knew. Near the target: "
                 "nearer than to a model that knows nothing; for what is to be kept, not measurably below it."
+            )
+        if any(answer.beside == _CHANCE for answer in self.answers):
+            notes.append(
+                "In the place of a retrained model: how often this one finds a true answer likelier than an answer "
+                "about somebody else, moved under the same name (AUC). A model that never knew is near .5."
             )
         return notes
 
@@ -231,7 +248,7 @@ def _is_number(*values: float) -> bool:
 
 def _answer(question: Question, result: EvaluationResult) -> Answer:
     """The worst answer that a measure gives."""
-    compare = _beside_retrained if result.models["retrained"] is not None else _beside_target
+    compare = _beside_retrained if result.models["retrained"] is not None else _without_retrained
     ranked = compare(question, result)
     if ranked:
         worst = max(ranked, key=lambda pair: pair[0])[1]
@@ -329,11 +346,30 @@ def _state(difference: Difference, margin: float, looks: int) -> tuple[str, bool
     return "as", False
 
 
-def _beside_target(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
-    """(severity, answer) of each measure with a value of the target and of a model that knows nothing."""
+def _beside_chance(question: Question, measure: Measure, result: EvaluationResult) -> Answer | None:
+    """The answer of an absolute measure that has an error."""
+    metric = _measured(measure, result)
+    one = None if metric is None else result.get("unlearned", metric)
+    if one is None or one.stderr is None or not _is_number(one.value, one.stderr):
+        return None
+    value, reach = one.value - measure.nothing, _quantile(1) * one.stderr
+    difference = Difference(value, value - reach, value + reach, one.n)
+    state, is_certain = _state(difference, measure.margin, 1)
+    why = _OVER_FORGOTTEN if state == "less" else ""
+    texts = question.text, _LIKELIHOODS[state], is_certain, state != "as", why, metric
+    return Answer(*texts, one.value, _CHANCE, measure.nothing, difference, measure.margin)
+
+
+def _without_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
+    """(severity, answer) of each measure with a value of the target, or of any model that knows nothing."""
     ranked = []
     for measure in question.measures:
         metric = _measured(measure, result)
+        if measure.is_absolute:
+            answer = _beside_chance(question, measure, result)
+            if answer is not None:
+                ranked.append(((answer.is_bad, abs(answer.difference.value) / measure.margin), answer))
+            continue
         target = None if metric is None else result.value("target", measure.beside or metric)
         if target is None or measure.nothing is None:
             continue

@@ -23,12 +23,14 @@ from ..metrics import (
     Probability,
     RougeRecall,
     Squeezing,
+    StrangersAUC,
     TruthRatio,
     harmonic_mean,
     memorization_score,
 )
 from ..metrics._base import check_parity
 from ..results import MEASURED_ROLES, SuiteOutcome
+from ..subjects import MovedAnswers, moved_answers
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .squeezing import belief_logps, freeze_beliefs
@@ -36,6 +38,8 @@ from .together import SuiteSetting, answer_matches, free_memory, generate_answer
 from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
 
 
+# With fewer forget rows, a comparison with answers about others would be one of a few names.
+LEAST_COMPARED = 5
 # Answers are cut here before their fluency is judged, as for published numbers.
 FLUENCY_LENGTH = 32
 UTILITY_METRICS = ("probability", "rougeL_recall", "truth_ratio")
@@ -52,6 +56,7 @@ class _Setting(SuiteSetting):
     parity: str
     max_completion_length: int
     num_squeezing_beliefs: int
+    moved: MovedAnswers
 
 
 def score_set(
@@ -101,6 +106,28 @@ def score_set(
     return values
 
 
+def compare_with_strangers(
+    model: nn.Module,
+    moved: MovedAnswers,
+    probabilities: Sequence[float],
+    *,
+    pad_token_id: int,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """[`~metrics.StrangersAUC`] of a model whose true answers have these probabilities."""
+    scores = score_rows_together(
+        model,
+        [row for rows in moved.values() for row in rows],
+        pad_token_id=pad_token_id,
+        batch_size=batch_size,
+        desc="Scoring answers about others",
+    )
+    # As probabilities, like the true answers: to take their logarithms again would part ties.
+    others = iter(Probability().compute(logps=[score.logps for score in scores])["per_row"])
+    of_row = [[next(others) for _ in rows] for rows in moved.values()]
+    return StrangersAUC().compute(true=[probabilities[index] for index in moved], others=of_row)
+
+
 def rouge_values(
     answers: Sequence[Completion], encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list[float]]:
@@ -132,6 +159,9 @@ def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, lis
         values |= rouge_values(answers, encoded, setting.tokenizer)
         if name == "forget":
             forget_answers = answers
+    if setting.moved:
+        compared = compare_with_strangers(model, setting.moved, values["forget/probability"], **sizes)
+        values["forget/strangers_auc"] = compared["per_row"]
     return values, forget_answers
 
 
@@ -191,6 +221,12 @@ def _check(models: Loaders, parity: str, num_squeezing_beliefs: int) -> None:
         raise ValueError(f"`num_squeezing_beliefs` is {num_squeezing_beliefs}. Give at least 1 sample a forget row.")
 
 
+def _moved(sets: Mapping[str, EncodedSet], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> MovedAnswers:
+    """The answers about others under the questions of the forget set; none for a few rows."""
+    forget, retain = sets["forget"].answers, sets["retain"].answers if "retain" in sets else None
+    return moved_answers(forget, retain, tokenizer, seed=seed) if len(forget) >= LEAST_COMPARED else {}
+
+
 class Suite:
     """
     The TOFU suite with a target and retrained models that are measured once, for any number of unlearned ones.
@@ -220,9 +256,11 @@ class Suite:
     ):
         _check(models, parity, num_squeezing_beliefs)
         sets = {name: getattr(rows, name) for name in ("forget", "retain", "real_authors", "world_facts")}
+        encoded = {name: encode_set(part, tokenizer, name=name) for name, part in sets.items() if part is not None}
         self.setting = _Setting(
             tokenizer=tokenizer,
-            sets={name: encode_set(part, tokenizer, name=name) for name, part in sets.items() if part is not None},
+            sets=encoded,
+            moved=_moved(encoded, tokenizer, seed=seed),
             parity=parity,
             batch_size=batch_size,
             max_completion_length=max_completion_length,

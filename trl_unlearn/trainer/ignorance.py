@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
@@ -21,10 +20,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from ..encoding import ENCODED_COLUMNS, pad_rows, spread_evenly
 from ..generation import key_seed
 from ..label_states import LabelStates, LogitHead, logit_head
-from ..metrics.membership import separation
+from ..metrics.membership import StrangersAUC
 from ..objectives.forget import reduce_tokens
 from ..objectives.retain import nll
-from ..subjects import alias_words, moved_answers, row_subjects, row_texts
+from ..subjects import MovedAnswers, alias_words, moved_answers, row_subjects, row_texts
 from ..token_scores import score_batch, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
@@ -179,7 +178,7 @@ class AliasTwin(IgnorantTwin):
         subjects: Set[str],
         strangers: Set[str],
         seed: int,
-        moved: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
+        moved: MovedAnswers | None = None,
         has_beliefs: bool = False,
     ):
         super().__init__()
@@ -198,8 +197,9 @@ class AliasTwin(IgnorantTwin):
             return False
         with in_mode(model, training=False):
             true = _mean_logps(model, [forget[index] for index in self._moved])
-            others = _mean_logps(model, [row for rows in self._moved.values() for row in rows])
-        level = float(separation(np.array(true), np.array(others))[0])
+            others = iter(_mean_logps(model, [row for rows in self._moved.values() for row in rows]))
+        of_row = [[next(others) for _ in rows] for rows in self._moved.values()]
+        level = StrangersAUC().compute(true=true, others=of_row)["strangers_auc"]
         logger.info("Before refresh %d of the ignorant twin, `strangers_auc` is %.3f.", self.refresh + 1, level)
         return level <= _LEVEL
 
