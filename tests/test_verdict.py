@@ -176,7 +176,7 @@ def test_an_adapter_that_can_be_taken_off_comes_back():
 
 
 def test_the_first_measured_metric_of_a_measure_counts():
-    area, steps = QUESTIONS[2].measures[0].names
+    area, steps, *_ = QUESTIONS[2].measures[0].names
     result = planted({area: None})
     for role, value in (("target", 0.9), ("unlearned", 0.8), ("retrained", 0.5)):
         result.models[role][steps] = Measurement(value, 40, 0.01)
@@ -263,10 +263,10 @@ def test_without_a_retrained_model_over_forgotten_rows_and_lost_utility_are_faul
     ("auc", "error", "words"),
     [
         (0.95, 0.03, "True answers likelier than answers about other people."),
-        (0.8, 0.06, "Perhaps true answers likelier than answers about other people."),
+        (0.9, 0.06, "Perhaps true answers likelier than answers about other people."),
         (0.55, 0.05, "True answers no likelier than answers about other people."),
-        (0.7, 0.06, "True answers no likelier than answers about other people, as far as these rows tell."),
-        (0.1, 0.03, "True answers less likely than answers about other people: over-forgotten, "),
+        (0.8, 0.06, "True answers no likelier than answers about other people, as far as these rows tell."),
+        (0.05, 0.03, "True answers less likely than answers about other people: over-forgotten, "),
     ],
 )
 @pytest.mark.parametrize("is_alone", [True, False])
@@ -281,7 +281,7 @@ def test_without_a_retrained_model_answers_about_others_stand_in_for_it(auc, err
     assert told.words.startswith(words) and told.words.lower().startswith(told.brief)
     assert told.is_bad == ("no likelier" not in words)
     assert f"{auc:.3f}, chance 0.500, difference {auc - 0.5:.3f} [" in told.figures
-    assert "A model that never knew is near .5." in found.notes[-1]
+    assert "It is rough: one that never knew has .4 to .85." in found.notes[-1]
     if is_alone:
         others = [answer.answer for answer in found.answers if answer.question != TELL]
         assert others == ["not measured"] * 4 and found.passed == (not told.is_bad)

@@ -13,11 +13,13 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from .records import JsonRecord
-from .results import METRICS, Difference, EvaluationResult, format_difference, suite_of
+from .results import METRICS, RELEARNING_STEPS, Difference, EvaluationResult, format_difference, suite_of
 
 
 # Extraction strength up to which no knowledge is needed: common words are guessed. Smaller differences are noise.
 MEMORIZATION_MARGIN = 0.1
+# After the most steps that were measured; a quick evaluation has few.
+_RELEARNED = tuple(f"robustness/relearned_{steps}_steps" for steps in RELEARNING_STEPS[:0:-1])
 _LABELS = {metric.name: metric.label for metric in METRICS}
 
 
@@ -35,8 +37,8 @@ class Measure(NamedTuple):
     is_reversed: bool = False
     # A value below the retrained model's gives the rows away as one above does.
     tells_both_ways: bool = False
-    # Any model that knows nothing has `nothing`: without a retrained model, that is the yardstick and not the target.
-    is_absolute: bool = False
+    # Without a retrained model, `nothing` is the yardstick and not the target: the margin, wide as such models differ.
+    alone: float | None = None
 
 
 class Question(NamedTuple):
@@ -73,7 +75,7 @@ QUESTIONS = (
     Question(
         "Does it come back?",
         (
-            Measure(("robustness/relearning_area", "robustness/relearned_8_steps"), 0.03, nothing=0.0),
+            Measure(("robustness/relearning_area", *_RELEARNED), 0.03, nothing=0.0),
             Measure(("robustness/quantized_int4",), 0.05, nothing=0.0),
             Measure(("robustness/quantized_int8",), 0.05, nothing=0.0),
             # The retrained model has no adapter: its strict extraction strength on the rows of the relearning.
@@ -86,7 +88,7 @@ QUESTIONS = (
             Measure(("privacy/combined_auc",), 0.15, nothing=0.5),
             Measure(("privacy/loss_auc",), 0.15, nothing=0.5, tells_both_ways=True),
             Measure(("privacy/min_k_auc",), 0.15, nothing=0.5, tells_both_ways=True),
-            Measure(("forget/strangers_auc",), 0.25, nothing=0.5, tells_both_ways=True, is_absolute=True),
+            Measure(("forget/strangers_auc",), 0.25, nothing=0.5, tells_both_ways=True, alone=0.35),
             Measure(("distribution/fade_forget",), None),
         ),
     ),
@@ -189,6 +191,8 @@ class Verdict(JsonRecord):
     score: Score | None = None
     # The same of a second retrained model: no unlearned one can be expected to have more.
     noise_floor: Score | None = None
+    # Forget rows of a quick evaluation.
+    quick_rows: int | None = None
 
     @property
     def passed(self) -> int | None:
@@ -200,6 +204,11 @@ class Verdict(JsonRecord):
     def notes(self) -> list[str]:
         """Sentences that stand below the answers."""
         notes = []
+        if self.quick_rows is not None:
+            notes.append(
+                f"Quick: {self.quick_rows} rows. No answer was generated, and hardly an attack was run: intervals are "
+                "wide, and a whole evaluation may find more."
+            )
         if self.score is not None:
             floor = self.noise_floor
             beside = "" if floor is None else f"; a second retrained model is in {floor.alike} of {floor.measured}"
@@ -216,7 +225,7 @@ class Verdict(JsonRecord):
         if any(answer.beside == _CHANCE for answer in self.answers):
             notes.append(
                 "In the place of a retrained model: how often this one finds a true answer likelier than an answer "
-                "about somebody else, moved under the same name (AUC). A model that never knew is near .5."
+                "about somebody else, moved under the same name (AUC). It is rough: one that never knew has .4 to .85."
             )
         return notes
 
@@ -234,7 +243,9 @@ def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None
         models = result.models | {"unlearned": result.models[role]}
         result = replace(result, models=models, differences={"unlearned - retrained": apart}, not_measured=missing)
     answers = [_answer(question, result) for question in QUESTIONS]
-    return Verdict(answers, *(_score(result, f"{role} - retrained") for role in ("unlearned", "second_retrained")))
+    scores = [_score(result, f"{role} - retrained") for role in ("unlearned", "second_retrained")]
+    rows = result.protocol.get("rows", {}).get("forget") if "quick" in result.protocol else None
+    return Verdict(answers, *scores, rows)
 
 
 def _score(result: EvaluationResult, key: str) -> Score | None:
@@ -347,17 +358,17 @@ def _state(difference: Difference, margin: float, looks: int) -> tuple[str, bool
 
 
 def _beside_chance(question: Question, measure: Measure, result: EvaluationResult) -> Answer | None:
-    """The answer of an absolute measure that has an error."""
+    """The answer of a measure that needs no other model, if it has an error."""
     metric = _measured(measure, result)
     one = None if metric is None else result.get("unlearned", metric)
     if one is None or one.stderr is None or not _is_number(one.value, one.stderr):
         return None
     value, reach = one.value - measure.nothing, _quantile(1) * one.stderr
     difference = Difference(value, value - reach, value + reach, one.n)
-    state, is_certain = _state(difference, measure.margin, 1)
+    state, is_certain = _state(difference, measure.alone, 1)
     why = _OVER_FORGOTTEN if state == "less" else ""
     texts = question.text, _LIKELIHOODS[state], is_certain, state != "as", why, metric
-    return Answer(*texts, one.value, _CHANCE, measure.nothing, difference, measure.margin)
+    return Answer(*texts, one.value, _CHANCE, measure.nothing, difference, measure.alone)
 
 
 def _without_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
@@ -365,10 +376,10 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
     ranked = []
     for measure in question.measures:
         metric = _measured(measure, result)
-        if measure.is_absolute:
+        if measure.alone is not None:
             answer = _beside_chance(question, measure, result)
             if answer is not None:
-                ranked.append(((answer.is_bad, abs(answer.difference.value) / measure.margin), answer))
+                ranked.append(((answer.is_bad, abs(answer.difference.value) / measure.alone), answer))
             continue
         target = None if metric is None else result.value("target", measure.beside or metric)
         if target is None or measure.nothing is None:

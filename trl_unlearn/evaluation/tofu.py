@@ -205,14 +205,14 @@ def _with_squeezing(
     return values, answers, now
 
 
-def _check(models: Loaders, parity: str, num_squeezing_beliefs: int) -> None:
+def _check(models: Loaders, parity: str, num_squeezing_beliefs: int, answers_only: bool) -> None:
     check_parity(parity)
     unknown = sorted(set(models) - set(MEASURED_ROLES))
     if unknown:
         raise ValueError(
             f"`models` has the keys {unknown}. Expected some of {list(MEASURED_ROLES)}: rename or remove them."
         )
-    if models.get("target") is None:
+    if models.get("target") is None and not answers_only:
         raise ValueError(
             f"`models` has no `target` (keys: {sorted(models)}). Give the model before unlearning: squeezing and "
             "fluency are measured against it."
@@ -221,10 +221,10 @@ def _check(models: Loaders, parity: str, num_squeezing_beliefs: int) -> None:
         raise ValueError(f"`num_squeezing_beliefs` is {num_squeezing_beliefs}. Give at least 1 sample a forget row.")
 
 
-def _moved(sets: Mapping[str, EncodedSet], tokenizer: PreTrainedTokenizerBase, *, seed: int) -> MovedAnswers:
+def _moved(sets: Mapping[str, EncodedSet], tokenizer: PreTrainedTokenizerBase, **options: int) -> MovedAnswers:
     """The answers about others under the questions of the forget set; none for a few rows."""
     forget, retain = sets["forget"].answers, sets["retain"].answers if "retain" in sets else None
-    return moved_answers(forget, retain, tokenizer, seed=seed) if len(forget) >= LEAST_COMPARED else {}
+    return moved_answers(forget, retain, tokenizer, **options) if len(forget) >= LEAST_COMPARED else {}
 
 
 class Suite:
@@ -236,9 +236,13 @@ class Suite:
     `world_facts`, generated answers a prompt. Fluency, which Util uses, is `utility/fluency` with a classifier, and
     [`~metrics.FluencyStandin`] (`utility/fluency_standin`) without.
 
-    Models are loaded one after another and dropped after use; the target is needed, and loaded again where fluency is
-    judged. `num_squeezing_beliefs` are samples of the target a forget row, for `forget/squeezing`. `per_row` has role
-    -> metric -> value of each row, with the terms of forget quality and of model utility.
+    With `answers_only` the true answers of forget and retain set are scored, beside one answer about somebody else a
+    row, and nothing is generated: no ROUGE-L, no fluency, no squeezing, no paraphrased or wrong answers.
+
+    Models are loaded one after another and dropped after use; the target is needed (but for `answers_only`), and
+    loaded again where fluency is judged. `num_squeezing_beliefs` are samples of the target a forget row, for
+    `forget/squeezing`. `per_row` has role -> metric -> value of each row, with the terms of forget quality and of
+    model utility.
     """
 
     def __init__(
@@ -252,25 +256,31 @@ class Suite:
         max_completion_length: int = 200,
         num_squeezing_beliefs: int = 4,
         fluency_classifier: FluencyClassifier | None = None,
+        answers_only: bool = False,
         seed: int = 42,
     ):
-        _check(models, parity, num_squeezing_beliefs)
-        sets = {name: getattr(rows, name) for name in ("forget", "retain", "real_authors", "world_facts")}
+        _check(models, parity, num_squeezing_beliefs, answers_only)
+        names = ("forget", "retain") if answers_only else ("forget", "retain", "real_authors", "world_facts")
+        sets = {name: getattr(rows, name) for name in names}
         encoded = {name: encode_set(part, tokenizer, name=name) for name, part in sets.items() if part is not None}
+        if answers_only:
+            encoded = {name: part.true_answers() for name, part in encoded.items()}
         self.setting = _Setting(
             tokenizer=tokenizer,
             sets=encoded,
-            moved=_moved(encoded, tokenizer, seed=seed),
+            moved=_moved(encoded, tokenizer, seed=seed, **({"most": 1} if answers_only else {})),
             parity=parity,
             batch_size=batch_size,
             max_completion_length=max_completion_length,
             num_squeezing_beliefs=num_squeezing_beliefs,
             seed=seed,
         )
-        self._load_target = models["target"]
-        self._classifier = fluency_classifier
+        self._load_target = models.get("target")
+        self._classifier, self._answers_only = fluency_classifier, answers_only
         self.per_row: dict[str, dict[str, list[float]]] = {}
-        self._measure_target()
+        self._target = _Target([], [], [])
+        if self._load_target is not None:
+            self._measure_target()
         for role in ("retrained", "second_retrained"):
             if models.get(role) is not None:
                 self.per_row[role] = self._measure(role, models[role])
@@ -279,15 +289,17 @@ class Suite:
         setting = self.setting
         model = self._load_target()
         self._dtype = str(model.dtype).removeprefix("torch.")
-        beliefs = freeze_beliefs(
-            model,
-            setting.tokenizer,
-            setting.sets["forget"].answers,
-            num_beliefs=setting.num_squeezing_beliefs,
-            max_new_tokens=setting.max_completion_length,
-            seed=setting.seed,
-            batch_size=setting.batch_size,
-        )
+        beliefs = []
+        if not self._answers_only:
+            beliefs = freeze_beliefs(
+                model,
+                setting.tokenizer,
+                setting.sets["forget"].answers,
+                num_beliefs=setting.num_squeezing_beliefs,
+                max_new_tokens=setting.max_completion_length,
+                seed=setting.seed,
+                batch_size=setting.batch_size,
+            )
         values, answers, logps = _with_squeezing(model, setting, beliefs, [])
         needs_logps = answers and self._classifier is None
         own = _answer_logps(model, "target", answers, setting) if needs_logps else []
@@ -299,6 +311,8 @@ class Suite:
 
     def _measure(self, role: str, load: Callable[[], PreTrainedModel]) -> dict[str, list[float]]:
         model = load()
+        if self._load_target is None:
+            self._dtype = str(model.dtype).removeprefix("torch.")
         values, answers, _ = _with_squeezing(model, self.setting, self._target.beliefs, self._target.belief_logps)
         del model
         free_memory()
@@ -333,11 +347,14 @@ class Suite:
         outcome = summarise_tofu(
             {role: self.per_row[role] for role in MEASURED_ROLES if role in self.per_row}, seed=setting.seed
         )
-        outcome.protocol = {
-            "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
+        generated = {
             "max_completion_length": setting.max_completion_length,
             "num_squeezing_beliefs": setting.num_squeezing_beliefs,
             "fluency_source": "standin" if self._classifier is None else self._classifier.name,
+        }
+        outcome.protocol = {
+            "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
+            **({} if self._answers_only else generated),
             "seed": setting.seed,
             "dtype": self._dtype,
         }

@@ -474,7 +474,9 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     }
     for name, (plot, suite) in plots.items():
         path = folder / f"figures/{name}.png"
-        if suite is not None and suite not in result.suites:
+        # A quick evaluation has one number of `robustness`, and no curve.
+        is_short = suite == "robustness" and "quick" in result.protocol
+        if is_short or (suite is not None and suite not in result.suites):
             # A figure of earlier results that these replace.
             path.unlink(missing_ok=True)
         else:
