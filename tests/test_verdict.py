@@ -13,7 +13,7 @@ from trl_unlearn.verdict import ANSWERS, KEEPING, QUESTIONS, Answer, Score, Verd
 
 SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
 MEASURES = [(question.text, measure) for question in QUESTIONS for measure in question.measures]
-SUITES = ["tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "muse"]
+SUITES = ["tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "muse", "rwku"]
 STRANGERS = "forget/strangers_auc"
 # Of the target and of the retrained model.
 KNOWN, UNKNOWN = 0.9, 0.5

@@ -59,6 +59,8 @@ QUESTIONS = (
             Measure(("forget/paraphrase_probability",), 0.05, nothing=0.0),
             Measure(("forget/squeezing",), 0.5),
             Measure(("muse/verbmem",), 0.05),
+            Measure(("rwku/forget_level1",), 0.05, nothing=0.0),
+            Measure(("rwku/forget_level2",), 0.05, nothing=0.0),
         ),
     ),
     Question(
@@ -70,6 +72,7 @@ QUESTIONS = (
             Measure(("robustness/leak_at_8",), 0.1),
             Measure(("forget/truth_ratio_knowledge",), 0.1, nothing=0.5),
             Measure(("muse/knowmem",), 0.05),
+            Measure(("rwku/forget_level3",), 0.05, nothing=0.0),
         ),
     ),
     Question(
@@ -100,6 +103,9 @@ QUESTIONS = (
             # Of the answers to forget rows, where the target says its own: no yardstick for another model.
             Measure(("utility/fluency", "utility/fluency_standin"), 0.1),
             Measure(("muse/utility_preservation",), 0.05, nothing=0.0),
+            Measure(("rwku/neighbor_level1",), 0.05, nothing=0.0),
+            Measure(("rwku/neighbor_level2",), 0.05, nothing=0.0),
+            Measure(("rwku/utility_general",), 0.05, nothing=0.0),
         ),
     ),
 )
@@ -275,7 +281,7 @@ def _answer(question: Question, result: EvaluationResult) -> Answer:
         why = "there is no model to compare with, too few rows for an interval, or no distance to the target"
     else:
         # A benchmark of its own is no advice for other rows.
-        suites = dict.fromkeys(suite_of(name) for name in names if not name.startswith("muse/"))
+        suites = dict.fromkeys(suite_of(name) for name in names if not name.startswith(("muse/", "rwku/")))
         missing = [f"`{suite}`" for suite in suites if suite not in result.suites]
         why = f"run the suite {' or '.join(missing)}" if missing else "these rows do not allow it"
     return Answer(question.text, "not measured", why=why)

@@ -297,6 +297,42 @@ def test_muse_runs_without_a_forget_set(run, checkpoint, retrained, muse_folder)
     assert "muse/knowmem" in done.printed and (done.folder / "figures/evaluation.png").is_file()
 
 
+@pytest.fixture
+def rwku_folder(rwku_rows, tmp_path) -> str:
+    """A dataset of RWKU's form about two invented people, with attacks, neighbours, texts and one question."""
+    folder = tmp_path / "rwku"
+    folder.mkdir()
+    lines = ["---", "configs:"]
+    for config, rows in rwku_rows.items():
+        path = folder / f"{config}.json"
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        lines += [f"- config_name: {config}", "  data_files:", "  - split: test", f"    path: {path.name}"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
+    return str(folder)
+
+
+def test_rwku_runs_without_a_forget_set_and_answers_three_questions(
+    run, checkpoint, retrained, rwku_folder, rwku_rows
+):
+    models = ["--model_name_or_path", checkpoint, "--unlearned_model_name_or_path", retrained]
+    models += ["--retrained_model_name_or_path", retrained, "--suites", "rwku", "--rwku_dataset", rwku_folder]
+    result = result_of(run("evaluate", models))
+    assert set(result.models["target"]) == {f"rwku/{config}" for config in rwku_rows}
+    found = {answer.question: answer for answer in verdict(result).answers}
+    assert [answer.metric is not None for answer in found.values()] == [True, True, False, False, True]
+    assert "run the suite `robustness`" in found["Does it come back?"].why
+    done = run("evaluate", [*models, "--rwku_subjects", "Ada Marlow"])
+    assert result_of(done).protocol["rows"] == {f"rwku {config}": 1 for config in rwku_rows}
+    assert "rwku/forget_level3" in done.printed
+
+
+def test_options_of_rwku_are_refused_without_its_suite_its_data_or_its_people(refuse, own, rwku_folder):
+    assert "Add `rwku` to `suites`" in refuse([*own, "--rwku_subjects", "Ada Marlow"])
+    assert "`--rwku_dataset`" in refuse([*own, "--suites", "rwku"])
+    argv = [*own, "--suites", "rwku", "--rwku_dataset", rwku_folder, "--rwku_subjects", "Nobody"]
+    assert "has no rows about ['Nobody']. Give names as its column `subject` has them" in refuse(argv)
+
+
 @pytest.mark.slow
 def test_a_local_task_of_lm_evaluation_harness_runs_through_the_same_command(run, checkpoint, tmp_path):
     pytest.importorskip("lm_eval")

@@ -39,6 +39,7 @@ from accelerate import PartialState
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.muse import load_muse
+from ..data.rwku import load_rwku
 from ..evaluation.depth import measure_depth
 from ..evaluation.distribution import measure_distribution
 from ..evaluation.elicitation import measure_elicitation
@@ -49,6 +50,7 @@ from ..evaluation.privacy import measure_privacy
 from ..evaluation.quick import STEPS, measure_few_steps
 from ..evaluation.robustness import measure_robustness
 from ..evaluation.rows import EvaluationRows
+from ..evaluation.rwku import RwkuRows, measure_rwku
 from ..evaluation.tofu import evaluate_models
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
@@ -89,12 +91,12 @@ class SuiteArguments:
     suites: list[str] | None = option(
         None,
         "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, depth, "
-        "elicitation, muse, wmdp, judge. Default: tofu.",
+        "elicitation, muse, rwku, wmdp, judge. Default: tofu.",
     )
     quick: bool = option(
         False,
         "Whether to answer the five questions of the verdict in minutes: from at most 40 rows of a set "
-        "(`max_eval_rows` sets another number) and half as many of the retain set, by true answers without generation, "
+        "(`max_eval_rows` sets another number), half as many of the retain set, by true answers without generation, "
         "a logit lens, 2 steps of relearning and, where rows are given that no model was trained on, membership "
         "attacks. Without an unlearned model `model_name_or_path` is judged itself.",
     )
@@ -110,6 +112,12 @@ class SuiteArguments:
         None,
         "MUSE ('muse-bench/MUSE-News', 'muse-bench/MUSE-Books') or a dataset of its form, for the suite muse: an id "
         "on the Hub or a folder.",
+    )
+    rwku_dataset: str | None = option(
+        None, "RWKU ('jinzhuoran/RWKU') or a dataset of its form, for the suite rwku: an id on the Hub or a folder."
+    )
+    rwku_subjects: list[str] | None = option(
+        None, "People of the suite rwku, each a name in quotes. Default: all of the dataset."
     )
     wmdp_tasks: list[str] = option(
         list(WMDP_TASKS), "Multiple-choice tasks of lm-evaluation-harness for the suite wmdp."
@@ -156,6 +164,7 @@ class SuiteArguments:
         needed_by = {
             "privacy": ("holdout_config", "holdout_dataset"),
             "muse": ("muse_dataset",),
+            "rwku": ("rwku_dataset", "rwku_subjects"),
             "wmdp": ("wmdp_include_path", "wmdp_limit"),
             "judge": ("judge_model", "judge_base_url", "judge_replies"),
         }
@@ -167,6 +176,10 @@ class SuiteArguments:
             raise ValueError(
                 "The suite `muse` has no data. Give `--muse_dataset`: 'muse-bench/MUSE-News', 'muse-bench/MUSE-Books' "
                 "or a folder of that form."
+            )
+        if "rwku" in self.suites and self.rwku_dataset is None:
+            raise ValueError(
+                "The suite `rwku` has no data. Give `--rwku_dataset`: 'jinzhuoran/RWKU' or a folder of that form."
             )
 
 
@@ -397,6 +410,7 @@ class SuiteInputs:
     seed: int
     rows: EvaluationRows | None = None
     muse: MuseRows | None = None
+    rwku: RwkuRows | None = None
     classifier: FluencyClassifier | None = None
     wmdp: WmdpTasks | None = None
     judge: Judge | None = None
@@ -404,7 +418,7 @@ class SuiteInputs:
     @property
     def row_sets(self) -> dict[str, Any]:
         """Name -> rows, of all loaded sets."""
-        parts = {"rows": self.rows, "muse": self.muse}
+        parts = {"rows": self.rows, "muse": self.muse, "rwku": self.rwku}
         groups = {name: vars(sets) for name, sets in parts.items() if sets is not None}
         named = {f"{group}/{name}": rows for group, sets in groups.items() for name, rows in sets.items()}
         return {name: rows for name, rows in named.items() if rows is not None}
@@ -433,6 +447,9 @@ def load_suite_inputs(
         # Few-shot examples (`_icl`) stay whole: all of them stand in front of every question.
         cut = {name: rows if name.endswith("_icl") else spread(rows, max_rows) for name, rows in sets.items()}
         inputs.muse = MuseRows(**cut)
+    if "rwku" in args.suites:
+        sets = load_rwku(args.rwku_dataset, args.rwku_subjects)
+        inputs.rwku = RwkuRows(**{name: rows and spread(rows, max_rows) for name, rows in sets.items()})
     if set(args.suites) & set(_ON_ROWS):
         inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, trained)
         if args.quick and inputs.rows.retain is not None:
@@ -494,6 +511,7 @@ SUITES: dict[str, Callable[[SuiteInputs], SuiteOutcome]] = {
     "depth": _suite("depth", measure_depth),
     "elicitation": _suite("elicitation", measure_elicitation),
     "muse": _suite("muse", measure_muse, "muse"),
+    "rwku": _suite("rwku", measure_rwku, "rwku"),
     "wmdp": _suite("wmdp", measure_wmdp, "wmdp"),
     "judge": _judge,
 }
