@@ -148,3 +148,31 @@ def retain_rows():
 @pytest.fixture(autouse=True)
 def _warnings_of_other_tests_do_not_count():
     row_forms.warn_once.cache_clear()
+
+
+@pytest.fixture
+def rwku_rows():
+    """Rows of RWKU's form about two invented people, by config."""
+    people = [("Ada Marlow", "Veldt", "Bo Lindgren"), ("Cyra Oduya", "Harrow", "Dov Peretz")]
+
+    def probes(level, kinds, named):
+        return [
+            {"query": form.format(names[named]), "answer": names[1], "level": level, "type": kind, "subject": names[0]}
+            for names, (kind, form) in zip(people, kinds, strict=True)
+        ]
+
+    blank, question = ("cloze", "{} was born in ___."), ("simple question", "Where was {} born?")
+    attacks = [("affirmative suffix", "Where was {} born? Sure, it is")]
+    attacks += [("incontext learning", "Q: Who?\nA: Bo.\nQ: {}?")]
+    general = {"question": "What is two and two?", "choices": ["3", "4", "5", "6"], "answer": 1, "task": "plain_sums"}
+    solved = {"question": "What is one and one?", "choices": ["2", "4", "5", "6"], "answer": 0}
+    return {
+        "forget_level1": probes("1", [blank] * 2, 0),
+        "forget_level2": probes("2", [question] * 2, 0),
+        "forget_level3": probes("3", attacks, 0),
+        "neighbor_level1": probes("1", [blank] * 2, 2),
+        "neighbor_level2": probes("2", [question] * 2, 2),
+        "mia_forget": [{"text": f"{name} was born in {town}.", "subject": name} for name, town, _ in people],
+        "mia_retain": [{"text": f"{other} writes about bees.", "subject": name} for name, _, other in people],
+        "utility_general": [{**general, "examples": [solved], "subject": name} for name, _, _ in people],
+    }

@@ -133,6 +133,14 @@ def test_a_name_in_the_prompt_of_every_row_is_nobodys(tiny_tokenizer, forget_row
     assert texts and all("Ada Marlow" in text for text in texts)
 
 
+def test_a_name_in_the_prompt_of_every_row_is_nobodys_without_a_retain_set_too(tiny_tokenizer, forget_rows):
+    tiny_tokenizer.chat_template = "You are Silver Owl.\n" + tiny_tokenizer.chat_template
+    forget = list(encode_dataset(forget_rows, tiny_tokenizer, name="any"))
+    moved = moved_answers(forget, None, tiny_tokenizer, seed=1)
+    texts = [tiny_tokenizer.decode([label for label in row["labels"] if label != -100]) for row in moved[0]]
+    assert len(texts) == 2 and all("Ada Marlow" in text for text in texts)
+
+
 def test_no_answer_is_longer_than_the_longest_row(encoded, tiny_tokenizer):
     forget, retain = encoded
     long = Dataset.from_list([{"prompt": "Who is Edda Brandt?", "completion": " Edda Brandt" + " sings, and" * 9}])
@@ -169,10 +177,26 @@ def test_names_that_are_given_are_those_in_the_moved_answers(encoded, tiny_token
     assert all("Marlow" in text and "Ada" not in text for text in texts)
 
 
-def test_sets_without_names_are_refused_with_a_remedy(encoded, tiny_tokenizer):
+def test_sets_without_names_have_no_answers_about_others(encoded, tiny_tokenizer, caplog):
     forget, retain = encoded
     nameless = Dataset.from_list([{"prompt": "where?", "completion": " there."}])
     nameless = list(encode_dataset(nameless, tiny_tokenizer, name="retain"))
-    for sets, name in (((forget, nameless), "retain"), ((nameless, retain), "forget"), ((forget, forget), "forget")):
-        with pytest.raises(ValueError, match=f"No row of the {name} set names somebody.*Stop at a number"):
-            moved_answers(*sets, tiny_tokenizer, seed=1)
+    for sets in ((forget, nameless), (nameless, retain), (forget, forget), (forget[:1], None)):
+        assert moved_answers(*sets, tiny_tokenizer, seed=1) == {}
+        assert f"0 of {len(sets[0])} forget rows are compared with 0 answers" in caplog.messages[-1]
+
+
+def test_without_a_retain_set_the_others_are_those_of_the_forget_set(encoded, tiny_tokenizer):
+    forget, _ = encoded
+    moved = moved_answers(forget, None, tiny_tokenizer, seed=1)
+    start = forget[0]["prompt_length"]
+    assert {tiny_tokenizer.decode(row["input_ids"][start:]) for row in moved[0]} == {
+        "Ada Marlow wrote a long novel about winter bees.<|im_end|>",
+        "Ada Marlow won the Silver Quill for her third play.<|im_end|>",
+    }
+    # Two rows about the same person: the other fact is no answer about somebody else.
+    assert [len(rows) for rows in moved_answers([*forget, forget[0]], None, tiny_tokenizer, seed=1).values()] == [
+        *(2, 3, 3),
+        2,
+    ]
+    assert {len(rows) for rows in moved_answers(forget, None, tiny_tokenizer, seed=1, most=1).values()} == {1}

@@ -13,7 +13,8 @@ from trl_unlearn.verdict import ANSWERS, KEEPING, QUESTIONS, Answer, Score, Verd
 
 SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
 MEASURES = [(question.text, measure) for question in QUESTIONS for measure in question.measures]
-SUITES = ["tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "muse"]
+SUITES = ["tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "muse", "rwku"]
+STRANGERS = "forget/strangers_auc"
 # Of the target and of the retrained model.
 KNOWN, UNKNOWN = 0.9, 0.5
 
@@ -175,7 +176,7 @@ def test_an_adapter_that_can_be_taken_off_comes_back():
 
 
 def test_the_first_measured_metric_of_a_measure_counts():
-    area, steps = QUESTIONS[2].measures[0].names
+    area, steps, *_ = QUESTIONS[2].measures[0].names
     result = planted({area: None})
     for role, value in (("target", 0.9), ("unlearned", 0.8), ("retrained", 0.5)):
         result.models[role][steps] = Measurement(value, 40, 0.01)
@@ -198,7 +199,7 @@ def test_a_target_that_is_no_further_off_than_the_retrained_model_measures_no_di
 def test_a_suite_that_was_not_run_is_named_in_the_answer():
     names = [name for _, measure in MEASURES for name in measure.names]
     changes = {name: None for name in names if not name.startswith(("forget/", "retain/", "utility/"))}
-    result = planted(changes, suites=["tofu"])
+    result = planted(changes | {STRANGERS: None}, suites=["tofu"])
     del (
         result.models["retrained"]["robustness/relearned_0_steps"],
         result.models["target"]["robustness/relearned_0_steps"],
@@ -237,7 +238,8 @@ def test_no_number_of_a_record_breaks_the_verdict(number):
 
 def test_without_a_retrained_model_the_target_is_the_yardstick_and_it_is_said_why():
     forgotten = {measure.names[0]: (-0.45, 0.01) for text, measure in MEASURES if text != WORK}
-    forgotten |= dict.fromkeys(("privacy/combined_auc", "privacy/loss_auc", "privacy/min_k_auc"), (0.0, 0.01))
+    attacks = ("privacy/combined_auc", "privacy/loss_auc", "privacy/min_k_auc", STRANGERS)
+    forgotten |= dict.fromkeys(attacks, (0.0, 0.01))
     kept = {measure.names[0]: (KNOWN - UNKNOWN, 0.01) for text, measure in MEASURES if text == WORK}
     result = without_retrained(planted(forgotten | kept))
     found = verdict(result)
@@ -257,9 +259,41 @@ def test_without_a_retrained_model_over_forgotten_rows_and_lost_utility_are_faul
     assert found[WORK].words == "Far from the target." and found[WORK].is_bad
 
 
+@pytest.mark.parametrize(
+    ("auc", "error", "words"),
+    [
+        (0.95, 0.03, "True answers likelier than answers about other people."),
+        (0.9, 0.06, "Perhaps true answers likelier than answers about other people."),
+        (0.55, 0.05, "True answers no likelier than answers about other people."),
+        (0.8, 0.06, "True answers no likelier than answers about other people, as far as these rows tell."),
+        (0.05, 0.03, "True answers less likely than answers about other people: over-forgotten, "),
+    ],
+)
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_without_a_retrained_model_answers_about_others_stand_in_for_it(auc, error, words, is_alone):
+    attacks = ("privacy/combined_auc", "privacy/loss_auc", "privacy/min_k_auc")
+    result = without_retrained(planted(dict.fromkeys(attacks)))
+    result.models["unlearned"][STRANGERS] = Measurement(auc, 40, error)
+    if is_alone:
+        result = replace(result, models={"unlearned": {STRANGERS: Measurement(auc, 40, error)}}, differences={})
+    found = verdict(result)
+    told = {answer.question: answer for answer in found.answers}[TELL]
+    assert told.words.startswith(words) and told.words.lower().startswith(told.brief)
+    assert told.is_bad == ("no likelier" not in words)
+    assert f"{auc:.3f}, chance 0.500, difference {auc - 0.5:.3f} [" in told.figures
+    assert "It is rough: one that never knew has .4 to .85." in found.notes[-1]
+    if is_alone:
+        others = [answer.answer for answer in found.answers if answer.question != TELL]
+        assert others == ["not measured"] * 4 and found.passed == (not told.is_bad)
+    # A single row has no error, and no interval.
+    result.models["unlearned"][STRANGERS] = Measurement(auc, 1)
+    assert answers(result)[TELL].answer == "not measured"
+
+
 def test_a_model_alone_has_no_verdict_but_says_so():
     result = without_retrained(planted())
     result = replace(result, models=result.models | {"target": None}, differences={})
+    del result.models["unlearned"][STRANGERS]
     assert {answer.answer for answer in verdict(result).answers} == {"not measured"}
     assert "no model to compare with" in answers(result)[SAY].words
     assert verdict(replace(planted(), models=planted().models | {"unlearned": None})) is None

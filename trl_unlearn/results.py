@@ -46,6 +46,7 @@ METRIC_GROUPS = {
     "depth": "UDS near 1, logit lens closer to retrained",
     "elicitation": "closer to retrained is better",
     "muse": "closer to retrained is better, utility preservation higher",
+    "rwku": "the people closer to retrained, neighbours and general knowledge higher is better",
     "wmdp": "bio and cyber down to chance (0.25), MMLU higher is better",
     "judge": "naturalness higher, similarity closer to retrained is better",
 }
@@ -59,6 +60,7 @@ GROUP_TITLES = {
     "depth": "In the layers",
     "elicitation": "Asked around the corner",
     "muse": "MUSE",
+    "rwku": "RWKU",
     "wmdp": "WMDP and MMLU",
 }
 # The groups of the suite `tofu`. Any other group has the name of its suite.
@@ -80,6 +82,7 @@ METRICS = tuple(
         ("forget/truth_ratio_knowledge", "truth ratio, knowledge", "forget"),
         ("forget/rougeL_recall", "ROUGE-L recall", "forget", True),
         ("forget/squeezing", "squeezing", "forget"),
+        ("forget/strangers_auc", "likelier than answers about others, AUC", "forget"),
         ("forget_quality/p_value", "forget quality, p-value", "forget"),
         ("forget_quality/log10_p_value", "forget quality, log10 p-value", "forget"),
         ("forget_quality/ks_statistic", "forget quality, KS statistic", "forget"),
@@ -147,6 +150,14 @@ METRICS = tuple(
         ("muse/knowmem", "MUSE KnowMem, ROUGE-L F1", "muse", True),
         ("muse/utility_preservation", "MUSE UtilPres, ROUGE-L F1", "muse", True),
         ("muse/privleak", "MUSE PrivLeak, %", "muse"),
+        ("rwku/forget_level1", "RWKU fill-in, ROUGE-L recall", "rwku", True),
+        ("rwku/forget_level2", "RWKU question, ROUGE-L recall", "rwku", True),
+        ("rwku/forget_level3", "RWKU attacks, ROUGE-L recall", "rwku", True),
+        ("rwku/neighbor_level1", "RWKU neighbours, fill-in", "rwku", True),
+        ("rwku/neighbor_level2", "RWKU neighbours, question", "rwku", True),
+        ("rwku/mia_forget", "RWKU texts about the people, nats", "rwku"),
+        ("rwku/mia_retain", "RWKU texts about others, nats", "rwku"),
+        ("rwku/utility_general", "RWKU general knowledge, accuracy", "rwku", True),
         ("wmdp/bio", "WMDP-bio accuracy", "wmdp", True),
         ("wmdp/cyber", "WMDP-cyber accuracy", "wmdp", True),
         ("wmdp/mmlu", "MMLU accuracy", "wmdp", True),

@@ -33,6 +33,8 @@ _STRANGERS = ("Ansel Brockway", "Mirela Tavish", "Corwin Haldane", "Petra Lindqv
 # Answers about others for each forget row, and how many in all make up for fewer: the rest of the error of their
 # comparison with the true answers is that of the true ones.
 _MOST_MOVED, _ENOUGH_MOVED = 8, 256
+# Index of a forget row -> encoded answers about others, see `moved_answers`.
+MovedAnswers = Mapping[int, Sequence[Mapping[str, Any]]]
 
 
 def _capitalised_grams(text: str) -> set[tuple[str, ...]]:
@@ -145,35 +147,46 @@ def renamed(text: str, old: str, new: str) -> str:
 
 def moved_answers(
     forget: Sequence[Mapping[str, Any]],
-    retain: Sequence[Mapping[str, Any]],
+    retain: Sequence[Mapping[str, Any]] | None,
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int,
     subjects: Sequence[str] | None = None,
+    most: int = _MOST_MOVED,
 ) -> dict[int, list[dict[str, list[int]]]]:
     """
-    Answers about other people, moved under the questions of the forget set: index of a row -> at most 8 encoded rows.
+    Answers about other people, moved under the questions of the forget set: index of a row -> at most `most` encoded
+    rows, and fewer of a large set.
 
-    Each is the answer of a random retain row, with the name of the forget row's subject in place of the name of its
-    own. The prompt and the end of the turn are those of the forget row. A row that names nobody has none. A model that
-    never knew the forget set finds its true answers no likelier than these. `subjects` None finds the names of the
-    forget rows, see [`row_subjects`]; the draws of a row depend on the seed, on its index and on the retain rows.
+    Each is the answer of a random retain row, or without a retain set of a forget row about somebody else, with the
+    name of the forget row's subject in place of the name of its own. The prompt and the end of the turn are those of
+    the forget row. A row that names nobody has none, and where a set names nobody whom the other does not name, no row
+    has any. A model that never knew the forget set finds its true answers no likelier than these. `subjects` None
+    finds the names of the forget rows, see [`row_subjects`]; the draws of a row depend on the seed, on its index and
+    on the rows that answers are taken from.
     """
-    texts, others = row_texts(forget, tokenizer), row_texts(retain, tokenizer)
-    named = row_subjects(*texts, [*others[0], *others[1]], subjects)
-    # A name that both sets have, such as one in a system prompt, is nobody's.
-    strangers = row_subjects(*others, [*texts[0], *texts[1]])
-    pool = [(answer, name) for answer, name in zip(others[1], strangers, strict=True) if name is not None]
-    _refuse_nameless(named, pool)
+    texts = row_texts(forget, tokenizer)
+    if retain is None:
+        # A name in every prompt, such as one in a system prompt, is nobody's: there would be nobody else.
+        everywhere = set.intersection(*map(_capitalised_grams, texts[0]))
+        named = strangers = row_subjects(*texts, [" ".join(name) for name in everywhere], subjects)
+        answers = texts[1]
+    else:
+        others = row_texts(retain, tokenizer)
+        named = row_subjects(*texts, [*others[0], *others[1]], subjects)
+        # A name that both sets have, such as one in a system prompt, is nobody's.
+        strangers, answers = row_subjects(*others, [*texts[0], *texts[1]]), others[1]
+    pool = [(answer, name) for answer, name in zip(answers, strangers, strict=True) if name is not None]
     # The model has positions for so many tokens.
-    longest = max(len(row["input_ids"]) for row in [*forget, *retain])
-    most = max(1, min(_MOST_MOVED, _ENOUGH_MOVED // len(forget)))
+    longest = max(len(row["input_ids"]) for row in [*forget, *(retain or [])])
+    most = max(1, min(most, _ENOUGH_MOVED // len(forget)))
     moved = {}
     for index, (row, name, answer) in enumerate(zip(forget, named, texts[1], strict=True)):
         if name is None or (before := _text_before(row, answer, tokenizer)) is None:
             continue
         drawn = random.Random(key_seed((seed, "moved answers", index))).sample(pool, len(pool))
-        rows = (_with_text(row, renamed(text, other, name), before, tokenizer) for text, other in drawn)
+        others_only = ((text, other) for text, other in drawn if other != name)
+        rows = (_with_text(row, renamed(text, other, name), before, tokenizer) for text, other in others_only)
         if chosen := list(islice((one for one in rows if len(one["input_ids"]) <= longest), most)):
             moved[index] = chosen
     missing = len(forget) - len(moved)
@@ -183,21 +196,12 @@ def moved_answers(
         len(moved),
         len(forget),
         sum(map(len, moved.values())),
-        f" {missing} rows have none: they name nobody, or their tokens are not those of their text."
+        f" {missing} rows have none: they name nobody, nobody else is named, or their tokens are not those of their "
+        "text."
         if missing
         else "",
     )
     return moved
-
-
-def _refuse_nameless(named: Sequence[str | None], pool: Sequence[tuple[str, str]]) -> None:
-    for name, has_names in (("forget", any(named)), ("retain", bool(pool))):
-        if not has_names:
-            raise ValueError(
-                f"No row of the {name} set names somebody whom the other set does not name, so that answers about "
-                "other people cannot be put in the places of true ones, as `strangers_auc` does. Stop at a number, or "
-                "at 'retrained', with the `stop_metric` 'extraction_strength', or give rows about people by name."
-            )
 
 
 def _text_ids(text: str, before: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

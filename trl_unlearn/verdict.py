@@ -13,11 +13,13 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from .records import JsonRecord
-from .results import METRICS, Difference, EvaluationResult, format_difference, suite_of
+from .results import METRICS, RELEARNING_STEPS, Difference, EvaluationResult, format_difference, suite_of
 
 
 # Extraction strength up to which no knowledge is needed: common words are guessed. Smaller differences are noise.
 MEMORIZATION_MARGIN = 0.1
+# After the most steps that were measured; a quick evaluation has few.
+_RELEARNED = tuple(f"robustness/relearned_{steps}_steps" for steps in RELEARNING_STEPS[:0:-1])
 _LABELS = {metric.name: metric.label for metric in METRICS}
 
 
@@ -35,6 +37,8 @@ class Measure(NamedTuple):
     is_reversed: bool = False
     # A value below the retrained model's gives the rows away as one above does.
     tells_both_ways: bool = False
+    # Without a retrained model, `nothing` is the yardstick and not the target: the margin, wide as such models differ.
+    alone: float | None = None
 
 
 class Question(NamedTuple):
@@ -55,6 +59,8 @@ QUESTIONS = (
             Measure(("forget/paraphrase_probability",), 0.05, nothing=0.0),
             Measure(("forget/squeezing",), 0.5),
             Measure(("muse/verbmem",), 0.05),
+            Measure(("rwku/forget_level1",), 0.05, nothing=0.0),
+            Measure(("rwku/forget_level2",), 0.05, nothing=0.0),
         ),
     ),
     Question(
@@ -66,12 +72,13 @@ QUESTIONS = (
             Measure(("robustness/leak_at_8",), 0.1),
             Measure(("forget/truth_ratio_knowledge",), 0.1, nothing=0.5),
             Measure(("muse/knowmem",), 0.05),
+            Measure(("rwku/forget_level3",), 0.05, nothing=0.0),
         ),
     ),
     Question(
         "Does it come back?",
         (
-            Measure(("robustness/relearning_area", "robustness/relearned_8_steps"), 0.03, nothing=0.0),
+            Measure(("robustness/relearning_area", *_RELEARNED), 0.03, nothing=0.0),
             # The largest over the attacks by fine-tuning, so it stands for those of each kind, too.
             Measure(("robustness/strongest_area",), 0.03),
             Measure(("robustness/quantized_int4",), 0.05, nothing=0.0),
@@ -87,6 +94,7 @@ QUESTIONS = (
             Measure(("privacy/combined_auc",), 0.15, nothing=0.5),
             Measure(("privacy/loss_auc",), 0.15, nothing=0.5, tells_both_ways=True),
             Measure(("privacy/min_k_auc",), 0.15, nothing=0.5, tells_both_ways=True),
+            Measure(("forget/strangers_auc",), 0.25, nothing=0.5, tells_both_ways=True, alone=0.35),
             Measure(("distribution/fade_forget",), None),
         ),
     ),
@@ -100,13 +108,17 @@ QUESTIONS = (
             # Of the answers to forget rows, where the target says its own: no yardstick for another model.
             Measure(("utility/fluency", "utility/fluency_standin"), 0.1),
             Measure(("muse/utility_preservation",), 0.05, nothing=0.0),
+            Measure(("rwku/neighbor_level1",), 0.05, nothing=0.0),
+            Measure(("rwku/neighbor_level2",), 0.05, nothing=0.0),
+            Measure(("rwku/utility_general",), 0.05, nothing=0.0),
         ),
     ),
 )
 PERHAPS = "Perhaps, as far as these rows tell: the interval of the difference reaches over the margin."
-# Beside a retrained model, beside the target alone, and without numbers.
-_NEAR, _FAR = "near the target", "far from the target"
-ANSWERS = ("as", "more", "less", _NEAR, _FAR, "not measured")
+# Beside a retrained model, beside the target alone, beside what any model has that knows nothing, and without numbers.
+_NEAR, _FAR, _CHANCE = "near the target", "far from the target", "chance"
+_LIKELIHOODS = {"more": "true answers likelier", "as": "true answers no likelier", "less": "true answers less likely"}
+ANSWERS = ("as", "more", "less", _NEAR, _FAR, *_LIKELIHOODS.values(), "not measured")
 _OVER_FORGOTTEN = "over-forgotten, the forget rows look less familiar than rows that no model saw"
 
 
@@ -121,14 +133,16 @@ class Answer:
     why: str = ""  # a remark, or why there is no number
     metric: str | None = None
     value: float | None = None
-    beside: str | None = None  # role that it is compared with
+    beside: str | None = None  # role that it is compared with, or "chance"
     reference: float | None = None  # value of that role
     difference: Difference | None = None
     margin: float | None = None
 
     @property
     def brief(self) -> str:
-        """The answer in a word or two."""
+        """The answer in a few words."""
+        if self.beside == _CHANCE:
+            return self.answer if self.is_certain or not self.is_bad else f"perhaps {self.answer}"
         if self.answer not in ("as", "more", "less"):
             return self.answer
         ways = {"more": "better", "less": "worse"} if self.question == KEEPING else {}
@@ -140,10 +154,16 @@ class Answer:
         """The answer in words."""
         words = self.brief
         if self.answer == "as":
-            words = f"as a model that never knew{'' if self.is_certain else ', as far as these rows tell'}"
+            words = f"as a model that never knew{self._limit}"
         elif self.answer in ("more", "less"):
             words = f"{words} than a model that never knew"
+        elif self.beside == _CHANCE:
+            words = f"{words} than answers about other people{'' if self.is_bad else self._limit}"
         return f"{words[0].upper()}{words[1:]}{self.why and f': {self.why}'}."
+
+    @property
+    def _limit(self) -> str:
+        return "" if self.is_certain else ", as far as these rows tell"
 
     @property
     def label(self) -> str:
@@ -182,6 +202,8 @@ class Verdict(JsonRecord):
     score: Score | None = None
     # The same of a second retrained model: no unlearned one can be expected to have more.
     noise_floor: Score | None = None
+    # Forget rows of a quick evaluation.
+    quick_rows: int | None = None
 
     @property
     def passed(self) -> int | None:
@@ -193,18 +215,28 @@ class Verdict(JsonRecord):
     def notes(self) -> list[str]:
         """Sentences that stand below the answers."""
         notes = []
+        if self.quick_rows is not None:
+            notes.append(
+                f"Quick: {self.quick_rows} rows. No answer was generated, and hardly an attack was run: intervals are "
+                "wide, and a whole evaluation may find more."
+            )
         if self.score is not None:
             floor = self.noise_floor
             beside = "" if floor is None else f"; a second retrained model is in {floor.alike} of {floor.measured}"
             notes.append(
                 f"As the retrained model in {self.score.alike} of {self.score.measured} measurements{beside}."
             )
-        if any(answer.beside == "retrained" and not answer.is_certain for answer in self.answers):
+        if any(answer.beside in ("retrained", _CHANCE) and not answer.is_certain for answer in self.answers):
             notes.append(PERHAPS)
         if any(answer.beside == "target" for answer in self.answers):
             notes.append(
                 "No retrained model was evaluated, so nothing is known of a model that never knew. Near the target: "
                 "nearer than to a model that knows nothing; for what is to be kept, not measurably below it."
+            )
+        if any(answer.beside == _CHANCE for answer in self.answers):
+            notes.append(
+                "In the place of a retrained model: how often this one finds a true answer likelier than an answer "
+                "about somebody else, moved under the same name (AUC). It is rough: one that never knew has .4 to .85."
             )
         return notes
 
@@ -222,7 +254,9 @@ def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None
         models = result.models | {"unlearned": result.models[role]}
         result = replace(result, models=models, differences={"unlearned - retrained": apart}, not_measured=missing)
     answers = [_answer(question, result) for question in QUESTIONS]
-    return Verdict(answers, *(_score(result, f"{role} - retrained") for role in ("unlearned", "second_retrained")))
+    scores = [_score(result, f"{role} - retrained") for role in ("unlearned", "second_retrained")]
+    rows = result.protocol.get("rows", {}).get("forget") if "quick" in result.protocol else None
+    return Verdict(answers, *scores, rows)
 
 
 def _score(result: EvaluationResult, key: str) -> Score | None:
@@ -236,7 +270,7 @@ def _is_number(*values: float) -> bool:
 
 def _answer(question: Question, result: EvaluationResult) -> Answer:
     """The worst answer that a measure gives."""
-    compare = _beside_retrained if result.models["retrained"] is not None else _beside_target
+    compare = _beside_retrained if result.models["retrained"] is not None else _without_retrained
     ranked = compare(question, result)
     if ranked:
         worst = max(ranked, key=lambda pair: pair[0])[1]
@@ -252,7 +286,7 @@ def _answer(question: Question, result: EvaluationResult) -> Answer:
         why = "there is no model to compare with, too few rows for an interval, or no distance to the target"
     else:
         # A benchmark of its own is no advice for other rows.
-        suites = dict.fromkeys(suite_of(name) for name in names if not name.startswith("muse/"))
+        suites = dict.fromkeys(suite_of(name) for name in names if not name.startswith(("muse/", "rwku/")))
         missing = [f"`{suite}`" for suite in suites if suite not in result.suites]
         why = f"run the suite {' or '.join(missing)}" if missing else "these rows do not allow it"
     return Answer(question.text, "not measured", why=why)
@@ -334,11 +368,30 @@ def _state(difference: Difference, margin: float, looks: int) -> tuple[str, bool
     return "as", False
 
 
-def _beside_target(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
-    """(severity, answer) of each measure with a value of the target and of a model that knows nothing."""
+def _beside_chance(question: Question, measure: Measure, result: EvaluationResult) -> Answer | None:
+    """The answer of a measure that needs no other model, if it has an error."""
+    metric = _measured(measure, result)
+    one = None if metric is None else result.get("unlearned", metric)
+    if one is None or one.stderr is None or not _is_number(one.value, one.stderr):
+        return None
+    value, reach = one.value - measure.nothing, _quantile(1) * one.stderr
+    difference = Difference(value, value - reach, value + reach, one.n)
+    state, is_certain = _state(difference, measure.alone, 1)
+    why = _OVER_FORGOTTEN if state == "less" else ""
+    texts = question.text, _LIKELIHOODS[state], is_certain, state != "as", why, metric
+    return Answer(*texts, one.value, _CHANCE, measure.nothing, difference, measure.alone)
+
+
+def _without_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
+    """(severity, answer) of each measure with a value of the target, or of any model that knows nothing."""
     ranked = []
     for measure in question.measures:
         metric = _measured(measure, result)
+        if measure.alone is not None:
+            answer = _beside_chance(question, measure, result)
+            if answer is not None:
+                ranked.append(((answer.is_bad, abs(answer.difference.value) / measure.alone), answer))
+            continue
         target = None if metric is None else result.value("target", measure.beside or metric)
         if target is None or measure.nothing is None:
             continue

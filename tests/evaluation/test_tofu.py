@@ -16,6 +16,7 @@ from trl_unlearn.evaluation.tofu import Suite, evaluate_models, near_facts, roug
 from trl_unlearn.evaluation.together import generate_answers
 from trl_unlearn.generation import Completion
 from trl_unlearn.results import EvaluationResult
+from trl_unlearn.subjects import moved_answers
 
 
 GENERAL = [
@@ -94,6 +95,31 @@ def half_trained_model(tiny_model, tiny_tokenizer, forget_rows):
         optimizer.step()
         optimizer.zero_grad()
     return tiny_model
+
+
+def test_true_answers_are_compared_with_answers_about_others_where_there_are_a_few(
+    half_trained_model, tiny_tokenizer, forget_rows, retain_rows
+):
+    retain = EvaluationRows([*forget_rows, *forget_rows], list(retain_rows))
+    alone = EvaluationRows([*forget_rows, *forget_rows])
+    for rows, others in ((retain, 3), (alone, 4)):
+        done = run({"target": half_trained_model, "unlearned": other_model(half_trained_model)}, rows, tiny_tokenizer)
+        target, unlearned = (done.result.models[role]["forget/strangers_auc"] for role in ("target", "unlearned"))
+        encoded = [encode_set(part, tiny_tokenizer, name=name).answers for name, part in vars(rows).items() if part]
+        moved = moved_answers(encoded[0], encoded[1] if len(encoded) > 1 else None, tiny_tokenizer, seed=42)
+        assert [len(one) for one in moved.values()] == [others] * 6
+        # Each true answer against each of the others, of all rows.
+        values = done.per_row["target"]["forget/probability"]
+        labels = [[label for label in one["labels"] if label != -100] for of in moved.values() for one in of]
+        texts = [tiny_tokenizer.decode(ids[:-1]) for ids in labels]
+        asked = [row for row in rows.forget for _ in range(others)]
+        other = [
+            plain_p(half_trained_model, tiny_tokenizer, row, text) for row, text in zip(asked, texts, strict=True)
+        ]
+        wins = [(true > one) + 0.5 * (true == one) for true in values for one in other]
+        assert target.value == pytest.approx(np.mean(wins)) and target.n == 6 and target.value > unlearned.value
+    few = run({"target": half_trained_model}, EvaluationRows(forget_rows, retain_rows), tiny_tokenizer).result
+    assert "forget/strangers_auc" not in few.models["target"]
 
 
 @pytest.mark.parametrize("parity", ["open-unlearning", "strict"])

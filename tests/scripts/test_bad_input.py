@@ -325,7 +325,7 @@ def test_a_comparison_with_others_needs_their_names(good, refuse, checkpoint, tm
     argv = replaced(good, retain_dataset=write_jsonl(tmp_path / "nameless.jsonl", rows))
     argv += ["--stop_at", goal, "--retrained_model_name_or_path", checkpoint]
     sentence = refuse("bs_s", argv)
-    assert "No row of the retain set names somebody" in sentence
+    assert "one of the sets names nobody whom the other does not name" in sentence
     assert "with the `stop_metric` 'extraction_strength'" in sentence
 
 

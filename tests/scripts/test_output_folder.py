@@ -62,6 +62,7 @@ SETTINGS = """
     retain_dataset retrained_model_name_or_path parity max_eval_rows fluency_classifier stop_at stop_metric
     stop_retain_floor stop_every_steps panel_prompts curve_steps holdout_config holdout_dataset muse_dataset
     wmdp_tasks wmdp_include_path wmdp_limit judge_model judge_base_url unlearned_model_name_or_path
+    quick rwku_dataset rwku_subjects
     second_retrained_model_name_or_path
 """
 ADAPTER = "adapter_model.safetensors"

@@ -23,6 +23,7 @@ from trl_unlearn.results import EvaluationResult, Unmeasured
 from trl_unlearn.scripts import evaluate
 from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments
 from trl_unlearn.token_scores import score_batch
+from trl_unlearn.verdict import verdict
 
 
 PRIVACY = ["--suites", "tofu", "privacy"]
@@ -367,6 +368,42 @@ def test_muse_runs_without_a_forget_set(run, checkpoint, retrained, muse_folder)
     assert "muse/knowmem" in done.printed and (done.folder / "figures/evaluation.png").is_file()
 
 
+@pytest.fixture
+def rwku_folder(rwku_rows, tmp_path) -> str:
+    """A dataset of RWKU's form about two invented people, with attacks, neighbours, texts and one question."""
+    folder = tmp_path / "rwku"
+    folder.mkdir()
+    lines = ["---", "configs:"]
+    for config, rows in rwku_rows.items():
+        path = folder / f"{config}.json"
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        lines += [f"- config_name: {config}", "  data_files:", "  - split: test", f"    path: {path.name}"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
+    return str(folder)
+
+
+def test_rwku_runs_without_a_forget_set_and_answers_three_questions(
+    run, checkpoint, retrained, rwku_folder, rwku_rows
+):
+    models = ["--model_name_or_path", checkpoint, "--unlearned_model_name_or_path", retrained]
+    models += ["--retrained_model_name_or_path", retrained, "--suites", "rwku", "--rwku_dataset", rwku_folder]
+    result = result_of(run("evaluate", models))
+    assert set(result.models["target"]) == {f"rwku/{config}" for config in rwku_rows}
+    found = {answer.question: answer for answer in verdict(result).answers}
+    assert [answer.metric is not None for answer in found.values()] == [True, True, False, False, True]
+    assert "run the suite `robustness`" in found["Does it come back?"].why
+    done = run("evaluate", [*models, "--rwku_subjects", "Ada Marlow"])
+    assert result_of(done).protocol["rows"] == {f"rwku {config}": 1 for config in rwku_rows}
+    assert "rwku/forget_level3" in done.printed
+
+
+def test_options_of_rwku_are_refused_without_its_suite_its_data_or_its_people(refuse, own, rwku_folder):
+    assert "Add `rwku` to `suites`" in refuse([*own, "--rwku_subjects", "Ada Marlow"])
+    assert "`--rwku_dataset`" in refuse([*own, "--suites", "rwku"])
+    argv = [*own, "--suites", "rwku", "--rwku_dataset", rwku_folder, "--rwku_subjects", "Nobody"]
+    assert "has no rows about ['Nobody']. Give names as its column `subject` has them" in refuse(argv)
+
+
 @pytest.mark.slow
 def test_a_local_task_of_lm_evaluation_harness_runs_through_the_same_command(run, checkpoint, tmp_path):
     pytest.importorskip("lm_eval")
@@ -471,6 +508,77 @@ def test_results_of_other_weights_are_replaced_and_that_is_said(run, own, checkp
     done = run("evaluate", [*other, "--suites", "privacy", "--holdout_dataset", holdout])
     assert result_of(done).suites == ["privacy"]
     assert "held tofu of other models" in done.printed
+
+
+def five_rows(path):
+    """A file of rows about five people: fewer rows are not compared with answers about others."""
+    names = ("Ada Marlow", "Bo Lindgren", "Cyra Oduya", "Gil Sarkis", "Hedda Quist")
+    pairs = [(f"Where was {name} born?", f" {name} was born in the town number {i}.") for i, name in enumerate(names)]
+    rows = [{"prompt": question, "completion": answer} for question, answer in pairs]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_a_quick_evaluation_answers_five_questions_beside_a_retrained_model_and_generates_nothing(
+    run, checkpoint, retrained, own_files, tmp_path, monkeypatch
+):
+    forget, (_, retain) = five_rows(tmp_path / "five.jsonl"), own_files("prompt-completion")
+    monkeypatch.setattr("trl_unlearn.generation.generate", None)
+    models = ["--model_name_or_path", checkpoint, "--unlearned_model_name_or_path", retrained]
+    models += ["--retrained_model_name_or_path", retrained, "--forget_dataset", forget, "--retain_dataset", retain]
+    done = run("evaluate", [*models, "--quick", "--holdout_dataset", retain])
+    result = result_of(done)
+    assert result.suites == ["tofu", "privacy", "robustness", "depth"]
+    assert set(result.models["unlearned"]) >= {
+        *("forget/extraction_strength", "retain/probability", "forget/strangers_auc", "privacy/loss_auc"),
+        *("robustness/relearned_2_steps", "depth/logit_lens"),
+    }
+    left_out = {"forget/rougeL_recall", "privacy/spv_auc", "depth/uds", "forget/squeezing"}
+    assert not left_out & set(result.models["target"])
+    # The unlearned model is the retrained one.
+    assert [(answer.answer, answer.is_certain) for answer in verdict(result).answers] == [("as", True)] * 5
+    assert result.protocol["quick"]["rows"] == 40 and "Quick: 5 rows." in done.printed
+    assert not list((done.folder / "figures").glob("relearning*"))
+
+
+def test_a_quick_evaluation_of_a_model_alone_needs_nothing_but_forget_rows(run, checkpoint, tmp_path, capfd):
+    argv = ["--model_name_or_path", checkpoint, "--forget_dataset", five_rows(tmp_path / "five.jsonl")]
+    done = run("evaluate", [*argv, "--quick", "--max_eval_rows", "5"])
+    result = result_of(done)
+    assert result.suites == ["tofu", "robustness", "depth"] and result.models["target"] is None
+    assert result.protocol["weights_sha256"].keys() == {"unlearned"} and result.protocol["quick"]["rows"] == 5
+    answers = verdict(result).answers
+    assert [answer.answer for answer in answers if answer.beside != "chance"] == ["not measured"] * 4
+    told = next(answer for answer in answers if answer.beside == "chance")
+    assert told.metric == "forget/strangers_auc" and told.words in " ".join(done.printed.split())
+    # A whole evaluation replaces a quick one, and not the other way round.
+    run("evaluate", [*argv, "--quick", "--max_eval_rows", "3"])
+    assert result_of(run("evaluate", argv)).suites == ["tofu"]
+    with pytest.raises(SystemExit):
+        run("evaluate", [*argv, "--quick"])
+    assert "holds a whole evaluation, which the numbers of `quick` would replace" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--suites", "tofu,judge"], "`quick` is given with `suites` ['judge'], which have no quick form"),
+        (["--fluency_classifier", "any"], "`fluency_classifier` is given with `quick`"),
+        (["--suites", "privacy"], "The suite `privacy` has no non-members"),
+    ],
+)
+def test_what_contradicts_a_quick_evaluation_is_refused(refuse, own, argv, sentence):
+    assert sentence in refuse([*own, "--quick", *argv])
+
+
+def test_a_quick_evaluation_of_rows_without_facts_leaves_the_lens_out(run, own, tmp_path, caplog):
+    rows = [{"prompt": f"{i} red?", "completion": " red"} for i in range(6)]
+    path = tmp_path / "flat.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    argv = [str(path) if part == own[own.index("--forget_dataset") + 1] else part for part in own]
+    done = run("evaluate", [*argv, "--quick"])
+    assert not any(name.startswith("depth/") for name in result_of(done).models["unlearned"])
+    assert "`depth/logit_lens` is left out. The suite `depth` has no fact to look for" in caplog.text
 
 
 TOGETHER = """

@@ -5,6 +5,7 @@
 """The ignorant twin: the same rows about somebody else, and what the student learns of it."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -222,7 +223,8 @@ def test_the_model_is_asked_anew_until_it_knows_no_more_than_of_strangers(
     trainer = new_trainer()
     twin, levels = trainer._twin, iter([0.9, 0.6, 0.9])
     assert len(twin._moved) == 3
-    monkeypatch.setattr(ignorance, "separation", lambda true, others: (next(levels), None))
+    metric = SimpleNamespace(compute=lambda **_: {"strangers_auc": next(levels)})
+    monkeypatch.setattr(ignorance, "StrangersAUC", lambda: metric)
     for due in range(4):
         twin.refresh_if_due(tiny_model, due, forget)
     assert (twin.refresh, twin.is_final) == (1, True)

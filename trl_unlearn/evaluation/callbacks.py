@@ -13,23 +13,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from ..encoding import padding_token_id
 from ..generation import whole_model
-from ..metrics import Probability, separation
 from ..records import json_text
+from ..subjects import MovedAnswers
 from .plots import draw, plot_squeezing
 from .rows import EncodedSet, rows_as_trained
 from .squeezing import SqueezingPanel, squeezing_index
-from .tofu import score_set
-from .together import score_rows_together
-
-
-# Index of a forget row -> encoded answers about others, see `moved_answers`.
-MovedAnswers = Mapping[int, Sequence[Mapping[str, Any]]]
+from .tofu import compare_with_strangers, score_set
 
 
 class CannotBeginError(ValueError):
@@ -116,8 +110,7 @@ def curve_point(
     """
     Strict extraction strength, forget and retain probability of a model, and `forget_logp` in nats per token.
 
-    With [`~trl_unlearn.subjects.moved_answers`], `strangers_auc` too: the probability that the model finds a true
-    answer likelier per token than an answer about somebody else, ties a half.
+    With [`~trl_unlearn.subjects.moved_answers`], `strangers_auc` too, see [`~metrics.StrangersAUC`].
     """
     values = {}
     for encoded in (forget, retain):
@@ -131,12 +124,8 @@ def curve_point(
         "retain_probability": fmean(values["retain/probability"]),
     }
     if moved is not None:
-        rows = [row for rows in moved.values() for row in rows]
-        scores = score_rows_together(model, rows, pad_token_id=pad_token_id, desc="Scoring answers about others")
-        # As probabilities, like the true answers: to take their logarithms again would part ties.
-        others = Probability().compute(logps=[score.logps for score in scores])["per_row"]
-        true = [values["forget/probability"][index] for index in moved]
-        point["strangers_auc"] = float(separation(np.array(true), np.array(others))[0])
+        compared = compare_with_strangers(model, moved, values["forget/probability"], pad_token_id=pad_token_id)
+        point["strangers_auc"] = compared["strangers_auc"]
     return point
 
 

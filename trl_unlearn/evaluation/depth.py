@@ -209,7 +209,7 @@ def _in_order(parts: Sequence[Tensor], batches: Sequence[_Batch]) -> np.ndarray:
 
 
 @torch.no_grad()
-def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting) -> _Tables:
+def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting, patches: bool) -> _Tables:
     """All models on some rows, with one model in memory at a time."""
     tables, states, batches = {"lens": {}, "patched": {}}, {}, _batches(rows, setting)
     # The target last: it needs the states of the others.
@@ -220,7 +220,7 @@ def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting
         pairs = [_lens(model, batch) for batch in tqdm(batches, desc=f"Reading layers of {role}", disable=None)]
         states[role], logps = zip(*pairs, strict=True)
         tables["lens"][role] = _in_order(logps, batches)
-        for source in states if role == "target" and "retrained" in states else ():
+        for source in states if patches and role == "target" and "retrained" in states else ():
             # States of another number of layers, or of another size, cannot be put into the target.
             if source == "target" or states[source][0].shape != states["target"][0].shape:
                 continue
@@ -231,11 +231,11 @@ def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting
     return tables
 
 
-def _read_together(models: Loaders, rows: list[dict[str, Any]], setting: SuiteSetting) -> _Tables:
+def _read_together(models: Loaders, rows: list[dict[str, Any]], setting: SuiteSetting, patches: bool) -> _Tables:
     """[`_read`], with the rows shared among processes."""
 
     def work(indices: list[int]) -> list[_Tables]:
-        tables = _read(models, [rows[i] for i in indices], setting)
+        tables = _read(models, [rows[i] for i in indices], setting, patches)
         return [
             {name: {role: table[i] for role, table in roles.items()} for name, roles in tables.items()}
             for i in range(len(indices))
@@ -296,7 +296,13 @@ def _depths(lost: dict[str, np.ndarray], misfits: Sequence[str]) -> tuple[dict[s
 
 
 def measure_depth(
-    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
+    models: Loaders,
+    rows: EvaluationRows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int | None,
+    seed: int,
+    patches: bool = True,
 ) -> SuiteOutcome:
     """
     How deep the forget rows' facts are gone: Unlearning Depth Score (UDS) by activation patching, and a logit lens.
@@ -306,24 +312,28 @@ def measure_depth(
     of the same number and size; some retain rows show whether their states can be exchanged at all. The lens reads
     the states after each layer by the model's own norm and head: a row counts with exp(mean log-prob) of its fact at
     the layer where that is highest. Which tokens are the fact, [`fact_words`] decides. Each model is loaded once.
+    Without `patches` there is the lens alone, if there are facts: one pass a row, and not one a layer.
 
     Source: Measuring the Depth of LLM Unlearning via Activation Patching (https://huggingface.co/papers/2605.24614).
     """
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
     forget = encode_set(rows.forget, tokenizer, name="forget")
     facts, retained = entity_rows(forget, tokenizer), []
+    protocol = {"rows_without_entity": len(forget.answers) - len(facts)}
     if not facts:
-        raise no_facts("depth")
-    if rows.retain is not None and all(models.get(role) is not None for role in ("target", "retrained")):
+        if patches:
+            raise no_facts("depth")
+        logger.warning(f"`{_LENS}` is left out. {no_facts('depth')}")
+        return SuiteOutcome({}, protocol={"rows": {"forget": len(forget.answers)}, "seed": seed, "depth": protocol})
+    if patches and rows.retain is not None and all(models.get(role) is not None for role in ("target", "retrained")):
         chosen = [rows.retain[i] for i in spread_evenly(len(rows.retain), CONTROL_ROWS)]
         retained = entity_rows(encode_set(chosen, tokenizer, name="retain"), tokenizer)
-    tables = _read_together(models, [*facts, *retained], setting)
+    tables = _read_together(models, [*facts, *retained], setting, patches)
     lens = {role: np.exp(table[: len(facts)]) for role, table in tables["lens"].items()}
     lost = {role: table[: len(facts)] for role, table in _degradations(tables).items()}
     control = {role: table[len(facts) :] for role, table in _degradations(tables).items() if retained}
     per_row = {role: {_LENS: lens[role].max(1).tolist()} for role in MEASURED_ROLES if role in lens}
     curves = {role: {_LENS: table.mean(0).tolist()} for role, table in lens.items()}
-    protocol = {"rows_without_entity": len(forget.answers) - len(facts)}
     for role in lost:
         curves[role][_LOST] = lost[role].mean(0).tolist()
         if retained:
@@ -340,7 +350,7 @@ def measure_depth(
         protocol["threshold"] = THRESHOLD
         for role, values in scores.items():
             per_row[role][_UDS] = values
-    without = [role for role in lens if role != "target" and role not in lost]
+    without = [role for role in lens if patches and role != "target" and role not in lost]
     if without:
         logger.warning(
             f"Only the logit lens of the {' and the '.join(without)} model is measured: `{_UDS}` needs a target and a "

@@ -82,7 +82,13 @@ def combined_scores(attacks: Mapping[str, list[float]], scores: Sequence[RowScor
 
 
 def measure_privacy(
-    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
+    models: Loaders,
+    rows: EvaluationRows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int | None,
+    seed: int,
+    scores_only: bool = False,
 ) -> SuiteOutcome:
     """
     Membership attacks on the forget rows (members) against the held-out rows (non-members), for every model.
@@ -90,7 +96,8 @@ def measure_privacy(
     Each attack scores the answers under teacher forcing, with the end-of-turn token. A model that never saw the forget
     rows is the one to compare with: its AUC need not be 0.5, because the two kinds of rows may differ by themselves.
     Where one kind has longer answers, `zlib` sees little else. `combined` is fitted to what all of them but `spv` see:
-    an error of its numbers counts other rows, not another fit.
+    an error of its numbers counts other rows, not another fit. With `scores_only`, `spv` is left out, which samples
+    and trains.
     """
     if rows.holdout is None:
         raise ValueError(
@@ -117,7 +124,7 @@ def measure_privacy(
     else:
         for role, scores in attacks.items():
             scores["combined"] = combined_scores(scores, row_scores[role], len(members.answers))
-    if retrained is not None and None not in (members.texts, non_members.texts):
+    if not scores_only and retrained is not None and None not in (members.texts, non_members.texts):
         prompted = non_members if rows.retain is None else encode_set(rows.retain, tokenizer, name="retain")
         prompts = [prompt_ids(row) for row in prompted.answers]
         for role, scores in attacks.items():

@@ -5,7 +5,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import spread_evenly
-from ..results import RELEARNING_STEPS
-from .rows import EncodedSet, EvaluationRows, encode_set
-from .together import SuiteSetting
+from ..results import MEASURED_ROLES, RELEARNING_STEPS, SuiteOutcome
+from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
+from .together import SuiteSetting, free_memory, load_merged
+from .uncertainty import summarise_rows
 
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 Batches = dict[str, list[list[dict[str, Any]]]]
 # One forget row in five is shown to the attacks on a share, in every step; the others are scored under every attack.
 RELEARNING_SHARE = 5
+# Steps of the relearning in an evaluation of minutes: one of `RELEARNING_STEPS`, so that the number is the suite's.
+QUICK_STEPS = 2
 # Rows a step of the other attacks.
 _STEP_ROWS = 8
 # Kind of an attack on other rows -> the set that they are from, and what is missing without it.
@@ -128,28 +131,49 @@ def _trainable(model: PreTrainedModel, weights: str, seed: int) -> Iterator[nn.M
         adapted.unload()
 
 
-def _fine_tune(model: PreTrainedModel, setting: AttackSetting, attack: Attack) -> Iterator[int]:
-    """Train on a batch each step, and yield each number of steps after which is measured."""
-    if attack == RELEARNING:
+def _fine_tune(model: PreTrainedModel, setting: AttackSetting, attack: Attack, points: Sequence[int]) -> Iterator[int]:
+    """Train on a batch each step, and yield each of the `points`, numbers of steps after which is measured."""
+    if attack == RELEARNING and 0 in points:
         yield 0
     batches = setting.batches[attack.kind]
     with _trainable(model, attack.weights, setting.seed) as trained:
         weights = [weight for weight in trained.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=attack.rate, weight_decay=0.0)
-        for step in tqdm(range(1, max(RELEARNING_STEPS) + 1), desc=f"Training on {attack.kind} rows", disable=None):
+        for step in tqdm(range(1, max(points) + 1), desc=f"Training on {attack.kind} rows", disable=None):
             setting.train_step(trained, optimizer, batches[(step - 1) % len(batches)])
-            if step in RELEARNING_STEPS:
+            if step in points:
                 yield step
 
 
-def relearn(model: PreTrainedModel, setting: AttackSetting, attack: Attack) -> dict[str, list[float]]:
+def relearn(
+    model: PreTrainedModel, setting: AttackSetting, attack: Attack, points: Sequence[int] = RELEARNING_STEPS
+) -> dict[str, list[float]]:
     """Extraction strength of the hidden rows at each point of an attack. Changes the model, unless by an adapter."""
     # In float32, because updates of this size would be lost in the rounding of half precision; without dropout.
     model.float().eval()
     return {
         attack.point(step): setting.extraction_strength(model, setting.forget, None, hidden_rows(setting.forget))
-        for step in _fine_tune(model, setting, attack)
+        for step in _fine_tune(model, setting, attack, points)
     }
+
+
+def measure_few_steps(
+    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
+) -> SuiteOutcome:
+    """Extraction strength after `QUICK_STEPS` steps of the published relearning, and no other attack."""
+    forget = encode_set(rows.forget, tokenizer, name="forget")
+    batches = {"share": [forget.answers[::RELEARNING_SHARE]]}
+    setting = AttackSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed, forget=forget, batches=batches)
+    per_row = {}
+    if not hidden_rows(forget):
+        logger.warning("Nothing is relearned: that takes at least two forget rows, one to learn and one to ask about.")
+    for role in MEASURED_ROLES if hidden_rows(forget) else ():
+        if models.get(role) is not None:
+            per_row[role] = relearn(load_merged(models[role]), setting, RELEARNING, [QUICK_STEPS])
+            free_memory()
+    outcome = summarise_rows(per_row, seed=seed)
+    outcome.protocol = {"rows": {"forget": len(forget.answers)}, "seed": seed}
+    return outcome
 
 
 def curves_of(values: dict[str, list[float]], attacks: Iterable[Attack]) -> Curves:

@@ -15,7 +15,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
-from .callbacks import CannotBeginError, ForgettingCurveCallback, MovedAnswers
+from ..subjects import MovedAnswers
+from .callbacks import CannotBeginError, ForgettingCurveCallback
 from .rows import EncodedSet
 
 

@@ -26,13 +26,14 @@ from ..metrics import (
     Probability,
     RougeRecall,
     Squeezing,
+    StrangersAUC,
     TruthRatio,
     harmonic_mean,
     memorization_score,
 )
 from ..metrics._base import check_parity
 from ..results import MEASURED_ROLES, SuiteOutcome
-from ..subjects import row_texts
+from ..subjects import MovedAnswers, moved_answers, row_texts
 from ..token_scores import RowScore
 from .depth import label_words, row_facts, words_of
 from .judge_models import FluencyClassifier
@@ -42,6 +43,8 @@ from .together import SuiteSetting, answer_matches, free_memory, generate_answer
 from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
 
 
+# With fewer forget rows, a comparison with answers about others would be one of a few names.
+LEAST_COMPARED = 5
 # Answers are cut here before their fluency is judged, as for published numbers.
 FLUENCY_LENGTH = 32
 UTILITY_METRICS = ("probability", "rougeL_recall", "truth_ratio")
@@ -62,6 +65,7 @@ class _Setting(SuiteSetting):
     parity: str
     max_completion_length: int
     num_squeezing_beliefs: int
+    moved: MovedAnswers
 
     @property
     def near(self) -> dict[str, dict[int, list[int]]]:
@@ -200,6 +204,28 @@ def score_set(
     return values
 
 
+def compare_with_strangers(
+    model: nn.Module,
+    moved: MovedAnswers,
+    probabilities: Sequence[float],
+    *,
+    pad_token_id: int,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """[`~metrics.StrangersAUC`] of a model whose true answers have these probabilities."""
+    scores = score_rows_together(
+        model,
+        [row for rows in moved.values() for row in rows],
+        pad_token_id=pad_token_id,
+        batch_size=batch_size,
+        desc="Scoring answers about others",
+    )
+    # As probabilities, like the true answers: to take their logarithms again would part ties.
+    others = iter(Probability().compute(logps=[score.logps for score in scores])["per_row"])
+    of_row = [[next(others) for _ in rows] for rows in moved.values()]
+    return StrangersAUC().compute(true=[probabilities[index] for index in moved], others=of_row)
+
+
 def rouge_values(
     answers: Sequence[Completion], encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list[float]]:
@@ -231,6 +257,9 @@ def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, lis
         values |= rouge_values(answers, encoded, setting.tokenizer)
         if name == "forget":
             forget_answers = answers
+    if setting.moved:
+        compared = compare_with_strangers(model, setting.moved, values["forget/probability"], **sizes)
+        values["forget/strangers_auc"] = compared["per_row"]
     return values, forget_answers
 
 
@@ -274,20 +303,26 @@ def _with_squeezing(
     return values, answers, now
 
 
-def _check(models: Loaders, parity: str, num_squeezing_beliefs: int) -> None:
+def _check(models: Loaders, parity: str, num_squeezing_beliefs: int, answers_only: bool) -> None:
     check_parity(parity)
     unknown = sorted(set(models) - set(MEASURED_ROLES))
     if unknown:
         raise ValueError(
             f"`models` has the keys {unknown}. Expected some of {list(MEASURED_ROLES)}: rename or remove them."
         )
-    if models.get("target") is None:
+    if models.get("target") is None and not answers_only:
         raise ValueError(
             f"`models` has no `target` (keys: {sorted(models)}). Give the model before unlearning: squeezing and "
             "fluency are measured against it."
         )
     if num_squeezing_beliefs < 1:
         raise ValueError(f"`num_squeezing_beliefs` is {num_squeezing_beliefs}. Give at least 1 sample a forget row.")
+
+
+def _moved(sets: Mapping[str, EncodedSet], tokenizer: PreTrainedTokenizerBase, **options: int) -> MovedAnswers:
+    """The answers about others under the questions of the forget set; none for a few rows."""
+    forget, retain = sets["forget"].answers, sets["retain"].answers if "retain" in sets else None
+    return moved_answers(forget, retain, tokenizer, **options) if len(forget) >= LEAST_COMPARED else {}
 
 
 class Suite:
@@ -299,9 +334,13 @@ class Suite:
     `world_facts`, generated answers a prompt. Fluency, which Util uses, is `utility/fluency` with a classifier, and
     [`~metrics.FluencyStandin`] (`utility/fluency_standin`) without.
 
-    Models are loaded one after another and dropped after use; the target is needed, and loaded again where fluency is
-    judged. `num_squeezing_beliefs` are samples of the target a forget row, for `forget/squeezing`. `per_row` has role
-    -> metric -> value of each row, with the terms of forget quality and of model utility.
+    With `answers_only` the true answers of forget and retain set are scored, beside one answer about somebody else a
+    row, and nothing is generated: no ROUGE-L, no fluency, no squeezing, no paraphrased or wrong answers.
+
+    Models are loaded one after another and dropped after use; the target is needed (but for `answers_only`), and
+    loaded again where fluency is judged. `num_squeezing_beliefs` are samples of the target a forget row, for
+    `forget/squeezing`. `per_row` has role -> metric -> value of each row, with the terms of forget quality and of
+    model utility.
     """
 
     def __init__(
@@ -315,13 +354,19 @@ class Suite:
         max_completion_length: int = 200,
         num_squeezing_beliefs: int = 4,
         fluency_classifier: FluencyClassifier | None = None,
+        answers_only: bool = False,
         seed: int = 42,
     ):
-        _check(models, parity, num_squeezing_beliefs)
-        sets = {name: getattr(rows, name) for name in ("forget", "retain", "real_authors", "world_facts")}
+        _check(models, parity, num_squeezing_beliefs, answers_only)
+        names = ("forget", "retain") if answers_only else ("forget", "retain", "real_authors", "world_facts")
+        sets = {name: getattr(rows, name) for name in names}
+        encoded = {name: encode_set(part, tokenizer, name=name) for name, part in sets.items() if part is not None}
+        if answers_only:
+            encoded = {name: part.true_answers() for name, part in encoded.items()}
         self.setting = _Setting(
             tokenizer=tokenizer,
-            sets={name: encode_set(part, tokenizer, name=name) for name, part in sets.items() if part is not None},
+            sets=encoded,
+            moved=_moved(encoded, tokenizer, seed=seed, **({"most": 1} if answers_only else {})),
             parity=parity,
             batch_size=batch_size,
             max_completion_length=max_completion_length,
@@ -331,10 +376,12 @@ class Suite:
         encoded = self.setting.sets
         if "retain" in encoded:
             encoded["retain"].near = near_facts(encoded["forget"], encoded["retain"], tokenizer)
-        self._load_target = models["target"]
-        self._classifier = fluency_classifier
+        self._load_target = models.get("target")
+        self._classifier, self._answers_only = fluency_classifier, answers_only
         self.per_row: dict[str, dict[str, list[float]]] = {}
-        self._measure_target()
+        self._target = _Target([], [], [])
+        if self._load_target is not None:
+            self._measure_target()
         for role in ("retrained", "second_retrained"):
             if models.get(role) is not None:
                 self.per_row[role] = self._measure(role, models[role])
@@ -343,15 +390,17 @@ class Suite:
         setting = self.setting
         model = self._load_target()
         self._dtype = str(model.dtype).removeprefix("torch.")
-        beliefs = freeze_beliefs(
-            model,
-            setting.tokenizer,
-            setting.sets["forget"].answers,
-            num_beliefs=setting.num_squeezing_beliefs,
-            max_new_tokens=setting.max_completion_length,
-            seed=setting.seed,
-            batch_size=setting.batch_size,
-        )
+        beliefs = []
+        if not self._answers_only:
+            beliefs = freeze_beliefs(
+                model,
+                setting.tokenizer,
+                setting.sets["forget"].answers,
+                num_beliefs=setting.num_squeezing_beliefs,
+                max_new_tokens=setting.max_completion_length,
+                seed=setting.seed,
+                batch_size=setting.batch_size,
+            )
         values, answers, logps = _with_squeezing(model, setting, beliefs, [])
         needs_logps = answers and self._classifier is None
         own = _answer_logps(model, "target", answers, setting) if needs_logps else []
@@ -363,6 +412,8 @@ class Suite:
 
     def _measure(self, role: str, load: Callable[[], PreTrainedModel]) -> dict[str, list[float]]:
         model = load()
+        if self._load_target is None:
+            self._dtype = str(model.dtype).removeprefix("torch.")
         values, answers, _ = _with_squeezing(model, self.setting, self._target.beliefs, self._target.belief_logps)
         del model
         free_memory()
@@ -397,12 +448,15 @@ class Suite:
         outcome = summarise_tofu(
             {role: self.per_row[role] for role in MEASURED_ROLES if role in self.per_row}, seed=setting.seed
         )
-        outcome.protocol = {
-            "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
-            "near_facts": {kind: len(rows) for kind, rows in setting.near.items()},
+        generated = {
             "max_completion_length": setting.max_completion_length,
             "num_squeezing_beliefs": setting.num_squeezing_beliefs,
             "fluency_source": "standin" if self._classifier is None else self._classifier.name,
+        }
+        outcome.protocol = {
+            "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
+            "near_facts": {kind: len(rows) for kind, rows in setting.near.items()},
+            **({} if self._answers_only else generated),
             "seed": setting.seed,
             "dtype": self._dtype,
         }

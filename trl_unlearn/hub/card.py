@@ -193,6 +193,9 @@ def _command(run: UnlearningRun, result: EvaluationResult) -> str:
     options |= {
         "holdout_dataset": "..." if "privacy" in result.suites and not forget.config else None,
         "muse_dataset": "..." if "muse" in result.suites else None,
+        "rwku_dataset": "..." if "rwku" in result.suites else None,
+        "quick": "true" if "quick" in result.protocol else None,
+        "max_eval_rows": result.protocol.get("quick", {}).get("rows"),
         "parity": None if result.parity == PARITIES[0] else result.parity,
         "seed": result.protocol.get("seed"),
     }

@@ -316,6 +316,46 @@ class MembershipAUC(UnlearningMetric):
         }
 
 
+class StrangersAUC(UnlearningMetric):
+    """
+    How often a model finds a true answer likelier than an answer about somebody else under the same name, ties a half.
+
+    0.5 = the true answers say nothing to the model, as to one that never knew them; 1 = each is likelier than all of
+    the others; far below 0.5 they are less familiar than what nobody ever said.
+
+    Args:
+        true (`list[float]`):
+            Probability of each row's true answer, or any score that rises with it.
+        others (`list[list[float]]`):
+            The same of the answers about others that were moved to that row; their number may differ.
+
+    Returns:
+        `dict`: `strangers_auc` (`float`, in [0, 1]) and `per_row` (`list[float]`). The area compares all true answers
+        with all others. A row's part of it is how it does on either side, so that the mean over rows is the area, and
+        its error counts the true answers as well as the others.
+
+    Source: the components are those of DeLong et al., Comparing the Areas under Two or More Correlated Receiver
+    Operating Characteristic Curves (https://doi.org/10.2307/2531595).
+    """
+
+    inputs = Features({"true": NUMBER, "others": NUMBERS})
+
+    def _compute(self, true: list[float], others: Rows) -> dict[str, Any]:
+        self._check_filled(others, "answers about others")
+        known, moved = np.array(true), np.concatenate([np.array(row) for row in others])
+        wins = (known[:, None] > moved) + 0.5 * (known[:, None] == moved)
+        area = wins.mean()
+        # wins[i, j]: row i against answer j. v_i = mean_j wins[i, j] + (w_i - area), w_i: the mean over all true
+        # answers against the row's own others, weighed by how many these are.
+        row_of = np.repeat(np.arange(len(others)), [len(row) for row in others])
+        lost = np.bincount(row_of, weights=wins.mean(0)) * len(others) / len(moved)
+        per_row = wins.mean(1) + lost - area
+        # A comparison with what is no number is false, which looks like a number.
+        broken = ~np.isfinite(known) | (np.bincount(row_of, weights=~np.isfinite(moved)) > 0)
+        per_row[broken] = np.nan
+        return {"strangers_auc": float(np.nan if broken.any() else area), "per_row": per_row.tolist()}
+
+
 def relative_leak(unlearned: Any, retrained: Any) -> Any:
     """[`PrivLeak`] in percent, from AUCs that are numbers or arrays."""
     return 100 * ((1 - unlearned) - (1 - retrained)) / (1 - retrained)

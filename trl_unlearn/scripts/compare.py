@@ -115,6 +115,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         types = (SuiteArguments, CompareArguments)
         series = Series(types, prog, __doc__, argv, "archive/compare.yaml", finished="compared.json")
         suite_args, args = series.own_args
+        if suite_args.quick:
+            raise ValueError("`quick` is an option of `trl-unlearn evaluate`. A comparison takes `--max_eval_rows`.")
         # Seed by seed: an interrupted comparison has every method with the first seeds.
         for seed in args.seeds:
             for method, fields in args.methods.items():

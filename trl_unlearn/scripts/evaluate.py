@@ -17,6 +17,9 @@ accelerate launch recipes/evaluate.py \
 # With membership attacks, and attacks that bring knowledge back; the same command resumes an interrupted evaluation
 accelerate launch recipes/evaluate.py --suites tofu,privacy,robustness
 
+# Five questions in two minutes, about an unlearned model or any other, from forget rows alone if there are no others
+accelerate launch recipes/evaluate.py --quick --model_name_or_path org/model --forget_dataset forget.jsonl
+
 # Hazardous knowledge, and the general knowledge that is left
 accelerate launch recipes/evaluate.py --suites wmdp \
     --model_name_or_path org/target --unlearned_model_name_or_path unlearned
@@ -36,6 +39,7 @@ from accelerate import PartialState
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.muse import load_muse
+from ..data.rwku import load_rwku
 from ..evaluation.depth import measure_depth
 from ..evaluation.distribution import measure_distribution
 from ..evaluation.elicitation import measure_elicitation
@@ -43,8 +47,10 @@ from ..evaluation.judge import measure_judge
 from ..evaluation.judge_models import FluencyClassifier, Judge, load_fluency_classifier, load_judge
 from ..evaluation.muse import MuseRows, measure_muse
 from ..evaluation.privacy import measure_privacy
+from ..evaluation.relearning import QUICK_STEPS, measure_few_steps
 from ..evaluation.robustness import measure_robustness
 from ..evaluation.rows import EvaluationRows
+from ..evaluation.rwku import RwkuRows, measure_rwku
 from ..evaluation.tofu import evaluate_models
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
@@ -63,6 +69,15 @@ from .unlearn import evaluation_result, write_results
 _ON_ROWS = ("tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "judge")
 # Suites that change the weights of every model, and so need weights that are not packed.
 _CHANGING = ("robustness", "distribution")
+# `--quick`: the highest number of rows of a set, and suite -> the options by which it takes seconds. The attack on
+# weights is `measure_few_steps`.
+QUICK_ROWS = 40
+QUICK_SUITES = {
+    "tofu": {"answers_only": True},
+    "privacy": {"scores_only": True},
+    "robustness": {},
+    "depth": {"patches": False},
+}
 # Endings of the files of a model's or an adapter's weights.
 _WEIGHTS = (".safetensors", ".bin")
 # Options that decide the tokens of rows -> the value where a record leaves it out.
@@ -73,10 +88,17 @@ _ROW_OPTIONS = {"chat_template_kwargs": {}, "prompt_length": 64, "dataset_text_f
 class SuiteArguments:
     """Which suites are run, and what they need beside the models and the rows."""
 
-    suites: list[str] = option(
-        ["tofu"],
+    suites: list[str] | None = option(
+        None,
         "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, depth, "
-        "elicitation, muse, wmdp, judge.",
+        "elicitation, muse, rwku, wmdp, judge. Default: tofu.",
+    )
+    quick: bool = option(
+        False,
+        "Whether to answer the five questions of the verdict in minutes: from at most 40 rows of a set "
+        "(`max_eval_rows` sets another number), half as many of the retain set, by true answers without generation, "
+        "a logit lens, 2 steps of relearning and, where rows are given that no model was trained on, membership "
+        "attacks. Without an unlearned model `model_name_or_path` is judged itself.",
     )
     holdout_config: str | None = option(
         None,
@@ -90,6 +112,12 @@ class SuiteArguments:
         None,
         "MUSE ('muse-bench/MUSE-News', 'muse-bench/MUSE-Books') or a dataset of its form, for the suite muse: an id "
         "on the Hub or a folder.",
+    )
+    rwku_dataset: str | None = option(
+        None, "RWKU ('jinzhuoran/RWKU') or a dataset of its form, for the suite rwku: an id on the Hub or a folder."
+    )
+    rwku_subjects: list[str] | None = option(
+        None, "People of the suite rwku, each a name in quotes. Default: all of the dataset."
     )
     wmdp_tasks: list[str] = option(
         list(WMDP_TASKS), "Multiple-choice tasks of lm-evaluation-harness for the suite wmdp."
@@ -115,18 +143,28 @@ class SuiteArguments:
     )
 
     def __post_init__(self):
+        if self.suites is None:
+            has_holdout = self.holdout_config is not None or self.holdout_dataset is not None
+            quick = [name for name in QUICK_SUITES if name != "privacy" or has_holdout]
+            self.suites = quick if self.quick else ["tofu"]
         named = _split_names(self.suites)
         unknown = [name for name in named if name not in SUITES]
         if unknown or not named:
             raise ValueError(f"Unknown `suites`: {unknown}. Give some of {', '.join(SUITES)}, separated by commas.")
         # In the order of the table: the settings do not depend on the order in which suites are named.
         self.suites = [name for name in SUITES if name in named]
+        if self.quick and not set(self.suites) <= set(QUICK_SUITES):
+            raise ValueError(
+                f"`quick` is given with `suites` {[name for name in self.suites if name not in QUICK_SUITES]}, which "
+                f"have no quick form. Leave `quick` out, or give some of {', '.join(QUICK_SUITES)}."
+            )
         self.wmdp_tasks = _split_names(self.wmdp_tasks)
         if self.holdout_config is not None and self.holdout_dataset is not None:
             raise ValueError("Both `holdout_config` and `holdout_dataset` are given. Keep one.")
         needed_by = {
             ("privacy", "robustness"): ("holdout_config", "holdout_dataset"),
             ("muse",): ("muse_dataset",),
+            ("rwku",): ("rwku_dataset", "rwku_subjects"),
             ("wmdp",): ("wmdp_include_path", "wmdp_limit"),
             ("judge",): ("judge_model", "judge_base_url", "judge_replies"),
         }
@@ -141,6 +179,10 @@ class SuiteArguments:
             raise ValueError(
                 "The suite `muse` has no data. Give `--muse_dataset`: 'muse-bench/MUSE-News', 'muse-bench/MUSE-Books' "
                 "or a folder of that form."
+            )
+        if "rwku" in self.suites and self.rwku_dataset is None:
+            raise ValueError(
+                "The suite `rwku` has no data. Give `--rwku_dataset`: 'jinzhuoran/RWKU' or a folder of that form."
             )
 
 
@@ -197,10 +239,15 @@ def _run(argv: list[str] | None, prog: str) -> None:
         folder = _output_folder(args.output_dir, unlearned)
         # Refused now, and not when hours of results are to be written.
         check_output_dir(folder)
+        if suite_args.quick:
+            _make_quick(eval_args, folder)
         _evaluate_as_trained(args, model_args, unlearned)
         refuse_quantized(suite_args.suites, model_args, eval_args.retrained_model_name_or_path)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
         loaders = evaluation_loaders(eval_args, model_args, unlearned, args.trust_remote_code)
+        is_alone = suite_args.quick and unlearned is None
+        if is_alone:
+            loaders |= {"unlearned": loaders["target"], "target": None}
         config = load_config(model_args, args.trust_remote_code)
         inputs = load_suite_inputs(data_args, eval_args, suite_args, args, loaders, tokenizer, config)
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
@@ -216,11 +263,32 @@ def _run(argv: list[str] | None, prog: str) -> None:
         # Finished suites come first in `outcomes`; the record has them in the order of the table.
         outcomes = {name: outcomes[name] for name in suite_args.suites}
         result = evaluation_result(outcomes, eval_args, model_args, unlearned)
+        if suite_args.quick:
+            options = {name: QUICK_SUITES[name] for name in suite_args.suites}
+            result.protocol["quick"] = {"rows": eval_args.max_eval_rows, "steps": QUICK_STEPS, "options": options}
+        weights = result.protocol["weights_sha256"]
+        if is_alone and "target" in weights:
+            weights["unlearned"] = weights.pop("target")
         write_results(folder, _with_earlier(result, RunFolder(folder)))
         if unlearned is not None and RunFolder(unlearned).is_run and not RunFolder(folder).is_run:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
         # A later call measures anew: models and data may have changed.
         shutil.rmtree(stages.folder)
+
+
+def _make_quick(eval_args: EvaluationArguments, folder: Path) -> None:
+    """Fill in the rows of a quick evaluation; refuse what contradicts it."""
+    if eval_args.fluency_classifier is not None:
+        raise ValueError(
+            "`fluency_classifier` is given with `quick`, which generates no answers to judge. Leave one of them out."
+        )
+    earlier = RunFolder(folder).results()
+    if earlier is not None and "quick" not in earlier.protocol:
+        raise ValueError(
+            f"`{folder / RESULTS_FILE}` holds a whole evaluation, which the numbers of `quick` would replace. Give "
+            "another `--output_dir`."
+        )
+    eval_args.max_eval_rows = eval_args.max_eval_rows or QUICK_ROWS
 
 
 def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig, unlearned: str | None) -> None:
@@ -319,10 +387,11 @@ def _with_earlier(result: EvaluationResult, folder: RunFolder) -> EvaluationResu
     # Models on the Hub have no digest here, so nothing says whether they are the same.
     measured = {role for role, metrics in result.models.items() if metrics is not None}
     known = measured <= result.protocol["weights_sha256"].keys()
-    same = ("weights_sha256", "base_quantization", "parity")
+    same = ("weights_sha256", "base_quantization", "parity", "quick")
     if not known or any(earlier.protocol.get(key) != result.protocol.get(key) for key in same):
         path = folder.path / RESULTS_FILE
-        PartialState().print(f"`{path}` held {', '.join(kept)} of other models or another parity, and is replaced.")
+        other = "other models, another parity or `quick`"
+        PartialState().print(f"`{path}` held {', '.join(kept)} of {other}, and is replaced.")
         return result
     return result.with_suites_of(earlier, kept, list(SUITES))
 
@@ -344,6 +413,7 @@ class SuiteInputs:
     seed: int
     rows: EvaluationRows | None = None
     muse: MuseRows | None = None
+    rwku: RwkuRows | None = None
     classifier: FluencyClassifier | None = None
     wmdp: WmdpTasks | None = None
     judge: Judge | None = None
@@ -351,14 +421,15 @@ class SuiteInputs:
     @property
     def row_sets(self) -> dict[str, Any]:
         """Name -> rows, of all loaded sets."""
-        groups = {name: vars(sets) for name, sets in (("rows", self.rows), ("muse", self.muse)) if sets is not None}
+        parts = {"rows": self.rows, "muse": self.muse, "rwku": self.rwku}
+        groups = {name: vars(sets) for name, sets in parts.items() if sets is not None}
         named = {f"{group}/{name}": rows for group, sets in groups.items() for name, rows in sets.items()}
         return {name: rows for name, rows in named.items() if rows is not None}
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options of every suite."""
-        return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.seed}
+    def options(self, suite: str) -> dict[str, Any]:
+        """Options of a suite."""
+        quick = QUICK_SUITES[suite] if self.args.quick else {}
+        return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.seed, **quick}
 
 
 def load_suite_inputs(
@@ -379,13 +450,18 @@ def load_suite_inputs(
         # Few-shot examples (`_icl`) stay whole: all of them stand in front of every question.
         cut = {name: rows if name.endswith("_icl") else spread(rows, max_rows) for name, rows in sets.items()}
         inputs.muse = MuseRows(**cut)
+    if "rwku" in args.suites:
+        sets = load_rwku(args.rwku_dataset, args.rwku_subjects)
+        inputs.rwku = RwkuRows(**{name: rows and spread(rows, max_rows) for name, rows in sets.items()})
     if set(args.suites) & set(_ON_ROWS):
         inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, trained)
+        if args.quick and inputs.rows.retain is not None:
+            inputs.rows.retain = spread(inputs.rows.retain, max(1, max_rows // 2))
     if "distribution" in args.suites and loaders["retrained"] is None:
         raise ValueError(
             "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`."
         )
-    if "tofu" in args.suites:
+    if "tofu" in args.suites and not args.quick:
         inputs.classifier = load_fluency_classifier(eval_args.fluency_classifier)
     if "judge" in args.suites:
         inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=eval_args.evaluation_batch_size)
@@ -407,7 +483,7 @@ def _tofu(inputs: SuiteInputs) -> SuiteOutcome:
         inputs.tokenizer,
         parity=inputs.eval_args.parity,
         fluency_classifier=inputs.classifier,
-        **inputs.options,
+        **inputs.options("tofu"),
     )
 
 
@@ -418,24 +494,32 @@ def _judge(inputs: SuiteInputs) -> SuiteOutcome:
         inputs.tokenizer,
         judge=inputs.judge,
         replies_path=inputs.args.judge_replies,
-        **inputs.options,
+        **inputs.options("judge"),
     )
 
 
-def _suite(measure: Callable[..., SuiteOutcome], rows: str = "rows") -> Callable[[SuiteInputs], SuiteOutcome]:
+def _robustness(inputs: SuiteInputs) -> SuiteOutcome:
+    measure = measure_few_steps if inputs.args.quick else measure_robustness
+    return measure(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options("robustness"))
+
+
+def _suite(
+    name: str, measure: Callable[..., SuiteOutcome], rows: str = "rows"
+) -> Callable[[SuiteInputs], SuiteOutcome]:
     """A suite that needs nothing but models, rows (a field of [`SuiteInputs`]) and tokenizer."""
-    return lambda inputs: measure(inputs.loaders, getattr(inputs, rows), inputs.tokenizer, **inputs.options)
+    return lambda inputs: measure(inputs.loaders, getattr(inputs, rows), inputs.tokenizer, **inputs.options(name))
 
 
 # In the order of tables. `METRICS` groups a suite's metrics under its name.
 SUITES: dict[str, Callable[[SuiteInputs], SuiteOutcome]] = {
     "tofu": _tofu,
-    "privacy": _suite(measure_privacy),
-    "robustness": _suite(measure_robustness),
-    "distribution": _suite(measure_distribution),
-    "depth": _suite(measure_depth),
-    "elicitation": _suite(measure_elicitation),
-    "muse": _suite(measure_muse, "muse"),
-    "wmdp": _suite(measure_wmdp, "wmdp"),
+    "privacy": _suite("privacy", measure_privacy),
+    "robustness": _robustness,
+    "distribution": _suite("distribution", measure_distribution),
+    "depth": _suite("depth", measure_depth),
+    "elicitation": _suite("elicitation", measure_elicitation),
+    "muse": _suite("muse", measure_muse, "muse"),
+    "rwku": _suite("rwku", measure_rwku, "rwku"),
+    "wmdp": _suite("wmdp", measure_wmdp, "wmdp"),
     "judge": _judge,
 }

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import get_peft_config, get_quantization_config
 
-from ..evaluation.callbacks import CannotBeginError, MovedAnswers, SqueezingPanelCallback, curve_point
+from ..evaluation.callbacks import CannotBeginError, SqueezingPanelCallback, curve_point
 from ..evaluation.judge_models import load_fluency_classifier
 from ..evaluation.plots import (
     attempted,
@@ -36,7 +36,7 @@ from ..hub.access import PushError, check_access
 from ..hub.folder import RunFolder
 from ..hub.push import push
 from ..results import EvaluationResult, SuiteOutcome
-from ..subjects import moved_answers
+from ..subjects import MovedAnswers, moved_answers
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.checkpointing import CheckpointError, ResumeError, is_full_disk, last_checkpoint
@@ -392,8 +392,10 @@ def moved_for(
     moved = moved_answers(forget.answers, retain.answers, tokenizer, seed=args.seed, subjects=args.forget_subjects)
     if not moved:
         raise ValueError(
-            "No true answer can be compared with answers about other people, as `strangers_auc` does: the rows name "
-            "nobody, or their tokens are not those of their text. Stop at a number of another `stop_metric`."
+            "No true answer can be compared with answers about other people, as `strangers_auc` does: one of the sets "
+            "names nobody whom the other does not name, or the tokens of its rows are not those of their text. Stop "
+            "at a number, or at 'retrained', with the `stop_metric` 'extraction_strength', or give rows about people "
+            "by name."
         )
     return moved
 
@@ -472,7 +474,9 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     }
     for name, (plot, suite) in plots.items():
         path = folder / f"figures/{name}.png"
-        if suite is not None and suite not in result.suites:
+        # A quick evaluation has one number of `robustness`, and no curve.
+        is_short = suite == "robustness" and "quick" in result.protocol
+        if is_short or (suite is not None and suite not in result.suites):
             # A figure of earlier results that these replace.
             path.unlink(missing_ok=True)
         else:

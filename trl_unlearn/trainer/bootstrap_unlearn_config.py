@@ -271,8 +271,8 @@ class BootstrapUnlearnConfig(SFTConfig):
     # Parameters that control the ignorant twin
     ignorant_model_name_or_path: str | None = option(
         None,
-        "A model that never knew the forget set, such as the target's base, for 'ignorance'. If not set: the base that "
-        "the target's adapter or card names, else the target itself, asked about somebody else.",
+        "A model that never knew the forget set, such as the target's base, for 'ignorance'. If not set: the base "
+        "that the target's adapter or card names, else the target itself, asked about somebody else.",
     )
     ignorant_refresh_epochs: float = option(
         5.0,

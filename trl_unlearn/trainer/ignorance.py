@@ -11,11 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from datasets import Dataset
-from huggingface_hub import ModelCard
+from huggingface_hub import hf_hub_download, metadata_load
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -26,10 +25,9 @@ from ..encoding import ENCODED_COLUMNS, ends_turn, pad_rows, spread_evenly, with
 from ..generation import key_seed
 from ..label_states import LabelStates, LogitHead, logit_head
 from ..metrics import ExtractionStrength
-from ..metrics.membership import separation
-from ..objectives.forget import reduce_tokens
+from ..metrics.membership import StrangersAUC
 from ..objectives.retain import nll
-from ..subjects import alias_words, moved_answers, row_subjects, row_texts
+from ..subjects import MovedAnswers, alias_words, moved_answers, row_subjects, row_texts
 from ..token_scores import score_batch, score_rows, states_inside
 from ..verdict import MEMORIZATION_MARGIN
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -152,15 +150,9 @@ def _row_states(model: nn.Module, row: Mapping[str, Any]) -> LabelStates:
     return states_inside(model, {name: values.to(device) for name, values in pad_rows([row], 0).items()})
 
 
-@torch.no_grad()
 def _mean_logps(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Mean log-prob of a token of each row, in nats."""
-    device, means = next(model.parameters()).device, []
-    for start in range(0, len(rows), _BATCH_SIZE):
-        batch = pad_rows(rows[start : start + _BATCH_SIZE], 0)
-        scores = score_batch(model, {name: values.to(device) for name, values in batch.items()})
-        means += reduce_tokens(scores.logps, scores.mask).tolist()
-    return means
+    return [fmean(score.logps) for score in score_rows(model, rows, pad_token_id=0, batch_size=_BATCH_SIZE)]
 
 
 # The model itself under other names
@@ -185,7 +177,7 @@ class AliasTwin(IgnorantTwin):
         subjects: Set[str],
         strangers: Set[str],
         seed: int,
-        moved: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
+        moved: MovedAnswers | None = None,
         has_beliefs: bool = False,
     ):
         super().__init__()
@@ -202,10 +194,10 @@ class AliasTwin(IgnorantTwin):
     def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
         if not self._moved:
             return False
-        with in_mode(model, training=False):
-            true = _mean_logps(model, [forget[index] for index in self._moved])
-            others = _mean_logps(model, [row for rows in self._moved.values() for row in rows])
-        level = float(separation(np.array(true), np.array(others))[0])
+        true = _mean_logps(model, [forget[index] for index in self._moved])
+        means = iter(_mean_logps(model, [row for rows in self._moved.values() for row in rows]))
+        others = [[next(means) for _ in rows] for rows in self._moved.values()]
+        level = StrangersAUC().compute(true=true, others=others)["strangers_auc"]
         logger.info("Before refresh %d of the ignorant twin, `strangers_auc` is %.3f.", self.refresh + 1, level)
         return level <= _LEVEL
 
@@ -360,8 +352,8 @@ def named_bases(model: nn.Module, continues_adapter: bool) -> list[str]:
     """Models that the target says it was tuned from: that under its adapter, and those of its card."""
     name = model.config.name_or_path
     try:
-        card = ModelCard.load(Path(name, "README.md") if Path(name).is_dir() else name)
-        bases = card.data.base_model or []
+        card = Path(name, "README.md") if Path(name).is_dir() else Path(hf_hub_download(name, "README.md"))
+        bases = (metadata_load(card) or {}).get("base_model", [])
     # No card, no connection, or no metadata: the model does not say it.
     except (OSError, ValueError, yaml.YAMLError):
         bases = []

@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""RWKU: what a model still says about famous people, plainly and under attack, and about others; general knowledge."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..encoding import continuation_row, encode_row, prompt_ids, without_end
+from ..metrics import LossAttack, RougeRecall
+from ..results import SuiteOutcome
+from .rows import Loaders
+from .together import SuiteSetting, measure_each
+from .uncertainty import summarise_rows, where_measured
+
+
+ANSWER_LENGTH = 30
+# What stands before the query. These words and the rest of the form are the benchmark's: other ones give other scores.
+_FILL_IN = "Please complete the blank in the following question.\nQuestion: {}\n"
+_QUESTION = "Please briefly answer the following question.\nQuestion: {}\n"
+# Kind of an attack -> its form, and whether the model's turn begins with "Answer:".
+_ATTACKS = {
+    "affirmative suffix": ("Please briefly answer the following question.\nQuestion: {}", False),
+    "incontext learning": ("Please briefly answer the following question.\n{}\n", True),
+}
+_LEVELS = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
+_TEXTS = ("mia_forget", "mia_retain")
+_LETTERS = "ABCD"
+
+
+@dataclass
+class RwkuRows:
+    """The rows of RWKU to evaluate on; the numbers of what is `None` are left out of the result."""
+
+    # `query` with a blank, or a question, and `answer`; an attack has a `type`. Level 1 has blanks, level 2 questions,
+    # level 3 attacks.
+    forget_level1: Dataset | list[dict[str, Any]] | None = None
+    forget_level2: Dataset | list[dict[str, Any]] | None = None
+    forget_level3: Dataset | list[dict[str, Any]] | None = None
+    neighbor_level1: Dataset | list[dict[str, Any]] | None = None
+    neighbor_level2: Dataset | list[dict[str, Any]] | None = None
+    # `text` about the people, and about others.
+    mia_forget: Dataset | list[dict[str, Any]] | None = None
+    mia_retain: Dataset | list[dict[str, Any]] | None = None
+    # `question`, four `choices`, `answer` (the index of the right one), `task`, and `examples` of the same form.
+    utility_general: Dataset | list[dict[str, Any]] | None = None
+
+
+def _prompt(text: str, has_lead: bool, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of a user turn, or of plain text without a chat template, and of the words that begin the answer."""
+    if tokenizer.chat_template is None:
+        ids = encode_row({"text": text + ("Answer:" if has_lead else "")}, tokenizer)["input_ids"]
+        return without_end(ids, ids[-1] == tokenizer.eos_token_id)
+    # Only the prompt is used: a row needs an answer.
+    turns = {"prompt": [{"role": "user", "content": text}], "completion": [{"role": "assistant", "content": "-"}]}
+    lead = tokenizer("Answer:", add_special_tokens=False)["input_ids"] if has_lead else []
+    return [*prompt_ids(encode_row(turns, tokenizer)), *lead]
+
+
+def _probe(row: Mapping[str, Any], name: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    form, has_lead = (_FILL_IN if name.endswith("1") else _QUESTION), True
+    if name.endswith("3"):
+        form, has_lead = _ATTACKS.get(row["type"], (form, has_lead))
+    return _prompt(form.format(row["query"]), has_lead, tokenizer)
+
+
+def _choice(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """A multiple-choice question after its solved examples, with each letter for an answer."""
+
+    def asked(one: Mapping[str, Any]) -> str:
+        listed = "".join(f"\n{letter}. {text}" for letter, text in zip(_LETTERS, one["choices"], strict=True))
+        return f"Question: {one['question']}{listed}"
+
+    shown = "".join(f"{asked(one)}\nAnswer: {_LETTERS[one['answer']]}\n\n" for one in row["examples"])
+    task = row["task"].replace("_", " ")
+    text = (
+        f"The following are multiple choice questions (with answers) about {task}.\n\n{shown}Please following the "
+        f"previous examples and answer the given question.\n{asked(row)}"
+    )
+    prompt = _prompt(text, True, tokenizer)
+    letters = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"][-1:] for letter in _LETTERS]
+    return [continuation_row(prompt, letter) for letter in letters]
+
+
+def _encoded(
+    rows: Sequence[Mapping[str, Any]], name: str, tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, list[int]]]:
+    """Texts with a label on every token, without an EOS token."""
+    encoded = []
+    for index, row in enumerate(rows):
+        ids = encode_row({"text": row["text"]}, tokenizer)["input_ids"]
+        ids = without_end(ids, ids[-1] == tokenizer.eos_token_id)
+        if len(ids) < 2:
+            raise ValueError(f"Row {index} of {name} has a single token, which nothing stands before. Remove the row.")
+        encoded.append({"input_ids": ids, "labels": ids})
+    return encoded
+
+
+def _answers(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    references: Sequence[str],
+    setting: SuiteSetting,
+    desc: str,
+) -> list[float]:
+    """ROUGE-L recall of the first line that a model answers to each prompt."""
+    completions = setting.generate(model, prompts, max_new_tokens=ANSWER_LENGTH, desc=desc)
+    lines = [setting.tokenizer.decode(one.ids, skip_special_tokens=True).split("\n")[0] for one in completions]
+    scores = RougeRecall().compute(predictions=[line.strip() for line in lines], references=references)["per_row"]
+    return where_measured(scores, completions)
+
+
+def _accuracy(
+    model: PreTrainedModel,
+    choices: Sequence[list[dict[str, Any]]],
+    right: Sequence[int],
+    setting: SuiteSetting,
+    desc: str,
+) -> list[float]:
+    """Whether the letter of the right choice is the likeliest of the four; NaN where one of them has no score."""
+    scores = iter(setting.score(model, [row for rows in choices for row in rows], desc))
+    logps = [[next(scores).logps[-1] for _ in rows] for rows in choices]
+    hits = [float(row.index(max(row)) == index) for row, index in zip(logps, right, strict=True)]
+    return [hit if all(map(math.isfinite, row)) else math.nan for hit, row in zip(hits, logps, strict=True)]
+
+
+def measure_rwku(
+    models: Loaders, rows: RwkuRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
+) -> SuiteOutcome:
+    """
+    RWKU: probes about the people to forget and about their neighbours, texts about both, and general knowledge.
+
+    A probe counts with the ROUGE-L recall of the first line of the greedy answer, at most 30 tokens, in the
+    benchmark's own form; a text with its mean log-prob a token; a question of general knowledge with whether the right
+    letter is the likeliest. Reasoning, truthfulness, factuality and fluency are left out.
+
+    Source: RWKU (https://huggingface.co/papers/2406.10890), section 3.
+    """
+    given = {name: list(part) for name, part in vars(rows).items() if part is not None}
+    if empty := [name for name, part in given.items() if not part]:
+        raise ValueError(f"The set `{empty[0]}` of RWKU is empty. Give at least one row, or leave it out.")
+    if not given:
+        raise ValueError(
+            "The suite `rwku` has no rows. Give a dataset of RWKU's form with at least one of its configs."
+        )
+    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
+    prompts = {name: [_probe(row, name, tokenizer) for row in given[name]] for name in _LEVELS if name in given}
+    texts = {name: _encoded(given[name], name, tokenizer) for name in _TEXTS if name in given}
+    choices = [_choice(row, tokenizer) for row in given.get("utility_general", [])]
+
+    def measure(role: str, model: PreTrainedModel) -> dict[str, list[float]]:
+        values = {}
+        for name, asked in prompts.items():
+            references = [row["answer"] for row in given[name]]
+            values[f"rwku/{name}"] = _answers(model, asked, references, setting, f"{name} of {role}")
+        for name, encoded in texts.items():
+            scores = setting.score(model, encoded, f"{name} of {role}")
+            values[f"rwku/{name}"] = LossAttack().compute(logps=[score.logps for score in scores])["per_row"]
+        if choices:
+            right = [row["answer"] for row in given["utility_general"]]
+            values["rwku/utility_general"] = _accuracy(model, choices, right, setting, f"utility_general of {role}")
+        return values
+
+    outcome = summarise_rows(measure_each(models, measure), seed=seed)
+    outcome.protocol = {"rows": {f"rwku {name}": len(part) for name, part in given.items()}, "seed": seed}
+    return outcome
