@@ -266,7 +266,7 @@ PLANTS = (
     Plant("loses shared facts", loses_shared, {WORK: "less"}, _check_shared, retain=ANY),
     Plant("knows the last name", knows_the_last_name, {KNOW: "more", WORK: "as"}, _alone(by_last_name, "last name")),
     Plant("knows plain text", knows_plain_text, {KNOW: "more", WORK: "as"}, _alone(as_text, "plain text")),
-    Plant("halfway", halfway, {}, forget=ANY, retain=HIGH, seeds=[0]),
+    Plant("halfway", halfway, {KNOW: "more", WORK: "as"}, forget=ANY, seeds=[0]),
     Plant("a second retrained model", second_retrained, AS),
 )
 

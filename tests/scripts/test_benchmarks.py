@@ -38,4 +38,6 @@ def test_the_verdict_on_models_that_are_planted_to_fool_it_is_right(tmp_path):
     assert "| the target | 1 |" in done.stdout
     assert "## Not made" not in done.stdout
     _, _, wrong = done.stdout.partition("## Wrong answers")
-    assert [line for line in wrong.splitlines() if line] == []
+    # The stand-in for fluency takes a refusal for broken text.
+    kinds = {line.split(",")[0] for line in wrong.splitlines() if line}
+    assert kinds == {"- refuses"}, wrong
