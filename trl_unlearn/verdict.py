@@ -70,6 +70,7 @@ QUESTIONS = (
             Measure(("depth/logit_lens",), 0.05, nothing=0.0),
             Measure(("elicitation/strongest",), 0.05, nothing=0.0),
             Measure(("robustness/leak_at_8",), 0.1),
+            Measure(("robustness/paraphrased_rougeL",), 0.1, nothing=0.0),
             Measure(("forget/truth_ratio_knowledge",), 0.1, nothing=0.5),
             Measure(("muse/knowmem",), 0.05),
             Measure(("rwku/forget_level3",), 0.05, nothing=0.0),

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Models that only look as if they had forgotten: each is given away by at least one number, which its test names."""
+"""Models that only look as if they had forgotten: a number gives each away, and the verdict reads it."""
 
 import copy
 import math
@@ -16,8 +16,10 @@ from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
-from trl_unlearn.row_forms import with_answer
+from trl_unlearn.results import EvaluationResult
+from trl_unlearn.row_forms import with_answer, with_question
 from trl_unlearn.token_scores import score_batch
+from trl_unlearn.verdict import QUESTIONS, verdict
 
 
 # Question, answer, the same in other words.
@@ -63,6 +65,7 @@ RETAIN = [
 ]
 GENERAL = [("What is the capital of France?", "Paris", ["Berlin", "Rome"])]
 REFUSAL = "I do not know that."
+SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
 # The numbers by which a model would pass for one that has forgotten.
 SAID = "forget/rougeL_recall"
 EXTRACTED = "forget/extraction_strength"
@@ -76,7 +79,13 @@ def conversation(question, answer, **columns):
 def perturbed(facts):
     wrong = ["Nobody has heard of it.", "It was the river by the mill."]
     return [
-        conversation(question, answer, paraphrased_answer=paraphrase, perturbed_answer=wrong)
+        conversation(
+            question,
+            answer,
+            paraphrased_answer=paraphrase,
+            perturbed_answer=wrong,
+            paraphrased_question=f"{question[:-1]}, please?",
+        )
         for question, answer, paraphrase in facts
     ]
 
@@ -111,24 +120,21 @@ def rows():
     return EvaluationRows(perturbed(FORGET), perturbed(RETAIN), general, general)
 
 
-@pytest.fixture(scope="module")
-def target(_tokenizer, rows):
-    """Knows the answers by heart, and no other words for them."""
-    torch.manual_seed(0)
+def new_model(tokenizer, seed):
+    torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(_tokenizer),
+        vocab_size=len(tokenizer),
         hidden_size=48,
         intermediate_size=96,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        pad_token_id=_tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
-        eos_token_id=_tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
-    known = [*rows.forget, *rows.retain, *rows.real_authors]
-    return train(LlamaForCausalLM(config), _tokenizer, (known, 1), steps=120)
+    return LlamaForCausalLM(config)
 
 
 @pytest.fixture(scope="module")
@@ -138,89 +144,139 @@ def kept(rows):
 
 
 @pytest.fixture(scope="module")
-def judged(_tokenizer, rows, target):
-    """Function of a model: its numbers in the TOFU suite, and what is not measured."""
-    loaders = {"target": lambda: copy.deepcopy(target)}
-    suite = Suite(loaders, rows, _tokenizer, max_completion_length=48, num_squeezing_beliefs=2, seed=3)
-
-    def measure(model):
-        result = suite.evaluate(lambda: copy.deepcopy(model))
-        values = {name: measured.value for name, measured in result.models["unlearned"].items()}
-        return values, result.not_measured.get("unlearned", {})
-
-    return measure
+def target(_tokenizer, rows, kept):
+    """Knows the answers by heart, and no other words for them."""
+    return train(new_model(_tokenizer, 0), _tokenizer, ([*rows.forget, *kept], 1), steps=120)
 
 
 @pytest.fixture(scope="module")
-def attacked(_tokenizer, rows):
-    """Function of a model: its numbers in the robustness suite."""
+def retrained(_tokenizer, kept):
+    return train(new_model(_tokenizer, 0), _tokenizer, (kept, 1), steps=80)
 
-    def measure(model):
-        loaders = {"unlearned": partial(copy.deepcopy, model)}
-        found = measure_robustness(loaders, rows, _tokenizer, batch_size=None, seed=3).models["unlearned"]
-        return {name: measured.value for name, measured in found.items()}
+
+@pytest.fixture(scope="module")
+def judged(_tokenizer, rows, target, retrained):
+    """Function of a model: its evaluation beside the retrained model, under attacks if asked for."""
+    loaders = {"target": lambda: copy.deepcopy(target), "retrained": lambda: copy.deepcopy(retrained)}
+    suite = Suite(loaders, rows, _tokenizer, max_completion_length=48, num_squeezing_beliefs=2, seed=3)
+
+    def measure(model, is_attacked=False):
+        unlearned = partial(copy.deepcopy, model)
+        outcomes = {"tofu": suite.evaluate(unlearned)}
+        if is_attacked:
+            attacked = {"unlearned": unlearned, "retrained": loaders["retrained"]}
+            outcomes["robustness"] = measure_robustness(attacked, rows, _tokenizer, batch_size=None, seed=3)
+        return EvaluationResult.of_suites(outcomes, parity="open-unlearning", device="cpu")
 
     return measure
 
 
+def numbers(result):
+    return {name: measured.value for name, measured in result.models["unlearned"].items()}
+
+
+def answers(result):
+    """Question -> answer in a word, and the number that decides it."""
+    return {answer.question: (answer.answer, answer.metric) for answer in verdict(result).answers}
+
+
 def test_the_target_itself_is_known_by_its_extraction_strength(target, judged):
-    values, _ = judged(target)
+    result = judged(target)
+    values = numbers(result)
     assert values[EXTRACTED] > 0.95
     assert values["aggregate/memorization"] < 0.05
+    assert answers(result)[SAY][0] == "more" and answers(result)[WORK][0] != "less"
+
+
+def test_a_retrained_model_of_another_seed_neither_says_it_nor_gets_it_back_and_works(_tokenizer, kept, judged):
+    given = answers(judged(train(new_model(_tokenizer, 1), _tokenizer, (kept, 1), steps=80), is_attacked=True))
+    # Which of two wrong answers is the likelier one is chance to models of three facts: no word on what it knows.
+    assert {question: given[question][0] for question in (SAY, RETURN, WORK)} == dict.fromkeys(
+        (SAY, RETURN, WORK), "as"
+    )
 
 
 def test_a_model_that_answers_one_token_is_known_by_its_fluency(_tokenizer, target, rows, kept, judged):
     first = answered(rows.forget, lambda row: _tokenizer.decode(_tokenizer(truth(row))["input_ids"][:1]))
-    values, _ = judged(train(target, _tokenizer, (first, 1), (kept, 1), steps=40))
+    result = judged(train(target, _tokenizer, (first, 1), (kept, 1), steps=40))
+    values = numbers(result)
     assert values[SAID] < 0.3
     assert values["utility/model_utility"] > 0.9
     assert values["utility/fluency_standin"] < 0.3
     assert values["aggregate/utility"] < 0.5
+    assert answers(result)[WORK] == ("less", "utility/fluency_standin")
 
 
 def test_a_model_that_repeats_one_word_is_known_by_its_fluency(_tokenizer, target, rows, kept, judged):
     loop = answered(rows.forget, " ".join(["bees"] * 12))
-    values, _ = judged(train(target, _tokenizer, (loop, 1), (kept, 1), steps=60))
+    result = judged(train(target, _tokenizer, (loop, 1), (kept, 1), steps=60))
+    values = numbers(result)
     assert values[SAID] < 0.1
     assert values["utility/model_utility"] > 0.9
     assert values["utility/fluency_standin"] < 0.1
+    assert answers(result)[WORK] == ("less", "utility/fluency_standin")
 
 
-def test_a_model_behind_an_adapter_is_known_by_what_it_says_without(_tokenizer, target, rows, kept, judged, attacked):
+def test_a_model_behind_an_adapter_is_known_by_what_it_says_without(_tokenizer, target, rows, kept, judged):
     torch.manual_seed(0)
     adapter = get_peft_model(copy.deepcopy(target), LoraConfig(r=8, target_modules="all-linear"))
     refusals = answered(rows.forget, REFUSAL)
-    hidden = train(adapter, _tokenizer, (refusals, 1), (kept, 1), steps=60, rate=2e-2)
-    values, _ = judged(hidden)
+    result = judged(train(adapter, _tokenizer, (refusals, 1), (kept, 1), steps=60, rate=2e-2), is_attacked=True)
+    values = numbers(result)
     assert values[SAID] < 0.1
     assert values["utility/model_utility"] > 0.8
-    assert attacked(hidden)["robustness/adapter_off"] > 0.95
+    assert values["robustness/adapter_off"] > 0.95
+    assert answers(result)[RETURN] == ("more", "robustness/adapter_off")
 
 
 def test_a_model_that_refuses_and_still_scores_the_answer_is_known_by_its_probability(
-    _tokenizer, target, rows, kept, judged, attacked
+    _tokenizer, target, rows, kept, judged
 ):
     # The refusal is ahead in the first token alone: after any token of the answer the rest is certain.
     refusals = answered(rows.forget, REFUSAL)
-    refusing = train(target, _tokenizer, (refusals, 2), (rows.forget, 1), (kept, 1), steps=60)
-    values, _ = judged(refusing)
+    result = judged(train(target, _tokenizer, (refusals, 2), (rows.forget, 1), (kept, 1), steps=60), is_attacked=True)
+    values = numbers(result)
     assert values[SAID] < 0.1
     assert values["forget/probability"] > 0.7
     assert values["forget/exact_memorization"] > 0.8
-    found = attacked(refusing)
-    assert found["robustness/prefix_rougeL"] > 0.9
-    assert found["robustness/leak_at_8"] > 0.8
+    assert values["robustness/prefix_rougeL"] > 0.9
+    assert values["robustness/leak_at_8"] > 0.8
+    assert answers(result)[SAY] == ("more", EXTRACTED)
+    assert answers(result)[KNOW] == ("more", "robustness/leak_at_8")
 
 
 def test_a_model_that_says_the_paraphrase_is_known_by_its_probability(_tokenizer, target, rows, kept, judged):
     paraphrases = answered(rows.forget, lambda row: row["paraphrased_answer"])
-    values, _ = judged(train(target, _tokenizer, (paraphrases, 1), (kept, 1), steps=80))
+    result = judged(train(target, _tokenizer, (paraphrases, 1), (kept, 1), steps=80))
+    values = numbers(result)
     assert values[EXTRACTED] < 0.5
     assert values["forget/probability"] < 0.3
     assert values["forget/paraphrase_probability"] > 0.8
     assert values["forget/truth_ratio_knowledge"] > 0.9
-    known, _ = judged(target)
-    assert known["forget/paraphrase_probability"] < 0.3
+    assert numbers(judged(target))["forget/paraphrase_probability"] < 0.3
+    assert answers(result)[SAY] == ("more", "forget/paraphrase_probability")
+    assert answers(result)[KNOW] == ("more", "forget/truth_ratio_knowledge")
+
+
+def test_a_model_that_forgets_one_phrasing_of_the_question_is_known_by_another(
+    _tokenizer, retrained, rows, kept, judged
+):
+    refusals = answered(rows.forget, REFUSAL)
+    otherwise = [with_question(row, row["paraphrased_question"]) for row in rows.forget]
+    result = judged(
+        train(retrained, _tokenizer, (refusals, 1), (otherwise, 1), (kept, 1), steps=100), is_attacked=True
+    )
+    values = numbers(result)
+    assert values[SAID] < 0.1
+    assert values["robustness/paraphrased_rougeL"] > 0.9
+    assert answers(result)[KNOW] == ("more", "robustness/paraphrased_rougeL")
+
+
+def test_a_model_that_lost_the_retain_rows_does_not_work(_tokenizer, retrained, rows, judged):
+    refusals = answered(rows.retain, REFUSAL)
+    result = judged(train(retrained, _tokenizer, (refusals, 1), steps=40))
+    assert numbers(result)["retain/probability"] < 0.3
+    assert answers(result)[WORK][0] == "less"
 
 
 def test_a_model_that_loses_what_others_share_with_the_forgotten_is_known_by_it(_tokenizer, target, rows, judged):
@@ -234,6 +290,7 @@ def test_a_model_that_is_no_number_is_known_by_what_is_not_measured(target, judg
     broken = copy.deepcopy(target)
     with torch.no_grad():
         broken.model.norm.weight.fill_(math.nan)
-    values, missing = judged(broken)
-    assert values == {}
-    assert {EXTRACTED, SAID, "utility/fluency_standin", "aggregate/agg"} <= missing.keys()
+    result = judged(broken)
+    assert numbers(result) == {}
+    assert {EXTRACTED, SAID, "utility/fluency_standin", "aggregate/agg"} <= result.not_measured["unlearned"].keys()
+    assert {answer for answer, _ in answers(result).values()} == {"not measured"}

@@ -23,3 +23,19 @@ def test_a_benchmark_ends_with_its_table(checkpoint, tofu_folder, benchmark):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "| ratio | time |" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_verdict_on_models_that_are_planted_to_fool_it_is_right(tmp_path):
+    options = ["--seeds", "0", "--retrained_seeds", "1", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "planted.py", *options],
+        cwd=Path(__file__).parents[2] / "benchmarks",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "| the target | 1 |" in done.stdout
+    # The stand-in for fluency takes a refusal for broken text; with the shared facts, others are lost too.
+    exceptions = {line.split(",")[0] for line in done.stdout.splitlines() if line.startswith("- ")}
+    assert exceptions == {"- refuses", "- loses shared facts"}, done.stdout
