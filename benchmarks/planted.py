@@ -59,12 +59,14 @@ from transformers import HfArgumentParser, PreTrainedModel
 
 from trl_unlearn.data.archive_facts import PersonFact
 from trl_unlearn.encoding import prompt_ids
-from trl_unlearn.evaluation import elicitation, robustness
 from trl_unlearn.evaluation.depth import measure_depth
 from trl_unlearn.evaluation.distribution import measure_distribution
+from trl_unlearn.evaluation.elicitation import measure_elicitation
 from trl_unlearn.evaluation.privacy import measure_privacy
+from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
+from trl_unlearn.evaluation.together import FixedModel
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.verdict import QUESTIONS, Answer, verdict
 
@@ -76,16 +78,16 @@ class Suites:
     """The suites with numbers that the verdict reads."""
 
     def __init__(self, lab: Lab):
-        self._lab, self._loaders = lab, {name: partial(lab.model, name) for name in lab.models}
+        self._lab, self._loaders = lab, {name: FixedModel(partial(lab.model, name)) for name in lab.models}
         self._tofu = Suite(self._loaders, lab.rows, lab.tokenizer)
         # Without what no answer is read from: SPV-MIA, which tokens do not allow, and FADE and mixes on retain rows.
         forget, holdout = ([lab.encode(row) for row in rows] for rows in (lab.rows.forget, lab.rows.holdout))
         self._others = {
             "privacy": (measure_privacy, EvaluationRows(forget, holdout=holdout)),
-            "robustness": (robustness.measure_robustness, lab.rows),
+            "robustness": (measure_robustness, lab.rows),
             "distribution": (measure_distribution, EvaluationRows(lab.rows.forget)),
             "depth": (measure_depth, lab.rows),
-            "elicitation": (elicitation.measure_elicitation, lab.rows),
+            "elicitation": (measure_elicitation, lab.rows),
         }
 
     def evaluate(self, model: nn.Module) -> EvaluationResult:
@@ -94,24 +96,6 @@ class Suites:
         for name, (measure, rows) in self._others.items():
             outcomes[name] = measure(loaders, rows, self._lab.tokenizer, batch_size=None, seed=42)
         return EvaluationResult.of_suites(outcomes, parity="open-unlearning", device="cpu")
-
-
-def once(measure: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a role and its model that measures the target and the retrained model, which stay, only once."""
-    kept = {}
-
-    def of_role(role: str, *args: Any) -> Any:
-        if role == "unlearned":
-            return measure(role, *args)
-        if role not in kept:
-            kept[role] = measure(role, *args)
-        return kept[role]
-
-    return of_role
-
-
-# Two thirds of their time.
-robustness._attack, elicitation._scored = once(robustness._attack), once(elicitation._scored)
 
 
 # Plain checks: figures of a planted model, each with the bound that it has to keep

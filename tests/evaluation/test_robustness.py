@@ -31,6 +31,7 @@ from trl_unlearn.evaluation.plots import plot_leak, plot_relearning
 from trl_unlearn.evaluation.relearning import RELEARNING, attack_batches, relearn
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
+from trl_unlearn.evaluation.together import FixedModel
 from trl_unlearn.metrics import LeakAtK
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.token_scores import score_rows
@@ -147,6 +148,24 @@ def test_a_single_row_leaves_nothing_to_relearn_or_to_show(tiny_model, tiny_toke
     measured = measure({"target": tiny_model, "retrained": tiny_model}, rows, tiny_tokenizer)["target"]
     assert set(measured) == {*WEIGHTS, *PROMPTS} - {*CURVE, "robustness/in_context_rougeL"}
     assert measured[LEAK[0]].stderr is None
+
+
+def test_a_model_that_several_evaluations_share_is_attacked_once(tiny_model, tiny_tokenizer, forget_rows):
+    loads = []
+
+    def load():
+        loads.append(copy.deepcopy(tiny_model))
+        return loads[-1]
+
+    models, rows = {"target": FixedModel(load), "retrained": FixedModel(load)}, EvaluationRows(forget_rows)
+    outcomes, counts = [], []
+    for _ in range(2):
+        models["unlearned"] = partial(copy.deepcopy, tiny_model)
+        outcomes.append(measure_robustness(models, rows, tiny_tokenizer, batch_size=None, seed=42))
+        counts.append(len(loads))
+    assert counts[0] == counts[1] > 2
+    assert outcomes[0].models == outcomes[1].models and AREA in outcomes[1].models["target"]
+    assert outcomes[0].curves == outcomes[1].curves
 
 
 def test_a_loader_that_gives_the_same_model_twice_is_refused(tiny_model, tiny_tokenizer, forget_rows):

@@ -353,7 +353,7 @@ def measure_elicitation(
     probes = _probes(_asked_rows(rows, forget, setting), tokenizer)
     if not probes.keys() & _FREE.keys():
         raise no_facts("elicitation")
-    scores = measure_each(models, lambda role, model: _scored(role, model, probes, setting))
+    scores = measure_each(models, lambda role, model: _scored(role, model, probes, setting), "elicitation")
     # A kind that is too long for one model is compared with none.
     kinds = [kind for kind in probes if all(kind in made for made in scores.values())]
     outcome = summarise_rows(

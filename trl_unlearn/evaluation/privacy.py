@@ -6,6 +6,7 @@
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -31,7 +32,7 @@ from ..metrics import (
 from ..results import SuiteOutcome
 from ..token_scores import RowScore
 from .rows import EvaluationRows, Loaders, encode_set
-from .together import SuiteSetting, free_memory, load_merged, measure_each
+from .together import SuiteSetting, free_memory, load_merged, measure_each, measured_once
 from .uncertainty import bootstrap, row_counts, summarise
 
 
@@ -128,8 +129,8 @@ def measure_privacy(
         prompted = non_members if rows.retain is None else encode_set(rows.retain, tokenizer, name="retain")
         prompts = [prompt_ids(row) for row in prompted.answers]
         for role, scores in attacks.items():
-            desc = f"Attacking {role} beside its neighbours"
-            scores["spv"] = spv_scores(models[role], models["retrained"], answers, prompts, setting, desc)
+            desc, pair = f"Attacking {role} beside its neighbours", (models[role], models["retrained"])
+            scores["spv"] = measured_once(pair[0], "spv", partial(spv_scores, *pair, answers, prompts, setting, desc))
     outcome = _summarise(attacks, len(members.answers), seed)
     outcome.protocol = {"rows": {"forget": len(members.answers), "holdout": len(non_members.answers)}, "seed": seed}
     return outcome

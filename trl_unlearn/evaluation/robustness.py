@@ -26,7 +26,7 @@ from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, NOISE_PERCENT, SuiteOutcome
 from ..row_forms import prompt_and_answer, template_columns, with_question
 from .relearning import AttackSetting, attack_batches, blunt_attacks, curves_of, excess_areas, relearn
 from .rows import EvaluationRows, Loaders, encode_set
-from .together import free_memory
+from .together import free_memory, measured_once
 from .uncertainty import summarise_rows, where_measured
 
 
@@ -301,7 +301,11 @@ def measure_robustness(
     batches = attack_batches(rows, forget, tokenizer)
     options = {"tokenizer": tokenizer, "batch_size": batch_size, "seed": seed}
     setting = _Setting(rows=forget_rows, forget=forget, batches=batches, **options)
-    per_row = {role: _attack(role, load, setting) for role in MEASURED_ROLES if (load := models.get(role)) is not None}
+    per_row = {
+        role: measured_once(load, "robustness", partial(_attack, role, load, setting))
+        for role in MEASURED_ROLES
+        if (load := models.get(role)) is not None
+    }
     curves = {role: curves_of(values, setting.attacks) for role, values in per_row.items()}
     for role in curves if "retrained" in curves else ():
         per_row[role] |= excess_areas(curves[role], curves["retrained"])

@@ -3,6 +3,7 @@
 
 """Scoring and generating, shared among the processes of a launch: each takes some rows, all get the results."""
 
+import copy
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,12 +105,38 @@ def load_merged(load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
-def measure_each(models: Loaders, measure: Callable[[str, PreTrainedModel], Measured]) -> dict[str, Measured]:
-    """Role -> what `measure(role, model)` returns, with one model in memory at a time."""
+class FixedModel:
+    """A loader of a model that several evaluations share: what takes long is measured in the first of them."""
+
+    def __init__(self, load: Callable[[], PreTrainedModel]):
+        self._load, self._kept = load, {}
+
+    def __call__(self) -> PreTrainedModel:
+        return self._load()
+
+    def once(self, name: str, measure: Callable[[], Measured]) -> Measured:
+        """What `measure()` returned when it was called first under this name, in a shallow copy."""
+        if name not in self._kept:
+            self._kept[name] = measure()
+        return copy.copy(self._kept[name])
+
+
+def measured_once(load: Callable[[], PreTrainedModel], name: str, measure: Callable[[], Measured]) -> Measured:
+    """What `measure()` returns; not measured again for a [`FixedModel`]."""
+    return load.once(name, measure) if isinstance(load, FixedModel) else measure()
+
+
+def measure_each(
+    models: Loaders, measure: Callable[[str, PreTrainedModel], Measured], name: str | None = None
+) -> dict[str, Measured]:
+    """Role -> what `measure(role, model)` returns, with one model in memory at a time; with a name, once for each."""
     measured = {}
     for role, load in models.items():
         if load is not None:
-            measured[role] = measure(role, load())
+            if name is None:
+                measured[role] = measure(role, load())
+            else:
+                measured[role] = measured_once(load, name, lambda role=role, load=load: measure(role, load()))
             free_memory()
     return measured
 

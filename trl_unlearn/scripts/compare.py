@@ -48,6 +48,7 @@ from ..evaluation.tables import (
     print_comparison,
 )
 from ..evaluation.tofu import Suite
+from ..evaluation.together import FixedModel
 from ..hub.folder import RunFolder
 from ..records import json_text
 from ..results import MEASURED_ROLES, EvaluationResult
@@ -168,11 +169,12 @@ class _Comparison:
             encode_set(getattr(rows, name), tokenizer, name=name) for name in ("forget", "retain")
         )
         self.pad_token_id = tokenizer.pad_token_id
+        self._fixed = {role: load and FixedModel(load) for role, load in inputs.loaders.items()}
         # Measured as the points of the curves are: they become lines in the same figure.
-        loaders = {role: load for role, load in inputs.loaders.items() if load is not None}
         self.baselines = {
             role: curve_point(load(), self.forget, self.retain, pad_token_id=self.pad_token_id)
-            for role, load in loaders.items()
+            for role, load in self._fixed.items()
+            if load is not None
         }
 
     def train(self, job: Job) -> None:
@@ -224,10 +226,9 @@ class _Comparison:
 
     def _loaders(self, job: Job) -> dict[str, Any]:
         """The unlearned model of a run, beside what all runs are compared with."""
-        series, trust_remote_code = self.series, self.series.training_args.trust_remote_code
-        loaders = evaluation_loaders(series.eval_args, series.model_args, str(job.folder), trust_remote_code)
-        own = evaluation_loaders(series.eval_args, job.model_args, str(job.folder), trust_remote_code)
-        return loaders | {"unlearned": own["unlearned"]}
+        trust_remote_code = self.series.training_args.trust_remote_code
+        own = evaluation_loaders(self.series.eval_args, job.model_args, str(job.folder), trust_remote_code)
+        return self._fixed | {"unlearned": own["unlearned"]}
 
     @cached_property
     def _tofu(self) -> Suite:
@@ -239,7 +240,7 @@ class _Comparison:
             inputs.tokenizer,
             parity=inputs.eval_args.parity,
             fluency_classifier=inputs.classifier,
-            **inputs.options,
+            **inputs.options("tofu"),
         )
 
 
