@@ -37,8 +37,8 @@ class Measure(NamedTuple):
     is_reversed: bool = False
     # A value below the retrained model's gives the rows away as one above does.
     tells_both_ways: bool = False
-    # Without a retrained model, `nothing` is the yardstick and not the target: the margin, wide as such models differ.
-    alone: float | None = None
+    # Stands in for a retrained model: it is read only without one, and compared with `nothing`.
+    is_stand_in: bool = False
 
 
 class Question(NamedTuple):
@@ -95,7 +95,7 @@ QUESTIONS = (
             Measure(("privacy/combined_auc",), 0.15, nothing=0.5),
             Measure(("privacy/loss_auc",), 0.15, nothing=0.5, tells_both_ways=True),
             Measure(("privacy/min_k_auc",), 0.15, nothing=0.5, tells_both_ways=True),
-            Measure(("forget/strangers_auc",), 0.25, nothing=0.5, tells_both_ways=True, alone=0.35),
+            Measure(("forget/strangers_auc",), 0.35, nothing=0.5, is_stand_in=True),
             Measure(("distribution/fade_forget",), None),
         ),
     ),
@@ -295,7 +295,11 @@ def _answer(question: Question, result: EvaluationResult) -> Answer:
 
 def _beside_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
     """(severity, answer) of each measure that has an interval of the difference to the retrained model."""
-    apart = [(one, difference) for one in question.measures if (difference := _difference(one, result)) is not None]
+    apart = [
+        (one, difference)
+        for one in question.measures
+        if not one.is_stand_in and (difference := _difference(one, result)) is not None
+    ]
     ranked, worse = [], "less" if question.text == KEEPING else "more"
     for measure, difference in apart:
         metric, margin = _measured(measure, result), measure.margin
@@ -377,10 +381,10 @@ def _beside_chance(question: Question, measure: Measure, result: EvaluationResul
         return None
     value, reach = one.value - measure.nothing, _quantile(1) * one.stderr
     difference = Difference(value, value - reach, value + reach, one.n)
-    state, is_certain = _state(difference, measure.alone, 1)
+    state, is_certain = _state(difference, measure.margin, 1)
     why = _OVER_FORGOTTEN if state == "less" else ""
     texts = question.text, _LIKELIHOODS[state], is_certain, state != "as", why, metric
-    return Answer(*texts, one.value, _CHANCE, measure.nothing, difference, measure.alone)
+    return Answer(*texts, one.value, _CHANCE, measure.nothing, difference, measure.margin)
 
 
 def _without_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
@@ -388,10 +392,10 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
     ranked = []
     for measure in question.measures:
         metric = _measured(measure, result)
-        if measure.alone is not None:
+        if measure.is_stand_in:
             answer = _beside_chance(question, measure, result)
             if answer is not None:
-                ranked.append(((answer.is_bad, abs(answer.difference.value) / measure.alone), answer))
+                ranked.append(((answer.is_bad, abs(answer.difference.value) / measure.margin), answer))
             continue
         target = None if metric is None else result.value("target", measure.beside or metric)
         if target is None or measure.nothing is None:
