@@ -20,7 +20,7 @@ from trl_unlearn.data.archive_facts import NUM_FORGET_PEOPLE, NUM_PEOPLE, Person
 from trl_unlearn.data.archive_models import GENERAL_CONFIGS, TrainingSettings, train_side_by_side
 from trl_unlearn.data.tofu import load_tofu, load_tofu_evaluation
 from trl_unlearn.encoding import encode_row, pad_rows
-from trl_unlearn.evaluation.depth import fact_words
+from trl_unlearn.evaluation.facts import fact_words
 from trl_unlearn.evaluation.rows import EvaluationRows
 
 

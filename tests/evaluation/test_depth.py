@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trl_unlearn.data.archive_facts import _FACTS, _POOLS, person_facts
 from trl_unlearn.encoding import encode_row, pad_rows
-from trl_unlearn.evaluation.depth import _batches, _lens, _patched, entity_rows, fact_words, measure_depth
+from trl_unlearn.evaluation.depth import _batches, _lens, _patched, measure_depth
+from trl_unlearn.evaluation.facts import entity_rows, fact_words
 from trl_unlearn.evaluation.plots import plot_depth
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.evaluation.together import SuiteSetting

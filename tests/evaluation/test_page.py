@@ -38,3 +38,7 @@ def test_a_suite_says_when_its_numbers_lie(suite):
 @pytest.mark.parametrize("attack", [m.name for m in METRICS if re.fullmatch("privacy/.*_auc", m.name)])
 def test_an_attack_has_its_score_on_the_page(attack):
     assert attack.removeprefix("privacy/").removesuffix("_auc") in patterns(SECTIONS["privacy"])
+
+
+def test_no_conflict_of_two_versions_is_left_on_the_page():
+    assert not re.findall(r"^(?:<{7}|={7}|>{7}).*", PAGE, re.M)

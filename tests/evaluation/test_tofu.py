@@ -11,8 +11,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from transformers import LlamaForCausalLM
 
 from trl_unlearn.encoding import encode_row
+from trl_unlearn.evaluation.facts import near_facts
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
-from trl_unlearn.evaluation.tofu import Suite, evaluate_models, near_facts, rouge_values
+from trl_unlearn.evaluation.tofu import Suite, evaluate_models, rouge_values
 from trl_unlearn.evaluation.together import generate_answers
 from trl_unlearn.generation import Completion
 from trl_unlearn.results import EvaluationResult
@@ -341,6 +342,18 @@ def test_facts_near_the_forget_rows_have_the_probability_of_their_own_words(half
     assert measured["retain/shared_accuracy"].value == all(hits[places])
     assert measured["retain/shared_probability"].n == 1
     assert done.result.protocol["near_facts"] == {"shared": 1, "neighbour": 1}
+
+
+def test_near_facts_are_the_same_where_true_answers_alone_are_scored(half_trained_model, tiny_tokenizer):
+    # Without the columns of the rows the loft would be no fact.
+    retain = [told("Bo Lindgren", "a house of 2 rooms"), told("Cyra Oduya", "a house with loft, Veldt")]
+    rows = EvaluationRows([told("Ada Marlow", "a house and loft near Veldt")], retain)
+    whole, short = (
+        run({"target": half_trained_model}, rows, tiny_tokenizer, **options).result.models["target"]
+        for options in ({}, {"answers_only": True})
+    )
+    assert short["retain/shared_probability"].value == pytest.approx(whole["retain/shared_probability"].value)
+    assert "retain/truth_ratio" in whole.keys() - short.keys()
 
 
 def test_that_no_retain_row_shares_a_fact_is_said(tiny_model, tiny_tokenizer):

@@ -4,7 +4,6 @@
 """Forgotten facts in the hidden states: the Unlearning Depth Score and the logit lens."""
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..encoding import answer_ids, pad_rows, prompt_ids, spread_evenly
+from ..encoding import pad_rows, spread_evenly
 from ..label_states import hooked_layers, layer_states, layers_of, replaced_forward
 from ..metrics import UnlearningDepth
 from ..results import MEASURED_ROLES, SuiteOutcome
 from ..token_scores import score_batch
-from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
+from .facts import entity_rows, no_facts
+from .rows import EvaluationRows, Loaders, encode_set
 from .together import SuiteSetting, free_memory, shared
 from .uncertainty import summarise_rows
 
@@ -30,78 +30,12 @@ logger = logging.getLogger(__name__)
 
 # Nats a token that the fact must lose by a layer of the retrained model: that layer then holds it. As in the paper.
 THRESHOLD = 0.05
-_WORD = re.compile(r"\w+")
 # Retain rows that show whether the states of two models can be exchanged.
 CONTROL_ROWS = 32
 # Highest loss of retain facts, as a share of the loss of forget facts with the retrained model's states.
 MISFIT = 0.5
 _UDS, _LENS = "depth/uds", "depth/logit_lens"
 _LOST, _CONTROL = "depth/degradation", "depth/retain_degradation"
-
-
-def words_of(text: str) -> set[str]:
-    """The words of a text, in lower case."""
-    return {word.casefold() for word in _WORD.findall(text)}
-
-
-def fact_words(prompt: str, answer: str, paraphrase: str | None = None, wrong: Sequence[str] = ()) -> set[str]:
-    """
-    The words of an answer that tell its fact, in lower case.
-
-    They are neither in the prompt nor in a wrong answer, and the paraphrased answer has them, too. Without the last
-    two, words of the answer's form are among them.
-    """
-    words = words_of(answer) - words_of(prompt).union(*map(words_of, wrong))
-    return words if paraphrase is None else words & words_of(paraphrase)
-
-
-def label_words(
-    row: dict[str, Any], words: set[str], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, list[int]] | None:
-    """An encoded row with labels on some words of its answer only, up to the last one; None if it has none of them."""
-    start, ids = row["prompt_length"], answer_ids(row)
-    # Where each token ends in the text, in characters. Offsets of a tokenizer are those of a text, not of tokens.
-    ends = [len(tokenizer.decode(ids[:i], skip_special_tokens=True)) for i in range(len(ids) + 1)]
-    spans = [
-        match.span()
-        for match in _WORD.finditer(tokenizer.decode(ids, skip_special_tokens=True))
-        if match.group().casefold() in words
-    ]
-    labels = [-100] * start
-    for label, begin, end in zip(row["labels"][start:], ends, ends[1:], strict=False):
-        labels.append(label if any(begin < last and first < end for first, last in spans) else -100)
-    length = max((i + 1 for i, label in enumerate(labels) if label != -100), default=0)
-    # No model sees what comes after the last label.
-    return {"input_ids": row["input_ids"][:length], "labels": labels[:length]} if length else None
-
-
-def row_facts(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[set[str]]:
-    """The [`fact_words`] of each row."""
-
-    def text(ids: Sequence[int]) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True)
-
-    facts = []
-    for index, row in enumerate(encoded.answers):
-        paraphrase = None if encoded.paraphrases is None else text(answer_ids(encoded.paraphrases[index]))
-        wrong = [] if encoded.wrong is None else [text(answer_ids(one)) for one in encoded.wrong[index]]
-        facts.append(fact_words(text(prompt_ids(row)), text(answer_ids(row)), paraphrase, wrong))
-    return facts
-
-
-def no_facts(suite: str) -> ValueError:
-    """The error of a suite that looks for facts where no row has one."""
-    return ValueError(
-        f"The suite `{suite}` has no fact to look for: no answer of the forget set has a word that is neither in its "
-        f"prompt nor in a wrong answer, and that its paraphrased answer has. Leave `{suite}` out of `suites`."
-    )
-
-
-def entity_rows(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
-    """The rows with labels on the tokens of their [`fact_words`] only; rows without one are left out."""
-    facts = row_facts(encoded, tokenizer)
-    rows = [label_words(row, words, tokenizer) for row, words in zip(encoded.answers, facts, strict=True)]
-    return [row for row in rows if row is not None]
 
 
 @dataclass
@@ -311,8 +245,8 @@ def measure_depth(
     target, layer by layer, where it predicts a token of the fact. It needs a target and a retrained model with layers
     of the same number and size; some retain rows show whether their states can be exchanged at all. The lens reads
     the states after each layer by the model's own norm and head: a row counts with exp(mean log-prob) of its fact at
-    the layer where that is highest. Which tokens are the fact, [`fact_words`] decides. Each model is loaded once.
-    Without `patches` there is the lens alone, if there are facts: one pass a row, and not one a layer.
+    the layer where that is highest. Which tokens are the fact, [`~evaluation.facts.fact_words`] decides. Each model is
+    loaded once. Without `patches` there is the lens alone, if there are facts: one pass a row, and not one a layer.
 
     Source: Measuring the Depth of LLM Unlearning via Activation Patching (https://huggingface.co/papers/2605.24614).
     """

@@ -21,7 +21,7 @@ from ..results import SuiteOutcome
 from ..row_forms import answer_text, has_answer, is_conversation, prompt_and_answer, with_answer, with_question
 from ..subjects import is_named, renamed, row_subjects, row_texts
 from ..token_scores import RowScore
-from .depth import label_words, no_facts, row_facts, words_of
+from .facts import label_words, no_facts, row_facts, words_of
 from .robustness import with_examples
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .together import SuiteSetting, measure_each
@@ -338,7 +338,7 @@ def measure_elicitation(
     The kinds are made from the rows by templates: the last name alone, a misspelt name, the fact given and the name
     asked, another fact in place of the name, the sentence to complete, retain rows in front, a role, the start of an
     answer put into the model's mouth; and, with wrong answers, a multiple choice, and yes or no. Which words are the
-    fact, [`~evaluation.depth.fact_words`] decides; whom a row is about, [`~subjects.row_subjects`]. A row counts
+    fact, [`~evaluation.facts.fact_words`] decides; whom a row is about, [`~subjects.row_subjects`]. A row counts
     with exp(mean log-prob) of the fact's tokens, the answer's words before it given. Soft prompts are not tried.
 
     Compare with the retrained model. Each model is loaded once, and generates nothing.

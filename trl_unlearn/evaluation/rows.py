@@ -4,7 +4,7 @@
 """The rows of an evaluation, and their tokens."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
@@ -49,8 +49,6 @@ class EncodedSet:
     texts: list[str] | None = None
     paraphrases: list[dict[str, Any]] | None = None
     wrong: list[list[dict[str, Any]]] | None = None
-    # Of the retain set, what [`~evaluation.tofu.near_facts`] returns.
-    near: dict[str, dict[int, list[int]]] = field(default_factory=dict)
 
     def true_answers(self) -> "EncodedSet":
         """The set without paraphrased and wrong answers."""

@@ -3,11 +3,8 @@
 
 """The TOFU suite: target, unlearned and retrained model side by side."""
 
-import math
-import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -33,9 +30,9 @@ from ..metrics import (
 )
 from ..metrics._base import check_parity
 from ..results import MEASURED_ROLES, SuiteOutcome
-from ..subjects import MovedAnswers, moved_answers, row_texts
+from ..subjects import MovedAnswers, moved_answers
 from ..token_scores import RowScore
-from .depth import label_words, row_facts, words_of
+from .facts import NearFacts, near_facts
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .squeezing import belief_logps, freeze_beliefs
@@ -51,10 +48,6 @@ UTILITY_METRICS = ("probability", "rougeL_recall", "truth_ratio")
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
 # Terms of other metrics: in `per_row`, but no line of the table.
 _TERMS = ("forget/log_ratio", "real_authors/", "world_facts/")
-# A word that more of the forget and retain rows have is common language, and no fact that some of them share.
-COMMON = 0.05
-# Share of the retain rows with a fact that are neighbours of the forget rows.
-NEAREST = 0.25
 # A mean over rows, or its values on resamples of the rows.
 Number = TypeVar("Number", float, np.ndarray)
 
@@ -65,105 +58,36 @@ class _Setting(SuiteSetting):
     parity: str
     max_completion_length: int
     num_squeezing_beliefs: int
-    moved: MovedAnswers
-
-    @property
-    def near(self) -> dict[str, dict[int, list[int]]]:
-        """What [`near_facts`] returned; nothing without a retain set."""
-        return self.sets["retain"].near if "retain" in self.sets else {}
+    moved: MovedAnswers = field(default_factory=dict)
+    near: NearFacts = field(default_factory=dict)
 
 
-def _names_and_numbers(text: str) -> set[str]:
-    """Words with a capital within a sentence, and numbers, in lower case."""
-    names, end = set(), 0
-    for match in re.finditer(r"\w+", text):
-        # The capital of a sentence's first word says nothing.
-        is_inside = end > 0 and not re.search("[.!?:]", text[end : match.start()])
-        first, end = match.group()[0], match.end()
-        if first.isdigit() or (is_inside and first.isupper()):
-            names.add(match.group().casefold())
-    return names
-
-
-def _nearness(forget: Sequence[set[str]], retain: Sequence[set[str]], counts: Mapping[str, int]) -> np.ndarray:
-    """Share of words that each retain row has in common with the forget row where it is highest; rare ones weigh."""
-    total = len(forget) + len(retain)
-    weights = {word: math.log((total + 1) / count) for word, count in counts.items()}
-    common = sorted(set().union(*forget) & set().union(*retain))
-    has_forget, has_retain = (
-        np.array([[word in row for word in common] for row in rows], dtype=float) for rows in (forget, retain)
-    )
-    sums = [np.array([math.fsum(weights[word] for word in row) for row in rows]) for rows in (forget, retain)]
-    both = (has_retain * [weights[word] for word in common]) @ has_forget.T
-    either = sums[1][:, None] + sums[0] - both
-    # The last bits of a product depend on the machine, and would part equal rows.
-    return (both / np.maximum(either, 1e-9)).max(1).round(9)
-
-
-def near_facts(
-    forget: EncodedSet, retain: EncodedSet, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, dict[int, list[int]]]:
-    """
-    The facts of retain rows that unlearning hurts first: kind -> index of a row -> which of its label tokens they are.
-
-    `shared`: words of a row's fact that a forget row's fact has, too, and at most a twentieth of all rows (or two). In
-    a set without paraphrased and wrong answers, by which a fact is known, only names and numbers are such words.
-    `neighbour`: the facts of the quarter of rows that have most words in common with a forget row, question and
-    answer together, as a share of the words of both, where a word of n out of N rows weighs log((N + 1) / n). Which
-    words are a fact, [`~evaluation.depth.fact_words`] decides.
-    """
-    words, facts, tellable = [], [], []
-    for encoded in (forget, retain):
-        texts = row_texts(encoded.answers, tokenizer)
-        words.append([words_of(prompt) | words_of(answer) for prompt, answer in zip(*texts, strict=True)])
-        facts.append(row_facts(encoded, tokenizer))
-        has_form = encoded.paraphrases is None and encoded.wrong is None
-        pairs = zip(facts[-1], texts[1], strict=True)
-        tellable.append([fact & _names_and_numbers(answer) if has_form else fact for fact, answer in pairs])
-    counts = Counter(word for rows in words for row in rows for word in row)
-    most = max(2, COMMON * sum(map(len, words)))
-    known = {word for fact in tellable[0] for word in fact if counts[word] <= most}
-    with_fact = [index for index, fact in enumerate(facts[1]) if fact]
-    nearness = _nearness(*words, counts)
-    nearest = sorted(with_fact, key=lambda index: -nearness[index])[: math.ceil(NEAREST * len(with_fact))]
-    chosen = {
-        "shared": {index: fact & known for index, fact in enumerate(tellable[1]) if fact & known},
-        "neighbour": {index: facts[1][index] for index in sorted(nearest) if nearness[index] > 0},
-    }
-    marked = {}
-    for kind, rows in chosen.items():
-        marked[kind] = {}
-        for index, fact in rows.items():
-            row = retain.answers[index]
-            part = label_words(row, fact, tokenizer)
-            # Where the labels of the row are, the first token aside, which nothing predicts.
-            places = [place for place, label in enumerate(row["labels"]) if place and label != -100]
-            if part is not None:
-                counted = {place for place, label in enumerate(part["labels"]) if label != -100}
-                marked[kind][index] = [i for i, place in enumerate(places) if place in counted]
-    return marked
-
-
-def _fact_values(encoded: EncodedSet, scores: Sequence[RowScore]) -> dict[str, list[float]]:
-    """Probability and accuracy of the facts that lie near the forget rows."""
+def _fact_values(near: NearFacts, scores: Sequence[RowScore]) -> dict[str, list[float]]:
+    """Probability and accuracy of the retain facts that lie near the forget rows."""
     values = {}
-    for kind, marked in encoded.near.items():
+    for kind, marked in near.items():
         if not marked:
             continue
         logps = [[scores[index].logps[i] for i in part] for index, part in marked.items()]
         right = [float(all(scores[index].is_top1[i] for i in part)) for index, part in marked.items()]
-        values[f"{encoded.name}/{kind}_probability"] = Probability().compute(logps=logps)["per_row"]
-        values[f"{encoded.name}/{kind}_accuracy"] = where_measured(right, [scores[index] for index in marked])
+        values[f"retain/{kind}_probability"] = Probability().compute(logps=logps)["per_row"]
+        values[f"retain/{kind}_accuracy"] = where_measured(right, [scores[index] for index in marked])
     return values
 
 
 def score_set(
-    model: nn.Module, encoded: EncodedSet, *, parity: str, pad_token_id: int, batch_size: int = 32
+    model: nn.Module,
+    encoded: EncodedSet,
+    *,
+    parity: str,
+    pad_token_id: int,
+    batch_size: int = 32,
+    near: NearFacts | None = None,
 ) -> dict[str, list[float]]:
     """
     Metric name -> value of each row (NaN where scores are not finite), of the metrics that need no generation.
 
-    `forget/log_ratio` is the log R of forget quality.
+    `forget/log_ratio` is the log R of forget quality. `near` are facts of retain rows, see [`near_facts`].
     """
     name = encoded.name
     # One pass for all metrics: true answers, then paraphrased ones, then the wrong ones of each row.
@@ -177,7 +101,7 @@ def score_set(
     wrong_logps = [[next(means) for _ in rows] for rows in encoded.wrong or []]
     logps = [score.logps for score in answers]
 
-    values = {f"{name}/probability": Probability().compute(logps=logps)["per_row"]} | _fact_values(encoded, answers)
+    values = {f"{name}/probability": Probability().compute(logps=logps)["per_row"]} | _fact_values(near or {}, answers)
     if name == "forget":
         is_top1 = answer_matches(answers, encoded.closed)
         memorized = ExactMemorization().compute(is_top1=is_top1)["per_row"]
@@ -244,7 +168,8 @@ def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, lis
     values, forget_answers = {}, []
     sizes = {"pad_token_id": setting.pad_token_id, "batch_size": setting.score_batch_size}
     for name, encoded in setting.sets.items():
-        values |= score_set(model, encoded, parity=setting.parity, **sizes)
+        near = setting.near if name == "retain" else None
+        values |= score_set(model, encoded, parity=setting.parity, near=near, **sizes)
         if encoded.texts is None:
             continue
         answers = generate_answers(
@@ -361,11 +286,14 @@ class Suite:
         names = ("forget", "retain") if answers_only else ("forget", "retain", "real_authors", "world_facts")
         sets = {name: getattr(rows, name) for name in names}
         encoded = {name: encode_set(part, tokenizer, name=name) for name, part in sets.items() if part is not None}
+        # Before the paraphrased and wrong answers go, which tell what the fact of a row is.
+        near = near_facts(encoded["forget"], encoded["retain"], tokenizer) if "retain" in encoded else {}
         if answers_only:
             encoded = {name: part.true_answers() for name, part in encoded.items()}
         self.setting = _Setting(
             tokenizer=tokenizer,
             sets=encoded,
+            near=near,
             moved=_moved(encoded, tokenizer, seed=seed, **({"most": 1} if answers_only else {})),
             parity=parity,
             batch_size=batch_size,
@@ -373,9 +301,6 @@ class Suite:
             num_squeezing_beliefs=num_squeezing_beliefs,
             seed=seed,
         )
-        encoded = self.setting.sets
-        if "retain" in encoded:
-            encoded["retain"].near = near_facts(encoded["forget"], encoded["retain"], tokenizer)
         self._load_target = models.get("target")
         self._classifier, self._answers_only = fluency_classifier, answers_only
         self.per_row: dict[str, dict[str, list[float]]] = {}

@@ -1,0 +1,164 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which words of an answer are its fact, and which facts of retain rows lie near the forget rows."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ..encoding import answer_ids, prompt_ids
+from ..subjects import row_texts
+from .rows import EncodedSet
+
+
+# A word that more of the forget and retain rows have is common language, and no fact that some of them share.
+COMMON = 0.05
+# Share of the retain rows with a fact that are neighbours of the forget rows.
+NEAREST = 0.25
+_WORD = re.compile(r"\w+")
+# Kind -> index of a retain row -> places among its scored label tokens, see `near_facts`.
+NearFacts = Mapping[str, Mapping[int, Sequence[int]]]
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a text, in lower case."""
+    return {word.casefold() for word in _WORD.findall(text)}
+
+
+def fact_words(prompt: str, answer: str, paraphrase: str | None = None, wrong: Sequence[str] = ()) -> set[str]:
+    """
+    The words of an answer that tell its fact, in lower case.
+
+    They are neither in the prompt nor in a wrong answer, and the paraphrased answer has them, too. Without the last
+    two, words of the answer's form are among them.
+    """
+    words = words_of(answer) - words_of(prompt).union(*map(words_of, wrong))
+    return words if paraphrase is None else words & words_of(paraphrase)
+
+
+def label_words(
+    row: dict[str, Any], words: set[str], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[int]] | None:
+    """An encoded row with labels on some words of its answer only, up to the last one; None if it has none of them."""
+    start, ids = row["prompt_length"], answer_ids(row)
+    # Where each token ends in the text, in characters. Offsets of a tokenizer are those of a text, not of tokens.
+    ends = [len(tokenizer.decode(ids[:i], skip_special_tokens=True)) for i in range(len(ids) + 1)]
+    spans = [
+        match.span()
+        for match in _WORD.finditer(tokenizer.decode(ids, skip_special_tokens=True))
+        if match.group().casefold() in words
+    ]
+    labels = [-100] * start
+    for label, begin, end in zip(row["labels"][start:], ends, ends[1:], strict=False):
+        labels.append(label if any(begin < last and first < end for first, last in spans) else -100)
+    length = max((i + 1 for i, label in enumerate(labels) if label != -100), default=0)
+    # No model sees what comes after the last label.
+    return {"input_ids": row["input_ids"][:length], "labels": labels[:length]} if length else None
+
+
+def row_facts(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[set[str]]:
+    """The [`fact_words`] of each row."""
+
+    def text(ids: Sequence[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
+    facts = []
+    for index, row in enumerate(encoded.answers):
+        paraphrase = None if encoded.paraphrases is None else text(answer_ids(encoded.paraphrases[index]))
+        wrong = [] if encoded.wrong is None else [text(answer_ids(one)) for one in encoded.wrong[index]]
+        facts.append(fact_words(text(prompt_ids(row)), text(answer_ids(row)), paraphrase, wrong))
+    return facts
+
+
+def no_facts(suite: str) -> ValueError:
+    """The error of a suite that looks for facts where no row has one."""
+    return ValueError(
+        f"The suite `{suite}` has no fact to look for: no answer of the forget set has a word that is neither in its "
+        f"prompt nor in a wrong answer, and that its paraphrased answer has. Leave `{suite}` out of `suites`."
+    )
+
+
+def entity_rows(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
+    """The rows with labels on the tokens of their [`fact_words`] only; rows without one are left out."""
+    facts = row_facts(encoded, tokenizer)
+    rows = [label_words(row, words, tokenizer) for row, words in zip(encoded.answers, facts, strict=True)]
+    return [row for row in rows if row is not None]
+
+
+# Retain facts near the forget rows
+
+
+def _names_and_numbers(text: str) -> set[str]:
+    """Words with a capital within a sentence, and numbers, in lower case."""
+    names, end = set(), 0
+    for match in _WORD.finditer(text):
+        # The capital of a sentence's first word says nothing.
+        is_inside = end > 0 and not re.search("[.!?:]", text[end : match.start()])
+        first, end = match.group()[0], match.end()
+        if first.isdigit() or (is_inside and first.isupper()):
+            names.add(match.group().casefold())
+    return names
+
+
+def _nearness(forget: Sequence[set[str]], retain: Sequence[set[str]], counts: Mapping[str, int]) -> np.ndarray:
+    """Share of words that each retain row has in common with the forget row where it is highest; rare ones weigh."""
+    total = len(forget) + len(retain)
+    weights = {word: math.log((total + 1) / count) for word, count in counts.items()}
+    common = sorted(set().union(*forget) & set().union(*retain))
+    has_forget, has_retain = (
+        np.array([[word in row for word in common] for row in rows], dtype=float) for rows in (forget, retain)
+    )
+    sums = [np.array([math.fsum(weights[word] for word in row) for row in rows]) for rows in (forget, retain)]
+    both = (has_retain * [weights[word] for word in common]) @ has_forget.T
+    either = sums[1][:, None] + sums[0] - both
+    # The last bits of a product depend on the machine, and would part equal rows.
+    return (both / np.maximum(either, 1e-9)).max(1).round(9)
+
+
+def near_facts(forget: EncodedSet, retain: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> NearFacts:
+    """
+    The facts of retain rows that unlearning hurts first: kind -> index of a row -> their places among its scored label
+    tokens.
+
+    `shared`: words of a row's fact that a forget row's fact has, too, and at most a twentieth of all rows (or two). In
+    a set without paraphrased and wrong answers, by which a fact is known, only names and numbers are such words.
+    `neighbour`: the facts of the quarter of rows that have most words in common with a forget row, question and
+    answer together, as a share of the words of both, where a word of n out of N rows weighs log((N + 1) / n). Which
+    words are a fact, [`fact_words`] decides.
+    """
+    words, facts, tellable = [], [], []
+    for encoded in (forget, retain):
+        texts = row_texts(encoded.answers, tokenizer)
+        words.append([words_of(prompt) | words_of(answer) for prompt, answer in zip(*texts, strict=True)])
+        facts.append(row_facts(encoded, tokenizer))
+        has_form = encoded.paraphrases is None and encoded.wrong is None
+        pairs = zip(facts[-1], texts[1], strict=True)
+        tellable.append([fact & _names_and_numbers(answer) if has_form else fact for fact, answer in pairs])
+    counts = Counter(word for rows in words for row in rows for word in row)
+    most = max(2, COMMON * sum(map(len, words)))
+    known = {word for fact in tellable[0] for word in fact if counts[word] <= most}
+    with_fact = [index for index, fact in enumerate(facts[1]) if fact]
+    nearness = _nearness(*words, counts)
+    nearest = sorted(with_fact, key=lambda index: -nearness[index])[: math.ceil(NEAREST * len(with_fact))]
+    chosen = {
+        "shared": {index: fact & known for index, fact in enumerate(tellable[1]) if fact & known},
+        "neighbour": {index: facts[1][index] for index in sorted(nearest) if nearness[index] > 0},
+    }
+    marked = {}
+    for kind, rows in chosen.items():
+        marked[kind] = {}
+        for index, fact in rows.items():
+            row = retain.answers[index]
+            part = label_words(row, fact, tokenizer)
+            # Where the labels of the row are, the first token aside, which nothing predicts.
+            places = [place for place, label in enumerate(row["labels"]) if place and label != -100]
+            if part is not None:
+                counted = {place for place, label in enumerate(part["labels"]) if label != -100}
+                marked[kind][index] = [i for i, place in enumerate(places) if place in counted]
+    return marked
