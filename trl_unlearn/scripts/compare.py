@@ -6,7 +6,7 @@
 Compare methods on the same target, with the same number of optimiser steps, over several seeds.
 
 ```bash
-# The embedded lab: twelve methods, three seeds
+# The embedded lab: thirteen methods, three seeds
 accelerate launch recipes/compare.py
 
 # Methods and seeds of your own; the same command resumes an interrupted comparison with its unfinished runs
