@@ -549,8 +549,8 @@ def test_a_quick_evaluation_of_a_model_alone_needs_nothing_but_forget_rows(run, 
     assert result.protocol["weights_sha256"].keys() == {"unlearned"} and result.protocol["quick"]["rows"] == 5
     answers = verdict(result).answers
     assert [answer.answer for answer in answers if answer.beside != "chance"] == ["not measured"] * 4
-    told = next(answer for answer in answers if answer.beside == "chance")
-    assert told.metric == "forget/strangers_auc" and told.words in " ".join(done.printed.split())
+    tell = next(answer for answer in answers if answer.beside == "chance")
+    assert tell.metric == "forget/strangers_auc" and tell.words in " ".join(done.printed.split())
     # A quick one of the same rows is added to, and a whole evaluation replaces it, but not the other way round.
     again = result_of(run("evaluate", [*argv, "--quick", "--max_eval_rows", "5", "--suites", "depth"]))
     assert again.models == result.models and again.suites == result.suites
