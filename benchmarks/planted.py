@@ -288,12 +288,13 @@ def is_right(answer: Answer, must: str) -> bool:
 
 
 def cell(answers: Sequence[Answer], must: str | None) -> str:
-    """How often each answer was given: in bold if one is wrong, in brackets if none is asked for."""
+    """How often each answer was given: in bold if all are right, struck through if one is wrong, else as they fall."""
     counts = Counter(answer.brief for answer in answers).most_common()
     text = ", ".join(f"{brief} {count}" for brief, count in counts)
     if must is None:
-        return f"({text})"
-    return text if all(is_right(answer, must) for answer in answers) else f"**{text}**"
+        return text
+    mark = "**" if all(is_right(answer, must) for answer in answers) else "~~"
+    return f"{mark}{text}{mark}"
 
 
 def report(judged: dict[tuple[Plant, int], dict[str, Any]]) -> str:

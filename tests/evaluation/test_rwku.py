@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from trl_unlearn.evaluation.rwku import RwkuRows, measure_rwku
-from trl_unlearn.evaluation.together import SuiteSetting
+from trl_unlearn.evaluation.together import FixedModel, SuiteSetting
 from trl_unlearn.generation import Completion
 
 
@@ -41,6 +41,13 @@ def asked(tiny_model, tiny_tokenizer, measure, monkeypatch):
         return set(prompts)
 
     return call
+
+
+def test_a_model_that_several_evaluations_share_is_asked_once(tiny_model, tiny_tokenizer, rwku_rows):
+    loads, rows = [], RwkuRows(forget_level2=rwku_rows["forget_level2"][:1])
+    models = {"target": FixedModel(lambda: loads.append(1) or tiny_model)}
+    first, second = (measure_rwku(models, rows, tiny_tokenizer, batch_size=2, seed=1) for _ in range(2))
+    assert first.models == second.models and len(loads) == 1
 
 
 def turn(text):

@@ -294,7 +294,7 @@ def near_words(tokenizer, forget, retain):
     return {kind: {index: text(index, part) for index, part in rows.items()} for kind, rows in marked.items()}
 
 
-def told(name, fact, wrong=("an inn by Loddon", "a mill by Bure")):
+def home_of(name, fact, wrong=("an inn by Loddon", "a mill by Bure")):
     """A row about where a person lives, with the columns by which a fact is known, or (no `wrong`) without."""
     start = f"{name} lives in "
     row = {
@@ -312,17 +312,17 @@ def told(name, fact, wrong=("an inn by Loddon", "a mill by Bure")):
 def test_a_shared_fact_is_a_rare_word_that_facts_of_both_sets_have(tiny_tokenizer, has_columns):
     wrong = {} if has_columns else {"wrong": ()}
     # The house is in everybody's fact, and with columns the loft of the retain row is, too.
-    forget = [told("Ada Marlow", "a house and loft near Veldt", **wrong)]
-    retain = [told(f"Bo{i} Lindgren", f"a house of {i} rooms", **wrong) for i in range(3)]
-    retain += [told("Cyra Oduya", "a house with loft, Veldt", **wrong)]
+    forget = [home_of("Ada Marlow", "a house and loft near Veldt", **wrong)]
+    retain = [home_of(f"Bo{i} Lindgren", f"a house of {i} rooms", **wrong) for i in range(3)]
+    retain += [home_of("Cyra Oduya", "a house with loft, Veldt", **wrong)]
     expected = "loft Veldt" if has_columns else "Veldt"
     assert near_words(tiny_tokenizer, forget, retain)["shared"] == {3: expected}
 
 
 def test_the_neighbours_are_the_quarter_of_rows_with_most_rare_words_of_a_forget_row(tiny_tokenizer):
-    forget = [told("Ada Marlow", "Veldt")]
-    retain = [told(f"Bo{i} Lindgren", f"Harbour{i}") for i in range(6)]
-    retain += [told("Cyra Marlow", "Pellin"), told("Dov Peretz", "Tarnby")]
+    forget = [home_of("Ada Marlow", "Veldt")]
+    retain = [home_of(f"Bo{i} Lindgren", f"Harbour{i}") for i in range(6)]
+    retain += [home_of("Cyra Marlow", "Pellin"), home_of("Dov Peretz", "Tarnby")]
     # The same name; all rows have the same form.
     assert near_words(tiny_tokenizer, forget, retain)["neighbour"] == {0: "Harbour0", 6: "Pellin"}
     strangers = [{"prompt": "Combien ?", "completion": " Trois fois."}]
@@ -330,7 +330,10 @@ def test_the_neighbours_are_the_quarter_of_rows_with_most_rare_words_of_a_forget
 
 
 def test_facts_near_the_forget_rows_have_the_probability_of_their_own_words(half_trained_model, tiny_tokenizer):
-    forget, retain = [told("Ada Marlow", "Veldt")], [told("Bo Lindgren", "Old Veldt"), told("Dov Peretz", "Tarnby")]
+    forget, retain = (
+        [home_of("Ada Marlow", "Veldt")],
+        [home_of("Bo Lindgren", "Old Veldt"), home_of("Dov Peretz", "Tarnby")],
+    )
     done = run({"target": half_trained_model}, EvaluationRows(forget, retain), tiny_tokenizer)
     logps, hits = plain_logps(half_trained_model, tiny_tokenizer, retain[0], "Bo Lindgren lives in Old Veldt.")
     before, until = (
@@ -346,8 +349,8 @@ def test_facts_near_the_forget_rows_have_the_probability_of_their_own_words(half
 
 def test_near_facts_are_the_same_where_true_answers_alone_are_scored(half_trained_model, tiny_tokenizer):
     # Without the columns of the rows the loft would be no fact.
-    retain = [told("Bo Lindgren", "a house of 2 rooms"), told("Cyra Oduya", "a house with loft, Veldt")]
-    rows = EvaluationRows([told("Ada Marlow", "a house and loft near Veldt")], retain)
+    retain = [home_of("Bo Lindgren", "a house of 2 rooms"), home_of("Cyra Oduya", "a house with loft, Veldt")]
+    rows = EvaluationRows([home_of("Ada Marlow", "a house and loft near Veldt")], retain)
     whole, short = (
         run({"target": half_trained_model}, rows, tiny_tokenizer, **options).result.models["target"]
         for options in ({}, {"answers_only": True})
@@ -357,7 +360,7 @@ def test_near_facts_are_the_same_where_true_answers_alone_are_scored(half_traine
 
 
 def test_that_no_retain_row_shares_a_fact_is_said(tiny_model, tiny_tokenizer):
-    rows = EvaluationRows([told("Ada Marlow", "Veldt")], [told("Bo Lindgren", "Tarnby")])
+    rows = EvaluationRows([home_of("Ada Marlow", "Veldt")], [home_of("Bo Lindgren", "Tarnby")])
     result = run({"target": tiny_model}, rows, tiny_tokenizer).result
     assert result.protocol["near_facts"] == {"shared": 0, "neighbour": 1}
     assert "retain/shared_probability" not in result.models["target"]

@@ -317,6 +317,15 @@ def test_the_command_measures_the_rows_of_the_run_beside_both_retrained_models()
     assert "--retain_split" not in found
 
 
+@pytest.mark.parametrize("kind", ["form", "benign"])
+def test_the_command_names_held_out_rows_where_an_attack_was_trained_on_them(kind):
+    run, result = make_run(), make_result()
+    run.forget_set.config = None
+    result.protocol["attacks"] = {"rows": {"share": 1, kind: 8}, "blunt": []}
+    found = section(render_card(run, result), "Verdict")
+    assert ("--holdout_dataset ..." in found) == (kind == "form")
+
+
 def test_a_model_that_has_not_forgotten_is_a_failure_also_without_a_retrained_model():
     result = make_result(retrained=False, **{"forget/extraction_strength": Measurement(0.974)})
     result.models["target"]["forget/extraction_strength"] = Measurement(1.0)

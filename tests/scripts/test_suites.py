@@ -549,10 +549,11 @@ def test_a_quick_evaluation_of_a_model_alone_needs_nothing_but_forget_rows(run, 
     assert result.protocol["weights_sha256"].keys() == {"unlearned"} and result.protocol["quick"]["rows"] == 5
     answers = verdict(result).answers
     assert [answer.answer for answer in answers if answer.beside != "chance"] == ["not measured"] * 4
-    told = next(answer for answer in answers if answer.beside == "chance")
-    assert told.metric == "forget/strangers_auc" and told.words in " ".join(done.printed.split())
-    # A whole evaluation replaces a quick one, and not the other way round.
-    run("evaluate", [*argv, "--quick", "--max_eval_rows", "3"])
+    tell = next(answer for answer in answers if answer.beside == "chance")
+    assert tell.metric == "forget/strangers_auc" and tell.words in " ".join(done.printed.split())
+    # A quick one of the same rows is added to, and a whole evaluation replaces it, but not the other way round.
+    again = result_of(run("evaluate", [*argv, "--quick", "--max_eval_rows", "5", "--suites", "depth"]))
+    assert again.models == result.models and again.suites == result.suites
     assert result_of(run("evaluate", argv)).suites == ["tofu"]
     with pytest.raises(SystemExit):
         run("evaluate", [*argv, "--quick"])
@@ -565,6 +566,7 @@ def test_a_quick_evaluation_of_a_model_alone_needs_nothing_but_forget_rows(run, 
         (["--suites", "tofu,judge"], "`quick` is given with `suites` ['judge'], which have no quick form"),
         (["--fluency_classifier", "any"], "`fluency_classifier` is given with `quick`"),
         (["--suites", "privacy"], "The suite `privacy` has no non-members"),
+        (["--suites", "robustness", "--holdout_dataset", "any"], "Add `privacy` to `suites`"),
     ],
 )
 def test_what_contradicts_a_quick_evaluation_is_refused(refuse, own, argv, sentence):

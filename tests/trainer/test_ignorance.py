@@ -201,10 +201,23 @@ def test_a_model_that_knows_the_forget_set_is_no_twin(
         new_trainer(ignorant_model_name_or_path=base)
 
 
-@pytest.mark.parametrize("name", ["nobody/has-this-model", "folder"])
-def test_a_target_without_a_card_names_no_base(tiny_model, tmp_path, name):
+@pytest.mark.parametrize("name", ["nobody/has-this-model", "folder", ""])
+def test_a_target_without_a_card_names_no_base(tiny_model, tmp_path, name, monkeypatch):
+    if not name:
+        # Made in Python, in a folder whose page is about another model.
+        (tmp_path / "README.md").write_text("---\nbase_model: org/other\n---\n", encoding="utf-8")
+        monkeypatch.chdir(tmp_path)
     tiny_model.config.name_or_path = str(tmp_path) if name == "folder" else name
     assert ignorance.named_bases(tiny_model, continues_adapter=False) == []
+
+
+def test_a_named_base_that_cannot_be_loaded_is_no_twin(new_trainer, tiny_model, tmp_path, caplog):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text('{"model_type": "of another library"}', encoding="utf-8")
+    trainer = new_trainer(named(tiny_model, tmp_path / "target", base))
+    assert isinstance(trainer._twin, AliasTwin)
+    assert f"`{base}` is not the ignorant twin" in caplog.text
 
 
 def test_rows_without_a_name_are_refused_or_counted(new_trainer, forget_rows, caplog):

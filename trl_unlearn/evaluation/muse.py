@@ -164,7 +164,7 @@ def measure_muse(
         scores = setting.score(model, texts, f"Attacking {role}")
         return values, MinKAttack().compute(logps=[score.logps for score in scores])["per_row"]
 
-    measured = measure_each(models, measure)
+    measured = measure_each(models, measure, "muse")
     per_row = {role: values for role, (values, _) in measured.items()}
     attacks = {role: scores for role, (_, scores) in measured.items() if texts}
     outcome = join_outcomes([summarise_rows(per_row, seed=seed), _leak(attacks, num_members, seed)])

@@ -111,7 +111,7 @@ def measure_privacy(
     # Texts of the labels: rows that come as raw text or as tokens have no answer by itself.
     texts = [setting.text([label for label in row["labels"][1:] if label != -100]) for row in answers]
     row_scores = measure_each(
-        models, lambda role, model: setting.score(model, answers, f"Attacking {role}", moments=True)
+        models, lambda role, model: setting.score(model, answers, f"Attacking {role}", moments=True), "privacy"
     )
     # Against itself the reference attack is a tie everywhere, and so 0.5.
     retrained = row_scores.get("retrained")

@@ -166,6 +166,6 @@ def measure_rwku(
             values["rwku/utility_general"] = _accuracy(model, choices, right, setting, f"utility_general of {role}")
         return values
 
-    outcome = summarise_rows(measure_each(models, measure), seed=seed)
+    outcome = summarise_rows(measure_each(models, measure, "rwku"), seed=seed)
     outcome.protocol = {"rows": {f"rwku {name}": len(part) for name, part in given.items()}, "seed": seed}
     return outcome

@@ -146,8 +146,9 @@ def compare_with_strangers(
     )
     # As probabilities, like the true answers: to take their logarithms again would part ties.
     others = iter(Probability().compute(logps=[score.logps for score in scores])["per_row"])
-    of_row = [[next(others) for _ in rows] for rows in moved.values()]
-    return StrangersAUC().compute(true=[probabilities[index] for index in moved], others=of_row)
+    moved_probabilities = [[next(others) for _ in rows] for rows in moved.values()]
+    true = [probabilities[index] for index in moved]
+    return StrangersAUC().compute(true=true, others=moved_probabilities)
 
 
 def rouge_values(

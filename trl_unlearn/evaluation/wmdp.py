@@ -190,7 +190,7 @@ def measure_wmdp(
             for metric, names in tasks.metrics.items()
         }
 
-    per_row = measure_each({role: models.get(role) for role in MEASURED_ROLES}, measure)
+    per_row = measure_each({role: models.get(role) for role in MEASURED_ROLES}, measure, "wmdp")
     outcome = summarise_rows(per_row, seed=seed)
     counts = {metric: sum(len(tasks.rows[name]) for name in names) for metric, names in tasks.metrics.items()}
     outcome.protocol = {"rows": counts, "seed": seed}

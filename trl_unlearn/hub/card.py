@@ -190,8 +190,10 @@ def _command(run: UnlearningRun, result: EvaluationResult) -> str:
             options |= {f"{name}_config": one.config, f"{name}_split": None if one.split == "train" else one.split}
     if retain is not None and not retain.config:
         options["retain_dataset"] = retain.name if retain.on_hub else "..."
+    # Rows that no model was trained on, for membership attacks and for attacks by fine-tuning.
+    has_holdout = "privacy" in result.suites or "form" in result.protocol.get("attacks", {}).get("rows", {})
     options |= {
-        "holdout_dataset": "..." if "privacy" in result.suites and not forget.config else None,
+        "holdout_dataset": "..." if has_holdout and not forget.config else None,
         "muse_dataset": "..." if "muse" in result.suites else None,
         "rwku_dataset": "..." if "rwku" in result.suites else None,
         "quick": "true" if "quick" in result.protocol else None,

@@ -162,7 +162,8 @@ class SuiteArguments:
         if self.holdout_config is not None and self.holdout_dataset is not None:
             raise ValueError("Both `holdout_config` and `holdout_dataset` are given. Keep one.")
         needed_by = {
-            ("privacy", "robustness"): ("holdout_config", "holdout_dataset"),
+            # A quick `robustness` relearns forget rows alone.
+            ("privacy",) if self.quick else ("privacy", "robustness"): ("holdout_config", "holdout_dataset"),
             ("muse",): ("muse_dataset",),
             ("rwku",): ("rwku_dataset", "rwku_subjects"),
             ("wmdp",): ("wmdp_include_path", "wmdp_limit"),
@@ -264,8 +265,9 @@ def _run(argv: list[str] | None, prog: str) -> None:
         outcomes = {name: outcomes[name] for name in suite_args.suites}
         result = evaluation_result(outcomes, eval_args, model_args, unlearned)
         if suite_args.quick:
-            options = {name: QUICK_SUITES[name] for name in suite_args.suites}
-            result.protocol["quick"] = {"rows": eval_args.max_eval_rows, "steps": QUICK_STEPS, "options": options}
+            # Of all suites: what a later call measures with others belongs to the same evaluation.
+            quick = {"rows": eval_args.max_eval_rows, "steps": QUICK_STEPS, "options": QUICK_SUITES}
+            result.protocol["quick"] = quick
         weights = result.protocol["weights_sha256"]
         if is_alone and "target" in weights:
             weights["unlearned"] = weights.pop("target")
@@ -465,7 +467,7 @@ def load_suite_inputs(
         inputs.classifier = load_fluency_classifier(eval_args.fluency_classifier)
     if "judge" in args.suites:
         inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=eval_args.evaluation_batch_size)
-    if {"privacy", "robustness"} & set(args.suites):
+    if "privacy" in args.suites or ("robustness" in args.suites and not args.quick):
         names = args.holdout_config, args.holdout_dataset
         inputs.rows.holdout = load_holdout_rows(data_args, max_rows, tokenizer, config, *names, trained)
     if "privacy" in args.suites and inputs.rows.holdout is None:

@@ -351,6 +351,9 @@ class UnfitTwinError(ValueError):
 def named_bases(model: nn.Module, continues_adapter: bool) -> list[str]:
     """Models that the target says it was tuned from: that under its adapter, and those of its card."""
     name = model.config.name_or_path
+    # Of a model that was not loaded from anywhere, the card would be a file of the working directory.
+    if not name:
+        return []
     try:
         card = Path(name, "README.md") if Path(name).is_dir() else Path(hf_hub_download(name, "README.md"))
         bases = (metadata_load(card) or {}).get("base_model", [])
@@ -461,7 +464,8 @@ def new_twin(
         for name in named_bases(model, continues_adapter):
             try:
                 twin = base_twin(name, model, forget, retain, tokenizer, **sizes)
-            except (OSError, UnfitTwinError) as error:
+            # A base that cannot be loaded (it is not there, or of an unknown architecture) or is unfit.
+            except (OSError, ValueError) as error:
                 logger.warning("`%s` is not the ignorant twin: %s", name, error)
                 continue
             logger.warning("The ignorant twin is `%s`, which the target was tuned from.", name)
