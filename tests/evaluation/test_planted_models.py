@@ -281,7 +281,7 @@ def test_a_model_that_lost_the_retain_rows_does_not_work(_tokenizer, retrained, 
 
 def test_a_model_that_loses_what_others_share_with_the_forgotten_is_known_by_it(_tokenizer, target, rows, judged):
     wrong = answered(rows.retain[-1:], "Gita Holm works in a mill.")
-    values, _ = judged(train(target, _tokenizer, (wrong, 1), steps=10))
+    values = numbers(judged(train(target, _tokenizer, (wrong, 1), steps=10)))
     assert values["retain/probability"] > 0.6
     assert values["retain/shared_probability"] < 0.3
 

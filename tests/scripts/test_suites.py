@@ -263,7 +263,7 @@ def test_no_suite_writes_or_draws_a_text_neither_when_it_is_cut_off(
     # The model says what must not be written.
     assert result.suites == suites and result.get("unlearned", "robustness/leak_at_8").value > 0.9
     assert result.get("unlearned", "privacy/combined_auc") is not None
-    assert result.layers["unlearned"]["depth/logit_lens"] and json.loads(done.text("eval_results.json"))["verdict"]
+    assert result.curves["unlearned"]["depth/logit_lens"] and json.loads(done.text("eval_results.json"))["verdict"]
     files, found = leaks(folder)
     assert files > {"eval_results.json", "figures/verdict.png", "figures/depth.png"} and not found
     for text in ("\n".join(drawn), done.printed):

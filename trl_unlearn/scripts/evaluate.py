@@ -263,11 +263,10 @@ def _run(argv: list[str] | None, prog: str) -> None:
     if PartialState().is_main_process:
         # Finished suites come first in `outcomes`; the record has them in the order of the table.
         outcomes = {name: outcomes[name] for name in suite_args.suites}
-        result = evaluation_result(outcomes, eval_args, model_args, unlearned)
-        if suite_args.quick:
-            # Of all suites: what a later call measures with others belongs to the same evaluation.
-            quick = {"rows": eval_args.max_eval_rows, "steps": QUICK_STEPS, "options": QUICK_SUITES}
-            result.protocol["quick"] = quick
+        # The options of all suites: what a later call measures with others belongs to the same evaluation.
+        quick = {"rows": eval_args.max_eval_rows, "steps": QUICK_STEPS, "options": QUICK_SUITES}
+        protocol = {"quick": quick} if suite_args.quick else {}
+        result = evaluation_result(outcomes, eval_args, model_args, unlearned, protocol)
         weights = result.protocol["weights_sha256"]
         if is_alone and "target" in weights:
             weights["unlearned"] = weights.pop("target")

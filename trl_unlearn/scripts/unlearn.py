@@ -448,13 +448,14 @@ def evaluation_result(
     eval_args: EvaluationArguments,
     model_args: UnlearnModelConfig,
     unlearned: str | None,
+    protocol: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
     """The record of an evaluation, with the digests of the models: what suites measured, in the order of tables."""
     return EvaluationResult.of_suites(
         outcomes,
         parity=eval_args.parity,
         device=PartialState().device.type,
-        protocol=models_protocol(eval_args, model_args, unlearned),
+        protocol=models_protocol(eval_args, model_args, unlearned) | dict(protocol or {}),
     )
 
 
