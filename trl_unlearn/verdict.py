@@ -271,13 +271,14 @@ def _is_number(*values: float) -> bool:
 
 def _answer(question: Question, result: EvaluationResult) -> Answer:
     """The worst answer that a measure gives."""
-    compare = _beside_retrained if result.models["retrained"] is not None else _without_retrained
-    ranked = compare(question, result)
+    has_retrained = result.models["retrained"] is not None
+    ranked = (_beside_retrained if has_retrained else _without_retrained)(question, result)
     if ranked:
         worst = max(ranked, key=lambda pair: pair[0])[1]
         if worst.is_bad:
             return worst
-    names = [name for measure in question.measures for name in measure.names]
+    read = [measure for measure in question.measures if not (measure.is_stand_in and has_retrained)]
+    names = [name for measure in read for name in measure.names]
     if broken := [name for name in names if name in result.not_measured.get("unlearned", {})]:
         why = f"scores of this model are not finite (`{broken[0]}`)"
         return Answer(question.text, "not measured", why=why)
