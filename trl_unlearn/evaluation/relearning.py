@@ -97,11 +97,16 @@ def hidden_rows(forget: EncodedSet) -> list[int]:
     return [i for i in range(len(forget.answers)) if i % RELEARNING_SHARE]
 
 
+def _share(forget: EncodedSet) -> Batches:
+    """The attack on a share: the forget rows that are shown to it, all in each step."""
+    return {"share": [forget.answers[::RELEARNING_SHARE]]}
+
+
 def attack_batches(rows: EvaluationRows, forget: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> Batches:
     """Kind of an attack -> the encoded rows of its steps, over and over; a warning names the kinds without rows."""
     if not hidden_rows(forget):
         return {}
-    batches = {"share": [forget.answers[::RELEARNING_SHARE]]}
+    batches = _share(forget)
     for kind, (name, missing) in _OTHER_ROWS.items():
         other = getattr(rows, name)
         if other is None:
@@ -162,12 +167,12 @@ def measure_few_steps(
 ) -> SuiteOutcome:
     """Extraction strength after `QUICK_STEPS` steps of the published relearning, and no other attack."""
     forget = encode_set(rows.forget, tokenizer, name="forget")
-    batches = {"share": [forget.answers[::RELEARNING_SHARE]]}
-    setting = AttackSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed, forget=forget, batches=batches)
-    per_row = {}
-    if not hidden_rows(forget):
+    options = {"tokenizer": tokenizer, "batch_size": batch_size, "seed": seed}
+    setting = AttackSetting(forget=forget, batches=_share(forget), **options)
+    hidden, per_row = hidden_rows(forget), {}
+    if not hidden:
         logger.warning("Nothing is relearned: that takes at least two forget rows, one to learn and one to ask about.")
-    for role in MEASURED_ROLES if hidden_rows(forget) else ():
+    for role in MEASURED_ROLES if hidden else ():
         if models.get(role) is not None:
             per_row[role] = relearn(load_merged(models[role]), setting, RELEARNING, [QUICK_STEPS])
             free_memory()
