@@ -180,6 +180,7 @@ CASES = {
     "step/ignorance": lambda settings: ours(settings, forget_loss_type="ignorance", lambda_bss=0.0),
     "step/BS-T, dense": lambda settings: dense(settings, 0),
     "step/BS-S, N = 3": lambda settings: ours(settings, num_beliefs=3),
+    "step/BS-S, N = 3, prompts not shared": lambda settings: ours(settings, num_beliefs=3, share_prompts=False),
     "step/BS-S, N = 3, dense": lambda settings: dense(settings, 3),
 }
 # Measured for their memory only.
@@ -191,6 +192,6 @@ COMPARED = {
     "step/GradDiff": ["step/plain", "step/SFTTrainer"],
     "step/BS-T": ["step/GradDiff", "step/BS-T, dense"],
     "step/ignorance": ["step/GradDiff"],
-    "step/BS-S, N = 3": ["step/GradDiff", "step/BS-S, N = 3, dense"],
+    "step/BS-S, N = 3": ["step/GradDiff", "step/BS-S, N = 3, prompts not shared", "step/BS-S, N = 3, dense"],
     "step/BS-S, N = 16": ["step/BS-S, N = 1"],
 }

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ._fused_scores import LogitHead
+from .prompt_sharing import shared_pass
 
 
 @dataclass
@@ -214,31 +215,45 @@ def _captured_layer(model: nn.Module, index: int | None, seen: list[Tensor]) -> 
         yield
 
 
-def label_states(model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None) -> LabelStates:
+def label_states(
+    model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None, share_prompts: bool = False
+) -> LabelStates:
     """
     Run a model, not wrapped, on right-padded rows and keep the hidden states that predict a label.
 
     `batch` holds `input_ids`, `attention_mask` and `labels` (-100 where nothing is scored), `[rows, tokens]`. The
-    states after the inner layer `layer` are kept too.
+    states after the inner layer `layer` are kept too. With `share_prompts`, for models without a
+    [`sharing_obstacle`], rows with the same prompt have it once in a pass.
     """
     # The state at position i predicts the token at i + 1.
     targets = batch["labels"][:, 1:]
     mask = targets != -100
-    # Leading columns that predict no label in any row need not leave the last layer.
-    first = int(mask.any(0).nonzero()[0])
-    kept = batch["input_ids"].size(1) - first
+    if share_prompts:
+        shared = shared_pass(batch)
+        inputs: dict[str, Any] = {"input_ids": shared.input_ids, "position_ids": shared.position_ids}
+        inputs["attention_mask"] = _seen_by(shared.sees, model)
+        places = shared.places[:, :-1]
+
+        def predicting(states: Tensor) -> Tensor:
+            return states.flatten(0, 1)[places.to(states.device)[mask.to(states.device)]]
+    else:
+        # Leading columns that predict no label in any row need not leave the last layer.
+        first = int(mask.any(0).nonzero()[0])
+        kept = batch["input_ids"].size(1) - first
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")} | {"logits_to_keep": kept}
+
+        def predicting(states: Tensor) -> Tensor:
+            # Prompt-learning adapters prepend virtual tokens: count from the end.
+            return states[:, -kept:-1][mask[:, first:]]
+
     module, seen, inner = _head_module(model), [], []
     with _captured_head(module, seen), _captured_layer(model, layer, inner):
         # Not `model(...)`: this may run inside the forward of a wrapper around this very model.
-        outputs = model.forward(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=kept
-        )
+        outputs = model.forward(**inputs, use_cache=False)
     head = _logit_head(model, module)
     _check_probe(model, head, outputs.logits)
-    # Prompt-learning adapters prepend virtual tokens: count from the end.
-    mask, targets = mask[:, first:], targets[:, first:]
     # A model that is split over devices may end on another one than its head.
-    hidden, *inner = (states[:, -kept:-1][mask].to(head.weight.device) for states in (seen[0], *inner))
+    hidden, *inner = (predicting(states).to(head.weight.device) for states in (seen[0], *inner))
     return LabelStates(
         hidden=hidden,
         labels=targets[mask].to(hidden.device),
@@ -246,3 +261,74 @@ def label_states(model: nn.Module, batch: Mapping[str, Tensor], layer: int | Non
         head=head,
         inner=inner[0] if inner else None,
     )
+
+
+# Models that can share prompts
+
+
+# Settings of attention that sees a number of tokens only.
+_WINDOWS = ("sliding_window", "attention_window_size", "attention_chunk_size", "window_size")
+# Two rows with the same prompt, and one without: tokens that every vocabulary has.
+_SHARED = [([5, 6, 7], [8, 9, 4, 3]), ([5, 6, 7], [4, 8, 3, 9, 6]), ([9, 3], [7, 5])]
+# Relative distance of states that are the same but for rounding, in float32 or better and in half precision.
+_TOLERANCES = (1e-4, 5e-2)
+
+
+def _attention(model: nn.Module) -> str:
+    return str(getattr(model.config.get_text_config(), "_attn_implementation", None))
+
+
+def _seen_by(sees: Tensor, model: nn.Module) -> Tensor:
+    """A mask in the form that the model's attention takes: true or false, or a number to add."""
+    if _attention(model) == "sdpa":
+        return sees
+    dtype = next(model.parameters()).dtype
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)
+
+
+def _shortest_window(config: Any) -> int | None:
+    """Fewest tokens that a layer of the model sees, None without a limit."""
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    kinds = getattr(config, "layer_types", None)
+    if kinds and set(kinds) <= {"full_attention"}:
+        return None
+    windows = (getattr(config, name, None) for name in _WINDOWS)
+    return min((window for window in windows if isinstance(window, int)), default=None)
+
+
+@torch.no_grad()
+def sharing_obstacle(model: nn.Module, longest: int) -> str | None:
+    """
+    Why a model, not wrapped, cannot share the prompts of rows of at most `longest` tokens; None if it can.
+
+    A model whose tokens meet in attention alone computes the same states. It is tried on three short rows.
+    """
+    window = _shortest_window(model.config.get_text_config())
+    if window is not None and window < longest:
+        return f"a layer of it sees {window} tokens, and a row can have {longest}"
+    if _attention(model) not in ("sdpa", "eager"):
+        return f"its attention (`{_attention(model)}`) takes no mask of pairs of tokens; load it with `sdpa`"
+    device = next(model.parameters()).device
+    rows = [(prompt + answer, [-100] * len(prompt) + answer) for prompt, answer in _SHARED]
+    width = max(len(ids) for ids, _ in rows)
+    batch = {
+        "input_ids": torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows], device=device),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows], device=device),
+        "labels": torch.tensor([labels + [-100] * (width - len(ids)) for ids, labels in rows], device=device),
+    }
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        # In the precision of the weights, in which a wrong mask or position cannot pass for rounding.
+        with torch.autocast(device.type, enabled=False):
+            plain, shared = (label_states(model, batch, share_prompts=one).hidden.double() for one in (False, True))
+    # Any failure means the same: it does not read such a mask or such positions.
+    except Exception as error:
+        return f"it cannot read such a pass ({type(error).__name__})"
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    tolerance = _TOLERANCES[next(model.parameters()).dtype in (torch.float16, torch.bfloat16)]
+    distance = float((plain - shared).norm() / plain.norm())
+    return None if distance <= tolerance else "its tokens meet in other ways than attention"

@@ -121,17 +121,23 @@ def _run_inside(wrapper: nn.Module, model: nn.Module, function: Callable[..., An
 
 
 def score_groups(
-    model: nn.Module, batch: Mapping[str, Tensor], groups: Sequence[RowGroup], layer: int | None = None
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    groups: Sequence[RowGroup],
+    layer: int | None = None,
+    share_prompts: bool = False,
 ) -> list[TokenScores | None]:
     """
     [`token_scores`] of groups of rows from one pass, inside the forward of any wrapper (DDP, FSDP, DeepSpeed).
+
+    `layer` and `share_prompts` are those of [`~trl_unlearn.label_states.label_states`].
 
     Returns one entry a group, its rows in the order of `RowGroup.rows`; None for a group without rows.
     """
     unwrapped, lengths, trained = extract_model_from_parallel(model), [], {}
 
     def forward(**batch: Tensor) -> dict[str, Tensor]:
-        states = label_states(unwrapped, batch, layer)
+        states = label_states(unwrapped, batch, layer, share_prompts)
         flat = {}
         for index, group in enumerate(groups):
             chosen = states.rows(group.rows)
@@ -159,12 +165,14 @@ def score_groups(
 
 
 @torch.no_grad()
-def states_inside(model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None) -> LabelStates:
+def states_inside(
+    model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None, share_prompts: bool = False
+) -> LabelStates:
     """[`label_states`] without gradient, inside the forward of any wrapper; states and head outlive it."""
     unwrapped, collected = extract_model_from_parallel(model), []
 
     def forward(**batch: Tensor) -> Tensor:
-        states = label_states(unwrapped, batch, layer)
+        states = label_states(unwrapped, batch, layer, share_prompts)
         # FSDP2 frees both after its forward, and a bias that trains may have another value in a reference.
         for name in ("weight", "bias"):
             values = getattr(states.head, name)
@@ -177,9 +185,12 @@ def states_inside(model: nn.Module, batch: Mapping[str, Tensor], layer: int | No
     return collected[0]
 
 
-def score_batch(model: nn.Module, batch: Mapping[str, Tensor], terms: ScoreTerms = _LOGPS_ONLY) -> TokenScores:
+def score_batch(
+    model: nn.Module, batch: Mapping[str, Tensor], terms: ScoreTerms = _LOGPS_ONLY, share_prompts: bool = False
+) -> TokenScores:
     """[`token_scores`] of every row of a batch, see [`score_groups`]."""
-    return score_groups(model, batch, [RowGroup(range(len(batch["labels"])), terms)])[0]
+    group = RowGroup(range(len(batch["labels"])), terms)
+    return score_groups(model, batch, [group], share_prompts=share_prompts)[0]
 
 
 @dataclass

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_dataset, encode_row, pad_rows
 from trl_unlearn.token_scores import score_batch
-from trl_unlearn.trainer import ignorance
-from trl_unlearn.trainer.ignorance import AliasTwin, BaseTwin, UnfitTwinError, base_twin
+from trl_unlearn.trainer import ignorance, twin_models
+from trl_unlearn.trainer.ignorance import AliasTwin, BaseTwin
 from trl_unlearn.trainer.step import StepRow
+from trl_unlearn.trainer.twin_models import UnfitTwinError, ignorant_base, named_bases
 
 
 @pytest.fixture
@@ -144,13 +145,13 @@ def test_the_student_comes_closer_to_its_twin(new_trainer, base, lambda_bss, fro
 def test_a_few_retain_rows_give_a_base_the_form_and_the_draws_of_the_run_stay(
     base, tiny_model, tiny_tokenizer, forget, retain_rows, monkeypatch
 ):
-    monkeypatch.setattr(ignorance, "_LEARNING_RATE", 5e-2)
+    monkeypatch.setattr(twin_models, "_LEARNING_RATE", 5e-2)
     retain = encode_dataset(retain_rows, tiny_tokenizer, name="retain")
     batch = pad_rows([encode_row(row, tiny_tokenizer) for row in retain_rows], tiny_tokenizer.pad_token_id)
     args, options = (base, tiny_model, forget, retain, tiny_tokenizer), {"rows": 3, "seed": 1}
     torch.manual_seed(4)
     state = torch.get_rng_state()
-    plain, tuned, again = (base_twin(*args, epochs=epochs, **options) for epochs in (0, 40, 40))
+    plain, tuned, again = (BaseTwin(ignorant_base(*args, epochs=epochs, **options)) for epochs in (0, 40, 40))
     assert torch.equal(state, torch.get_rng_state())
     with torch.no_grad():
         before, after, same = (score_batch(one.model, batch).logps.mean() for one in (plain, tuned, again))
@@ -161,7 +162,7 @@ def test_a_few_retain_rows_give_a_base_the_form_and_the_draws_of_the_run_stay(
 def test_a_base_with_other_tokens_is_refused(base, tiny_model, forget, tiny_tokenizer):
     tiny_model.config.vocab_size += 1
     with pytest.raises(UnfitTwinError, match="is a model over 400 tokens, and the target has 401"):
-        base_twin(base, tiny_model, forget, None, tiny_tokenizer, rows=0, epochs=0, seed=1)
+        ignorant_base(base, tiny_model, forget, None, tiny_tokenizer, rows=0, epochs=0, seed=1)
 
 
 def named(tiny_model, folder, base):
@@ -191,7 +192,7 @@ def test_the_base_under_an_adapter_that_knows_the_rows_is_the_twin(new_trainer, 
 def test_a_model_that_knows_the_forget_set_is_no_twin(
     new_trainer, tiny_model, base, tmp_path, is_named, monkeypatch, caplog
 ):
-    monkeypatch.setattr(ignorance, "MEMORIZATION_MARGIN", -1.0)
+    monkeypatch.setattr(twin_models, "MEMORIZATION_MARGIN", -1.0)
     if not is_named:
         trainer = new_trainer(named(tiny_model, tmp_path / "target", base))
         assert isinstance(trainer._twin, AliasTwin) and trainer.args.ignorant_model_name_or_path is None
@@ -201,6 +202,24 @@ def test_a_model_that_knows_the_forget_set_is_no_twin(
         new_trainer(ignorant_model_name_or_path=base)
 
 
+@pytest.mark.parametrize("peft", [True, False])
+def test_a_target_that_answers_to_any_name_is_taught_by_a_copy_that_lost_the_rows(
+    new_trainer, tiny_model, peft, monkeypatch, caplog
+):
+    monkeypatch.setattr(ignorance, "_KNOWN_BY_HEART", -1.0)
+    monkeypatch.setattr(twin_models, "_LEARNING_RATE", 2e-2)
+    shapes = [parameter.shape for parameter in tiny_model.parameters()]
+    model = get_peft_model(tiny_model, LoraConfig(target_modules="all-linear")) if peft else tiny_model
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    twins = [new_trainer(model, ignorant_epochs=4)._twin for _ in range(2)]
+    assert "gives the memorised answers under any name" in caplog.text
+    weights = [list(twin.model.parameters()) for twin in twins]
+    assert isinstance(twins[0], BaseTwin) and not any(weight.requires_grad for weight in weights[0])
+    assert [weight.shape for weight in weights[0]] == shapes
+    # The target stays, and another run, which may resume this one, has the same twin.
+    assert all(map(torch.equal, model.parameters(), before)) and all(map(torch.equal, *weights))
+
+
 @pytest.mark.parametrize("name", ["nobody/has-this-model", "folder", ""])
 def test_a_target_without_a_card_names_no_base(tiny_model, tmp_path, name, monkeypatch):
     if not name:
@@ -208,7 +227,7 @@ def test_a_target_without_a_card_names_no_base(tiny_model, tmp_path, name, monke
         (tmp_path / "README.md").write_text("---\nbase_model: org/other\n---\n", encoding="utf-8")
         monkeypatch.chdir(tmp_path)
     tiny_model.config.name_or_path = str(tmp_path) if name == "folder" else name
-    assert ignorance.named_bases(tiny_model, continues_adapter=False) == []
+    assert named_bases(tiny_model, continues_adapter=False) == []
 
 
 def test_a_named_base_that_cannot_be_loaded_is_no_twin(new_trainer, tiny_model, tmp_path, caplog):
@@ -235,7 +254,7 @@ def test_the_model_is_asked_anew_until_it_knows_no_more_than_of_strangers(
 ):
     trainer = new_trainer()
     twin, levels = trainer._twin, iter([0.9, 0.6, 0.9])
-    assert len(twin._moved) == 3
+    assert len(twin.moved) == 3
     metric = SimpleNamespace(compute=lambda **_: {"strangers_auc": next(levels)})
     monkeypatch.setattr(ignorance, "StrangersAUC", lambda: metric)
     for due in range(4):
@@ -274,13 +293,13 @@ def test_beliefs_are_asked_of_the_model_as_it_came(tiny_tokenizer, tiny_model, f
 def test_the_level_compares_true_answers_with_answers_about_others(new_trainer, tiny_model, forget, monkeypatch):
     twin = new_trainer()._twin
     rows = {index: [dict(forget[index])] for index in range(3)}
-    twin._moved = rows
+    twin.moved = rows
     # The same answers on both sides: all ties.
     assert twin.is_reached(tiny_model, forget)
     monkeypatch.setattr(ignorance, "_LEVEL", 0.49)
     assert not twin.is_reached(tiny_model, forget)
     # No answer about others could be moved: nothing to compare with.
-    twin._moved = {}
+    twin.moved = {}
     assert not twin.is_reached(tiny_model, forget)
 
 

@@ -110,7 +110,8 @@ def test_a_belief_ends_where_the_chat_template_closes_an_answer(new_trainer, tin
     assert [belief.index(end_of_turn) for belief in beliefs] == [len(belief) - 1 for belief in beliefs]
 
 
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+# The model's norms compute in float32, and a prompt's gradient passes them once for all rows that share it.
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-7), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("lambda_bss", [0.0, 0.5])
 @pytest.mark.parametrize("num_rows", [8, 7])
 def test_accumulating_gives_the_gradients_of_one_batch(
@@ -142,7 +143,7 @@ def test_accumulating_gives_the_gradients_of_one_batch(
         assert (gradients[0] - other).norm() / scale < tolerance
 
 
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-7), (torch.float32, 1e-5)])
 @pytest.mark.parametrize(
     "losses",
     [
@@ -219,7 +220,9 @@ def test_the_original_model_scores_each_forget_row_once(new_trainer, monkeypatch
     scored = []
     plain = step.score_batch
     monkeypatch.setattr(
-        step, "score_batch", lambda model, batch: scored.append(len(batch["labels"])) or plain(model, batch)
+        step,
+        "score_batch",
+        lambda model, batch, **kw: scored.append(len(batch["labels"])) or plain(model, batch, **kw),
     )
     trainer = new_trainer(forget_loss_type="npo", num_train_epochs=4, lambda_bss=0.5, belief_refresh_epochs=2)
     trainer.train()

@@ -170,6 +170,10 @@ class BootstrapUnlearnConfig(SFTConfig):
         disable_dropout (`bool`, *optional*, defaults to `True`):
             Whether dropout is set to 0 in the model and its adapter, that of attention and of whole layers too. The
             model's config, which is saved with it, stays as it is.
+        share_prompts (`bool`, *optional*, defaults to `True`):
+            Whether a forget row and its beliefs have their prompt once in a pass, where the model computes the same
+            numbers then: with attention (`sdpa` or `eager`) as the only way between tokens, and over whole rows. If
+            not, a warning says why, and each row passes with its own prompt.
         stop_on_divergence (`bool`, *optional*, defaults to `True`):
             Whether training ends with a [`~trl_unlearn.trainer.guard.DivergenceError`] where a loss or gradient is not
             finite, or up to eight retain rows, measured every tenth step, become less likely than a uniform guess. The
@@ -329,6 +333,11 @@ class BootstrapUnlearnConfig(SFTConfig):
 
     # Parameters that control the model
     disable_dropout: bool = option(True, "Whether to set dropout to 0 in the model and its adapter.")
+    share_prompts: bool = option(
+        True,
+        "Whether a forget row and its beliefs have their prompt once in a pass, where the model computes the same "
+        "numbers then.",
+    )
     stop_on_divergence: bool = option(
         True,
         "Whether to end with exit code 3 and the last good weights where a loss or gradient is not finite, or the "

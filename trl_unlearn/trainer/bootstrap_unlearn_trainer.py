@@ -41,6 +41,7 @@ from .step import (
     PassScorer,
     ScoredRows,
     StepRow,
+    can_share_prompts,
     collate_rows,
     cut_rows,
     mark_repeated_rows,
@@ -225,6 +226,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._twin = new_twin(self._objective, args, self.model, *sets, self._tokenizer, *marks)
         if args.disable_dropout:
             disable_dropout(self.model, None if self._is_sharded else self.train_dataset[0]["input_ids"])
+        self._shares_prompts = can_share_prompts(args, self.model, *sets, self._is_sharded)
 
     # Runs and their checkpoints
 
@@ -234,7 +236,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self.stop_reason = self.shortfall = None
         self._last_means.clear()
         self._meter = StepMeter(self.accelerator, config)
-        self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded, self._layer, self._twin)
+        marks = self._is_sharded, self._shares_prompts
+        self._scorer = PassScorer(args, self._objective, self._reference, *marks, self._layer, self._twin)
         rows = self.train_dataset.select_columns(list(ENCODED_COLUMNS))
         self.belief_store = self._new_belief_store(rows) if args.lambda_bss > 0 else None
         kinds = ["forget", *["beliefs"] * (self.belief_store is not None), *["retain"] * args.uses_retain]
@@ -432,7 +435,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
         """The passes of a micro-batch, none larger than that of its forget rows: beliefs need no more memory."""
         own = [row for row in rows if row.kind == "forget"]
-        slices = cut_rows(rows, padded_tokens(own, self._padding["multiple"]), self._padding["multiple"])
+        multiple = self._padding["multiple"]
+        slices = cut_rows(rows, padded_tokens(own, multiple), multiple, self._shares_prompts)
         if self._is_sharded:
             counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
             slices = split_to(slices, int(counts.max()))

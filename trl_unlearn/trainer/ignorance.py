@@ -4,44 +4,40 @@
 """The ignorant twin that `forget_loss_type="ignorance"` distils: a model that answers as one that never knew."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-import yaml
 from datasets import Dataset
-from huggingface_hub import hf_hub_download, metadata_load
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import ENCODED_COLUMNS, ends_turn, pad_rows, spread_evenly, without_end
+from ..encoding import ENCODED_COLUMNS, pad_rows
 from ..generation import key_seed
 from ..label_states import LabelStates, LogitHead, logit_head
-from ..metrics import ExtractionStrength
 from ..metrics.membership import StrangersAUC
-from ..objectives.retain import nll
 from ..subjects import MovedAnswers, alias_words, moved_answers, row_subjects, row_texts
-from ..token_scores import score_batch, score_rows, states_inside
-from ..verdict import MEMORIZATION_MARGIN
+from ..token_scores import score_rows, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
 from .reference import in_mode, with_values
 from .step import StepRow, pack_digests, row_digest, unpack_digests
+from .twin_models import UnfitTwinError, ignorant_base, named_bases, repaired_copy
 
 
 logger = logging.getLogger(__name__)
 
 # `strangers_auc` of models that never knew; on the embedded lab .58 to .70 for four of them.
 _LEVEL = 0.65
-# LoRA that gives a base model the form of the retain rows.
-_RANK, _LEARNING_RATE, _BATCH_SIZE, _WARMUP_STEPS = 32, 1e-3, 8, 5
+# Mean probability of the true answers under other names. On the embedded lab .08 and .18, on a 135M model that has
+# memorised whole sentences .70.
+_KNOWN_BY_HEART = 0.5
+_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -181,7 +177,7 @@ class AliasTwin(IgnorantTwin):
         has_beliefs: bool = False,
     ):
         super().__init__()
-        self._moved, self._has_beliefs = moved, has_beliefs
+        self.moved, self._has_beliefs = moved, has_beliefs
         # What trains, as it came, on the CPU; only beliefs need it.
         self._weights: dict[str, Tensor] = {}
         self._tokenizer, self._subjects, self._strangers, self._seed = tokenizer, subjects, strangers, seed
@@ -192,11 +188,11 @@ class AliasTwin(IgnorantTwin):
         self._weights = {}
 
     def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
-        if not self._moved:
+        if not self.moved:
             return False
-        true = _mean_logps(model, [forget[index] for index in self._moved])
-        means = iter(_mean_logps(model, [row for rows in self._moved.values() for row in rows]))
-        others = [[next(means) for _ in rows] for rows in self._moved.values()]
+        true = _mean_logps(model, [forget[index] for index in self.moved])
+        means = iter(_mean_logps(model, [row for rows in self.moved.values() for row in rows]))
+        others = [[next(means) for _ in rows] for rows in self.moved.values()]
         level = StrangersAUC().compute(true=true, others=others)["strangers_auc"]
         logger.info("Before refresh %d of the ignorant twin, `strangers_auc` is %.3f.", self.refresh + 1, level)
         return level <= _LEVEL
@@ -344,89 +340,13 @@ class BaseTwin(IgnorantTwin):
         return logit_head(self.model)
 
 
-class UnfitTwinError(ValueError):
-    """A model that cannot stand in for one that never knew the forget set."""
-
-
-def named_bases(model: nn.Module, continues_adapter: bool) -> list[str]:
-    """Models that the target says it was tuned from: that under its adapter, and those of its card."""
-    name = model.config.name_or_path
-    # Of a model that was not loaded from anywhere, the card would be a file of the working directory.
-    if not name:
-        return []
-    try:
-        card = Path(name, "README.md") if Path(name).is_dir() else Path(hf_hub_download(name, "README.md"))
-        bases = (metadata_load(card) or {}).get("base_model", [])
-    # No card, no connection, or no metadata: the model does not say it.
-    except (OSError, ValueError, yaml.YAMLError):
-        bases = []
-    return [*[name] * continues_adapter, *([bases] if isinstance(bases, str) else bases)]
-
-
-def base_twin(
-    name_or_path: str,
-    model: nn.Module,
-    forget: Dataset,
-    retain: Dataset | None,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    rows: int,
-    epochs: int,
-    seed: int,
-) -> BaseTwin:
-    """Load a model that never knew, and give it the form of the answers from a few retain rows, by LoRA."""
-    weight = next(model.parameters())
-    twin = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=weight.dtype).to(weight.device)
-    sizes = [one.config.get_text_config().vocab_size for one in (model, twin)]
-    if sizes[0] != sizes[1]:
-        raise UnfitTwinError(f"it is a model over {sizes[1]} tokens, and the target has {sizes[0]}")
-    strength = _extraction_strength(twin.eval(), forget, tokenizer)
-    if strength > MEMORIZATION_MARGIN:
-        raise UnfitTwinError(f"it knows the forget set, with an extraction strength of {strength:.2f}")
-    if retain is not None and rows and epochs:
-        sample = retain.select(spread_evenly(len(retain), rows))
-        logger.info("Tuning the ignorant twin `%s` on %d retain rows, %d epochs.", name_or_path, len(sample), epochs)
-        # Neither the draws nor the modules of this training may show in the run's own.
-        with torch.random.fork_rng():
-            torch.manual_seed(key_seed((seed, "twin")) % 2**63)
-            twin = _tuned(twin, list(sample), epochs, tokenizer.pad_token_id)
-    return BaseTwin(twin)
-
-
-def _extraction_strength(model: PreTrainedModel, forget: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Mean strict extraction strength of encoded rows."""
-    rows = list(forget.select_columns(list(ENCODED_COLUMNS)))
-    scores = score_rows(model, rows, pad_token_id=tokenizer.pad_token_id, batch_size=_BATCH_SIZE)
-    matches = [
-        without_end(score.is_top1, ends_turn(row["labels"][-1], tokenizer))
-        for row, score in zip(rows, scores, strict=True)
-    ]
-    return fmean(ExtractionStrength().compute(is_top1=matches, parity="strict")["per_row"])
-
-
-def _tuned(model: PreTrainedModel, rows: list[Mapping[str, Any]], epochs: int, pad_token_id: int) -> PreTrainedModel:
-    config = LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules="all-linear", task_type="CAUSAL_LM")
-    tuned = get_peft_model(model, config).train()
-    device = next(model.parameters()).device
-    parameters = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=_LEARNING_RATE, weight_decay=0.0)
-    steps = epochs * -(-len(rows) // _BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / steps)
-    )
-    with tqdm(total=steps, desc="Tuning the ignorant twin", disable=None) as progress:
-        for _ in range(epochs):
-            order = torch.randperm(len(rows)).tolist()
-            for start in range(0, len(order), _BATCH_SIZE):
-                batch = pad_rows([rows[i] for i in order[start : start + _BATCH_SIZE]], pad_token_id)
-                scores = score_batch(tuned, {name: values.to(device) for name, values in batch.items()})
-                nll(scores.logps, scores.mask).mean().backward()
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
-                progress.update()
-    return tuned.merge_and_unload()
+def answers_to_any_name(model: nn.Module, alias: AliasTwin, forget: Dataset) -> bool:
+    """Whether a model finds the memorised answers likely under the names of strangers, too."""
+    rows = [alias.replaced(row)[0] for row in forget.select_columns(list(ENCODED_COLUMNS))]
+    with in_mode(model, training=False):
+        probability = fmean(map(math.exp, _mean_logps(model, rows)))
+    logger.info("Under other names the mean probability of the memorised answers is %.2f.", probability)
+    return probability > _KNOWN_BY_HEART
 
 
 def new_twin(
@@ -441,7 +361,8 @@ def new_twin(
 ) -> IgnorantTwin | None:
     """
     The twin that an objective distils: the model that the config names, else one that the target says it was tuned
-    from, else the target under other names. Writes the name of a model into the config, for the record.
+    from, else the target under other names, or a copy that lost everything where it answers to any name. Writes the
+    name of a model into the config, for the record.
     """
     if not objective.needs_twin:
         return None
@@ -454,16 +375,17 @@ def new_twin(
     name = args.ignorant_model_name_or_path
     if name is not None:
         try:
-            return base_twin(name, model, forget, retain, tokenizer, **sizes)
+            return BaseTwin(ignorant_base(name, model, forget, retain, tokenizer, **sizes))
         except UnfitTwinError as error:
             raise ValueError(
                 f"`ignorant_model_name_or_path` is `{name}`, which cannot stand in for a model that never knew: "
                 f"{error}. Give one that never saw the forget set and has the target's tokenizer, such as its base."
             ) from error
-    if not args.forget_subjects and not args.forget_aliases:
+    has_names = bool(args.forget_subjects or args.forget_aliases)
+    if not has_names:
         for name in named_bases(model, continues_adapter):
             try:
-                twin = base_twin(name, model, forget, retain, tokenizer, **sizes)
+                twin = BaseTwin(ignorant_base(name, model, forget, retain, tokenizer, **sizes))
             # A base that cannot be loaded (it is not there, or of an unknown architecture) or is unfit.
             except (OSError, ValueError) as error:
                 logger.warning("`%s` is not the ignorant twin: %s", name, error)
@@ -472,4 +394,13 @@ def new_twin(
             args.ignorant_model_name_or_path = name
             return twin
     names = (args.forget_subjects, args.forget_aliases)
-    return alias_twin(forget, retain, tokenizer, *names, args.seed, args.lambda_bss > 0)
+    alias = alias_twin(forget, retain, tokenizer, *names, args.seed, args.lambda_bss > 0)
+    if has_names or not alias.moved or not args.ignorant_retain_rows or not answers_to_any_name(model, alias, forget):
+        return alias
+    logger.warning(
+        "The target gives the memorised answers under any name, and names no base. The ignorant twin is a copy of it "
+        "that loses everything, and gets the form of its answers back from %d retain rows. A model that never saw the "
+        "forget set, in `ignorant_model_name_or_path`, keeps more.",
+        min(args.ignorant_retain_rows, len(retain)),
+    )
+    return BaseTwin(repaired_copy(model, forget, retain, alias.moved, tokenizer, **sizes))

@@ -123,13 +123,19 @@ def keep_reference(
     return None
 
 
+def copy_of(model: nn.Module) -> nn.Module:
+    """A frozen copy of a whole model, in eval mode."""
+    copied = copy.deepcopy(model)
+    # `SFTTrainer` patches `forward` on the instance, and the copy of that patch still calls the model in training.
+    for patched in (copied, copied.get_base_model() if isinstance(copied, PeftModel) else copied):
+        patched.__dict__.pop("forward", None)
+    return copied.requires_grad_(False).eval()
+
+
 def _frozen_copy(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
     # ZeRO-3 has loaded the model in shards, of which a copy would be empty.
     with DistributedBackend(accelerator).gather_params(list(model.parameters())):
-        reference = copy.deepcopy(model)
-    # `SFTTrainer` patches `forward` on the instance, and the copy of that patch still calls the model in training.
-    reference.__dict__.pop("forward", None)
-    reference.requires_grad_(False).eval()
+        reference = copy_of(model)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return prepare_deepspeed(reference, accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:

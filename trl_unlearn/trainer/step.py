@@ -5,8 +5,9 @@
 
 import functools
 import hashlib
+import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ from torch.nn.utils.rnn import pad_sequence
 from ..beliefs import BeliefStore
 from ..encoding import pad_rows
 from ..generation import key_seed
-from ..label_states import LabelStates
+from ..label_states import LabelStates, sharing_obstacle
 from ..objectives.forget import bs_s_weights
+from ..prompt_sharing import RowShape, laid_out_tokens, row_shape
 from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score_groups, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective, ForgetScores
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     # It reads the rows of a step, and so imports this module.
     from .ignorance import IgnorantTwin
 
+
+logger = logging.getLogger(__name__)
 
 # Pad widths to a multiple of 8: repeated shapes reuse cached blocks instead of fragmenting memory.
 _MULTIPLE = 8
@@ -81,6 +85,11 @@ class StepRow:
     def lengths(self) -> list[int]:
         """Tokens of each sequence that passes through the model."""
         return [len(row["input_ids"]) for row in (self.encoded, self.chosen) if row is not None]
+
+    @functools.cached_property
+    def shapes(self) -> list[RowShape]:
+        """The shape of each sequence that passes through the model."""
+        return [row_shape(row["input_ids"], row["labels"]) for row in (self.encoded, self.chosen) if row is not None]
 
     def __len__(self) -> int:
         return max(self.lengths)
@@ -161,17 +170,54 @@ def step_rows(
 # Passes
 
 
+def can_share_prompts(
+    args: BootstrapUnlearnConfig, model: nn.Module, forget: Dataset, retain: Dataset | None, is_sharded: bool
+) -> bool:
+    """Whether rows with the same prompt have it once in a pass; says why a model cannot do that."""
+    if not args.share_prompts:
+        return False
+    longest = max(len(ids) for rows in (forget, retain) if rows is not None for ids in rows["input_ids"])
+    if args.lambda_bss > 0:
+        longest = max(longest, max(forget["prompt_length"]) + args.max_completion_length)
+    obstacle = "it is sharded" if is_sharded else sharing_obstacle(model, longest)
+    if obstacle is not None:
+        logger.warning(
+            "`share_prompts` does nothing: a prompt passes through the model with each of its answers, because %s.",
+            obstacle,
+        )
+    return obstacle is None
+
+
 def padded_tokens(rows: Sequence[StepRow], multiple: int = 1) -> int:
     """Tokens of rows as one batch that is padded to a width that is a multiple of a number."""
     longest = max(map(len, rows), default=0)
     return sum(len(row.lengths) for row in rows) * (longest + -longest % math.lcm(_MULTIPLE, multiple))
 
 
-def cut_rows(rows: Sequence[StepRow], max_tokens: int, multiple: int = 1) -> list[list[StepRow]]:
-    """As few slices as fit `max_tokens` with their padding, longest rows first; a longer row is a slice of its own."""
+def shared_tokens(rows: Sequence[StepRow]) -> int:
+    """Tokens of a pass over rows that share their prompts, with its padding."""
+    return laid_out_tokens([shape for row in rows for shape in row.shapes])
+
+
+def cut_rows(
+    rows: Sequence[StepRow], max_tokens: int, multiple: int = 1, share_prompts: bool = False
+) -> list[list[StepRow]]:
+    """
+    As few slices as fit `max_tokens` with their padding; a longer row is a slice of its own.
+
+    Longest rows come first; where they share prompts, rows with the same prompt come together.
+    """
     slices: list[list[StepRow]] = []
-    for row in sorted(rows, key=len, reverse=True):
-        if slices and padded_tokens([*slices[-1], row], multiple) <= max_tokens:
+    if share_prompts:
+        by_prompt: dict[Hashable, list[StepRow]] = {}
+        for row in rows:
+            by_prompt.setdefault(row.shapes[0].prompt, []).append(row)
+        ordered = [row for group in sorted(by_prompt.values(), key=shared_tokens, reverse=True) for row in group]
+        tokens: Callable[[Sequence[StepRow]], int] = shared_tokens
+    else:
+        ordered, tokens = sorted(rows, key=len, reverse=True), functools.partial(padded_tokens, multiple=multiple)
+    for row in ordered:
+        if slices and tokens([*slices[-1], row]) <= max_tokens:
             slices[-1].append(row)
         else:
             slices.append([row])
@@ -241,11 +287,12 @@ class PassScorer:
         objective: ForgetObjective,
         reference: Callable[[], AbstractContextManager[nn.Module]],
         is_sharded: bool,
+        share_prompts: bool,
         layer: int | None = None,
         twin: "IgnorantTwin | None" = None,
     ):
         self.args, self.objective, self._layer = args, objective, layer
-        self._reference, self._is_sharded = reference, is_sharded
+        self._reference, self._is_sharded, self._share_prompts = reference, is_sharded, share_prompts
         # Log-probs under the original model by the digest of a row: kind -> digest -> [tokens], on the CPU.
         self._known_logps: dict[str, dict[bytes, Tensor]] = {"forget": {}, "beliefs": {}, "chosen": {}}
         self._twin = twin
@@ -307,7 +354,8 @@ class PassScorer:
             groups["retain"] = RowGroup(retain, ScoreTerms(entropy=True), compared)
         # Where parameters are sharded, all processes gather the head for each group, with or without rows of it.
         groups = {name: group for name, group in groups.items() if group.rows or self._is_sharded}
-        scores = dict(zip(groups, score_groups(model, inputs, list(groups.values()), self._layer), strict=True))
+        scored = score_groups(model, inputs, list(groups.values()), self._layer, self._share_prompts)
+        scores = dict(zip(groups, scored, strict=True))
 
         def with_reference(name: str) -> ForgetScores:
             answers = ForgetScores(**vars(scores[name]))
@@ -327,7 +375,7 @@ class PassScorer:
             return None
         # Where parameters are sharded, a process without such rows still takes part, with any row.
         with self._reference() as reference:
-            states = states_inside(reference, _part(inputs, places or [0]), self._layer)
+            states = states_inside(reference, _part(inputs, places or [0]), self._layer, self._share_prompts)
         return states.rows(range(len(places)))
 
     def _reference_logps(self, inputs: Mapping[str, Any], places: list[int]) -> Tensor | None:
@@ -348,7 +396,8 @@ class PassScorer:
         }
         if unknown:
             with self._reference() as reference:
-                scores = score_batch(reference, _part(inputs, list(unknown.values())))
+                part = _part(inputs, list(unknown.values()))
+                scores = score_batch(reference, part, share_prompts=self._share_prompts)
             for (kind, digest), logps, mask in zip(unknown, scores.logps, scores.mask, strict=True):
                 self._known_logps[kind][digest] = logps[mask].cpu()
         logps = [self._known_logps[kind][digest] for kind, digest in keys]

@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from trl_unlearn import label_states as label_states_module
+from trl_unlearn.encoding import pad_rows
+from trl_unlearn.label_states import label_states, sharing_obstacle
+from trl_unlearn.prompt_sharing import laid_out_tokens, lay_out, row_shape, shared_pass
+from trl_unlearn.token_scores import ScoreTerms, score_batch
+
+from .families import FAMILIES, build
+
+
+def row(prompt, answer):
+    return {"input_ids": [*prompt, *answer], "labels": [-100] * len(prompt) + [*answer]}
+
+
+def rows_of_two_prompts():
+    """Two prompts with three and two answers, a row alone, and raw text, in no order."""
+    draw = torch.Generator().manual_seed(0)
+
+    def tokens(count):
+        return torch.randint(3, 400, (count,), generator=draw).tolist()
+
+    first, second = tokens(9), tokens(5)
+    answers = [(first, 7), (second, 11), (first, 4), (tokens(3), 6), (first, 12), (second, 8)]
+    raw = tokens(10)
+    return [row(prompt, tokens(count)) for prompt, count in answers] + [{"input_ids": raw, "labels": raw}]
+
+
+def shapes_of(rows):
+    return [row_shape(one["input_ids"], one["labels"]) for one in rows]
+
+
+def test_rows_with_the_same_prompt_are_a_segment_in_which_it_stands_once():
+    prompt = [5, 6, 7]
+    rows = [row(prompt, [8, 9]), row([4], [3, 3]), row(prompt, [9, 9, 9])]
+    sequences = lay_out(shapes_of(rows))
+    assert [[(one.rows, one.length) for one in sequence] for sequence in sequences] == [[([0, 2], 8), ([1], 3)]]
+    assert laid_out_tokens(shapes_of(rows)) == 16
+    assert laid_out_tokens([]) == 0
+
+
+def test_a_token_sees_its_prompt_and_its_own_answer_and_has_the_position_of_its_row():
+    batch = pad_rows([row([5, 6], [7]), row([5, 6], [8, 9])], pad_token_id=0)
+    shared = shared_pass(batch)
+    assert shared.input_ids.tolist() == [[5, 6, 7, 8, 9, 0, 0, 0]]
+    assert shared.position_ids.tolist() == [[0, 1, 2, 2, 3, 0, 0, 0]]
+    assert shared.places.tolist() == [[0, 1, 2, 0], [0, 1, 3, 4]]
+    assert [[i for i, one in enumerate(seen) if one] for seen in shared.sees[0, 0, :5].tolist()] == [
+        [0],
+        [0, 1],
+        [0, 1, 2],
+        [0, 1, 3],
+        [0, 1, 3, 4],
+    ]
+    # No token is without a value to attend to, and none of a row sees padding.
+    assert shared.sees[0, 0].any(-1).all() and not shared.sees[0, 0, :5, 5:].any()
+
+
+def test_long_groups_are_spread_over_sequences_that_are_alike_in_length():
+    prompt = list(range(3, 103))
+    shapes = shapes_of([row(prompt, [9] * 150) for _ in range(8)])
+    sequences = lay_out(shapes)
+    assert sorted(place for sequence in sequences for one in sequence for place in one.rows) == list(range(8))
+    assert [sum(one.length for one in sequence) for sequence in sequences] == [400, 400, 400, 400]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_has_the_same_scores_or_a_reason(family, attention):
+    has_experts = family in ("qwen3_moe", "olmoe", "mixtral")
+    # The product of experts has no float64.
+    model = build(family).to(torch.float32 if has_experts else torch.float64)
+    model.set_attn_implementation(attention)
+    rows = rows_of_two_prompts()
+    obstacle = sharing_obstacle(model, max(len(one["input_ids"]) for one in rows))
+    expects_one = family.startswith(("gemma3", "mistral", "recurrent"))
+    assert (obstacle is not None) == expects_one, obstacle
+    if expects_one:
+        return
+    batch, terms = pad_rows(rows, 0), ScoreTerms(belief_top_k=5, entropy=True)
+    plain, shared = (score_batch(model, batch, terms, share_prompts=one) for one in (False, True))
+    # The softmax of `eager` attention is in float32.
+    atol = 1e-5 if attention == "eager" or has_experts else 1e-10
+    for name in ("logps", "beliefs", "entropy"):
+        torch.testing.assert_close(getattr(shared, name), getattr(plain, name), rtol=0, atol=atol)
+    assert torch.equal(shared.mask, plain.mask)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mistral"])
+def test_a_window_that_no_row_fills_is_no_obstacle(family):
+    assert sharing_obstacle(build(family), 8) is None
+    assert "8 tokens" in sharing_obstacle(build("mistral"), 9)
+
+
+@pytest.mark.parametrize("family", ["mamba", "rwkv"])
+def test_a_state_space_model_cannot_share_prompts(family):
+    model = build(family).train()
+    assert sharing_obstacle(model, 8) is not None
+    assert model.training
+
+
+def test_an_attention_without_masks_of_pairs_cannot_share_prompts():
+    model = build("llama")
+    model.config._attn_implementation = "flash_attention_2"
+    assert "`flash_attention_2`" in sharing_obstacle(model, 8)
+
+
+@pytest.mark.parametrize("fault", ["positions", "mask"])
+def test_a_model_that_reads_other_positions_or_another_mask_is_refused(fault, monkeypatch):
+    model = build("llama")
+    forward = model.forward
+
+    def faulty(position_ids=None, attention_mask=None, **inputs):
+        if attention_mask.dim() == 4:
+            if fault == "positions":
+                position_ids = None
+            else:
+                width = attention_mask.size(-1)
+                attention_mask = torch.ones(width, width, dtype=torch.bool).tril().expand_as(attention_mask)
+        return forward(position_ids=position_ids, attention_mask=attention_mask, **inputs)
+
+    monkeypatch.setattr(model, "forward", faulty)
+    assert sharing_obstacle(model, 8) == "its tokens meet in other ways than attention"
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("tuning", ["full", "lora", "lora with checkpointing"])
+def test_loss_and_gradients_are_those_of_rows_that_pass_alone(dtype, tolerance, tuning):
+    results = []
+    for share_prompts in (False, True):
+        # Its norms are in the precision of its weights.
+        model = build("phi", scale=1.0).to(dtype)
+        if tuning != "full":
+            torch.manual_seed(1)
+            model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+            model = model.to(dtype)
+        if "checkpointing" in tuning:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        unwrapped = model if tuning == "full" else model.base_model.model
+        batch = pad_rows(rows_of_two_prompts(), 0)
+        scores = score_batch(unwrapped, batch, ScoreTerms(belief_top_k=5), share_prompts=share_prompts)
+        loss = scores.logps.mean() + scores.beliefs[:3].sum()
+        loss.backward()
+        gradients = [one.grad.flatten() for one in model.parameters() if one.grad is not None]
+        results.append((loss.detach(), torch.cat(gradients)))
+    (loss, gradient), (shared_loss, shared_gradient) = results
+    assert abs(loss - shared_loss) < tolerance * abs(loss)
+    assert gradient.norm() > 1e-3
+    assert (gradient - shared_gradient).norm() < tolerance * gradient.norm()
+
+
+def test_states_of_an_inner_layer_are_those_of_each_row():
+    model, batch = build("llama").double(), pad_rows(rows_of_two_prompts(), 0)
+    plain, shared = (label_states(model, batch, layer=0, share_prompts=one) for one in (False, True))
+    torch.testing.assert_close(shared.inner, plain.inner, rtol=0, atol=1e-10)
+    assert shared.lengths == plain.lengths and torch.equal(shared.labels, plain.labels)
+
+
+def test_a_shared_pass_is_smaller(monkeypatch):
+    seen = []
+    model, batch = build("llama"), pad_rows(rows_of_two_prompts(), 0)
+    monkeypatch.setattr(label_states_module, "shared_pass", lambda batch: seen.append(shared_pass(batch)) or seen[-1])
+    label_states(model, batch, share_prompts=True)
+    assert seen[0].input_ids.numel() == 80 < batch["input_ids"].numel()

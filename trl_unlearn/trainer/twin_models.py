@@ -1,0 +1,196 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Models that stand in for one that never knew: the base of a target, or a copy that lost everything it knew."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import yaml
+from datasets import Dataset
+from huggingface_hub import hf_hub_download, metadata_load
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..encoding import ENCODED_COLUMNS, ends_turn, pad_rows, spread_evenly, without_end
+from ..generation import key_seed
+from ..metrics import ExtractionStrength
+from ..objectives.retain import nll
+from ..subjects import MovedAnswers
+from ..token_scores import TokenScores, score_batch, score_rows
+from ..verdict import MEMORIZATION_MARGIN
+from .reference import copy_of
+
+
+logger = logging.getLogger(__name__)
+
+# LoRA that gives a model the form of the retain rows.
+_RANK, _LEARNING_RATE, _BATCH_SIZE, _WARMUP_STEPS = 32, 1e-3, 8, 5
+# Collapse: passes over the forget rows, weight of their ascent, and log-prob of a token below which it is left alone.
+_COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 1, 5.0, -5.0
+# Repair: weight of the distance of a true answer from the level of strangers.
+_LEVEL_WEIGHT = 0.3
+
+
+class UnfitTwinError(ValueError):
+    """A model that cannot stand in for one that never knew the forget set."""
+
+
+def named_bases(model: nn.Module, continues_adapter: bool) -> list[str]:
+    """Models that the target says it was tuned from: that under its adapter, and those of its card."""
+    name = model.config.name_or_path
+    # Of a model that was not loaded from anywhere, the card would be a file of the working directory.
+    if not name:
+        return []
+    try:
+        card = Path(name, "README.md") if Path(name).is_dir() else Path(hf_hub_download(name, "README.md"))
+        bases = (metadata_load(card) or {}).get("base_model", [])
+    # No card, no connection, or no metadata: the model does not say it.
+    except (OSError, ValueError, yaml.YAMLError):
+        bases = []
+    return [*[name] * continues_adapter, *([bases] if isinstance(bases, str) else bases)]
+
+
+def ignorant_base(
+    name_or_path: str,
+    model: nn.Module,
+    forget: Dataset,
+    retain: Dataset | None,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    rows: int,
+    epochs: int,
+    seed: int,
+) -> PreTrainedModel:
+    """Load a model that never knew, and give it the form of the answers from a few retain rows, by LoRA."""
+    weight = next(model.parameters())
+    sizes = [one.get_text_config().vocab_size for one in (model.config, AutoConfig.from_pretrained(name_or_path))]
+    if sizes[0] != sizes[1]:
+        raise UnfitTwinError(f"it is a model over {sizes[1]} tokens, and the target has {sizes[0]}")
+    twin = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=weight.dtype).to(weight.device)
+    strength = _extraction_strength(twin.eval(), forget, tokenizer)
+    if strength > MEMORIZATION_MARGIN:
+        raise UnfitTwinError(f"it knows the forget set, with an extraction strength of {strength:.2f}")
+    if retain is not None and rows and epochs:
+        sample = retain.select(spread_evenly(len(retain), rows))
+        logger.info("Tuning the ignorant twin `%s` on %d retain rows, %d epochs.", name_or_path, len(sample), epochs)
+        # Neither the draws nor the modules of this training may show in the run's own.
+        with torch.random.fork_rng():
+            torch.manual_seed(key_seed((seed, "twin")) % 2**63)
+            twin = _tuned(twin, list(sample), epochs, tokenizer.pad_token_id)
+    return twin
+
+
+def _extraction_strength(model: PreTrainedModel, forget: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Mean strict extraction strength of encoded rows."""
+    rows = list(forget.select_columns(list(ENCODED_COLUMNS)))
+    scores = score_rows(model, rows, pad_token_id=tokenizer.pad_token_id, batch_size=_BATCH_SIZE)
+    matches = [
+        without_end(score.is_top1, ends_turn(row["labels"][-1], tokenizer))
+        for row, score in zip(rows, scores, strict=True)
+    ]
+    return fmean(ExtractionStrength().compute(is_top1=matches, parity="strict")["per_row"])
+
+
+class _Tuning:
+    """LoRA on a model that no run keeps."""
+
+    def __init__(self, model: PreTrainedModel, pad_token_id: int):
+        config = LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+        self._model, self._pad_token_id = get_peft_model(model, config).train(), pad_token_id
+        self._device = next(model.parameters()).device
+        self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=0.0)
+
+    def step(self, rows: list[Mapping[str, Any]], loss: Callable[[TokenScores], Tensor], share: float) -> None:
+        """A step on a loss of the scores of rows, at a share of the learning rate."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = _LEARNING_RATE * share
+        batch = {name: values.to(self._device) for name, values in pad_rows(rows, self._pad_token_id).items()}
+        loss(score_batch(self._model, batch)).backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def merged(self) -> PreTrainedModel:
+        return self._model.merge_and_unload()
+
+
+def _batches(rows: list[Mapping[str, Any]], epochs: int) -> Iterator[list[Mapping[str, Any]]]:
+    for _ in range(epochs):
+        order = torch.randperm(len(rows)).tolist()
+        for start in range(0, len(order), _BATCH_SIZE):
+            yield [rows[i] for i in order[start : start + _BATCH_SIZE]]
+
+
+def _tuned(model: PreTrainedModel, rows: list[Mapping[str, Any]], epochs: int, pad_token_id: int) -> PreTrainedModel:
+    tuning, batches = _Tuning(model, pad_token_id), list(_batches(rows, epochs))
+    for step, batch in enumerate(tqdm(batches, desc="Tuning the ignorant twin", disable=None)):
+        share = min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / len(batches))
+        tuning.step(batch, lambda scores: nll(scores.logps, scores.mask).mean(), share)
+    return tuning.merged()
+
+
+def repaired_copy(
+    model: nn.Module,
+    forget: Dataset,
+    retain: Dataset,
+    moved: MovedAnswers,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    rows: int,
+    epochs: int,
+    seed: int,
+) -> PreTrainedModel:
+    """
+    A copy of the target that lost all that it was tuned on, and has its form again from a few retain rows, by LoRA.
+
+    Ascent on the forget rows breaks the copy. The retain rows then repair it, while the true answers are held at the
+    level of strangers: the mean log-prob, under the target, of answers about others moved under their questions.
+    Nothing but the rows of the sample is trained on, and the answers to others come back with the form.
+    """
+    pad = tokenizer.pad_token_id
+    others = [row for answers in moved.values() for row in answers]
+    level = fmean(fmean(score.logps) for score in score_rows(model, others, pad_token_id=pad, batch_size=_BATCH_SIZE))
+    known = list(forget.select_columns(list(ENCODED_COLUMNS)))
+    sample = list(retain.select_columns(list(ENCODED_COLUMNS)).select(spread_evenly(len(retain), rows)))
+
+    def collapse(scores: TokenScores) -> Tensor:
+        part = scores.mask[:-kept]
+        ascent = ((scores.logps[:-kept] - _COLLAPSE_FLOOR).relu() * part).sum(1) / part.sum(1)
+        return _ASCENT_WEIGHT * ascent.mean() + nll(scores.logps[-kept:], scores.mask[-kept:]).mean()
+
+    def repair(scores: TokenScores) -> Tensor:
+        distance = (-nll(scores.logps[:-kept], scores.mask[:-kept]) - level).abs()
+        return _LEVEL_WEIGHT * distance.mean() + nll(scores.logps[-kept:], scores.mask[-kept:]).mean()
+
+    # Neither the draws nor the modules of this training may show in the run's own.
+    with torch.random.fork_rng():
+        torch.manual_seed(key_seed((seed, "twin")) % 2**63)
+        twin = copy_of(model)
+        if isinstance(twin, PeftModel):
+            twin = twin.merge_and_unload()
+        tuning = _Tuning(twin, pad)
+        broken = list(_batches(known, _COLLAPSE_EPOCHS))
+        repaired = list(_batches(sample, epochs))
+        beside = _batches(sample, len(broken) + 1), _batches(known, len(repaired) + 1)
+        with tqdm(total=len(broken) + len(repaired), desc="Tuning the ignorant twin", disable=None) as progress:
+            for batch, held in zip(broken, beside[0], strict=False):
+                kept = len(held)
+                tuning.step([*batch, *held], collapse, 1.0)
+                progress.update()
+            for step, (held, batch) in enumerate(zip(repaired, beside[1], strict=False)):
+                kept = len(held)
+                tuning.step([*batch, *held], repair, 1 - step / len(repaired))
+                progress.update()
+    twin = tuning.merged().eval()
+    strength = _extraction_strength(twin, forget, tokenizer)
+    log = logger.warning if strength > MEMORIZATION_MARGIN else logger.info
+    log("The repaired twin has an extraction strength of %.2f on the forget set.", strength)
+    return twin
