@@ -31,7 +31,7 @@ ALLOWED = {
     "results": {"records", "verdict"},
     "verdict": {"records", "results"},
     "beliefs": {"encoding", "generation"},
-    "data": {"encoding", "row_forms"},
+    "data": {"encoding", "row_forms", "generation", "subjects", "metrics"},
     "hub": {"records", "results", "verdict"},
     "trainer": {
         "row_forms",
