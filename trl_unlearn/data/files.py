@@ -82,7 +82,9 @@ def _refuse_encoding(path: Path) -> None:
             while file.read(_BUFFER):
                 pass
     except UnicodeDecodeError as error:
-        raise ValueError(f"`{path}` is not UTF-8 ({error}). Convert the file.") from error
+        raise ValueError(
+            f"The dataset file `{path}` cannot be read as text: it is not UTF-8 ({error}). Convert the file."
+        ) from error
 
 
 def _text_files(path: Path) -> list[Path]:

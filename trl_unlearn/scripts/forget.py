@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn forget") -> Non
         outcome = run(sys.argv[1:] if argv is None else argv, prog)
         if outcome.shortfall is not None:
             sentence = f"{outcome.shortfall} The model is in `{outcome.folder}`."
-            miss(prog, sentence, speaks=PartialState().is_main_process)
+            miss(prog, sentence, speaks=outcome.speaks)
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,8 @@ class Outcome:
 
     folder: Path | None
     shortfall: str | None = None
+    # Whether this is the main process.
+    speaks: bool = True
 
 
 def run(argv: list[str], prog: str, source: Any = None) -> Outcome:
@@ -180,10 +182,11 @@ def run(argv: list[str], prog: str, source: Any = None) -> Outcome:
         save_merged(folder.path, folder.run(), folder.path / "merged")
         request.tokenizer.save_pretrained(folder.path / "merged")
         state.print(f"Merged model: {folder.path / 'merged'}")
-    state.wait_for_everyone()
+    # No process waits for another any more: the run has ended their group.
     result = folder.results()
     forgotten, figures = (None, "") if result is None else has_forgotten(result)
-    return Outcome(folder.path, trainer.shortfall or (figures if forgotten is False else None))
+    shortfall = trainer.shortfall or (figures if forgotten is False else None)
+    return Outcome(folder.path, shortfall, state.is_main_process)
 
 
 def _read(argv: list[str], prog: str, source: Any) -> Request:

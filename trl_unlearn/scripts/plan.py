@@ -77,7 +77,6 @@ def plan(
         {
             "num_beliefs": 3,
             "max_completion_length": min(max(longest, _SHORTEST_BELIEF), _LONGEST_BELIEF),
-            "retain_weight": 2,
             "learning_rate": float(f"{rate:.2g}"),
             "lr_scheduler_type": "constant",
             "warmup_steps": 0,
@@ -130,6 +129,7 @@ def _choose_objective(
         why = None if base else _why_not_strangers(known, sets, tokenizer, subjects, given, seed)
         objective = "ignorance" if why is None else "bs_t"
     settings |= {"forget_loss_type": objective, "lambda_bss": 0.5}
+    settings["retain_weight"] = 2 if objective == "ignorance" else 1
     if objective != "ignorance":
         chosen.reasons.append(f"objective: BS-S on {objective}, because {why}")
     elif base is not None:

@@ -89,26 +89,30 @@ def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, con
             f"The {role} set has the columns {raw.column_names}, and none of {known}. Rename the columns to one of "
             "these forms."
         )
-    rows = as_pairs(raw, conversational=tokenizer.chat_template is not None)
-    full = [row for row in rows if not _is_empty(row)]
-    distinct = {json.dumps(row, sort_keys=True, default=str): row for row in full}
-    if not distinct:
-        raise ValueError(f"All {len(raw)} rows of the {role} set are empty. Give at least one row with text.")
-    kept = Dataset.from_list(list(distinct.values()), features=rows.features)
-    if form == ("text",):
-        kept = _pieces(kept, tokenizer, config)
-    request = ForgetRows({"as given": kept}, " -> ".join(form), len(raw) - len(full), len(full) - len(distinct))
-    pairs = [(row.get("prompt"), row.get("completion")) for row in kept]
-    if tokenizer.chat_template is not None and all(isinstance(text, str) for pair in pairs for text in pair):
-        turns = Dataset.from_list([asked(prompt.strip(), answer.strip(), True) for prompt, answer in pairs])
-        request.forms = {"as turns of a chat": turns, "as plain text": kept}
-    elif form in (("question", "answer"), ("instruction", "output")) and tokenizer.chat_template is not None:
-        plain = as_pairs(raw, conversational=False).filter(lambda row: not _is_empty(row))
-        plain = list({json.dumps(row, sort_keys=True, default=str): row for row in plain}.values())
-        request.forms = {"as turns of a chat": kept, "as plain text": Dataset.from_list(plain)}
-    for rows in request.forms.values():
-        check_set(rows, tokenizer, config, role)
+    request = ForgetRows({}, " -> ".join(form))
+    for name, rows in _forms(raw, tokenizer).items():
+        full = [row for row in rows if not _is_empty(row)]
+        distinct = {json.dumps(row, sort_keys=True, default=str): row for row in full}
+        if not distinct:
+            raise ValueError(f"All {len(raw)} rows of the {role} set are empty. Give at least one row with text.")
+        request.empty, request.repeated = len(raw) - len(full), len(full) - len(distinct)
+        kept = Dataset.from_list(list(distinct.values()), features=rows.features)
+        kept = _pieces(kept, tokenizer, config) if form == ("text",) else kept
+        check_set(kept, tokenizer, config, role)
+        request.forms[name] = kept
     return request
+
+
+def _forms(raw: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+    """Form -> rows; questions and answers have two where the tokenizer has a chat template."""
+    plain = as_pairs(raw, conversational=False)
+    texts = [row.get(column) for row in plain for column in ("prompt", "completion")]
+    if tokenizer.chat_template is None or not all(isinstance(text, str) for text in texts):
+        return {"as given": plain}
+    if plain is not raw:
+        return {"as turns of a chat": as_pairs(raw, conversational=True), "as plain text": plain}
+    turns = [{**row, **asked(row["prompt"].strip(), row["completion"].strip(), True)} for row in raw]
+    return {"as turns of a chat": Dataset.from_list(turns), "as plain text": plain}
 
 
 def _is_empty(row: Mapping[str, Any]) -> bool:
@@ -128,12 +132,10 @@ def _is_empty(row: Mapping[str, Any]) -> bool:
 
 def _pieces(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Dataset:
     """Raw text in rows of a length that a model can be asked about."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _PIECE
-    pieces = [
-        piece
-        for text in rows["text"]
-        for piece in chunk_documents([text], tokenizer, max_length=min(_PIECE, positions))
-    ]
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _PIECE + 1
+    # Each is a text of its own, with an EOS token.
+    length = min(_PIECE, positions - 1)
+    pieces = [piece for text in rows["text"] for piece in chunk_documents([text], tokenizer, max_length=length)]
     return Dataset.from_dict({"text": list(dict.fromkeys(pieces))})
 
 
