@@ -46,6 +46,7 @@ def test_rows_that_are_about_nobody_or_known_by_heart_are_unlearned_by_ascent(ch
     settings, reasons = chosen(**known, subjects=NAMES)
     assert (settings["forget_loss_type"], settings["stop_metric"]) == ("bs_t", "extraction_strength")
     assert reason in reasons
+    assert settings["learning_rate"] == pytest.approx(3e-4)
     assert "forget_loss_kwargs" not in settings and "forget_subjects" not in settings
 
 
