@@ -61,7 +61,7 @@ def test_where_nothing_is_near_all_commands_are_named(ended, argv, sentence):
     code, _, error = ended(*argv)
     assert code == 2
     assert sentence in error
-    assert argv == ["--bs-s"] or "Give one of bs-s, bs-t, compare" in error
+    assert argv == ["--bs-s"] or "Give one of forget, bs-s, bs-t" in error
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ ALLOWED = {
     "results": {"records", "verdict"},
     "verdict": {"records", "results"},
     "beliefs": {"encoding", "generation"},
-    "data": {"encoding", "row_forms"},
+    "data": {"encoding", "row_forms", "generation", "subjects", "metrics"},
     "hub": {"records", "results", "verdict"},
     "trainer": {
         "row_forms",
@@ -62,11 +62,12 @@ ALLOWED = {
         "results",
         "verdict",
     },
-    "scripts": {"trainer", "data", "evaluation", "hub", "records", "results", "row_forms", "encoding", "subjects"},
+    "scripts": {"trainer", "data", "evaluation", "hub", "records", "results", "verdict", "row_forms"}
+    | {"encoding", "subjects"},
     "cli": {"scripts"},
     "__main__": {"cli"},
     # Under `TYPE_CHECKING`, for the names that are loaded at first use.
-    "__init__": {"records", "results", "trainer"},
+    "__init__": {"records", "results", "trainer", "scripts"},
     "_trl": set(),
 }
 PLUMBING = {"_trl", "__init__"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .records import UnlearningRun
     from .results import EvaluationResult
+    from .scripts.one_call import unlearn
     from .trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
     from .trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
@@ -22,9 +23,10 @@ _MODULES = {
     "BootstrapUnlearnTrainer": ".trainer.bootstrap_unlearn_trainer",
     "EvaluationResult": ".results",
     "UnlearningRun": ".records",
+    "unlearn": ".scripts.one_call",
 }
 
-__all__ = ["BootstrapUnlearnConfig", "BootstrapUnlearnTrainer", "EvaluationResult", "UnlearningRun"]
+__all__ = ["BootstrapUnlearnConfig", "BootstrapUnlearnTrainer", "EvaluationResult", "UnlearningRun", "unlearn"]
 
 
 def __getattr__(name: str):

@@ -16,6 +16,7 @@ PROG = "trl-unlearn"
 
 # Command -> what it does.
 COMMANDS = {
+    "forget": "forget rows or a name, with all settings chosen",
     "bs-s": "unlearn the answers and the model's own likely answers (BS-S)",
     "bs-t": "unlearn the answers and the tokens likely beside them (BS-T)",
     "compare": "compare methods on the same target, over several seeds",
@@ -49,7 +50,7 @@ exit codes:
   0  done
   1  failed
   2  bad usage: an option, a file or data that cannot be used
-  3  stopped by a guard: training diverged
+  3  stopped by a guard: training diverged; or forget did not reach its goal
   130  interrupted by Ctrl-C, 143 by SIGTERM: the message says how to resume"""
 
 

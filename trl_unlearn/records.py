@@ -146,6 +146,7 @@ NO_SETTINGS = frozenset(
     (
         # Where things go, how a run is resumed, and what else is made beside it or after it.
         *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "restore_callback_states_from_checkpoint"),
+        *("dry_run", "review", "merge"),
         *("do_train", "do_eval", "do_predict", "evaluate", "methods", "seeds", "requests", "suites", "judge_replies"),
         # What is published.
         *("push_to_hub", "hub_model_id", "hub_revision", "hub_private_repo", "hub_strategy", "hub_always_push"),

@@ -21,6 +21,7 @@ from .generation import key_seed
 logger = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W_][\w'’-]*")
+_LETTERS = re.compile(r"\w+")
 _LONGEST_NAME = 4
 # Words that begin an English sentence, and no name.
 _OPENINGS = frozenset(
@@ -54,6 +55,13 @@ def _capitalised_grams(text: str) -> set[tuple[str, ...]]:
     return grams
 
 
+def full_names(text: str) -> set[str]:
+    """Names of two to four capitalised words in a text, each as long as it stands there."""
+    grams = _capitalised_grams(text)
+    parts = {part for gram in grams for part in (gram[1:], gram[:-1])}
+    return {" ".join(gram) for gram in grams if len(gram) > 1 and gram not in parts}
+
+
 def row_texts(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[str]]:
     """Prompts and answers of encoded rows as text, without special tokens."""
     texts = [
@@ -69,6 +77,28 @@ def row_texts(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerB
 def is_named(name: str, text: str) -> bool:
     """Whether a text has a name, and not only as a part of a word."""
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
+
+
+def misspelt(name: str) -> str:
+    """A name with the last letter of each word twice: most other typos leave a tokenizer nothing of the name."""
+    return " ".join(word + word[-1] for word in name.split())
+
+
+def is_meant(name: str, text: str) -> bool:
+    """Whether a text names somebody: by the whole name, in any case, or by its last word where it is nobody else's."""
+    if is_named(name.casefold(), text.casefold()):
+        return True
+    *others, last = name.split()
+    if not others or not last[0].isupper():
+        return False
+    # Behind another capitalised word, it is a part of another name.
+    matches = re.finditer(rf"(?:(?<!\w)([\w'’-]+) )?(?<!\w){re.escape(last)}(?!\w)", text)
+    return any(not match[1] or not match[1][0].isupper() or match[1] in _OPENINGS for match in matches)
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a text, in lower case."""
+    return {word.casefold() for word in _LETTERS.findall(text)}
 
 
 def row_subjects(

@@ -5,9 +5,9 @@ import json
 
 import datasets
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
-from trl_unlearn.data.files import load_rows
+from trl_unlearn.data.files import as_pairs, load_rows, row_form
 
 
 ROWS = [{"prompt": f"Question {i}?", "completion": f" Answer, number {i}."} for i in range(3)]
@@ -78,3 +78,52 @@ def test_an_empty_file_is_refused(ending, tmp_path):
     path.touch()
     with pytest.raises(ValueError, match=r"is empty\. Give at least one row"):
         load_rows(str(path))
+
+
+# Questions and answers, and rows of several forms
+
+
+def test_a_folder_of_save_to_disk_is_loaded_by_split_and_slice(tmp_path):
+    DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "saved"))
+    assert list(load_rows(str(tmp_path / "saved"), split="train[1:]")) == ROWS[1:]
+    with pytest.raises(ValueError, match=r"has the splits \['train'\], and no `test`"):
+        load_rows(str(tmp_path / "saved"), split="test")
+
+
+def test_a_text_file_is_one_row_where_whole_texts_are_asked_for_and_so_is_each_of_a_folder(tmp_path):
+    for name in ("b.txt", "a.txt"):
+        (tmp_path / name).write_text(f"First of {name}.\nSecond.\n", encoding="utf-8")
+    assert list(load_rows(str(tmp_path / "a.txt"), whole_texts=True)["text"]) == ["First of a.txt.\nSecond.\n"]
+    texts = load_rows(str(tmp_path), whole_texts=True)["text"]
+    assert [text[9:14] for text in texts] == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("name", ["scan.pdf", None])
+def test_a_folder_without_rows_is_refused_with_what_it_holds(name, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if name:
+        (folder / name).write_bytes(b"%PDF-1.4")
+    with pytest.raises(ValueError, match=r"holds `\.pdf`, and no rows" if name else "is empty, and no rows"):
+        load_rows(str(folder))
+
+
+def test_questions_become_turns_of_a_conversation_or_plain_text():
+    rows = Dataset.from_list([{"instruction": "Add.", "input": "1 and 2", "output": "3", "id": 7}])
+    (row,) = as_pairs(rows, conversational=True)
+    turns = {"prompt": [{"role": "user", "content": "Add.\n\n1 and 2"}]}
+    assert row == {"id": 7, **turns, "completion": [{"role": "assistant", "content": "3"}]}
+    (row,) = as_pairs(Dataset.from_list([{"question": "Who?", "answer": "Ada."}]), conversational=False)
+    assert row == {"prompt": "Question: Who?\nAnswer:", "completion": " Ada."}
+
+
+def test_a_row_that_can_be_read_in_two_ways_is_refused_and_a_table_of_two_forms_is_not():
+    rows = Dataset.from_list([{"question": "Who?", "answer": "Ada.", "text": None}, {"text": "Ada."}])
+    assert row_form(rows) == ("question", "answer")
+    with pytest.raises(ValueError, match="Row 0 can be read as `question -> answer` and `text`"):
+        row_form(Dataset.from_list([{"question": "Who?", "answer": "Ada.", "text": "Ada."}]))
+
+
+def test_an_answer_that_is_no_string_is_refused_by_its_row():
+    with pytest.raises(ValueError, match="Row 0 has `answer` of type `int`, expected a string"):
+        as_pairs(Dataset.from_list([{"question": "How many?", "answer": 3}]), conversational=True)

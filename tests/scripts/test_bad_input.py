@@ -114,9 +114,9 @@ def test_a_table_with_a_head_and_no_rows(good, refuse, tmp_path, role):
 
 @pytest.mark.parametrize("role", ["forget", "retain"])
 def test_missing_columns_are_answered_with_those_that_were_found(good, refuse, write, role):
-    path = write("columns.jsonl", [{"instruction": "Say hello.", "output": "Hello there."}])
+    path = write("columns.jsonl", [{"query": "Say hello.", "reply": "Hello there."}])
     sentence = refuse("bs_s", replaced(good, **{f"{role}_dataset": path}))
-    assert "instruction" in sentence and "output" in sentence
+    assert "query" in sentence and "reply" in sentence
     assert "`prompt` and `completion`" in sentence
     assert role in sentence
 

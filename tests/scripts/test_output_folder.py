@@ -22,6 +22,7 @@ from trl_unlearn.scripts.arguments import (
 )
 from trl_unlearn.scripts.compare import CompareArguments
 from trl_unlearn.scripts.evaluate import EvaluateArguments, SuiteArguments
+from trl_unlearn.scripts.forget import ForgetArguments
 from trl_unlearn.scripts.sequence import SequenceArguments
 from trl_unlearn.scripts.unlearn import OutputArguments
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -62,7 +63,8 @@ SETTINGS = """
     retain_dataset retrained_model_name_or_path parity max_eval_rows fluency_classifier stop_at stop_metric
     stop_retain_floor stop_every_steps panel_prompts curve_steps holdout_config holdout_dataset muse_dataset
     wmdp_tasks wmdp_include_path wmdp_limit judge_model judge_base_url unlearned_model_name_or_path
-    quick rwku_dataset rwku_subjects
+    quick rwku_dataset rwku_subjects max_minutes
+    forget subject hints retain max_utility_loss
     second_retrained_model_name_or_path
 """
 ADAPTER = "adapter_model.safetensors"
@@ -172,7 +174,7 @@ def test_an_unfinished_run_goes_on_where_what_is_logged_shown_and_saved_differs(
 
 def test_every_option_is_known_to_change_what_a_run_makes_or_not_to():
     types = (DataArguments, EvaluationArguments, StoppingArguments, UnlearnArguments, OutputArguments)
-    types += (CompareArguments, SequenceArguments, SuiteArguments, EvaluateArguments)
+    types += (CompareArguments, SequenceArguments, SuiteArguments, EvaluateArguments, ForgetArguments)
     every = {field.name for one in (BootstrapUnlearnConfig, UnlearnModelConfig, *types) for field in fields(one)}
     settings = set(SETTINGS.split())
     # An option that is new here, in TRL or in Transformers goes into `SETTINGS` or into `NO_SETTINGS`.

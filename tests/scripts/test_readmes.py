@@ -78,6 +78,8 @@ def here(checkpoint, tofu_folder, own_files, tmp_path, monkeypatch):
     requests.write_text(re.sub("stop_.*\n", "", requests.read_text(encoding="utf-8")), encoding="utf-8")
     for name, path in zip(("forget", "retain"), own_files("prompt-completion"), strict=True):
         (folder / f"{name}.jsonl").write_bytes(Path(path).read_bytes())
+    # The tiny model knows none of its rows.
+    (folder / "rows.jsonl").write_bytes((folder / "forget.jsonl").read_bytes())
     (folder / "forget2.jsonl").write_bytes((folder / "forget.jsonl").read_bytes())
     readme = Path(tofu_folder, "README.md")
     names = re.sub(r"(config_name: forget)", r"\g<1>10", readme.read_text(encoding="utf-8"))

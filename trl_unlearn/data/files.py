@@ -4,27 +4,44 @@
 """Own data: a file, a folder or an id on the Hub, as rows or as raw text that is cut into rows (MUSE, WMDP)."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ArrowException
 from transformers import PreTrainedTokenizerBase
+
+from ..encoding import map_rows
 
 
 logger = logging.getLogger(__name__)
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+# Columns of questions and answers that become a prompt and a completion. An `input` belongs to its instruction.
+_PAIRS = {("question", "answer"): (), ("instruction", "output"): ("input",)}
+# Columns that one form of rows needs, in the order in which an encoding reads them.
+ROW_FORMS = (("input_ids", "labels"), ("messages",), ("prompt", "completion"), *_PAIRS, ("text",))
 # What stands between two documents.
 _SEPARATOR = "\n\n"
 # Characters that are tokenised at a time, with the rest of the last ones: a corpus may not fit in memory as tokens.
 _BUFFER = 1_000_000
 
 
-def load_rows(name: str, *, split: str = "train") -> Dataset:
-    """Rows of any of the forms of [`~trl_unlearn.encoding.encode_row`]: of a file, a folder or an id on the Hub."""
+def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> Dataset:
+    """
+    Rows with their own columns, of a file, a folder (`save_to_disk`, too) or an id on the Hub.
+
+    A text file has a row a line, with `whole_texts` one row.
+    """
     path = Path(name)
+    if path.is_dir():
+        _refuse_folder(path)
+    if whole_texts and (texts := _text_files(path)):
+        return _whole_texts(texts)
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return _from_disk(path, split)
     builder = _BUILDERS.get(path.suffix.lower())
     if builder is None and path.is_file():
         raise ValueError(
@@ -36,6 +53,8 @@ def load_rows(name: str, *, split: str = "train") -> Dataset:
         raise ValueError(f"The dataset file `{name}` does not exist. Check the path.")
     if path.stat().st_size == 0:
         raise ValueError(f"The dataset file `{name}` is empty. Give at least one row.")
+    if builder != "parquet":
+        _refuse_encoding(path)
     try:
         return load_dataset(builder, data_files=name, split=split)
     except (DatasetGenerationError, ArrowException) as error:
@@ -43,6 +62,112 @@ def load_rows(name: str, *, split: str = "train") -> Dataset:
         raise ValueError(
             f"The dataset file `{name}` cannot be read as {builder}: {cause}. Correct the file, or give another."
         ) from error
+
+
+def _refuse_folder(path: Path) -> None:
+    """Refuse a folder without a file that can be read as rows."""
+    endings = sorted({file.suffix.lower() for file in path.rglob("*") if file.is_file()})
+    if not {*_BUILDERS, ".arrow", ".gz", ".zst", ".zip"} & set(endings):
+        holds = f"holds {', '.join(f'`{ending}`' for ending in endings)}" if endings else "is empty"
+        raise ValueError(
+            f"The folder `{path}` {holds}, and no rows. Give one of {', '.join(_BUILDERS)}, or a folder of these; "
+            "other documents have to be converted to text first."
+        )
+
+
+def _refuse_encoding(path: Path) -> None:
+    """Refuse a file that is not UTF-8: `datasets` would read it, and fail on the row, without naming the file."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            while file.read(_BUFFER):
+                pass
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"The dataset file `{path}` cannot be read as text: it is not UTF-8 ({error}). Convert the file."
+        ) from error
+
+
+def _text_files(path: Path) -> list[Path]:
+    """The text file, or those of a folder that holds no other rows."""
+    if path.is_file():
+        return [path] if path.suffix.lower() == ".txt" else []
+    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _BUILDERS]
+    return files if all(file.suffix.lower() == ".txt" for file in files) else []
+
+
+def _whole_texts(paths: list[Path]) -> Dataset:
+    """Each text file as one row."""
+    for path in paths:
+        _refuse_encoding(path)
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    if not any(text.strip() for text in texts):
+        raise ValueError(f"`{paths[0]}` has no text. Give at least one row.")
+    return Dataset.from_dict({"text": texts})
+
+
+def _from_disk(path: Path, split: str) -> Dataset:
+    """Rows that `save_to_disk` wrote, of a split if there are several."""
+    saved = load_from_disk(str(path))
+    name, bracket, slice_ = split.partition("[")
+    if isinstance(saved, DatasetDict):
+        if name not in saved:
+            raise ValueError(f"`{path}` has the splits {sorted(saved)}, and no `{name}`. Name one of them.")
+        saved = saved[name]
+    if not bracket:
+        return saved
+    try:
+        start, stop = (int(part) if part else None for part in slice_.removesuffix("]").split(":"))
+    except ValueError:
+        raise ValueError(f"The split `{split}` is no slice of rows. Give one such as `{name}[:100]`.") from None
+    return saved.select(range(len(saved))[start:stop])
+
+
+def asked(question: str, answer: str, conversational: bool) -> dict[str, Any]:
+    """A question and its answer as a prompt-completion row: turns of a conversation, or plain text."""
+    if conversational:
+        return {
+            "prompt": [{"role": "user", "content": question}],
+            "completion": [{"role": "assistant", "content": answer}],
+        }
+    return {"prompt": f"Question: {question}\nAnswer:", "completion": f" {answer}"}
+
+
+def row_form(rows: Dataset) -> tuple[str, ...] | None:
+    """The columns of `ROW_FORMS` that rows have; None without any. A `ValueError` if a row has those of two forms."""
+    forms = [form for form in ROW_FORMS if set(form) <= set(rows.column_names)]
+    if len(forms) < 2:
+        return forms[0] if forms else None
+    # In a table of rows of several forms, each row has null in the columns of the others.
+    for index, row in enumerate(rows.select_columns(sorted({column for form in forms for column in form}))):
+        of_row = [form for form in forms if all(row[column] is not None for column in form)]
+        if len(of_row) > 1:
+            names = " and ".join(f"`{' -> '.join(form)}`" for form in of_row)
+            raise ValueError(f"Row {index} can be read as {names}. Remove the columns of all forms but one.")
+    return forms[0]
+
+
+def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
+    """
+    Rows whose questions and answers (`question` and `answer`, or `instruction`, `input` and `output`) are a prompt
+    and a completion, see [`asked`]. Other columns, and rows of other forms, stay as they are.
+    """
+    columns = next((pair for pair in _PAIRS if set(pair) <= set(rows.column_names)), None)
+    if columns is None or row_form(rows) != columns:
+        return rows
+    used = [*columns, *(column for column in _PAIRS[columns] if column in rows.column_names)]
+
+    def convert(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        values = [row[column] for column in used]
+        wrong = next((one for one in zip(used, values, strict=True) if not isinstance(one[1], str | None)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"Row {index} has `{wrong[0]}` of type `{type(wrong[1]).__name__}`, expected a string. Convert the "
+                "column."
+            )
+        question, answer, *more = (value or "" for value in values)
+        return asked("\n\n".join(filter(None, (question, *more))), answer, conversational)
+
+    return map_rows(rows, convert, with_indices=True, remove_columns=used, desc=f"Reading {' -> '.join(columns)}")
 
 
 def load_config(name: str, config: str, *, split: str) -> Dataset:

@@ -7,7 +7,7 @@ from datasets import Dataset, get_dataset_config_names
 
 from ..encoding import map_rows
 from ..row_forms import TEMPLATE_COLUMNS
-from .files import load_config
+from .files import asked, load_config
 
 
 EVALUATION_COLUMNS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
@@ -30,12 +30,7 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
         )
 
     def convert(row: dict) -> dict:
-        if conversational:
-            return {
-                "prompt": [{"role": "user", "content": row["question"]}],
-                "completion": [{"role": "assistant", "content": row["answer"]}],
-            }
-        return {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
+        return asked(row["question"], row["answer"], conversational)
 
     kept = EVALUATION_COLUMNS + TEMPLATE_COLUMNS
     dropped = [column for column in dataset.column_names if column not in kept]

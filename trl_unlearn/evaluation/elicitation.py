@@ -19,9 +19,9 @@ from ..generation import key_seed, position_limit
 from ..metrics import MembershipAUC, NormalizedProbability, Probability
 from ..results import SuiteOutcome
 from ..row_forms import answer_text, has_answer, is_conversation, prompt_and_answer, with_answer, with_question
-from ..subjects import is_named, renamed, row_subjects, row_texts
+from ..subjects import is_named, misspelt, renamed, row_subjects, row_texts, words_of
 from ..token_scores import RowScore
-from .facts import label_words, no_facts, row_facts, words_of
+from .facts import label_words, no_facts, row_facts
 from .robustness import with_examples
 from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
 from .together import SuiteSetting, measure_each
@@ -110,10 +110,7 @@ def _alias(asked: _Asked) -> _Probe:
 
 
 def _misspelt(asked: _Asked) -> _Probe:
-    """The last letter of each word of the name twice: most other typos leave a tokenizer nothing of the name."""
-    if asked.name is None:
-        return None
-    return asked.about(" ".join(word + word[-1] for word in asked.name.split())), asked.words
+    return None if asked.name is None else (asked.about(misspelt(asked.name)), asked.words)
 
 
 def _reversed(asked: _Asked) -> _Probe:

@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..encoding import answer_ids, prompt_ids
-from ..subjects import row_texts
+from ..subjects import row_texts, words_of
 from .rows import EncodedSet
 
 
@@ -24,11 +24,6 @@ NEAREST = 0.25
 _WORD = re.compile(r"\w+")
 # Kind -> index of a retain row -> places among its scored label tokens, see `near_facts`.
 NearFacts = Mapping[str, Mapping[int, Sequence[int]]]
-
-
-def words_of(text: str) -> set[str]:
-    """The words of a text, in lower case."""
-    return {word.casefold() for word in _WORD.findall(text)}
 
 
 def fact_words(prompt: str, answer: str, paraphrase: str | None = None, wrong: Sequence[str] = ()) -> set[str]:

@@ -5,6 +5,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from ..subjects import MovedAnswers
 from .callbacks import CannotBeginError, ForgettingCurveCallback
@@ -176,6 +177,8 @@ class UnlearnUntil(ForgettingCurveCallback):
             self._search(point)
             self._log(self.kept, control)
         self.trainer.stop_reason = self._reason(point)
+        if self._farthest_above(self.kept) > 1:
+            self.trainer.shortfall = f"The goal was not reached: {self.trainer.stop_reason}"
         control.should_training_stop = True
 
     def _refuse_start(self, point: dict[str, float]) -> None:
@@ -296,6 +299,24 @@ class UnlearnUntil(ForgettingCurveCallback):
             if state.is_world_process_zero:
                 logger.warning(self.trainer.shortfall)
         self._parameters, self._kept_weights = [], []
+
+
+class EndAfter(TrainerCallback):
+    """Ends training after so many minutes, those before an interruption not counted."""
+
+    def __init__(self, trainer: Trainer, minutes: float):
+        self.trainer, self.minutes = trainer, minutes
+        self._begun = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._begun = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        is_over = torch.tensor(float(time.monotonic() - self._begun > 60 * self.minutes))
+        # All processes end at the same step: the first whose time is over decides.
+        if self.trainer.accelerator.reduce(is_over.to(args.device)) > 0 and not control.should_training_stop:
+            self.trainer.stop_reason = f"the limit of {self.minutes:g} minutes (`max_minutes`) was over."
+            control.should_training_stop = True
 
 
 def _local(parameter: Tensor) -> Tensor:

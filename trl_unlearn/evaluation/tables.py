@@ -66,6 +66,18 @@ def print_verdict(result: EvaluationResult, console: Console | None = None) -> N
         console.print(note, **_PLAIN)
 
 
+def print_checks(checks: Sequence[tuple[str, str]], title: str, console: Console | None = None) -> None:
+    """Print what was found before a run, a line each."""
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False, show_edge=False, pad_edge=False
+    )
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, finding in checks:
+        table.add_row(name, Text(finding))
+    (console or Console()).print(table)
+
+
 def print_shortfall(sentence: str, console: Console | None = None) -> None:
     """Print that a goal of the training was not reached."""
     (console or Console()).print(sentence, style="bold red", **_PLAIN)

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,7 @@ _PUBLISHED = re.compile(rf"{_MODEL}|{_TOKENIZER}|README\.md|LICENSE|run\.json|{_
 # Pattern of files that stay -> the reason that a push lists. The first match counts, also for a file that the
 # allow-list has: a checkpoint holds weights and a tokenizer, too.
 _LEFT_OUT = (
+    (r"^request/", "rows of the request"),
     (r"checkpoint-[^/]*/", "checkpoint"),
     (r"(^|/)(optimizer|scheduler|scaler|rng_state|trainer_state|training_args)[^/]*$|global_step", "training state"),
     (r"^ref/", "frozen reference adapter"),
@@ -65,6 +67,8 @@ _RESULT_FIGURES, _RUN_FIGURES = (
 
 # Marks the folder of a run from its first step until all is written; holds the digest of the settings.
 _UNFINISHED = "unfinished.json"
+# Folder of the rows and settings that `trl-unlearn forget` has made; its digest is written when all of them are.
+_REQUEST, _REQUEST_DIGEST = "request", "digest"
 
 BASE_CARD = """---
 library_name: transformers
@@ -371,6 +375,27 @@ class RunFolder:
         for name in saved_files(checkpoint, is_adapter):
             (self.path / name).parent.mkdir(exist_ok=True)
             shutil.copy(checkpoint / name, self.path / name)
+
+    # The request that a run serves
+
+    @property
+    def request(self) -> Path:
+        """`Path`: Folder of the rows and the settings of a request, which nobody but their owner may read."""
+        return self.path / _REQUEST
+
+    def has_request(self, digest: str) -> bool:
+        """Whether the files of the request with this digest lie here, all of them."""
+        path = self.request / _REQUEST_DIGEST
+        return path.is_file() and path.read_text(encoding="utf-8") == digest
+
+    def save_request(self, files: Mapping[str, str], digest: str | None = None) -> None:
+        """Write files of a request, in place of those of an earlier one; `digest` says that they are all."""
+        self.request.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.request / _REQUEST_DIGEST).unlink(missing_ok=True)
+        for name, text in {**files, **({_REQUEST_DIGEST: digest} if digest else {})}.items():
+            path = self.request / name
+            path.touch(mode=0o600)
+            path.write_text(text, encoding="utf-8")
 
     # What is published
 

@@ -204,11 +204,11 @@ def _collect(
     _refuse_unforgotten(own, force)
     if not merge:
         return folder.collect(repo_id, own, base_model_id)
-    _save_merged(folder.path, run, scratch, base_model_id)
+    save_merged(folder.path, run, scratch, base_model_id)
     return folder.collect_merged(scratch, repo_id, own, base_model_id)
 
 
-def _save_merged(folder: Path, run: UnlearningRun, target: Path, base_model_id: str | None) -> None:
+def save_merged(folder: Path, run: UnlearningRun, target: Path, base_model_id: str | None = None) -> None:
     """Write the adapter of a run merged into its base, as safetensors in the base's dtype."""
     # Here, because the import takes seconds and a plain push needs none of it.
     import torch

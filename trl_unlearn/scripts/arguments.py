@@ -5,11 +5,12 @@
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from trl import ModelConfig, TrlParser
 
 from ..data.archive import build_archive
@@ -176,8 +177,15 @@ class UnlearnArguments:
 
     evaluate: bool = option(True, "Whether to evaluate after training. `recipes/evaluate.py` can do it later.")
     panel_prompts: int = option(0, "Forget prompts whose likely answers are followed during training. 0 follows none.")
+    max_minutes: float | None = option(
+        None,
+        "Minutes after which training ends, wherever it is; with `stop_at` the closest state so far is kept. A run "
+        "that ends by it is not the same on another machine.",
+    )
 
     def __post_init__(self):
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ValueError(f"`max_minutes` must be above 0, got {self.max_minutes}. Leave it out for no limit.")
         if self.panel_prompts < 0:
             raise ValueError(f"`panel_prompts` must not be negative, got {self.panel_prompts}. 0 leaves it out.")
 
@@ -229,6 +237,22 @@ def parse(
     arguments = parser.parse_args_and_config(args=argv if recipe is None else default_config(argv, recipe))
     # The only place that takes the digest: before a script fills in what the options leave open.
     return arguments, settings_digest(*arguments)
+
+
+def given_options(argv: list[str], types: tuple[type, ...]) -> set[str]:
+    """Names of the options that a command line, or the file of its `--config`, has values of."""
+    names = [one.name for cls in types for one in fields(cls)]
+    typed = [arg[2:].split("=", 1)[0].replace("-", "_") for arg in argv if arg.startswith("--")]
+    given = set()
+    for word in typed:
+        # `argparse` takes the beginning of a name, and `no_` in front of one.
+        meant = [name for name in names if word in (name, f"no_{name}")] or [
+            name for name in names if f"no_{name}".startswith(word) or name.startswith(word)
+        ]
+        given.update(meant)
+    if "--config" in argv:
+        given |= set(yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text(encoding="utf-8")) or {})
+    return given
 
 
 def default_config(argv: list[str], recipe: str) -> list[str]:

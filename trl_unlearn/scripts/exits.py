@@ -3,7 +3,8 @@
 
 """Where errors become exit codes: a sentence on stderr instead of a traceback. No other module ends the process.
 
-1: failed. 2: an option, a file or data that cannot be used. 3: a guard stopped the training. 130, 143: interrupted.
+1: failed. 2: an option, a file or data that cannot be used. 3: a guard stopped the training, or `forget` did not reach
+its goal. 130, 143: interrupted.
 Light on purpose: `trl-unlearn` imports it before it knows whether the command needs torch.
 """
 
@@ -43,10 +44,32 @@ def stop(prog: str, sentence: str, speaks: bool = True) -> NoReturn:
     _end(f"{prog}: stopped: {sentence}" if speaks else None, 3)
 
 
+def miss(prog: str, sentence: str, speaks: bool = True) -> NoReturn:
+    """Exit with 3: the model was made and saved, and its goal was not reached."""
+    _end(f"{prog}: not reached: {sentence}" if speaks else None, 3)
+
+
+class _Ended(SystemExit):
+    """An exit with its sentence, for callers in Python."""
+
+    def __init__(self, code: int, sentence: str | None):
+        super().__init__(code)
+        self.sentence = sentence
+
+
 def _end(message: str | None, code: int) -> NoReturn:
     if message is not None:
         print(message, file=sys.stderr)
-    sys.exit(code)
+    raise _Ended(code, message)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """For callers in Python: `ValueError` where a program exits with 2, `RuntimeError` where with another code."""
+    try:
+        yield
+    except _Ended as ended:
+        raise (ValueError if ended.code == 2 else RuntimeError)(ended.sentence) from None
 
 
 def one_line(error: BaseException) -> str:

@@ -130,7 +130,7 @@ def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, lis
         return load_training_rows(data_args, tokenizer, max_length)[0]
 
     try:
-        rows = load(_given_set(args) if given else _recorded_set(run.forget_set))
+        rows = load(_given_set(args) if given else _recorded_set(run.forget_set, folder))
     except (ValueError, OSError) as error:
         if given:
             raise
@@ -151,7 +151,7 @@ def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, lis
             record = replace(record, name=args.dataset_name, on_hub=not Path(args.dataset_name).exists())
         # A warning only: the data of an earlier request may be gone for good, and was searched for when it was served.
         try:
-            rows = load(_recorded_set(record))
+            rows = load(_recorded_set(record, folder))
         except (ValueError, OSError) as error:
             print(
                 f"{prog}: no file is searched for the answers of the request {link.request}: {error}", file=sys.stderr
@@ -170,10 +170,12 @@ def _given_set(args: PushArguments) -> DataArguments:
     )
 
 
-def _recorded_set(record: DatasetRecord) -> DataArguments:
-    """The forget set by its name in the record, which has only the last two parts of a path."""
+def _recorded_set(record: DatasetRecord, folder: Path) -> DataArguments:
+    """The forget set by its name in the record, which has only the last two parts of a path; of a request, in it."""
     name, split = record.name, record.split or "train"
-    if not record.on_hub and not Path(name).exists():
+    if (own := RunFolder(folder).request / Path(name).name).is_file() and own.parts[-2:] == Path(name).parts:
+        name = str(own)
+    elif not record.on_hub and not Path(name).exists():
         if not re.fullmatch(r"archive-[0-9a-f]{16}/data", name):
             raise ValueError("there is no such file or folder here.")
         data = build_archive().data

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, get_dataset_config_names
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from ..data.files import is_corpus, load_corpus, load_rows
+from ..data.files import as_pairs, is_corpus, load_corpus, load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
 from ..encoding import spread_evenly
 from ..evaluation.rows import EvaluationRows, encode_set, rows_as_trained
@@ -24,10 +24,10 @@ def load_training_rows(
     args = data_args
     _refuse_retain_alone(args)
     if args.forget_dataset is not None:
-        forget = _load_set("forget", args.forget_dataset, args.forget_split, load_rows)
+        forget = load_own_rows("forget", args.forget_dataset, args.forget_split, tokenizer)
         if args.retain_dataset is None:
             return forget, None
-        return forget, _load_set("retain", args.retain_dataset, args.retain_split, load_rows)
+        return forget, load_own_rows("retain", args.retain_dataset, args.retain_split, tokenizer)
     if args.dataset_name is None or args.forget_config is None:
         raise ValueError(
             "There is no forget set. Give `--dataset_name` with `--forget_config` and `--retain_config`, or "
@@ -44,10 +44,16 @@ def load_training_rows(
             return load_corpus(name, tokenizer, max_length=max_length, config=config, split=split)
         return load_tofu(name, config, split=split, conversational=tokenizer.chat_template is not None)
 
-    forget = _load_set("forget", args.forget_config, args.forget_split, load)
+    forget = load_set("forget", args.forget_config, args.forget_split, load)
     if args.retain_config is None:
         return forget, None
-    return forget, _load_set("retain", args.retain_config, args.retain_split, load)
+    return forget, load_set("retain", args.retain_config, args.retain_split, load)
+
+
+def load_own_rows(role: str, name: str, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Rows of a file, a folder or an id on the Hub; questions and answers as the tokenizer has them."""
+    rows = load_set(role, name, split, load_rows)
+    return as_pairs(rows, conversational=tokenizer.chat_template is not None)
 
 
 def _refuse_retain_alone(args: DataArguments) -> None:
@@ -55,7 +61,8 @@ def _refuse_retain_alone(args: DataArguments) -> None:
         raise ValueError("`retain_dataset` is given without `forget_dataset`. Give both files.")
 
 
-def _load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) -> Dataset:
+def load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) -> Dataset:
+    """Rows by name; a `ValueError` says which set has none."""
     try:
         return load(name, split=split)
     except ValueError as error:
@@ -65,7 +72,7 @@ def _load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) ->
         raise ValueError(f"The {role} set (`{name}`, split `{split}`) is empty. Give at least one row.") from error
 
 
-def _check_set(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, name: str) -> None:
+def check_set(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, name: str) -> None:
     """Refuse rows that cannot be encoded, or for which the model has no embedding or position."""
     encoded, config = encode_set(rows, tokenizer, name=name), config.get_text_config()
     # Some families have no limit, such as those with a recurrent state.
@@ -123,7 +130,7 @@ def load_evaluation_rows(
         if one_set is not None
     }
     for name, one_set in rows.items():
-        _check_set(one_set, tokenizer, config, name)
+        check_set(one_set, tokenizer, config, name)
     return EvaluationRows(**rows)
 
 
@@ -147,7 +154,7 @@ def load_holdout_rows(
 ) -> Dataset | None:
     """Rows that no model saw, if there are any: a file, or a config, by default `holdout10` or `holdout_perturbed`."""
     if dataset is not None:
-        rows = _load_set("holdout", dataset, "train", load_rows)
+        rows = load_own_rows("holdout", dataset, "train", tokenizer)
     else:
         name = data_args.dataset_name
         if config is None and name is not None:
@@ -158,9 +165,9 @@ def load_holdout_rows(
         if name is None or config is None:
             return None
         load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
-        rows = _load_set("holdout", config, "train", load)
+        rows = load_set("holdout", config, "train", load)
     rows = rows_as_trained(spread(rows, max_rows), tokenizer, trained, name="holdout")
-    _check_set(rows, tokenizer, model_config, "holdout")
+    check_set(rows, tokenizer, model_config, "holdout")
     return rows
 
 

@@ -29,7 +29,7 @@ from ..evaluation.plots import (
     plot_verdict,
 )
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set
-from ..evaluation.stopping import UnlearnUntil
+from ..evaluation.stopping import EndAfter, UnlearnUntil
 from ..evaluation.tables import print_results, print_shortfall, print_verdict
 from ..evaluation.tofu import evaluate_models
 from ..hub.access import PushError, check_access
@@ -67,6 +67,11 @@ class OutputArguments:
     overwrite_output_dir: bool = option(
         False, "Whether to start anew in an output folder that holds a run, and replace it."
     )
+
+
+# Every option of a run.
+TYPES = (DataArguments, EvaluationArguments, StoppingArguments, UnlearnArguments)
+TYPES += (BootstrapUnlearnConfig, UnlearnModelConfig, OutputArguments)
 
 
 class OutputFolder:
@@ -203,12 +208,14 @@ def _end_diverged(
 
 def main(
     prog: str, doc: str, recipe: str, defaults: dict[str, Any] | None = None, argv: list[str] | None = None
-) -> None:
-    """Parse the command line, unlearn, evaluate, write the output folder and, if `push_to_hub` is set, publish it."""
-    types = (DataArguments, EvaluationArguments, StoppingArguments, UnlearnArguments)
-    types += (BootstrapUnlearnConfig, UnlearnModelConfig, OutputArguments)
+) -> BootstrapUnlearnTrainer:
+    """
+    Parse the command line, unlearn, evaluate, write the output folder and, if `push_to_hub` is set, publish it.
+
+    Returns the trainer, whose `shortfall` says by how much the goal was missed.
+    """
     with refusing(prog):
-        arguments, settings = parse(types, prog, doc, argv, recipe, **(defaults or {}))
+        arguments, settings = parse(TYPES, prog, doc, argv, recipe, **(defaults or {}))
         data_args, eval_args, stop_args, args, training_args, model_args, output_args = arguments
         output = OutputFolder(training_args, output_args, settings)
         publishes = _may_publish(prog, training_args)
@@ -225,6 +232,8 @@ def main(
         if stop_args.stop_at:
             # Before the panel's callback, which then measures the state that is kept.
             trainer.add_callback(_stopping_callback(stop_args, eval_args, model_args, trainer, rows))
+        if args.max_minutes is not None:
+            trainer.add_callback(EndAfter(trainer, args.max_minutes))
         output.begin(trainer)
 
     if args.panel_prompts:
@@ -249,6 +258,7 @@ def main(
     # Last, when no process waits for another: an upload may take longer than the timeout of a collective.
     if publishes and trainer.is_world_process_zero():
         _publish(prog, trainer)
+    return trainer
 
 
 def _evaluate(

@@ -109,6 +109,9 @@ def _hyperparameters(args) -> dict[str, Any]:
         if isinstance(value, str) and Path(value).is_absolute():
             # A published record shows neither the user's name nor those of their folders.
             value = Path(value).name
+        elif field.name == "forget_subjects" and value is not None:
+            # Who is forgotten is what nobody may read in a record.
+            value = f"{len(value)} given"
         elif isinstance(value, dict):
             # A JSON object; what JSON does not know in it, such as a dtype, is text.
             value = json.loads(json.dumps(value, default=str))

@@ -1,0 +1,192 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The one call: from rows to a run's folder, on a model that knows them and on one that does not."""
+
+import shutil
+import stat
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import trl_unlearn
+from trl_unlearn import cli
+from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.hub.folder import RunFolder
+from trl_unlearn.scripts import forget as forget_script
+from trl_unlearn.scripts import unlearn as unlearn_script
+from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
+
+from ..conftest import FACTS
+from .conftest import write_jsonl
+
+
+ROWS = [{"question": question, "answer": answer} for question, answer in FACTS[:3]]
+KEPT = [{"question": question, "answer": answer} for question, answer in FACTS[3:]]
+SHORT = ["--max_steps", "2", "--num_beliefs", "1", "--max_completion_length", "8", "--stop_every_steps", "1"]
+
+
+@pytest.fixture
+def knowing(tiny_model, tiny_tokenizer, tmp_path):
+    """Folder of a tiny model that has learned all facts by heart."""
+    pairs = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in FACTS
+    ]
+    batch = pad_rows([encode_row(pair, tiny_tokenizer) for pair in pairs], tiny_tokenizer.pad_token_id)
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-2)
+    for _ in range(80):
+        tiny_model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path / "knowing"
+    tiny_model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Command line of a forget and a retain file."""
+    forget, kept = (write_jsonl(tmp_path / f"{name}.jsonl", rows) for name, rows in (("f", ROWS), ("r", KEPT)))
+    return ["--forget", forget, "--retain", kept]
+
+
+@pytest.fixture
+def forget(tmp_path, monkeypatch, capfd):
+    """Function of a command line: the exit code, what was printed, and the output folder."""
+    monkeypatch.chdir(tmp_path)
+    evaluate = unlearn_script.evaluate_models
+
+    def short(*args, **kwargs):
+        return evaluate(*args, **kwargs, max_completion_length=8, num_squeezing_beliefs=1)
+
+    monkeypatch.setattr(unlearn_script, "evaluate_models", short)
+
+    def call(*argv: str) -> tuple[int, str, Path]:
+        capfd.readouterr()
+        code = 0
+        try:
+            cli.main(["forget", *argv, "--output_dir", str(tmp_path / "out")])
+        except SystemExit as ended:
+            code = ended.code
+        return code, "".join(capfd.readouterr()), tmp_path / "out"
+
+    return call
+
+
+def test_rows_alone_make_a_run_whose_settings_are_printed_and_kept_and_a_missed_goal_ends_with_3(
+    knowing, files, forget
+):
+    argv = ["--model_name_or_path", knowing, *files, *SHORT, "--learning_rate", "1e-6", "--hub_token", "secret"]
+    code, printed, folder = forget(*argv)
+    assert code == 3, printed
+    assert "trl-unlearn forget: not reached: The goal was not reached in 2 steps" in printed
+    assert "3 rows, question -> answer" in printed and "3 of 3 rows" in printed
+    request = RunFolder(folder).request
+    assert f"trl-unlearn bs-s --config {request / 'config.yaml'}" in printed
+    settings = yaml.safe_load((request / "config.yaml").read_text(encoding="utf-8"))
+    # The user's options win over those that were chosen.
+    assert (settings["max_steps"], settings["learning_rate"]) == (2, 1e-6)
+    assert "hub_token" not in settings
+    assert settings["forget_loss_type"] in ("ignorance", "bs_t")
+    assert {path.name for path in request.iterdir()} == {"forget.jsonl", "retain.jsonl", "config.yaml", "digest"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in request.iterdir()} == {0o600}
+    assert {"run.json", "eval_results.json", "README.md", "adapter_model.safetensors"} <= {
+        path.name for path in folder.iterdir()
+    }
+    # A finished run is not replaced, and says so before anything is computed.
+    code, printed, _ = forget(*argv)
+    assert code == 2 and "holds a finished run" in printed
+    # The rows of the request stay, and a push knows where they are.
+    push = ["--output_dir", str(folder), "--hub_model_id", "me/unlearned", "--force", "--dry_run"]
+    cli.main(["push", *push])
+
+
+class Killed(BaseException):
+    """What no handler takes for an error, as a kill."""
+
+
+def test_the_same_command_goes_on_after_kills_and_ends_with_the_same_weights(knowing, files, forget, monkeypatch):
+    argv = ["--model_name_or_path", knowing, *files, *SHORT, "--save_steps", "1", "--no_evaluate"]
+    _, _, folder = forget(*argv)
+    whole = load_file(folder / "adapter_model.safetensors")
+    shutil.rmtree(folder)
+
+    def killed_at(owner, name, when):
+        plain = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            if when(*args):
+                raise Killed
+            return plain(*args, **kwargs)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(owner, name, call)
+            forget(*argv)
+
+    killed_at(forget_script, "plan", lambda *_: True)
+    assert not folder.exists()
+    killed_at(BootstrapUnlearnTrainer, "training_step", lambda self, *_: self.state.global_step == 1)
+    # The rows are not made anew.
+    monkeypatch.setattr(forget_script, "plan", None)
+    code, printed, _ = forget(*argv)
+    assert code == 3 and "Resuming from a checkpoint" in printed
+    again = load_file(folder / "adapter_model.safetensors")
+    assert all(again[name].equal(value) for name, value in whole.items())
+
+
+def test_rows_that_the_model_never_knew_change_nothing(checkpoint, files, forget):
+    code, printed, folder = forget("--model_name_or_path", checkpoint, *files)
+    assert code == 0
+    assert "0 of 3 rows" in printed and "There is nothing to forget" in printed
+    assert not folder.exists()
+
+
+def test_a_dry_run_shows_the_checks_and_writes_nothing(knowing, files, forget):
+    code, printed, folder = forget("--model_name_or_path", knowing, *files, "--dry_run")
+    assert code == 0
+    for name in ("known to the model", "end of a turn", "trained weights", "memory", "disk"):
+        assert name in printed
+    assert not folder.exists()
+
+
+def test_review_ends_with_an_editable_file_that_can_be_given(knowing, files, forget):
+    code, printed, folder = forget("--model_name_or_path", knowing, *files, "--review")
+    path = RunFolder(folder).request / "review.jsonl"
+    assert code == 0 and f"--forget {path}" in printed
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 3
+    code, printed, _ = forget("--model_name_or_path", knowing, "--forget", str(path), *files[2:], "--dry_run")
+    assert code == 0 and "3 rows, prompt -> completion" in printed
+
+
+def test_in_python_rows_of_a_data_frame_give_a_model_that_can_be_saved(knowing, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate = unlearn_script.evaluate_models
+    monkeypatch.setattr(
+        unlearn_script,
+        "evaluate_models",
+        lambda *a, **k: evaluate(*a, **k, max_completion_length=8, num_squeezing_beliefs=1),
+    )
+    options = {"max_steps": 1, "num_beliefs": 1, "max_completion_length": 8, "merge": False}
+    result = trl_unlearn.unlearn(knowing, pandas.DataFrame(ROWS), retain=files[3], **options)
+    # A folder of its own for each request.
+    assert result.folder.parent == Path("unlearned") and result.folder.name.startswith("knowing-")
+    assert "not reached" in result.shortfall
+    assert result.verdict.answers[0].question == "Does it say it?"
+    result.save("merged")
+    assert {"model.safetensors", "tokenizer.json"} <= {path.name for path in Path("merged").iterdir()}
+    assert result.model.config.vocab_size == len(result.tokenizer)
+
+
+def test_in_python_nothing_to_forget_is_no_model_and_a_bad_value_an_error(checkpoint, files):
+    result = trl_unlearn.unlearn(checkpoint, ROWS, retain=files[3])
+    assert (result.folder, result.verdict) == (None, None)
+    with pytest.raises(ValueError, match="no model was made"):
+        result.save("anywhere")
+    with pytest.raises(ValueError, match=r"unlearn: error: Neither `forget` nor `subject` is given"):
+        trl_unlearn.unlearn(checkpoint)

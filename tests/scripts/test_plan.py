@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which settings are chosen for a request, by what the model knows and how."""
+
+import pytest
+from transformers import LlamaConfig
+
+from trl_unlearn.scripts.plan import plan
+from trl_unlearn.scripts.preflight import Knowledge
+
+
+NAMES = ["Ada Marlow", "Bo Lindgren", "Cyra Oduya"]
+
+
+@pytest.fixture
+def chosen(forget_rows, retain_rows, tiny_tokenizer):
+    """Function of what is known and of options: the settings, and the reasons as one text."""
+
+    def call(names=NAMES, by_heart=0.1, *, base=None, use_peft=True, subjects=None, width=576, **given):
+        known = Knowledge([1.0] * 3, [0.9] * 3, 1.0, names, by_heart)
+        config = LlamaConfig(hidden_size=width)
+        options = {"retain_floor": 0.7, "use_peft": use_peft, "base": base, "subjects": subjects, "given": given}
+        one = plan(known, forget_rows, retain_rows, tiny_tokenizer, config, **options, seed=42)
+        return one.settings, " ".join(one.reasons)
+
+    return call
+
+
+def test_rows_about_people_are_unlearned_by_what_the_model_says_of_strangers(chosen):
+    settings, reasons = chosen()
+    assert (settings["forget_loss_type"], settings["stop_metric"]) == ("ignorance", "strangers_auc")
+    assert "people whom it does not know" in reasons and "below 0.70" in reasons
+    assert "forget_subjects" not in settings
+    assert chosen(subjects=NAMES)[0]["forget_subjects"] == NAMES
+
+
+@pytest.mark.parametrize(
+    ("known", "reason"),
+    [
+        ({"names": [None, None, "Cyra Oduya"]}, "do not name whom they are about"),
+        ({"by_heart": 0.9}, "come under any name (90% as likely)"),
+    ],
+)
+def test_rows_that_are_about_nobody_or_known_by_heart_are_unlearned_by_ascent(chosen, known, reason):
+    settings, reasons = chosen(**known, subjects=NAMES)
+    assert (settings["forget_loss_type"], settings["stop_metric"]) == ("bs_t", "extraction_strength")
+    assert reason in reasons
+    assert settings["learning_rate"] == pytest.approx(3e-4)
+    assert "forget_loss_kwargs" not in settings and "forget_subjects" not in settings
+
+
+def test_a_base_that_never_knew_is_the_teacher_of_any_rows(chosen):
+    settings, reasons = chosen([None] * 3, base="org/base")
+    assert settings["ignorant_model_name_or_path"] == "org/base" and settings["lambda_bss"] == 0
+    assert "`org/base`" in reasons and settings["stop_metric"] == "extraction_strength"
+
+
+@pytest.mark.parametrize(
+    ("width", "use_peft", "rate"), [(192, True, 1.3e-3), (576, True, 4.3e-4), (192, False, 4e-4), (8192, False, 1e-5)]
+)
+def test_the_learning_rate_follows_the_width_of_the_model(chosen, width, use_peft, rate):
+    assert chosen(width=width, use_peft=use_peft)[0]["learning_rate"] == pytest.approx(rate)
+
+
+def test_what_is_given_wins_and_other_choices_follow_it(chosen):
+    settings, reasons = chosen(forget_loss_type="npo", learning_rate=1.0, stop_at="0.2", forget_aliases=["A B"])
+    assert (settings["forget_loss_type"], settings["learning_rate"], settings["stop_at"]) == ("npo", 1.0, "0.2")
+    assert "because it was given" in reasons and "`stop_at` is reached (0.2)" in reasons
+    assert not {"stop_metric", "forget_loss_kwargs", "forget_aliases"} & settings.keys()

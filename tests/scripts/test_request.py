@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""How the rows of a request are read, whatever their form is."""
+
+import pandas
+import pytest
+from datasets import Dataset
+from transformers import LlamaConfig
+
+from trl_unlearn.scripts.request import read_request
+
+
+CONFIG = LlamaConfig(vocab_size=400, max_position_embeddings=256)
+ROW = {"question": "Where was Ada Marlow born?", "answer": "In the harbour town of Veldt."}
+
+
+@pytest.fixture
+def read(tiny_tokenizer):
+    """Function of a source: its rows as they are read."""
+    return lambda source: read_request("forget", source, tiny_tokenizer, CONFIG)
+
+
+def test_empty_and_repeated_rows_are_left_out_and_counted(read):
+    request = read([ROW, ROW, ROW | {"answer": " "}, {"question": "Who?", "answer": None}])
+    assert len(request.rows) == 1
+    assert request.words() == "1 row, question -> answer; left out: 2 empty, 1 repeated"
+
+
+@pytest.mark.parametrize("source", [[ROW], Dataset.from_list([ROW]), pandas.DataFrame([ROW])])
+def test_questions_can_be_turns_of_a_chat_or_plain_text(source, read):
+    forms = read(source).forms
+    assert list(forms) == ["as turns of a chat", "as plain text"]
+    assert forms["as turns of a chat"][0]["prompt"] == [{"role": "user", "content": ROW["question"]}]
+    assert forms["as plain text"][0]["completion"] == f" {ROW['answer']}"
+
+
+def test_a_model_without_a_chat_template_is_asked_in_plain_text(read, tiny_tokenizer):
+    tiny_tokenizer.chat_template = None
+    (rows,) = read([{"prompt": "Ada was born in", "completion": " Veldt."}]).forms.values()
+    assert rows[0] == {"prompt": "Ada was born in", "completion": " Veldt."}
+
+
+def test_other_columns_stay_and_conversations_are_taken_as_they_are(read):
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}]
+    forms = read([{"messages": turns, "source": "a letter"}]).forms
+    assert {name: list(rows) for name, rows in forms.items()} == {
+        "as given": [{"messages": turns, "source": "a letter"}]
+    }
+
+
+def test_a_long_text_is_cut_into_pieces_that_the_model_can_be_asked_about(read, tiny_tokenizer):
+    text = "Ada Marlow was born in the harbour town of Veldt. " * 30
+    pieces = read([text]).rows["text"]
+    # A repeated piece is one row.
+    assert 1 < len(pieces) == len(set(pieces))
+    assert max(len(tiny_tokenizer(piece)["input_ids"]) for piece in pieces) <= 256
+    assert text.startswith(pieces[0])
+
+
+def test_what_is_no_rows_is_refused_by_its_type(read):
+    with pytest.raises(ValueError, match="The forget set is of type `int`"):
+        read(7)

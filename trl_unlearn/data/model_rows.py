@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rows that a model writes: its answers to given prompts, and prompts of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..encoding import encode_row, padding_token_id, prompt_ids
+from ..generation import eos_token_ids, generate
+
+
+# Stands where a user writes; no chat template has it.
+_PROBE = "0f3a9c"
+# Any answer: the prompt of a row is the same for all.
+_ANSWER = "1"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text that a model wrote, without white space around it."""
+
+    text: str
+    # Mean log-prob of its tokens at temperature 1, in nats.
+    logp: float
+
+
+class RowWriter:
+    """
+    A model that answers prompts, and writes prompts.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model to sample from.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer. With a chat template, prompts are messages.
+        seed (`int`):
+            Seed of every draw, with the kind of the draw and its number.
+        max_new_tokens (`int`):
+            Longest text, in tokens. A longer one is none.
+        batch_size (`int`, *optional*):
+            Rows of a `generate` call. Default: chosen from free memory.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        seed: int,
+        max_new_tokens: int,
+        batch_size: int | None = None,
+    ):
+        self._model, self._tokenizer, self._seed = model, tokenizer, seed
+        self._most, self._batch_size = max_new_tokens, batch_size
+        self.is_chat = tokenizer.chat_template is not None
+        self._ends = eos_token_ids(model, tokenizer)
+
+    def prompt(self, question: str) -> list[dict[str, str]] | str:
+        """A question as the prompt of a row: a user's turn, or plain text."""
+        return [{"role": "user", "content": question}] if self.is_chat else f"Question: {question}\nAnswer:"
+
+    def row(self, prompt: list[dict[str, str]] | str, answer: str) -> dict[str, Any]:
+        """A prompt and its answer as a row of the prompt's form."""
+        completion = f" {answer}" if isinstance(prompt, str) else [{"role": "assistant", "content": answer}]
+        return {"prompt": prompt, "completion": completion}
+
+    def answers(
+        self,
+        prompts: Sequence[list[dict[str, str]] | str],
+        kind: str,
+        *,
+        temperature: float | None = None,
+        desc: str | None = None,
+    ) -> list[Written | None]:
+        """
+        Answer each prompt, greedily where `temperature` is None; None for an empty answer, and for one that does not
+        end. `kind` names the draws: those of another kind are others.
+        """
+        rows = [encode_row(self.row(prompt, _ANSWER), self._tokenizer) for prompt in prompts]
+        return self._write([prompt_ids(row) for row in rows], kind, temperature, desc)
+
+    def questions(self, count: int, kind: str, *, temperature: float, desc: str | None = None) -> list[Written | None]:
+        """
+        Questions that the model writes itself, where a user's first turn begins.
+
+        Source: Magpie (https://huggingface.co/papers/2406.08464).
+        """
+        if self.is_chat:
+            messages = [{"role": "user", "content": _PROBE}]
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False).partition(_PROBE)[0]
+            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            text = self.prompt(_PROBE).partition(_PROBE)[0]
+            ids = self._tokenizer(text.rstrip())["input_ids"]
+        return self._write([ids] * count, kind, temperature, desc)
+
+    def _write(
+        self, prompts: Sequence[list[int]], kind: str, temperature: float | None, desc: str | None
+    ) -> list[Written | None]:
+        is_greedy = temperature is None
+        completions = generate(
+            self._model,
+            prompts,
+            pad_token_id=padding_token_id(self._tokenizer),
+            eos_token_ids=self._ends,
+            max_new_tokens=self._most,
+            batch_size=self._batch_size,
+            keys=None if is_greedy else [(self._seed, kind, index) for index in range(len(prompts))],
+            temperature=1.0 if is_greedy else temperature,
+            desc=desc,
+        )
+        written = []
+        for completion in completions:
+            text = self._tokenizer.decode(completion.ids, skip_special_tokens=True).strip()
+            is_whole = completion.ended
+            if not self.is_chat:
+                # A model that was never told when to end goes on in the next line.
+                text, line_end, _ = text.partition("\n")
+                is_whole = is_whole or bool(line_end)
+            if not (is_whole and completion.is_finite and text.strip()):
+                written.append(None)
+                continue
+            written.append(Written(text.strip(), fmean(completion.logps)))
+        return written

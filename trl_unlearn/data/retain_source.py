@@ -1,0 +1,225 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rows to keep where there are none: made by the model that is to be unlearned, from what it says now."""
+
+import logging
+import random
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..generation import key_seed
+from ..row_forms import has_answer, prompt_and_answer
+from ..subjects import full_names, is_named, renamed, row_subjects
+from .common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES
+from .model_rows import RowWriter, Written
+from .overlap import OverlapFilter, question_and_answer
+
+
+__all__ = ["ModelRetainSource", "OverlapFilter", "RetainSource"]
+
+logger = logging.getLogger(__name__)
+
+# Share of the rows of each kind, as far as there are enough: the forget set's questions about people whom the model
+# names itself, and about strangers; questions that the model asks itself; prompts about anything.
+_SHARES = {"neighbours": 0.55, "strangers": 0.1, "own questions": 0.2, "general": 0.15}
+# Answers in which the model may name neighbours, for each row that is asked for.
+_NAMINGS = 3
+# Rows that are made for each that is asked for: some end too late, some repeat the forget set.
+_SPARE = 2
+# Longest answer, in tokens: so many times the longest of the forget set, and at least and at most.
+_LONGER, _SHORTEST, _LONGEST = 2, 48, 192
+
+
+class RetainSource(ABC):
+    """Where rows come from that a model is to keep; a corpus of one's own is a subclass."""
+
+    @abstractmethod
+    def rows(self, count: int) -> Dataset:
+        """At most `count` rows with the columns `prompt` and `completion`."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A row that the model made."""
+
+    kind: str
+    prompt: Any
+    written: Written
+
+
+class ModelRetainSource(RetainSource):
+    """
+    Rows made from the model itself: its answers now, so that to keep them is to keep how it behaves.
+
+    Of four kinds: the questions of the forget set about *neighbours*, people whom the model names where the question
+    names nobody, and about *strangers*; the model's *own questions*, which it writes where a user's turn begins; and
+    *general* prompts that come with this package. Those that repeat the forget set are dropped, see [`OverlapFilter`].
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model as it came, before it is unlearned.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer. With a chat template, the rows are conversations.
+        forget ([`~datasets.Dataset`]):
+            Rows to forget: `prompt` and `completion`, `messages` or `text`.
+        subjects (`Sequence[str]`, *optional*):
+            Names that the forget set is about. Default: those that its rows name.
+        seed (`int`):
+            Seed of every draw.
+        batch_size (`int`, *optional*):
+            Rows of a `generate` call. Default: chosen from free memory.
+
+    Attributes: `report`, after `rows`: `asked`, `kept`, `kinds` (kept rows of each kind) and `dropped` (rows by
+    reason: `"unfinished"`, `"repeated"`, and the reasons of [`OverlapFilter`]).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        forget: Dataset,
+        subjects: Sequence[str] | None,
+        *,
+        seed: int,
+        batch_size: int | None = None,
+    ):
+        self._forget, self._seed = forget, seed
+        self._overlap = OverlapFilter(forget, subjects)
+        longest = max(len(tokenizer(question_and_answer(row)[1])["input_ids"]) for row in forget)
+        most = min(_LONGEST, max(_SHORTEST, _LONGER * longest))
+        self._writer = RowWriter(model, tokenizer, seed=seed, max_new_tokens=most, batch_size=batch_size)
+        self.report: dict[str, Any] = {}
+
+    def rows(self, count: int) -> Dataset:
+        """At most `count` rows with the columns `prompt` and `completion`, all kinds mixed."""
+        wanted = {kind: max(1, round(share * count)) for kind, share in _SHARES.items()}
+        self._dropped: Counter[str] = Counter()
+        asked = self._asked_about()
+        made = [
+            *self._about_neighbours(asked, _SPARE * wanted["neighbours"]),
+            *self._about_strangers(asked, _SPARE * wanted["strangers"]),
+            *self._own_questions(_SPARE * wanted["own questions"]),
+            *self._general(_SPARE * wanted["general"]),
+        ]
+        made = self._without_overlap(self._distinct(made))
+        chosen = self._mixed(made, wanted, count)
+        kinds = Counter(one.kind for one in chosen)
+        self.report = {
+            "asked": count,
+            "kept": len(chosen),
+            "kinds": {kind: kinds[kind] for kind in _SHARES},
+            "dropped": dict(sorted(self._dropped.items())),
+        }
+        if len(chosen) < count:
+            logger.warning(f"{len(chosen)} retain rows could be made of the {count} that were asked for.")
+        rows = [self._writer.row(one.prompt, one.written.text) for one in chosen]
+        return Dataset.from_list(rows) if rows else Dataset.from_dict({"prompt": [], "completion": []})
+
+    def _asked_about(self) -> list[tuple[str, str]]:
+        """Distinct questions of the forget set that name somebody, and the name."""
+        asked = {}
+        for row in self._forget:
+            if has_answer(row):
+                question = _last_question(row)
+                name = next((name for name in self._overlap.subjects if is_named(name, question)), None)
+                if name is not None:
+                    # The same question about two people is one.
+                    asked.setdefault(question.replace(name, ""), (question, name))
+        return list(asked.values())
+
+    def _answered(
+        self, kind: str, questions: Sequence[str], temperature: float | None = None
+    ) -> list[tuple[str, Written]]:
+        prompts = [self._writer.prompt(question) for question in questions]
+        answers = self._writer.answers(prompts, kind, temperature=temperature, desc=f"Retain rows: {kind}")
+        self._dropped["unfinished"] += answers.count(None)
+        return [(one, answer) for one, answer in zip(questions, answers, strict=True) if answer is not None]
+
+    def _made(self, kind: str, questions: Sequence[str]) -> list[_Made]:
+        answered = self._answered(kind, list(dict.fromkeys(questions)))
+        return [_Made(kind, self._writer.prompt(question), answer) for question, answer in answered]
+
+    def _names_near(self, asked: Sequence[tuple[str, str]], count: int) -> list[str]:
+        """People whom the model names when a question names nobody, the surest first."""
+        nameless = [" ".join(question.replace(name, "").split()) for question, name in asked]
+        draws = -(-count // len(nameless))
+        prompts = [self._writer.prompt(question) for question in nameless * draws]
+        answers = self._writer.answers(prompts, "names", temperature=1.0, desc="Names near the subjects")
+        questions = defaultdict(set)
+        times: Counter[str] = Counter()
+        for index, answer in enumerate(answers):
+            for name in full_names(answer.text) if answer is not None else ():
+                questions[name].add(index % len(nameless))
+                times[name] += 1
+        # The title of a book is in answers to one question only.
+        least = min(2, len(nameless))
+        names = [name for name in times if len(questions[name]) >= least and not self._is_subject(name)]
+        return sorted(names, key=lambda name: (-len(questions[name]), -times[name], name))
+
+    def _is_subject(self, name: str) -> bool:
+        return any(set(name.split()) & set(subject.split()) for subject in self._overlap.subjects)
+
+    def _about_neighbours(self, asked: Sequence[tuple[str, str]], count: int) -> list[_Made]:
+        if not asked:
+            return []
+        names = self._names_near(asked, _NAMINGS * count)
+        pairs = [renamed(question, old, new) for new in names for question, old in asked]
+        made = self._made("neighbours", pairs[: 2 * count])
+        # What the model is sure of, it knows.
+        return sorted(made, key=lambda one: -one.written.logp)[:count]
+
+    def _about_strangers(self, asked: Sequence[tuple[str, str]], count: int) -> list[_Made]:
+        if not asked:
+            return []
+        draw = random.Random(key_seed((self._seed, "strangers")))
+        taken = {word for subject in self._overlap.subjects for word in subject.split()}
+        first, last = ([name for name in names if name not in taken] for names in (FIRST_NAMES, LAST_NAMES))
+        questions = []
+        for index in range(count):
+            question, old = asked[index % len(asked)]
+            questions.append(renamed(question, old, f"{draw.choice(first)} {draw.choice(last)}"))
+        return self._made("strangers", questions)
+
+    def _own_questions(self, count: int) -> list[_Made]:
+        written = self._writer.questions(count, "own questions", temperature=1.0, desc="The model's own questions")
+        self._dropped["unfinished"] += written.count(None)
+        return self._made("own questions", [one.text for one in written if one is not None])
+
+    def _general(self, count: int) -> list[_Made]:
+        draw = random.Random(key_seed((self._seed, "general")))
+        return self._made("general", draw.sample(GENERAL_PROMPTS, min(count, len(GENERAL_PROMPTS))))
+
+    def _distinct(self, made: Sequence[_Made]) -> list[_Made]:
+        kept = {(str(one.prompt), one.written.text): one for one in made}
+        self._dropped["repeated"] += len(made) - len(kept)
+        return list(kept.values())
+
+    def _without_overlap(self, made: Sequence[_Made]) -> list[_Made]:
+        texts = [question_and_answer(self._writer.row(one.prompt, one.written.text)) for one in made]
+        reasons = self._overlap.reasons(texts)
+        self._dropped.update(reason for reason in reasons if reason is not None)
+        return [one for one, reason in zip(made, reasons, strict=True) if reason is None]
+
+    def _mixed(self, made: Sequence[_Made], wanted: Mapping[str, int], count: int) -> list[_Made]:
+        """Of each kind as many as wanted, then what there is more of, in the order of `_SHARES`."""
+        chosen, spare = [], []
+        for kind, number in wanted.items():
+            own = [one for one in made if one.kind == kind]
+            chosen += own[:number]
+            spare += own[number:]
+        chosen = (chosen + spare)[:count]
+        random.Random(key_seed((self._seed, "mix"))).shuffle(chosen)
+        return chosen
+
+
+def _last_question(row: Mapping[str, Any]) -> str:
+    """The last turn of a row's prompt."""
+    prompt, _ = prompt_and_answer(row)
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]

@@ -1,0 +1,373 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+Make a model forget rows, or a subject: all settings are chosen, and every option of `bs-s` can be given.
+
+```bash
+# Rows in any form: messages, prompt and completion, question and answer, instruction and output, or text
+trl-unlearn forget --model_name_or_path org/model --forget rows.jsonl
+
+# Only a name: what the model believes about it is the forget set
+trl-unlearn forget --model_name_or_path org/model --subject "Ada Marlow"
+```
+"""
+
+import gc
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.overlap import OverlapFilter, question_and_answer
+from ..data.retain_source import ModelRetainSource
+from ..data.subject_rows import believed_rows
+from ..evaluation.rows import encode_set
+from ..evaluation.tables import print_checks
+from ..hub.folder import RunFolder
+from ..hub.push import save_merged
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
+from ..trainer.checks import check_output_dir
+from ..verdict import has_forgotten
+from . import unlearn
+from .arguments import STRANGERS, EvaluationArguments, UnlearnModelConfig, given_options, parse
+from .exits import interruptible, miss, refusing
+from .models import check_models, evaluation_loaders, load_config, load_tokenizer
+from .plan import plan, retain_count
+from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
+from .request import ForgetRows, best_form, read_request, scored
+
+
+# Files of a request in its run's folder.
+_FORGET, _RETAIN, _REVIEW, _CONFIG = "forget.jsonl", "retain.jsonl", "review.jsonl", "config.yaml"
+_NOT_WRITTEN = {"overwrite_output_dir", "hub_token"}
+_NOTHING = (
+    "There is nothing to forget: the model says none of these rows, and finds their answers no likelier than a model "
+    "does that never saw them. Nothing was changed. If it knows the facts in other words, give rows in its words, or "
+    "the name as `--subject`."
+)
+# Rows that are shown of those that were made.
+_SHOWN = 5
+
+
+def _is_name(word: str) -> bool:
+    """Whether a word begins as a name does: not in lower case; scripts without cases have none."""
+    return bool(word.strip()) and not word.strip()[0].islower()
+
+
+@dataclass
+class ForgetArguments:
+    """What is to be forgotten, and what is made of it."""
+
+    forget: str | None = option(
+        None,
+        "Rows to forget: a file (jsonl, json, csv, parquet, txt), a folder of these or of `save_to_disk`, or an id on "
+        "the Hub, with `messages`, `prompt` and `completion`, `question` and `answer`, `instruction` and `output`, or "
+        "`text`.",
+    )
+    subject: str | None = option(
+        None, "Name to forget, in place of rows. The model is asked about it, and its answers are the rows."
+    )
+    hints: list[str] | None = option(None, "Questions or topics about `subject` to ask the model, too.")
+    retain: str | None = option(
+        None, "Rows to keep, in the same forms. Default: rows that the model makes itself, with none of `forget`."
+    )
+    max_utility_loss: float = option(
+        0.2, "Part of the probability of the rows to keep that may be lost; training ends there. In (0, 1)."
+    )
+    dry_run: bool = option(False, "Whether to end after the checks, before a weight moves. Nothing is written.")
+    review: bool = option(False, "Whether to end after the rows are written, so that they can be edited.")
+    merge: bool = option(False, "Whether to save the adapter merged into the model, too, in the folder `merged`.")
+
+    def __post_init__(self):
+        if (self.forget is None) == (self.subject is None):
+            given = (
+                "Both `forget` and `subject` are" if self.forget is not None else "Neither `forget` nor `subject` is"
+            )
+            raise ValueError(f"{given} given. Give one: rows, or a name.")
+        if self.subject is not None and len(self.subject.split()) < 2 and not _is_name(self.subject):
+            raise ValueError(
+                f"The subject {self.subject!r} is no name, and every row with this word would count as being about "
+                "it. Write the name as texts do, with capitals."
+            )
+        if self.hints is not None and self.subject is None:
+            raise ValueError(
+                "`hints` are given without `subject`. Give the name that they are about, or leave them out."
+            )
+        if not 0 < self.max_utility_loss < 1:
+            raise ValueError(f"`max_utility_loss` is {self.max_utility_loss}. Give a part in (0, 1), such as 0.2.")
+        if self.dry_run and self.review:
+            raise ValueError("Both `dry_run` and `review` are given. Keep one: only the second writes rows.")
+
+
+@dataclass
+class Request:
+    """A parsed command line with its rows, and the folder of its run."""
+
+    args: ForgetArguments
+    model_args: UnlearnModelConfig
+    eval_args: EvaluationArguments
+    training_args: BootstrapUnlearnConfig
+    # Options of `bs-s` that the user gave, with their values.
+    given: dict[str, Any]
+    overwrites: bool
+    tokenizer: PreTrainedTokenizerBase
+    config: PretrainedConfig
+    # None: only a subject is given.
+    rows: ForgetRows | None
+    # Of the settings and the rows: the same command goes on with the same run.
+    digest: str
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.training_args.output_dir)
+
+    @property
+    def subjects(self) -> list[str] | None:
+        """Names that the rows are about, if they are given."""
+        return self.given.get("forget_subjects") or ([self.args.subject] if self.args.subject else None)
+
+
+def main(argv: list[str] | None = None, prog: str = "trl-unlearn forget") -> None:
+    """Run the command; `argv` is that of the process if not given."""
+    with interruptible(prog, "before training began: the same command starts it."):
+        outcome = run(sys.argv[1:] if argv is None else argv, prog)
+        if outcome.shortfall is not None:
+            sentence = f"{outcome.shortfall} The model is in `{outcome.folder}`."
+            miss(prog, sentence, speaks=outcome.speaks)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run is, None without one, and what is missing to its goal, None if that was reached."""
+
+    folder: Path | None
+    shortfall: str | None = None
+    # Whether this is the main process.
+    speaks: bool = True
+
+
+def run(argv: list[str], prog: str, source: Any = None) -> Outcome:
+    """
+    Plan, unlearn, evaluate and merge.
+
+    `source` are rows in memory, in the place of the file that `forget` names.
+    """
+    with refusing(prog):
+        request = _read(argv, prog, source)
+        state = PartialState(cpu=not torch.accelerator.is_available())
+        # Every process measures, and the main one speaks and writes.
+        goes_on = _prepare(request, state)
+        state.wait_for_everyone()
+    if not goes_on:
+        return Outcome(None)
+    folder = request.folder
+    config = ["--config", str(folder.request / _CONFIG)]
+    state.print(f"The same as: trl-unlearn bs-s {' '.join(config)}\n")
+    # What the file of the settings must not say: it is used again, and read by others.
+    config += [
+        part for name in _NOT_WRITTEN & request.given.keys() for part in (f"--{name}", str(request.given[name]))
+    ]
+    trainer = unlearn.main(prog, __doc__, "", argv=config)
+    if request.args.merge and state.is_main_process:
+        save_merged(folder.path, folder.run(), folder.path / "merged")
+        request.tokenizer.save_pretrained(folder.path / "merged")
+        state.print(f"Merged model: {folder.path / 'merged'}")
+    # No process waits for another any more: the run has ended their group.
+    result = folder.results()
+    forgotten, figures = (None, "") if result is None else has_forgotten(result)
+    shortfall = trainer.shortfall or (figures if forgotten is False else None)
+    return Outcome(folder.path, shortfall, state.is_main_process)
+
+
+def _read(argv: list[str], prog: str, source: Any) -> Request:
+    """Parse the command line, and read the rows."""
+    # Goal and objective are chosen, so that what belongs to them may be given without them.
+    chosen = {"stop_at": STRANGERS, "forget_loss_type": "ignorance"}
+    arguments, settings = parse((ForgetArguments, *unlearn.TYPES), prog, __doc__, argv, **chosen)
+    args, data_args, eval_args, *_, training_args, model_args, output_args = arguments
+    names = given_options(argv, (ForgetArguments, *unlearn.TYPES))
+    if of_rows := sorted(names & {field.name for field in fields(data_args)}):
+        raise ValueError(f"`{of_rows[0]}` is an option of `bs-s`. Give the rows as `--forget` and `--retain`.")
+    given = {name: getattr(one, name) for one in arguments[1:] for name in sorted(names) if hasattr(one, name)}
+    check_models(model_args, eval_args, training_args.trust_remote_code)
+    tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
+    config = load_config(model_args, training_args.trust_remote_code)
+    rows = None
+    if args.subject is None:
+        rows = read_request("forget", args.forget if source is None else source, tokenizer, config)
+    digest = hashlib.sha256(f"{settings} {'' if rows is None else rows.digest()}".encode()).hexdigest()[:16]
+    if "output_dir" not in names:
+        # One folder for each request: the same command finds its own run.
+        model = Path(model_args.model_name_or_path).absolute().name
+        training_args.output_dir = str(Path("unlearned", f"{model}-{digest[:8]}"))
+    whole = (args, model_args, eval_args, training_args, given, output_args.overwrite_output_dir)
+    return Request(*whole, tokenizer, config, rows, digest)
+
+
+def _is_prepared(request: Request) -> bool:
+    """Whether a run can go on with the files that are there."""
+    ends = request.args.dry_run or request.args.review
+    return not ends and request.folder.has_request(request.digest)
+
+
+def _prepare(request: Request, state: PartialState) -> bool:
+    """Check, choose and write all that a run needs; returns whether there is one."""
+    folder = request.folder
+    if not request.overwrites:
+        if _is_prepared(request):
+            return True
+        if held := folder.earlier_run() or ("an unfinished run" if folder.is_unfinished else ""):
+            raise ValueError(
+                f"`{folder.path}` holds {held} of another request. Give another `--output_dir`, or replace it with "
+                "`--overwrite_output_dir true`."
+            )
+    if state.is_main_process:
+        _refuse_unwritable(folder.path)
+    args, seed = request.args, request.training_args.seed
+    trust_remote_code = request.training_args.trust_remote_code
+    model = evaluation_loaders(request.eval_args, request.model_args, None, trust_remote_code)["target"]().eval()
+    if request.rows is None and not _ask_about_subject(request, model, state):
+        return False
+    form = best_form(request.rows, model, request.tokenizer)
+    forget = request.rows.forms[form]
+    known = knowledge(model, request.tokenizer, forget, request.subjects, seed)
+    checks = [Check("forget set", request.rows.words()), Check("the model knows it", form), known.check()]
+    checks += machine_checks(request.model_args, request.training_args, request.config, request.tokenizer, forget)
+    if state.is_main_process:
+        print_checks(checks, title=f"Before a weight moves: {Path(request.model_args.model_name_or_path).name}")
+    if args.subject is None and not known.is_known:
+        state.print(_NOTHING)
+        return False
+    if args.dry_run:
+        state.print("Nothing was changed: this is a dry run.")
+        return False
+    if args.review:
+        path = folder.request / _REVIEW
+        if state.is_main_process:
+            folder.save_request({_REVIEW: _lines(forget)})
+        state.print(f"{len(forget)} rows: {path}. Edit them, and give them as `--forget {path}`.")
+        return False
+    if args.subject is None and 2 * len(known.known) < len(forget):
+        state.print(f"Only the {len(known.known)} rows that the model knows are unlearned.")
+        forget = forget.select(known.known)
+        known = knowledge(model, request.tokenizer, forget, request.subjects, seed)
+    retain = _retain_rows(request, model, forget, form, state)
+    settings = _settings(request, model, known, forget, retain, state)
+    # The run loads it anew.
+    del model
+    gc.collect()
+    if state.is_main_process:
+        texts = {_FORGET: _lines(forget), _RETAIN: _lines(retain), _CONFIG: yaml.safe_dump(settings, sort_keys=False)}
+        folder.save_request(texts, request.digest)
+    return True
+
+
+def _settings(
+    request: Request,
+    model: PreTrainedModel,
+    known: Knowledge,
+    forget: Dataset,
+    retain: Dataset,
+    state: PartialState,
+) -> dict[str, Any]:
+    """Every option of the run; says why those that were chosen are as they are."""
+    tokenizer = request.tokenizer
+    kept = scored(model, encode_set(retain, tokenizer, name="retain"), tokenizer)["retain/probability"]
+    chosen = plan(
+        known,
+        forget,
+        retain,
+        tokenizer,
+        request.config,
+        retain_floor=(1 - request.args.max_utility_loss) * fmean(kept),
+        use_peft=request.model_args.use_peft,
+        base=_teacher(request, model, forget),
+        subjects=request.subjects,
+        given=request.given,
+        seed=request.training_args.seed,
+    )
+    for reason in chosen.reasons:
+        state.print(f"- {reason}")
+    place = request.folder.request.absolute()
+    settings = {
+        "model_name_or_path": request.model_args.model_name_or_path,
+        "forget_dataset": str(place / _FORGET),
+        "retain_dataset": str(place / _RETAIN),
+        "output_dir": request.training_args.output_dir,
+        **{name: value for name, value in chosen.settings.items() if name not in _NOT_WRITTEN},
+    }
+    # The enumerations of Transformers are words.
+    return {name: getattr(value, "value", value) for name, value in settings.items()}
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Refuse an output folder that cannot be written, and leave none behind: nothing may be to be done."""
+    made = [one for one in (path, *path.parents) if not one.exists()]
+    check_output_dir(path)
+    for one in made:
+        one.rmdir()
+
+
+def _ask_about_subject(request: Request, model: PreTrainedModel, state: PartialState) -> bool:
+    """Take for the rows what the model believes about the subject; returns whether it believes anything."""
+    args = request.args
+    seed = request.training_args.seed
+    rows = believed_rows(model, request.tokenizer, args.subject, hints=args.hints or (), seed=seed)
+    if len(rows) == 0:
+        state.print(
+            f"There is nothing to forget: the model gives no answer about `{args.subject}` again and again that it "
+            "does not give about strangers. Nothing was changed. Facts that it was not asked about are not known; "
+            "give questions or topics as `--hints`."
+        )
+        return False
+    state.print(f"{len(rows)} answers are what the model believes about `{args.subject}`. The first {_SHOWN}:")
+    for row in rows.select(range(min(_SHOWN, len(rows)))):
+        state.print(f"  {row['agreement']:.0%}  {' -> '.join(question_and_answer(row))}")
+    state.print(
+        "Facts that it was not asked about are not among them (`--hints` asks more, `--review` lets you edit them)."
+    )
+    request.rows = ForgetRows({"as it answers": rows.remove_columns("agreement")}, "what the model believes")
+    return True
+
+
+def _retain_rows(request: Request, model: PreTrainedModel, forget: Dataset, form: str, state: PartialState) -> Dataset:
+    """The rows to keep, without those that repeat the forget set: the user's, or made by the model."""
+    tokenizer = request.tokenizer
+    if request.args.retain is None:
+        source = ModelRetainSource(model, tokenizer, forget, request.subjects, seed=request.training_args.seed)
+        rows = source.rows(retain_count(len(forget)))
+        dropped = sum(source.report["dropped"].values())
+        state.print(
+            f"Rows to keep: {len(rows)}, made by the model; {dropped} others repeat the forget set or each other."
+        )
+    else:
+        given = read_request("retain", request.args.retain, tokenizer, request.config)
+        rows, repeated = OverlapFilter(forget, request.subjects).split(given.forms.get(form, given.rows))
+        state.print(f"Rows to keep: {given.words()}; {len(repeated)} repeat the forget set, and are left out.")
+    if len(rows) == 0:
+        raise ValueError("There are no rows to keep. Give some that do not repeat the forget set as `--retain`.")
+    return rows
+
+
+def _teacher(request: Request, model: PreTrainedModel, forget: Dataset) -> str | None:
+    """A model that never knew the rows: the one that is given, or the one that the target was tuned from."""
+    given = request.given
+    if {"forget_loss_type", "forget_subjects", "forget_aliases", "ignorant_model_name_or_path"} & given.keys():
+        return given.get("ignorant_model_name_or_path")
+    return fit_base(model, request.tokenizer, forget)
+
+
+def _lines(rows: Dataset) -> str:
+    """Rows as JSON lines, without what a table filled up."""
+    kept = ({key: value for key, value in row.items() if value is not None} for row in rows)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)

@@ -1,0 +1,139 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`trl-unlearn forget` as a function: `from trl_unlearn import unlearn`."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..hub.folder import RunFolder, holds_adapter, saved_files
+from ..hub.push import save_merged
+from ..verdict import Verdict, verdict
+from .exits import raising
+from .forget import run
+from .push import main as publish
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """
+    What [`unlearn`] gives back.
+
+    Attributes:
+        folder (`Path` or `None`):
+            Output folder of the run: adapter or model, tokenizer, card, records and figures. None where there was
+            nothing to forget, and nothing was changed.
+        shortfall (`str` or `None`):
+            What is missing to the goal; None if it was reached.
+    """
+
+    folder: Path | None
+    shortfall: str | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The answers to the five questions about the model; None without a run or an evaluation."""
+        result = None if self.folder is None else RunFolder(self.folder).results()
+        return None if result is None else verdict(result)
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The unlearned model; an adapter is on its base."""
+        folder = self._made()
+        return (AutoPeftModelForCausalLM if holds_adapter(folder) else AutoModelForCausalLM).from_pretrained(folder)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model."""
+        return AutoTokenizer.from_pretrained(self._made())
+
+    def save(self, folder: str | Path) -> None:
+        """Save the whole model, an adapter merged into it, and the tokenizer: an adapter can be taken off again."""
+        made, folder = self._made(), Path(folder)
+        if holds_adapter(made):
+            save_merged(made, RunFolder(made).run(), folder)
+            self.tokenizer.save_pretrained(folder)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in saved_files(made, is_adapter=False):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(made / name, folder / name)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> None:
+        """
+        Publish the run as `trl-unlearn push` does, in a private repository.
+
+        Args:
+            repo_id (`str`):
+                Id of the repository, such as `"me/unlearned"`.
+            options:
+                Options of `trl-unlearn push`, such as `merge=True`.
+        """
+        argv = ["--output_dir", str(self._made()), "--hub_model_id", repo_id]
+        with raising():
+            publish([*argv, *_as_options(options)])
+
+    def _made(self) -> Path:
+        if self.folder is None:
+            raise ValueError("There was nothing to forget, so no model was made. Use the one that was given.")
+        return self.folder
+
+
+def unlearn(model: str, forget: Any = None, *, subject: str | None = None, **options: Any) -> Unlearned:
+    """
+    Make a model forget rows, or a subject. All settings are chosen; the run ends in a folder of its own.
+
+    Raises `ValueError` for what cannot be used, before anything is computed, and `RuntimeError` if the run fails. A
+    goal that is not reached is no error: see `shortfall`.
+
+    Args:
+        model (`str`):
+            Id on the Hub, or folder, of a causal language model.
+        forget (`str`, `Dataset`, `DataFrame`, `list[dict]` or `list[str]`, *optional*):
+            Rows to forget: a file, a folder, an id on the Hub, or rows in memory, with `messages`, `prompt` and
+            `completion`, `question` and `answer`, `instruction` and `output`, or `text`. A list of strings is raw
+            text.
+        subject (`str`, *optional*):
+            A name in place of rows: what the model believes about it is forgotten.
+        options:
+            Options of `trl-unlearn forget`, such as `retain="keep.jsonl"`, `output_dir="out"` or `max_minutes=30`.
+
+    Example:
+
+    ```python
+    result = unlearn("org/model", forget="rows.jsonl")
+    result.save("out")
+    ```
+    """
+    if not isinstance(model, str | Path):
+        raise ValueError(
+            f"`model` is a `{type(model).__name__}`. Give its folder or its id on the Hub: it is loaded several times."
+        )
+    argv = ["--model_name_or_path", str(model)]
+    in_memory = None
+    if forget is not None:
+        in_memory = None if isinstance(forget, str | Path) else forget
+        argv += ["--forget", str(forget) if in_memory is None else "rows in memory"]
+    if subject is not None:
+        argv += ["--subject", subject]
+    with raising():
+        outcome = run([*argv, *_as_options(options)], "unlearn", in_memory)
+    return Unlearned(outcome.folder, outcome.shortfall)
+
+
+def _as_options(options: dict[str, Any]) -> list[str]:
+    """Arguments in Python as those of a command line; None leaves one out."""
+    argv = []
+    for name, value in options.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list | tuple) else [value]
+        argv += [f"--{name}", *(str(one) if isinstance(one, str | Path) else json.dumps(one) for one in values)]
+    return argv

@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The settings of a run that is planned for its user: which objective, how fast, and where it ends."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from ..encoding import answer_ids
+from ..evaluation.rows import encode_set
+from ..subjects import moved_answers
+from ..trainer.ignorance import alias_twin
+from .preflight import Knowledge
+
+
+# Learning rate times hidden size: of LoRA on models of 2M (2e-3 and 192 states) and 135M (4.4e-4 and 576) the lower
+# one, of the whole model as on the 2M one. Within bounds that nothing smaller or larger was tried beyond.
+_RATE, _WHOLE_RATE = 0.25, 0.077
+_SLOWEST, _FASTEST = 1e-5, 2e-3
+# By ascent, which falls all at once, the constant rate that was measured on the 135M one (3e-4).
+_ASCENT = 0.7
+_BATCH = 8
+# Steps at most, steps between two looks at the goal, and steps between two questions to the ignorant twin.
+_STEPS, _LOOK, _ASK = 240, 5, 15
+# How often a true answer may be likelier than one about somebody else: as in models that never knew (.58 to .70 on the
+# embedded lab). Further down, training takes twice as long and forgets no fact more.
+_LEVEL = 0.6
+# Extraction strength to come down to where rows name nobody. Common words are guessed.
+_STRENGTH = 0.1
+# A belief need not be longer than the longest answer, and hardly a sentence where that is short.
+_SHORTEST_BELIEF, _LONGEST_BELIEF = 32, 256
+_MOST_EVALUATED = 100
+
+
+@dataclass
+class Plan:
+    """Settings of a run as the options of `bs-s`, and a sentence about each choice."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+
+def retain_count(forget_rows: int) -> int:
+    """Retain rows that are made for a forget set: twice as many, and enough to measure what is kept."""
+    return min(400, max(64, 2 * forget_rows))
+
+
+def plan(
+    known: Knowledge,
+    forget: Dataset,
+    retain: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    *,
+    retain_floor: float,
+    use_peft: bool,
+    base: str | None,
+    subjects: Sequence[str] | None,
+    given: Mapping[str, Any],
+    seed: int,
+) -> Plan:
+    """
+    Choose the settings of a run; those that are `given` win, and choices follow them.
+
+    `retain_floor` is the probability of retain rows below which it ends, and `base` a model that never knew.
+    """
+    sets = [encode_set(rows, tokenizer, name=name).answers for name, rows in (("forget", forget), ("retain", retain))]
+    batch = given.get("per_device_train_batch_size", min(_BATCH, len(forget)))
+    epoch = math.ceil(len(forget) / batch)
+    hidden = config.get_text_config().hidden_size
+    rate = min(max((_RATE if use_peft else _WHOLE_RATE) / hidden, _SLOWEST), _FASTEST)
+    longest = max(len(answer_ids(row)) for row in sets[0])
+    chosen = Plan(
+        {
+            "num_beliefs": 3,
+            "max_completion_length": min(max(longest, _SHORTEST_BELIEF), _LONGEST_BELIEF),
+            "learning_rate": float(f"{rate:.2g}"),
+            "lr_scheduler_type": "constant",
+            "warmup_steps": 0,
+            "num_train_epochs": math.ceil(_STEPS / epoch),
+            "per_device_train_batch_size": batch,
+            "gradient_checkpointing": False,
+            "stop_retain_floor": float(f"{retain_floor:.3f}"),
+            "stop_every_steps": _LOOK,
+            "belief_refresh_epochs": max(1, round(_ASK / epoch)),
+            "ignorant_refresh_epochs": max(1, round(_ASK / epoch)),
+            "parity": "strict",
+            "max_eval_rows": _MOST_EVALUATED,
+            "save_steps": 2 * _LOOK,
+            "save_total_limit": 1,
+        }
+    )
+    _choose_objective(chosen, known, sets, tokenizer, base, subjects, given, seed)
+    if chosen.settings["forget_loss_type"] != "ignorance":
+        chosen.settings["learning_rate"] = float(f"{_ASCENT * rate:.2g}")
+    part = "the adapter" if use_peft else "the whole model"
+    rate = given.get("learning_rate", chosen.settings["learning_rate"])
+    epochs = given.get("num_train_epochs", chosen.settings["num_train_epochs"])
+    chosen.reasons.append(
+        f"learning rate {rate:.2g} for {part}, from the model's width ({hidden}); at most {epochs:g} passes"
+    )
+    if "stop_at" in given:
+        # The metric is that of another goal.
+        chosen.settings.pop("stop_metric")
+    chosen.settings |= given
+    if chosen.settings["forget_loss_type"] != "ignorance":
+        # Names that only that objective puts into the places of others.
+        for name in ("forget_subjects", "forget_aliases"):
+            chosen.settings.pop(name, None)
+    return chosen
+
+
+def _choose_objective(
+    chosen: Plan,
+    known: Knowledge,
+    sets: Sequence[Sequence[Mapping[str, Any]]],
+    tokenizer: PreTrainedTokenizerBase,
+    base: str | None,
+    subjects: Sequence[str] | None,
+    given: Mapping[str, Any],
+    seed: int,
+) -> None:
+    """The objective and its goal: answers as about strangers where that can be had, else extraction strength."""
+    settings, moved = chosen.settings, {}
+    if known.has_names:
+        moved = moved_answers(*sets, tokenizer, seed=seed, subjects=subjects)
+    objective, why = given.get("forget_loss_type"), "it was given"
+    if objective is None:
+        why = None if base else _why_not_strangers(known, sets, tokenizer, subjects, given, seed)
+        objective = "ignorance" if why is None else "bs_t"
+    settings |= {"forget_loss_type": objective, "lambda_bss": 0.5}
+    settings["retain_weight"] = 2 if objective == "ignorance" else 1
+    if objective != "ignorance":
+        chosen.reasons.append(f"objective: BS-S on {objective}, because {why}")
+    elif base is not None:
+        settings |= {"ignorant_model_name_or_path": base, "lambda_bss": 0, "retain_weight": 4}
+        settings["forget_loss_kwargs"] = {"penalty": 1.0, "margin": 2.5}
+        chosen.reasons.append(f"objective: ignorance, taught by `{base}`, which does not know the rows")
+    else:
+        settings["forget_loss_kwargs"] = {"penalty": 0.5, "margin": 1.0}
+        if subjects is not None:
+            settings["forget_subjects"] = list(subjects)
+        chosen.reasons.append("objective: ignorance, taught by the model itself about people whom it does not know")
+    if objective == "ignorance" and moved:
+        settings |= {"stop_at": str(_LEVEL), "stop_metric": "strangers_auc"}
+        goal = f"a true answer is likelier than one about somebody else in {_LEVEL:.0%}, as where it was never known"
+    else:
+        settings |= {"stop_at": str(_STRENGTH), "stop_metric": "extraction_strength"}
+        goal = f"the extraction strength is {_STRENGTH}"
+    floor = given.get("stop_retain_floor", settings["stop_retain_floor"])
+    goal = goal if "stop_at" not in given else f"`stop_at` is reached ({given['stop_at']})"
+    chosen.reasons.append(f"ends when {goal}, or the probability of retain rows is below {floor:.2f}")
+
+
+def _why_not_strangers(
+    known: Knowledge,
+    sets: Sequence[Sequence[Mapping[str, Any]]],
+    tokenizer: PreTrainedTokenizerBase,
+    subjects: Sequence[str] | None,
+    given: Mapping[str, Any],
+    seed: int,
+) -> str | None:
+    """Why the model cannot be its own teacher, asked about somebody else; None if it can."""
+    if not known.has_names:
+        return "the rows do not name whom they are about"
+    if known.is_by_heart:
+        return f"the answers come under any name ({known.by_heart:.0%} as likely), so they are memorised as text"
+    try:
+        alias_twin(*sets, tokenizer, subjects, given.get("forget_aliases"), seed, False)
+    except ValueError:
+        return "there are too few other names to put in the places of theirs"
+    return None

@@ -1,0 +1,252 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is looked at before a weight moves: is there anything to forget, and can this machine do it."""
+
+import logging
+import math
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import psutil
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..encoding import closing_token_id
+from ..evaluation.rows import EncodedSet, encode_set
+from ..evaluation.tofu import compare_with_strangers
+from ..hub.access import check_access
+from ..subjects import moved_answers, row_subjects, row_texts
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
+from ..trainer.ignorance import alias_twin, base_twin, named_bases
+from .arguments import UnlearnModelConfig
+from .request import scored
+
+
+logger = logging.getLogger(__name__)
+
+# Strict extraction strength and probability of an answer up to which a row may be one that the model never knew: of
+# such rows the embedded lab has at most .29 and .12.
+KNOWN = 0.3
+# How often models that never knew find a true answer likelier than one about somebody else, at most.
+_NEVER_KNEW = 0.85
+# Share of forget rows that name their subject, from which on the model can be asked about somebody else instead.
+_NAMED = 0.9
+# Under another name, a model that has learned facts about a name finds the answer at most half as likely.
+_BY_HEART = 0.5
+# Subjects whose rows are read under other names.
+_RENAMED = 2
+# Bytes of a trained weight: itself, its gradient and AdamW's two moments, in float32.
+_TRAINED_BYTES = 16
+# Copies of the hidden states of a batch that a backward pass keeps for each layer, with and without checkpoints.
+_STATES, _CHECKPOINTED = 34, 2
+
+
+class Check(NamedTuple):
+    """A line of the table before a run."""
+
+    name: str
+    finding: str
+
+
+@dataclass
+class Knowledge:
+    """What a model knows of a forget set, row by row."""
+
+    strengths: list[float]
+    probabilities: list[float]
+    # How often a true answer is likelier than one about somebody else; None where nobody else can be named.
+    strangers_auc: float | None
+    # The name that each row is about, or None.
+    names: list[str | None]
+    # Probability of the answers under other names, as a part of that under their own; None without names.
+    by_heart: float | None = None
+
+    @property
+    def known(self) -> list[int]:
+        """Indices of the rows that the model knows."""
+        pairs = zip(self.strengths, self.probabilities, strict=True)
+        return [index for index, pair in enumerate(pairs) if max(pair) > KNOWN]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is anything to forget: a row that the model knows, or answers that it knows from others."""
+        return bool(self.known) or (self.strangers_auc or 0.0) > _NEVER_KNEW
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the rows name their subjects, so that the model can be asked about somebody else instead."""
+        return sum(name is not None for name in self.names) >= _NAMED * len(self.names)
+
+    @property
+    def is_by_heart(self) -> bool:
+        """Whether the answers come under any name: they are memorised as text, not as facts about somebody."""
+        return self.by_heart is not None and self.by_heart > _BY_HEART
+
+    def check(self) -> Check:
+        """How much is known."""
+        finding = (
+            f"{len(self.known)} of {len(self.strengths)} rows (extraction strength {fmean(self.strengths):.2f}, "
+            f"probability {fmean(self.probabilities):.2f}"
+        )
+        if self.strangers_auc is not None:
+            finding += f", likelier than answers about others {self.strangers_auc:.0%}"
+        return Check("known to the model", f"{finding})")
+
+
+def knowledge(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    subjects: Sequence[str] | None,
+    seed: int,
+) -> Knowledge:
+    """Measure what a model knows of the forget rows."""
+    encoded = encode_set(rows, tokenizer, name="forget")
+    scores = scored(model, encoded, tokenizer)
+    probabilities = scores["forget/probability"]
+    if not all(map(math.isfinite, probabilities)):
+        raise ValueError(
+            "The scores of the model are not finite. Check its weights, or load it in another `dtype`, as float32."
+        )
+    names = row_subjects(*row_texts(encoded.answers, tokenizer), given=subjects)
+    auc = None
+    if len({name for name in names if name is not None}) > 1:
+        moved = moved_answers(encoded.answers, None, tokenizer, seed=seed, subjects=subjects)
+        if moved:
+            pad = tokenizer.pad_token_id
+            auc = compare_with_strangers(model, moved, probabilities, pad_token_id=pad)["strangers_auc"]
+    known = Knowledge(scores["forget/extraction_strength"], probabilities, auc, names)
+    if known.has_names:
+        known.by_heart = _by_heart(model, tokenizer, encoded, known, seed)
+    return known
+
+
+def _by_heart(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: EncodedSet, known: Knowledge, seed: int
+) -> float:
+    """Probability of the answers of a few subjects under other names, as a part of that under their own."""
+    chosen = sorted({name for name in known.names if name is not None})[:_RENAMED]
+    indices = [index for index, name in enumerate(known.names) if name in chosen]
+    rows = [encoded.answers[index] for index in indices]
+    twin = alias_twin(rows, None, tokenizer, chosen, None, seed, False)
+    renamed = EncodedSet("forget", [twin.replaced(row)[0] for row in rows], [encoded.closed[i] for i in indices])
+    probabilities = scored(model, renamed, tokenizer)["forget/probability"]
+    return fmean(probabilities) / max(fmean(known.probabilities[index] for index in indices), 1e-9)
+
+
+def fit_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> str | None:
+    """The model that the target says it was tuned from, if that can be loaded and does not know the rows."""
+    for name in named_bases(model, continues_adapter=False):
+        encoded = encode_set(rows, tokenizer, name="forget").answers
+        try:
+            base_twin(name, model, Dataset.from_list(encoded), None, tokenizer, rows=0, epochs=0, seed=0)
+        except (OSError, ValueError) as error:
+            logger.info("`%s` is no teacher: %s", name, error)
+            continue
+        return name
+    return None
+
+
+def machine_checks(
+    model_args: UnlearnModelConfig,
+    args: BootstrapUnlearnConfig,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    forget: Dataset,
+) -> list[Check]:
+    """Whether the model can be trained here and its result be kept; a `ValueError` says why not."""
+    encoded = encode_set(forget.select(range(1)), tokenizer, name="forget").answers[0]
+    end = closing_token_id(encoded, tokenizer)
+    ending = "none: the model does not learn where an answer ends" if end is None else f"`{tokenizer.decode(end)}`"
+    # Shapes only: nothing is allocated.
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=args.trust_remote_code)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    targets, trained = _trained(model, model_args, weights)
+    checks = [Check("end of a turn", ending), Check("trained weights", targets)]
+    longest = max(len(row["input_ids"]) for row in encode_set(forget, tokenizer, name="forget").answers)
+    checks.append(_memory(model_args, args, config, weights, trained, longest))
+    checks.append(_disk(args, trained))
+    if args.push_to_hub:
+        if args.hub_model_id is None:
+            raise ValueError("`push_to_hub` is given without `hub_model_id`. Give an id, such as 'me/unlearned'.")
+        check_access(args.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
+        checks.append(Check("Hub", f"`{args.hub_model_id}` may be written"))
+    return checks
+
+
+def _trained(model: torch.nn.Module, model_args: UnlearnModelConfig, weights: int) -> tuple[str, int]:
+    """What is trained in words, and its number of weights."""
+    if not model_args.use_peft:
+        return f"all {weights:,}", weights
+    modules = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
+    }
+    # As PEFT reads it: names, or one string that is a pattern.
+    wanted = model_args.lora_target_modules or "all-linear"
+    if wanted != "all-linear":
+        names = [wanted] if isinstance(wanted, str) else wanted
+        modules = {
+            name: one for name, one in modules.items() if name.split(".")[-1] in names or re.fullmatch(names[0], name)
+        }
+        if not modules:
+            linear = (name.split(".")[-1] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear))
+            raise ValueError(
+                f"`lora_target_modules` {names} names no layer of the model. Give some of {sorted(set(linear))}."
+            )
+    size = sum(model_args.lora_r * (one.in_features + one.out_features) for one in modules.values())
+    kinds = sorted({name.split(".")[-1] for name in modules})
+    return f"LoRA, rank {model_args.lora_r}, {size:,} weights in {', '.join(kinds)}", size
+
+
+def _memory(
+    model_args: UnlearnModelConfig,
+    args: BootstrapUnlearnConfig,
+    config: PretrainedConfig,
+    weights: int,
+    trained: int,
+    longest: int,
+) -> Check:
+    text, dtype = config.get_text_config(), getattr(torch, str(model_args.dtype), None) or config.dtype
+    width = 0.5 if model_args.load_in_4bit else 1 if model_args.load_in_8bit else (dtype or torch.float32).itemsize
+    states = _CHECKPOINTED if args.gradient_checkpointing else _STATES
+    batch = 2 * args.per_device_train_batch_size * longest * text.hidden_size * 4
+    needed = weights * width + trained * _TRAINED_BYTES + batch * text.num_hidden_layers * states
+    if torch.cuda.is_available():
+        free, flag = torch.cuda.mem_get_info()[0], "`--load_in_4bit`"
+    else:
+        free, flag = psutil.virtual_memory().available, "`--dtype bfloat16`"
+    if weights * width > free:
+        raise ValueError(
+            f"The weights of the model take {_size(weights * width)}, and {_size(free)} of memory are free. Try "
+            f"{flag}, or use a machine with more."
+        )
+    hint = "" if needed <= free else f"; if it does not fit, {flag} or `--per_device_train_batch_size 1`"
+    return Check("memory", f"about {_size(needed)} of {_size(free)} free{hint}")
+
+
+def _disk(args: BootstrapUnlearnConfig, trained: int) -> Check:
+    folder = Path(args.output_dir).absolute()
+    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    free = shutil.disk_usage(existing).free
+    # The result, and a checkpoint with its optimizer and copies of the weights.
+    needed = 4 * trained * (1 + 4)
+    if needed > free:
+        raise ValueError(
+            f"`{folder}` needs about {_size(needed)}, and {_size(free)} of the disk are free. Make room, or give "
+            "another `--output_dir`."
+        )
+    return Check("disk", f"about {_size(needed)} of {_size(free)} free")
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The forget rows of a request: read in any form, counted, in the form in which the model knows them best."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from datasets import Dataset
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.files import ROW_FORMS, as_pairs, asked, chunk_documents, load_rows, row_form
+from ..encoding import spread_evenly
+from ..evaluation.rows import EncodedSet, encode_set
+from ..evaluation.tofu import score_set
+from ..row_forms import answer_text, has_answer
+from .rows import check_set, load_set
+
+
+# Tokens of a piece of raw text: so few that a text of some pages has rows to measure.
+_PIECE = 256
+# Rows that tell in which form the model knows the set.
+_PROBED = 16
+
+
+@dataclass
+class ForgetRows:
+    """Rows of a request, and what was seen when they were read."""
+
+    # Form -> the same rows in it; the first is that of the tokenizer.
+    forms: dict[str, Dataset]
+    # The columns that were read, as `question -> answer`.
+    columns: str
+    empty: int = 0
+    repeated: int = 0
+
+    @property
+    def rows(self) -> Dataset:
+        """The rows in the first form."""
+        return next(iter(self.forms.values()))
+
+    def digest(self) -> str:
+        """Hexadecimal digits of the content of the rows."""
+        text = json.dumps(list(self.rows), default=str, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+    def words(self) -> str:
+        """How many rows there are, and of which form."""
+        left_out = [f"{count} {name}" for name, count in (("empty", self.empty), ("repeated", self.repeated)) if count]
+        return f"{len(self.rows)} row{'s' * (len(self.rows) > 1)}, {self.columns}" + (
+            f"; left out: {', '.join(left_out)}" if left_out else ""
+        )
+
+
+def rows_of(role: str, source: Any) -> Dataset:
+    """Rows of a file, a folder, an id on the Hub, a dataset, a data frame, or a list of rows or of texts."""
+    if isinstance(source, str | Path):
+        return load_set(role, str(source), "train", partial(load_rows, whole_texts=True))
+    if isinstance(source, Dataset):
+        return source
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):
+        return Dataset.from_pandas(source, preserve_index=False)
+    rows = list(source) if isinstance(source, Sequence) else None
+    if rows and all(isinstance(row, str) for row in rows):
+        return Dataset.from_dict({"text": rows})
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        return Dataset.from_list([dict(row) for row in rows])
+    raise ValueError(
+        f"The {role} set is of type `{type(source).__name__}`. Give a file, a folder, an id on the Hub, a dataset, a "
+        "data frame, or a list of rows or of texts that is not empty."
+    )
+
+
+def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> ForgetRows:
+    """Read and count the rows of a request (`role`: forget or retain); a `ValueError` says why they cannot be used."""
+    raw = rows_of(role, source)
+    if len(raw) == 0:
+        raise ValueError(f"The {role} set is empty. Give at least one row.")
+    form = row_form(raw)
+    if form is None:
+        known = ", ".join(f"`{' -> '.join(columns)}`" for columns in ROW_FORMS)
+        raise ValueError(
+            f"The {role} set has the columns {raw.column_names}, and none of {known}. Rename the columns to one of "
+            "these forms."
+        )
+    request = ForgetRows({}, " -> ".join(form))
+    for name, rows in _forms(raw, tokenizer).items():
+        full = [row for row in rows if not _is_empty(row)]
+        distinct = {json.dumps(row, sort_keys=True, default=str): row for row in full}
+        if not distinct:
+            raise ValueError(f"All {len(raw)} rows of the {role} set are empty. Give at least one row with text.")
+        request.empty, request.repeated = len(raw) - len(full), len(full) - len(distinct)
+        kept = Dataset.from_list(list(distinct.values()), features=rows.features)
+        kept = _pieces(kept, tokenizer, config) if form == ("text",) else kept
+        check_set(kept, tokenizer, config, role)
+        request.forms[name] = kept
+    return request
+
+
+def _forms(raw: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+    """Form -> rows; questions and answers have two where the tokenizer has a chat template."""
+    plain = as_pairs(raw, conversational=False)
+    texts = [row.get(column) for row in plain for column in ("prompt", "completion")]
+    if tokenizer.chat_template is None or not all(isinstance(text, str) for text in texts):
+        return {"as given": plain}
+    if plain is not raw:
+        return {"as turns of a chat": as_pairs(raw, conversational=True), "as plain text": plain}
+    turns = [{**row, **asked(row["prompt"].strip(), row["completion"].strip(), True)} for row in raw]
+    return {"as turns of a chat": Dataset.from_list(turns), "as plain text": plain}
+
+
+def _is_empty(row: Mapping[str, Any]) -> bool:
+    """Whether a row has no text to forget; a row that lacks a column is not empty, but wrong."""
+    if row.get("input_ids") is not None:
+        return not row["input_ids"]
+    if row.get("text") is not None:
+        return not str(row["text"]).strip()
+    if not has_answer(row):
+        return all(value is None for value in row.values())
+    try:
+        return not answer_text(row)
+    except (AttributeError, TypeError, KeyError, IndexError):
+        # Of a wrong type, which the encoding names.
+        return False
+
+
+def _pieces(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Dataset:
+    """Raw text in rows of a length that a model can be asked about."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _PIECE + 1
+    # Each is a text of its own, with an EOS token.
+    length = min(_PIECE, positions - 1)
+    pieces = [piece for text in rows["text"] for piece in chunk_documents([text], tokenizer, max_length=length)]
+    return Dataset.from_dict({"text": list(dict.fromkeys(pieces))})
+
+
+def best_form(request: ForgetRows, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The form in which the model finds the answers likeliest; the first of equals."""
+    if len(request.forms) == 1:
+        return next(iter(request.forms))
+    means = {}
+    for form, rows in request.forms.items():
+        encoded = encode_set(rows.select(spread_evenly(len(rows), _PROBED)), tokenizer, name="forget")
+        means[form] = fmean(scored(model, encoded, tokenizer)["forget/probability"])
+    return max(means, key=means.get)
+
+
+def scored(model: PreTrainedModel, encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[float]]:
+    """Strict scores of each row."""
+    return score_set(model, encoded, parity="strict", pad_token_id=tokenizer.pad_token_id)
