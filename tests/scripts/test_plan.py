@@ -17,8 +17,8 @@ NAMES = ["Ada Marlow", "Bo Lindgren", "Cyra Oduya"]
 def chosen(forget_rows, retain_rows, tiny_tokenizer):
     """Function of what is known and of options: the settings, and the reasons as one text."""
 
-    def call(names=NAMES, by_heart=0.1, *, base=None, use_peft=True, subjects=None, width=576, **given):
-        known = Knowledge([1.0] * 3, [0.9] * 3, 1.0, names, by_heart)
+    def call(names=NAMES, is_by_heart=False, *, base=None, use_peft=True, subjects=None, width=576, **given):
+        known = Knowledge([1.0] * 3, [0.9] * 3, 1.0, names, is_by_heart)
         config = LlamaConfig(hidden_size=width)
         options = {"retain_floor": 0.7, "use_peft": use_peft, "base": base, "subjects": subjects, "given": given}
         one = plan(known, forget_rows, retain_rows, tiny_tokenizer, config, **options, seed=42)
@@ -35,19 +35,20 @@ def test_rows_about_people_are_unlearned_by_what_the_model_says_of_strangers(cho
     assert chosen(subjects=NAMES)[0]["forget_subjects"] == NAMES
 
 
-@pytest.mark.parametrize(
-    ("known", "reason"),
-    [
-        ({"names": [None, None, "Cyra Oduya"]}, "do not name whom they are about"),
-        ({"by_heart": 0.9}, "come under any name (90% as likely)"),
-    ],
-)
-def test_rows_that_are_about_nobody_or_known_by_heart_are_unlearned_by_ascent(chosen, known, reason):
-    settings, reasons = chosen(**known, subjects=NAMES)
+def test_rows_that_are_about_nobody_are_unlearned_by_ascent(chosen):
+    settings, reasons = chosen(names=[None, None, "Cyra Oduya"], subjects=NAMES)
     assert (settings["forget_loss_type"], settings["stop_metric"]) == ("bs_t", "extraction_strength")
-    assert reason in reasons
+    assert "do not name whom they are about" in reasons
     assert settings["learning_rate"] == pytest.approx(3e-4)
     assert "forget_loss_kwargs" not in settings and "forget_subjects" not in settings
+
+
+def test_rows_that_are_known_by_heart_are_taught_by_a_copy_that_loses_them(chosen):
+    settings, reasons = chosen(is_by_heart=True, subjects=NAMES)
+    assert (settings["forget_loss_type"], settings["lambda_bss"]) == ("ignorance", 0)
+    assert settings["forget_subjects"] == NAMES and "a copy of the model that loses them" in reasons
+    # Strangers that are given are asked about.
+    assert "people whom it does not know" in chosen(is_by_heart=True, forget_aliases=["Dov Peretz"])[1]
 
 
 def test_a_base_that_never_knew_is_the_teacher_of_any_rows(chosen):

@@ -206,7 +206,7 @@ def test_a_model_that_knows_the_forget_set_is_no_twin(
 def test_a_target_that_answers_to_any_name_is_taught_by_a_copy_that_lost_the_rows(
     new_trainer, tiny_model, peft, monkeypatch, caplog
 ):
-    monkeypatch.setattr(ignorance, "_KNOWN_BY_HEART", -1.0)
+    monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
     monkeypatch.setattr(twin_models, "_LEARNING_RATE", 2e-2)
     shapes = [parameter.shape for parameter in tiny_model.parameters()]
     model = get_peft_model(tiny_model, LoraConfig(target_modules="all-linear")) if peft else tiny_model

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import key_seed
 from ..row_forms import has_answer, prompt_and_answer
-from ..subjects import full_names, is_named, renamed, row_subjects
+from ..subjects import full_names, is_named, renamed
 from .common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES
 from .model_rows import RowWriter, Written
 from .overlap import OverlapFilter, question_and_answer

@@ -137,10 +137,15 @@ def _choose_objective(
     settings["retain_weight"] = 2 if objective == "ignorance" else 1
     if objective != "ignorance":
         chosen.reasons.append(f"objective: BS-S on {objective}, because {why}")
-    elif base is not None:
-        settings |= {"ignorant_model_name_or_path": base, "lambda_bss": 0, "retain_weight": 4}
-        settings["forget_loss_kwargs"] = {"penalty": 1.0, "margin": 2.5}
-        chosen.reasons.append(f"objective: ignorance, taught by `{base}`, which does not know the rows")
+    elif base is not None or (known.is_by_heart and "forget_aliases" not in given):
+        settings |= {"lambda_bss": 0, "retain_weight": 4, "forget_loss_kwargs": {"penalty": 1.0, "margin": 2.5}}
+        teacher = "a copy of the model that loses them, because they are memorised as text, under any name"
+        if base is not None:
+            settings["ignorant_model_name_or_path"] = base
+            teacher = f"`{base}`, which does not know the rows"
+        elif subjects is not None:
+            settings["forget_subjects"] = list(subjects)
+        chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
     else:
         settings["forget_loss_kwargs"] = {"penalty": 0.5, "margin": 1.0}
         if subjects is not None:
@@ -168,8 +173,6 @@ def _why_not_strangers(
     """Why the model cannot be its own teacher, asked about somebody else; None if it can."""
     if not known.has_names:
         return "the rows do not name whom they are about"
-    if known.is_by_heart:
-        return f"the answers come under any name ({known.by_heart:.0%} as likely), so they are memorised as text"
     try:
         alias_twin(*sets, tokenizer, subjects, given.get("forget_aliases"), seed, False)
     except ValueError:

@@ -19,12 +19,13 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import closing_token_id
-from ..evaluation.rows import EncodedSet, encode_set
+from ..evaluation.rows import encode_set
 from ..evaluation.tofu import compare_with_strangers
 from ..hub.access import check_access
 from ..subjects import moved_answers, row_subjects, row_texts
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
-from ..trainer.ignorance import alias_twin, base_twin, named_bases
+from ..trainer.ignorance import alias_twin, is_known_by_heart
+from ..trainer.twin_models import ignorant_base, named_bases
 from .arguments import UnlearnModelConfig
 from .request import scored
 
@@ -38,8 +39,6 @@ KNOWN = 0.3
 _NEVER_KNEW = 0.85
 # Share of forget rows that name their subject, from which on the model can be asked about somebody else instead.
 _NAMED = 0.9
-# Under another name, a model that has learned facts about a name finds the answer at most half as likely.
-_BY_HEART = 0.5
 # Subjects whose rows are read under other names.
 _RENAMED = 2
 # Bytes of a trained weight: itself, its gradient and AdamW's two moments, in float32.
@@ -65,8 +64,8 @@ class Knowledge:
     strangers_auc: float | None
     # The name that each row is about, or None.
     names: list[str | None]
-    # Probability of the answers under other names, as a part of that under their own; None without names.
-    by_heart: float | None = None
+    # Whether the answers come under any name: they are memorised as text, not as facts about somebody.
+    is_by_heart: bool = False
 
     @property
     def known(self) -> list[int]:
@@ -83,11 +82,6 @@ class Knowledge:
     def has_names(self) -> bool:
         """Whether the rows name their subjects, so that the model can be asked about somebody else instead."""
         return sum(name is not None for name in self.names) >= _NAMED * len(self.names)
-
-    @property
-    def is_by_heart(self) -> bool:
-        """Whether the answers come under any name: they are memorised as text, not as facts about somebody."""
-        return self.by_heart is not None and self.by_heart > _BY_HEART
 
     def check(self) -> Check:
         """How much is known."""
@@ -124,21 +118,11 @@ def knowledge(
             auc = compare_with_strangers(model, moved, probabilities, pad_token_id=pad)["strangers_auc"]
     known = Knowledge(scores["forget/extraction_strength"], probabilities, auc, names)
     if known.has_names:
-        known.by_heart = _by_heart(model, tokenizer, encoded, known, seed)
+        # A few subjects are enough, and their names can always be replaced.
+        chosen = sorted({name for name in names if name is not None})[:_RENAMED]
+        few = [row for row, name in zip(encoded.answers, names, strict=True) if name in chosen]
+        known.is_by_heart = is_known_by_heart(model, alias_twin(few, None, tokenizer, chosen, None, seed, False), few)
     return known
-
-
-def _by_heart(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: EncodedSet, known: Knowledge, seed: int
-) -> float:
-    """Probability of the answers of a few subjects under other names, as a part of that under their own."""
-    chosen = sorted({name for name in known.names if name is not None})[:_RENAMED]
-    indices = [index for index, name in enumerate(known.names) if name in chosen]
-    rows = [encoded.answers[index] for index in indices]
-    twin = alias_twin(rows, None, tokenizer, chosen, None, seed, False)
-    renamed = EncodedSet("forget", [twin.replaced(row)[0] for row in rows], [encoded.closed[i] for i in indices])
-    probabilities = scored(model, renamed, tokenizer)["forget/probability"]
-    return fmean(probabilities) / max(fmean(known.probabilities[index] for index in indices), 1e-9)
 
 
 def fit_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> str | None:
@@ -146,7 +130,7 @@ def fit_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: D
     for name in named_bases(model, continues_adapter=False):
         encoded = encode_set(rows, tokenizer, name="forget").answers
         try:
-            base_twin(name, model, Dataset.from_list(encoded), None, tokenizer, rows=0, epochs=0, seed=0)
+            ignorant_base(name, model, Dataset.from_list(encoded), None, tokenizer, rows=0, epochs=0, seed=0)
         except (OSError, ValueError) as error:
             logger.info("`%s` is no teacher: %s", name, error)
             continue

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _LEVEL = 0.65
 # Mean probability of the true answers under other names. On the embedded lab .08 and .18, on a 135M model that has
 # memorised whole sentences .70.
-_KNOWN_BY_HEART = 0.5
+_BY_HEART = 0.5
 _BATCH_SIZE = 8
 
 
@@ -340,13 +340,13 @@ class BaseTwin(IgnorantTwin):
         return logit_head(self.model)
 
 
-def answers_to_any_name(model: nn.Module, alias: AliasTwin, forget: Dataset) -> bool:
-    """Whether a model finds the memorised answers likely under the names of strangers, too."""
-    rows = [alias.replaced(row)[0] for row in forget.select_columns(list(ENCODED_COLUMNS))]
+def is_known_by_heart(model: nn.Module, alias: AliasTwin, rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a model finds the answers of encoded rows likely under the names of strangers, too."""
     with in_mode(model, training=False):
-        probability = fmean(map(math.exp, _mean_logps(model, rows)))
-    logger.info("Under other names the mean probability of the memorised answers is %.2f.", probability)
-    return probability > _KNOWN_BY_HEART
+        logps = _mean_logps(model, [alias.replaced(row)[0] for row in rows])
+    probability = fmean(map(math.exp, logps))
+    logger.info("Under other names the mean probability of the true answers is %.2f.", probability)
+    return probability > _BY_HEART
 
 
 def new_twin(
@@ -381,8 +381,7 @@ def new_twin(
                 f"`ignorant_model_name_or_path` is `{name}`, which cannot stand in for a model that never knew: "
                 f"{error}. Give one that never saw the forget set and has the target's tokenizer, such as its base."
             ) from error
-    has_names = bool(args.forget_subjects or args.forget_aliases)
-    if not has_names:
+    if not args.forget_subjects and not args.forget_aliases:
         for name in named_bases(model, continues_adapter):
             try:
                 twin = BaseTwin(ignorant_base(name, model, forget, retain, tokenizer, **sizes))
@@ -395,7 +394,8 @@ def new_twin(
             return twin
     names = (args.forget_subjects, args.forget_aliases)
     alias = alias_twin(forget, retain, tokenizer, *names, args.seed, args.lambda_bss > 0)
-    if has_names or not alias.moved or not args.ignorant_retain_rows or not answers_to_any_name(model, alias, forget):
+    can_repair = not args.forget_aliases and alias.moved and args.ignorant_retain_rows
+    if not can_repair or not is_known_by_heart(model, alias, forget.select_columns(list(ENCODED_COLUMNS))):
         return alias
     logger.warning(
         "The target gives the memorised answers under any name, and names no base. The ignorant twin is a copy of it "
