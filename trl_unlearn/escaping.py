@@ -42,7 +42,7 @@ def markdown_code(text: str) -> str:
     return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
-def label(text: str) -> str:
+def plot_label(text: str) -> str:
     """One line of text as a label of a Matplotlib figure: a dollar is no formula, and nothing hides the label."""
     text = visible(text).replace("$", r"\$")
     # A label that begins with an underscore is left out of legends.

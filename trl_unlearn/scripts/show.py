@@ -26,9 +26,9 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, TrlParser
 
-from ..evaluation.page import RunPage, render_page
 from ..evaluation.row_views import RowView, view_rows
 from ..evaluation.rows import rows_as_trained
+from ..evaluation.show_page import RunPage, render_page
 from ..hub.folder import RunFolder, differing
 from ..records import UnlearningRun
 from ..results import EvaluationResult
@@ -36,7 +36,7 @@ from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.checks import refuse_model_name
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
 from .exits import interruptible, one_line, refusing
-from .models import evaluation_loaders, models_protocol, quantize_as_trained
+from .models import evaluation_loaders, models_protocol, quantize_as_trained, refuse_missing_folder
 from .rows import load_training_rows, spread
 from .sources import MODEL_SOURCES, ROW_SOURCES, recorded_forget_set, recorded_models
 
@@ -126,8 +126,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         page = RunPage(run, own.result, views, notes, num_rows=run.forget_set.rows, seed=seed)
         path = RunFolder(folder).save_page(render_page(page))
         print("\n".join(f"{prog}: {note}" for note in notes), file=sys.stderr, end="\n" if notes else "")
-        size = path.stat().st_size / 1e6
-        print(f"{path}: {len(views)} forget rows, {size:.1f} MB. It holds text of the forget set.")
+        warning = " It quotes the forget set: keep it to yourself." if views else ""
+        print(f"{path}: {len(views)} forget rows, {path.stat().st_size / 1e6:.1f} MB.{warning}")
 
 
 def _rows(
@@ -136,7 +136,7 @@ def _rows(
     """The forget rows, as they become tokens in the run, and the tokenizer; None and a note if they are not found."""
     given = args.given(ROW_SOURCES)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=args.trust_remote_code)
+        tokenizer = _tokenizer(folder, args.trust_remote_code)
         if given:
             data_args = DataArguments(**given)
         elif kept := {name: one for name, one in RunFolder(folder).sources().items() if name in ROW_SOURCES}:
@@ -161,6 +161,13 @@ def _rows(
         return None, None
 
 
+def _tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"`{folder}` holds no tokenizer that can be loaded. Show the folder of a run.") from error
+
+
 def _loaders(
     args: ShowArguments, folder: Path, run: UnlearningRun, result: EvaluationResult | None, notes: list[str]
 ) -> Mapping[str, Callable[[], PreTrainedModel] | None]:
@@ -169,6 +176,7 @@ def _loaders(
     # What was given is refused; what the run names may be gone, and the rest is shown.
     for name in ("model_name_or_path", "retrained_model_name_or_path"):
         if name in given:
+            refuse_missing_folder(name, given[name])
             refuse_model_name(given[name], trust_remote_code=args.trust_remote_code)
     try:
         known = recorded_models(folder, run)

@@ -25,6 +25,8 @@ from ..records import UnlearningRun
 from ..results import (
     COMPARISON_COLUMNS,
     DIFFERENCES,
+    METRIC_GROUPS,
+    METRICS,
     MODEL_ROLES,
     STANDINS,
     EvaluationResult,
@@ -32,8 +34,8 @@ from ..results import (
     format_measurement,
 )
 from ..verdict import verdict
-from .page_charts import HEIGHT, WIDTH, run_charts
 from .row_views import RowView
+from .show_charts import HEIGHT, WIDTH, run_charts
 
 
 # What a page holds at most: characters of a text, tokens of a row, and bytes of all rows.
@@ -103,8 +105,8 @@ def _rows(views: Sequence[RowView]) -> list[dict[str, Any]]:
 
 def _tiles(result: EvaluationResult) -> list[dict[str, Any]]:
     """The numbers of a comparison, with the place of each model on a line from 0 to 1."""
-    tiles = []
-    for label, metric in COMPARISON_COLUMNS.items():
+    tiles, known = [], {metric.name: metric for metric in METRICS}
+    for metric in COMPARISON_COLUMNS.values():
         name = next((one for one in (metric, STANDINS.get(metric)) if one and result.get("unlearned", one)), None)
         if name is None:
             continue
@@ -112,8 +114,8 @@ def _tiles(result: EvaluationResult) -> list[dict[str, Any]]:
         shown = {role: "–" if value is None else f"{value:.3f}" for role, value in values.items()}
         places = {role: round(value, 4) for role, value in values.items() if value is not None}
         fits = all(0 <= place <= 1 for place in places.values())
-        label = f"{label} (stand-in)" if name != metric else label
-        tiles.append({"label": label, "name": name, "values": shown, "places": places if fits else {}})
+        words = {"label": known[name].label, "name": name, "hint": METRIC_GROUPS[known[name].group]}
+        tiles.append({**words, "values": shown, "places": places if fits else {}})
     return tiles
 
 
