@@ -19,20 +19,23 @@ def visible(text: str, lines: bool = False) -> str:
     `lines` keeps line ends and tabs.
     """
     kept = "\n\t" if lines else ""
-    if lines:
-        text = text.replace("\r\n", "\n")
-    return "".join(
-        char if char in kept or unicodedata.category(char) not in _INVISIBLE else f"⟨U+{ord(char):04X}⟩"
-        for char in text
-    )
+
+    def number(match: re.Match[str]) -> str:
+        char = match[0]
+        is_shown = char in kept or unicodedata.category(char) not in _INVISIBLE
+        return char if is_shown else f"⟨U+{ord(char):04X}⟩"
+
+    return re.sub(r"[^ -~]", number, text.replace("\r\n", "\n") if lines else text)
 
 
 def markdown(text: str) -> str:
     """One line of text that Markdown and HTML show as it is, in a table, too."""
-    text = re.sub(r"&(?=#?\w+;)", "&amp;", visible(text)).replace("<", "&lt;").replace("|", "&#124;")
+    text = visible(text).replace("\\", r"\\")
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;").replace("|", "&#124;")
     # Links, pictures and footnotes need brackets, which settings have as lists: escaped where something follows.
     text = re.sub(r"\](?=[(\[:])", r"\\]", text).replace("`", r"\`")
-    return re.sub(r"(?<!\w)[*_]+(?=\S)|(?<=\S)[*_]+(?!\w)", lambda marks: re.sub(r"([*_])", r"\\\1", marks[0]), text)
+    # An underscore inside a word, as in `bs_t`, is no emphasis.
+    return re.sub(r"[*~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
 def markdown_code(text: str) -> str:
