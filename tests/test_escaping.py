@@ -31,7 +31,9 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("char", ["\n", "\t", "\x00", "\x1b", "\x7f", "\u202e", "\u2067", "\u200f", "\u2028", "\ud800"])
+@pytest.mark.parametrize(
+    "char", ["\n", "\t", "\x00", "\x1b", "\x7f", "\u202e", "\u2067", "\u200f", "\u2028", "\ud800"]
+)
 def test_an_invisible_character_is_its_number(char):
     assert visible(f"a{char}b") == f"a⟨U+{ord(char):04X}⟩b"
 

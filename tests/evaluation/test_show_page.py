@@ -113,7 +113,7 @@ def hostile_page():
 def test_only_the_pages_own_script_and_style_may_run_and_no_host_is_asked():
     page = hostile_page()
     (policy,) = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
-    data, script = page.scripts
+    _, script = page.scripts
     (style,) = page.styles
     assert policy == (
         f"default-src 'none'; script-src {source(script)}; style-src {source(style)}; base-uri 'none'; "
