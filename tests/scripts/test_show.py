@@ -80,7 +80,7 @@ def test_a_page_needs_the_folder_alone_is_private_and_is_never_pushed(
     # Models that have gone are named, and the rest is shown.
     shutil.move(checkpoint, f"{checkpoint}-moved")
     rows, _, error = show(done.folder, "--max_rows", "2")
-    assert rows == [] and "The target model could not be loaded" in error
+    assert [row["logps"] for row in rows] == [{}, {}] and "The target model could not be loaded" in error
     rows, _, error = show(done.folder, "--model_name_or_path", f"{checkpoint}-moved", "--max_rows", "2")
     assert len(rows) == 2 and all(set(row["logps"]) == {"target", "unlearned"} for row in rows)
     assert "The retrained model could not be loaded" in error

@@ -112,7 +112,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         loaders = _loaders(args, folder, run, own.result, notes) if rows is not None else {}
     views: list[RowView] = []
     seed = 42 if own.result is None else own.result.protocol.get("seed", 42)
-    if any(loaders.values()):
+    if rows is not None:
         views, failures = view_rows(
             loaders,
             list(rows),
