@@ -103,6 +103,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
     PartialState(cpu=not torch.accelerator.is_available())
     with refusing(prog):
         args, place = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
+        _refuse_models(args)
         folder = Path(place.output_dir)
         run, notes = RunFolder(folder).run(), []
         own = RunFolder(folder).own_results(run)
@@ -128,6 +129,15 @@ def _run(argv: list[str] | None, prog: str) -> None:
         print("\n".join(f"{prog}: {note}" for note in notes), file=sys.stderr, end="\n" if notes else "")
         warning = " It quotes the forget set: keep it to yourself." if views else ""
         print(f"{path}: {len(views)} forget rows, {path.stat().st_size / 1e6:.1f} MB.{warning}")
+
+
+def _refuse_models(args: ShowArguments) -> None:
+    """Refuse models that were given and cannot be used. Those that the run names may be gone: the rest is shown."""
+    for name, given in args.given(("model_name_or_path", "retrained_model_name_or_path")).items():
+        refuse_missing_folder(name, given)
+        refuse_model_name(given, trust_remote_code=args.trust_remote_code)
+    if args.adapter_name_or_path is not None:
+        refuse_missing_folder("adapter_name_or_path", args.adapter_name_or_path)
 
 
 def _rows(
@@ -173,11 +183,6 @@ def _loaders(
 ) -> Mapping[str, Callable[[], PreTrainedModel] | None]:
     """Role -> loader, or None with a note where a model is not known."""
     given, known = args.given(MODEL_SOURCES), {}
-    # What was given is refused; what the run names may be gone, and the rest is shown.
-    for name in ("model_name_or_path", "retrained_model_name_or_path"):
-        if name in given:
-            refuse_missing_folder(name, given[name])
-            refuse_model_name(given[name], trust_remote_code=args.trust_remote_code)
     try:
         known = recorded_models(folder, run)
     except (ValueError, OSError) as error:
