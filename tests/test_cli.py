@@ -75,6 +75,8 @@ def test_where_nothing_is_near_all_commands_are_named(ended, argv, sentence):
         (["push", "--output_dir", "out"], "`hub_model_id` is missing"),
         (["card", "missing"], "`missing` does not exist"),
         (["card"], "output_dir"),
+        (["show", "missing"], "`missing` does not exist"),
+        (["show", "out", "--num_samples", "-1"], "`num_samples` must not be negative"),
         (["env", "--verbose"], "--verbose"),
         (["archive", "somewhere"], "somewhere"),
     ],
@@ -93,7 +95,7 @@ def test_bad_usage_is_a_sentence_under_the_name_that_was_typed_and_exit_code_2(
 
 
 @pytest.mark.parametrize("form", [["--config", "settings.yaml"], ["--config=settings.yaml"]])
-@pytest.mark.parametrize("command", ["push", "card"])
+@pytest.mark.parametrize("command", ["push", "card", "show"])
 def test_options_can_stand_in_a_file(ended, tmp_path, monkeypatch, command, form):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "settings.yaml").write_text("output_dir: of-the-file\n", encoding="utf-8")

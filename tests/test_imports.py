@@ -28,12 +28,13 @@ ALLOWED = {
     "objectives": set(),
     "metrics": set(),
     "records": set(),
+    "escaping": set(),
     # The JSON form of its file, and the verdict in it.
     "results": {"records", "verdict"},
     "verdict": {"records", "results"},
     "beliefs": {"encoding", "generation"},
     "data": {"encoding", "row_forms", "generation", "subjects", "metrics"},
-    "hub": {"records", "results", "verdict"},
+    "hub": {"escaping", "records", "results", "verdict"},
     "trainer": {
         "row_forms",
         "encoding",
@@ -51,6 +52,7 @@ ALLOWED = {
         "hub",
     },
     "evaluation": {
+        "escaping",
         "row_forms",
         "encoding",
         "label_states",
@@ -71,7 +73,7 @@ ALLOWED = {
     "_trl": set(),
 }
 PLUMBING = {"_trl", "__init__"}
-STANDARD_LIBRARY_ONLY = {"records", "results", "verdict"}
+STANDARD_LIBRARY_ONLY = {"escaping", "records", "results", "verdict"}
 
 
 def modules():

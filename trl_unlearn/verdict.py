@@ -167,6 +167,15 @@ class Answer:
         return "" if self.is_certain else ", as far as these rows tell"
 
     @property
+    def tone(self) -> str:
+        """How good the answer is, for a colour beside the words: `"good"`, `"doubt"`, `"bad"` or `"unknown"`."""
+        if self.answer == "not measured":
+            return "unknown"
+        if self.is_bad:
+            return "bad" if self.is_certain or self.beside == "target" else "doubt"
+        return "good"
+
+    @property
     def label(self) -> str:
         """The metric as tables and figures call it."""
         return _LABELS.get(self.metric, self.metric or "")

@@ -9,8 +9,10 @@ from functools import partial
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from trl_unlearn.escaping import visible
 from trl_unlearn.evaluation import plots
 from trl_unlearn.evaluation.plots import (
     draw,
@@ -277,3 +279,28 @@ def test_plotting_does_not_touch_the_state_of_pyplot(tmp_path):
     loaded = "matplotlib.pyplot" in sys.modules
     plot_evaluation(make_result(unlearned={"aggregate/agg": Measurement(0.2)}), tmp_path / "e.png")
     assert ("matplotlib.pyplot" in sys.modules) == loaded
+
+
+@pytest.mark.parametrize("name", ["$x_{$", "_hidden", "two\nlines", "right \u202e to left", r"\alpha $\frac$ 5 %"])
+def test_a_hostile_name_stands_in_the_legend_as_it_is(name, tmp_path, monkeypatch):
+    drawn = []
+
+    def watched(canvas, path):
+        FigureCanvasAgg.draw(canvas)
+        (legend,) = canvas.figure.legends
+        drawn.append([text._preprocess_math(text.get_text()) for text in legend.get_texts()])
+
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", watched)
+    point = {"extraction_strength": 0.5, "retain_probability": 0.9}
+    stage = {"request": name, "requests": {name: {"extraction_strength": 0.2}}, "retain_probability": 0.9}
+    history = [{"epoch": epoch, "target": -1.0 * epoch, "high": 0.0} for epoch in (1, 2)]
+    plot_curves({name: [[point]]}, tmp_path / "a.png", {}, None)
+    plot_sequence([stage], {"target": stage}, tmp_path / "b.png")
+    plot_squeezing_comparison({name: history}, tmp_path / "c.png")
+    plot_comparison(
+        {name: [Judged(metrics={"retain/probability": 0.9}, verdict=Verdict([], Score(1, 2)))]}, {}, "d.png"
+    )
+    assert len(drawn) == 4
+    for labels in drawn:
+        text, is_math = labels[0]
+        assert text.strip().startswith(visible(name)) and not is_math

@@ -367,7 +367,7 @@ def test_more_attempts_than_samples_are_refused():
 
 def test_a_prefix_is_the_first_quarter_of_the_answer_and_at_least_one_token():
     answers = [[5], [5, 6, 7], list(range(10, 18)), list(range(10, 21))]
-    assert list(robustness._prefix_prompts([[1, 2]] * 4, answers)) == [
+    assert list(robustness.prefix_prompts([[1, 2]] * 4, answers)) == [
         ([1, 2, 5], []),
         ([1, 2, 5], [6, 7]),
         ([1, 2, 10, 11], [12, 13, 14, 15, 16, 17]),

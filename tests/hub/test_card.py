@@ -10,9 +10,18 @@ from itertools import product
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from trl_unlearn.hub.card import render_card
-from trl_unlearn.records import AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, Truncation, UnlearningRun
+from trl_unlearn.records import (
+    AdapterRecord,
+    BeliefAudit,
+    BeliefRefresh,
+    ChainLink,
+    DatasetRecord,
+    Truncation,
+    UnlearningRun,
+)
 from trl_unlearn.results import METRICS, Difference, EvaluationResult, Measurement, Unmeasured
 
 
@@ -210,6 +219,50 @@ def test_a_path_that_was_taken_for_a_hub_id_stays_out_of_the_card():
     content = render_card(make_run(base_model=f"{SECRET_FOLDER}/target", forget_set=dataset), make_result())
     assert "someone" not in content and "`target`, a local checkpoint" in content
     assert "base_model" not in ModelCard(content).data.to_dict()
+
+
+HOSTILE = "x`<img src=x onerror=alert(1)>[a](http://host.invalid) | **b** \u202e\n---\nlicense: mit\n```\nprint(1)\n#"
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_a_hostile_name_changes_nothing_of_a_card_but_the_name(adapter):
+    # A folder may be called anything but for slashes, which end its name.
+    name = HOSTILE.replace("/", "")
+    rows = DatasetRecord(name, 4, "ab" * 32, name, name)
+    # A value with a line end is on no card: written as JSON, it has what a path may have.
+    settings = make_run().hyperparameters | {"lora_alpha": name.splitlines()[0]}
+    names = {"base_model": name, "base_model_on_hub": False, "base_model_revision": '1", evil="', "hardware": name}
+    chain = [ChainLink(name, rows, 1, 1.0)]
+    run = make_run(adapter, forget_set=rows, retain_set=None, chain=chain, versions={name: name}, **names)
+    content = render_card(replace(run, hyperparameters=settings), make_result())
+    plain = replace(rows, name="x", config="x", split="x")
+    names = {"base_model": "x", "base_model_on_hub": False, "base_model_revision": "abc", "hardware": "x"}
+    chain = [ChainLink("x", plain, 1, 1.0)]
+    other = make_run(adapter, forget_set=plain, retain_set=None, chain=chain, versions={"x": "x"}, **names)
+    settings = make_run().hyperparameters | {"lora_alpha": "x"}
+    expected = render_card(replace(other, hyperparameters=settings), make_result())
+
+    card, wanted = ModelCard(content), ModelCard(expected)
+    assert card.data.to_dict().keys() == wanted.data.to_dict().keys() and card.data.license is None
+    assert [one.metric_value for one in card.data.eval_results] == [
+        one.metric_value for one in wanted.data.eval_results
+    ]
+    parser = MarkdownIt("commonmark").enable("table")
+
+    def kinds(text):
+        blocks = parser.parse(text)
+        inner = (
+            [child.type for child in block.children or [] if not child.type.startswith("text")] for block in blocks
+        )
+        return list(zip([block.type for block in blocks], inner, strict=True))
+
+    assert kinds(card.text) == kinds(wanted.text)
+    assert [line.count(" | ") for line in card.text.splitlines() if line.startswith("|")] == [
+        line.count(" | ") for line in wanted.text.splitlines() if line.startswith("|")
+    ]
+    assert "\u202e" not in content and "evil" not in content
+    for code, language in re.findall(r"```(python)\n(.*?)```", content, re.DOTALL):
+        compile(language, code, "exec")
 
 
 def test_a_windows_path_is_cut_to_its_last_part():

@@ -17,7 +17,7 @@ import yaml
 from trl_unlearn import cli
 from trl_unlearn.data.archive import ArchivePaths
 from trl_unlearn.evaluation import tofu
-from trl_unlearn.scripts import arguments, compare, evaluate, push, unlearn
+from trl_unlearn.scripts import arguments, compare, evaluate, sources, unlearn
 
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +89,7 @@ def here(checkpoint, tofu_folder, own_files, tmp_path, monkeypatch):
     settings = {"model_name_or_path": checkpoint, "forget_dataset": "forget.jsonl", "retain_dataset": "retain.jsonl"}
     (folder / "my_run.yaml").write_text(yaml.safe_dump(settings | {"output_dir": "mine"}), encoding="utf-8")
     paths = ArchivePaths(data=Path(tofu_folder), target=Path(checkpoint), retrained=Path(checkpoint))
-    for module in (arguments, push):
+    for module in (arguments, sources):
         monkeypatch.setattr(module, "build_archive", lambda: paths)
     short = {"max_completion_length": 8, "num_squeezing_beliefs": 1}
     for module in (unlearn, evaluate):

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..escaping import plot_label
 from ..results import (
     GROUP_TITLES,
     LEAK_ATTEMPTS,
@@ -397,7 +398,7 @@ def plot_squeezing_comparison(
         for i, (name, points) in enumerate(curves[band].items()):
             # A new dash and marker for each round of the colours.
             rounds, colour = divmod(i, len(METHOD_COLOURS))
-            style = {"color": METHOD_COLOURS[colour], "label": name if axes is panels[0] else None}
+            style = {"color": METHOD_COLOURS[colour], "label": plot_label(name) if axes is panels[0] else None}
             if points:
                 _draw_changes(axes, points, METHOD_SHAPES[rounds % len(METHOD_SHAPES)], **style)
         _frame_changes(axes)

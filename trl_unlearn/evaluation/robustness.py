@@ -84,7 +84,7 @@ def _leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[floa
     return {f"robustness/leak_at_{k}": LeakAtK().compute(scores=scores, k=k)["per_row"] for k in LEAK_ATTEMPTS}
 
 
-def _prefix_prompts(
+def prefix_prompts(
     prompts: Sequence[list[int]], answers: Sequence[list[int]]
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Prompts with the first quarter of the answer (at least one token), and the rest of the answer."""
@@ -98,7 +98,7 @@ def _prefix_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[
     if setting.forget.texts is None:
         return {}
     prompts = [prompt_ids(row) for row in setting.forget.answers]
-    pairs = [(prompt, setting.text(rest)) for prompt, rest in _prefix_prompts(prompts, setting.answer_ids())]
+    pairs = [(prompt, setting.text(rest)) for prompt, rest in prefix_prompts(prompts, setting.answer_ids())]
     pairs = [(prompt, rest) for prompt, rest in pairs if rest]
     if not pairs:
         return {}

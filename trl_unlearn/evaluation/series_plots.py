@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..escaping import plot_label
 from .plots import DPI, METHOD_COLOURS, METHOD_SHAPES, ROLE_STYLES, WIDTH, frame, kept_metric, save_figure
 from .tables import Judged, reference_name
 
@@ -42,7 +43,7 @@ def plot_curves(
                 linewidth=1.2,
                 alpha=0.8,
                 color=METHOD_COLOURS[colour],
-                label=name if j == 0 else None,
+                label=plot_label(name) if j == 0 else None,
             )
     for role, point in baselines.items():
         colour, marker = ROLE_STYLES[role]
@@ -75,7 +76,9 @@ def plot_comparison(
         if pairs:
             x, y = zip(*pairs, strict=True)
             bars = {f"{axis}err": stdev(values) for axis, values in (("x", x), ("y", y)) if len(pairs) > 1}
-            axes.errorbar(fmean(x), fmean(y), linestyle="", capsize=3, clip_on=False, label=name, **bars, **style)
+            axes.errorbar(
+                fmean(x), fmean(y), linestyle="", capsize=3, clip_on=False, label=plot_label(name), **bars, **style
+            )
         return bool(pairs)
 
     figure = Figure(figsize=(WIDTH, 5.2 + 0.22 * math.ceil(len(methods) / 3)), dpi=DPI, layout="constrained")
@@ -111,7 +114,7 @@ def plot_sequence(
     names = list(points[0]["requests"])
     figure = Figure(figsize=(WIDTH, 4.4 + 0.22 * math.ceil((len(names) + 1) / 3)), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    labels = ["before", *(f"after\n{stage['request']}" for stage in stages)]
+    labels = ["before", *(f"after\n{plot_label(stage['request'])}" for stage in stages)]
     retrained = baselines.get("retrained")
     if retrained is not None:
         labels.append("retrained")
@@ -128,7 +131,7 @@ def plot_sequence(
         values = [point["requests"][name]["extraction_strength"] for point in points]
         last = None if retrained is None else retrained["requests"][name]["extraction_strength"]
         shape = METHOD_SHAPES[rounds % len(METHOD_SHAPES)]
-        draw(values, last, METHOD_COLOURS[colour], shape, f"{name}: extraction strength")
+        draw(values, last, METHOD_COLOURS[colour], shape, plot_label(f"{name}: extraction strength"))
     values = [point["retain_probability"] for point in points]
     last = None if retrained is None else retrained["retain_probability"]
     draw(values, last, METHOD_COLOURS[-1], ("-.", "D"), "retain rows: probability")

@@ -56,10 +56,9 @@ def print_verdict(result: EvaluationResult, console: Console | None = None) -> N
     if outcome is None:
         return
     console.print()
+    styles = {"bad": "bold red", "doubt": "yellow", "unknown": "yellow"}
     for answer in outcome.answers:
-        certain = "bold red" if answer.is_certain or answer.beside == "target" else "yellow"
-        style = certain if answer.is_bad else "yellow" if answer.answer == "not measured" else None
-        console.print(f"{answer.question} {answer.words}", style=style, **_PLAIN)
+        console.print(f"{answer.question} {answer.words}", style=styles.get(answer.tone), **_PLAIN)
         if answer.figures:
             console.print(Padding(Text(answer.figures, style="dim"), (0, 0, 0, 4)))
     for note in outcome.notes:

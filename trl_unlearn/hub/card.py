@@ -16,6 +16,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from ..escaping import markdown, markdown_code, visible
 from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun, quantization_label
 from ..results import (
     DIFFERENCES,
@@ -59,22 +60,27 @@ def _last_part(name: str) -> str:
 def _public_name(name: str, on_hub: bool) -> tuple[str, bool]:
     """A name without a path, and whether it is an id on the Hub."""
     # A record may err: when it was written, a folder that had been moved looked like an id on the Hub.
-    on_hub = on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is not None
-    return (name if on_hub else _last_part(name)), on_hub
+    on_hub = on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name, re.ASCII) is not None
+    # A folder may be called anything.
+    return (name if on_hub else visible(_last_part(name))), on_hub
 
 
 def _public_dataset(dataset: DatasetRecord) -> DatasetRecord:
     name, on_hub = _public_name(dataset.name, dataset.on_hub)
-    return replace(dataset, name=name, on_hub=on_hub)
+    parts = {part: visible(value) for part in ("config", "split") if (value := getattr(dataset, part)) is not None}
+    return replace(dataset, name=name, on_hub=on_hub, **parts)
 
 
 def _public_run(run: UnlearningRun) -> UnlearningRun:
     """The run with every path cut to its last component."""
     name, on_hub = _public_name(run.base_model, run.base_model_on_hub)
+    # It stands in the code of the card.
+    is_revision = re.fullmatch(r"[\w./-]+", run.base_model_revision or "", re.ASCII)
     return replace(
         run,
         base_model=name,
         base_model_on_hub=on_hub,
+        base_model_revision=run.base_model_revision if is_revision else None,
         forget_set=_public_dataset(run.forget_set),
         retain_set=run.retain_set and _public_dataset(run.retain_set),
         chain=[replace(link, forget_set=_public_dataset(link.forget_set)) for link in run.chain],
@@ -89,8 +95,7 @@ def _public_settings(settings: dict[str, Any]) -> dict[str, str]:
         hidden = name in NO_SETTINGS or _HIDDEN_SETTINGS.search(name) or re.search(r"[/\\]|\"[~.]", text)
         if value is None or hidden:
             continue
-        # A bar would end the cell.
-        public[name] = text.strip('"').replace("|", "&#124;")
+        public[name] = markdown(text.strip('"'))
     return public
 
 
@@ -104,7 +109,7 @@ def _method_settings(run: UnlearningRun) -> list[str]:
 
 
 def _dataset_label(dataset: DatasetRecord) -> str:
-    return ", ".join(f"`{part}`" for part in (dataset.name, dataset.config, dataset.split) if part)
+    return ", ".join(markdown_code(part) for part in (dataset.name, dataset.config, dataset.split) if part)
 
 
 def _slug(text: str) -> str:
@@ -260,7 +265,7 @@ def _protocol(result: EvaluationResult) -> dict[str, str]:
 
 def _target_modules(run: UnlearningRun) -> str:
     modules = run.adapter.target_modules if run.adapter else None
-    return ", ".join(f"`{name}`" for name in ([modules] if isinstance(modules, str) else modules or []))
+    return ", ".join(map(markdown_code, [modules] if isinstance(modules, str) else modules or []))
 
 
 def _against_retrained(result: EvaluationResult) -> list[str]:
@@ -387,7 +392,8 @@ def render_card(
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    # Without escapes: the output is Markdown, and no value comes from the data.
+    # Names from elsewhere go through a filter: the output is Markdown, which `autoescape` does not know.
+    environment.filters |= {"markdown": markdown, "code": markdown_code}
     body = environment.from_string(template).render(
         run=run,
         is_adapter=run.is_adapter,
@@ -412,7 +418,7 @@ def render_card(
             for role, dataset in (("forget", run.forget_set), ("retain", run.retain_set))
             if dataset is not None
         ],
-        hub_datasets=", ".join(f"`{name}`" for name in _hub_datasets(run)),
+        hub_datasets=", ".join(map(markdown_code, _hub_datasets(run))),
         figures=[
             (PurePosixPath(figure).stem.replace("_", " "), figure)
             for figure in figures

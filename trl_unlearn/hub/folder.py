@@ -10,6 +10,7 @@ Every question about such a folder is answered here. Files leave it by an allow-
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from .card import render_card
 logger = logging.getLogger(__name__)
 
 RUN_FILE, RESULTS_FILE, CARD_FILE = "run.json", "eval_results.json", "README.md"
+# The page of `trl-unlearn show`, which holds forget text, and where models and rows lie on this machine.
+PAGE_FILE, _SOURCES = "show.html", ".sources.json"
 _ADAPTER_WEIGHTS, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _MODEL_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -51,6 +54,7 @@ _LEFT_OUT = (
     (r"belief", "beliefs"),
     (r"\.(arrow|parquet)$|(^|/)(cache|dataset_info)", "rows or cache of a data set"),
     (r"(^|/)completions", "log of completions"),
+    (r"(^|/)\.?show\.html", "page with text of the forget set"),
     (r"\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack)$", "pickle; weights go as safetensors"),
     (r"(^|/)\.", "hidden file"),
 )
@@ -309,7 +313,29 @@ class RunFolder:
         (self.path / CARD_FILE).write_text(render_card(run, own.result, figures, own.missing), encoding="utf-8")
         return own, figures
 
-    # Beliefs
+    # What stays
+
+    def save_page(self, text: str) -> Path:
+        """Write the page with the forget rows, which only its owner can read; returns its path."""
+        path, unfinished = self.path / PAGE_FILE, self.path / f".{PAGE_FILE}.{os.getpid()}"
+        try:
+            # Private from the first byte on, whatever the mode of an earlier page is.
+            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return path
+
+    def sources(self) -> dict[str, str]:
+        """Options that name the models and rows of the run on this machine; none in a folder from elsewhere."""
+        path = self.path / _SOURCES
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def save_sources(self, options: Mapping[str, str]) -> None:
+        """Keep options that name models and rows, beside those kept before; they hold paths, and are hidden."""
+        path = self.path / _SOURCES
+        path.write_text(json.dumps(self.sources() | dict(options), indent=2) + "\n", encoding="utf-8")
 
     def belief_texts(self) -> list[str]:
         """Every string in the files that hold beliefs: none of them may be published."""
@@ -361,7 +387,8 @@ class RunFolder:
         """Remove what an earlier run wrote and the next one may not replace. Its weights stay until they are."""
         for path in [*self.path.glob("checkpoint-*"), self.path / ".unfinished"]:
             shutil.rmtree(path, ignore_errors=True)
-        for pattern in (RUN_FILE, RESULTS_FILE, "squeezing.json", CARD_FILE, "figures/*.png"):
+        written = (RUN_FILE, RESULTS_FILE, "squeezing.json", CARD_FILE, "figures/*.png", PAGE_FILE, _SOURCES)
+        for pattern in written:
             for path in self.path.glob(pattern):
                 path.unlink()
 

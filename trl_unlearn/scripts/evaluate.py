@@ -62,6 +62,7 @@ from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, p
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
 from .rows import load_evaluation_rows, load_holdout_rows, spread
+from .sources import keep_sources
 from .unlearn import evaluation_result, write_results
 
 
@@ -271,6 +272,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         if is_alone and "target" in weights:
             weights["unlearned"] = weights.pop("target")
         write_results(folder, _with_earlier(result, RunFolder(folder)))
+        if RunFolder(folder).is_run:
+            keep_sources(folder, data_args, eval_args, model_args)
         if unlearned is not None and RunFolder(unlearned).is_run and not RunFolder(folder).is_run:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
         # A later call measures anew: models and data may have changed.

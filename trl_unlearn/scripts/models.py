@@ -58,10 +58,8 @@ def check_models(
     if target is None:
         raise ValueError("`model_name_or_path` is missing: there is no target. Give an id on the Hub or a folder.")
     for argument, name in names.items():
-        # An id on the Hub has one slash at most.
-        looks_local = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
-        if looks_local and not Path(name).is_dir():
-            raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
+        if name is not None:
+            refuse_missing_folder(argument, name)
     for argument, name in names.items():
         if name is None:
             continue
@@ -70,6 +68,14 @@ def check_models(
         else:
             # A revision is one of the target's repository.
             refuse_model_name(name, revision=revision if name == target else None, trust_remote_code=trust_remote_code)
+
+
+def refuse_missing_folder(argument: str, name: str) -> None:
+    """Refuse the name of a model that is a path, and where no folder is."""
+    # An id on the Hub has one slash at most.
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not Path(name).is_dir():
+        raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
 
 
 def load_config(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PretrainedConfig:

@@ -22,7 +22,6 @@ trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned --forget_dat
 ```
 """
 
-import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,16 +30,15 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import SFTConfig
 
-from ..data.archive import build_archive
 from ..hub.access import PushError
 from ..hub.folder import RunFolder
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
-from ..records import DatasetRecord
 from ..trainer.bootstrap_unlearn_config import option
 from .arguments import DataArguments, parse
 from .exits import fail, interruptible, refusing
 from .rows import load_training_rows
+from .sources import recorded_forget_set
 
 
 @dataclass
@@ -130,7 +128,7 @@ def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, lis
         return load_training_rows(data_args, tokenizer, max_length)[0]
 
     try:
-        rows = load(_given_set(args) if given else _recorded_set(run.forget_set, folder))
+        rows = load(_given_set(args) if given else recorded_forget_set(run.forget_set, folder))
     except (ValueError, OSError) as error:
         if given:
             raise
@@ -151,7 +149,7 @@ def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, lis
             record = replace(record, name=args.dataset_name, on_hub=not Path(args.dataset_name).exists())
         # A warning only: the data of an earlier request may be gone for good, and was searched for when it was served.
         try:
-            rows = load(_recorded_set(record, folder))
+            rows = load(recorded_forget_set(record, folder))
         except (ValueError, OSError) as error:
             print(
                 f"{prog}: no file is searched for the answers of the request {link.request}: {error}", file=sys.stderr
@@ -168,23 +166,6 @@ def _given_set(args: PushArguments) -> DataArguments:
         forget_dataset=args.forget_dataset,
         forget_split=args.forget_split,
     )
-
-
-def _recorded_set(record: DatasetRecord, folder: Path) -> DataArguments:
-    """The forget set by its name in the record, which has only the last two parts of a path; of a request, in it."""
-    name, split = record.name, record.split or "train"
-    if (own := RunFolder(folder).request / Path(name).name).is_file() and own.parts[-2:] == Path(name).parts:
-        name = str(own)
-    elif not record.on_hub and not Path(name).exists():
-        if not re.fullmatch(r"archive-[0-9a-f]{16}/data", name):
-            raise ValueError("there is no such file or folder here.")
-        data = build_archive().data
-        if data.parts[-2:] != Path(name).parts:
-            raise ValueError("it is the embedded lab of another version.")
-        name = str(data)
-    if record.config is None:
-        return DataArguments(forget_dataset=name, forget_split=split)
-    return DataArguments(dataset_name=name, forget_config=record.config, forget_split=split)
 
 
 def summary(repos: list[PushedRepo]) -> str:

@@ -58,6 +58,7 @@ from .exits import fail, on_interrupt, one_line, refuse, refusing, stop
 from .models import check_models, evaluation_loaders, load_model, load_tokenizer, models_protocol
 from .push import summary
 from .rows import load_evaluation_rows, load_training_rows
+from .sources import keep_sources
 
 
 @dataclass
@@ -235,6 +236,8 @@ def main(
         if args.max_minutes is not None:
             trainer.add_callback(EndAfter(trainer, args.max_minutes))
         output.begin(trainer)
+        if trainer.is_world_process_zero():
+            keep_sources(output.path, data_args, eval_args, model_args)
 
     if args.panel_prompts:
         panel = SqueezingPanelCallback(

@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The page of a run, from its folder alone, and that it stays where it is."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from trl_unlearn import cli
+from trl_unlearn.hub.folder import RunFolder, read_folder
+
+from .conftest import write_jsonl
+
+
+@pytest.fixture
+def own(checkpoint, own_files):
+    """Command line of a run on two files of one's own."""
+    forget, retain = own_files("conversational")
+    return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
+
+
+@pytest.fixture
+def show(capfd):
+    """Function of a folder and options: rows of the page, what was printed, and what was printed as an error."""
+
+    def call(folder, *argv):
+        capfd.readouterr()
+        cli.main(["show", str(folder), "--num_samples", "1", *argv])
+        captured = capfd.readouterr()
+        text = (Path(folder) / "show.html").read_text(encoding="utf-8")
+        data = text.split('<script type="application/json" id="data">')[1].split("</script>")[0]
+        return json.loads(data), captured.out, captured.err
+
+    return call
+
+
+def refused(capfd, *argv):
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["show", *map(str, argv)])
+    assert ended.value.code == 2
+    return capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_page_needs_the_folder_alone_is_private_and_is_never_pushed(
+    run, own, show, facts, checkpoint, tmp_path, monkeypatch, capfd
+):
+    retrained = ["--retrained_model_name_or_path", checkpoint]
+    # What the command names may be relative to where it is started.
+    monkeypatch.chdir(tmp_path)
+    own[own.index("--forget_dataset") + 1] = Path(own[own.index("--forget_dataset") + 1]).name
+    done = run("bs_t", [*own, *retrained], override=("--lora_r", "4"))
+    monkeypatch.chdir("/")
+    # Neither the mode of an earlier page nor a generous process makes it public.
+    (done.folder / "show.html").touch(0o666)
+    before = os.umask(0)
+    try:
+        rows, printed, error = show(done.folder)
+    finally:
+        os.umask(before)
+    assert (done.folder / "show.html").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in done.folder.glob("*show*")] == ["show.html"]
+    assert sorted((row["prompt"], row["answer"]) for row in rows) == sorted(facts["forget"])
+    assert all(set(row["logps"]) == {"target", "unlearned", "retrained"} for row in rows)
+    assert "3 forget rows" in printed and "It quotes the forget set" in printed and "could not be" not in error
+
+    # It holds every answer, and is neither sent nor searched; the file with paths of this machine is not sent, either.
+    contents = read_folder(done.folder, "me/unlearned", "adapter")
+    assert contents.left_out["show.html"] == "page with text of the forget set"
+    assert ".sources.json" in contents.left_out
+    assert not [file for file in contents.also_scanned if "show" in file.path]
+    sent = b"".join(file.scanned() for file in contents.files.values())
+    assert not any(answer.encode() in sent for _, answer in facts["forget"])
+
+    # Models that have gone are named, and the rest is shown.
+    shutil.move(checkpoint, f"{checkpoint}-moved")
+    rows, _, error = show(done.folder, "--max_rows", "2")
+    assert [row["logps"] for row in rows] == [{}, {}] and "The target model could not be loaded" in error
+    rows, _, error = show(done.folder, "--model_name_or_path", f"{checkpoint}-moved", "--max_rows", "2")
+    assert len(rows) == 2 and all(set(row["logps"]) == {"target", "unlearned"} for row in rows)
+    assert "The retrained model could not be loaded" in error
+    # So are rows.
+    (tmp_path / "forget-conversational.jsonl").unlink()
+    rows, printed, error = show(done.folder)
+    assert rows == [] and "No rows. The forget set" in error and "quotes" not in printed
+    assert "Does it say it?" in done.text("show.html")
+
+    # What is named now is refused if it cannot be used.
+    other = write_jsonl(tmp_path / "other.jsonl", [{"prompt": "Who?", "completion": " Nobody."}])
+    assert "it has 1 rows, and the run was trained on 3" in refused(capfd, done.folder, "--forget_dataset", other)
+    nowhere = str(tmp_path / "no/where")
+    message = refused(capfd, done.folder, "--retrained_model_name_or_path", nowhere)
+    assert f"The folder `{nowhere}` (`retrained_model_name_or_path`) does not exist" in message
+
+    RunFolder(done.folder).clear()
+    assert not (done.folder / "show.html").exists() and not (done.folder / ".sources.json").exists()
+
+
+def test_a_folder_from_elsewhere_is_shown_as_far_as_its_record_tells(run, own, show, checkpoint, tmp_path):
+    done = run("bs_t", [*own, "--no_evaluate"], override=("--lora_r", "4"))
+    (done.folder / ".sources.json").unlink()
+    rows, _, error = show(done.folder)
+    assert rows == [] and "No results: this model has not been evaluated yet." in error
+    assert "could not be loaded: there is no such file or folder here." in error
+    # The adapter names its base.
+    forget = own[own.index("--forget_dataset") + 1]
+    rows, _, error = show(done.folder, "--forget_dataset", forget)
+    assert all(set(row["logps"]) == {"target", "unlearned"} for row in rows) and len(rows) == 3
+    assert "No retrained model is known to the run" in error
+    rows, _, error = show(done.folder, "--forget_dataset", forget, "--retrained_model_name_or_path", checkpoint)
+    assert all("retrained" in row["logps"] for row in rows)
+
+
+def test_another_model_than_was_evaluated_is_named(run, own, show, checkpoint, tiny_model, tmp_path):
+    done = run("bs_t", [*own, "--retrained_model_name_or_path", checkpoint, "--no_use_peft"])
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    with torch.no_grad():
+        tiny_model.get_input_embeddings().weight.mul_(0.5)
+    tiny_model.save_pretrained(other)
+    _, _, error = show(done.folder, "--retrained_model_name_or_path", str(other))
+    assert "The retrained model of these rows is another one than was evaluated: `model.safetensors` differ." in error
