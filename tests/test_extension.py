@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The example in recipes/README.md of an objective of one's own."""
+"""The example in docs/extending.md of an objective of one's own."""
 
 from dataclasses import dataclass, field
 

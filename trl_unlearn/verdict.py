@@ -4,7 +4,7 @@
 """
 Five questions about an unlearned model, answered from its evaluation. Standard library only.
 
-The rules stand in `QUESTIONS` and [`_state`]; README.md of `evaluation/` says them in words.
+The rules stand in `QUESTIONS` and [`_state`]; docs/verdict.md says them in words.
 """
 
 import math

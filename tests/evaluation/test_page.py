@@ -1,18 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The page on what every number means has all of them."""
+"""The pages on what every number means have all of them."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from trl_unlearn import evaluation
 from trl_unlearn.results import METRICS, suite_of
 
 
-PAGE = Path(evaluation.__file__).with_name("README.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "\n".join((DOCS / name).read_text(encoding="utf-8") for name in ("numbers.md", "attacks.md"))
 SECTIONS = dict(re.findall(r"^## `(\w+)`(.*?)(?=^## |\Z)", PAGE, re.S | re.M))
 
 
@@ -25,7 +25,7 @@ def patterns(section: str) -> list[str]:
 
 
 @pytest.mark.parametrize("metric", [metric.name for metric in METRICS])
-def test_a_metric_has_a_definition_on_the_page(metric):
+def test_a_metric_has_a_definition_on_a_page(metric):
     defined = patterns(SECTIONS[suite_of(metric)])
     assert any(re.fullmatch(rf"({pattern})", name) for pattern in defined for name in (metric, metric.split("/")[1]))
 
@@ -36,9 +36,9 @@ def test_a_suite_says_when_its_numbers_lie(suite):
 
 
 @pytest.mark.parametrize("attack", [m.name for m in METRICS if re.fullmatch("privacy/.*_auc", m.name)])
-def test_an_attack_has_its_score_on_the_page(attack):
+def test_an_attack_has_its_score_on_a_page(attack):
     assert attack.removeprefix("privacy/").removesuffix("_auc") in patterns(SECTIONS["privacy"])
 
 
-def test_no_conflict_of_two_versions_is_left_on_the_page():
+def test_no_conflict_of_two_versions_is_left_on_a_page():
     assert not re.findall(r"^(?:<{7}|={7}|>{7}).*", PAGE, re.M)

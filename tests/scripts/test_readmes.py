@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
 
-"""The commands and the Python of both READMEs, run in their order in one folder, on tiny models and data."""
+"""The commands of the READMEs and of docs/, run in their order in one folder, on tiny models and data."""
 
+import ast
 import functools
+import importlib
 import re
 import shlex
 import shutil
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from trl import TrlParser
 
 from trl_unlearn import cli
 from trl_unlearn.data.archive import ArchivePaths
@@ -21,8 +24,12 @@ from trl_unlearn.scripts import arguments, compare, evaluate, sources, unlearn
 
 
 ROOT = Path(__file__).parents[2]
-# The second page takes a minute.
-PAGES = ["README.md", pytest.param("recipes/README.md", marks=pytest.mark.slow)]
+# A reader goes from the lab to rows of their own, and so do the folders that the commands write and read.
+OTHERS = ["recipes/README.md", "docs/index.md", "docs/your-data.md"]
+OTHERS += sorted({path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")} - set(OTHERS))
+OTHERS += ["trl_unlearn/evaluation/README.md"]
+# The others take minutes.
+PAGES = [pytest.param(["README.md"], id="README"), pytest.param(OTHERS, id="docs", marks=pytest.mark.slow)]
 # Programs of others, which need a network or are what runs this test.
 ELSEWHERE = {"pip install -e .", 'pip install -e ".[dev]"', "pytest", "hf auth login"}
 QUICK = [
@@ -98,11 +105,11 @@ def here(checkpoint, tofu_folder, own_files, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_run_one_after_another(page, here, checkpoint, tofu_folder):
+@pytest.mark.parametrize("pages", PAGES)
+def test_the_commands_of_pages_run_one_after_another(pages, here, checkpoint, tofu_folder):
     replaced = {"locuslab/TOFU": tofu_folder, "org/model": checkpoint, "org/retrained": checkpoint}
     ran = []
-    for command in commands(page):
+    for command in (command for page in pages for command in commands(page)):
         if command in ELSEWHERE:
             continue
         name, words = our_command(command)
@@ -114,3 +121,36 @@ def test_the_commands_of_a_page_run_one_after_another(page, here, checkpoint, to
         ran.append(name)
     assert {"bs-s", "evaluate", "push"} <= set(ran)
     assert (here / "unlearned" / "eval_results.json").is_file()
+
+
+class Parsed(Exception):
+    """Ends a command that has read its options."""
+
+
+@pytest.mark.parametrize("page", ["README.md", *OTHERS])
+def test_a_command_on_a_page_has_options_and_files_that_exist(page, tmp_path, monkeypatch):
+    parse = TrlParser.parse_args_and_config
+
+    def parse_only(*args, **kwargs):
+        parse(*args, **kwargs)
+        raise Parsed
+
+    monkeypatch.setattr(TrlParser, "parse_args_and_config", parse_only)
+    monkeypatch.chdir(tmp_path)
+    # The configs that commands name.
+    Path("recipes").symlink_to(ROOT / "recipes")
+    Path("my_run.yaml").write_text("output_dir: mine\n", encoding="utf-8")
+    for command in commands(page):
+        if command not in ELSEWHERE:
+            name, words = our_command(command)
+            with pytest.raises(Parsed):
+                cli.main([name, *words])
+
+
+@pytest.mark.parametrize("page", ["README.md", *OTHERS])
+def test_python_on_a_page_compiles_and_imports_names_that_exist(page):
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == []

@@ -216,10 +216,10 @@ def test_a_field_that_would_be_ignored_or_change_what_is_scored_is_refused(tmp_p
         BootstrapUnlearnConfig(str(tmp_path), **SETTINGS | options)
 
 
-def test_the_recipes_readme_names_every_option_that_is_refused():
-    readme = (Path(__file__).parents[2] / "recipes/README.md").read_text(encoding="utf-8")
+def test_the_page_on_data_names_every_option_that_is_refused():
+    page = (Path(__file__).parents[2] / "docs/your-data.md").read_text(encoding="utf-8")
     names = [name for name, *_ in (*trainer_options._FIXED_OPTIONS, *trainer_options._FIXED_LOADING)]
-    assert [name for name in names if f"`{name}" not in readme.replace("\n", " ")] == []
+    assert [name for name in names if f"`{name}" not in page.replace("\n", " ")] == []
 
 
 def test_a_run_without_a_step_is_refused(new_trainer):

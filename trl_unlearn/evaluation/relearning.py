@@ -66,7 +66,7 @@ class Attack(NamedTuple):
 
 # Attack -> values of each hidden row at each of `RELEARNING_STEPS`.
 Curves = dict[Attack, list[list[float]]]
-# The published relearning, then what a search kept (README.md of this folder). No rate suits every model: the
+# The published relearning, then what a search kept (docs/attacks.md). No rate suits every model: the
 # lab shows more at 1e-3, where a target of 135M loses what it knows itself, unless only an adapter is trained.
 RELEARNING = Attack("share", "whole", 1e-4)
 ATTACKS = (

@@ -290,7 +290,7 @@ def measure_robustness(
     models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
     """
-    Attacks that bring back what a model only hides, on merged weights; README.md of this folder defines the metrics.
+    Attacks that bring back what a model only hides, on merged weights; docs/attacks.md defines the metrics.
 
     What a retrained model reaches under the same attack is not knowledge: compare with it. Each model is loaded anew
     for every attack that changes its weights. Rows without an answer (raw text, tokens) have extraction strengths
