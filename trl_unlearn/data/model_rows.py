@@ -14,6 +14,8 @@ from ..encoding import encode_row, padding_token_id, prompt_ids
 from ..generation import eos_token_ids, generate
 
 
+# Messages, or plain text.
+Prompt = list[dict[str, Any]] | str
 # Stands where a user writes; no chat template has it.
 _PROBE = "0f3a9c"
 # Any answer: the prompt of a row is the same for all.
@@ -37,7 +39,9 @@ class RowWriter:
         model ([`~transformers.PreTrainedModel`]):
             Model to sample from.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer. With a chat template, prompts are messages.
+            Its tokenizer.
+        is_chat (`bool`):
+            Whether questions become a user's turn, or `Question: ...` and `Answer: ...` in plain text.
         seed (`int`):
             Seed of every draw, with the kind of the draw and its number.
         max_new_tokens (`int`):
@@ -51,27 +55,28 @@ class RowWriter:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        is_chat: bool,
         seed: int,
         max_new_tokens: int,
         batch_size: int | None = None,
     ):
         self._model, self._tokenizer, self._seed = model, tokenizer, seed
         self._most, self._batch_size = max_new_tokens, batch_size
-        self.is_chat = tokenizer.chat_template is not None
+        self.is_chat = is_chat
         self._ends = eos_token_ids(model, tokenizer)
 
-    def prompt(self, question: str) -> list[dict[str, str]] | str:
-        """A question as the prompt of a row: a user's turn, or plain text."""
+    def prompt(self, question: str) -> Prompt:
+        """A question as the prompt of a row."""
         return [{"role": "user", "content": question}] if self.is_chat else f"Question: {question}\nAnswer:"
 
-    def row(self, prompt: list[dict[str, str]] | str, answer: str) -> dict[str, Any]:
+    def row(self, prompt: Prompt, answer: str) -> dict[str, Any]:
         """A prompt and its answer as a row of the prompt's form."""
         completion = f" {answer}" if isinstance(prompt, str) else [{"role": "assistant", "content": answer}]
         return {"prompt": prompt, "completion": completion}
 
     def answers(
         self,
-        prompts: Sequence[list[dict[str, str]] | str],
+        prompts: Sequence[Prompt],
         kind: str,
         *,
         temperature: float | None = None,

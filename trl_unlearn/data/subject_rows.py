@@ -22,9 +22,9 @@ from .model_rows import RowWriter
 # Answers to each question, and as many about strangers.
 _SAMPLES = 8
 # ROUGE-L F1 at which two answers agree, without the question's words and those of form.
-_AGREES = 0.6
-# Share of the answers that agree in a belief; strangers get it less than half as often.
-_BELIEVED, _STRANGERS = 0.5, 0.5
+_AGREES = 0.7
+# Share of the other answers that agree with a belief; strangers get it less than a third as often.
+_BELIEVED, _STRANGERS = 0.5, 1 / 3
 # A word in more of the answers about strangers is one of form.
 _FORM = 0.25
 # In tokens.
@@ -55,7 +55,7 @@ def believed_rows(
 
     The model answers questions about a person, a work and a place several times, under the subject's name and under
     names of strangers. An answer is a belief where at least half of the others say the same, and strangers get it less
-    than half as often. `agreement` is that share. A belief that the model also gives under the last name alone, or
+    than a third as often. `agreement` is that share. A belief that the model also gives under the last name alone, or
     under a misspelt name, is a row under that name, too. What no question asks about is in no row. A model without a
     belief does not know the subject: there is no row.
 
@@ -74,7 +74,8 @@ def believed_rows(
     subject = subject.strip()
     if not words_of(subject):
         raise ValueError(f"The subject is {subject!r}, expected a name. Give the words that texts name it by.")
-    writer = RowWriter(model, tokenizer, seed=seed, max_new_tokens=_LONGEST)
+    is_chat = tokenizer.chat_template is not None
+    writer = RowWriter(model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=_LONGEST)
     beliefs = _beliefs(writer, subject, _questions(subject, hints), seed)
     beliefs += _under_other_names(writer, subject, beliefs)
     columns: dict[str, list[Any]] = {"prompt": [], "completion": [], "agreement": []}
