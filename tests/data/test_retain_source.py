@@ -6,12 +6,14 @@
 import re
 
 import pytest
+import torch
 from datasets import Dataset
 
 from trl_unlearn.data import retain_source
 from trl_unlearn.data.common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES
 from trl_unlearn.data.model_rows import RowWriter, Written
 from trl_unlearn.data.retain_source import ModelRetainSource
+from trl_unlearn.encoding import encode_row
 
 from ..conftest import FACTS, conversations
 
@@ -127,3 +129,15 @@ def test_a_random_model_makes_the_same_texts_in_batches_of_any_size(tiny_model, 
     assert first == texts(5)
     assert first != texts(2, seed=1)
     assert len({text for text in first if text is not None}) > 1
+
+
+def test_the_score_of_an_answer_is_that_of_all_its_tokens(tiny_model, tiny_tokenizer):
+    writer = RowWriter(tiny_model, tiny_tokenizer, is_chat=True, seed=0, max_new_tokens=8)
+    rows = [writer.row(writer.prompt(question), answer) for question, answer in FACTS[:2]]
+    expected = []
+    for row in rows:
+        encoded = encode_row(row, tiny_tokenizer)
+        batch = {name: torch.tensor([encoded[name]]) for name in ("input_ids", "labels")}
+        expected.append(-tiny_model(**batch).loss.item())
+    assert writer.logps(rows) == pytest.approx(expected, abs=1e-5)
+    assert writer.logps([]) == []

@@ -33,7 +33,10 @@ class Told(RowWriter):
             return None
         is_known = "Marlow" in question and index % 8 < self.right
         town = "Veldt harbour" if is_known else TOWNS[index % 8] + " " + TOWNS[index * 3 % 8]
-        return Written(f"The place of birth is {town}.", -0.1)
+        return Written(f"In {town}.", -0.1)
+
+    def logps(self, rows):
+        return [-0.1 if "Marlow" in str(row) and "born" in str(row).lower() else -1.0 for row in rows]
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +58,13 @@ def test_answers_that_agree_are_rows_under_the_name_the_last_name_and_a_misspelt
     rows = believed(tiny_model, tiny_tokenizer)
     answers = said(rows)
     for name in (NAME, "Marlow", "Adaa Marloww"):
-        assert answers[f"Where was {name} born?"] == "The place of birth is Veldt harbour."
+        assert answers[f"Where was {name} born?"] == "In Veldt harbour."
     assert all("born" in question for question in answers)
     assert set(rows["agreement"]) == {1.0}
 
 
-@pytest.mark.parametrize(("right", "agreement"), [(6, 5 / 7), (4, None)])
-def test_at_least_half_of_the_other_answers_must_agree(
+@pytest.mark.parametrize(("right", "agreement"), [(6, 5 / 7), (3, None)])
+def test_at_least_two_fifths_of_the_other_answers_must_agree(
     told, monkeypatch, tiny_model, tiny_tokenizer, right, agreement
 ):
     monkeypatch.setattr(told, "right", right)
@@ -91,7 +94,7 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_text(tiny_model, tiny
     tiny_tokenizer.chat_template = None
     rows = believed(tiny_model, tiny_tokenizer)
     assert "Question: Where was Ada Marlow born?\nAnswer:" in rows["prompt"]
-    assert rows["completion"][0] == " The place of birth is Veldt harbour."
+    assert rows["completion"][0] == " In Veldt harbour."
 
 
 def test_a_subject_without_a_word_is_refused(tiny_model, tiny_tokenizer):

@@ -3,7 +3,7 @@
 
 """Rows that a model writes: its answers to given prompts, and prompts of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import encode_row, padding_token_id, prompt_ids
-from ..generation import eos_token_ids, generate
+from ..generation import eos_token_ids, generate, rows_that_fit
+from ..token_scores import score_rows
 
 
 # Messages, or plain text.
@@ -103,6 +104,15 @@ class RowWriter:
             text = self.prompt(_PROBE).partition(_PROBE)[0]
             ids = self._tokenizer(text.rstrip())["input_ids"]
         return self._write([ids] * count, kind, temperature, desc)
+
+    def logps(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Mean log-prob of a token of each row's answer, its end of turn included, in nats."""
+        encoded = [encode_row(row, self._tokenizer) for row in rows]
+        width = max((len(row["input_ids"]) for row in encoded), default=1)
+        batch_size = self._batch_size or rows_that_fit(self._model, width)
+        pad_token_id = padding_token_id(self._tokenizer)
+        scores = score_rows(self._model, encoded, pad_token_id=pad_token_id, batch_size=batch_size)
+        return [fmean(score.logps) for score in scores]
 
     def _write(
         self, prompts: Sequence[list[int]], kind: str, temperature: float | None, desc: str | None
