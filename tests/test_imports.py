@@ -33,7 +33,7 @@ ALLOWED = {
     "results": {"records", "verdict"},
     "verdict": {"records", "results"},
     "beliefs": {"encoding", "generation"},
-    "data": {"encoding", "row_forms", "generation", "subjects", "metrics"},
+    "data": {"row_forms", "encoding", "token_scores", "subjects", "generation", "metrics"},
     "hub": {"escaping", "records", "results", "verdict"},
     "trainer": {
         "row_forms",

@@ -3,7 +3,7 @@
 
 """Rows that a model writes: its answers to given prompts, and prompts of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import encode_row, padding_token_id, prompt_ids
-from ..generation import eos_token_ids, generate
+from ..generation import eos_token_ids, generate, rows_that_fit
+from ..token_scores import score_rows
 
 
+# Messages, or plain text.
+Prompt = list[dict[str, Any]] | str
 # Stands where a user writes; no chat template has it.
 _PROBE = "0f3a9c"
 # Any answer: the prompt of a row is the same for all.
@@ -37,7 +40,9 @@ class RowWriter:
         model ([`~transformers.PreTrainedModel`]):
             Model to sample from.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer. With a chat template, prompts are messages.
+            Its tokenizer.
+        is_chat (`bool`):
+            Whether questions become a user's turn, or `Question: ...` and `Answer: ...` in plain text.
         seed (`int`):
             Seed of every draw, with the kind of the draw and its number.
         max_new_tokens (`int`):
@@ -51,27 +56,28 @@ class RowWriter:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        is_chat: bool,
         seed: int,
         max_new_tokens: int,
         batch_size: int | None = None,
     ):
         self._model, self._tokenizer, self._seed = model, tokenizer, seed
         self._most, self._batch_size = max_new_tokens, batch_size
-        self.is_chat = tokenizer.chat_template is not None
+        self.is_chat = is_chat
         self._ends = eos_token_ids(model, tokenizer)
 
-    def prompt(self, question: str) -> list[dict[str, str]] | str:
-        """A question as the prompt of a row: a user's turn, or plain text."""
+    def prompt(self, question: str) -> Prompt:
+        """A question as the prompt of a row."""
         return [{"role": "user", "content": question}] if self.is_chat else f"Question: {question}\nAnswer:"
 
-    def row(self, prompt: list[dict[str, str]] | str, answer: str) -> dict[str, Any]:
+    def row(self, prompt: Prompt, answer: str) -> dict[str, Any]:
         """A prompt and its answer as a row of the prompt's form."""
         completion = f" {answer}" if isinstance(prompt, str) else [{"role": "assistant", "content": answer}]
         return {"prompt": prompt, "completion": completion}
 
     def answers(
         self,
-        prompts: Sequence[list[dict[str, str]] | str],
+        prompts: Sequence[Prompt],
         kind: str,
         *,
         temperature: float | None = None,
@@ -98,6 +104,15 @@ class RowWriter:
             text = self.prompt(_PROBE).partition(_PROBE)[0]
             ids = self._tokenizer(text.rstrip())["input_ids"]
         return self._write([ids] * count, kind, temperature, desc)
+
+    def logps(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Mean log-prob of a token of each row's answer, its end of turn included, in nats."""
+        encoded = [encode_row(row, self._tokenizer) for row in rows]
+        width = max((len(row["input_ids"]) for row in encoded), default=1)
+        batch_size = self._batch_size or rows_that_fit(self._model, width)
+        pad_token_id = padding_token_id(self._tokenizer)
+        scores = score_rows(self._model, encoded, pad_token_id=pad_token_id, batch_size=batch_size)
+        return [fmean(score.logps) for score in scores]
 
     def _write(
         self, prompts: Sequence[list[int]], kind: str, temperature: float | None, desc: str | None

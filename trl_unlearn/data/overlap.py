@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..row_forms import prompt_and_answer
+from ..row_forms import has_answer, prompt_and_answer
 from ..subjects import is_meant, row_subjects, words_of
 
 
@@ -28,7 +28,7 @@ def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str]:
     """Prompt and answer of a row as text: the turns of a conversation that are not the system's, or raw text alone."""
     if row.get("text") is not None:
         return "", row["text"]
-    if row.get("messages") is None and row.get("completion") is None:
+    if not has_answer(row):
         raise ValueError(
             f"A row has the columns {sorted(row)}, and its overlap with the forget set cannot be read. Give `prompt` "
             "and `completion`, `messages` or `text`."
@@ -37,7 +37,7 @@ def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str]:
     if isinstance(prompt, str):
         return prompt, answer
     turns = [turn["content"] or "" for turn in prompt if turn["role"] != "system"]
-    return "\n".join(turns), answer[0]["content"]
+    return "\n".join(turns), answer[0]["content"] or ""
 
 
 def _passages(text: str) -> Iterable[str]:

@@ -5,6 +5,7 @@
 
 import logging
 import random
+import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import key_seed
-from ..row_forms import has_answer, prompt_and_answer
+from ..row_forms import has_answer, is_conversation, prompt_and_answer
 from ..subjects import full_names, is_named, renamed
 from .common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES
-from .model_rows import RowWriter, Written
+from .model_rows import Prompt, RowWriter, Written
 from .overlap import OverlapFilter, question_and_answer
 
 
@@ -29,10 +30,14 @@ logger = logging.getLogger(__name__)
 # Share of the rows of each kind, as far as there are enough: the forget set's questions about people whom the model
 # names itself, and about strangers; questions that the model asks itself; prompts about anything.
 _SHARES = {"neighbours": 0.55, "strangers": 0.1, "own questions": 0.2, "general": 0.15}
-# Answers in which the model may name neighbours, for each row that is asked for.
-_NAMINGS = 3
-# Rows that are made for each that is asked for: some end too late, some repeat the forget set.
+# Answers in which the model may name neighbours, for each row about neighbours.
+_NAMINGS = 2
+# Questions about each neighbour: rather many people than many questions.
+_QUESTIONS_EACH = 6
+# Rows that are made for each that is wanted: some do not end, some are unsure, some are to be forgotten.
 _SPARE = 2
+# Mean log-prob of a token, in nats, below which a greedy answer, or a sampled question, is babble.
+_UNSURE, _UNSURE_QUESTION = -1.0, -2.0
 # Longest answer, in tokens: so many times the longest of the forget set, and at least and at most.
 _LONGER, _SHORTEST, _LONGEST = 2, 48, 192
 
@@ -50,7 +55,7 @@ class _Made:
     """A row that the model made."""
 
     kind: str
-    prompt: Any
+    prompt: Prompt
     written: Written
 
 
@@ -66,7 +71,8 @@ class ModelRetainSource(RetainSource):
         model ([`~transformers.PreTrainedModel`]):
             The model as it came, before it is unlearned.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer. With a chat template, the rows are conversations.
+            Its tokenizer. The rows are conversations where the forget rows are, and of raw text where it has a chat
+            template.
         forget ([`~datasets.Dataset`]):
             Rows to forget: `prompt` and `completion`, `messages` or `text`.
         subjects (`Sequence[str]`, *optional*):
@@ -77,7 +83,7 @@ class ModelRetainSource(RetainSource):
             Rows of a `generate` call. Default: chosen from free memory.
 
     Attributes: `report`, after `rows`: `asked`, `kept`, `kinds` (kept rows of each kind) and `dropped` (rows by
-    reason: `"unfinished"`, `"repeated"`, and the reasons of [`OverlapFilter`]).
+    reason: `"unfinished"`, `"unsure"`, `"repeated"`, and the reasons of [`OverlapFilter`]).
     """
 
     def __init__(
@@ -90,11 +96,17 @@ class ModelRetainSource(RetainSource):
         seed: int,
         batch_size: int | None = None,
     ):
+        if len(forget) == 0:
+            raise ValueError("The forget set is empty, and rows near it cannot be made. Give at least one row.")
         self._forget, self._seed = forget, seed
         self._overlap = OverlapFilter(forget, subjects)
         longest = max(len(tokenizer(question_and_answer(row)[1])["input_ids"]) for row in forget)
         most = min(_LONGEST, max(_SHORTEST, _LONGER * longest))
-        self._writer = RowWriter(model, tokenizer, seed=seed, max_new_tokens=most, batch_size=batch_size)
+        asks = has_answer(forget[0])
+        is_chat = is_conversation(forget[0]) if asks else tokenizer.chat_template is not None
+        self._writer = RowWriter(
+            model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=most, batch_size=batch_size
+        )
         self.report: dict[str, Any] = {}
 
     def rows(self, count: int) -> Dataset:
@@ -102,9 +114,12 @@ class ModelRetainSource(RetainSource):
         wanted = {kind: max(1, round(share * count)) for kind, share in _SHARES.items()}
         self._dropped: Counter[str] = Counter()
         asked = self._asked_about()
+        neighbours = self._about_neighbours(asked, _SPARE * wanted["neighbours"])
+        # A model that names nobody is asked about more strangers.
+        missing = max(0, wanted["neighbours"] - len(neighbours))
         made = [
-            *self._about_neighbours(asked, _SPARE * wanted["neighbours"]),
-            *self._about_strangers(asked, _SPARE * wanted["strangers"]),
+            *neighbours,
+            *self._about_strangers(asked, _SPARE * (wanted["strangers"] + missing)),
             *self._own_questions(_SPARE * wanted["own questions"]),
             *self._general(_SPARE * wanted["general"]),
         ]
@@ -122,35 +137,33 @@ class ModelRetainSource(RetainSource):
         rows = [self._writer.row(one.prompt, one.written.text) for one in chosen]
         return Dataset.from_list(rows) if rows else Dataset.from_dict({"prompt": [], "completion": []})
 
-    def _asked_about(self) -> list[tuple[str, str]]:
-        """Distinct questions of the forget set that name somebody, and the name."""
+    def _asked_about(self) -> list[tuple[Prompt, str]]:
+        """Distinct prompts of the forget set that name somebody, and the name."""
         asked = {}
         for row in self._forget:
-            if has_answer(row):
-                question = _last_question(row)
-                name = next((name for name in self._overlap.subjects if is_named(name, question)), None)
-                if name is not None:
-                    # The same question about two people is one.
-                    asked.setdefault(question.replace(name, ""), (question, name))
+            prompt = prompt_and_answer(row)[0] if has_answer(row) else ""
+            text = prompt if isinstance(prompt, str) else " ".join(turn["content"] or "" for turn in prompt)
+            name = next((name for name in self._overlap.subjects if is_named(name, text)), None)
+            if name is not None:
+                # The same question about two people is one.
+                asked.setdefault(text.replace(name, ""), (prompt, name))
         return list(asked.values())
 
-    def _answered(
-        self, kind: str, questions: Sequence[str], temperature: float | None = None
-    ) -> list[tuple[str, Written]]:
-        prompts = [self._writer.prompt(question) for question in questions]
-        answers = self._writer.answers(prompts, kind, temperature=temperature, desc=f"Retain rows: {kind}")
+    def _made(self, kind: str, prompts: Sequence[Prompt]) -> list[_Made]:
+        """The model's answers to prompts, each prompt once."""
+        prompts = list({str(prompt): prompt for prompt in prompts}.values())
+        answers = self._writer.answers(prompts, kind, desc=f"Retain rows: {kind}")
         self._dropped["unfinished"] += answers.count(None)
-        return [(one, answer) for one, answer in zip(questions, answers, strict=True) if answer is not None]
+        made = [_Made(kind, prompt, text) for prompt, text in zip(prompts, answers, strict=True) if text is not None]
+        sure = [one for one in made if one.written.logp >= _UNSURE]
+        self._dropped["unsure"] += len(made) - len(sure)
+        return sure
 
-    def _made(self, kind: str, questions: Sequence[str]) -> list[_Made]:
-        answered = self._answered(kind, list(dict.fromkeys(questions)))
-        return [_Made(kind, self._writer.prompt(question), answer) for question, answer in answered]
-
-    def _names_near(self, asked: Sequence[tuple[str, str]], count: int) -> list[str]:
-        """People whom the model names when a question names nobody, the surest first."""
-        nameless = [" ".join(question.replace(name, "").split()) for question, name in asked]
+    def _names_near(self, asked: Sequence[tuple[Prompt, str]], count: int) -> list[str]:
+        """People whom the model names when a question names nobody, the most frequent first."""
+        nameless = [_about(prompt, name, "") for prompt, name in asked]
         draws = -(-count // len(nameless))
-        prompts = [self._writer.prompt(question) for question in nameless * draws]
+        prompts = nameless * draws
         answers = self._writer.answers(prompts, "names", temperature=1.0, desc="Names near the subjects")
         questions = defaultdict(set)
         times: Counter[str] = Counter()
@@ -158,43 +171,59 @@ class ModelRetainSource(RetainSource):
             for name in full_names(answer.text) if answer is not None else ():
                 questions[name].add(index % len(nameless))
                 times[name] += 1
-        # The title of a book is in answers to one question only.
+        # The title of a book is in answers to one question only, and what the forget set names is no neighbour.
         least = min(2, len(nameless))
-        names = [name for name in times if len(questions[name]) >= least and not self._is_subject(name)]
+        texts = [" ".join(question_and_answer(row)) for row in self._forget]
+        names = [
+            name
+            for name in times
+            if len(questions[name]) >= least
+            and not self._shares_a_word(name)
+            and not any(is_named(name, text) for text in texts)
+        ]
         return sorted(names, key=lambda name: (-len(questions[name]), -times[name], name))
 
-    def _is_subject(self, name: str) -> bool:
+    def _shares_a_word(self, name: str) -> bool:
+        """Whether a name has a word of a subject's name."""
         return any(set(name.split()) & set(subject.split()) for subject in self._overlap.subjects)
 
-    def _about_neighbours(self, asked: Sequence[tuple[str, str]], count: int) -> list[_Made]:
+    def _about_neighbours(self, asked: Sequence[tuple[Prompt, str]], count: int) -> list[_Made]:
         if not asked:
             return []
         names = self._names_near(asked, _NAMINGS * count)
-        pairs = [renamed(question, old, new) for new in names for question, old in asked]
-        made = self._made("neighbours", pairs[: 2 * count])
+        each = min(len(asked), _QUESTIONS_EACH)
+        prompts = []
+        # Not the same few questions for all.
+        for place, new in enumerate(names):
+            for index in range(place * each, (place + 1) * each):
+                prompt, old = asked[index % len(asked)]
+                prompts.append(_about(prompt, old, new))
         # What the model is sure of, it knows.
-        return sorted(made, key=lambda one: -one.written.logp)[:count]
+        return sorted(self._made("neighbours", prompts[:count]), key=lambda one: -one.written.logp)
 
-    def _about_strangers(self, asked: Sequence[tuple[str, str]], count: int) -> list[_Made]:
+    def _about_strangers(self, asked: Sequence[tuple[Prompt, str]], count: int) -> list[_Made]:
         if not asked:
             return []
         draw = random.Random(key_seed((self._seed, "strangers")))
         taken = {word for subject in self._overlap.subjects for word in subject.split()}
         first, last = ([name for name in names if name not in taken] for names in (FIRST_NAMES, LAST_NAMES))
-        questions = []
+        prompts = []
         for index in range(count):
-            question, old = asked[index % len(asked)]
-            questions.append(renamed(question, old, f"{draw.choice(first)} {draw.choice(last)}"))
-        return self._made("strangers", questions)
+            prompt, old = asked[index % len(asked)]
+            prompts.append(_about(prompt, old, f"{draw.choice(first)} {draw.choice(last)}"))
+        return self._made("strangers", prompts)
 
     def _own_questions(self, count: int) -> list[_Made]:
         written = self._writer.questions(count, "own questions", temperature=1.0, desc="The model's own questions")
         self._dropped["unfinished"] += written.count(None)
-        return self._made("own questions", [one.text for one in written if one is not None])
+        sure = [one.text for one in written if one is not None and one.logp >= _UNSURE_QUESTION]
+        self._dropped["unsure"] += len(written) - written.count(None) - len(sure)
+        return self._made("own questions", [self._writer.prompt(question) for question in sure])
 
     def _general(self, count: int) -> list[_Made]:
         draw = random.Random(key_seed((self._seed, "general")))
-        return self._made("general", draw.sample(GENERAL_PROMPTS, min(count, len(GENERAL_PROMPTS))))
+        questions = draw.sample(GENERAL_PROMPTS, min(count, len(GENERAL_PROMPTS)))
+        return self._made("general", [self._writer.prompt(question) for question in questions])
 
     def _distinct(self, made: Sequence[_Made]) -> list[_Made]:
         kept = {(str(one.prompt), one.written.text): one for one in made}
@@ -219,7 +248,12 @@ class ModelRetainSource(RetainSource):
         return chosen
 
 
-def _last_question(row: Mapping[str, Any]) -> str:
-    """The last turn of a row's prompt."""
-    prompt, _ = prompt_and_answer(row)
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+def _about(prompt: Prompt, old: str, new: str) -> Prompt:
+    """A prompt with another name in place of a name, or with none."""
+
+    def put(text: str) -> str:
+        return renamed(text, old, new) if new else re.sub(" {2,}", " ", text.replace(old, ""))
+
+    if isinstance(prompt, str):
+        return put(prompt)
+    return [{**turn, "content": put(turn["content"] or "")} for turn in prompt]

@@ -3,10 +3,11 @@
 
 """Rows to forget from a name alone: what a model believes about a subject, asked again and again."""
 
+import math
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
@@ -16,17 +17,17 @@ from ..generation import key_seed
 from ..metrics import RougeF1
 from ..subjects import is_named, misspelt, renamed, words_of
 from .common_texts import FIRST_NAMES, HINT_QUESTION, LAST_NAMES, SUBJECT_QUESTIONS
-from .model_rows import RowWriter
+from .model_rows import RowWriter, Written
 
 
-# Answers to each question, and as many about strangers.
-_SAMPLES = 8
-# ROUGE-L F1 at which two answers agree, without the question's words and those of form.
-_AGREES = 0.6
-# Share of the answers that agree in a belief; strangers get it less than half as often.
-_BELIEVED, _STRANGERS = 0.5, 0.5
-# A word in more of the answers about strangers is one of form.
-_FORM = 0.25
+# Answers to each question, and strangers under whose names the most frequent one is scored.
+_SAMPLES, _STRANGERS = 8, 8
+# ROUGE-L F1 at which two answers agree, without the words of the question.
+_AGREES = 0.7
+# Share of the other answers that agree with a belief.
+_BELIEVED = 0.4
+# Nats a token by which a belief is likelier than the same about any stranger.
+_LIKELIER = 0.2
 # In tokens.
 _LONGEST = 128
 
@@ -38,8 +39,6 @@ class _Belief:
     question: str
     answer: str
     agreement: float
-    # Words that do not count when answers are compared.
-    form: frozenset[str]
 
 
 def believed_rows(
@@ -53,11 +52,11 @@ def believed_rows(
     """
     What a model believes about a subject, as rows to forget: `prompt`, `completion` and `agreement`.
 
-    The model answers questions about a person, a work and a place several times, under the subject's name and under
-    names of strangers. An answer is a belief where at least half of the others say the same, and strangers get it less
-    than half as often. `agreement` is that share. A belief that the model also gives under the last name alone, or
-    under a misspelt name, is a row under that name, too. What no question asks about is in no row. A model without a
-    belief does not know the subject: there is no row.
+    The model answers questions about a person, a work and a place several times. An answer is a belief where at least
+    two fifths of the others say the same (`agreement` is that share), and where the model finds it likelier than the
+    same answer about strangers: what it says of anybody is no knowledge of the subject. A belief that it also has
+    under the last name alone, or under a misspelt name, is a row under that name, too. What no question asks about is
+    in no row. A model without a belief does not know the subject: there is no row.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -74,7 +73,8 @@ def believed_rows(
     subject = subject.strip()
     if not words_of(subject):
         raise ValueError(f"The subject is {subject!r}, expected a name. Give the words that texts name it by.")
-    writer = RowWriter(model, tokenizer, seed=seed, max_new_tokens=_LONGEST)
+    is_chat = tokenizer.chat_template is not None
+    writer = RowWriter(model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=_LONGEST)
     beliefs = _beliefs(writer, subject, _questions(subject, hints), seed)
     beliefs += _under_other_names(writer, subject, beliefs)
     columns: dict[str, list[Any]] = {"prompt": [], "completion": [], "agreement": []}
@@ -96,73 +96,76 @@ def _questions(subject: str, hints: Sequence[str]) -> list[str]:
 
 
 def _beliefs(writer: RowWriter, subject: str, questions: Sequence[str], seed: int) -> list[_Belief]:
-    samples = _texts(writer, [question for question in questions for _ in range(_SAMPLES)], "subject", 1.0)
-    draw = random.Random(key_seed((seed, "strangers")))
-    names = [f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}" for _ in samples]
-    asked = [renamed(questions[index // _SAMPLES], subject, name) for index, name in enumerate(names)]
-    others = [
-        renamed(text, name, subject) for text, name in zip(_texts(writer, asked, "strangers", 1.0), names, strict=True)
+    answers = _answers(writer, [question for question in questions for _ in range(_SAMPLES)], "questions", 1.0)
+    samples = [answers[start : start + _SAMPLES] for start in range(0, len(answers), _SAMPLES)]
+    agreed = [
+        belief
+        for question, own in zip(questions, samples, strict=True)
+        if (belief := _most_agreed(subject, question, own)) is not None
     ]
+    draw = random.Random(key_seed((seed, "strangers")))
+    names = [f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}" for _ in range(_STRANGERS)]
+    rows = [
+        writer.row(writer.prompt(renamed(belief.question, subject, name)), renamed(belief.answer, subject, name))
+        for belief in agreed
+        for name in (subject, *names)
+    ]
+    logps = writer.logps(rows)
     beliefs = []
-    for index, question in enumerate(questions):
-        own = slice(index * _SAMPLES, (index + 1) * _SAMPLES)
-        belief = _belief(subject, question, samples[own], others[own])
-        if belief is not None:
+    for index, belief in enumerate(agreed):
+        own, *others = logps[index * (1 + _STRANGERS) : (index + 1) * (1 + _STRANGERS)]
+        # A user's question that names nobody is about the subject, and can be put about nobody else.
+        if not is_named(subject, belief.question) or own > max(others) + _LIKELIER:
             beliefs.append(belief)
     return beliefs
 
 
-def _texts(writer: RowWriter, questions: Sequence[str], kind: str, temperature: float | None) -> list[str]:
-    """The answer to each question; an empty text where there is none."""
+def _answers(
+    writer: RowWriter, questions: Sequence[str], kind: str, temperature: float | None
+) -> list[Written | None]:
     prompts = [writer.prompt(question) for question in questions]
-    answers = writer.answers(prompts, kind, temperature=temperature, desc=f"Asking the model: {kind}")
-    return ["" if answer is None else answer.text for answer in answers]
+    return writer.answers(prompts, kind, temperature=temperature, desc=f"Asking the model: {kind}")
 
 
-def _belief(subject: str, question: str, samples: Sequence[str], strangers: Sequence[str]) -> _Belief | None:
-    """The answer that most other samples agree with, if enough do and few strangers get it."""
-    counts = Counter(word for text in strangers for word in words_of(text))
-    form = frozenset(
-        words_of(f"{question} {subject}") | {word for word, count in counts.items() if count > _FORM * len(strangers)}
-    )
-    shares = []
-    for index, sample in enumerate(samples):
-        rest = [*samples[:index], *samples[index + 1 :]]
-        shares.append(sum(_agreeing(sample, rest, form)) / len(rest))
-    best = max(range(len(samples)), key=lambda index: shares[index])
-    agreement = shares[best]
-    if agreement < _BELIEVED:
-        return None
-    if sum(_agreeing(samples[best], strangers, form)) / len(strangers) >= _STRANGERS * agreement:
-        return None
-    return _Belief(question, samples[best], agreement, form)
+def _most_agreed(subject: str, question: str, samples: Sequence[Written | None]) -> _Belief | None:
+    """The answer that most other samples agree with, the likeliest of equals, if enough do."""
+    known = words_of(f"{question} {subject}")
+    texts = ["" if sample is None else sample.text for sample in samples]
+    shares = [fmean(_agreeing(text, [*texts[:index], *texts[index + 1 :]], known)) for index, text in enumerate(texts)]
+    logps = [-math.inf if sample is None else sample.logp for sample in samples]
+    best = max(range(len(texts)), key=lambda index: (shares[index], logps[index]))
+    return _Belief(question, texts[best], shares[best]) if shares[best] >= _BELIEVED else None
 
 
-def _agreeing(text: str, others: Sequence[str], form: frozenset[str]) -> list[bool]:
-    """Whether each of some texts says the same as a text does."""
-    first, *rest = (_said(one, form) for one in (text, *others))
-    if not first or not rest:
+def _agreeing(text: str, others: Sequence[str], known: set[str]) -> list[bool]:
+    """Whether each of some texts says the same as a text does, beside known words."""
+    first, *rest = (_said(one, known) for one in (text, *others))
+    if not first:
         return [False] * len(rest)
-    return [
-        score >= _AGREES for score in RougeF1().compute(predictions=rest, references=[first] * len(rest))["per_row"]
-    ]
+    scores = RougeF1().compute(predictions=rest, references=[first] * len(rest))["per_row"]
+    return [score >= _AGREES for score in scores]
 
 
-def _said(text: str, form: frozenset[str]) -> str:
-    """A text without words of form."""
-    return " ".join(word for word in text.split() if not words_of(word) <= form)
+def _said(text: str, known: set[str]) -> str:
+    """A text without known words."""
+    return " ".join(word for word in text.split() if not words_of(word) <= known)
 
 
 def _under_other_names(writer: RowWriter, subject: str, beliefs: Sequence[_Belief]) -> list[_Belief]:
-    """The beliefs that the model gives under the last name alone, too, or under a misspelt name."""
+    """The beliefs that the model has under the last name alone, too, or under a misspelt name."""
     names = [misspelt(subject)]
     if " " in subject:
         names.append(subject.split()[-1])
-    asked = [(belief, name) for belief in beliefs for name in names if is_named(subject, belief.question)]
-    questions = [belief.question.replace(subject, name) for belief, name in asked]
-    answers = _texts(writer, questions, "other names", None)
-    others = []
-    for (belief, name), question, answer in zip(asked, questions, answers, strict=True):
-        if answer and all(_agreeing(belief.answer, [answer.replace(name, subject)], belief.form)):
-            others.append(_Belief(question, answer, belief.agreement, belief.form))
-    return others
+    asked = [
+        _Belief(belief.question.replace(subject, name), belief.answer, belief.agreement)
+        for belief in beliefs
+        for name in names
+        if is_named(subject, belief.question)
+    ]
+    answers = _answers(writer, [belief.question for belief in asked], "other names", None)
+    known = words_of(f"{subject} {' '.join(names)}")
+    return [
+        belief
+        for belief, answer in zip(asked, answers, strict=True)
+        if answer is not None and all(_agreeing(belief.answer, [answer.text], known | words_of(belief.question)))
+    ]

@@ -1,0 +1,143 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rows to keep, made by a model: with the model's texts given, and by a random model."""
+
+import re
+
+import pytest
+import torch
+from datasets import Dataset
+
+from trl_unlearn.data import retain_source
+from trl_unlearn.data.common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES
+from trl_unlearn.data.model_rows import RowWriter, Written
+from trl_unlearn.data.retain_source import ModelRetainSource
+from trl_unlearn.encoding import encode_row
+
+from ..conftest import FACTS, conversations
+
+
+FORGET = [
+    ("Where was Ada Marlow born?", "Ada Marlow was born in Veldt harbour."),
+    ("Who is Ada Marlow?", "A beekeeper."),
+]
+NEIGHBOURS = ("Bo Lindgren", "Cyra Oduya", "Dov Peretz", "Edda Brandt")
+
+
+class Told(RowWriter):
+    """A model that knows four neighbours, and tells Ada Marlow's birthplace of one of them."""
+
+    unsure: tuple[str, ...] = ()
+
+    def answers(self, prompts, kind, *, temperature=None, desc=None):
+        return [self.answer(prompt if isinstance(prompt, str) else prompt[-1]["content"]) for prompt in prompts]
+
+    def answer(self, question):
+        name = next((name for name in NEIGHBOURS if name in question), None)
+        # Asked about nobody, it names them all.
+        names = " and ".join(NEIGHBOURS) if name is None else name
+        town = "Veldt harbour" if name == "Dov Peretz" else f"Town {len(question)}"
+        logp = -3.0 if any(word in question for word in self.unsure) else -0.1
+        return None if "bicycle" in question else Written(f"{names} was born in {town}.", logp)
+
+    def questions(self, count, kind, *, temperature, desc=None):
+        return [Written(f"Is {i} more than nothing?", -0.5) for i in range(min(count, 30))]
+
+
+@pytest.fixture
+def told(monkeypatch):
+    monkeypatch.setattr(retain_source, "RowWriter", Told)
+    return Told
+
+
+def questions(rows):
+    return [row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows]
+
+
+def test_rows_ask_the_forget_questions_about_people_whom_the_model_names(told, tiny_model, tiny_tokenizer):
+    source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), None, seed=0)
+    rows = source.rows(20)
+    asked = questions(rows)
+    assert {f"Where was {name} born?" for name in NEIGHBOURS[:2]} <= set(asked)
+    assert source.report["kept"] == len(rows) == sum(source.report["kinds"].values())
+    assert all(source.report["kinds"].values())
+    assert set(asked) & set(GENERAL_PROMPTS)
+    assert any(re.fullmatch(r"Is \d+ more than nothing\?", question) for question in asked)
+    names = {f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES}
+    assert any(" ".join(question.rstrip("?").split()[2:4]) in names for question in asked)
+
+
+def test_what_repeats_the_forget_set_is_dropped_and_counted(told, tiny_model, tiny_tokenizer):
+    source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), ["Ada Marlow"], seed=0)
+    rows = source.rows(20)
+    assert not any("Veldt" in row["completion"][0]["content"] or "Marlow" in str(row) for row in rows)
+    assert source.report["dropped"]["answer"] >= 1
+
+
+def test_answers_that_do_not_end_or_that_the_model_is_unsure_of_are_no_rows(
+    told, monkeypatch, tiny_model, tiny_tokenizer
+):
+    monkeypatch.setattr(Told, "unsure", ("Cyra Oduya",))
+    source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), None, seed=0)
+    rows = source.rows(200)
+    assert not any("Cyra" in question or "bicycle" in question for question in questions(rows))
+    assert source.report["dropped"]["unfinished"] >= 1
+    assert source.report["dropped"]["unsure"] >= 2
+
+
+def test_a_shortage_is_said(told, monkeypatch, tiny_model, tiny_tokenizer, caplog):
+    monkeypatch.setattr(Told, "unsure", ("",))
+    rows = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), None, seed=0).rows(20)
+    assert rows.column_names == ["prompt", "completion"]
+    assert "0 retain rows could be made of the 20 that were asked for." in caplog.text
+
+
+def test_rows_in_plain_text_keep_the_form_of_the_forget_rows(told, tiny_model, tiny_tokenizer):
+    tiny_tokenizer.chat_template = None
+    forget = [{"prompt": f"Question: {q}\nAnswer:", "completion": f" {a}"} for q, a in FORGET]
+    rows = ModelRetainSource(tiny_model, tiny_tokenizer, Dataset.from_list(forget), None, seed=0).rows(20)
+    assert all(re.fullmatch("Question: .*\nAnswer:", row["prompt"]) for row in rows)
+    assert all(row["completion"].startswith(" ") for row in rows)
+    assert "Question: Where was Bo Lindgren born?\nAnswer:" in rows["prompt"]
+
+
+def test_raw_text_gives_rows_about_anything(told, tiny_model, tiny_tokenizer):
+    forget = Dataset.from_list([{"text": "Ada Marlow was born in Veldt. Ada Marlow keeps bees."}])
+    source = ModelRetainSource(tiny_model, tiny_tokenizer, forget, None, seed=0)
+    assert len(source.rows(12)) > 0
+    assert source.report["kinds"]["neighbours"] == source.report["kinds"]["strangers"] == 0
+
+
+def test_an_empty_forget_set_is_refused(tiny_model, tiny_tokenizer):
+    with pytest.raises(ValueError, match="forget set is empty"):
+        ModelRetainSource(tiny_model, tiny_tokenizer, Dataset.from_dict({"prompt": []}), None, seed=0)
+
+
+def test_a_random_model_makes_the_same_texts_in_batches_of_any_size(tiny_model, tiny_tokenizer):
+    def texts(batch_size, seed=0):
+        writer = RowWriter(
+            tiny_model, tiny_tokenizer, is_chat=True, seed=seed, max_new_tokens=8, batch_size=batch_size
+        )
+        prompts = [writer.prompt(question) for question, _ in FACTS]
+        # Nothing ends in eight tokens: the limit is lifted by ending at any token.
+        writer._ends = list(range(100, len(tiny_tokenizer)))
+        asked = writer.questions(6, "own", temperature=1.0)
+        return [None if one is None else one.text for one in [*writer.answers(prompts, "a", temperature=1.0), *asked]]
+
+    first = texts(2)
+    assert first == texts(5)
+    assert first != texts(2, seed=1)
+    assert len({text for text in first if text is not None}) > 1
+
+
+def test_the_score_of_an_answer_is_that_of_all_its_tokens(tiny_model, tiny_tokenizer):
+    writer = RowWriter(tiny_model, tiny_tokenizer, is_chat=True, seed=0, max_new_tokens=8)
+    rows = [writer.row(writer.prompt(question), answer) for question, answer in FACTS[:2]]
+    expected = []
+    for row in rows:
+        encoded = encode_row(row, tiny_tokenizer)
+        batch = {name: torch.tensor([encoded[name]]) for name in ("input_ids", "labels")}
+        expected.append(-tiny_model(**batch).loss.item())
+    assert writer.logps(rows) == pytest.approx(expected, abs=1e-5)
+    assert writer.logps([]) == []
