@@ -329,6 +329,7 @@ def test_a_run_logs_each_term_by_group_and_name(new_trainer):
         "loss/forget", "loss/retain", "loss/beliefs", "forget/logps", "retain/logps", "beliefs/logps",
         "beliefs/coverage", "beliefs/length", "beliefs/target_share", "beliefs/seconds",
         "forget/entropy", "retain/entropy", "beliefs/entropy", "throughput/tokens_per_second",
+        "throughput/rows_per_second",
     }  # fmt: skip
     assert [audit["epoch"] for audit in trainer.belief_store.audits] == [0, 1]
 

@@ -18,6 +18,7 @@ from ..evaluation.stopping import STOP_METRICS
 from ..records import settings_digest
 from ..results import PARITIES
 from ..trainer.bootstrap_unlearn_config import option
+from .quiet import quiet_unless_verbose
 
 
 ARCHIVE = "archive"
@@ -226,9 +227,11 @@ def parse(
     )
     # Before the config file is read: its values win.
     parser.set_defaults_with_config(**defaults)
-    arguments = parser.parse_args_and_config(args=argv if recipe is None else default_config(argv, recipe))
+    arguments: list[Any] = []
+    with quiet_unless_verbose(arguments):
+        arguments += parser.parse_args_and_config(args=argv if recipe is None else default_config(argv, recipe))
     # The only place that takes the digest: before a script fills in what the options leave open.
-    return arguments, settings_digest(*arguments)
+    return tuple(arguments), settings_digest(*arguments)
 
 
 def default_config(argv: list[str], recipe: str) -> list[str]:

@@ -180,6 +180,9 @@ class BootstrapUnlearnConfig(SFTConfig):
 
         > Parameters that control the logging
 
+        verbose (`bool`, *optional*, defaults to `False`):
+            Whether all numbers are printed at each entry of the log. If `False`, a line of the few that decide, 20
+            times in a run at most; the log history and reporters have all.
         log_completions (`bool`, *optional*, defaults to `False`):
             Whether beliefs are printed each time they are sampled, beside their prompts and answers. This shows what
             is to be forgotten; it goes to the terminal, and to no reporter and no file.
@@ -337,6 +340,11 @@ class BootstrapUnlearnConfig(SFTConfig):
     )
 
     # Parameters that control the logging
+    verbose: bool = option(
+        False,
+        "Whether to print all numbers of each entry of the log, the whole table at the end, and all warnings and bars "
+        "of libraries.",
+    )
     log_completions: bool = option(
         False,
         "Whether to print the beliefs each time they are sampled. This shows what is to be forgotten; it goes to the "

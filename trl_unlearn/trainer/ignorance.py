@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate import PartialState
 from datasets import Dataset
 from huggingface_hub import hf_hub_download, metadata_load
 from peft import LoraConfig, get_peft_model
@@ -32,6 +33,7 @@ from ..token_scores import score_batch, score_rows, states_inside
 from ..verdict import MEMORIZATION_MARGIN
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
+from .logs import say
 from .reference import in_mode, with_values
 from .step import StepRow, pack_digests, row_digest, unpack_digests
 
@@ -414,8 +416,8 @@ def _tuned(model: PreTrainedModel, rows: list[Mapping[str, Any]], epochs: int, p
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / steps)
     )
-    with tqdm(total=steps, desc="Tuning the ignorant twin", disable=None) as progress:
-        for _ in range(epochs):
+    with tqdm(total=steps, desc="Tuning the ignorant twin", disable=None, leave=False) as progress:
+        for epoch in range(epochs):
             order = torch.randperm(len(rows)).tolist()
             for start in range(0, len(order), _BATCH_SIZE):
                 batch = pad_rows([rows[i] for i in order[start : start + _BATCH_SIZE]], pad_token_id)
@@ -426,6 +428,9 @@ def _tuned(model: PreTrainedModel, rows: list[Mapping[str, Any]], epochs: int, p
                 optimizer.zero_grad()
                 schedule.step()
                 progress.update()
+            # In a pipe there is no bar.
+            if progress.disable and PartialState().is_main_process:
+                say(f"Tuning the ignorant twin: epoch {epoch + 1} of {epochs}.")
     return tuned.merge_and_unload()
 
 
