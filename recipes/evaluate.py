@@ -10,8 +10,8 @@ from pathlib import Path
 # This folder's evaluate.py would hide the library of that name.
 sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
-from trl_unlearn.scripts.evaluate import main  # noqa: E402
+from trl_unlearn.scripts.launch import run  # noqa: E402
 
 
 if __name__ == "__main__":
-    main()
+    run("evaluate")
