@@ -154,7 +154,7 @@ NO_SETTINGS = frozenset(
         *("run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "report_to"),
         *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_on_each_node"),
         *("log_level", "log_level_replica", "include_num_input_tokens_seen", "skip_memory_metrics", "debug"),
-        *("disable_tqdm", "verbose", "log_completions", "num_completions_to_print"),
+        *("disable_tqdm", "verbose", "telemetry", "log_completions", "num_completions_to_print"),
         # Which checkpoints are kept.
         *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"),
         *("enable_jit_checkpoint", "remove_belief_state"),

@@ -6,12 +6,15 @@
 import io
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from huggingface_hub.utils import _telemetry
 from peft import LoraConfig
 from rich.console import Console
 from transformers import Trainer, TrainerCallback
@@ -258,3 +261,35 @@ def test_tensorboard_gets_the_metrics_of_every_step(report):
     for name in LOGGED:
         found = [event.step for event in events.Scalars(f"train/{name}")]
         assert found == ([1] if name == "beliefs/coverage" else [1, 2]), name
+
+
+# The network
+
+
+@pytest.fixture
+def hosts(monkeypatch):
+    """The hosts that anything in this process asks for from here on, as on a machine with a network."""
+    asked = []
+
+    def refuse(host, *args, **kwargs):
+        asked.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: refuse(address))
+    # A ping is left out offline and in CI.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("CI", raising=False)
+    return asked
+
+
+@pytest.mark.parametrize("telemetry", [False, True])
+def test_no_connection_is_tried_when_a_trainer_is_built_and_trained_unless_telemetry_is_asked_for(
+    new_trainer, hosts, telemetry
+):
+    trainer = new_trainer(telemetry=telemetry)
+    trainer.train()
+    trainer.save_model()
+    # A thread of the library sends it.
+    _telemetry._TELEMETRY_QUEUE.join()
+    assert bool(hosts) == telemetry

@@ -97,7 +97,7 @@ TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "output": (
         ("output_dir", "overwrite_output_dir", "logging_steps", "report_to", "verbose"),
-        ("logging_nan_inf_filter", "log_completions", "num_completions_to_print"),
+        ("logging_nan_inf_filter", "log_completions", "num_completions_to_print", "telemetry"),
     ),
     "Hub": (
         (

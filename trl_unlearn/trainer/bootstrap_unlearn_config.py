@@ -189,6 +189,10 @@ class BootstrapUnlearnConfig(SFTConfig):
         num_completions_to_print (`int`, *optional*, defaults to `6`):
             Most beliefs that are printed. `None` prints all.
 
+        telemetry (`bool`, *optional*, defaults to `False`):
+            Whether TRL may send its ping to the Hub when a trainer is built: versions, kinds of model, device and
+            data, number of processes; no name and no data. Nothing is sent otherwise.
+
         > Parameters that control the checkpoints
 
         remove_belief_state (`bool`, *optional*, defaults to `False`):
@@ -352,6 +356,10 @@ class BootstrapUnlearnConfig(SFTConfig):
     )
     num_completions_to_print: int | None = option(
         6, "Most beliefs that `log_completions` prints. 'null' in a file prints all."
+    )
+
+    telemetry: bool = option(
+        False, "Whether TRL may send its ping to the Hub (versions, kinds of model and device; no data)."
     )
 
     # Parameters that control the checkpoints
