@@ -101,8 +101,8 @@ TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "Hub": (
         (
-            *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_private_base", "hub_revision", "base_model_id"),
-            *("commit_message", "merge", "force", "dry_run", "allow_text_in"),
+            *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_private_base", "hub_revision", "hub_license"),
+            *("base_model_id", "commit_message", "merge", "force", "dry_run", "allow_text_in"),
         ),
         (),
     ),

@@ -193,6 +193,11 @@ class BootstrapUnlearnConfig(SFTConfig):
             Whether TRL may send its ping to the Hub when a trainer is built: versions, kinds of model, device and
             data, number of processes; no name and no data. Nothing is sent otherwise.
 
+        > Parameters that control what is published
+
+        hub_license (`str`, *optional*):
+            License of the result, such as `"apache-2.0"`, for its card. If not set, that of the base's card, if any.
+
         > Parameters that control the checkpoints
 
         remove_belief_state (`bool`, *optional*, defaults to `False`):
@@ -231,6 +236,11 @@ class BootstrapUnlearnConfig(SFTConfig):
     )
     hub_private_repo: bool | None = option(
         True, "Whether a new repository is private. To push to a public one, set it to false."
+    )
+
+    # Parameters that control what is published
+    hub_license: str | None = option(
+        None, "License of the result, such as 'apache-2.0', for its card. If not set: that of the base's card, if any."
     )
 
     # Parameters that control the two terms

@@ -7,15 +7,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 from datasets import Dataset
-from huggingface_hub import hf_hub_download, metadata_load
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -35,6 +32,7 @@ from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
 from .logs import say
 from .reference import in_mode, with_values
+from .run_record import card_metadata
 from .step import StepRow, pack_digests, row_digest, unpack_digests
 
 
@@ -353,16 +351,8 @@ class UnfitTwinError(ValueError):
 def named_bases(model: nn.Module, continues_adapter: bool) -> list[str]:
     """Models that the target says it was tuned from: that under its adapter, and those of its card."""
     name = model.config.name_or_path
-    # Of a model that was not loaded from anywhere, the card would be a file of the working directory.
-    if not name:
-        return []
-    try:
-        card = Path(name, "README.md") if Path(name).is_dir() else Path(hf_hub_download(name, "README.md"))
-        bases = (metadata_load(card) or {}).get("base_model", [])
-    # No card, no connection, or no metadata: the model does not say it.
-    except (OSError, ValueError, yaml.YAMLError):
-        bases = []
-    return [*[name] * continues_adapter, *([bases] if isinstance(bases, str) else bases)]
+    bases = card_metadata(name).get("base_model", [])
+    return [*[name] * (continues_adapter and bool(name)), *([bases] if isinstance(bases, str) else bases)]
 
 
 def base_twin(
