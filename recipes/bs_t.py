@@ -1,6 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["trl-unlearn"]
+#
+# [tool.uv.sources]
+# trl-unlearn = { path = "..", editable = true }
+# ///
+
 """The script `trl_unlearn.scripts.bs_t`: `accelerate launch recipes/bs_t.py --help`."""
 
 import sys

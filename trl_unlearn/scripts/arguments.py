@@ -7,7 +7,6 @@ import math
 import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from ..evaluation.stopping import STOP_METRICS
 from ..records import settings_digest
 from ..results import PARITIES
 from ..trainer.bootstrap_unlearn_config import option
+from .launch import recipes
 from .quiet import quiet_unless_verbose
 
 
@@ -259,10 +259,7 @@ def default_config(argv: list[str], recipe: str) -> list[str]:
     named = ("--config", "--model_name_or_path", "--dataset_name", "--forget_dataset", "-h", "--help")
     if any(argument.split("=")[0] in named for argument in argv):
         return argv
-    package = Path(__file__).parents[1]
-    # In a wheel the recipes are inside the package, in a checkout beside it.
-    folder = next(folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir())
-    return ["--config", str(folder / recipe), *argv]
+    return ["--config", str(recipes() / recipe), *argv]
 
 
 def use_archive(data_args: DataArguments, eval_args: EvaluationArguments, model_args: UnlearnModelConfig) -> None:

@@ -36,6 +36,8 @@ TYPES = {
     "evaluate": (_DATA, _EVALUATION, _SUITES, ("scripts/evaluate.py", "EvaluateArguments"), _MODEL),
     "push": (("scripts/push.py", "PushArguments"),),
 }
+# Commands that several processes can share.
+LAUNCHED = tuple(command for command in TYPES if command != "push")
 # Where inherited options stand: a class behind it -> files of its library.
 _PARENTS = {
     "UnlearnModelConfig": (("trl", "trainer/model_config.py"),),
@@ -48,8 +50,8 @@ _PARENTS = {
 # has its text at the end, under the last topic.
 TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model": (
-        ("model_name_or_path", "adapter_name_or_path", "use_peft", "lora_r", "unlearned_model_name_or_path"),
-        ("lora_dropout", "lora_target_modules", "disable_dropout", "trust_remote_code"),
+        ("model_name_or_path", "adapter_name_or_path", "use_peft", "unlearned_model_name_or_path"),
+        ("lora_r", "lora_dropout", "lora_target_modules", "disable_dropout", "trust_remote_code"),
     ),
     "data": (
         ("dataset_name", "forget_config", "retain_config", "forget_dataset", "retain_dataset", "max_length"),
@@ -79,20 +81,11 @@ TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "goal": (("stop_at", "stop_metric"), ("stop_retain_floor", "stop_every_steps")),
     "evaluation": (
+        ("evaluate", "suites", "quick", "retrained_model_name_or_path", "max_eval_rows", "holdout_dataset"),
         (
-            *("evaluate", "suites", "quick", "retrained_model_name_or_path", "max_eval_rows", "panel_prompts"),
-            *("holdout_dataset", "holdout_config"),
-        ),
-        (
-            *(
-                "parity",
-                "second_retrained_model_name_or_path",
-                "evaluation_batch_size",
-                "fluency_classifier",
-                "curve_steps",
-            ),
-            *("muse_dataset", "rwku_dataset", "rwku_subjects", "wmdp_tasks", "wmdp_include_path", "wmdp_limit"),
-            *("judge_model", "judge_base_url", "judge_replies"),
+            *("holdout_config", "parity", "second_retrained_model_name_or_path", "evaluation_batch_size"),
+            *("fluency_classifier", "panel_prompts", "curve_steps", "muse_dataset", "rwku_dataset", "rwku_subjects"),
+            *("wmdp_tasks", "wmdp_include_path", "wmdp_limit", "judge_model", "judge_base_url", "judge_replies"),
         ),
     ),
     "output": (
@@ -101,10 +94,10 @@ TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "Hub": (
         (
-            *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_private_base", "hub_revision", "hub_license"),
-            *("base_model_id", "commit_message", "merge", "force", "dry_run", "allow_text_in"),
+            *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_private_base", "hub_revision", "base_model_id"),
+            *("commit_message", "merge", "force", "dry_run", "allow_text_in"),
         ),
-        (),
+        ("hub_license",),
     ),
 }
 _WIDTH, _COLUMN = 119, 27
@@ -133,10 +126,10 @@ def show_help(command: str, prog: str) -> None:
             lines += ["", f"{topic}:", *(line for one in shown for line in _lines(one))]
         if also := [f"--{name}" for name in named if name in options]:
             lines += [*([] if shown else ["", f"{topic}:"]), *_wrapped(f"also {', '.join(also)}", 2)]
-    end = (
-        "--config FILE reads options from a YAML file; those on the command line win. Defaults stand in brackets. "
-        "--help-all has every option, the inherited ones too, with its whole text."
-    )
+    end = "--config FILE reads options from a YAML file; those on the command line win. "
+    if command in LAUNCHED:
+        end += "--num_processes N and --accelerate_config NAME start several processes. "
+    end += "Defaults stand in brackets. --help-all has every option, the inherited ones too, with its whole text."
     print("\n".join([*lines, "", *_wrapped(end, 0)]))
 
 
