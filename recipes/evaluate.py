@@ -1,6 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["trl-unlearn"]
+#
+# [tool.uv.sources]
+# trl-unlearn = { path = "..", editable = true }
+# ///
+
 """The script `trl_unlearn.scripts.evaluate`: `accelerate launch recipes/evaluate.py --help`."""
 
 import sys
@@ -10,8 +18,8 @@ from pathlib import Path
 # This folder's evaluate.py would hide the library of that name.
 sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
-from trl_unlearn.scripts.evaluate import main  # noqa: E402
+from trl_unlearn.scripts.launch import run  # noqa: E402
 
 
 if __name__ == "__main__":
-    main()
+    run("evaluate")

@@ -55,7 +55,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest_one(ended, typed, meant
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
-    [(["xyz"], "there is no command `xyz`"), ([], "a command is missing"), (["--bs-s"], "--bs-s")],
+    [(["xyz"], "there is no command `xyz`"), (["--bs-s"], "--bs-s")],
 )
 def test_where_nothing_is_near_all_commands_are_named(ended, argv, sentence):
     code, _, error = ended(*argv)
@@ -64,10 +64,18 @@ def test_where_nothing_is_near_all_commands_are_named(ended, argv, sentence):
     assert argv == ["--bs-s"] or "Give one of forget, bs-s, bs-t" in error
 
 
+def test_no_argument_is_answered_with_what_to_type_first(ended):
+    code, _, error = ended()
+    assert code == 2 and "a command is missing" in error
+    assert error.index("trl-unlearn bs-s ") < error.index("trl-unlearn --help")
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["evaluate", "--lambda_bsss", "1"], "--lambda_bsss"),
+        (["evaluate", "--max_evl_rows", "2"], "no option `--max_evl_rows` (did you mean `--max_eval_rows`?)."),
+        (["bs-s", "--zzz", "1", "--dataset_name", "x"], "There is no option `--zzz`. `--help-all` lists all."),
+        (["evaluate", "tofu"], "`tofu` belongs to no option"),
         (["evaluate", "--max_eval_rows", "many"], "invalid int value: 'many'"),
         (["evaluate", "--max_eval_rows", "0", "--dataset_name", "x"], "`max_eval_rows` must be at least 1"),
         (["bs-t", "--config", "missing.yaml"], "missing.yaml"),
@@ -109,7 +117,7 @@ def test_nothing_heavy_is_loaded_before_a_command_needs_it():
     heavy = ("torch", "transformers", "trl", "datasets", "matplotlib")
     code = (
         "import sys\nfrom trl_unlearn.cli import main\n"
-        "for argv in (['--help'], ['--version'], ['bs_s'], ['env', '--help']):\n"
+        "for argv in (['--help'], ['--version'], ['bs_s'], ['env', '--help'], ['bs-s', '--help'], ['push', '-h']):\n"
         "    try:\n        main(argv)\n    except SystemExit:\n        pass\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )

@@ -287,7 +287,7 @@ class BeliefStore:
         draws = sum(len(self._own_jobs(chunk)) for chunk in chunks)
         with (
             _BeliefFile(self.folder) as beliefs,
-            tqdm(total=draws, desc=desc, disable=None if desc else True) as progress,
+            tqdm(total=draws, desc=desc, disable=None if desc else True, leave=False) as progress,
         ):
             for chunk in chunks:
                 rows = self._rows_at(chunk)

@@ -10,6 +10,8 @@ from importlib import import_module
 from importlib.metadata import version
 
 from .scripts.exits import refuse
+from .scripts.help import TYPES
+from .scripts.launch import run
 
 
 PROG = "trl-unlearn"
@@ -38,8 +40,17 @@ only hides.
 commands:
 {commands}"""
 
+_FIRST = """\
+a command is missing. To begin:
+  trl-unlearn bs-s              forget four of forty fictional people: two minutes on a CPU, no download
+  trl-unlearn bs-s --help       its options
+  trl-unlearn bs-s --model_name_or_path org/model --forget_dataset forget.jsonl \\
+      --retain_dataset retain.jsonl --output_dir unlearned
+                                your model and your rows
+  trl-unlearn --help            all commands"""
+
 _EPILOG = """\
-The options of a command: trl-unlearn <command> --help
+The options of a command: trl-unlearn <command> --help, and all with --help-all
 The same from a file:     trl-unlearn <command> --config settings.yaml
 The command line wins over the file. bs-s, bs-t, compare, sequence and evaluate
 run on the embedded lab where neither a model nor data is named.
@@ -82,7 +93,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run a command (of the process if `argv` is not given); errors end it with an exit code of the help text."""
     argv = sys.argv[1:] if argv is None else argv
     parser = _parser()
-    if not argv or argv[0].startswith("-"):
+    if not argv:
+        refuse(PROG, _FIRST)
+    if argv[0].startswith("-"):
         parser.parse_args(argv)
         parser.error(f"a command is missing. Give one of {', '.join(COMMANDS)}.")
     command, *arguments = argv
@@ -93,8 +106,9 @@ def main(argv: list[str] | None = None) -> None:
     prog = f"{PROG} {command}"
     if arguments[-1:] == ["--config"]:
         refuse(prog, "`--config` is given without a file. Name one behind it.")
+    if command in TYPES:
+        return run(command, arguments, prog)
     # Imported only now: the help and a mistyped command do not wait for torch.
     name = command.replace("-", "_")
     script = import_module(f".scripts.{_SHARED.get(command, name)}", __package__)
-    run = getattr(script, name if command in _SHARED else "main")
-    run(arguments, prog=prog)
+    getattr(script, name if command in _SHARED else "main")(arguments, prog=prog)

@@ -354,7 +354,7 @@ def generate(
     completions = [Completion([], [], False) for _ in prompts]
     bar = nullcontext(progress)
     if progress is None:
-        bar = tqdm(total=len(prompts), desc=desc, disable=None if desc else True)
+        bar = tqdm(total=len(prompts), desc=desc, disable=None if desc else True, leave=False)
     with _for_generation(model), bar as progress:
         for start in range(0, max_new_tokens, _STAGE):
             # `min_new_tokens` counts the tokens of this call: it belongs to the first stage only.

@@ -150,12 +150,12 @@ NO_SETTINGS = frozenset(
         *("do_train", "do_eval", "do_predict", "evaluate", "methods", "seeds", "requests", "suites", "judge_replies"),
         # What is published.
         *("push_to_hub", "hub_model_id", "hub_revision", "hub_private_repo", "hub_strategy", "hub_always_push"),
-        "hub_token",
+        *("hub_token", "hub_license"),
         # What is shown and logged.
         *("run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "report_to"),
         *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_on_each_node"),
         *("log_level", "log_level_replica", "include_num_input_tokens_seen", "skip_memory_metrics", "debug"),
-        *("disable_tqdm", "log_completions", "num_completions_to_print"),
+        *("disable_tqdm", "verbose", "telemetry", "log_completions", "num_completions_to_print"),
         # Which checkpoints are kept.
         *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"),
         *("enable_jit_checkpoint", "remove_belief_state"),
@@ -265,6 +265,8 @@ class UnlearningRun(JsonRecord):
             `"trained"` or `"merged"`.
         base_model (`str`), base_model_on_hub (`bool`), base_model_revision (`str`, *optional*):
             Name or path as given; whether it is an id on the Hub, which a relative path looks like; its revision.
+        license (`str`, *optional*), language (`list[str]`):
+            As the card of the base has them, or as the config says; None and empty where neither does.
         base_quantization (`dict[str, Any]`, *optional*):
             How the base was quantised in training, in transformers' words; None if it was not.
         adapter ([`AdapterRecord`], *optional*):
@@ -294,6 +296,8 @@ class UnlearningRun(JsonRecord):
     base_model: str
     base_model_on_hub: bool
     base_model_revision: str | None = None
+    license: str | None = None
+    language: list[str] = field(default_factory=list)
     base_quantization: dict[str, Any] | None = None
     adapter: AdapterRecord | None = None
     forget_set: DatasetRecord

@@ -171,6 +171,16 @@ METRICS = tuple(
 # Metric that needs a judge or a classifier -> the stand-in without one. A table has only one of the two.
 STANDINS = {"utility/fluency": "utility/fluency_standin", "judge/similarity": "judge/similarity_standin"}
 
+# What is shown of a table where there is no room for all of it: metrics, or their stand-ins.
+SUMMARY = (
+    "forget/extraction_strength",
+    "forget/probability",
+    "forget/truth_ratio_knowledge",
+    "retain/probability",
+    "utility/model_utility",
+    "utility/fluency",
+)
+
 # Column of a comparison of methods -> metric, or its stand-in.
 COMPARISON_COLUMNS = {
     "ES": "forget/extraction_strength",

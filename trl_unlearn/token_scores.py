@@ -240,7 +240,7 @@ def score_rows(
     was_training = model.training
     model.eval()
     try:
-        with tqdm(total=len(rows), desc=desc, disable=None if desc else True) as progress:
+        with tqdm(total=len(rows), desc=desc, disable=None if desc else True, leave=False) as progress:
             for start in range(0, len(rows), batch_size):
                 indices = order[start : start + batch_size]
                 batch = pad_rows([rows[i] for i in indices], pad_token_id)

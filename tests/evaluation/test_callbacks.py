@@ -120,7 +120,7 @@ def test_what_is_measured_and_the_index_so_far_are_in_the_log_and_go_to_reporter
 
 @pytest.mark.parametrize("options", [{"logging_steps": 1}, {"logging_strategy": "epoch"}])
 def test_training_and_its_log_are_the_same_with_and_without_the_panel(new_trainer, tiny_model, forget_rows, options):
-    timed = ("throughput/tokens_per_second", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+    timed = ("seconds", "_per_second", "train_runtime")
     runs = []
     for with_panel in (False, True):
         trainer = new_trainer(**options, num_beliefs=2, lambda_bss=0.3, max_completion_length=4)
@@ -129,7 +129,7 @@ def test_training_and_its_log_are_the_same_with_and_without_the_panel(new_traine
         else:
             trainer.train()
         log = [
-            {k: v for k, v in entry.items() if k not in timed and not k.endswith("seconds")}
+            {k: v for k, v in entry.items() if not k.endswith(timed)}
             for entry in trainer.state.log_history
             if "squeezing/index" not in entry
         ]

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from trl_unlearn.evaluation.tables import print_results, print_verdict
+from trl_unlearn.evaluation.tables import print_results, print_summary, print_verdict
 from trl_unlearn.results import (
     DIFFERENCES,
     METRICS,
     MODEL_ROLES,
+    SUMMARY,
     Difference,
     EvaluationResult,
     Measurement,
@@ -68,6 +69,18 @@ def test_the_differences_stand_below_with_their_intervals():
 def test_the_table_says_parity_fluency_source_and_what_was_not_evaluated():
     text = " ".join(printed().split())
     assert "Parity: strict." in text and "stand-in" in text and "The retrained model was not evaluated." in text
+
+
+def test_the_summary_has_six_rows_and_says_where_all_are():
+    stream, result = io.StringIO(), make_result()
+    # The classifier was not run: its stand-in is in its place.
+    for model in ("target", "unlearned"):
+        del result.models[model]["utility/fluency"]
+    print_summary(result, "out/README.md", Console(file=stream, width=80))
+    lines = [line for line in stream.getvalue().splitlines() if line.strip()]
+    names = [name for name in (line.split()[0] for line in lines) if "/" in name]
+    assert names == [*SUMMARY[:-1], "utility/fluency_standin"]
+    assert lines[-1].startswith("All ") and lines[-1].endswith("metrics, their differences and notes: out/README.md")
 
 
 def test_the_verdict_has_a_line_a_question_and_colours_what_speaks_against_the_model():

@@ -150,6 +150,8 @@ def folder(tmp_path) -> Path:
     ):
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(b"x")
+    (folder / ".eval_results").mkdir()
+    (folder / ".eval_results/tofu-strict.yaml").write_text("- {dataset: {id: org/data, task_id: x}, value: 1}\n")
     for path in ("training_args.bin", "pytorch_model.bin", "cache-1.arrow", ".DS_Store", "notes.txt"):
         (folder / path).write_bytes(b"x")
     (folder / "beliefs.jsonl").write_text(json.dumps({"text": FORGET[0]}))

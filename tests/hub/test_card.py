@@ -9,10 +9,12 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from markdown_it import MarkdownIt
 
-from trl_unlearn.hub.card import render_card
+from trl_unlearn.hub.card import eval_result_files, render_card
+from trl_unlearn.hub.folder import RunFolder, is_published
 from trl_unlearn.records import (
     AdapterRecord,
     BeliefAudit,
@@ -203,6 +205,45 @@ def test_the_model_index_holds_the_figures_of_the_unlearned_model(hub):
     assert sets["forget/squeezing"] == (("org/data", "forget10") if hub else ("forget10.jsonl", None))
     assert sets["retain/probability"] == (("org/data", "retain90") if hub else ("retain90.jsonl", None))
     assert sets["aggregate/agg"][1] == "tofu suite"
+
+
+@pytest.mark.parametrize("parity", ["open-unlearning", "strict"])
+def test_results_in_the_form_of_the_hub_are_parsed_back_by_its_own_functions(parity):
+    result = replace(make_result(), parity=parity)
+    ((path, text),) = eval_result_files(make_run(), result).items()
+    assert path == f".eval_results/tofu-forget10-{parity}.yaml" and is_published(path)
+    entries = {entry.task_id: entry for entry in parse_eval_result_entries(yaml.safe_load(text))}
+    assert {name: entry.value for name, entry in entries.items()} == {k: v.value for k, v in UNLEARNED.items()}
+    assert {entry.dataset_id for entry in entries.values()} == {"org/data"}
+    kept = entries["retain/probability"].notes
+    assert kept == f"retain probability; definitions: {parity}; config retain90; n = 8; standard error 0.01"
+
+
+def test_results_on_data_of_ones_own_and_numbers_that_are_not_finite_are_in_no_such_file():
+    assert eval_result_files(make_run(hub=False), make_result()) == {}
+    result = make_result(**{"forget/squeezing": Measurement(math.nan, 4)})
+    assert "forget/squeezing" not in "".join(eval_result_files(make_run(), result).values())
+
+
+def test_the_files_of_results_are_those_of_the_card(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.save_run(make_run())
+    folder.save_results(make_result())
+    (tmp_path / ".eval_results").mkdir()
+    (tmp_path / ".eval_results/privacy-forget10-strict.yaml").write_text("of earlier results")
+    folder.write_card()
+    assert [path.name for path in tmp_path.glob(".eval_results/*")] == ["tofu-forget10-open-unlearning.yaml"]
+    folder.clear()
+    assert not list(tmp_path.glob(".eval_results/*"))
+
+
+def test_the_head_has_license_and_language_where_they_are_known_and_the_card_links_the_paper():
+    content = render_card(make_run(license="apache-2.0", language=["en", "de"]))
+    data = ModelCard(content).data
+    assert (data.license, data.language) == ("apache-2.0", ["en", "de"])
+    assert "generated_from_trainer" in data.tags and "https://huggingface.co/papers/2510.19422" in content
+    data = ModelCard(render_card(make_run())).data.to_dict()
+    assert "license" not in data and "language" not in data
 
 
 def test_a_relative_folder_that_looks_like_a_hub_id_stays_out_of_the_card():

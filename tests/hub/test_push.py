@@ -26,6 +26,7 @@ from .conftest import FORGET, write_run, write_weights
 
 ADAPTER_FILES = {
     *("README.md", "run.json", "eval_results.json", "figures/evaluation.png", "figures/training.png"),
+    ".eval_results/tofu-strict.yaml",
     *("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"),
 }
 REPO = "me/unlearned"
@@ -198,6 +199,7 @@ def test_a_file_with_text_of_the_forget_set_stops_the_push(hub, folder, pushes, 
     files = {
         "README.md": f"# Model\n\nIt no longer says: *{FORGET[1]}*\n",
         "squeezing.json": json.dumps([{"value": 1, "text": FORGET[1]}]),
+        ".eval_results/tofu-strict.yaml": f"- notes: {FORGET[1]}",
         "completions/step-2.jsonl": json.dumps({"completion": f"Indeed, {FORGET[1].upper()}"}),
         "chart.svg": f"<svg><text>{FORGET[1]}</text></svg>",
         "train.log": f"INFO {FORGET[1].replace(' ', '  ')}",
@@ -219,7 +221,7 @@ def test_a_file_with_text_of_the_forget_set_stops_the_push(hub, folder, pushes, 
     assert "`commit_message` (text of the forget set, row 1)" in message
     assert hub.requests == []
     allowed = [case | {"allow_text_in": [name]} for case, name in zip(cases, files, strict=True)]
-    assert pushes(*(case | {"dry_run": True} for case in cases), *allowed) == [*refused, *["pushed"] * 6]
+    assert pushes(*(case | {"dry_run": True} for case in cases), *allowed) == [*refused, *["pushed"] * len(files)]
     assert published(hub, "me/copy2") == published(hub, "me/copy3") == ADAPTER_FILES
 
 

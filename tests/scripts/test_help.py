@@ -1,23 +1,24 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The entries under recipes/ as a user starts them."""
+"""The help of each command, and of the entries under recipes/ as a user starts them."""
 
+import dataclasses
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from trl import SFTConfig
+
+from trl_unlearn.scripts import arguments, help, launch
 
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 
 
-# Each takes eight seconds of imports.
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("bs_t.py", "compare.py", "sequence.py")]
-
-
-@pytest.mark.parametrize("script", ["bs_s.py", *OTHERS])
+@pytest.mark.parametrize("script", ["bs_s.py", "bs_t.py", "compare.py", "sequence.py"])
 def test_help_names_the_method_and_the_data_from_any_folder(script, tmp_path):
     ended = subprocess.run(
         [sys.executable, str(FOLDER / script), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -41,3 +42,66 @@ def test_help_of_evaluate_shows_that_it_does_not_hide_the_library_of_its_name(tm
     assert "usage: evaluate.py" in ended.stdout
     assert "--unlearned_model_name_or_path" in ended.stdout
     assert not list(tmp_path.iterdir())
+
+
+class ParserBuiltError(Exception):
+    pass
+
+
+@pytest.fixture
+def types_of(monkeypatch):
+    """Function of a command: the dataclasses that its parser is built from."""
+
+    def parser(types, **_):
+        raise ParserBuiltError(types)
+
+    def call(command):
+        monkeypatch.setattr(arguments, "TrlParser", parser)
+        with pytest.raises(ParserBuiltError) as built:
+            launch.run(command, [])
+        return built.value.args[0]
+
+    return call
+
+
+@pytest.mark.parametrize("command", help.TYPES)
+def test_the_help_has_the_options_of_the_parser_with_their_defaults_and_texts(types_of, command):
+    types = types_of(command)
+    assert {one.__name__ for one in types} == {name for _, name in help.TYPES[command]}
+    expected = {}
+    for one in types:
+        for field in dataclasses.fields(one):
+            if field.name in vars(one)["__annotations__"]:
+                default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+                expected[field.name] = (default, field.metadata["help"])
+    assert {one.name: (one.default, one.text) for one in help.own_options(command)} == expected
+
+
+def test_each_option_of_this_project_stands_under_one_topic():
+    listed = Counter(name for parts in help.TOPICS.values() for part in parts for name in part)
+    assert max(listed.values()) == 1
+    own = {one.name for command in help.TYPES for one in help.own_options(command)}
+    assert own <= set(listed)
+    # What else is listed is inherited, and is shown with its text.
+    assert set(listed) - own <= {name for explained, _ in help.TOPICS.values() for name in explained}
+
+
+@pytest.mark.parametrize("command", help.TYPES)
+def test_the_help_fits_120_lines_of_80_columns_and_describes_inherited_options(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    launch.run(command, ["--help"], f"trl-unlearn {command}")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 80
+    assert lines[0].startswith(f"usage: trl-unlearn {command} ")
+    if command != "push":
+        assert "  --model_name_or_path     Model checkpoint for weights initialization" in lines
+    # The default of the command: that of the class is 0.5.
+    if command == "bs-t":
+        assert "[0.0]" in " ".join(lines).partition("--lambda_bss ")[2].partition("--num_beliefs")[0]
+
+
+def test_all_options_are_those_of_the_parser(capsys):
+    with pytest.raises(SystemExit):
+        launch.run("bs-s", ["--help-all"])
+    words = set(capsys.readouterr().out.split())
+    assert {f"--{field.name}" for field in dataclasses.fields(SFTConfig)} <= words

@@ -113,7 +113,7 @@ def test_nothing_is_printed_or_logged_of_the_forget_set_the_beliefs_and_the_toke
     plain = logged.run("out", "--no_evaluate", *PUBLISH)
     shown = logged.run("shown", "--no_evaluate", "--log_completions", "true")
     (said, completions, _), secrets = logged(plain, shown)
-    assert "{'loss'" in said and "me/unlearned: adapter, private" in said
+    assert "step 1: forget -" in said and "me/unlearned: adapter, private" in said
     assert TOKEN not in said
     assert secrets.found(said) == set()
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

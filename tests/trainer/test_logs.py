@@ -31,8 +31,11 @@ def test_tokens_a_second_count_the_steps_of_all_processes_and_not_what_lies_betw
         pass
     with meter.step([60]):
         pass
-    # 100 tokens in 2 + 2 seconds, in each of two processes.
-    assert meter.read() == {"throughput/tokens_per_second": pytest.approx(50.0)}
+    # 100 tokens and 3 rows in 2 + 2 seconds, in each of two processes.
+    assert meter.read() == {
+        "throughput/tokens_per_second": pytest.approx(50.0),
+        "throughput/rows_per_second": pytest.approx(1.5),
+    }
     with meter.step([7]):
         pass
     assert meter.read()["throughput/tokens_per_second"] == pytest.approx(14.0)

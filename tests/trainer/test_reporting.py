@@ -6,15 +6,18 @@
 import io
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from huggingface_hub.utils import _telemetry
 from peft import LoraConfig
 from rich.console import Console
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.trainer.logs import print_beliefs
@@ -62,29 +65,80 @@ class Logs(TrainerCallback):
         self.entries.append(dict(logs))
 
 
-# The bar
+# Lines and the bar
 
 
 @pytest.mark.parametrize(
     ("settings", "kinds"),
     [
-        ({}, ("forget", "beliefs", "retain")),
+        ({}, ("forget", "retain", "beliefs")),
         ({"lambda_bss": 0.0}, ("forget", "retain")),
-        ({"retain_loss_type": "none"}, ("forget", "beliefs")),
+        ({"retain_loss_type": "none", "disable_tqdm": True}, ("forget", "beliefs")),
     ],
 )
-def test_the_bar_shows_the_log_probs_of_the_last_step(new_trainer, capfd, settings, kinds):
+def test_in_a_pipe_an_entry_of_the_log_is_a_line_of_the_numbers_that_decide(new_trainer, capfd, settings, kinds):
     logs = Logs()
     new_trainer(callbacks=[logs], **settings).train()
     last = [entry for entry in logs.entries if "loss/forget" in entry][-1]
-    expected = " ".join(f"{kind} {last[f'{kind}/logps']:.2f}" for kind in kinds)
-    shown = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if "2/2" in line]
-    assert f"logps: {expected}]" in shown[-1]
+    numbers = [f"{kind} {last[f'{kind}/logps']:.2f}" for kind in kinds]
+    numbers.append(f"{last['throughput/rows_per_second']:.0f} rows/s")
+    captured = capfd.readouterr()
+    first, *lines = captured.out.splitlines()
+    assert first.startswith("Training for 2 steps.")
+    assert len(lines) == 2 and lines[1] == f"step 2: {', '.join(numbers)}"
+    assert ("new beliefs, " in lines[0]) == ("beliefs" in kinds)
+    assert "2/2" not in captured.err
 
 
-def test_no_bar_is_shown_where_none_is_wanted(new_trainer, capfd):
-    new_trainer(disable_tqdm=True).train()
-    assert "logps: " not in capfd.readouterr().err
+def test_a_run_prints_twenty_lines_and_its_first_and_logs_every_step(new_trainer, capfd):
+    trainer = new_trainer(max_steps=50, lambda_bss=0.0, retain_loss_type="none", forget_floor=-2.5)
+    trainer.train()
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) == 21 and lines[-1].startswith("step 50: forget -")
+    assert all("(goal -2.50)" in line for line in lines)
+    assert len([entry for entry in trainer.state.log_history if "loss/forget" in entry]) == 50
+
+
+def test_the_goals_of_a_callback_and_why_training_ended_are_shown(new_trainer, capfd):
+    class Ends(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            trainer.goals = {"forget_logp": -3.0}
+            Trainer.log(trainer, {"curve/forget_logp": -1.25, "curve/other": 7.0})
+
+        def on_step_end(self, args, state, control, **kwargs):
+            trainer.stop_reason, control.should_training_stop = "enough is forgotten.", True
+
+    trainer = new_trainer(callbacks=[Ends()])
+    trainer.train()
+    *_, line, last = capfd.readouterr().out.splitlines()
+    assert line.startswith("step 1: ") and "forget_logp -1.25 (goal -3.00)" in line and "other" not in line
+    assert last == "Training ended early: enough is forgotten."
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_has_one_bar_with_these_numbers(new_trainer, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    new_trainer().train()
+    shown = [line for line in terminal.getvalue().replace("\r", "\n").splitlines() if "| 2/2 [" in line]
+    assert "forget -" in shown[-1] and "beliefs -" in shown[-1] and "rows/s]" in shown[-1]
+    assert "Sampling beliefs (epoch 0)" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("disable_tqdm", [False, True])
+def test_verbose_prints_all_numbers_of_an_entry_and_the_bar_of_the_trainer(new_trainer, capfd, disable_tqdm):
+    logs = Logs()
+    new_trainer(callbacks=[logs], verbose=True, disable_tqdm=disable_tqdm).train()
+    last = [entry for entry in logs.entries if "loss/forget" in entry][-1]
+    captured = capfd.readouterr()
+    assert captured.out.count("'loss/forget': ") == 2 and "step 2: " not in captured.out
+    shown = [line for line in captured.err.replace("\r", "\n").splitlines() if "2/2" in line]
+    expected = " ".join(f"{kind} {last[f'{kind}/logps']:.2f}" for kind in ("forget", "beliefs", "retain"))
+    assert not shown if disable_tqdm else f"logps: {expected}]" in shown[-1]
 
 
 # The table of beliefs
@@ -207,3 +261,35 @@ def test_tensorboard_gets_the_metrics_of_every_step(report):
     for name in LOGGED:
         found = [event.step for event in events.Scalars(f"train/{name}")]
         assert found == ([1] if name == "beliefs/coverage" else [1, 2]), name
+
+
+# The network
+
+
+@pytest.fixture
+def hosts(monkeypatch):
+    """The hosts that anything in this process asks for from here on, as on a machine with a network."""
+    asked = []
+
+    def refuse(host, *args, **kwargs):
+        asked.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: refuse(address))
+    # A ping is left out offline and in CI.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("CI", raising=False)
+    return asked
+
+
+@pytest.mark.parametrize("telemetry", [False, True])
+def test_no_connection_is_tried_when_a_trainer_is_built_and_trained_unless_telemetry_is_asked_for(
+    new_trainer, hosts, telemetry
+):
+    trainer = new_trainer(telemetry=telemetry)
+    trainer.train()
+    trainer.save_model()
+    # A thread of the library sends it.
+    _telemetry._TELEMETRY_QUEUE.join()
+    assert bool(hosts) == telemetry

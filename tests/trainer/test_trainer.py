@@ -332,8 +332,21 @@ def test_a_run_logs_each_term_by_group_and_name(new_trainer):
         "loss/forget", "loss/retain", "loss/beliefs", "forget/logps", "retain/logps", "beliefs/logps",
         "beliefs/coverage", "beliefs/length", "beliefs/target_share", "beliefs/seconds",
         "forget/entropy", "retain/entropy", "beliefs/entropy", "throughput/tokens_per_second",
+        "throughput/rows_per_second",
     }  # fmt: skip
     assert [audit["epoch"] for audit in trainer.belief_store.audits] == [0, 1]
+
+
+def test_the_record_has_license_and_language_of_the_base_s_card_unless_the_config_says_otherwise(
+    new_trainer, tiny_model, tmp_path
+):
+    assert new_trainer().run_record().license is None
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n", encoding="utf-8")
+    tiny_model.config.name_or_path = str(tmp_path / "base")
+    record = new_trainer().run_record()
+    assert (record.license, record.language) == ("mit", ["en"])
+    assert new_trainer(hub_license="apache-2.0").run_record().license == "apache-2.0"
 
 
 @pytest.mark.parametrize("refresh_epochs,refreshes", [(0.0, 1), (2.0, 2), (0.5, 6)])

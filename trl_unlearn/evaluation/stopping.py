@@ -288,6 +288,7 @@ class UnlearnUntil(ForgettingCurveCallback):
         self._reshard()
         self._parameters = [parameter for parameter in self.trainer.model.parameters() if parameter.requires_grad]
         self._ended, self.trainer.stop_reason, self.trainer.shortfall = False, None, None
+        self.trainer.goals = self.goals
         if not self._is_resumed:
             self.kept = None
         super().on_train_begin(args, state, control, **kwargs)

@@ -20,6 +20,7 @@ from ..results import (
     DIFFERENCES,
     MODEL_ROLES,
     STANDINS,
+    SUMMARY,
     EvaluationResult,
     format_difference,
     format_measurement,
@@ -48,6 +49,18 @@ def print_results(result: EvaluationResult, console: Console | None = None) -> N
         console.print()
         note = "Differences on the same rows, with a 95 % interval (bootstrap over rows)."
         console.print(note, style="dim", **_PLAIN)
+
+
+def print_summary(result: EvaluationResult, full: str, console: Console | None = None) -> None:
+    """Print the rows of `SUMMARY`, and where all are."""
+    console = console or Console()
+    shown = {*SUMMARY, *(STANDINS[name] for name in SUMMARY if name in STANDINS)}
+    rows = list(result.rows())
+    short = [("", name, *map(format_measurement, numbers)) for _, name, numbers in rows if name in shown]
+    console.print()
+    console.print(_table(MODEL_ROLES, short))
+    console.print()
+    console.print(f"All {len(rows)} metrics, their differences and notes: {full}", soft_wrap=True, **_PLAIN)
 
 
 def print_verdict(result: EvaluationResult, console: Console | None = None) -> None:

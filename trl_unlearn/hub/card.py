@@ -13,7 +13,8 @@ from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from jinja2 import Environment, StrictUndefined
 
 from ..escaping import markdown, markdown_code, visible
@@ -116,6 +117,36 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
 
 
+def _dataset_of(run: UnlearningRun, metric: str) -> DatasetRecord:
+    """The set that the Hub shows a metric under."""
+    return run.retain_set if metric.startswith("retain/") and run.retain_set is not None else run.forget_set
+
+
+def eval_result_files(run: UnlearningRun, result: EvaluationResult) -> dict[str, str]:
+    """
+    Path -> text of the files of `.eval_results/`, the form of results that the Hub shows beside a benchmark: one a
+    suite, config of the forget set and parity. There are none for data that are not on the Hub.
+    """
+    run, labels = _public_run(run), {metric.name: metric.label for metric in METRICS}
+    quick = ", quick evaluation" if "quick" in result.protocol else ""
+    files: dict[str, list[EvalResultEntry]] = {}
+    for name, measurement in (result.models["unlearned"] or {}).items():
+        dataset = _dataset_of(run, name)
+        if not dataset.on_hub or not math.isfinite(measurement.value):
+            continue
+        notes = [labels.get(name, name), f"definitions: {result.parity}{quick}"]
+        notes += [f"config {dataset.config}"] if dataset.config else []
+        notes += [f"n = {measurement.n}"] if measurement.n is not None else []
+        notes += [f"standard error {measurement.stderr:.3g}"] if measurement.stderr is not None else []
+        parts = [suite_of(name), run.forget_set.config, result.parity]
+        path = f".eval_results/{'-'.join(_slug(part) for part in parts if part)}.yaml"
+        entry = EvalResultEntry(dataset.name, name, measurement.value, notes="; ".join(notes))
+        files.setdefault(path, []).append(entry)
+    return {
+        path: yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False) for path, entries in files.items()
+    }
+
+
 def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResult]:
     """Entries of the `model-index`: finite values of the unlearned model, each under its data set."""
     labels = {metric.name: metric.label for metric in METRICS}
@@ -123,7 +154,7 @@ def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResu
     for name, measurement in (result.models["unlearned"] or {}).items():
         if not math.isfinite(measurement.value):
             continue
-        dataset = run.retain_set if name.startswith("retain/") and run.retain_set is not None else run.forget_set
+        dataset = _dataset_of(run, name)
         config, split = dataset.config, dataset.split
         if not name.startswith("forget") and dataset is run.forget_set:
             # Measured on several sets: the Hub shows the suite as the config of the whole data set.
@@ -154,12 +185,15 @@ def _hub_datasets(run: UnlearningRun) -> list[str]:
 def _card_data(run: UnlearningRun, result: EvaluationResult | None) -> ModelCardData:
     method = _slug(run.method)
     eval_results = _eval_results(run, result) if result is not None else []
+    adapter_type = [_slug(run.adapter.type)] if run.adapter else []
     return ModelCardData(
+        license=run.license,
+        language=run.language or None,
         base_model=run.base_model if run.base_model_on_hub else None,
         base_model_relation=("adapter" if run.is_adapter else "finetune") if run.base_model_on_hub else None,
         library_name="peft" if run.is_adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["unlearning", "trl-unlearn", "trl", method, *([_slug(run.adapter.type)] if run.adapter else [])],
+        tags=["unlearning", "trl-unlearn", "trl", "generated_from_trainer", method, *adapter_type],
         datasets=_hub_datasets(run) or None,
         model_name=f"{_last_part(run.base_model)}-{method}" if eval_results else None,
         eval_results=eval_results or None,

@@ -23,7 +23,7 @@ from huggingface_hub import ModelCard
 
 from ..records import UnlearningRun
 from ..results import EvaluationResult
-from .card import render_card
+from .card import eval_result_files, render_card
 
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ _TOKENIZER = (
     r"tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|"
     r"(tokenizer|spiece)\.model|chat_template\.(jinja|json)|additional_chat_templates/[\w-]+\.jinja"
 )
-_RESULTS = r"eval_results\.json|squeezing\.json|figures/[\w-]+\.png"
+_RESULTS = r"eval_results\.json|squeezing\.json|figures/[\w-]+\.png|\.eval_results/[\w.-]+\.yaml"
+_EVAL_RESULTS = ".eval_results/*.yaml"
 _PUBLISHED = re.compile(rf"{_MODEL}|{_TOKENIZER}|README\.md|LICENSE|run\.json|{_RESULTS}")
 
 # Pattern of files that stay -> the reason that a push lists. The first match counts, also for a file that the
@@ -56,7 +57,7 @@ _LEFT_OUT = (
     (r"(^|/)completions", "log of completions"),
     (r"(^|/)\.?show\.html", "page with text of the forget set"),
     (r"\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack)$", "pickle; weights go as safetensors"),
-    (r"(^|/)\.", "hidden file"),
+    (r"(^|/)\.(?!eval_results/)", "hidden file"),
 )
 _UNKNOWN = "unknown file"
 # Folders are also shared by hand: texts that stay beside the published files are searched for leaks as well.
@@ -306,11 +307,16 @@ class RunFolder:
         return [f"figures/{name}.png" for name in (*known, *sorted(names - set(known)))]
 
     def write_card(self, run: UnlearningRun | None = None, *, is_saved: bool = True) -> tuple[OwnResults, list[str]]:
-        """Write the card of `run` (default: of the record here), and return the results and figures on it."""
+        """Write the card of `run` (default: of the record here) and `.eval_results/`; returns results and figures."""
         run = run or self.run()
         own = self.own_results(run, is_saved=is_saved)
         figures = self.figures(own.result)
         (self.path / CARD_FILE).write_text(render_card(run, own.result, figures, own.missing), encoding="utf-8")
+        for earlier in self.path.glob(_EVAL_RESULTS):
+            earlier.unlink()
+        for path, text in (eval_result_files(run, own.result) if own.result else {}).items():
+            (self.path / path).parent.mkdir(exist_ok=True)
+            (self.path / path).write_text(text, encoding="utf-8")
         return own, figures
 
     # What stays
@@ -387,8 +393,8 @@ class RunFolder:
         """Remove what an earlier run wrote and the next one may not replace. Its weights stay until they are."""
         for path in [*self.path.glob("checkpoint-*"), self.path / ".unfinished"]:
             shutil.rmtree(path, ignore_errors=True)
-        written = (RUN_FILE, RESULTS_FILE, "squeezing.json", CARD_FILE, "figures/*.png", PAGE_FILE, _SOURCES)
-        for pattern in written:
+        written = (RUN_FILE, RESULTS_FILE, "squeezing.json", CARD_FILE, "figures/*.png", _EVAL_RESULTS)
+        for pattern in (*written, PAGE_FILE, _SOURCES):
             for path in self.path.glob(pattern):
                 path.unlink()
 

@@ -6,6 +6,7 @@
 import math
 import sys
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from ..evaluation.stopping import STOP_METRICS
 from ..records import settings_digest
 from ..results import PARITIES
 from ..trainer.bootstrap_unlearn_config import option
+from .launch import recipes
+from .quiet import quiet_unless_verbose
 
 
 ARCHIVE = "archive"
@@ -234,9 +237,28 @@ def parse(
     )
     # Before the config file is read: its values win.
     parser.set_defaults_with_config(**defaults)
-    arguments = parser.parse_args_and_config(args=argv if recipe is None else default_config(argv, recipe))
+    arguments: list[Any] = []
+    with quiet_unless_verbose(arguments):
+        argv = argv if recipe is None else default_config(argv, recipe)
+        *parsed, of_file, of_line = parser.parse_args_and_config(
+            args=argv, return_remaining_strings=True, separate_remaining_strings=True
+        )
+        _refuse_unknown(parser, of_file, of_line)
+        arguments += parsed
     # The only place that takes the digest: before a script fills in what the options leave open.
-    return arguments, settings_digest(*arguments)
+    return tuple(arguments), settings_digest(*arguments)
+
+
+def _refuse_unknown(parser: TrlParser, of_file: list[str], of_line: list[str]) -> None:
+    """Refuse what the parser has no option for, of the config file (names and values in turn) or the command line."""
+    names = [*of_file[::2], *(part.split("=")[0] for part in of_line if part.startswith("--"))]
+    if names:
+        known = [name for action in parser._actions for name in action.option_strings]
+        hints = [(name, get_close_matches(name, known, n=1)) for name in names]
+        said = [f"`{name}`" + (f" (did you mean `{near[0]}`?)" if near else "") for name, near in hints]
+        raise ValueError(f"There is no option {', '.join(said)}. `--help-all` lists all.")
+    if of_line:
+        raise ValueError(f"`{' '.join(of_line)}` belongs to no option. Give its name before it.")
 
 
 def given_options(argv: list[str], types: tuple[type, ...]) -> set[str]:
@@ -262,10 +284,7 @@ def default_config(argv: list[str], recipe: str) -> list[str]:
     named = ("--config", "--model_name_or_path", "--dataset_name", "--forget_dataset", "-h", "--help")
     if any(argument.split("=")[0] in named for argument in argv):
         return argv
-    package = Path(__file__).parents[1]
-    # In a wheel the recipes are inside the package, in a checkout beside it.
-    folder = next(folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir())
-    return ["--config", str(folder / recipe), *argv]
+    return ["--config", str(recipes() / recipe), *argv]
 
 
 def use_archive(data_args: DataArguments, eval_args: EvaluationArguments, model_args: UnlearnModelConfig) -> None:

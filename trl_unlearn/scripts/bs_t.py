@@ -11,8 +11,11 @@ from . import unlearn
 from .exits import interruptible
 
 
+# Token beliefs only, also where options replace the recipe.
+DEFAULTS = {"lambda_bss": 0.0}
+
+
 def main(argv: list[str] | None = None, prog: str = "bs_t.py") -> None:
     """Run the script: as `bs_s`, with 0 as the default of `lambda_bss`."""
     with interruptible(prog):
-        # Token beliefs only, also where options replace the recipe.
-        unlearn.main(prog, __doc__, "archive/bs_t.yaml", defaults={"lambda_bss": 0.0}, argv=argv)
+        unlearn.main(prog, __doc__, "archive/bs_t.yaml", defaults=DEFAULTS, argv=argv)

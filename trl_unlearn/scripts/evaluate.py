@@ -211,6 +211,7 @@ class EvaluateArguments:
         "anew, or 'evaluation' if the unlearned model is not in the folder of a run.",
     )
     trust_remote_code: bool = option(False, "Whether code from the Hub may run.")
+    verbose: bool = option(False, "Whether to show all warnings of libraries, and their bars.")
 
     def __post_init__(self):
         self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)

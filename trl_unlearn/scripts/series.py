@@ -21,6 +21,7 @@ from ..evaluation.callbacks import CannotBeginError
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
+from ..trainer.logs import say
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, default_config, parse, use_archive
 from .exits import close_bars, one_line, refuse, stop
 from .models import check_models, load_config, load_tokenizer
@@ -104,10 +105,13 @@ class Series:
         `chained`: each run builds on the model of the one before, so all after an unfinished one are done again.
         """
         is_stale = False
-        for job in tqdm(self.jobs, desc=desc, disable=not PartialState().is_main_process):
+        is_main = PartialState().is_main_process
+        for number, job in enumerate(tqdm(self.jobs, desc=desc, disable=None if is_main else True), 1):
             is_stale = (chained and is_stale) or not job.finished.is_file()
             if is_stale:
-                if PartialState().is_main_process and job.folder.exists():
+                if is_main:
+                    say(f"{number} of {len(self.jobs)}: {job.label}")
+                if is_main and job.folder.exists():
                     # The remains of an interrupted run: a series restarts it, from its first step.
                     shutil.rmtree(job.folder)
                 PartialState().wait_for_everyone()

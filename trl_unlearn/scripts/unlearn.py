@@ -30,10 +30,10 @@ from ..evaluation.plots import (
 )
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set
 from ..evaluation.stopping import EndAfter, UnlearnUntil
-from ..evaluation.tables import print_results, print_shortfall, print_verdict
+from ..evaluation.tables import print_results, print_shortfall, print_summary, print_verdict
 from ..evaluation.tofu import evaluate_models
 from ..hub.access import PushError, check_access
-from ..hub.folder import RunFolder
+from ..hub.folder import CARD_FILE, RunFolder
 from ..hub.push import push
 from ..results import EvaluationResult, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
@@ -285,7 +285,8 @@ def _evaluate(
         seed=trainer.args.seed,
     )
     if trainer.is_world_process_zero():
-        write_results(folder, evaluation_result({"tofu": outcome}, eval_args, model_args, str(folder)))
+        result = evaluation_result({"tofu": outcome}, eval_args, model_args, str(folder))
+        write_results(folder, result, is_brief=not trainer.args.verbose)
 
 
 def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
@@ -472,12 +473,17 @@ def evaluation_result(
     )
 
 
-def write_results(folder: Path, result: EvaluationResult) -> None:
-    """Write `eval_results.json`, the figures and, for a run, its card; print the table and the verdict."""
+def write_results(folder: Path, result: EvaluationResult, is_brief: bool = False) -> None:
+    """
+    Write `eval_results.json`, the figures and, for a run, its card; print the table and the verdict.
+
+    With `is_brief` (of a run) the verdict and a few rows are printed: the whole table is on the card.
+    """
     run_folder = RunFolder(folder)
     run_folder.save_results(result)
     # The results are saved: what only shows them warns where it fails.
-    attempted("The table", lambda: print_results(result))
+    if not is_brief:
+        attempted("The table", lambda: print_results(result))
     plots = {
         "verdict": (plot_verdict, "tofu"),
         "evaluation": (plot_evaluation, None),
@@ -500,6 +506,8 @@ def write_results(folder: Path, result: EvaluationResult) -> None:
     written = "Adapter or model, card, results" if run_folder.is_run else "Results"
     PartialState().print(f"{written} and figures: {folder}")
     attempted("The verdict", lambda: print_verdict(result))
+    if is_brief:
+        attempted("The table", lambda: print_summary(result, str(folder / CARD_FILE)))
 
 
 def _write_card(folder: RunFolder) -> None:

@@ -184,11 +184,23 @@ class BootstrapUnlearnConfig(SFTConfig):
 
         > Parameters that control the logging
 
+        verbose (`bool`, *optional*, defaults to `False`):
+            Whether all numbers are printed at each entry of the log. If `False`, a line of the few that decide, 20
+            times in a run at most; the log history and reporters have all.
         log_completions (`bool`, *optional*, defaults to `False`):
             Whether beliefs are printed each time they are sampled, beside their prompts and answers. This shows what
             is to be forgotten; it goes to the terminal, and to no reporter and no file.
         num_completions_to_print (`int`, *optional*, defaults to `6`):
             Most beliefs that are printed. `None` prints all.
+
+        telemetry (`bool`, *optional*, defaults to `False`):
+            Whether TRL may send its ping to the Hub when a trainer is built: versions, kinds of model, device and
+            data, number of processes; no name and no data. Nothing is sent otherwise.
+
+        > Parameters that control what is published
+
+        hub_license (`str`, *optional*):
+            License of the result, such as `"apache-2.0"`, for its card. If not set, that of the base's card, if any.
 
         > Parameters that control the checkpoints
 
@@ -228,6 +240,11 @@ class BootstrapUnlearnConfig(SFTConfig):
     )
     hub_private_repo: bool | None = option(
         True, "Whether a new repository is private. To push to a public one, set it to false."
+    )
+
+    # Parameters that control what is published
+    hub_license: str | None = option(
+        None, "License of the result, such as 'apache-2.0', for its card. If not set: that of the base's card, if any."
     )
 
     # Parameters that control the two terms
@@ -346,6 +363,11 @@ class BootstrapUnlearnConfig(SFTConfig):
     )
 
     # Parameters that control the logging
+    verbose: bool = option(
+        False,
+        "Whether to print all numbers of each entry of the log, the whole table at the end, and all warnings and bars "
+        "of libraries.",
+    )
     log_completions: bool = option(
         False,
         "Whether to print the beliefs each time they are sampled. This shows what is to be forgotten; it goes to the "
@@ -353,6 +375,10 @@ class BootstrapUnlearnConfig(SFTConfig):
     )
     num_completions_to_print: int | None = option(
         6, "Most beliefs that `log_completions` prints. 'null' in a file prints all."
+    )
+
+    telemetry: bool = option(
+        False, "Whether TRL may send its ping to the Hub (versions, kinds of model and device; no data)."
     )
 
     # Parameters that control the checkpoints

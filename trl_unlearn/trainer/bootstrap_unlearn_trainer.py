@@ -33,7 +33,7 @@ from .forget_objectives import FORGET_OBJECTIVES, ForgetScores, resolve_layer, t
 from .guard import FOLLOWED_ROWS, DivergenceError, DivergenceGuard
 from .ignorance import new_twin
 from .inputs import encoded_set, refuse_arguments, take_prepared, unlearn_config, usable_retain_rows, with_refusals
-from .logs import RowMetrics, StepMeter, print_beliefs, show_logps
+from .logs import RowMetrics, StepMeter, print_beliefs, show_progress
 from .publishing import PublishingTrainer
 from .reference import disable_dropout, keep_reference, reference_model
 from .step import (
@@ -115,6 +115,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             Why training ended before its last step, in a sentence. A callback that stops it sets this.
         shortfall (`str` or `None`):
             How much of a goal is missing after the last step, in a sentence. A callback that has a goal sets this.
+        goals (`dict[str, float]`):
+            Metric of `curve/...` -> value to come down to, shown beside it. A callback that has goals sets this.
 
     Raises:
         `ValueError`: Before any training, if the data, the model and the config do not fit together.
@@ -186,7 +188,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._prepare_sets(retain_dataset)
         self._prepare_model()
         self._last_means: dict[str, float] = {}
-        show_logps(self, self._last_means)
+        show_progress(self, self._last_means)
         self._begin_run()
 
     def _prepare_sets(self, retain_dataset: Dataset | IterableDataset | None) -> None:
@@ -234,6 +236,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         super()._begin_run()
         args, config = self.args, self.model.config.get_text_config()
         self.stop_reason = self.shortfall = None
+        self.goals: dict[str, float] = {}
         self._last_means.clear()
         self._meter = StepMeter(self.accelerator, config)
         marks = self._is_sharded, self._shares_prompts
@@ -241,7 +244,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         rows = self.train_dataset.select_columns(list(ENCODED_COLUMNS))
         self.belief_store = self._new_belief_store(rows) if args.lambda_bss > 0 else None
         kinds = ["forget", *["beliefs"] * (self.belief_store is not None), *["retain"] * args.uses_retain]
-        self._row_metrics = RowMetrics(self.accelerator, kinds)
+        self._row_metrics = RowMetrics(self.accelerator, kinds, has_twin=self._twin is not None)
         self._weights, self._monitor = TermWeights(args), None
         self._guard = DivergenceGuard(
             self.model,
@@ -399,7 +402,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         return retain.nll(scores.logps, scores.mask, args.token_reduction)
 
     def _score_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """`loss`, mean `logps` and mean `entropy` `[rows]`, from one forward pass."""
+        """`loss`, and means of `logps`, `entropy` and, of forget rows with a twin, `twin_logps` `[rows]`; one pass."""
         forget_part, retain_part = self._scorer.score(model, inputs)
         losses: list[tuple[ScoredRows, Tensor]] = []
         if forget_part is not None:
@@ -410,10 +413,14 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         device, columns = inputs["labels"].device, []
         for part, loss in losses:
             scores = part.scores
-            means = [forget.reduce_tokens(x.detach(), scores.mask) for x in (scores.logps, scores.entropy)]
+            # Where nothing is taught, the twin has no other probability than the model.
+            taught = scores.logps
+            if self._twin is not None and isinstance(scores, ForgetScores):
+                taught = scores.reference_logps.where(scores.taught, scores.logps)
+            means = [forget.reduce_tokens(x.detach(), scores.mask) for x in (scores.logps, scores.entropy, taught)]
             columns.append(torch.stack([loss, *means]).to(device))
         order = torch.tensor([place for part, _ in losses for place in part.places], device=device).argsort()
-        return dict(zip(("loss", "logps", "entropy"), torch.cat(columns, 1)[:, order], strict=True))
+        return dict(zip(("loss", "logps", "entropy", "twin_logps"), torch.cat(columns, 1)[:, order], strict=True))
 
     def _step_rows(self, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | None) -> list[StepRow]:
         """The rows of a micro-batch with the weight that each has in the loss of the step."""

@@ -3,6 +3,7 @@
 
 """What is logged and shown of the training: means of the rows, speed and memory, log-probs beside the bar, beliefs."""
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProgressCallback, Trainer
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer
 
 from .._trl import adjusted_mfu, compute_flops_per_token, compute_mfu, get_peak_flops_per_device
 from ..beliefs import BeliefStore
@@ -24,25 +25,31 @@ from .step import StepRow
 
 
 _VALUES = ("loss", "logps", "entropy")
+# Lines of a run at most: with one a step nothing else would be seen.
+_LINES = 20
 
 
 class RowMetrics:
     """
     Means of `loss/<kind>`, `<kind>/logps` and `<kind>/entropy` over the rows of a micro-batch, of all processes.
 
-    `kinds` ("forget", "beliefs", "retain") must be the same in each process.
+    `kinds` ("forget", "beliefs", "retain") must be the same in each process. With `has_twin`, also of
+    `<kind>/twin_logps`, the log-probs that a forget objective leads to.
     """
 
-    def __init__(self, accelerator: Accelerator, kinds: Sequence[str]):
-        self._accelerator, self._kinds = accelerator, kinds
+    def __init__(self, accelerator: Accelerator, kinds: Sequence[str], has_twin: bool = False):
+        self._accelerator = accelerator
+        self._names = [self._name(kind, value) for kind in kinds for value in _VALUES]
+        self._names += [self._name(kind, "twin_logps") for kind in kinds if has_twin and kind != "retain"]
         self._values: dict[str, list[Tensor]] = defaultdict(list)
 
     def note(self, rows: Sequence[StepRow], scores: Mapping[str, Tensor]) -> None:
-        """Keep `loss`, `logps` and `entropy` `[rows]` of one pass."""
-        for name in _VALUES:
-            for row, value in zip(rows, scores[name].detach(), strict=True):
-                if row.counts:
-                    self._values[self._name(row.kind, name)].append(value)
+        """Keep `loss`, `logps`, `entropy` and, with a twin, `twin_logps` `[rows]` of one pass."""
+        for value, per_row in scores.items():
+            for row, number in zip(rows, per_row.detach(), strict=True):
+                name = self._name(row.kind, value)
+                if row.counts and name in self._names:
+                    self._values[name].append(number)
 
     @staticmethod
     def _name(kind: str, value: str) -> str:
@@ -53,13 +60,12 @@ class RowMetrics:
         device = self._accelerator.device
         # Not of the type of the scores: a process without a row would not know it, and all have to send the same.
         zero = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-        names = [self._name(kind, value) for kind in self._kinds for value in _VALUES]
-        kept = [self._values[name] for name in names]
+        kept = [self._values[name] for name in self._names]
         sums = torch.stack([torch.stack(values).sum().to(zero) if values else zero for values in kept])
         counts = sums.new_tensor([len(values) for values in kept])
         self._values.clear()
         sums, counts = self._accelerator.reduce(torch.stack([sums, counts]), "sum")
-        return dict(zip(names, (sums / counts).tolist(), strict=True))
+        return dict(zip(self._names, (sums / counts).tolist(), strict=True))
 
 
 class StepMeter:
@@ -81,7 +87,8 @@ class StepMeter:
 
     def read(self) -> dict[str, float]:
         """
-        Measurements since the last call, or nothing: `throughput/tokens_per_second` of all processes.
+        Measurements since the last call, or nothing: `throughput/tokens_per_second` and `throughput/rows_per_second`
+        of all processes. Beliefs and retain rows count, too.
 
         On CUDA also `memory/peak_gib` (allocated, of this process) and, where the card is known, `throughput/mfu` in
         percent of its dense peak, with the operations of a full backward pass and causal attention.
@@ -89,8 +96,9 @@ class StepMeter:
         if not self._seconds:
             return {}
         device, processes = self._accelerator.device, self._accelerator.num_processes
-        speed = self._accelerator.reduce(torch.tensor(self._tokens / self._seconds, device=device)).item()
-        values = {"throughput/tokens_per_second": speed}
+        speeds = torch.tensor([self._tokens / self._seconds, self._rows / self._seconds], device=device)
+        speed, rows_speed = self._accelerator.reduce(speeds).tolist()
+        values = {"throughput/tokens_per_second": speed, "throughput/rows_per_second": rows_speed}
         if device.type == "cuda":
             values["memory/peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
             dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(self._accelerator.mixed_precision, "float32")
@@ -105,7 +113,7 @@ class StepMeter:
 
 
 class LogpsProgressCallback(ProgressCallback):
-    """The usual bar, with the mean log-probs of the last step behind it, in nats per token."""
+    """The usual bar and dictionaries, with the mean log-probs of the last step behind the bar, in nats per token."""
 
     def __init__(self, means: Mapping[str, float]):
         super().__init__()
@@ -120,12 +128,91 @@ class LogpsProgressCallback(ProgressCallback):
         super().on_step_end(args, state, control, **kwargs)
 
 
-def show_logps(trainer: Trainer, means: Mapping[str, float]) -> None:
-    """Replace the usual bar with a [`LogpsProgressCallback`]; a notebook's bar, or none, stays as it is."""
-    usual = next((one for one in trainer.callback_handler.callbacks if type(one) is ProgressCallback), None)
+class QuietCallback(ProgressCallback):
+    """
+    The numbers that decide: behind the bar, which only a terminal shows, and as a line for an entry of the log, of
+    which a run prints 20 at most. The log history and reporters have everything.
+    """
+
+    def __init__(self, trainer: Trainer, means: Mapping[str, float]):
+        super().__init__()
+        self._trainer, self.means = trainer, means
+        # What the entries so far hold, also those of callbacks that measure the model before this one begins.
+        self._logged: dict[str, float] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # The twentieth of the run, and the step, of the last line.
+        self._line_of, self._line_step, self.current_step = -1, 0, 0
+        if state.is_world_process_zero:
+            # In a pipe each change of a bar would be a line.
+            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm or None)
+            say(f"Training for {state.max_steps} steps. Log-probs are means in nats per token.")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.training_bar is not None:
+            self.training_bar.set_postfix_str(self._text({**self._logged, **self.means}), refresh=False)
+        super().on_step_end(args, state, control, **kwargs)
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if self.training_bar is None or not self.training_bar.disable:
+            super().on_prediction_step(args, state, control, **kwargs)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self._logged |= logs
+        if self.training_bar is None or "loss" not in logs:
+            return
+        twentieth = _LINES * state.global_step // state.max_steps
+        if twentieth > self._line_of:
+            self._line_of = twentieth
+            self._say_line(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.training_bar is not None and self._line_step < state.global_step:
+            self._say_line(state)
+        if self.training_bar is not None and self._trainer.stop_reason:
+            say(f"Training ended early: {self._trainer.stop_reason}")
+        self._logged.clear()
+        super().on_train_end(args, state, control, **kwargs)
+
+    def _say_line(self, state) -> None:
+        self._line_step = state.global_step
+        sampled = self._logged.pop("beliefs/target_share", None)
+        news = [] if sampled is None else [f"new beliefs, {sampled:.0%} repeat the answer"]
+        news += [f"{name} {self._logged.pop(name):.3g}" for name in list(self._logged) if _is_of_evaluation(name)]
+        say(", ".join([f"step {state.global_step}: {self._text(self._logged)}", *news]))
+
+    def _text(self, values: Mapping[str, float]) -> str:
+        """Log-probs of forget rows with their goal, of retain rows and beliefs, goals of a callback, and speed."""
+        goals = {"forget/logps": values.get("forget/twin_logps", self._trainer.args.forget_floor)}
+        names = {f"{kind}/logps": kind for kind in ("forget", "retain", "beliefs")}
+        for metric, goal in self._trainer.goals.items():
+            names[f"curve/{metric}"], goals[f"curve/{metric}"] = metric, goal
+        parts = []
+        for key, name in names.items():
+            goal = goals.get(key)
+            if key in values:
+                parts.append(f"{name} {values[key]:.2f}" + ("" if goal is None else f" (goal {goal:.2f})"))
+        speed = values.get("throughput/rows_per_second")
+        return ", ".join(parts + ([] if speed is None else [f"{speed:.0f} rows/s"]))
+
+
+def _is_of_evaluation(name: str) -> bool:
+    return name.startswith("eval_") and name.endswith("_loss")
+
+
+def say(line: str) -> None:
+    """Print a line above any bar, at once also into a pipe."""
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def show_progress(trainer: Trainer, means: Mapping[str, float]) -> None:
+    """Replace what `Trainer` shows: with `verbose` its bar alone. A notebook's bar stays as it is."""
+    plain = (ProgressCallback,) if trainer.args.verbose else (ProgressCallback, PrinterCallback)
+    usual = next((one for one in trainer.callback_handler.callbacks if type(one) in plain), None)
     if usual is not None:
         trainer.remove_callback(usual)
-        trainer.add_callback(LogpsProgressCallback(means))
+        trainer.add_callback(LogpsProgressCallback(means) if trainer.args.verbose else QuietCallback(trainer, means))
 
 
 def print_beliefs(

@@ -50,6 +50,11 @@ class PublishingTrainer(ResumableTrainer):
             # The first run began when its model was loaded, before this.
             self._clock = RunClock()
 
+    def _send_telemetry(self) -> None:
+        # TRL sends a ping when a trainer is built.
+        if self.args.telemetry:
+            super()._send_telemetry()
+
     # Records
 
     def run_record(self) -> UnlearningRun:

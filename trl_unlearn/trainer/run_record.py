@@ -8,22 +8,28 @@ import enum
 import hashlib
 import json
 import platform
+import re
 import time
 from dataclasses import fields
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import DistributedType
 from accelerate.utils import is_peft_model
 from datasets import Dataset
+from huggingface_hub import hf_hub_download, metadata_load
 from trl import SFTConfig
 
 from ..records import NO_SETTINGS, AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, Truncation, UnlearningRun
 
 
 _LIBRARIES = ("trl-unlearn", "trl", "transformers", "peft", "accelerate", "datasets", "torch")
+# Of licenses and languages on the Hub.
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
 class RunClock:
@@ -45,6 +51,29 @@ class RunClock:
     def seconds(self) -> float:
         """Seconds since the run began."""
         return time.perf_counter() - self._start
+
+
+@cache
+def card_metadata(name: str) -> dict[str, Any]:
+    """The metadata of the card of a model, in a folder or on the Hub; nothing without a card or a connection."""
+    # Of a model that was not loaded from anywhere, the card would be a file of the working directory.
+    if not name:
+        return {}
+    try:
+        card = Path(name, "README.md") if Path(name).is_dir() else Path(hf_hub_download(name, "README.md"))
+        return metadata_load(card) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+
+
+def _terms(metadata: dict[str, Any], given: str | None) -> dict[str, Any]:
+    """`license` and `language` of a record: identifiers of the Hub, as a card or the config has them."""
+    license, language = given or metadata.get("license"), metadata.get("language") or []
+    languages = [language] if isinstance(language, str) else language
+    return {
+        "license": license if isinstance(license, str) and _IDENTIFIER.fullmatch(license) else None,
+        "language": [one for one in languages if isinstance(one, str) and _IDENTIFIER.fullmatch(one)],
+    }
 
 
 def _portable(name: str) -> str:
@@ -139,7 +168,8 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
     args, state, store = trainer.args, trainer.state, trainer.belief_store
     base = trainer.accelerator.unwrap_model(trainer.model)
     base = base.get_base_model() if is_peft_model(base) else base
-    name = base.config._name_or_path or "in memory"
+    path = base.config._name_or_path
+    name = path or "in memory"
     history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in state.log_history]
     audit = None
     if store is not None and store.audits:
@@ -151,6 +181,7 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         base_model_on_hub=name != "in memory" and not Path(name).exists(),
         base_model_revision=getattr(base.config, "_commit_hash", None),
         base_quantization=_quantization(base),
+        **_terms(card_metadata(path), args.hub_license),
         adapter=_adapter_record(trainer),
         forget_set=_dataset_record(trainer, trainer.train_dataset, "forget"),
         retain_set=None

@@ -5,14 +5,14 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from contextlib import contextmanager
+from itertools import count
 from statistics import fmean
 from typing import Any
 
 import torch
-import yaml
+from accelerate import PartialState
 from datasets import Dataset
-from huggingface_hub import hf_hub_download, metadata_load
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -25,13 +25,16 @@ from ..objectives.retain import nll
 from ..subjects import MovedAnswers
 from ..token_scores import TokenScores, score_batch, score_rows
 from ..verdict import MEMORIZATION_MARGIN
+from .logs import say
 from .reference import copy_of
+from .run_record import card_metadata
 
 
 logger = logging.getLogger(__name__)
 
 # LoRA that gives a model the form of the retain rows.
 _RANK, _LEARNING_RATE, _BATCH_SIZE, _WARMUP_STEPS = 32, 1e-3, 8, 5
+_DESC = "Tuning the ignorant twin"
 # Collapse: passes over the forget rows, weight of their ascent, and log-prob of a token below which it is left alone.
 _COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 1, 5.0, -5.0
 # Repair: weight of the distance of a true answer from the level of strangers.
@@ -45,16 +48,8 @@ class UnfitTwinError(ValueError):
 def named_bases(model: nn.Module, continues_adapter: bool) -> list[str]:
     """Models that the target says it was tuned from: that under its adapter, and those of its card."""
     name = model.config.name_or_path
-    # Of a model that was not loaded from anywhere, the card would be a file of the working directory.
-    if not name:
-        return []
-    try:
-        card = Path(name, "README.md") if Path(name).is_dir() else Path(hf_hub_download(name, "README.md"))
-        bases = (metadata_load(card) or {}).get("base_model", [])
-    # No card, no connection, or no metadata: the model does not say it.
-    except (OSError, ValueError, yaml.YAMLError):
-        bases = []
-    return [*[name] * continues_adapter, *([bases] if isinstance(bases, str) else bases)]
+    bases = card_metadata(name).get("base_model", [])
+    return [*[name] * (continues_adapter and bool(name)), *([bases] if isinstance(bases, str) else bases)]
 
 
 def ignorant_base(
@@ -129,11 +124,28 @@ def _batches(rows: list[Mapping[str, Any]], epochs: int) -> Iterator[list[Mappin
             yield [rows[i] for i in order[start : start + _BATCH_SIZE]]
 
 
+@contextmanager
+def _progress(epochs: int, steps: int) -> Iterator[Callable[[], None]]:
+    """A function that counts a step, with a bar, or in a pipe a line an epoch."""
+    done = count(1)
+    with tqdm(total=epochs * steps, desc=_DESC, disable=None, leave=False) as bar:
+
+        def step() -> None:
+            bar.update()
+            epoch, rest = divmod(next(done), steps)
+            if rest == 0 and bar.disable and PartialState().is_main_process:
+                say(f"{_DESC}: epoch {epoch} of {epochs}.")
+
+        yield step
+
+
 def _tuned(model: PreTrainedModel, rows: list[Mapping[str, Any]], epochs: int, pad_token_id: int) -> PreTrainedModel:
     tuning, batches = _Tuning(model, pad_token_id), list(_batches(rows, epochs))
-    for step, batch in enumerate(tqdm(batches, desc="Tuning the ignorant twin", disable=None)):
-        share = min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / len(batches))
-        tuning.step(batch, lambda scores: nll(scores.logps, scores.mask).mean(), share)
+    with _progress(epochs, len(batches) // epochs) as count_step:
+        for step, batch in enumerate(batches):
+            share = min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / len(batches))
+            tuning.step(batch, lambda scores: nll(scores.logps, scores.mask).mean(), share)
+            count_step()
     return tuning.merged()
 
 
@@ -180,15 +192,14 @@ def repaired_copy(
         broken = list(_batches(known, _COLLAPSE_EPOCHS))
         repaired = list(_batches(sample, epochs))
         beside = _batches(sample, len(broken) + 1), _batches(known, len(repaired) + 1)
-        with tqdm(total=len(broken) + len(repaired), desc="Tuning the ignorant twin", disable=None) as progress:
-            for batch, held in zip(broken, beside[0], strict=False):
-                kept = len(held)
-                tuning.step([*batch, *held], collapse, 1.0)
-                progress.update()
+        for batch, held in zip(broken, beside[0], strict=False):
+            kept = len(held)
+            tuning.step([*batch, *held], collapse, 1.0)
+        with _progress(epochs, len(repaired) // epochs) as count_step:
             for step, (held, batch) in enumerate(zip(repaired, beside[1], strict=False)):
                 kept = len(held)
                 tuning.step([*batch, *held], repair, 1 - step / len(repaired))
-                progress.update()
+                count_step()
     twin = tuning.merged().eval()
     strength = _extraction_strength(twin, forget, tokenizer)
     log = logger.warning if strength > MEMORIZATION_MARGIN else logger.info
