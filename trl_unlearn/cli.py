@@ -42,11 +42,10 @@ commands:
 
 _FIRST = """\
 a command is missing. To begin:
+  trl-unlearn forget --model_name_or_path org/model --forget rows.jsonl
+                                your model, and rows that must go
+  trl-unlearn forget --help     its options
   trl-unlearn bs-s              forget four of forty fictional people: two minutes on a CPU, no download
-  trl-unlearn bs-s --help       its options
-  trl-unlearn bs-s --model_name_or_path org/model --forget_dataset forget.jsonl \\
-      --retain_dataset retain.jsonl --output_dir unlearned
-                                your model and your rows
   trl-unlearn --help            all commands"""
 
 _EPILOG = """\

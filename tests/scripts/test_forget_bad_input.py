@@ -101,7 +101,7 @@ def good(tmp_path):
         (("--forget", "GOOD", "--max_utility_loss", "1"), "in (0, 1)"),
         (("--forget", "GOOD", "--max_minutes", "0"), "`max_minutes` must be above 0"),
         (("--forget", "GOOD", "--dry_run", "--review"), "Keep one"),
-        (("--forget_dataset", "GOOD", "--subject", "Ada Marlow"), "`forget_dataset` is an option of `bs-s`"),
+        (("--forget_dataset", "GOOD", "--subject", "Ada Marlow"), "There is no option `--forget_dataset`"),
         (("--forget", "GOOD", "--push_to_hub"), "without `hub_model_id`"),
         (("--forget", "GOOD", "--lora_target_modules", "attention"), "names no layer of the model"),
         (("--forget", "missing.jsonl"), "does not exist"),

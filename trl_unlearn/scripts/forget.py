@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Make a model forget rows, or a subject: all settings are chosen, and every option of `bs-s` can be given.
+Make a model forget rows, or a subject. All settings are chosen.
 
 ```bash
 # Rows in any form: messages, prompt and completion, question and answer, instruction and output, or text
@@ -17,7 +17,7 @@ import gc
 import hashlib
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -39,7 +39,7 @@ from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
 from ..verdict import has_forgotten
 from . import unlearn
-from .arguments import STRANGERS, EvaluationArguments, UnlearnModelConfig, given_options, parse
+from .arguments import STRANGERS, DataArguments, EvaluationArguments, UnlearnModelConfig, given_options, parse
 from .exits import interruptible, miss, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer
 from .plan import plan, retain_count
@@ -70,9 +70,9 @@ class ForgetArguments:
 
     forget: str | None = option(
         None,
-        "Rows to forget: a file (jsonl, json, csv, parquet, txt), a folder of these or of `save_to_disk`, or an id on "
-        "the Hub, with `messages`, `prompt` and `completion`, `question` and `answer`, `instruction` and `output`, or "
-        "`text`.",
+        "Rows to forget: a file, a folder or an id on the Hub. Files are jsonl, json, csv, parquet or txt, a folder "
+        "holds these or is of `save_to_disk`, and rows have `messages`, `prompt` and `completion`, `question` and "
+        "`answer`, `instruction` and `output`, or `text`.",
     )
     subject: str | None = option(
         None, "Name to forget, in place of rows. The model is asked about it, and its answers are the rows."
@@ -193,11 +193,11 @@ def _read(argv: list[str], prog: str, source: Any) -> Request:
     """Parse the command line, and read the rows."""
     # Goal and objective are chosen, so that what belongs to them may be given without them.
     chosen = {"stop_at": STRANGERS, "forget_loss_type": "ignorance"}
-    arguments, settings = parse((ForgetArguments, *unlearn.TYPES), prog, __doc__, argv, **chosen)
-    args, data_args, eval_args, *_, training_args, model_args, output_args = arguments
-    names = given_options(argv, (ForgetArguments, *unlearn.TYPES))
-    if of_rows := sorted(names & {field.name for field in fields(data_args)}):
-        raise ValueError(f"`{of_rows[0]}` is an option of `bs-s`. Give the rows as `--forget` and `--retain`.")
+    # The rows have options of their own.
+    types = (ForgetArguments, *(one for one in unlearn.TYPES if one is not DataArguments))
+    arguments, settings = parse(types, prog, __doc__, argv, **chosen)
+    args, eval_args, *_, training_args, model_args, output_args = arguments
+    names = given_options(argv, types)
     given = {name: getattr(one, name) for one in arguments[1:] for name in sorted(names) if hasattr(one, name)}
     check_models(model_args, eval_args, training_args.trust_remote_code)
     tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)

@@ -29,6 +29,8 @@ _SUITES = ("scripts/evaluate.py", "SuiteArguments")
 _RUN = (_DATA, _EVALUATION, _STOPPING, _UNLEARN, _CONFIG, _MODEL, ("scripts/unlearn.py", "OutputArguments"))
 # Command -> file and name of the dataclasses of its options.
 TYPES = {
+    # Its rows have options of their own.
+    "forget": (("scripts/forget.py", "ForgetArguments"), *_RUN[1:]),
     "bs-s": _RUN,
     "bs-t": _RUN,
     "compare": (_DATA, _EVALUATION, _SUITES, ("scripts/compare.py", "CompareArguments"), _CONFIG, _MODEL),
@@ -49,6 +51,7 @@ _PARENTS = {
 # Topic -> options with their texts, inherited ones among them, and options that are only named. What is nowhere here
 # has its text at the end, under the last topic.
 TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "request": (("forget", "subject", "retain", "review"), ("hints", "max_utility_loss")),
     "model": (
         ("model_name_or_path", "adapter_name_or_path", "use_peft", "unlearned_model_name_or_path"),
         ("lora_r", "lora_dropout", "lora_target_modules", "disable_dropout", "trust_remote_code"),
@@ -66,7 +69,7 @@ TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "training": (
         ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed"),
-        ("warmup_steps", "weight_decay", "stop_on_divergence", "remove_belief_state"),
+        ("warmup_steps", "weight_decay", "max_minutes", "stop_on_divergence", "remove_belief_state"),
     ),
     "ignorance": (
         ("ignorant_model_name_or_path", "forget_subjects", "forget_aliases"),
@@ -76,7 +79,7 @@ TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("lambda_bss", "num_beliefs", "belief_refresh_epochs", "max_completion_length", "lambda_bst"),
         (
             *("belief_top_k", "belief_temperature", "belief_exclude_target", "lambda_schedule", "belief_batch_size"),
-            *("num_belief_candidates", "temperature", "top_p", "top_k", "generation_kwargs"),
+            *("num_belief_candidates", "temperature", "top_p", "top_k", "generation_kwargs", "share_prompts"),
         ),
     ),
     "goal": (("stop_at", "stop_metric"), ("stop_retain_floor", "stop_every_steps")),
@@ -89,13 +92,13 @@ TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "output": (
-        ("output_dir", "overwrite_output_dir", "logging_steps", "report_to", "verbose"),
+        ("output_dir", "overwrite_output_dir", "merge", "dry_run", "logging_steps", "report_to", "verbose"),
         ("logging_nan_inf_filter", "log_completions", "num_completions_to_print", "telemetry"),
     ),
     "Hub": (
         (
             *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_private_base", "hub_revision", "base_model_id"),
-            *("commit_message", "merge", "force", "dry_run", "allow_text_in"),
+            *("commit_message", "force", "allow_text_in"),
         ),
         ("hub_license",),
     ),
