@@ -55,7 +55,7 @@ SETTINGS = """
     forget_aliases
     lambda_bst belief_top_k belief_temperature belief_exclude_target
     lambda_schedule lambda_bss num_beliefs num_belief_candidates belief_refresh_epochs max_completion_length
-    temperature top_p top_k generation_kwargs prompt_length disable_dropout stop_on_divergence
+    temperature top_p top_k generation_kwargs prompt_length disable_dropout share_prompts stop_on_divergence
     model_name_or_path model_revision dtype attn_implementation use_peft lora_r lora_alpha lora_dropout
     lora_target_modules lora_target_parameters lora_modules_to_save lora_task_type use_rslora use_dora
     load_in_8bit load_in_4bit bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage
