@@ -62,8 +62,9 @@ def our_command(command: str) -> tuple[str, list[str]]:
         assert option in ("--config_file", "--num_processes")
         assert option != "--config_file" or (ROOT / value).is_file()
     recipe = ROOT / words.pop(0)
-    assert f"from trl_unlearn.scripts.{recipe.stem} import main" in recipe.read_text(encoding="utf-8")
-    return recipe.stem.replace("_", "-"), words
+    name = recipe.stem.replace("_", "-")
+    assert f'run("{name}")' in recipe.read_text(encoding="utf-8")
+    return name, words
 
 
 @pytest.fixture
