@@ -146,7 +146,10 @@ class QuietCallback(ProgressCallback):
         if state.is_world_process_zero:
             # In a pipe each change of a bar would be a line.
             self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm or None)
-            say(f"Training for {state.max_steps} steps. Log-probs are means in nats per token.")
+            say(
+                f"Training for {state.max_steps} steps. Log-probs are means in nats per token; `verbose` shows all "
+                "numbers of every entry of the log."
+            )
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.training_bar is not None:
