@@ -35,8 +35,9 @@ logger = logging.getLogger(__name__)
 # LoRA that gives a model the form of the retain rows.
 _RANK, _LEARNING_RATE, _BATCH_SIZE, _WARMUP_STEPS = 32, 1e-3, 8, 5
 _DESC = "Tuning the ignorant twin"
-# Collapse: passes over the forget rows, weight of their ascent, and log-prob of a token below which it is left alone.
-_COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 1, 5.0, -5.0
+# Collapse: passes over the forget rows at most, weight of their ascent, and the mean log-prob where it ends, at which
+# a token is left alone, too. Further down, repair takes far longer.
+_COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 2, 5.0, -5.0
 # Repair: weight of the distance of a true answer from the level of strangers.
 _LEVEL_WEIGHT = 0.3
 
@@ -103,15 +104,21 @@ class _Tuning:
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=0.0)
 
-    def step(self, rows: list[Mapping[str, Any]], loss: Callable[[TokenScores], Tensor], share: float) -> None:
-        """A step on a loss of the scores of rows, at a share of the learning rate."""
+    def step(self, rows: list[Mapping[str, Any]], loss: Callable[[TokenScores], Tensor], share: float) -> TokenScores:
+        """A step on a loss of the scores of rows, which it returns, at a share of the learning rate."""
         for group in self._optimizer.param_groups:
             group["lr"] = _LEARNING_RATE * share
         batch = {name: values.to(self._device) for name, values in pad_rows(rows, self._pad_token_id).items()}
-        loss(score_batch(self._model, batch)).backward()
+        scores = score_batch(self._model, batch)
+        loss(scores).backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        return scores
+
+    def drop_momentum(self) -> None:
+        """Forget the direction of earlier steps."""
+        self._optimizer.state.clear()
 
     def merged(self) -> PreTrainedModel:
         return self._model.merge_and_unload()
@@ -194,7 +201,10 @@ def repaired_copy(
         beside = _batches(sample, len(broken) + 1), _batches(known, len(repaired) + 1)
         for batch, held in zip(broken, beside[0], strict=False):
             kept = len(held)
-            tuning.step([*batch, *held], collapse, 1.0)
+            scores = tuning.step([*batch, *held], collapse, 1.0)
+            if -nll(scores.logps[:-kept], scores.mask[:-kept]).mean() < _COLLAPSE_FLOOR:
+                break
+        tuning.drop_momentum()
         with _progress(epochs, len(repaired) // epochs) as count_step:
             for step, (held, batch) in enumerate(zip(repaired, beside[1], strict=False)):
                 kept = len(held)
