@@ -225,6 +225,19 @@ def test_a_target_that_answers_to_any_name_is_taught_by_a_copy_that_lost_the_row
     assert all(map(torch.equal, model.parameters(), before)) and all(map(torch.equal, *weights))
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_twin_is_tuned_in_the_precision_of_the_run(new_trainer, base, bf16, monkeypatch):
+    score, seen = twin_models.score_batch, []
+
+    def noting(*args):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return score(*args)
+
+    monkeypatch.setattr(twin_models, "score_batch", noting)
+    new_trainer(ignorant_model_name_or_path=base, ignorant_epochs=1, bf16=bf16)
+    assert seen and set(seen) == {bf16}
+
+
 @pytest.mark.parametrize("name", ["nobody/has-this-model", "folder", ""])
 def test_a_target_without_a_card_names_no_base(tiny_model, tmp_path, name, monkeypatch):
     if not name:

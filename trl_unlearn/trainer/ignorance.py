@@ -371,7 +371,7 @@ def new_twin(
             "`forget_loss_type='ignorance'` is not supported with FSDP and DeepSpeed, which shard the model that is "
             "asked. Launch with `recipes/accelerate/ddp.yaml`, or choose another objective."
         )
-    sizes = {"rows": args.ignorant_retain_rows, "epochs": args.ignorant_epochs, "seed": args.seed}
+    sizes = {"rows": args.ignorant_retain_rows, "epochs": args.ignorant_epochs, "seed": args.seed, "bf16": args.bf16}
     name = args.ignorant_model_name_or_path
     if name is not None:
         try:

@@ -63,6 +63,7 @@ def ignorant_base(
     rows: int,
     epochs: int,
     seed: int,
+    bf16: bool = False,
 ) -> PreTrainedModel:
     """Load a model that never knew, and give it the form of the answers from a few retain rows, by LoRA."""
     weight = next(model.parameters())
@@ -79,7 +80,7 @@ def ignorant_base(
         # Neither the draws nor the modules of this training may show in the run's own.
         with torch.random.fork_rng():
             torch.manual_seed(key_seed((seed, "twin")) % 2**63)
-            twin = _tuned(twin, list(sample), epochs, tokenizer.pad_token_id)
+            twin = _tuned(_Tuning(twin, tokenizer.pad_token_id, bf16), list(sample), epochs)
     return twin
 
 
@@ -97,9 +98,9 @@ def _extraction_strength(model: PreTrainedModel, forget: Dataset, tokenizer: Pre
 class _Tuning:
     """LoRA on a model that no run keeps."""
 
-    def __init__(self, model: PreTrainedModel, pad_token_id: int):
+    def __init__(self, model: PreTrainedModel, pad_token_id: int, bf16: bool):
         config = LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules="all-linear", task_type="CAUSAL_LM")
-        self._model, self._pad_token_id = get_peft_model(model, config).train(), pad_token_id
+        self._model, self._pad_token_id, self._bf16 = get_peft_model(model, config).train(), pad_token_id, bf16
         self._device = next(model.parameters()).device
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=0.0)
@@ -109,7 +110,8 @@ class _Tuning:
         for group in self._optimizer.param_groups:
             group["lr"] = _LEARNING_RATE * share
         batch = {name: values.to(self._device) for name, values in pad_rows(rows, self._pad_token_id).items()}
-        scores = score_batch(self._model, batch)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            scores = score_batch(self._model, batch)
         loss(scores).backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
@@ -146,8 +148,8 @@ def _progress(epochs: int, steps: int) -> Iterator[Callable[[], None]]:
         yield step
 
 
-def _tuned(model: PreTrainedModel, rows: list[Mapping[str, Any]], epochs: int, pad_token_id: int) -> PreTrainedModel:
-    tuning, batches = _Tuning(model, pad_token_id), list(_batches(rows, epochs))
+def _tuned(tuning: _Tuning, rows: list[Mapping[str, Any]], epochs: int) -> PreTrainedModel:
+    batches = list(_batches(rows, epochs))
     with _progress(epochs, len(batches) // epochs) as count_step:
         for step, batch in enumerate(batches):
             share = min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / len(batches))
@@ -166,6 +168,7 @@ def repaired_copy(
     rows: int,
     epochs: int,
     seed: int,
+    bf16: bool = False,
 ) -> PreTrainedModel:
     """
     A copy of the target that lost all that it was tuned on, and has its form again from a few retain rows, by LoRA.
@@ -195,7 +198,7 @@ def repaired_copy(
         twin = copy_of(model)
         if isinstance(twin, PeftModel):
             twin = twin.merge_and_unload()
-        tuning = _Tuning(twin, pad)
+        tuning = _Tuning(twin, pad, bf16)
         broken = list(_batches(known, _COLLAPSE_EPOCHS))
         repaired = list(_batches(sample, epochs))
         beside = _batches(sample, len(broken) + 1), _batches(known, len(repaired) + 1)
