@@ -3,7 +3,9 @@
 
 """MUSE, and any dataset of its form: the rows to evaluate on. Its `raw` text is loaded by `files.load_corpus`."""
 
-from datasets import Dataset, get_dataset_config_names, get_dataset_split_names, load_dataset
+from datasets import Dataset, get_dataset_config_names, get_dataset_split_names
+
+from .files import load_benchmark_rows
 
 
 # Row set -> config, split and columns. The few-shot examples are those of the same questions. `privleak` has a split
@@ -30,8 +32,10 @@ def load_muse(name: str) -> dict[str, Dataset | None]:
         if config in {config for config, _, _ in _ROW_SETS.values()}
     }
     rows = {
-        key: _load(name, config, split, columns) if split in splits.get(config, ()) else None
-        for key, (config, split, columns) in _ROW_SETS.items()
+        key: load_benchmark_rows(name, config, split=split, texts=texts, benchmark="MUSE")
+        if split in splits.get(config, ())
+        else None
+        for key, (config, split, texts) in _ROW_SETS.items()
     }
     if all(one is None for one in rows.values()):
         raise ValueError(
@@ -44,21 +48,3 @@ def load_muse(name: str) -> dict[str, Dataset | None]:
 def _listed(splits: dict[str, set[str]]) -> str:
     named = [f"`{config}` (splits {', '.join(sorted(names))})" for config, names in splits.items()]
     return ", ".join(named) or "none of its configs"
-
-
-def _load(name: str, config: str, split: str, columns: tuple[str, ...]) -> Dataset:
-    rows = load_dataset(name, config, split=split)
-    missing = [column for column in columns if column not in rows.column_names]
-    if missing:
-        raise ValueError(
-            f"`{name}` (config `{config}`, split `{split}`) has the columns {rows.column_names}, but MUSE's form "
-            f"needs {', '.join(f'`{column}`' for column in columns)}. Rename the columns, or leave the split out."
-        )
-    for column in columns:
-        for index, text in enumerate(rows[column]):
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(
-                    f"Row {index} of `{name}` (config `{config}`, split `{split}`) has no text in `{column}` "
-                    f"({text!r}). Give it one, or remove the row."
-                )
-    return rows.select_columns(list(columns))

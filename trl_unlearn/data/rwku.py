@@ -5,7 +5,9 @@
 
 from collections.abc import Sequence
 
-from datasets import Dataset, get_dataset_config_names, load_dataset
+from datasets import Dataset, get_dataset_config_names
+
+from .files import load_benchmark_rows
 
 
 _PROBE, _TEXT = ("query", "answer"), ("text",)
@@ -31,7 +33,13 @@ def load_rwku(name: str, subjects: Sequence[str] | None = None) -> dict[str, Dat
     rows are read, by default all of them.
     """
     known = set(get_dataset_config_names(name))
-    rows = {config: _load(name, config) if config in known else None for config in _ROW_SETS}
+
+    def load(config: str) -> Dataset:
+        others = (*_CHOICES, "subject") if config == "utility_general" else ("subject",)
+        texts = _ROW_SETS[config]
+        return load_benchmark_rows(name, config, split="test", texts=texts, others=others, benchmark="RWKU")
+
+    rows = {config: load(config) if config in known else None for config in _ROW_SETS}
     if all(one is None for one in rows.values()):
         raise ValueError(
             f"`{name}` has nothing to evaluate on: found the configs {', '.join(sorted(known))}. Expected some of "
@@ -50,23 +58,3 @@ def load_rwku(name: str, subjects: Sequence[str] | None = None) -> dict[str, Dat
         for config, one in rows.items()
     }
     return {config: one if one else None for config, one in chosen.items()}
-
-
-def _load(name: str, config: str) -> Dataset:
-    rows = load_dataset(name, config, split="test")
-    columns = _ROW_SETS[config] + (_CHOICES if config == "utility_general" else ())
-    missing = [column for column in (*columns, "subject") if column not in rows.column_names]
-    if missing:
-        raise ValueError(
-            f"`{name}` (config `{config}`) has the columns {rows.column_names}, but RWKU's form needs "
-            f"{', '.join(f'`{column}`' for column in (*columns, 'subject'))}. Rename the columns, or leave the config "
-            "out."
-        )
-    for column in _ROW_SETS[config]:
-        for index, text in enumerate(rows[column]):
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(
-                    f"Row {index} of `{name}` (config `{config}`) has no text in `{column}` ({text!r}). Give it one, "
-                    "or remove the row."
-                )
-    return rows.select_columns([*columns, "subject"])
