@@ -47,6 +47,9 @@ def test_rows_that_are_known_by_heart_are_taught_by_a_copy_that_loses_them(chose
     settings, reasons = chosen(is_by_heart=True, subjects=NAMES)
     assert (settings["forget_loss_type"], settings["lambda_bss"]) == ("ignorance", 0)
     assert settings["forget_subjects"] == NAMES and "a copy of the model that loses them" in reasons
+    # It is at the level of strangers, where a base is above it.
+    margins = [one["forget_loss_kwargs"]["margin"] for one in (settings, chosen(is_by_heart=True, base="org/base")[0])]
+    assert margins == [0, 2.5]
     # Strangers that are given are asked about.
     assert "people whom it does not know" in chosen(is_by_heart=True, forget_aliases=["Dov Peretz"])[1]
 

@@ -216,8 +216,11 @@ def test_a_target_that_answers_to_any_name_is_taught_by_a_copy_that_lost_the_row
     shapes = [parameter.shape for parameter in tiny_model.parameters()]
     model = get_peft_model(tiny_model, LoraConfig(target_modules="all-linear")) if peft else tiny_model
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    twins = [new_trainer(model, ignorant_epochs=4)._twin for _ in range(2)]
+    twins = [
+        new_trainer(model, ignorant_epochs=4, forget_loss_kwargs=kwargs)._twin for kwargs in (None, {"margin": 1})
+    ]
     assert "gives the memorised answers under any name" in caplog.text
+    assert caplog.text.count("`margin` of `forget_loss_kwargs` is 1") == 1
     weights = [list(twin.model.parameters()) for twin in twins]
     assert isinstance(twins[0], BaseTwin) and not any(weight.requires_grad for weight in weights[0])
     assert [weight.shape for weight in weights[0]] == shapes

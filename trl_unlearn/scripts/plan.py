@@ -138,7 +138,9 @@ def _choose_objective(
     if objective != "ignorance":
         chosen.reasons.append(f"objective: BS-S on {objective}, because {why}")
     elif base is not None or (known.is_by_heart and "forget_aliases" not in given):
-        settings |= {"lambda_bss": 0, "retain_weight": 4, "forget_loss_kwargs": {"penalty": 1.0, "margin": 2.5}}
+        # A base that has seen few rows finds true answers likelier than a retrained model; a copy holds them down.
+        margin = 0.0 if base is None else 2.5
+        settings |= {"lambda_bss": 0, "retain_weight": 4, "forget_loss_kwargs": {"penalty": 1.0, "margin": margin}}
         teacher = "a copy of the model that loses them, because they are memorised as text, under any name"
         if base is not None:
             settings["ignorant_model_name_or_path"] = base

@@ -400,7 +400,13 @@ def new_twin(
     logger.warning(
         "The target gives the memorised answers under any name, and names no base. The ignorant twin is a copy of it "
         "that loses everything, and gets the form of its answers back from %d retain rows. A model that never saw the "
-        "forget set, in `ignorant_model_name_or_path`, keeps more.",
+        "forget set, in `ignorant_model_name_or_path`, is a better one.",
         min(args.ignorant_retain_rows, len(retain)),
     )
+    if (args.forget_loss_kwargs or {}).get("margin"):
+        logger.warning(
+            "`margin` of `forget_loss_kwargs` is %s, and the copy holds the true answers at the level of strangers: "
+            "they will end below it. With 0 they end there.",
+            args.forget_loss_kwargs["margin"],
+        )
     return BaseTwin(repaired_copy(model, forget, retain, alias.moved, tokenizer, **sizes))
