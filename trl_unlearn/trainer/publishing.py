@@ -175,7 +175,7 @@ class PublishingTrainer(ResumableTrainer):
             token (`str`, *optional*), revision (`str`, *optional*), private (`bool`, *optional*):
                 In place of the config's `hub_token`, `hub_revision` and `hub_private_repo`.
             force (`bool`, *optional*, defaults to `False`):
-                Whether to also push a model that has not forgotten by its own evaluation.
+                Whether to also push a model that has not forgotten by its own evaluation, or has missed its goal.
             kwargs (`dict[str, Any]`, *optional*):
                 Arguments of `create_model_card`.
 
