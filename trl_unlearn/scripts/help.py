@@ -51,7 +51,7 @@ _PARENTS = {
 # Topic -> options with their texts, inherited ones among them, and options that are only named. What is nowhere here
 # has its text at the end, under the last topic.
 TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "request": (("forget", "subject", "retain", "review"), ("hints", "max_utility_loss")),
+    "request": (("forget", "subject", "retain", "add", "undo", "review"), ("hints", "max_utility_loss")),
     "model": (
         ("model_name_or_path", "adapter_name_or_path", "use_peft", "unlearned_model_name_or_path"),
         ("lora_r", "lora_dropout", "lora_target_modules", "disable_dropout", "trust_remote_code"),
