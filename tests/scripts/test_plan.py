@@ -109,15 +109,16 @@ def test_there_is_no_second_attempt_where_the_goal_is_reached_or_the_time_is_ove
 
 
 @pytest.mark.parametrize(
-    ("shortfall", "stopped", "own", "way"),
+    ("shortfall", "stopped", "own", "back", "way"),
     [
-        (None, "`strangers_auc` reached 0.6.", False, "`--stop_at`"),
-        ("Not reached.", None, False, "`--num_train_epochs`"),
-        ("Not reached.", "the limit of 1 minutes (`max_minutes`) was over.", False, "`--max_minutes`"),
-        ("Not reached.", "retain probability fell to 0.1.", False, "`--retain`"),
-        ("Not reached.", "retain probability fell to 0.1.", True, "`--max_utility_loss`"),
+        (None, "`strangers_auc` reached 0.6.", False, False, "`--stop_at`"),
+        ("Not reached.", None, False, False, "`--num_train_epochs`"),
+        ("Not reached.", "the limit of 1 minutes (`max_minutes`) was over.", False, False, "`--max_minutes`"),
+        ("Not reached.", "retain probability fell to 0.1.", False, False, "`--retain`"),
+        ("Not reached.", "retain probability fell to 0.1.", True, False, "`--max_utility_loss`"),
+        ("Of request 1.", "`strangers_auc` reached 0.6.", True, True, "all requests as `--forget`"),
     ],
 )
-def test_the_advice_is_the_one_thing_that_was_missing(shortfall, stopped, own, way):
-    sentence = advice(SimpleNamespace(shortfall=shortfall, stopped=stopped), own)
+def test_the_advice_is_the_one_thing_that_was_missing(shortfall, stopped, own, back, way):
+    sentence = advice(SimpleNamespace(shortfall=shortfall, stopped=stopped), own, back)
     assert way in sentence and sentence.count("`--") == 1

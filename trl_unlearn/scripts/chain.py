@@ -4,6 +4,7 @@
 """Requests of `trl-unlearn forget` one after another: the run before, the ledger, and the way back."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.files import load_rows
 from ..evaluation.rows import encode_set
 from ..hub.folder import RunFolder, weights_sha256
-from ..records import ChainLink, RequestLedger, ServedRequest
+from ..records import ChainLink, RequestLedger, ServedRequest, UnlearningRun
 from ..verdict import has_forgotten, still_says
 from .arguments import UnlearnModelConfig
 from .models import go_on_from, quantize_as_trained
@@ -29,6 +30,7 @@ FORGET, RETAIN = "forget.jsonl", "retain.jsonl"
 _EARLIER = "earlier-{}.jsonl"
 _LEDGER = "requests.json"
 _STRENGTH = "forget/extraction_strength"
+_NOT_MEASURED = "Not measured: there was no evaluation."
 
 
 @dataclass(frozen=True)
@@ -112,27 +114,20 @@ def is_in_ledger(folder: RunFolder) -> bool:
     return served.get(_file_digest(folder.request / FORGET)) == weights
 
 
-def write_ledger(
-    folder: RunFolder,
-    earlier: Predecessor | None,
-    model: PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase,
+def earlier_now(
+    folder: RunFolder, earlier: Predecessor, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
 ) -> list[ServedRequest]:
-    """
-    Enter the request of a finished run, and how the earlier ones do now; returns the entries of the earlier ones.
+    """The entries of earlier requests under the model of a finished run; None: nothing was evaluated."""
+    weights = weights_sha256(folder.path, folder.run().is_adapter)
+    served = {one.sha256: one for one in load_ledger(earlier.folder).requests}
+    paths = [folder.request / name for name in earlier.files().values()]
+    return [_entry_now(served[_file_digest(path)], weights, model, tokenizer, path) for path in paths]
 
-    `model` is that of the run, None where nothing was evaluated.
-    """
-    run, result = folder.run(), folder.results()
-    ledger, weights = load_ledger(folder), weights_sha256(folder.path, run.is_adapter)
-    entries = []
-    if earlier is not None:
-        served = {one.sha256: one for one in load_ledger(earlier.folder).requests}
-        for name in earlier.files().values():
-            path = folder.request / name
-            entries.append(_entry_now(served[_file_digest(path)], weights, model, tokenizer, path))
-            ledger.put(entries[-1])
-    forgotten, sentence = (None, "Not measured: there was no evaluation.")
+
+def write_ledger(folder: RunFolder, run: UnlearningRun, entries: Sequence[ServedRequest]) -> None:
+    """Enter the request of a finished run, and those before it as they are now."""
+    result, ledger = folder.results(), load_ledger(folder)
+    forgotten, sentence = None, _NOT_MEASURED
     target = strength = None
     if result is not None:
         forgotten, sentence = has_forgotten(result)
@@ -141,15 +136,15 @@ def write_ledger(
         sha256=_file_digest(folder.request / FORGET),
         rows=run.forget_set.rows,
         served_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        weights_sha256=weights,
+        weights_sha256=weights_sha256(folder.path, run.is_adapter),
         target_strength=target,
         strength=strength,
         forgotten=forgotten if run.shortfall is None else False,
         verdict=sentence if run.shortfall is None else run.shortfall,
     )
-    ledger.put(own)
+    for entry in (*entries, own):
+        ledger.put(entry)
     ledger.save(folder.path / _LEDGER)
-    return entries
 
 
 def _entry_now(
@@ -161,8 +156,7 @@ def _entry_now(
 ) -> ServedRequest:
     """The entry of an earlier request under the model of now."""
     if model is None:
-        sentence = "Not measured: there was no evaluation."
-        return replace(entry, weights_sha256=weights, strength=None, forgotten=None, verdict=sentence)
+        return replace(entry, weights_sha256=weights, strength=None, forgotten=None, verdict=_NOT_MEASURED)
     strength = mean_strength(model, load_rows(str(path)), tokenizer)
     forgotten, sentence = None, f"`{_STRENGTH}` is {strength:.3f}; what the first model had was not measured."
     if entry.target_strength is not None:

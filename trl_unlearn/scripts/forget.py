@@ -46,7 +46,7 @@ from ..trainer.checks import check_output_dir
 from ..verdict import has_forgotten
 from . import unlearn
 from .arguments import STRANGERS, DataArguments, EvaluationArguments, UnlearnModelConfig, given_options, parse
-from .chain import FORGET, RETAIN, Predecessor, is_in_ledger, mean_strength, way_back, write_ledger
+from .chain import FORGET, RETAIN, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
 from .exits import clearing, interruptible, miss, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer
 from .plan import advice, plan, retain_count, second_attempt
@@ -207,13 +207,12 @@ def run(argv: list[str], prog: str, source: Any = None) -> Outcome:
         with clearing(lambda: is_new and state.is_main_process and _drop(request)):
             unlearn.main(prog, __doc__, "", **options)
     # No process waits for another any more: the run has ended their group.
-    if state.is_main_process:
-        _finish(request)
+    has_come_back = state.is_main_process and _finish(request)
     run, result = folder.run(), folder.results()
     forgotten, figures = (None, "") if result is None else has_forgotten(result)
     shortfall = run.shortfall or (figures if forgotten is False else None)
     if shortfall is not None:
-        shortfall = f"{shortfall} {advice(run, request.args.retain is not None)}"
+        shortfall = f"{shortfall} {advice(run, request.args.retain is not None, has_come_back)}"
     return Outcome(folder.path, shortfall, state.is_main_process)
 
 
@@ -237,8 +236,12 @@ def _drop(request: Request) -> None:
         folder.path.rmdir()
 
 
-def _finish(request: Request) -> None:
-    """Merge, measure what the run did not train on, and write the ledger, which says that all is done."""
+def _finish(request: Request) -> bool:
+    """
+    Merge, measure what the run did not train on, and write the ledger, which says that all is done.
+
+    Returns whether rows of earlier requests came back.
+    """
     folder, args = request.folder, request.args
     run = folder.run()
     if args.merge:
@@ -247,7 +250,8 @@ def _finish(request: Request) -> None:
         print(f"Merged model: {folder.path / 'merged'}")
     model, result = None, folder.results()
     held_out = folder.request / _HELD_OUT
-    has_held_out = args.subject is not None and held_out.is_file() and result is not None
+    # Too few answers are not divided, and the file is empty.
+    has_held_out = args.subject is not None and held_out.stat().st_size > 0 and result is not None
     if has_held_out or (request.earlier is not None and result is not None):
         trust_remote_code = request.training_args.trust_remote_code
         loaders = evaluation_loaders(request.eval_args, request.model_args, str(folder.path), trust_remote_code)
@@ -256,22 +260,27 @@ def _finish(request: Request) -> None:
         rows = load_rows(str(held_out))
         models = {"unlearned": model, "target": loaders["target"]().eval()}
         strengths = {role: mean_strength(one, rows, request.tokenizer) for role, one in models.items()}
-        for role, strength in strengths.items():
-            result.models[role]["held_out/extraction_strength"] = Measurement(strength, len(rows))
-        folder.save_results(result)
+        measured = {role: Measurement(strength, len(rows)) for role, strength in strengths.items()}
+        folder.save_results(result.with_measured("held_out/extraction_strength", measured))
         print(
             f"Held out: of {len(rows)} answers about `{args.subject}` that were not trained on, the extraction "
             f"strength is {strengths['unlearned']:.3f}, and was {strengths['target']:.3f}."
         )
-    entries = write_ledger(folder, request.earlier, model, request.tokenizer)
+    entries = []
+    if request.earlier is not None:
+        entries = earlier_now(folder, request.earlier, model, request.tokenizer)
     for number, entry in enumerate(entries, 1):
         print(f"Request {number}, of {entry.rows} rows, now: {entry.verdict}")
     back = [str(number) for number, entry in enumerate(entries, 1) if entry.forgotten is False]
-    if back and run.shortfall is None:
-        run = replace(run, shortfall=f"Rows of earlier requests are not forgotten: of request {', '.join(back)}.")
-        folder.save_run(run)
-    if has_held_out or back:
+    has_come_back = bool(back) and run.shortfall is None
+    if has_come_back:
+        sentence = f"Rows of earlier requests are not forgotten: of request {', '.join(back)}."
+        folder.save_run(replace(run, shortfall=sentence))
+    if has_held_out or has_come_back:
         folder.write_card()
+    # Last: a run that is not in it is finished by the same command.
+    write_ledger(folder, run, entries)
+    return has_come_back
 
 
 def _read(argv: list[str], prog: str, source: Any) -> Request | None:
@@ -312,8 +321,9 @@ def _read(argv: list[str], prog: str, source: Any) -> Request | None:
 
 def _refuse_beside_add(names: set[str], add: str, training_args: BootstrapUnlearnConfig) -> None:
     """Refuse options that `add` leaves no choice of."""
-    if named := sorted(names & {"model_name_or_path", "model_revision", "adapter_name_or_path"}):
-        raise ValueError(f"`{named[0]}` is given with `add`, whose run names the model. Leave it out.")
+    of_model = {"model_name_or_path", "model_revision", "adapter_name_or_path", "use_peft"}
+    if named := sorted(name for name in names if name in of_model or name.startswith("lora_")):
+        raise ValueError(f"`{named[0]}` is given with `add`, whose run names the model and its adapter. Leave it out.")
     output_dir = training_args.output_dir
     if output_dir is not None and Path(output_dir).resolve() == Path(add).resolve():
         raise ValueError(f"`output_dir` is the folder of `add`, `{add}`, whose model comes first. Give another.")
@@ -383,7 +393,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
     gc.collect()
     if state.is_main_process:
         texts = {FORGET: _lines(forget), RETAIN: _lines(retain), _CONFIG: yaml.safe_dump(settings, sort_keys=False)}
-        texts |= {_HELD_OUT: _lines(held_out)} if held_out else {}
+        texts |= {} if held_out is None else {_HELD_OUT: _lines(held_out)}
         texts |= {} if request.earlier is None else request.earlier.texts()
         folder.save_request(texts, request.digest)
     return True

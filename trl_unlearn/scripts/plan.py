@@ -214,9 +214,11 @@ def second_attempt(trainer: BootstrapUnlearnTrainer) -> bool:
     return True
 
 
-def advice(run: UnlearningRun, has_own_retain: bool) -> str:
+def advice(run: UnlearningRun, has_own_retain: bool, has_come_back: bool) -> str:
     """What is most likely to help a finished run that has not reached its goal, as a sentence."""
-    if run.shortfall is None:
+    if has_come_back:
+        way = "one run on the first model, with the rows of all requests as `--forget`"
+    elif run.shortfall is None:
         way = "a lower goal: `--stop_at` below that in `request/config.yaml`"
     elif run.stopped is None:
         way = "more passes, with `--num_train_epochs`"
