@@ -5,12 +5,15 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from trl_unlearn.hub.folder import RunFolder
-from trl_unlearn.records import AdapterRecord, DatasetRecord, RequestLedger, UnlearningRun
+from trl_unlearn.records import AdapterRecord, DatasetRecord, RequestLedger, ServedRequest, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
+from trl_unlearn.scripts import forget
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.scripts.chain import Predecessor, way_back, write_ledger
 
@@ -80,6 +83,23 @@ def test_a_missed_goal_is_the_verdict_of_the_ledger(finished):
     write_ledger(folder, folder.run(), [])
     (entry,) = RequestLedger.load(folder.path / "requests.json").requests
     assert (entry.forgotten, entry.verdict) == (False, "The goal was not reached.")
+
+
+def test_earlier_rows_that_come_back_are_a_missed_goal(finished, monkeypatch, capsys):
+    _, folder = finished()
+    back = ServedRequest("cd" * 32, 2, "2026-01-01T00:00:00+00:00", {}, 1.0, 0.8, False, "It is back.")
+    monkeypatch.setattr(forget, "earlier_now", lambda *_: [back])
+    monkeypatch.setattr(forget, "evaluation_loaders", lambda *_: {"unlearned": torch.nn.Identity})
+    args = {
+        "args": SimpleNamespace(merge=False, subject=None),
+        "training_args": SimpleNamespace(trust_remote_code=False),
+    }
+    none = dict.fromkeys(("eval_args", "model_args", "tokenizer"))
+    assert forget._finish(SimpleNamespace(folder=folder, earlier=object(), **args, **none))
+    assert "Request 1, of 2 rows, now: It is back." in capsys.readouterr().out
+    assert folder.run().shortfall == "Rows of earlier requests are not forgotten: of request 1."
+    entries = RequestLedger.load(folder.path / "requests.json").requests
+    assert [one.forgotten for one in entries] == [False, True]
 
 
 def test_a_request_goes_on_only_from_a_run_that_is_all_there(finished):

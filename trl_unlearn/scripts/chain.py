@@ -184,10 +184,10 @@ def way_back(path: str) -> list[str]:
     run = folder.run()
     known = recorded_models(folder.path, run)
     base, before = known.get("model_name_or_path", run.base_model), known.get("adapter_name_or_path")
-    lines = [f"`{path}` has forgotten {run.forget_set.rows} rows. Nothing is changed by this command."]
+    lines = [f"The request of `{path}` has {run.forget_set.rows} rows. Nothing is changed by this command."]
     if run.chain:
         rows = sum(link.forget_set.rows for link in run.chain)
-        lines[0] += f" Before it, {len(run.chain)} requests of {rows} rows were served."
+        lines.append(f"Requests before it on the same model: {len(run.chain)}, of {rows} rows.")
     if not run.is_adapter:
         lines.append(
             f"All weights were trained, and nothing can be taken off. The model from before this request is `{base}`."
