@@ -373,3 +373,19 @@ def test_whether_a_model_has_forgotten_is_read_off_its_extraction_strength(targe
     assert why.startswith({True: "`forget", False: "It has not forgotten: ", None: "Whether it has"}[forgotten])
     if forgotten is False:
         assert f"is {unlearned:.3f}, above" in why and f"{target:.3f}." in why
+
+
+def test_a_model_whose_own_answers_are_near_the_target_has_not_forgotten_whatever_its_extraction_strength():
+    strengths, answers = (
+        {role: Measurement(value) for role, value in zip(MODEL_ROLES, values, strict=True)}
+        for values in ((1.0, 0.05, math.nan), (1.0, 0.9, math.nan))
+    )
+    models = {
+        role: {"forget/extraction_strength": strengths[role], "forget/rougeL_recall": answers[role]}
+        for role in ("target", "unlearned")
+    }
+    result = planted(models=models | {"retrained": None}, differences={})
+    forgotten, why = has_forgotten(result)
+    assert forgotten is False
+    assert why == "It has not forgotten: `forget/rougeL_recall` is 0.900, near the target's 1.000."
+    assert verdict(result).answers[0].answer == "near the target"

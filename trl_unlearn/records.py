@@ -146,7 +146,7 @@ NO_SETTINGS = frozenset(
     (
         # Where things go, how a run is resumed, and what else is made beside it or after it.
         *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "restore_callback_states_from_checkpoint"),
-        *("dry_run", "review", "merge"),
+        *("dry_run", "review", "merge", "undo"),
         *("do_train", "do_eval", "do_predict", "evaluate", "methods", "seeds", "requests", "suites", "judge_replies"),
         # What is published.
         *("push_to_hub", "hub_model_id", "hub_revision", "hub_private_repo", "hub_strategy", "hub_always_push"),
@@ -252,6 +252,41 @@ class ChainLink:
     steps: int
     seconds: float
 
+    @classmethod
+    def of(cls, request: str, run: "UnlearningRun") -> Self:
+        """A finished run, for the record of those behind it."""
+        return cls(request=request, forget_set=run.forget_set, steps=run.steps, seconds=run.seconds)
+
+
+@dataclass
+class ServedRequest:
+    """A request in the ledger of a folder, without any text of its rows."""
+
+    sha256: str  # of the file of its rows in the folder's `request/`
+    rows: int
+    served_at: str  # UTC, ISO 8601
+    weights_sha256: dict[str, str]  # file -> digest: the model that the numbers and the verdict are about
+    target_strength: float | None  # mean strict extraction strength of the rows, before the request and now
+    strength: float | None
+    forgotten: bool | None  # None: not measured
+    verdict: str  # the same as a sentence
+
+
+@dataclass(kw_only=True)
+class RequestLedger(JsonRecord):
+    """`requests.json`: which requests a model has served, for those who must show that they acted."""
+
+    schema_version: int = SCHEMA_VERSION
+    requests: list[ServedRequest] = field(default_factory=list)
+
+    def put(self, request: ServedRequest) -> None:
+        """Add a request, in the place of an earlier one of the same rows."""
+        places = {one.sha256: place for place, one in enumerate(self.requests)}
+        if (place := places.get(request.sha256)) is None:
+            self.requests.append(request)
+        else:
+            self.requests[place] = request
+
 
 @dataclass(kw_only=True)
 class UnlearningRun(JsonRecord):
@@ -281,6 +316,9 @@ class UnlearningRun(JsonRecord):
             Why training ended before its last step, as a sentence.
         shortfall (`str`, *optional*):
             How much of the goal of the training was missing at its end, as a sentence.
+        first_attempt (`str`, *optional*):
+            What a first attempt left of the goal, and what the second one, which this record is about, did in another
+            way; None where there was one attempt.
         chain (`list[ChainLink]`):
             Requests that were served before this one, in order.
         belief_audit ([`BeliefAudit`], *optional*):
@@ -310,6 +348,7 @@ class UnlearningRun(JsonRecord):
     world_size: int
     stopped: str | None = None
     shortfall: str | None = None
+    first_attempt: str | None = None
     chain: list[ChainLink] = field(default_factory=list)
     belief_audit: BeliefAudit | None = None
     training_log: list[dict[str, float | None]] = field(default_factory=list)

@@ -331,6 +331,11 @@ class EvaluationResult(JsonRecord):
         named = [name for name in order if name in (*self.suites, *suites)]
         return replace(parts[0], suites=named, protocol=joined.protocol, **tables)
 
+    def with_measured(self, metric: str, values: Mapping[str, Measurement]) -> Self:
+        """This record with another metric, of each of some roles that were evaluated."""
+        models = {role: {**(self.models[role] or {}), metric: value} for role, value in values.items()}
+        return replace(self, models=self.models | models)
+
     def get(self, role: str, metric: str) -> Measurement | None:
         """The measurement of a metric, for instance `"forget/probability"`, of a role; None if it was not run."""
         return (self.models[role] or {}).get(metric)

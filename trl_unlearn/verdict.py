@@ -436,12 +436,18 @@ def _middle(target: float, ignorant: float, least: float) -> float:
     return max((target + ignorant) / 2, least)
 
 
+def still_says(strength: float, target: float, retrained: float | None = None) -> bool:
+    """Whether an extraction strength is that of a model that has not forgotten; see [`has_forgotten`]."""
+    return strength > _middle(target, retrained or 0.0, MEMORIZATION_MARGIN)
+
+
 def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     """
     Whether the unlearned model has forgotten by its own evaluation (None: not known), and a sentence with the figures.
 
     It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
-    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`].
+    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`]. Nor has it if the first question,
+    [`verdict`], finds it near the target by another measure, such as its own answers.
     """
     metric = "forget/extraction_strength"
     target, unlearned, retrained = (result.value(role, metric) for role in ("target", "unlearned", "retrained"))
@@ -451,6 +457,10 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     bound = f"half of the target's {target:.3f}"
     if retrained is not None:
         bound = f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
-    if unlearned > _middle(target, retrained or 0.0, MEMORIZATION_MARGIN):
+    if still_says(unlearned, target, retrained):
         return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
+    saying = _answer(QUESTIONS[0], result)
+    if saying.answer == _NEAR:
+        figures = f"`{saying.metric}` is {saying.value:.3f}, near the target's {saying.reference:.3f}"
+        return False, f"It has not forgotten: {figures}."
     return True, f"`{metric}` is {unlearned:.3f}, not above {bound}."

@@ -4,10 +4,11 @@
 """Rows to forget from a name alone, with what the model says given."""
 
 import pytest
+from datasets import Dataset
 
 from trl_unlearn.data import subject_rows
 from trl_unlearn.data.model_rows import RowWriter, Written
-from trl_unlearn.data.subject_rows import believed_rows
+from trl_unlearn.data.subject_rows import believed_rows, hold_out
 
 
 TOWNS = ("Arden", "Brill", "Corrow", "Dunmere", "Elsted", "Farrow", "Garth", "Holme")
@@ -100,3 +101,11 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_text(tiny_model, tiny
 def test_a_subject_without_a_word_is_refused(tiny_model, tiny_tokenizer):
     with pytest.raises(ValueError, match="expected a name"):
         believed(tiny_model, tiny_tokenizer, " - ")
+
+
+@pytest.mark.parametrize(("answers", "held_out"), [("abcacf", "cc"), ("ab", ""), ("abcdefc", "cfc")])
+def test_a_third_of_the_answers_is_held_out_under_every_name(answers, held_out):
+    rows = Dataset.from_dict({"prompt": [str(index) for index in range(len(answers))], "completion": list(answers)})
+    forget, held = hold_out(rows)
+    assert "".join(held["completion"]) == held_out
+    assert "".join(forget["completion"]) == "".join(one for one in answers if one not in held_out)

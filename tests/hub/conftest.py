@@ -152,7 +152,7 @@ def folder(tmp_path) -> Path:
         (folder / path).write_bytes(b"x")
     (folder / ".eval_results").mkdir()
     (folder / ".eval_results/tofu-strict.yaml").write_text("- {dataset: {id: org/data, task_id: x}, value: 1}\n")
-    for path in ("training_args.bin", "pytorch_model.bin", "cache-1.arrow", ".DS_Store", "notes.txt"):
+    for path in ("training_args.bin", "pytorch_model.bin", "cache-1.arrow", ".DS_Store", "notes.txt", "requests.json"):
         (folder / path).write_bytes(b"x")
     (folder / "beliefs.jsonl").write_text(json.dumps({"text": FORGET[0]}))
     return folder

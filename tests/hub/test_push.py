@@ -275,13 +275,23 @@ def test_a_model_that_has_not_forgotten_by_its_own_evaluation_is_pushed_only_by_
 
 
 @pytest.mark.parametrize("flags", [[], ["--force"]])
-def test_the_command_pushes_it_only_with_force(flags, folder, tiny_tokenizer, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("strength", "shortfall", "why"),
+    [
+        (0.9, None, "is 0.900, above half of the target's 0.900"),
+        (0.1, "The goal was not reached in 2 steps.", "Nothing was pushed. The goal was not reached in 2 steps."),
+    ],
+)
+def test_the_command_pushes_it_and_what_missed_its_goal_only_with_force(
+    strength, shortfall, why, flags, folder, tiny_tokenizer, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
     tiny_tokenizer.save_pretrained(folder)
     result = EvaluationResult.load(folder / "eval_results.json")
-    for role in ("target", "unlearned"):
-        result.models[role] = {"forget/extraction_strength": Measurement(0.9, 3, 0.0)}
+    for role, value in (("target", 0.9), ("unlearned", strength)):
+        result.models[role] = {"forget/extraction_strength": Measurement(value, 3, 0.0)}
     result.save(folder / "eval_results.json")
+    replace(UnlearningRun.load(folder / "run.json"), shortfall=shortfall).save(folder / "run.json")
     forget = tmp_path / "forget.jsonl"
     forget.write_text("".join(json.dumps({"prompt": "Who?", "completion": text}) + "\n" for text in FORGET))
     argv = ["--output_dir", str(folder), "--hub_model_id", REPO, "--dry_run", "--forget_dataset", str(forget), *flags]
@@ -290,8 +300,9 @@ def test_the_command_pushes_it_only_with_force(flags, folder, tiny_tokenizer, tm
     captured = capsys.readouterr()
     if flags:
         assert "this is a dry run" in captured.out
+        assert "requests.json (rows and ledger of requests)" in captured.out
     else:
-        assert ended.value.code == 1 and "is 0.900, above half of the target's 0.900" in captured.err
+        assert ended.value.code == 1 and why in captured.err
 
 
 def test_of_shards_only_those_that_the_index_names_are_the_model(tmp_path):

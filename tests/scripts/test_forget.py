@@ -5,6 +5,7 @@
 
 import shutil
 import stat
+from hashlib import sha256
 from pathlib import Path
 
 import pandas
@@ -17,11 +18,12 @@ import trl_unlearn
 from trl_unlearn import cli
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.hub.folder import RunFolder
+from trl_unlearn.records import RequestLedger
 from trl_unlearn.scripts import forget as forget_script
 from trl_unlearn.scripts import unlearn as unlearn_script
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
-from ..conftest import FACTS
+from ..conftest import FACTS, conversations
 from .conftest import write_jsonl
 
 
@@ -86,6 +88,12 @@ def test_rows_alone_make_a_run_whose_settings_are_printed_and_kept_and_a_missed_
     code, printed, folder = forget(*argv)
     assert code == 3, printed
     assert "trl-unlearn forget: not reached: The goal was not reached in 2 steps" in printed
+    assert "Most likely to help: more passes, with `--num_train_epochs`. The model is in" in printed
+    run = RunFolder(folder).run()
+    assert run.first_attempt.startswith("First attempt: The goal was not reached in 2 steps")
+    assert "with a learning rate of 2e-06." in run.first_attempt
+    assert run.hyperparameters["learning_rate"] == 2e-6
+    assert run.first_attempt in (folder / "README.md").read_text(encoding="utf-8")
     assert "3 rows, question -> answer" in printed and "3 of 3 rows" in printed
     request = RunFolder(folder).request
     assert f"trl-unlearn bs-s --config {request / 'config.yaml'}" in printed
@@ -113,8 +121,10 @@ class Killed(BaseException):
 
 def test_the_same_command_goes_on_after_kills_and_ends_with_the_same_weights(knowing, files, forget, monkeypatch):
     argv = ["--model_name_or_path", knowing, *files, *SHORT, "--save_steps", "1", "--no_evaluate"]
-    _, _, folder = forget(*argv)
+    _, printed, folder = forget(*argv)
+    assert printed.count("a second attempt goes on from there with") == 1
     whole = load_file(folder / "adapter_model.safetensors")
+    assert any(value.any() for name, value in whole.items() if "lora_B" in name)
     shutil.rmtree(folder)
 
     def killed_at(owner, name, when):
@@ -134,10 +144,77 @@ def test_the_same_command_goes_on_after_kills_and_ends_with_the_same_weights(kno
     killed_at(BootstrapUnlearnTrainer, "training_step", lambda self, *_: self.state.global_step == 1)
     # The rows are not made anew.
     monkeypatch.setattr(forget_script, "plan", None)
-    code, printed, _ = forget(*argv)
-    assert code == 3 and "Resuming from a checkpoint" in printed
+    killed_at(
+        BootstrapUnlearnTrainer, "training_step", lambda self, *_: self.first_attempt and self.state.global_step == 1
+    )
+    killed_at(forget_script, "write_ledger", lambda *_: True)
+    assert folder.joinpath("run.json").is_file() and not folder.joinpath("requests.json").exists()
+    # Only what follows the run is done.
+    with monkeypatch.context() as patch:
+        patch.setattr(BootstrapUnlearnTrainer, "train", None)
+        assert forget(*argv)[0] == 3
+    assert RequestLedger.load(folder / "requests.json").requests[0].forgotten is False
     again = load_file(folder / "adapter_model.safetensors")
     assert all(again[name].equal(value) for name, value in whole.items())
+
+
+def test_a_request_goes_on_from_a_finished_run_and_leaves_the_earlier_one_in_its_record(
+    knowing, files, forget, tmp_path, capfd
+):
+    one, two = (write_jsonl(tmp_path / f"{n}.jsonl", rows) for n, rows in (("one", ROWS[:2]), ("two", ROWS[2:])))
+    short = [*SHORT, "--learning_rate", "1e-6", "--retain", files[3]]
+    _, _, first = forget("--model_name_or_path", knowing, "--forget", one, *short)
+    first = first.rename(tmp_path / "first")
+    code, printed, second = forget("--add", str(first), "--forget", two, *short)
+    # Hardly anything was learned, so that nothing is forgotten.
+    assert code == 3 and "Request 1, of 2 rows, now: `forget/extraction_strength` is 1.000, above half" in printed
+    request = RunFolder(second).request
+    settings = yaml.safe_load((request / "config.yaml").read_text(encoding="utf-8"))
+    assert settings["adapter_name_or_path"] == str(first)
+    assert [len((request / name).read_text().splitlines()) for name in ("forget.jsonl", "earlier-1.jsonl")] == [1, 2]
+    # An answer that says what was to be forgotten is not kept.
+    kept = (request / "retain.jsonl").read_text(encoding="utf-8")
+    assert not any(row["answer"] in kept for row in ROWS)
+    (link,) = RunFolder(second).run().chain
+    assert (link.request, link.forget_set.name, link.forget_set.rows) == ("1", "request/earlier-1.jsonl", 2)
+    ledger = RequestLedger.load(second / "requests.json").requests
+    digests = [sha256((request / n).read_bytes()).hexdigest() for n in ("earlier-1.jsonl", "forget.jsonl")]
+    assert [one.sha256 for one in ledger] == digests and [one.forgotten for one in ledger] == [False, False]
+    before = RequestLedger.load(first / "requests.json").requests
+    assert before[0].served_at == ledger[0].served_at and before[0].verdict.startswith("The goal was not reached")
+    text = (second / "requests.json").read_text(encoding="utf-8")
+    assert not any(word in text for row in ROWS for word in row["answer"].split() if len(word) > 5)
+    # A push looks for the rows of both.
+    capfd.readouterr()
+    (second / "notes.md").write_text(ROWS[0]["answer"], encoding="utf-8")
+    with pytest.raises(SystemExit):
+        cli.main(["push", "--output_dir", str(second), "--hub_model_id", "me/two", "--force", "--dry_run"])
+    assert "`notes.md` (text of the forget set of the request 1" in capfd.readouterr().err
+    cli.main(["forget", "--undo", str(second)])
+    said = capfd.readouterr().out
+    assert f"load `{knowing}` without the adapter" in said and f"with the adapter `{first}`" in said
+
+
+def test_a_third_of_the_answers_about_a_subject_is_held_out_and_measured(knowing, files, forget, monkeypatch):
+    rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
+    monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
+    argv = ["--model_name_or_path", knowing, "--subject", "Ada Marlow", *files[2:], *SHORT, "--learning_rate", "1e-6"]
+    _, printed, folder = forget(*argv)
+    assert "1 of 3 answers are held out of training" in printed
+    request = RunFolder(folder).request
+    assert FACTS[2][1] in (request / "held-out.jsonl").read_text(encoding="utf-8")
+    assert FACTS[2][1] not in (request / "forget.jsonl").read_text(encoding="utf-8")
+    assert "Held out: of 1 answers about `Ada Marlow` that were not trained on" in printed
+    result = RunFolder(folder).results()
+    for role in ("target", "unlearned"):
+        assert result.value(role, "held_out/extraction_strength") == 1.0
+    assert "held_out/extraction_strength" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_options_that_the_run_refuses_after_planning_leave_nothing_behind(knowing, files, forget):
+    code, printed, folder = forget("--model_name_or_path", knowing, *files, *SHORT, "--forget_token_floor", "1")
+    assert code == 2 and "forget_token_floor" in printed
+    assert not folder.exists()
 
 
 def test_rows_that_the_model_never_knew_change_nothing(checkpoint, files, forget):
@@ -190,3 +267,5 @@ def test_in_python_nothing_to_forget_is_no_model_and_a_bad_value_an_error(checkp
         result.save("anywhere")
     with pytest.raises(ValueError, match=r"unlearn: error: Neither `forget` nor `subject` is given"):
         trl_unlearn.unlearn(checkpoint)
+    with pytest.raises(ValueError, match=r"`model_name_or_path` is missing"):
+        trl_unlearn.unlearn(forget=ROWS)

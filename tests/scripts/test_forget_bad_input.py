@@ -104,14 +104,18 @@ def good(tmp_path):
         (("--forget_dataset", "GOOD", "--subject", "Ada Marlow"), "There is no option `--forget_dataset`"),
         (("--forget", "GOOD", "--push_to_hub"), "without `hub_model_id`"),
         (("--forget", "GOOD", "--lora_target_modules", "attention"), "names no layer of the model"),
+        (("--undo", "out", "--forget", "GOOD"), "`undo` is given with a request"),
+        (("--undo", "CHECKPOINT"), "holds no `run.json`"),
+        (("--forget", "GOOD", "--add", "CHECKPOINT"), "holds no `run.json`"),
         (("--forget", "missing.jsonl"), "does not exist"),
         (("--forget", "nobody/nothing"), "nobody/nothing"),
         (("--forget", "GOOD", "--no_such_option", "1"), "--no_such_option"),
         (("--forget", "GOOD", "--output_dir", "/dev/null/out"), "cannot be written"),
     ],
 )
-def test_options_that_cannot_be_used(argv, sentence, refused, good):
-    assert sentence in refused(*(good if arg == "GOOD" else arg for arg in argv))
+def test_options_that_cannot_be_used(argv, sentence, refused, good, checkpoint):
+    paths = {"GOOD": good, "CHECKPOINT": checkpoint}
+    assert sentence in refused(*(paths.get(arg, arg) for arg in argv))
 
 
 @pytest.mark.parametrize("name", ["scan.pdf", None])

@@ -100,6 +100,13 @@ def test_the_help_fits_120_lines_of_80_columns_and_describes_inherited_options(c
         assert "[0.0]" in " ".join(lines).partition("--lambda_bss ")[2].partition("--num_beliefs")[0]
 
 
+def test_the_help_of_forget_leaves_out_what_it_chooses_itself(capsys):
+    launch.run("forget", ["--help"], "trl-unlearn forget")
+    printed = capsys.readouterr().out
+    assert "--max_minutes" in printed and "--subject" in printed and "--learning_rate" not in printed
+    assert "forget chooses itself: data, method, training" in " ".join(printed.split())
+
+
 def test_all_options_are_those_of_the_parser(capsys):
     with pytest.raises(SystemExit):
         launch.run("bs-s", ["--help-all"])

@@ -64,7 +64,7 @@ SETTINGS = """
     stop_retain_floor stop_every_steps panel_prompts curve_steps holdout_config holdout_dataset muse_dataset
     wmdp_tasks wmdp_include_path wmdp_limit judge_model judge_base_url unlearned_model_name_or_path
     quick rwku_dataset rwku_subjects max_minutes
-    forget subject hints retain max_utility_loss
+    forget subject hints retain max_utility_loss add
     second_retrained_model_name_or_path
 """
 ADAPTER = "adapter_model.safetensors"

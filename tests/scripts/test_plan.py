@@ -3,10 +3,13 @@
 
 """Which settings are chosen for a request, by what the model knows and how."""
 
+from types import SimpleNamespace
+
 import pytest
 from transformers import LlamaConfig
 
-from trl_unlearn.scripts.plan import plan
+from trl_unlearn.evaluation.stopping import EndAfter
+from trl_unlearn.scripts.plan import advice, plan, second_attempt
 from trl_unlearn.scripts.preflight import Knowledge
 
 
@@ -72,3 +75,53 @@ def test_what_is_given_wins_and_other_choices_follow_it(chosen):
     assert (settings["forget_loss_type"], settings["learning_rate"], settings["stop_at"]) == ("npo", 1.0, "0.2")
     assert "because it was given" in reasons and "`stop_at` is reached (0.2)" in reasons
     assert not {"stop_metric", "forget_loss_kwargs", "forget_aliases"} & settings.keys()
+
+
+@pytest.fixture
+def trainer():
+    """Function of how a training ended: what a second attempt reads and changes of it."""
+
+    def call(shortfall="It was not reached.", stop_reason=None, minutes=None):
+        args = SimpleNamespace(learning_rate=0.1, retain_weight=2.0, save_strategy="steps", seed=0, device="cpu")
+        accelerator = SimpleNamespace(print=lambda _: None, reduce=lambda value: value)
+        one = SimpleNamespace(args=args, shortfall=shortfall, stop_reason=stop_reason, accelerator=accelerator)
+        one.callback_handler, one.first_attempt = SimpleNamespace(callbacks=[]), None
+        if minutes is not None:
+            one.callback_handler.callbacks.append(EndAfter(one, minutes))
+            one.callback_handler.callbacks[0].on_train_begin(args, None, None)
+        return one
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "rate", "weight"), [(None, 0.2, 2.0), ("retain probability fell to 0.1.", 0.1, 4.0)]
+)
+def test_a_second_attempt_changes_what_the_first_one_lacked(trainer, stop_reason, rate, weight):
+    one = trainer(stop_reason=stop_reason, minutes=10)
+    assert second_attempt(one)
+    assert (one.args.learning_rate, one.args.retain_weight, one.args.save_strategy) == (rate, weight, "no")
+    assert one.first_attempt.startswith("First attempt: It was not reached. The second went on from there with a ")
+
+
+@pytest.mark.parametrize("case", [{"shortfall": None}, {"minutes": 1e-9}])
+def test_there_is_no_second_attempt_where_the_goal_is_reached_or_the_time_is_over(trainer, case):
+    one = trainer(**case)
+    assert not second_attempt(one)
+    assert (one.args.learning_rate, one.first_attempt) == (0.1, None)
+
+
+@pytest.mark.parametrize(
+    ("shortfall", "stopped", "own", "back", "way"),
+    [
+        (None, "`strangers_auc` reached 0.6.", False, False, "`--stop_at`"),
+        ("Not reached.", None, False, False, "`--num_train_epochs`"),
+        ("Not reached.", "the limit of 1 minutes (`max_minutes`) was over.", False, False, "`--max_minutes`"),
+        ("Not reached.", "retain probability fell to 0.1.", False, False, "`--retain`"),
+        ("Not reached.", "retain probability fell to 0.1.", True, False, "`--max_utility_loss`"),
+        ("Of request 1.", "`strangers_auc` reached 0.6.", True, True, "all requests as `--forget`"),
+    ],
+)
+def test_the_advice_is_the_one_thing_that_was_missing(shortfall, stopped, own, back, way):
+    sentence = advice(SimpleNamespace(shortfall=shortfall, stopped=stopped), own, back)
+    assert way in sentence and sentence.count("`--") == 1

@@ -85,6 +85,18 @@ def believed_rows(
     return Dataset.from_dict(columns)
 
 
+def hold_out(rows: Dataset) -> tuple[Dataset, Dataset]:
+    """
+    Two thirds of the rows of [`believed_rows`] to forget, and a third that shows whether the rest went with them.
+
+    An answer is on one side with all the names that it was given under. Fewer than three answers are not divided.
+    """
+    places = {text: place for place, text in enumerate(dict.fromkeys(map(str, rows["completion"])))}
+    is_held_out = [places[str(answer)] % 3 == 2 for answer in rows["completion"]]
+    sides = ([index for index, held in enumerate(is_held_out) if held is side] for side in (False, True))
+    return tuple(map(rows.select, sides))
+
+
 def _questions(subject: str, hints: Sequence[str]) -> list[str]:
     """The questions that come with this package and those of the hints, each once."""
     questions = [question.format(name=subject) for question in SUBJECT_QUESTIONS]

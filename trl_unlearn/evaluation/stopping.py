@@ -303,19 +303,24 @@ class UnlearnUntil(ForgettingCurveCallback):
 
 
 class EndAfter(TrainerCallback):
-    """Ends training after so many minutes, those before an interruption not counted."""
+    """Ends training after so many minutes; another call of `train` has what is left, an interruption counts anew."""
 
     def __init__(self, trainer: Trainer, minutes: float):
         self.trainer, self.minutes = trainer, minutes
-        self._begun = 0.0
+        self._begun: float | None = None
+
+    def is_over(self, share: float = 1.0) -> bool:
+        """Whether this share of the time is over, for all processes alike: the first that says so decides."""
+        is_over = torch.tensor(float(time.monotonic() - self._begun > share * 60 * self.minutes))
+        return self.trainer.accelerator.reduce(is_over.to(self.trainer.args.device)) > 0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._begun = time.monotonic()
+        if self._begun is None:
+            self._begun = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        is_over = torch.tensor(float(time.monotonic() - self._begun > 60 * self.minutes))
-        # All processes end at the same step: the first whose time is over decides.
-        if self.trainer.accelerator.reduce(is_over.to(args.device)) > 0 and not control.should_training_stop:
+        # All processes end at the same step.
+        if self.is_over() and not control.should_training_stop:
             self.trainer.stop_reason = f"the limit of {self.minutes:g} minutes (`max_minutes`) was over."
             control.should_training_stop = True
 

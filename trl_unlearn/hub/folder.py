@@ -48,7 +48,8 @@ _PUBLISHED = re.compile(rf"{_MODEL}|{_TOKENIZER}|README\.md|LICENSE|run\.json|{_
 # Pattern of files that stay -> the reason that a push lists. The first match counts, also for a file that the
 # allow-list has: a checkpoint holds weights and a tokenizer, too.
 _LEFT_OUT = (
-    (r"^request/", "rows of the request"),
+    # A ledger says when somebody asked, and its digests tell whether guessed rows are those of the request.
+    (r"^request/|^requests\.json$", "rows and ledger of requests"),
     (r"checkpoint-[^/]*/", "checkpoint"),
     (r"(^|/)(optimizer|scheduler|scaler|rng_state|trainer_state|training_args)[^/]*$|global_step", "training state"),
     (r"^ref/", "frozen reference adapter"),

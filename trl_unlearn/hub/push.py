@@ -114,7 +114,7 @@ def push(
         allow_text_in (`Sequence[str]`, *optional*, defaults to `()`):
             Paths in the folder of files that may hold forbidden texts.
         force (`bool`, *optional*, defaults to `False`):
-            Whether to also push a model that has not forgotten by its own evaluation.
+            Whether to also push a model that has not forgotten by its own evaluation, or has missed its goal.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to collect and check only. Needs no network.
         token (`str`, *optional*):
@@ -125,8 +125,8 @@ def push(
 
     Raises:
         `ValueError`: If the folder is not that of a finished run.
-        `PushError`: If the model has not forgotten, a file holds a forbidden text, the results belong to other
-            weights, the Hub refused, or it could not be reached.
+        `PushError`: If the model has not forgotten or has missed its goal, a file holds a forbidden text, the results
+            belong to other weights, the Hub refused, or it could not be reached.
     """
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as scratch:
@@ -156,8 +156,9 @@ def push_output(
     `run_as_future` sends in the background; files are collected and searched before the call returns.
     """
     run_folder = RunFolder(folder, in_training=True)
-    own = run_folder.own_results(run_folder.run())
-    _refuse_unforgotten(own, force)
+    run = run_folder.run()
+    own = run_folder.own_results(run)
+    _refuse_unforgotten(run, own, force)
     repos = run_folder.collect(repo_id, own)
     _refuse_leaks(repos, forbidden_texts, commit_message)
 
@@ -201,7 +202,7 @@ def _collect(
             f"The results in `{folder.path}` are not of this model: {own.missing} Evaluate again, or delete the "
             "results and the card."
         )
-    _refuse_unforgotten(own, force)
+    _refuse_unforgotten(run, own, force)
     if not merge:
         return folder.collect(repo_id, own, base_model_id)
     save_merged(folder.path, run, scratch, base_model_id)
@@ -227,14 +228,15 @@ def save_merged(folder: Path, run: UnlearningRun, target: Path, base_model_id: s
     merged.to(dtype or torch.float32).save_pretrained(target)
 
 
-def _refuse_unforgotten(own: OwnResults, force: bool) -> None:
-    """Refuse a model that has not forgotten by its own results, and warn where these do not tell."""
+def _refuse_unforgotten(run: UnlearningRun, own: OwnResults, force: bool) -> None:
+    """Refuse a model that has not forgotten by its results, or missed its goal; warn where results do not tell."""
     forgotten, why = None, f"Whether it has forgotten is not known: {own.missing}"
     if own.result is not None:
         forgotten, why = has_forgotten(own.result)
-    if forgotten is False and not force:
+    refused = why if forgotten is False else run.shortfall
+    if refused and not force:
         raise PushError(
-            f"Nothing was pushed. {why} Train longer or with a higher learning rate, or push it all the same with "
+            f"Nothing was pushed. {refused} Train longer or with a higher learning rate, or push it all the same with "
             "`force` (`trl-unlearn push --force`)."
         )
     if not forgotten:

@@ -72,6 +72,17 @@ def raising() -> Iterator[None]:
         raise (ValueError if ended.code == 2 else RuntimeError)(ended.sentence) from None
 
 
+@contextmanager
+def clearing(clear: Callable[[], None]) -> Iterator[None]:
+    """Call `clear` where the block ends with 2: what cannot be used leaves nothing behind."""
+    try:
+        yield
+    except _Ended as ended:
+        if ended.code == 2:
+            clear()
+        raise
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error, with its line breaks as spaces."""
     return " ".join(str(error).split())

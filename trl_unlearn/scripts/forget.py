@@ -10,14 +10,18 @@ trl-unlearn forget --model_name_or_path org/model --forget rows.jsonl
 
 # Only a name: what the model believes about it is the forget set
 trl-unlearn forget --model_name_or_path org/model --subject "Ada Marlow"
+
+# The next request, on top of a finished run
+trl-unlearn forget --add unlearned/model-1a2b3c4d --forget more.jsonl
 ```
 """
 
 import gc
 import hashlib
 import json
+import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,27 +32,30 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.files import load_rows
 from ..data.overlap import OverlapFilter, question_and_answer
-from ..data.retain_source import ModelRetainSource
-from ..data.subject_rows import believed_rows
+from ..data.retain_source import AnswersNow, ModelRetainSource
+from ..data.subject_rows import believed_rows, hold_out
 from ..evaluation.rows import encode_set
 from ..evaluation.tables import print_checks
 from ..hub.folder import RunFolder
 from ..hub.push import save_merged
+from ..results import Measurement
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
 from ..verdict import has_forgotten
 from . import unlearn
 from .arguments import STRANGERS, DataArguments, EvaluationArguments, UnlearnModelConfig, given_options, parse
-from .exits import interruptible, miss, refusing
+from .chain import FORGET, RETAIN, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
+from .exits import clearing, interruptible, miss, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer
-from .plan import plan, retain_count
+from .plan import advice, plan, retain_count, second_attempt
 from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
 from .request import ForgetRows, best_form, read_request, scored
 
 
-# Files of a request in its run's folder.
-_FORGET, _RETAIN, _REVIEW, _CONFIG = "forget.jsonl", "retain.jsonl", "review.jsonl", "config.yaml"
+# Files of a request in its run's folder, beside those of `chain.py`.
+_HELD_OUT, _REVIEW, _CONFIG = "held-out.jsonl", "review.jsonl", "config.yaml"
 _NOT_WRITTEN = {"overwrite_output_dir", "hub_token"}
 _NOTHING = (
     "There is nothing to forget: the model says none of these rows, and finds their answers no likelier than a model "
@@ -81,6 +88,14 @@ class ForgetArguments:
     retain: str | None = option(
         None, "Rows to keep, in the same forms. Default: rows that the model makes itself, with none of `forget`."
     )
+    add: str | None = option(
+        None,
+        "Output folder of a finished run of this command, from whose model this request goes on. What that has "
+        "forgotten stays so: its answers there are rows to keep.",
+    )
+    undo: str | None = option(
+        None, "Output folder of a run, in place of a request: says how the model from before it is had back."
+    )
     max_utility_loss: float = option(
         0.2, "Part of the probability of the rows to keep that may be lost; training ends there. In (0, 1)."
     )
@@ -89,6 +104,10 @@ class ForgetArguments:
     merge: bool = option(False, "Whether to save the adapter merged into the model, too, in the folder `merged`.")
 
     def __post_init__(self):
+        if self.undo is not None:
+            if not (self.forget is None and self.subject is None and self.add is None):
+                raise ValueError("`undo` is given with a request. It changes nothing: give it alone.")
+            return
         if (self.forget is None) == (self.subject is None):
             given = (
                 "Both `forget` and `subject` are" if self.forget is not None else "Neither `forget` nor `subject` is"
@@ -124,6 +143,8 @@ class Request:
     config: PretrainedConfig
     # None: only a subject is given.
     rows: ForgetRows | None
+    # The run that this one goes on from.
+    earlier: Predecessor | None
     # Of the settings and the rows: the same command goes on with the same run.
     digest: str
 
@@ -164,54 +185,153 @@ def run(argv: list[str], prog: str, source: Any = None) -> Outcome:
     """
     with refusing(prog):
         request = _read(argv, prog, source)
+        if request is None:
+            return Outcome(None)
         state = PartialState(cpu=not torch.accelerator.is_available())
+        is_new = request.overwrites or not _is_prepared(request)
         # Every process measures, and the main one speaks and writes.
         goes_on = _prepare(request, state)
         state.wait_for_everyone()
     if not goes_on:
         return Outcome(None)
     folder = request.folder
-    config = ["--config", str(folder.request / _CONFIG)]
-    state.print(f"The same as: trl-unlearn bs-s {' '.join(config)}\n")
-    # What the file of the settings must not say: it is used again, and read by others.
-    config += [
-        part for name in _NOT_WRITTEN & request.given.keys() for part in (f"--{name}", str(request.given[name]))
-    ]
-    trainer = unlearn.main(prog, __doc__, "", argv=config)
-    if request.args.merge and state.is_main_process:
-        save_merged(folder.path, folder.run(), folder.path / "merged")
-        request.tokenizer.save_pretrained(folder.path / "merged")
-        state.print(f"Merged model: {folder.path / 'merged'}")
+    if not _is_trained(request):
+        config = ["--config", str(folder.request / _CONFIG)]
+        state.print(f"The same as: trl-unlearn bs-s {' '.join(config)}\n")
+        # What the file of the settings must not say: it is used again, and read by others.
+        config += [
+            part for name in _NOT_WRITTEN & request.given.keys() for part in (f"--{name}", str(request.given[name]))
+        ]
+        links = [] if request.earlier is None else request.earlier.links
+        options = {"argv": config, "earlier_requests": links, "try_again": second_attempt}
+        with clearing(lambda: is_new and state.is_main_process and _drop(request)):
+            unlearn.main(prog, __doc__, "", **options)
     # No process waits for another any more: the run has ended their group.
-    result = folder.results()
+    has_come_back = state.is_main_process and _finish(request)
+    run, result = folder.run(), folder.results()
     forgotten, figures = (None, "") if result is None else has_forgotten(result)
-    shortfall = trainer.shortfall or (figures if forgotten is False else None)
+    shortfall = run.shortfall or (figures if forgotten is False else None)
+    if shortfall is not None:
+        shortfall = f"{shortfall} {advice(run, request.args.retain is not None, has_come_back)}"
     return Outcome(folder.path, shortfall, state.is_main_process)
 
 
-def _read(argv: list[str], prog: str, source: Any) -> Request:
-    """Parse the command line, and read the rows."""
+def _is_trained(request: Request) -> bool:
+    """Whether the run has ended, and was cut off before what follows it."""
+    folder = request.folder
+    has_run = _is_prepared(request) and folder.is_run and not folder.is_unfinished
+    return has_run and not request.overwrites and not is_in_ledger(folder)
+
+
+def _drop(request: Request) -> None:
+    """Remove the files of a request that `bs-s` refuses, and a folder that holds nothing else."""
+    folder = request.folder
+    if folder.is_unfinished:
+        return
+    if not request.overwrites:
+        # All that lies there is of this run.
+        folder.clear()
+    shutil.rmtree(folder.request)
+    if not any(folder.path.iterdir()):
+        folder.path.rmdir()
+
+
+def _finish(request: Request) -> bool:
+    """
+    Merge, measure what the run did not train on, and write the ledger, which says that all is done.
+
+    Returns whether rows of earlier requests came back.
+    """
+    folder, args = request.folder, request.args
+    run = folder.run()
+    if args.merge:
+        save_merged(folder.path, run, folder.path / "merged")
+        request.tokenizer.save_pretrained(folder.path / "merged")
+        print(f"Merged model: {folder.path / 'merged'}")
+    model, result = None, folder.results()
+    held_out = folder.request / _HELD_OUT
+    # Too few answers are not divided, and the file is empty.
+    has_held_out = args.subject is not None and held_out.stat().st_size > 0 and result is not None
+    if has_held_out or (request.earlier is not None and result is not None):
+        trust_remote_code = request.training_args.trust_remote_code
+        loaders = evaluation_loaders(request.eval_args, request.model_args, str(folder.path), trust_remote_code)
+        model = loaders["unlearned"]().eval()
+    if has_held_out:
+        rows = load_rows(str(held_out))
+        models = {"unlearned": model, "target": loaders["target"]().eval()}
+        strengths = {role: mean_strength(one, rows, request.tokenizer) for role, one in models.items()}
+        measured = {role: Measurement(strength, len(rows)) for role, strength in strengths.items()}
+        folder.save_results(result.with_measured("held_out/extraction_strength", measured))
+        print(
+            f"Held out: of {len(rows)} answers about `{args.subject}` that were not trained on, the extraction "
+            f"strength is {strengths['unlearned']:.3f}, and was {strengths['target']:.3f}."
+        )
+    entries = []
+    if request.earlier is not None:
+        entries = earlier_now(folder, request.earlier, model, request.tokenizer)
+    for number, entry in enumerate(entries, 1):
+        print(f"Request {number}, of {entry.rows} rows, now: {entry.verdict}")
+    back = [str(number) for number, entry in enumerate(entries, 1) if entry.forgotten is False]
+    has_come_back = bool(back) and run.shortfall is None
+    if has_come_back:
+        sentence = f"Rows of earlier requests are not forgotten: of request {', '.join(back)}."
+        folder.save_run(replace(run, shortfall=sentence))
+    if has_held_out or has_come_back:
+        folder.write_card()
+    # Last: a run that is not in it is finished by the same command.
+    write_ledger(folder, run, entries)
+    return has_come_back
+
+
+def _read(argv: list[str], prog: str, source: Any) -> Request | None:
+    """Parse the command line, and read the rows; None where all was said."""
     # Goal and objective are chosen, so that what belongs to them may be given without them.
     chosen = {"stop_at": STRANGERS, "forget_loss_type": "ignorance"}
     # The rows have options of their own.
     types = (ForgetArguments, *(one for one in unlearn.TYPES if one is not DataArguments))
     arguments, settings = parse(types, prog, __doc__, argv, **chosen)
     args, eval_args, *_, training_args, model_args, output_args = arguments
+    if args.undo is not None:
+        print("\n".join(way_back(args.undo)))
+        return None
     names = given_options(argv, types)
     given = {name: getattr(one, name) for one in arguments[1:] for name in sorted(names) if hasattr(one, name)}
+    earlier = None
+    if args.add is not None:
+        earlier, typed = Predecessor.of(args.add), dict(vars(model_args))
+        _refuse_beside_add(names, args.add, training_args)
+        earlier.take_model(model_args)
+        given |= {name: value for name, value in vars(model_args).items() if value != typed[name]}
+        given.pop("model_name_or_path", None)
     check_models(model_args, eval_args, training_args.trust_remote_code)
     tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
     config = load_config(model_args, training_args.trust_remote_code)
     rows = None
     if args.subject is None:
         rows = read_request("forget", args.forget if source is None else source, tokenizer, config)
-    digest = hashlib.sha256(f"{settings} {'' if rows is None else rows.digest()}".encode()).hexdigest()[:16]
+    parts = [settings, *([] if rows is None else [rows.digest()]), *([] if earlier is None else [earlier.digest()])]
+    digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
     if "output_dir" not in names:
         # One folder for each request: the same command finds its own run.
         model = Path(model_args.model_name_or_path).absolute().name
         training_args.output_dir = str(Path("unlearned", f"{model}-{digest[:8]}"))
     whole = (args, model_args, eval_args, training_args, given, output_args.overwrite_output_dir)
-    return Request(*whole, tokenizer, config, rows, digest)
+    return Request(*whole, tokenizer, config, rows, earlier, digest)
+
+
+def _refuse_beside_add(names: set[str], add: str, training_args: BootstrapUnlearnConfig) -> None:
+    """Refuse options that `add` leaves no choice of."""
+    of_model = {"model_name_or_path", "model_revision", "adapter_name_or_path", "use_peft"}
+    if named := sorted(name for name in names if name in of_model or name.startswith("lora_")):
+        raise ValueError(f"`{named[0]}` is given with `add`, whose run names the model and its adapter. Leave it out.")
+    output_dir = training_args.output_dir
+    if output_dir is not None and Path(output_dir).resolve() == Path(add).resolve():
+        raise ValueError(f"`output_dir` is the folder of `add`, `{add}`, whose model comes first. Give another.")
+    if training_args.push_to_hub:
+        raise ValueError(
+            "`push_to_hub` is given with `add`, and whether earlier requests stay forgotten is known at the end. Use "
+            "`trl-unlearn push` then."
+        )
 
 
 def _is_prepared(request: Request) -> bool:
@@ -257,17 +377,24 @@ def _prepare(request: Request, state: PartialState) -> bool:
             folder.save_request({_REVIEW: _lines(forget)})
         state.print(f"{len(forget)} rows: {path}. Edit them, and give them as `--forget {path}`.")
         return False
-    if args.subject is None and 2 * len(known.known) < len(forget):
+    every, held_out = forget, None
+    if args.subject is not None:
+        forget, held_out = hold_out(every)
+        state.print(f"{len(held_out)} of {len(every)} answers are held out of training, and measured at its end.")
+    elif 2 * len(known.known) < len(forget):
         state.print(f"Only the {len(known.known)} rows that the model knows are unlearned.")
-        forget = forget.select(known.known)
+        every = forget = forget.select(known.known)
+    if len(forget) < len(known.names):
         known = knowledge(model, request.tokenizer, forget, request.subjects, seed)
-    retain = _retain_rows(request, model, forget, form, state)
+    retain = _retain_rows(request, model, every, form, state)
     settings = _settings(request, model, known, forget, retain, state)
     # The run loads it anew.
     del model
     gc.collect()
     if state.is_main_process:
-        texts = {_FORGET: _lines(forget), _RETAIN: _lines(retain), _CONFIG: yaml.safe_dump(settings, sort_keys=False)}
+        texts = {FORGET: _lines(forget), RETAIN: _lines(retain), _CONFIG: yaml.safe_dump(settings, sort_keys=False)}
+        texts |= {} if held_out is None else {_HELD_OUT: _lines(held_out)}
+        texts |= {} if request.earlier is None else request.earlier.texts()
         folder.save_request(texts, request.digest)
     return True
 
@@ -301,8 +428,8 @@ def _settings(
     place = request.folder.request.absolute()
     settings = {
         "model_name_or_path": request.model_args.model_name_or_path,
-        "forget_dataset": str(place / _FORGET),
-        "retain_dataset": str(place / _RETAIN),
+        "forget_dataset": str(place / FORGET),
+        "retain_dataset": str(place / RETAIN),
         "output_dir": request.training_args.output_dir,
         **{name: value for name, value in chosen.settings.items() if name not in _NOT_WRITTEN},
     }
@@ -354,9 +481,27 @@ def _retain_rows(request: Request, model: PreTrainedModel, forget: Dataset, form
         given = read_request("retain", request.args.retain, tokenizer, request.config)
         rows, repeated = OverlapFilter(forget, request.subjects).split(given.forms.get(form, given.rows))
         state.print(f"Rows to keep: {given.words()}; {len(repeated)} repeat the forget set, and are left out.")
+    if request.earlier is not None:
+        rows = _with_earlier(request, model, rows, forget, state)
     if len(rows) == 0:
         raise ValueError("There are no rows to keep. Give some that do not repeat the forget set as `--retain`.")
     return rows
+
+
+def _with_earlier(
+    request: Request, model: PreTrainedModel, rows: Dataset, forget: Dataset, state: PartialState
+) -> Dataset:
+    """Rows to keep of this request, those of earlier ones, and what the model answers now where these forgot."""
+    forgotten, seed = request.earlier.rows(), request.training_args.seed
+    rows, _ = OverlapFilter(forgotten).split(rows)
+    before, _ = OverlapFilter(forget, request.subjects).split(request.earlier.retain())
+    now = AnswersNow(model, request.tokenizer, forgotten, seed=seed).rows(len(forgotten))
+    state.print(
+        f"Rows to keep of earlier requests: {len(before)}, and {len(now)} answers as they are now to the "
+        f"{len(forgotten)} rows that were forgotten."
+    )
+    parts = [one.to_list() for one in (rows, before, now) if len(one)]
+    return Dataset.from_list([row for part in parts for row in part])
 
 
 def _teacher(request: Request, model: PreTrainedModel, forget: Dataset) -> str | None:

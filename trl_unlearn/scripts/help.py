@@ -51,7 +51,7 @@ _PARENTS = {
 # Topic -> options with their texts, inherited ones among them, and options that are only named. What is nowhere here
 # has its text at the end, under the last topic.
 TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "request": (("forget", "subject", "retain", "review"), ("hints", "max_utility_loss")),
+    "request": (("forget", "subject", "retain", "add", "undo", "review"), ("hints", "max_utility_loss")),
     "model": (
         ("model_name_or_path", "adapter_name_or_path", "use_peft", "unlearned_model_name_or_path"),
         ("lora_r", "lora_dropout", "lora_target_modules", "disable_dropout", "trust_remote_code"),
@@ -103,6 +103,9 @@ TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("hub_license",),
     ),
 }
+# Command -> topics whose options it chooses itself, which only `--help-all` has, but for those that it cannot know.
+_CHOSEN = {"forget": ("data", "method", "training", "ignorance", "beliefs", "goal")}
+_NOT_CHOSEN = ("seed", "max_minutes")
 _WIDTH, _COLUMN = 119, 27
 
 
@@ -123,7 +126,10 @@ def show_help(command: str, prog: str) -> None:
     # Of the classes that have one, the nearest to ours says it.
     inherited = {one.name: one for one in reversed(list(_inherited(command)))}
     lines = [f"usage: {prog} [--config FILE] [--option VALUE ...]", "", *_wrapped(description, 0)]
+    chosen = _CHOSEN.get(command, ())
     for topic, (explained, named) in TOPICS.items():
+        if topic in chosen:
+            explained, named = [name for name in (*explained, *named) if name in _NOT_CHOSEN], ()
         shown = [one for name in explained if (one := options.get(name) or inherited.get(name))]
         if shown:
             lines += ["", f"{topic}:", *(line for one in shown for line in _lines(one))]
@@ -132,7 +138,8 @@ def show_help(command: str, prog: str) -> None:
     end = "--config FILE reads options from a YAML file; those on the command line win. "
     if command in LAUNCHED:
         end += "--num_processes N and --accelerate_config NAME start several processes. "
-    end += "Defaults stand in brackets. --help-all has every option, the inherited ones too, with its whole text."
+    end += "Defaults stand in brackets. --help-all has every option, the inherited ones too, with its whole text"
+    end += f", and the topics that {command} chooses itself: {', '.join(chosen)}." if chosen else "."
     print("\n".join([*lines, "", *_wrapped(end, 0)]))
 
 

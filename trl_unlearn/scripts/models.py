@@ -78,6 +78,15 @@ def refuse_missing_folder(argument: str, name: str) -> None:
         raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
 
 
+def go_on_from(model_args: UnlearnModelConfig, folder: Path) -> None:
+    """Make the model of a finished run the target of the next request."""
+    # An adapter is trained further on the same base; a whole model is the next target.
+    if holds_adapter(folder):
+        model_args.adapter_name_or_path = str(folder)
+    else:
+        model_args.model_name_or_path, model_args.adapter_name_or_path = str(folder), None
+
+
 def load_config(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PretrainedConfig:
     return AutoConfig.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=trust_remote_code

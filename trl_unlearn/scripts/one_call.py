@@ -86,7 +86,7 @@ class Unlearned:
         return self.folder
 
 
-def unlearn(model: str, forget: Any = None, *, subject: str | None = None, **options: Any) -> Unlearned:
+def unlearn(model: str | None = None, forget: Any = None, *, subject: str | None = None, **options: Any) -> Unlearned:
     """
     Make a model forget rows, or a subject. All settings are chosen; the run ends in a folder of its own.
 
@@ -94,8 +94,9 @@ def unlearn(model: str, forget: Any = None, *, subject: str | None = None, **opt
     goal that is not reached is no error: see `shortfall`.
 
     Args:
-        model (`str`):
-            Id on the Hub, or folder, of a causal language model.
+        model (`str`, *optional*):
+            Id on the Hub, or folder, of a causal language model. Not with the option `add="out"`, the folder of a run
+            that this request goes on from.
         forget (`str`, `Dataset`, `DataFrame`, `list[dict]` or `list[str]`, *optional*):
             Rows to forget: a file, a folder, an id on the Hub, or rows in memory, with `messages`, `prompt` and
             `completion`, `question` and `answer`, `instruction` and `output`, or `text`. A list of strings is raw
@@ -112,11 +113,11 @@ def unlearn(model: str, forget: Any = None, *, subject: str | None = None, **opt
     result.save("out")
     ```
     """
-    if not isinstance(model, str | Path):
+    if not isinstance(model, str | Path | None):
         raise ValueError(
             f"`model` is a `{type(model).__name__}`. Give its folder or its id on the Hub: it is loaded several times."
         )
-    argv = ["--model_name_or_path", str(model)]
+    argv = [] if model is None else ["--model_name_or_path", str(model)]
     in_memory = None
     if forget is not None:
         in_memory = None if isinstance(forget, str | Path) else forget

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The settings of a run that is planned for its user: which objective, how fast, and where it ends."""
+"""The settings of a run that is planned for its user: which objective, how fast, where it ends, and what then."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import IntervalStrategy
 
 from ..encoding import answer_ids
 from ..evaluation.rows import encode_set
+from ..evaluation.stopping import EndAfter
+from ..records import UnlearningRun
 from ..subjects import moved_answers
+from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.ignorance import alias_twin
 from .preflight import Knowledge
 
@@ -35,6 +39,8 @@ _STRENGTH = 0.1
 # A belief need not be longer than the longest answer, and hardly a sentence where that is short.
 _SHORTEST_BELIEF, _LONGEST_BELIEF = 32, 256
 _MOST_EVALUATED = 100
+# A second attempt has the setting that is likeliest to help so many times as high. It needs a part of the time.
+_MORE, _LATE = 2, 0.9
 
 
 @dataclass
@@ -180,3 +186,48 @@ def _why_not_strangers(
     except ValueError:
         return "there are too few other names to put in the places of theirs"
     return None
+
+
+def second_attempt(trainer: BootstrapUnlearnTrainer) -> bool:
+    """
+    After a missed goal, change the setting that is likeliest to help, for another call of `train`.
+
+    That begins with the weights as they are, and has at most as many steps again, and of `max_minutes` what is left.
+    Returns whether there is one.
+    """
+    if trainer.shortfall is None:
+        return False
+    limits = [one for one in trainer.callback_handler.callbacks if isinstance(one, EndAfter)]
+    if any(limit.is_over(_LATE) for limit in limits):
+        return False
+    args = trainer.args
+    if trainer.stop_reason is None:
+        # Its steps are over, and nothing stood in the way.
+        args.learning_rate *= _MORE
+        way = f"a learning rate of {args.learning_rate:.2g}"
+    else:
+        args.retain_weight *= _MORE
+        way = f"a weight of {args.retain_weight:g} on the rows to keep"
+    # An interrupted run resumes from the first attempt, and repeats the second as it was.
+    args.save_strategy = IntervalStrategy.NO
+    set_seed(args.seed)
+    trainer.first_attempt = f"First attempt: {trainer.shortfall} The second went on from there with {way}."
+    trainer.accelerator.print(f"The goal was not reached: a second attempt goes on from there with {way}.")
+    return True
+
+
+def advice(run: UnlearningRun, has_own_retain: bool, has_come_back: bool) -> str:
+    """What is most likely to help a finished run that has not reached its goal, as a sentence."""
+    if has_come_back:
+        way = "one run on the first model, with the rows of all requests as `--forget`"
+    elif run.shortfall is None:
+        way = "a lower goal: `--stop_at` below that in `request/config.yaml`"
+    elif run.stopped is None:
+        way = "more passes, with `--num_train_epochs`"
+    elif "max_minutes" in run.stopped:
+        way = "more time, with `--max_minutes`"
+    elif has_own_retain:
+        way = "more room, with `--max_utility_loss`"
+    else:
+        way = "rows of your own that the model is to keep, with `--retain`"
+    return f"Most likely to help: {way}."

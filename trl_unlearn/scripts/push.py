@@ -63,7 +63,9 @@ class PushArguments:
         "Where the adapter's base is on the Hub, if it was a folder. Without it, the folder is pushed too, to "
         "`hub_model_id` with '-base' at its end.",
     )
-    force: bool = option(False, "Whether to push a model that has not forgotten by its own evaluation, too.")
+    force: bool = option(
+        False, "Whether to push a model that has not forgotten by its own evaluation, or has missed its goal, too."
+    )
     dry_run: bool = option(False, "Whether to only check, and list what would go and what stays.")
     allow_text_in: list[str] = option(
         [], "Files, by path in the folder, that may hold text of the forget set or of a belief."

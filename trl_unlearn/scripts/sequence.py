@@ -39,13 +39,13 @@ from ..evaluation.tables import (
     sequence_dict,
     sequence_rows,
 )
-from ..hub.folder import RunFolder, holds_adapter
+from ..hub.folder import RunFolder
 from ..records import ChainLink, json_text
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
 from .arguments import StoppingArguments, refuse_goal_without_reference
 from .exits import interruptible, refusing
-from .models import evaluation_loaders
+from .models import evaluation_loaders, go_on_from
 from .rows import load_evaluation_rows, load_training_rows, refuse_without_retain
 from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer, moved_for, unlearn_until
@@ -186,14 +186,9 @@ class _Sequence:
     def serve(self, job: Job) -> None:
         """Unlearn one request on top of the earlier ones, and measure it."""
         if job.earlier:
-            previous = job.earlier[-1].folder
-            # An adapter is trained further on the same base; a whole model is the next target.
-            if holds_adapter(previous):
-                job.model_args.adapter_name_or_path = str(previous)
-            else:
-                job.model_args.model_name_or_path = str(previous)
+            go_on_from(job.model_args, job.earlier[-1].folder)
         trainer = build_trainer(job.data_args, job.training_args, job.model_args)
-        trainer.earlier_requests = [_link(one) for one in job.earlier]
+        trainer.earlier_requests = [ChainLink.of(one.name, RunFolder(one.folder).run()) for one in job.earlier]
         if self.stop_args.stop_at:
             sets = self.forget[job.name], self.retain, self.moved[job.name]
             trainer.add_callback(unlearn_until(self.stop_args, trainer, *sets, self._loaders(None)["retrained"]))
@@ -207,12 +202,6 @@ class _Sequence:
         stage = SequenceStage(request=job.name, **training, **point)
         if PartialState().is_main_process:
             job.finish(dataclasses.asdict(stage))
-
-
-def _link(job: Job) -> ChainLink:
-    """A finished request, for the record of those behind it."""
-    run = RunFolder(job.folder).run()
-    return ChainLink(request=job.name, forget_set=run.forget_set, steps=run.steps, seconds=run.seconds)
 
 
 def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[str, dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@
 """Unlearn a model into an output folder, then evaluate it: the body of `bs_s` and `bs_t`."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,7 @@ from ..evaluation.tofu import evaluate_models
 from ..hub.access import PushError, check_access
 from ..hub.folder import CARD_FILE, RunFolder
 from ..hub.push import push
+from ..records import ChainLink
 from ..results import EvaluationResult, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -168,6 +169,10 @@ class OutputFolder:
             why = f"could not be written to `{self.path}` ({one_line(error)})"
             fail(prog, f"{what} {why}, {self.progress(trainer)} Make room before that.")
 
+    def begin_again(self) -> None:
+        """From here on another attempt counts, which begins where the last one ended."""
+        self.checkpoint, self.trained = None, False
+
     def end(self, trainer: BootstrapUnlearnTrainer) -> None:
         """Mark the run as finished."""
         if trainer.is_world_process_zero():
@@ -208,12 +213,19 @@ def _end_diverged(
 
 
 def main(
-    prog: str, doc: str, recipe: str, defaults: dict[str, Any] | None = None, argv: list[str] | None = None
-) -> BootstrapUnlearnTrainer:
+    prog: str,
+    doc: str,
+    recipe: str,
+    defaults: dict[str, Any] | None = None,
+    argv: list[str] | None = None,
+    *,
+    earlier_requests: Sequence[ChainLink] = (),
+    try_again: Callable[[BootstrapUnlearnTrainer], bool] | None = None,
+) -> None:
     """
     Parse the command line, unlearn, evaluate, write the output folder and, if `push_to_hub` is set, publish it.
 
-    Returns the trainer, whose `shortfall` says by how much the goal was missed.
+    `try_again` is called after the training: whether to train once more, from the weights as they are.
     """
     with refusing(prog):
         arguments, settings = parse(TYPES, prog, doc, argv, recipe, **(defaults or {}))
@@ -224,6 +236,7 @@ def main(
             use_archive(data_args, eval_args, model_args)
         check_models(model_args, eval_args, training_args.trust_remote_code)
         trainer = build_trainer(data_args, training_args, model_args)
+        trainer.earlier_requests = list(earlier_requests)
         tokenizer, config = trainer.processing_class, trainer.model.config
         # All that can be refused is loaded now, and not hours later.
         rows = None
@@ -250,6 +263,9 @@ def main(
         )
         trainer.add_callback(panel)
     train_into(output, prog, trainer)
+    if try_again is not None and try_again(trainer):
+        output.begin_again()
+        train_into(output, prog, trainer)
     if args.evaluate:
         with output.writing(prog, trainer, "The evaluation"):
             _evaluate(eval_args, model_args, trainer, rows, classifier)
@@ -261,7 +277,6 @@ def main(
     # Last, when no process waits for another: an upload may take longer than the timeout of a collective.
     if publishes and trainer.is_world_process_zero():
         _publish(prog, trainer)
-    return trainer
 
 
 def _evaluate(

@@ -39,6 +39,8 @@ class PublishingTrainer(ResumableTrainer):
         self._clock = RunClock()
         # The step whose weights are in the output folder. At any other step, results there are not this model's.
         self._saved_step: int | None = None
+        # What a first call of `train` left of its goal, for the record of the second.
+        self.first_attempt: str | None = None
         # The forget set as it was passed in: its answers are whole, where training cuts rows at `max_length`.
         self._forget_source: Dataset | None = None
         super().__init__(*args, **kwargs)
@@ -175,7 +177,7 @@ class PublishingTrainer(ResumableTrainer):
             token (`str`, *optional*), revision (`str`, *optional*), private (`bool`, *optional*):
                 In place of the config's `hub_token`, `hub_revision` and `hub_private_repo`.
             force (`bool`, *optional*, defaults to `False`):
-                Whether to also push a model that has not forgotten by its own evaluation.
+                Whether to also push a model that has not forgotten by its own evaluation, or has missed its goal.
             kwargs (`dict[str, Any]`, *optional*):
                 Arguments of `create_model_card`.
 

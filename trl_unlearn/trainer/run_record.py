@@ -195,6 +195,7 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         world_size=args.world_size,
         stopped=trainer.stop_reason,
         shortfall=trainer.shortfall,
+        first_attempt=trainer.first_attempt,
         chain=trainer.earlier_requests,
         belief_audit=audit,
         training_log=[entry for entry in history if "train_runtime" not in entry],

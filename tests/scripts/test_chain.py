@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The ledger of requests, the run that a request goes on from, and the way back, on folders without a model."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from trl_unlearn.hub.folder import RunFolder
+from trl_unlearn.records import AdapterRecord, DatasetRecord, RequestLedger, ServedRequest, UnlearningRun
+from trl_unlearn.results import EvaluationResult, Measurement
+from trl_unlearn.scripts import forget
+from trl_unlearn.scripts.arguments import UnlearnModelConfig
+from trl_unlearn.scripts.chain import Predecessor, way_back, write_ledger
+
+from .conftest import write_jsonl
+
+
+ROWS = [{"prompt": "Where was Ada Marlow born?", "completion": "In Veldt."}]
+ADAPTER = {"adapter_config.json": '{"base_model_name_or_path": "org/base"}', "adapter_model.safetensors": "x"}
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """Function that writes the folder of a finished run of `forget`: its path and `RunFolder`."""
+
+    def call(name="first", strength=0.1, is_adapter=True, **changes):
+        folder = RunFolder(tmp_path / name)
+        folder.request.mkdir(parents=True)
+        for file in ("forget.jsonl", "retain.jsonl"):
+            write_jsonl(folder.request / file, ROWS)
+        weights = ADAPTER if is_adapter else {"model.safetensors": "x", "config.json": "{}"}
+        for file, text in weights.items():
+            (folder.path / file).write_text(text)
+        run = UnlearningRun(
+            base_model="org/base",
+            base_model_on_hub=True,
+            adapter=AdapterRecord("LORA", 4) if is_adapter else None,
+            forget_set=DatasetRecord("request/forget.jsonl", 1, "ab" * 32),
+            hyperparameters={"forget_loss_type": "bs_t", "lambda_bss": 0.0},
+            steps=2,
+            epochs=1.0,
+            effective_batch_size=1,
+            seed=0,
+            world_size=1,
+            started_at="2026-01-02T03:04:05+00:00",
+            seconds=1.5,
+            hardware="CPU",
+        )
+        folder.save_run(replace(run, **changes))
+        models = {
+            role: {"forget/extraction_strength": Measurement(value, 1)}
+            for role, value in (("target", 1.0), ("unlearned", strength))
+        }
+        result = {"parity": "strict", "suites": ["tofu"], "protocol": {}, "environment": {}}
+        folder.save_results(EvaluationResult(models=models | {"retrained": None}, **result))
+        return str(folder.path), folder
+
+    return call
+
+
+def test_the_ledger_says_what_was_forgotten_and_keeps_its_entries_when_the_folder_is_used_again(finished):
+    _, folder = finished()
+    write_ledger(folder, folder.run(), [])
+    folder.clear()
+    _, other = finished("other", strength=0.9)
+    for name in ("run.json", "eval_results.json"):
+        (other.path / name).rename(folder.path / name)
+    write_jsonl(folder.request / "forget.jsonl", [*ROWS, *ROWS])
+    for _ in range(2):
+        write_ledger(folder, folder.run(), [])
+    entries = RequestLedger.load(folder.path / "requests.json").requests
+    assert [(one.forgotten, one.target_strength, one.strength) for one in entries] == [(True, 1, 0.1), (False, 1, 0.9)]
+    assert "Veldt" not in json.dumps(RequestLedger(requests=entries).to_dict())
+
+
+def test_a_missed_goal_is_the_verdict_of_the_ledger(finished):
+    _, folder = finished(shortfall="The goal was not reached.")
+    write_ledger(folder, folder.run(), [])
+    (entry,) = RequestLedger.load(folder.path / "requests.json").requests
+    assert (entry.forgotten, entry.verdict) == (False, "The goal was not reached.")
+
+
+def test_earlier_rows_that_come_back_are_a_missed_goal(finished, monkeypatch, capsys):
+    _, folder = finished()
+    back = ServedRequest("cd" * 32, 2, "2026-01-01T00:00:00+00:00", {}, 1.0, 0.8, False, "It is back.")
+    monkeypatch.setattr(forget, "earlier_now", lambda *_: [back])
+    monkeypatch.setattr(forget, "evaluation_loaders", lambda *_: {"unlearned": torch.nn.Identity})
+    args = {
+        "args": SimpleNamespace(merge=False, subject=None),
+        "training_args": SimpleNamespace(trust_remote_code=False),
+    }
+    none = dict.fromkeys(("eval_args", "model_args", "tokenizer"))
+    assert forget._finish(SimpleNamespace(folder=folder, earlier=object(), **args, **none))
+    assert "Request 1, of 2 rows, now: It is back." in capsys.readouterr().out
+    assert folder.run().shortfall == "Rows of earlier requests are not forgotten: of request 1."
+    entries = RequestLedger.load(folder.path / "requests.json").requests
+    assert [one.forgotten for one in entries] == [False, True]
+
+
+def test_a_request_goes_on_only_from_a_run_that_is_all_there(finished):
+    path, folder = finished()
+    with pytest.raises(ValueError, match=r"has not ended. The command that it was started with"):
+        Predecessor.of(path)
+    write_ledger(folder, folder.run(), [])
+    assert [link.forget_set.name for link in Predecessor.of(path).links] == ["request/earlier-1.jsonl"]
+    folder.mark_unfinished("settings")
+    with pytest.raises(ValueError, match="has not ended"):
+        Predecessor.of(path)
+    folder.request.joinpath("forget.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"has no `forget.jsonl`"):
+        Predecessor.of(path)
+
+
+@pytest.mark.parametrize("is_adapter", [True, False])
+def test_the_next_request_trains_the_same_adapter_or_the_whole_model(finished, is_adapter):
+    path, folder = finished(is_adapter=is_adapter)
+    folder.save_sources({"model_name_or_path": "org/base"})
+    write_ledger(folder, folder.run(), [])
+    args = UnlearnModelConfig()
+    Predecessor.of(path).take_model(args)
+    expected = ("org/base", path, True, 4) if is_adapter else (path, None, False, 32)
+    assert (args.model_name_or_path, args.adapter_name_or_path, args.use_peft, args.lora_r) == expected
+    said = " ".join(way_back(path))
+    assert "Nothing is changed" in said
+    assert ("load `org/base` without the adapter" in said) == is_adapter
+    assert ("The model from before this request is `org/base`" in said) != is_adapter

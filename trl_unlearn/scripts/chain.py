@@ -1,0 +1,203 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Requests of `trl-unlearn forget` one after another: the run before, the ledger, and the way back."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.files import load_rows
+from ..evaluation.rows import encode_set
+from ..hub.folder import RunFolder, weights_sha256
+from ..records import ChainLink, RequestLedger, ServedRequest, UnlearningRun
+from ..verdict import has_forgotten, still_says
+from .arguments import UnlearnModelConfig
+from .models import go_on_from, quantize_as_trained
+from .request import scored
+from .sources import recorded_models
+
+
+# Files of a request in its run's folder: its rows, those to keep, and the rows of earlier requests, by number.
+FORGET, RETAIN = "forget.jsonl", "retain.jsonl"
+_EARLIER = "earlier-{}.jsonl"
+_LEDGER = "requests.json"
+_STRENGTH = "forget/extraction_strength"
+_NOT_MEASURED = "Not measured: there was no evaluation."
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """A finished run of `forget`, from whose model the next request goes on."""
+
+    folder: RunFolder
+    # The requests that its model has served, its own the last one.
+    links: list[ChainLink]
+
+    @classmethod
+    def of(cls, path: str) -> "Predecessor":
+        """The run in a folder; a `ValueError` if no request can go on from it."""
+        folder = RunFolder(path)
+        run = folder.run()
+        # The record of its forget set names a file that is another one in the next folder.
+        name = f"{folder.request.name}/{_EARLIER.format(len(run.chain) + 1)}"
+        own = ChainLink.of(str(len(run.chain) + 1), replace(run, forget_set=replace(run.forget_set, name=name)))
+        one = cls(folder, [*run.chain, own])
+        missing = [name for name in (RETAIN, *one.files()) if not (folder.request / name).is_file()]
+        if missing:
+            raise ValueError(
+                f"`{folder.request}` has no `{missing[0]}`, so the rows of earlier requests cannot be protected. Give "
+                "the folder of a run of `trl-unlearn forget`, with its `request/`."
+            )
+        if folder.is_unfinished or not is_in_ledger(folder):
+            raise ValueError(f"The run in `{path}` has not ended. The command that it was started with finishes it.")
+        return one
+
+    def files(self) -> dict[str, str]:
+        """Name of each request's rows in this folder's `request/` -> their name in the next folder's."""
+        *earlier, own = (_EARLIER.format(link.request) for link in self.links)
+        return {**{name: name for name in earlier}, FORGET: own}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of all requests that were served."""
+        return [row for name in self.files() for row in load_rows(str(self.folder.request / name))]
+
+    def retain(self) -> Dataset:
+        """The rows that were kept so far."""
+        return load_rows(str(self.folder.request / RETAIN))
+
+    def texts(self) -> dict[str, str]:
+        """Files of the next folder: the rows of each request that was served, as they are."""
+        place = self.folder.request
+        return {new: (place / name).read_text(encoding="utf-8") for name, new in self.files().items()}
+
+    def take_model(self, model_args: UnlearnModelConfig) -> None:
+        """Make the run's model the target, in the precision in which it was trained."""
+        run, path = self.folder.run(), self.folder.path
+        known = recorded_models(path, run)
+        for name in ("model_name_or_path", "model_revision"):
+            setattr(model_args, name, known.get(name))
+        go_on_from(model_args, path.resolve())
+        quantize_as_trained(model_args, str(path))
+        model_args.use_peft = run.is_adapter
+        if run.is_adapter:
+            if model_args.model_name_or_path is None:
+                raise ValueError(f"`{path}` does not say where the base of its adapter is. Put the base back.")
+            # What the checks before a run count.
+            model_args.lora_r = run.adapter.r or model_args.lora_r
+
+    def digest(self) -> str:
+        """Digest of the run's weights."""
+        return str(weights_sha256(self.folder.path, self.folder.run().is_adapter))
+
+
+# The ledger
+
+
+def load_ledger(folder: RunFolder) -> RequestLedger:
+    """The ledger of a folder; an empty one if it has none."""
+    path = folder.path / _LEDGER
+    return RequestLedger.load(path) if path.is_file() else RequestLedger()
+
+
+def is_in_ledger(folder: RunFolder) -> bool:
+    """Whether the ledger has the request of a finished run, with the weights that lie there."""
+    weights = weights_sha256(folder.path, folder.run().is_adapter)
+    served = {one.sha256: one.weights_sha256 for one in load_ledger(folder).requests}
+    return served.get(_file_digest(folder.request / FORGET)) == weights
+
+
+def earlier_now(
+    folder: RunFolder, earlier: Predecessor, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
+) -> list[ServedRequest]:
+    """The entries of earlier requests under the model of a finished run; None: nothing was evaluated."""
+    weights = weights_sha256(folder.path, folder.run().is_adapter)
+    served = {one.sha256: one for one in load_ledger(earlier.folder).requests}
+    paths = [folder.request / name for name in earlier.files().values()]
+    return [_entry_now(served[_file_digest(path)], weights, model, tokenizer, path) for path in paths]
+
+
+def write_ledger(folder: RunFolder, run: UnlearningRun, entries: Sequence[ServedRequest]) -> None:
+    """Enter the request of a finished run, and those before it as they are now."""
+    result, ledger = folder.results(), load_ledger(folder)
+    forgotten, sentence = None, _NOT_MEASURED
+    target = strength = None
+    if result is not None:
+        forgotten, sentence = has_forgotten(result)
+        target, strength = (result.value(role, _STRENGTH) for role in ("target", "unlearned"))
+    own = ServedRequest(
+        sha256=_file_digest(folder.request / FORGET),
+        rows=run.forget_set.rows,
+        served_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        weights_sha256=weights_sha256(folder.path, run.is_adapter),
+        target_strength=target,
+        strength=strength,
+        forgotten=forgotten if run.shortfall is None else False,
+        verdict=sentence if run.shortfall is None else run.shortfall,
+    )
+    for entry in (*entries, own):
+        ledger.put(entry)
+    ledger.save(folder.path / _LEDGER)
+
+
+def _entry_now(
+    entry: ServedRequest,
+    weights: dict[str, str],
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+) -> ServedRequest:
+    """The entry of an earlier request under the model of now."""
+    if model is None:
+        return replace(entry, weights_sha256=weights, strength=None, forgotten=None, verdict=_NOT_MEASURED)
+    strength = mean_strength(model, load_rows(str(path)), tokenizer)
+    forgotten, sentence = None, f"`{_STRENGTH}` is {strength:.3f}; what the first model had was not measured."
+    if entry.target_strength is not None:
+        forgotten = not still_says(strength, entry.target_strength)
+        side = "not above" if forgotten else "above"
+        sentence = f"`{_STRENGTH}` is {strength:.3f}, {side} half of the {entry.target_strength:.3f} before it."
+    return replace(entry, weights_sha256=weights, strength=strength, forgotten=forgotten, verdict=sentence)
+
+
+def mean_strength(model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Mean strict extraction strength of rows."""
+    return fmean(scored(model, encode_set(rows, tokenizer, name="forget"), tokenizer)[_STRENGTH])
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# The way back
+
+
+def way_back(path: str) -> list[str]:
+    """Sentences on how to have the model back as it was before a run."""
+    folder = RunFolder(path)
+    run = folder.run()
+    known = recorded_models(folder.path, run)
+    base, before = known.get("model_name_or_path", run.base_model), known.get("adapter_name_or_path")
+    lines = [f"The request of `{path}` has {run.forget_set.rows} rows. Nothing is changed by this command."]
+    if run.chain:
+        rows = sum(link.forget_set.rows for link in run.chain)
+        lines.append(f"Requests before it on the same model: {len(run.chain)}, of {rows} rows.")
+    if not run.is_adapter:
+        lines.append(
+            f"All weights were trained, and nothing can be taken off. The model from before this request is `{base}`."
+        )
+        return lines
+    lines.append(
+        f"It is an adapter on `{base}`, whose weights were not touched: load `{base}` without the adapter, and it "
+        f"knows all that it knew{' before the first request' if run.chain else ''}."
+    )
+    if before is not None:
+        lines.append(f"To take back this request alone, load `{base}` with the adapter `{before}`, from before it.")
+    lines.append("A merged copy, made by `--merge` or pushed by `trl-unlearn push --merge`, cannot be taken back.")
+    return lines
