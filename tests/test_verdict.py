@@ -375,17 +375,18 @@ def test_whether_a_model_has_forgotten_is_read_off_its_extraction_strength(targe
         assert f"is {unlearned:.3f}, above" in why and f"{target:.3f}." in why
 
 
-def test_a_model_whose_own_answers_are_near_the_target_has_not_forgotten_whatever_its_extraction_strength():
-    strengths, answers = (
-        {role: Measurement(value) for role, value in zip(MODEL_ROLES, values, strict=True)}
-        for values in ((1.0, 0.05, math.nan), (1.0, 0.9, math.nan))
-    )
+@pytest.mark.parametrize(("stderr", "is_certain"), [(None, True), (0.1, True), (0.3, False)])
+def test_a_model_whose_own_answers_are_near_the_target_beyond_their_error_has_not_forgotten(stderr, is_certain):
     models = {
-        role: {"forget/extraction_strength": strengths[role], "forget/rougeL_recall": answers[role]}
-        for role in ("target", "unlearned")
+        role: {
+            "forget/extraction_strength": Measurement(strength),
+            "forget/rougeL_recall": Measurement(recall, stderr=stderr),
+        }
+        for role, strength, recall in (("target", 1.0, 1.0), ("unlearned", 0.05, 0.9))
     }
     result = planted(models=models | {"retrained": None}, differences={})
     forgotten, why = has_forgotten(result)
-    assert forgotten is False
-    assert why == "It has not forgotten: `forget/rougeL_recall` is 0.900, near the target's 1.000."
-    assert verdict(result).answers[0].answer == "near the target"
+    assert forgotten == (not is_certain)
+    if is_certain:
+        assert why == "It has not forgotten: `forget/rougeL_recall` is 0.900, near the target's 1.000."
+    assert verdict(result).answers[0].brief == ("near the target" if is_certain else "perhaps near the target")

@@ -142,10 +142,8 @@ class Answer:
     @property
     def brief(self) -> str:
         """The answer in a few words."""
-        if self.beside == _CHANCE:
-            return self.answer if self.is_certain or not self.is_bad else f"perhaps {self.answer}"
         if self.answer not in ("as", "more", "less"):
-            return self.answer
+            return self.answer if self.is_certain or not self.is_bad else f"perhaps {self.answer}"
         ways = {"more": "better", "less": "worse"} if self.question == KEEPING else {}
         way = ways.get(self.answer, self.answer)
         return way if self.is_certain else f"perhaps {way}"
@@ -172,7 +170,7 @@ class Answer:
         if self.answer == "not measured":
             return "unknown"
         if self.is_bad:
-            return "bad" if self.is_certain or self.beside == "target" else "doubt"
+            return "bad" if self.is_certain else "doubt"
         return "good"
 
     @property
@@ -397,7 +395,7 @@ def _beside_chance(question: Question, measure: Measure, result: EvaluationResul
     return Answer(*texts, one.value, _CHANCE, measure.nothing, difference, measure.margin)
 
 
-def _without_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
+def _without_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[float, ...], Answer]]:
     """(severity, answer) of each measure with a value of the target, or of any model that knows nothing."""
     ranked = []
     for measure in question.measures:
@@ -405,7 +403,8 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
         if measure.is_stand_in:
             answer = _beside_chance(question, measure, result)
             if answer is not None:
-                ranked.append(((answer.is_bad, abs(answer.difference.value) / measure.margin), answer))
+                reach = abs(answer.difference.value) / measure.margin
+                ranked.append(((answer.is_bad, answer.is_bad is answer.is_certain, reach), answer))
             continue
         target = None if metric is None else result.value("target", measure.beside or metric)
         if target is None or measure.nothing is None:
@@ -417,17 +416,21 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
         if question.text == KEEPING:
             if difference is None or not _is_number(difference.value, difference.low, difference.high):
                 continue
-            is_bad = _state(difference, measure.margin, len(question.measures))[0] == "less"
-            answer = Answer(question.text, _FAR if is_bad else _NEAR, is_bad=is_bad, margin=measure.margin, **numbers)
-            ranked.append(((is_bad, -difference.low / measure.margin), answer))
+            state, is_certain = _state(difference, measure.margin, len(question.measures))
+            is_bad = state == "less"
+            texts = question.text, _FAR if is_bad else _NEAR, is_certain, is_bad
+            answer = Answer(*texts, margin=measure.margin, **numbers)
+            ranked.append(((is_bad, is_bad is is_certain, -difference.low / measure.margin), answer))
             continue
         bound = _middle(target, measure.nothing, measure.nothing + MEMORIZATION_MARGIN)
         is_near = value > bound
         # As far below a model that knows nothing as a model near the target is above it.
         is_over = measure.tells_both_ways and value < 2 * measure.nothing - bound
-        why = _OVER_FORGOTTEN if is_over else ""
-        answer = Answer(question.text, _NEAR if is_near else _FAR, is_bad=is_near or is_over, why=why, **numbers)
-        ranked.append(((is_near or is_over, abs(value - measure.nothing) / (bound - measure.nothing)), answer))
+        distance, limit = abs(value - measure.nothing), bound - measure.nothing
+        is_certain = abs(distance - limit) > _quantile(1) * (result.get("unlearned", metric).stderr or 0.0)
+        texts = question.text, _NEAR if is_near else _FAR, is_certain, is_near or is_over
+        answer = Answer(*texts, _OVER_FORGOTTEN if is_over else "", **numbers)
+        ranked.append(((answer.is_bad, answer.is_bad is is_certain, distance / limit), answer))
     return ranked
 
 
@@ -446,8 +449,8 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     Whether the unlearned model has forgotten by its own evaluation (None: not known), and a sentence with the figures.
 
     It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
-    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`]. Nor has it if the first question,
-    [`verdict`], finds it near the target by another measure, such as its own answers.
+    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`]. Nor has it if the first question
+    of the [`verdict`] finds it certainly near the target by another measure, such as its own answers.
     """
     metric = "forget/extraction_strength"
     target, unlearned, retrained = (result.value(role, metric) for role in ("target", "unlearned", "retrained"))
@@ -460,7 +463,7 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     if still_says(unlearned, target, retrained):
         return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
     saying = _answer(QUESTIONS[0], result)
-    if saying.answer == _NEAR:
+    if saying.answer == _NEAR and saying.is_certain:
         figures = f"`{saying.metric}` is {saying.value:.3f}, near the target's {saying.reference:.3f}"
         return False, f"It has not forgotten: {figures}."
     return True, f"`{metric}` is {unlearned:.3f}, not above {bound}."
