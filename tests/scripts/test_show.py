@@ -123,4 +123,4 @@ def test_another_model_than_was_evaluated_is_named(run, own, show, checkpoint, t
         tiny_model.get_input_embeddings().weight.mul_(0.5)
     tiny_model.save_pretrained(other)
     _, _, error = show(done.folder, "--retrained_model_name_or_path", str(other))
-    assert "The retrained model of these rows is another one than was evaluated: `model.safetensors` differ." in error
+    assert "The retrained model is another one than was evaluated: `model.safetensors` differ." in error
