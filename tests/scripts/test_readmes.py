@@ -20,7 +20,8 @@ from trl import TrlParser
 from trl_unlearn import cli
 from trl_unlearn.data.archive import ArchivePaths
 from trl_unlearn.evaluation import tofu
-from trl_unlearn.scripts import arguments, compare, evaluate, sources, unlearn
+from trl_unlearn.hub.push import PushedRepo
+from trl_unlearn.scripts import arguments, compare, demo, evaluate, sources, unlearn
 
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,8 @@ FEWER = {
     "sequence": [*QUICK, "--requests", '{"one": {"forget_split": "train[:1]"}}'],
     "evaluate": ["--max_eval_rows", "2"],
     "push": ["--dry_run"],
+    "show": ["--num_samples", "1"],
+    "demo": [],
 }
 
 
@@ -103,6 +106,9 @@ def here(checkpoint, tofu_folder, own_files, tmp_path, monkeypatch):
     for module in (unlearn, evaluate):
         monkeypatch.setattr(module, "evaluate_models", functools.partial(tofu.evaluate_models, **short))
     monkeypatch.setattr(compare, "Suite", functools.partial(tofu.Suite, **short))
+    # Nobody asks, and nothing is sent.
+    monkeypatch.setattr(demo, "wait", lambda: None)
+    monkeypatch.setattr(demo, "push_space", lambda repo_id, files, **_: PushedRepo(repo_id, "Space", {}, {}))
     return folder
 
 
