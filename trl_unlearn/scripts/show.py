@@ -29,6 +29,7 @@ from ..evaluation.rows import rows_as_trained
 from ..evaluation.show_page import RunPage, render_page
 from ..hub.folder import RunFolder
 from ..records import UnlearningRun
+from ..results import EvaluationResult
 from ..trainer.bootstrap_unlearn_config import option
 from .exits import interruptible, one_line, refusing
 from .rows import load_training_rows, spread
@@ -92,6 +93,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
             list(rows),
             tokenizer,
             num_samples=args.num_samples,
+            row_values=_row_values(folder, own.result, notes),
             batch_size=args.evaluation_batch_size,
             seed=seed,
         )
@@ -102,6 +104,20 @@ def _run(argv: list[str] | None, prog: str) -> None:
         print("\n".join(f"{prog}: {note}" for note in notes), file=sys.stderr, end="\n" if notes else "")
         warning = " It quotes the forget set: keep it to yourself." if views else ""
         print(f"{path}: {len(views)} forget rows, {path.stat().st_size / 1e6:.1f} MB.{warning}")
+
+
+def _row_values(
+    folder: Path, result: EvaluationResult | None, notes: list[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """What attacks brought back of each row in the evaluation, or a note."""
+    values = {} if result is None else RunFolder(folder).row_values(result)
+    if result is not None and not any(values.values()):
+        notes.append(
+            "Which attack brings a row back is known of answers alone: `trl-unlearn evaluate --suites "
+            f"robustness,elicitation --unlearned_model_name_or_path {folder}` measures changed weights and other "
+            "questions."
+        )
+    return values
 
 
 def _rows(
