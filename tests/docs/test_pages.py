@@ -38,7 +38,7 @@ OWN_FIELDS = {one.name for one in dataclasses.fields(BootstrapUnlearnConfig)} - 
 }
 # Of the programs that start ours, and of others on the pages.
 LAUNCHERS = {"config", "config_file", "num_processes", "accelerate_config", "help", "help-all", "max-mutants"}
-LAUNCHERS |= {"nproc_per_node"}
+LAUNCHERS |= {"nproc_per_node", "flavor", "secrets", "volume", "with"}
 LAUNCHERS |= {"strict", "check", "pdb", "benchmarks"}
 # Logged where this test is not: on CUDA, in a broken step, of rows with such answers or about people by name.
 ELSEWHERE = {"memory/peak_gib", "throughput/mfu", "skipped_steps", "curve/strangers_auc"} | {
