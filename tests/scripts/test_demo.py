@@ -4,6 +4,7 @@
 """The demo of a run, from its folder alone, here and as a Space on a Hub."""
 
 import json
+import logging.config
 import shutil
 import socket
 
@@ -21,6 +22,12 @@ from trl_unlearn.scripts import demo
 from ..hub.conftest import fresh_process, hub  # noqa: F401
 
 
+try:
+    import gradio
+    import gradio_client
+except ImportError:
+    gradio = None
+needs_gradio = pytest.mark.skipif(gradio is None, reason="no Gradio: `pip install 'trl-unlearn[demo]'`")
 SPACE = """
 import contextlib, dataclasses, io, json, runpy, sys
 from huggingface_hub import snapshot_download
@@ -58,11 +65,10 @@ def finished(run, checkpoint, own_files):
     return done.folder
 
 
+@needs_gradio
 def test_the_models_of_a_folder_answer_on_this_machine_alone_until_it_ends(
     finished, checkpoint, facts, monkeypatch, capfd
 ):
-    pytest.importorskip("gradio", reason="no Gradio: `pip install 'trl-unlearn[demo]'`")
-    gradio_client = pytest.importorskip("gradio_client")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -76,6 +82,8 @@ def test_the_models_of_a_folder_answer_on_this_machine_alone_until_it_ends(
         seen["answer"] = client.predict(question, answer, True, 1, 1.0, 8, 1, api_name="/ask")
 
     monkeypatch.setattr(demo, "wait", use)
+    # The server clears all log handlers, and one of them would close the stream that pytest captures.
+    monkeypatch.setattr(logging.config, "_clearExistingHandlers", lambda: None)
     # A retrained model that is gone is named, and the others answer.
     shutil.move(checkpoint, f"{checkpoint}-moved")
     cli.main(["demo", str(finished), "--port", str(port), "--model_name_or_path", f"{checkpoint}-moved"])
@@ -101,6 +109,9 @@ def refused(capfd, *argv):
 def test_what_cannot_be_served_is_refused_with_a_sentence(finished, capfd, monkeypatch):
     assert "`port` is 70000. Give one from 1 to 65535" in refused(capfd, finished, "--port", "70000")
     assert "`push_space` and `hub_model_id` belong together" in refused(capfd, finished, "--push_space", "me/demo")
+    assert "The repository is 'demo'. Give an id with its owner" in refused(
+        capfd, finished, "--push_space", "demo", "--hub_model_id", "me/unlearned"
+    )
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
     said = "The page needs Gradio, which is not installed: `pip install 'trl-unlearn[demo]'`."
     assert refused(capfd, finished).endswith(said)
@@ -112,6 +123,7 @@ def test_everybody_who_can_ask_is_named_where_a_host_is_given():
     assert "Everybody who reaches 0.0.0.0 can ask the target" in demo._warning("0.0.0.0")
 
 
+@needs_gradio
 def test_a_space_asks_the_pushed_model_by_its_id_as_the_folder_does_and_holds_no_data(
     finished,
     hub,  # noqa: F811
@@ -120,18 +132,19 @@ def test_a_space_asks_the_pushed_model_by_its_id_as_the_folder_does_and_holds_no
     checkpoint,
     tiny_model,
 ):
-    pytest.importorskip("gradio", reason="no Gradio: `pip install 'trl-unlearn[demo]'`")
     forget, answer = facts["forget"][0]
     question = Question(forget, answer, True, 2, 1.0, 8, seed=1)
     space = ["demo", str(finished), "--push_space", "me/demo", "--hub_model_id", "me/unlearned"]
     push = ["push", "--output_dir", str(finished), "--hub_model_id", "me/unlearned", "--forget_dataset"]
     push.append(json.loads((finished / ".sources.json").read_text())["forget_dataset"])
-    done = fresh_process(SPACE, json.dumps([space, push, space]), json.dumps(vars(question)), token="hf_me")
+    public = [*space, "--hub_private_repo", "false", "--push_space", "me/open"]
+    done = fresh_process(SPACE, json.dumps([space, push, space, public]), json.dumps(vars(question)), token="hf_me")
     assert done.returncode == 0, done.stderr
-    (early, _, pushed), replies = json.loads(done.stdout.splitlines()[-1])
+    (early, _, pushed, public), replies = json.loads(done.stdout.splitlines()[-1])
     # The model has to be there first.
     assert early.startswith("trl-unlearn demo: failed: There is no repository `me/unlearned`")
-    assert "me/demo: Space, private, 5 files" in pushed
+    assert "me/demo: Space, private, 5 files" in pushed and "PUBLIC" not in pushed
+    assert "WARNING: `me/open` is PUBLIC: everybody can ask its target" in public
     repo = hub.repos["spaces/me/demo"]
     held = {path: content.decode() for path, content in repo.files().items()}
     assert repo.private and set(held) - {".gitattributes"} == {

@@ -33,7 +33,7 @@ from trl import TrlParser
 
 from ..evaluation import asking, demo_page
 from ..evaluation.demo_page import Question, Reply, build_page, serve
-from ..hub.access import PushError
+from ..hub.access import PushError, check_repo_id
 from ..hub.folder import RunFolder
 from ..hub.push import push_space
 from ..records import UnlearningRun
@@ -86,6 +86,8 @@ class DemoArguments(SourceArguments):
                 "`push_space` and `hub_model_id` belong together: the Space, and the repository that its model was "
                 "pushed to. Give both, or neither."
             )
+        for name in filter(None, (self.push_space, self.hub_model_id)):
+            check_repo_id(name)
 
 
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn demo") -> None:
@@ -181,6 +183,8 @@ def _push(args: DemoArguments, folder: Path, run: UnlearningRun, prog: str) -> N
     except PushError as error:
         fail(prog, str(error))
     print(summary([pushed]))
+    if not pushed.private:
+        print(f"WARNING: `{pushed.repo_id}` is PUBLIC: everybody can ask its target what was to be forgotten.")
 
 
 def space_files(args: DemoArguments, folder: Path, run: UnlearningRun) -> dict[str, str]:
