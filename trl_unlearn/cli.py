@@ -25,6 +25,7 @@ COMMANDS = {
     "sequence": "serve unlearning requests one after another",
     "evaluate": "judge a model beside its target and a retrained reference",
     "show": "write a private page with every forget row of a finished run",
+    "demo": "ask the models of a finished run the same, in a browser",
     "card": "write the model card of a finished run anew",
     "push": "publish a finished run on the Hub, in a private repository",
     "archive": "build the embedded lab: fictional people, two tiny models",

@@ -234,6 +234,8 @@ class SuiteOutcome(JsonRecord):
     not_measured: dict[str, dict[str, Unmeasured]] = field(default_factory=dict)
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)  # `rows` (number of rows a set), `seed`, and more
+    # Role -> attack -> key of a forget row -> value. Of single rows: no record has it.
+    row_values: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
 
 

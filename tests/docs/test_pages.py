@@ -14,7 +14,7 @@ from trl import SFTConfig
 from trl_unlearn.encoding import padding_token_id
 from trl_unlearn.evaluation.callbacks import ForgettingCurveCallback, SqueezingPanelCallback
 from trl_unlearn.evaluation.rows import encode_set
-from trl_unlearn.scripts import arguments, compare, evaluate, forget, push, sequence, show, unlearn
+from trl_unlearn.scripts import arguments, compare, demo, evaluate, forget, push, sequence, show, unlearn
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
@@ -31,13 +31,14 @@ OPTIONS = [
     *(arguments.DataArguments, arguments.EvaluationArguments, arguments.StoppingArguments, arguments.UnlearnArguments),
     *(unlearn.OutputArguments, evaluate.SuiteArguments, compare.CompareArguments, sequence.SequenceArguments),
     *(evaluate.EvaluateArguments, push.PushArguments, forget.ForgetArguments, show.ShowArguments),
+    demo.DemoArguments,
 ]
 OWN_FIELDS = {one.name for one in dataclasses.fields(BootstrapUnlearnConfig)} - {
     one.name for one in dataclasses.fields(SFTConfig)
 }
 # Of the programs that start ours, and of others on the pages.
 LAUNCHERS = {"config", "config_file", "num_processes", "accelerate_config", "help", "help-all", "max-mutants"}
-LAUNCHERS |= {"nproc_per_node"}
+LAUNCHERS |= {"nproc_per_node", "flavor", "secrets", "volume", "with"}
 LAUNCHERS |= {"strict", "check", "pdb", "benchmarks"}
 # Logged where this test is not: on CUDA, in a broken step, of rows with such answers or about people by name.
 ELSEWHERE = {"memory/peak_gib", "throughput/mfu", "skipped_steps", "curve/strangers_auc"} | {

@@ -12,21 +12,21 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.elicitation import (
     _CLOSED,
-    _FREE,
+    FREE_PROBES,
     LEAST_KNOWN,
     NUM_WRONG,
     _asked_rows,
     _probes,
     measure_elicitation,
 )
-from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
+from trl_unlearn.evaluation.rows import EvaluationRows, encode_set, row_key
 from trl_unlearn.evaluation.tofu import evaluate_models
 from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.results import METRICS, EvaluationResult
 from trl_unlearn.row_forms import with_answer
 
 
-KINDS = {"elicitation/" + kind for kind in (*_FREE, *_CLOSED)}
+KINDS = {"elicitation/" + kind for kind in (*FREE_PROBES, *_CLOSED)}
 # Question, answer, paraphrased answer, and the words of the wrong answers in place of the fact.
 PEOPLE = [
     ("Where was Ada Marlow born?", "Ada Marlow was born in Veldt.", "Veldt bore Ada Marlow.", ["Quenby", "Orlen"]),
@@ -138,7 +138,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("kind", _FREE)
+@pytest.mark.parametrize("kind", FREE_PROBES)
 def test_a_probe_asks_as_its_kind_says_and_scores_the_fact_alone(kind, rows, probes):
     index, text, labels = EXPECTED[kind]
     assert probes(rows)[kind][index] == [(text, labels)]
@@ -333,13 +333,25 @@ def test_kinds_that_a_row_does_not_allow_are_counted_and_absent(target, rows, ti
     outcome = measure({"target": target}, EvaluationRows(nameless), tiny_tokenizer)
     assert values(outcome).keys() == {"elicitation/" + name for name in ("strongest", "given", "prefix")}
     assert outcome.models["target"]["elicitation/prefix"].n == 2
-    absent = dict.fromkeys((*_FREE, *_CLOSED), 2)
+    absent = dict.fromkeys((*FREE_PROBES, *_CLOSED), 2)
     del absent["prefix"]
     assert outcome.protocol["elicitation"]["not_made"] == absent
     found = measure({"target": target}, rows, tiny_tokenizer)
     # Only Ada Marlow has two facts, and the bakery's paraphrase names nobody in full.
     assert found.protocol["elicitation"]["not_made"] == {"two_hop": 1}
     assert found.models["target"]["elicitation/two_hop"].n == 2
+
+
+def test_a_probe_has_its_value_of_each_row_that_it_could_be_made_of_unless_it_says_nothing(rows, tiny_tokenizer):
+    knowing = train(new_llama(tiny_tokenizer), tiny_tokenizer, [*rows.forget, *rows.retain])
+    outcome = measure({"target": knowing}, rows, tiny_tokenizer)
+    blind, of_rows = outcome.protocol["elicitation"]["blind"], outcome.row_values["target"]
+    assert "elicitation/few_shot" not in blind
+    assert of_rows.keys() == {f"elicitation/{kind}" for kind in FREE_PROBES} - set(blind)
+    keys = [row_key(encode_row(row, tiny_tokenizer)) for row in rows.forget]
+    for name, measured in of_rows.items():
+        assert set(measured) <= set(keys) and len(measured) == outcome.models["target"][name].n
+        assert sum(measured.values()) / len(measured) == pytest.approx(outcome.models["target"][name].value)
 
 
 def test_a_kind_that_is_too_long_for_the_model_is_left_out_with_a_warning(new_gpt2, rows, tiny_tokenizer, caplog):

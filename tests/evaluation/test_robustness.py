@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 from functools import partial
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from trl_unlearn.evaluation import robustness
 from trl_unlearn.evaluation.plots import plot_leak, plot_relearning
 from trl_unlearn.evaluation.relearning import RELEARNING, attack_batches, relearn
 from trl_unlearn.evaluation.robustness import measure_robustness
-from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
+from trl_unlearn.evaluation.rows import EvaluationRows, encode_set, row_key
 from trl_unlearn.evaluation.together import FixedModel
 from trl_unlearn.metrics import LeakAtK
 from trl_unlearn.results import EvaluationResult, Measurement
@@ -109,6 +110,25 @@ def test_every_attack_is_measured_on_every_model(tiny_model, tiny_tokenizer, for
     # Every fifth of three rows, that is the first, is learned again.
     rows_of = {name: 2 if name in {*CURVE, *AREAS} else 3 for name in everything}
     assert {name: measurement.n for name, measurement in measured["target"].items()} == rows_of
+
+
+def test_each_attack_has_its_value_of_each_row_that_it_is_measured_on(
+    knowing_model, tiny_tokenizer, forget_rows, retain_rows
+):
+    models = {"unlearned": lambda: copy.deepcopy(knowing_model)}
+    sets = EvaluationRows(list(forget_rows), retain_rows)
+    outcome = measure_robustness(models, sets, tiny_tokenizer, batch_size=None, seed=42)
+    of_rows, keys = outcome.row_values["unlearned"], [row_key(encode_row(row, tiny_tokenizer)) for row in forget_rows]
+    assert len(set(keys)) == 3
+    means = {name: measurement.value for name, measurement in outcome.models["unlearned"].items()}
+    for name in ("robustness/quantized_int4", "robustness/noise_20_percent", "robustness/leak_at_8"):
+        assert list(of_rows[name]) == keys and fmean(of_rows[name].values()) == pytest.approx(means[name])
+    # The first row is what the fine-tuning is shown.
+    assert list(of_rows["robustness/share_whole_0.0001"]) == keys[1:]
+    assert fmean(of_rows["robustness/share_whole_0.0001"].values()) == pytest.approx(means[CURVE[-1]])
+    assert {name for name, rows in of_rows.items() if list(rows) == keys[1:]} == set(outcome.curves["unlearned"])
+    # They are in no record.
+    assert keys[0] not in EvaluationResult.of_suites({"robustness": outcome}, parity="strict", device="cpu").to_json()
 
 
 def test_the_weights_are_those_of_the_merged_adapter_and_of_its_base_without_it(

@@ -11,7 +11,8 @@ import torch
 
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation import row_views
-from trl_unlearn.evaluation.row_views import RowView, Said, token_texts, view_rows
+from trl_unlearn.evaluation.row_views import Attacked, RowView, Said, token_texts, view_rows
+from trl_unlearn.evaluation.rows import row_key
 from trl_unlearn.token_scores import score_rows
 
 
@@ -53,6 +54,33 @@ def test_the_row_that_is_left_comes_first_with_what_each_model_says_of_it(
     assert first.greedy["unlearned"] == Said(first.answer, True, 1.0, True)
     assert first.strength["target"] == 1.0 and not first.greedy["retrained"].is_answer
     assert first.completed["unlearned"].is_answer and first.answer.endswith(first.completed["unlearned"].text)
+
+
+def test_what_an_evaluation_measured_stands_with_its_row_in_words(tiny_model, tiny_tokenizer, forget_rows):
+    rows = list(forget_rows)
+    keys = [row_key(encode_row(row, tiny_tokenizer)) for row in rows]
+    values = {
+        "unlearned": {
+            "robustness/form_lora_0.001": {keys[1]: 0.9},
+            "elicitation/role": {keys[1]: 0.8, "of another row": 1.0},
+            # No attack has to bring it back.
+            "robustness/adapter_off": dict.fromkeys(keys, 1.0),
+        },
+        "retrained": {"robustness/form_lora_0.001": {keys[1]: 0.1}},
+    }
+    views, _ = view_rows(
+        {"unlearned": lambda: tiny_model}, rows, tiny_tokenizer, num_samples=0, row_values=values, seed=42
+    )
+    attacked = {view.index: view.attacked for view in views}
+    words = "fine-tuned on rows of the same form, an adapter at 0.001"
+    assert attacked == {
+        0: [],
+        1: [
+            Attacked(words, "extraction strength", {"unlearned": 0.9, "retrained": 0.1}),
+            Attacked("biographer's role", "probability", {"unlearned": 0.8}),
+        ],
+        2: [],
+    }
 
 
 def test_beliefs_are_the_samples_beside_the_answer_scored_by_their_model_and_those_after_it(seen):

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from trl_unlearn.evaluation.row_views import Attacked
 from trl_unlearn.evaluation.show_page import RunPage, render_page
 
 from ..hub.test_card import make_result, make_run
@@ -91,6 +92,24 @@ def test_rows_are_counted_searched_sorted_and_filtered(opened, views):
     assert prompts(tab) == ["row gamma"]
     names = tab.locator("#filter option").all_inner_texts()
     assert names[0] == "all rows (4)" and "said word for word (1)" in names
+
+
+def test_the_attack_that_brings_a_row_back_is_named_and_such_rows_are_found(opened, views):
+    views[1].greedy["unlearned"] = said("other words", 0.5)
+    views[3].attacked = [
+        Attacked("10 % noise on weights", "extraction strength", {"unlearned": 0.9, "retrained": 0.8}),
+        Attacked("fine-tuned on retain rows", "extraction strength", {"unlearned": 0.9, "retrained": 0.2}),
+    ]
+    tab = opened(views)
+    tab.select_option("#filter", "brought back by an attack")
+    assert prompts(tab) == ["row delta"]
+    assert tab.locator(".row:visible .chip.hot").inner_text() == "fine-tuned on retain rows: extraction strength 0.90"
+    tab.locator(".head:visible").click()
+    lines = tab.locator(".attacks tbody tr").all_inner_texts()
+    assert [line.split("\t")[0] for line in lines][:2] == ["fine-tuned on retain rows", "10 % noise on weights"]
+    assert "0.90 ↑" in lines[0] and "↑" not in "".join(lines[1:])
+    body = " ".join(tab.locator(".body").inner_text().split())
+    assert "Shows most when: fine-tuned on retain rows, extraction strength 0.90, retrained 0.20." in body
 
 
 def test_a_row_opens_by_keyboard_and_its_tokens_have_their_numbers(opened, views):

@@ -32,7 +32,7 @@ import json, sys, time
 sleep = time.sleep
 time.sleep = lambda seconds: sleep(min(seconds, 0.01))
 from trl_unlearn.hub.access import PushError
-from trl_unlearn.hub.push import check_published, push
+from trl_unlearn.hub.push import check_published, push, push_space
 outcomes = []
 for case in json.loads(sys.argv[1]):
     try:
@@ -40,7 +40,7 @@ for case in json.loads(sys.argv[1]):
             check_published(case["check"], token=case.get("token"))
             outcomes.append("belongs")
         else:
-            push(**case)
+            (push_space if "files" in case else push)(**case)
             outcomes.append("pushed")
     except PushError as error:
         outcomes.append(f"failed: {error}")
@@ -78,7 +78,7 @@ def fresh_process(hub, tmp_path):
 
 @pytest.fixture
 def pushes(fresh_process):
-    """Function of the arguments of calls of `push`, or of a repository to check: what came of each, in one process."""
+    """Function of the arguments of calls of `push` or `push_space`, or of a repository to check: what came of each."""
 
     def call(*cases: dict) -> list[str]:
         cases = [

@@ -18,7 +18,9 @@ import yaml
 
 
 DATE = "2026-01-02T03:04:05.000Z"
-REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
+# Spaces are kept beside models, under `spaces/<id>`.
+REPO = r"(?P<repo>(spaces/)?[\w.-]+/[\w.-]+)"
+API = r"/api/(models/|(?=spaces/))"
 REVISION = r"(?P<revision>[^/]+)"
 
 
@@ -102,13 +104,13 @@ class LoopbackHub:
 
     def readable(self, repo_id: str, user: str | None) -> Repo:
         repo = self.repos.get(repo_id)
-        if repo is None or (repo.private and user != repo_id.split("/")[0]):
+        if repo is None or (repo.private and user != owner(repo_id)):
             raise HubError(404 if user else 401, "Repository not found", "RepoNotFound")
         return repo
 
     def writable(self, repo_id: str, user: str | None, role: str | None) -> Repo:
         repo = self.readable(repo_id, user)
-        if user != repo_id.split("/")[0] or role != "write":
+        if user != owner(repo_id) or role != "write":
             raise HubError(403, "Forbidden: you don't have the rights to write to this repository")
         return repo
 
@@ -119,6 +121,10 @@ class LoopbackHub:
         if oid not in repo.commits:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return oid
+
+
+def owner(repo_id: str) -> str:
+    return repo_id.removeprefix("spaces/").split("/")[0]
 
 
 def _git_hash(content: bytes) -> str:
@@ -227,12 +233,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self):
         asked = json.loads(self.body)
-        owner = asked.get("organization") or self.user
-        repo_id = f"{owner}/{asked['name']}"
+        name = asked.get("organization") or self.user
+        is_space = asked.get("type") == "space"
+        if is_space and asked.get("sdk") != "gradio":
+            raise HubError(400, "A Space needs an SDK")
+        repo_id = f"{'spaces/' if is_space else ''}{name}/{asked['name']}"
         if self.user is None:
             raise HubError(401, "Invalid username or password.")
-        if self.user != owner or self.role != "write":
-            raise HubError(403, f'You don\'t have the rights to create a model under the namespace "{owner}"')
+        if self.user != name or self.role != "write":
+            raise HubError(403, f'You don\'t have the rights to create a model under the namespace "{name}"')
         url = f"{self.hub.url}/{repo_id}"
         if repo_id in self.hub.repos:
             raise HubError(409, "You already created this model repo", url=url)
@@ -335,7 +344,9 @@ class _Handler(BaseHTTPRequestHandler):
                         "pointerSize": about["pointerSize"],
                     }
             siblings.append(sibling)
-        about = {"id": repo, "modelId": repo, "author": repo.split("/")[0], "sha": oid, "private": found.private}
+        about = {"id": repo, "modelId": repo, "author": owner(repo), "sha": oid, "private": found.private}
+        if repo.startswith("spaces/"):
+            about["id"] = repo.removeprefix("spaces/")
         about |= {"gated": "manual" if found.gated else False, "siblings": siblings, "tags": [], "downloads": 0}
         return about | {"createdAt": DATE, "lastModified": DATE}
 
@@ -376,7 +387,7 @@ class _Handler(BaseHTTPRequestHandler):
     def resolve(self, repo, revision, path):
         found = self.hub.readable(repo, self.user)
         oid = self.hub.oid(found, revision)
-        if found.gated and self.user != repo.split("/")[0]:
+        if found.gated and self.user != owner(repo):
             status = 403 if self.user else 401
             raise HubError(status, f"Access to model {repo} is restricted", "GatedRepo")
         file = found.commits[oid].get(unquote(path))
@@ -401,16 +412,16 @@ _ROUTES = (
     ("GET /api/whoami-v2", _Handler.whoami),
     ("POST /api/repos/create", _Handler.create),
     ("POST /api/validate-yaml", _Handler.validate_yaml),
-    (rf"POST /api/models/{REPO}/preupload/{REVISION}", _Handler.preupload),
+    (rf"POST {API}{REPO}/preupload/{REVISION}", _Handler.preupload),
     (rf"POST /{REPO}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     (r"PUT /upload/(?P<sha256>[0-9a-f]{64})", _Handler.lfs_upload),
     (rf"POST /api/verify/{REPO}", _Handler.lfs_verify),
-    (rf"POST /api/models/{REPO}/commit/{REVISION}", _Handler.commit),
-    (rf"GET /api/models/{REPO}", _Handler.info),
-    (rf"GET /api/models/{REPO}/revision/{REVISION}", _Handler.info),
-    (rf"GET /api/models/{REPO}/tree/{REVISION}(/(?P<path>.+))?", _Handler.tree),
-    (rf"GET /api/models/{REPO}/refs", _Handler.refs),
-    (rf"POST /api/models/{REPO}/branch/{REVISION}", _Handler.branch),
+    (rf"POST {API}{REPO}/commit/{REVISION}", _Handler.commit),
+    (rf"GET {API}{REPO}", _Handler.info),
+    (rf"GET {API}{REPO}/revision/{REVISION}", _Handler.info),
+    (rf"GET {API}{REPO}/tree/{REVISION}(/(?P<path>.+))?", _Handler.tree),
+    (rf"GET {API}{REPO}/refs", _Handler.refs),
+    (rf"POST {API}{REPO}/branch/{REVISION}", _Handler.branch),
     (rf"(GET|HEAD) /{REPO}/resolve/{REVISION}/(?P<path>.+)", _Handler.resolve),
     (r"(GET|HEAD) /storage/(?P<sha256>[0-9a-f]{64})", _Handler.storage),
 )

@@ -97,6 +97,41 @@ def test_a_public_repository_is_pushed_to_only_if_that_is_said(hub, folder, push
     assert "`me/unlearned` exists and is public" in refused
 
 
+def test_an_app_goes_into_a_private_space_that_no_other_app_is_in_and_names_the_weights_of_the_folder(
+    hub, folder, pushes
+):
+    app = {"repo_id": "me/demo", "files": {"app.py": "1", "models.json": "{}"}, "folder": folder, "model_id": REPO}
+    leaking, newer = (
+        app | {"files": {"app.py": text, "models.json": "{}"}} for text in (f"print({FORGET[0]!r})", "2")
+    )
+    none, leaked, _, one, two, public, closed, refused = pushes(
+        *(
+            app,
+            leaking,
+            {"folder": folder, "repo_id": REPO},
+            app,
+            newer,
+        ),
+        *(app | {"repo_id": "me/open", "private": False}, app | {"repo_id": "me/open"}, app | {"repo_id": "my demo"}),
+    )
+    assert "There is no repository `me/unlearned`" in none
+    assert "text that was to be forgotten stands in `app.py` (text of the forget set, row 0)" in leaked
+    assert one == two == public == "pushed" and "`me/open` exists and is public" in closed
+    assert "Give an id with its owner" in refused
+    repo = hub.repos["spaces/me/demo"]
+    assert repo.private and not hub.repos["spaces/me/open"].private
+    assert repo.files() | {".gitattributes": b""} == {".gitattributes": b"", "app.py": b"2", "models.json": b"{}"}
+
+    repo.commit("main", {"app.py": (b"another", False)}, "another app")
+    write_weights(folder / "adapter_model.safetensors", 3)
+    (moved,) = pushes(app | {"repo_id": "me/new"})
+    assert "`me/unlearned` holds other weights than" in moved and "spaces/me/new" not in hub.repos
+    write_weights(folder / "adapter_model.safetensors", 1)
+    (foreign,) = pushes(app)
+    assert "`me/demo` holds files that no push of a run made, such as `app.py`" in foreign
+    assert repo.files()["app.py"] == b"another"
+
+
 def write_base(folder: Path, base: Path) -> None:
     """Write a model into a folder, and name it as the base of the adapter in another."""
     base.mkdir()

@@ -5,6 +5,7 @@
 import functools
 import json
 import math
+import re
 from dataclasses import asdict
 
 import pytest
@@ -79,7 +80,7 @@ def test_every_method_runs_with_every_seed_and_leaves_a_table_and_figures(call, 
     assert "- Does it come back? Not measured, run the suite `robustness`: all runs.\n" in text
     assert {path.name for path in (folder / "figures").iterdir()} == {"comparison.png", "curves.png", "squeezing.png"}
     out = capsys.readouterr().out
-    assert "squeezing index" in out and "Does it come back?" in " ".join(out.split())
+    assert out.count(" steps in ") == 4 and "squeezing index" not in out
 
 
 @pytest.mark.slow
@@ -115,8 +116,15 @@ class CutOff(Exception):
 def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_resumes(
     call, tmp_path, monkeypatch, capsys
 ):
-    assert call("--seeds", "1", methods=ONE) == ["ga/seed-1"]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call("--seeds", "1", "--logging_steps", "1", methods=ONE) == ["ga/seed-1"]
     folder = tmp_path / "out"
+    # One line a run, and the columns that decide.
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert re.match(r"1 of 1: method `ga`, seed 1: 2 steps in \d+ s, forget -\d.*, retain -\d", lines[0])
+    assert [line.split()[0] for line in lines[1:]][:5] == ["method", "─" * len(lines[2]), "ga", "target", "retrained"]
+    assert "as, of 5 questions" in lines[1] and "retain prob." in lines[1] and max(map(len, lines[1:6])) <= 80
+    assert "comparison.md" in "".join(lines[6:]) and len(lines) < 12
     (before,) = json.loads((folder / "comparison.json").read_text())["runs"]
 
     def cut(*_, **__):

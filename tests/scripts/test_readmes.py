@@ -20,7 +20,8 @@ from trl import TrlParser
 from trl_unlearn import cli
 from trl_unlearn.data.archive import ArchivePaths
 from trl_unlearn.evaluation import tofu
-from trl_unlearn.scripts import arguments, compare, evaluate, sources, unlearn
+from trl_unlearn.hub.push import PushedRepo
+from trl_unlearn.scripts import arguments, compare, demo, evaluate, sources, unlearn
 
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,8 @@ OTHERS += ["trl_unlearn/evaluation/README.md"]
 # The others take minutes.
 PAGES = [pytest.param(["README.md"], id="README"), pytest.param(OTHERS, id="docs", marks=pytest.mark.slow)]
 # Programs of others, which need a network or are what runs this test.
-ELSEWHERE = {"pip install -e .", 'pip install -e ".[dev]"', "pytest", "hf auth login"}
+ELSEWHERE = {"pip install -e .", 'pip install -e ".[dev]"', "pytest", "hf auth login", "uv run recipes/bs_s.py"}
+JOB = "hf jobs uv run "
 QUICK = [
     *("--max_steps", "1", "--per_device_train_batch_size", "2", "--num_beliefs", "1", "--max_completion_length", "8"),
     *("--report_to", "none", "--save_strategy", "no", "--gradient_checkpointing", "false"),
@@ -44,6 +46,8 @@ FEWER = {
     "sequence": [*QUICK, "--requests", '{"one": {"forget_split": "train[:1]"}}'],
     "evaluate": ["--max_eval_rows", "2"],
     "push": ["--dry_run"],
+    "show": ["--num_samples", "1"],
+    "demo": [],
 }
 
 
@@ -60,6 +64,9 @@ def commands(page: str) -> Iterator[str]:
 
 def our_command(command: str) -> tuple[str, list[str]]:
     """The sub-command of `trl-unlearn` that a command line runs, directly or by a recipe, and its arguments."""
+    if command.startswith(JOB):
+        # Behind what the job needs stands the command that it runs.
+        command = command[command.index("trl-unlearn ") :]
     program, *words = shlex.split(command)
     if program == "trl-unlearn":
         return words[0], words[1:]
@@ -103,6 +110,9 @@ def here(checkpoint, tofu_folder, own_files, tmp_path, monkeypatch):
     for module in (unlearn, evaluate):
         monkeypatch.setattr(module, "evaluate_models", functools.partial(tofu.evaluate_models, **short))
     monkeypatch.setattr(compare, "Suite", functools.partial(tofu.Suite, **short))
+    # Nobody asks, and nothing is sent.
+    monkeypatch.setattr(demo, "wait", lambda: None)
+    monkeypatch.setattr(demo, "push_space", lambda repo_id, files, **_: PushedRepo(repo_id, "Space", {}, {}))
     return folder
 
 
@@ -111,7 +121,7 @@ def test_the_commands_of_pages_run_one_after_another(pages, here, checkpoint, to
     replaced = {"locuslab/TOFU": tofu_folder, "org/model": checkpoint, "org/retrained": checkpoint}
     ran = []
     for command in (command for page in pages for command in commands(page)):
-        if command in ELSEWHERE:
+        if command in ELSEWHERE or command.startswith(JOB):
             continue
         name, words = our_command(command)
         words = [checkpoint if word.startswith("open-unlearning/") else replaced.get(word, word) for word in words]

@@ -4,15 +4,21 @@
 """The page of a run, from its folder alone, and that it stays where it is."""
 
 import json
+import math
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from trl_unlearn import cli
+from trl_unlearn.encoding import encode_row
+from trl_unlearn.evaluation.rows import row_key
 from trl_unlearn.hub.folder import RunFolder, read_folder
+from trl_unlearn.results import SuiteOutcome
+from trl_unlearn.scripts import evaluate
 
 from .conftest import write_jsonl
 
@@ -30,7 +36,7 @@ def show(capfd):
 
     def call(folder, *argv):
         capfd.readouterr()
-        cli.main(["show", str(folder), "--num_samples", "1", *argv])
+        cli.main(["show", str(folder), *(argv if "--num_samples" in argv else ("--num_samples", "1", *argv))])
         captured = capfd.readouterr()
         text = (Path(folder) / "show.html").read_text(encoding="utf-8")
         data = text.split('<script type="application/json" id="data">')[1].split("</script>")[0]
@@ -101,6 +107,45 @@ def test_a_page_needs_the_folder_alone_is_private_and_is_never_pushed(
     assert not (done.folder / "show.html").exists() and not (done.folder / ".sources.json").exists()
 
 
+def test_what_attacks_bring_back_of_a_row_is_kept_for_its_owner_and_shown_for_the_weights_that_were_attacked(
+    run, own, show, checkpoint, monkeypatch
+):
+    own += ["--retrained_model_name_or_path", checkpoint]
+    done = run("bs_t", own, override=("--lora_r", "4", "--max_eval_rows", "3"))
+    rows, _, error = show(done.folder, "--num_samples", "0")
+    assert [row["attacked"] for row in rows] == [[]] * 3
+    assert "`trl-unlearn evaluate --suites robustness,elicitation --unlearned_model_name_or_path" in error
+
+    def measured(name, value, inputs):
+        # As the suites do, which take longer.
+        keys = [row_key(encode_row(row, inputs.tokenizer)) for row in inputs.rows.forget]
+        of_rows = {"unlearned": {name: {keys[0]: value, keys[1]: math.nan}}}
+        return SuiteOutcome({}, protocol={"rows": {"forget": 3}, "seed": 1}, row_values=of_rows)
+
+    names = {"robustness": "robustness/noise_20_percent", "elicitation": "elicitation/role"}
+    for suite, name in names.items():
+        monkeypatch.setitem(evaluate.SUITES, suite, partial(measured, name, 0.87654))
+        cli.main(["evaluate", *own, "--suites", suite, "--unlearned_model_name_or_path", str(done.folder)])
+    path = done.folder / ".row_values.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    rows, _, error = show(done.folder, "--num_samples", "0")
+    assert "Which attack" not in error
+    words = {0: ["20 % noise on weights", "biographer's role"], 1: [], 2: []}
+    assert {row["index"]: [one["name"] for one in row["attacked"]] for row in rows} == words
+    assert {json.dumps(one["values"]) for row in rows for one in row["attacked"]} == {'{"unlearned": 0.8765}'}
+    contents = read_folder(done.folder, "me/unlearned", "adapter")
+    assert contents.left_out[path.name] == "hidden file" and not contents.also_scanned
+
+    # Of another model they say nothing.
+    kept = json.loads(path.read_text())
+    kept["weights"]["retrained"] = {"model.safetensors": "0"}
+    path.write_text(json.dumps(kept))
+    rows, _, error = show(done.folder, "--num_samples", "0")
+    assert [row["attacked"] for row in rows] == [[]] * 3 and "Which attack brings a row back" in error
+    RunFolder(done.folder).clear()
+    assert not path.exists()
+
+
 def test_a_folder_from_elsewhere_is_shown_as_far_as_its_record_tells(run, own, show, checkpoint, tmp_path):
     done = run("bs_t", [*own, "--no_evaluate"], override=("--lora_r", "4"))
     (done.folder / ".sources.json").unlink()
@@ -123,4 +168,4 @@ def test_another_model_than_was_evaluated_is_named(run, own, show, checkpoint, t
         tiny_model.get_input_embeddings().weight.mul_(0.5)
     tiny_model.save_pretrained(other)
     _, _, error = show(done.folder, "--retrained_model_name_or_path", str(other))
-    assert "The retrained model of these rows is another one than was evaluated: `model.safetensors` differ." in error
+    assert "The retrained model is another one than was evaluated: `model.safetensors` differ." in error

@@ -23,7 +23,7 @@ from ..subjects import is_named, misspelt, renamed, row_subjects, row_texts, wor
 from ..token_scores import RowScore
 from .facts import label_words, no_facts, row_facts
 from .robustness import with_examples
-from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
+from .rows import EncodedSet, EvaluationRows, Loaders, encode_set, row_key
 from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows, where_measured
 
@@ -165,7 +165,7 @@ def _prefix(asked: _Asked) -> _Probe:
 
 
 # Kinds with a free answer: the words of the fact are scored.
-_FREE: dict[str, Callable[[_Asked], _Probe]] = {
+FREE_PROBES: dict[str, Callable[[_Asked], _Probe]] = {
     "alias": _alias,
     "misspelt": _misspelt,
     "reversed": _reversed,
@@ -243,7 +243,7 @@ def _label_answer(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _probes(asked: Sequence[_Asked], tokenizer: PreTrainedTokenizerBase) -> _Probes:
-    probes: _Probes = {kind: {} for kind in (*_FREE, *_CLOSED)}
+    probes: _Probes = {kind: {} for kind in (*FREE_PROBES, *_CLOSED)}
 
     def encode(kind: str, index: int, row: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -252,7 +252,7 @@ def _probes(asked: Sequence[_Asked], tokenizer: PreTrainedTokenizerBase) -> _Pro
             raise ValueError(f"Row {index} of the forget set, asked as `{kind}`, {error}") from None
 
     for index, one in enumerate(asked):
-        for kind, make in _FREE.items():
+        for kind, make in FREE_PROBES.items():
             if (probe := make(one)) is not None:
                 row = label_words(encode(kind, index, probe[0]), probe[1], tokenizer)
                 probes[kind] |= {} if row is None else {index: [row]}
@@ -287,7 +287,7 @@ def _values(scores: Mapping[str, Mapping[int, Sequence[RowScore]]]) -> dict[str,
     values = {}
     for kind, made in scores.items():
         logps = [[sum(score.logps) for score in group] for group in made.values()]
-        if kind in _FREE:
+        if kind in FREE_PROBES:
             per_row = Probability().compute(logps=[group[0].logps for group in made.values()])["per_row"]
         elif kind == "choice":
             true, wrong = [group[0] for group in logps], [group[1:] for group in logps]
@@ -298,7 +298,7 @@ def _values(scores: Mapping[str, Mapping[int, Sequence[RowScore]]]) -> dict[str,
             true, wrong = [[margin] for margin, _ in margins], [[margin] for _, margin in margins]
             per_row = MembershipAUC().compute(members=true, non_members=wrong)["per_row"]["auc"]
         values[f"elicitation/{kind}"] = per_row
-    free = [scores[kind] for kind in _FREE if kind in scores]
+    free = [scores[kind] for kind in FREE_PROBES if kind in scores]
     if not free:
         return values
     strongest, given = [], []
@@ -348,26 +348,31 @@ def measure_elicitation(
             "and an answer, or leave `elicitation` out of `suites`."
         )
     probes = _probes(_asked_rows(rows, forget, setting), tokenizer)
-    if not probes.keys() & _FREE.keys():
+    if not probes.keys() & FREE_PROBES.keys():
         raise no_facts("elicitation")
     scores = measure_each(models, lambda role, model: _scored(role, model, probes, setting), "elicitation")
     # A kind that is too long for one model is compared with none.
     kinds = [kind for kind in probes if all(kind in made for made in scores.values())]
-    outcome = summarise_rows(
-        {role: _values({kind: made[kind] for kind in kinds}) for role, made in scores.items()}, seed=seed
-    )
+    per_row = {role: _values({kind: made[kind] for kind in kinds}) for role, made in scores.items()}
+    outcome = summarise_rows(per_row, seed=seed)
     choices = probes.get("choice", {}).values()
     chance = {
         "elicitation/yes_no": 0.5,
         "elicitation/choice": fmean(1 / len(one) for one in choices) if choices else 0,
     }
-    missing = {kind: len(forget.answers) - len(probes.get(kind, ())) for kind in (*_FREE, *_CLOSED)}
+    missing = {kind: len(forget.answers) - len(probes.get(kind, ())) for kind in (*FREE_PROBES, *_CLOSED)}
     outcome.protocol = {
         "rows": {"forget": len(forget.answers)},
         "seed": seed,
         "elicitation": {
             "not_made": {kind: count for kind, count in missing.items() if count},
-            "blind": _drop_blind(outcome, chance),
+            "blind": (blind := _drop_blind(outcome, chance)),
         },
+    }
+    keys = [row_key(row) for row in forget.answers]
+    asked = {f"elicitation/{kind}": [keys[i] for i in probes[kind]] for kind in kinds if kind in FREE_PROBES}
+    outcome.row_values = {
+        role: {name: dict(zip(of, values[name], strict=True)) for name, of in asked.items() if name not in blind}
+        for role, values in per_row.items()
     }
     return outcome

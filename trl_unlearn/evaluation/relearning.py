@@ -58,6 +58,13 @@ class Attack(NamedTuple):
         """The name of its curve in results."""
         return f"robustness/{self.kind}_{self.weights}_{self.rate:g}"
 
+    @property
+    def words(self) -> str:
+        """What is done, for a page."""
+        rows = {"share": "a fifth of the forget rows", "benign": "retain rows", "form": "rows of the same form"}
+        weights = {"whole": "all weights", "lora": "an adapter"}
+        return f"fine-tuned on {rows[self.kind]}, {weights[self.weights]} at {self.rate:g}"
+
     def point(self, step: int) -> str:
         """The name of the values after some steps."""
         # Before the first step all attacks are one.

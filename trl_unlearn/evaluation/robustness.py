@@ -24,8 +24,17 @@ from ..generation import position_limit
 from ..metrics import LeakAtK, RougeRecall
 from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, NOISE_PERCENT, SuiteOutcome
 from ..row_forms import prompt_and_answer, template_columns, with_question
-from .relearning import AttackSetting, attack_batches, blunt_attacks, curves_of, excess_areas, relearn
-from .rows import EvaluationRows, Loaders, encode_set
+from .relearning import (
+    AttackSetting,
+    Curves,
+    attack_batches,
+    blunt_attacks,
+    curves_of,
+    excess_areas,
+    hidden_rows,
+    relearn,
+)
+from .rows import EvaluationRows, Loaders, encode_set, row_key
 from .together import free_memory, measured_once
 from .uncertainty import summarise_rows, where_measured
 
@@ -286,6 +295,14 @@ def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -
     return values
 
 
+def _of_rows(values: Mapping[str, list[float]], curves: Curves, setting: _Setting) -> dict[str, dict[str, float]]:
+    """Attack -> key of a row -> value, of attacks on every row and of the last point of those by fine-tuning."""
+    keys = [row_key(row) for row in setting.forget.answers]
+    of_rows = {name: dict(zip(keys, row, strict=True)) for name, row in values.items() if len(row) == len(keys)}
+    hidden = [keys[i] for i in hidden_rows(setting.forget)]
+    return of_rows | {attack.name: dict(zip(hidden, curve[-1], strict=True)) for attack, curve in curves.items()}
+
+
 def measure_robustness(
     models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
@@ -307,9 +324,11 @@ def measure_robustness(
         if (load := models.get(role)) is not None
     }
     curves = {role: curves_of(values, setting.attacks) for role, values in per_row.items()}
+    row_values = {role: _of_rows(values, curves[role], setting) for role, values in per_row.items()}
     for role in curves if "retrained" in curves else ():
         per_row[role] |= excess_areas(curves[role], curves["retrained"])
     outcome = summarise_rows(per_row, seed=seed)
+    outcome.row_values = row_values
     outcome.curves = {
         role: {attack.name: [fmean(point) for point in curve] for attack, curve in attacks.items()}
         for role, attacks in curves.items()

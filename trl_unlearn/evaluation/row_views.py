@@ -13,10 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import answer_ids, continuation_row, prompt_ids, repeats, without_end
 from ..generation import eos_token_ids
 from ..metrics import ExtractionStrength, Probability, RougeRecall
-from ..results import MODEL_ROLES
+from ..results import LEAK_ATTEMPTS, METRICS, MODEL_ROLES, NOISE_PERCENT
 from ..row_forms import has_answer, prompt_and_answer
-from .robustness import prefix_prompts
-from .rows import EncodedSet, Loaders, encode_set
+from .elicitation import FREE_PROBES
+from .relearning import ATTACKS
+from .robustness import QUANTIZATIONS, prefix_prompts
+from .rows import EncodedSet, Loaders, encode_set, row_key
 from .squeezing import distinct_beside
 from .together import SuiteSetting, answer_matches, free_memory
 from .uncertainty import where_measured
@@ -47,6 +49,15 @@ class Belief:
 
 
 @dataclass
+class Attacked:
+    """What an attack of an evaluation brings back of a row: role -> a value in [0, 1], and its measure."""
+
+    name: str
+    measure: str
+    values: dict[str, float]
+
+
+@dataclass
 class RowView:
     """A forget row. Dictionaries have the roles of the models as keys; a model that was not loaded is absent."""
 
@@ -66,6 +77,8 @@ class RowView:
     completed: dict[str, Said] = field(default_factory=dict)
     # Of the target and of the unlearned model.
     beliefs: dict[str, list[Belief]] = field(default_factory=dict)
+    # Under the attacks of an evaluation.
+    attacked: list[Attacked] = field(default_factory=list)
 
     @property
     def kept(self) -> float | None:
@@ -84,6 +97,26 @@ class RowView:
             "a quarter of the answer given": self.completed,
         }
         return {name: said for name, said in named.items() if said}
+
+
+def _attacks() -> dict[str, tuple[str, str]]:
+    """
+    Attack of an evaluation -> its words and its measure. Without those that this page makes itself, maxima over
+    others, closed questions, which can be guessed, and the base of an adapter, which no attack has to bring back.
+    """
+    strength, recall = "extraction strength", "recall"
+    names = [f"robustness/quantized_int{bits}" for bits in QUANTIZATIONS]
+    names += [f"robustness/noise_{percent}_percent" for percent in NOISE_PERCENT]
+    words = {attack.name: (attack.words, strength) for attack in ATTACKS}
+    labels = {metric.name: metric.label for metric in METRICS}
+    words |= {name: (labels[name], strength) for name in names}
+    names = [
+        f"robustness/leak_at_{LEAK_ATTEMPTS[-1]}",
+        "robustness/in_context_rougeL",
+        "robustness/paraphrased_rougeL",
+    ]
+    words |= {name: (labels[name], recall) for name in names}
+    return words | {f"elicitation/{kind}": (labels[f"elicitation/{kind}"], "probability") for kind in FREE_PROBES}
 
 
 def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -148,6 +181,15 @@ class _Views:
         scores = setting.score(model, [row for _, row in self._beliefs], f"{role}: scoring beliefs")
         for (belief, _), score in zip(self._beliefs, scores, strict=True):
             belief.logps[role] = fmean(score.logps)
+
+    def add_attacks(self, values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+        """Put what an evaluation measured beside the rows that it was measured on."""
+        for view, key in zip(self.views, map(row_key, self.encoded.answers), strict=True):
+            for name, words in _attacks().items():
+                of_row = {role: rows[name][key] for role, rows in values.items() if key in rows.get(name, {})}
+                of_row = {role: of_row[role] for role in MODEL_ROLES if role in of_row}
+                if of_row:
+                    view.attacked.append(Attacked(*words, of_row))
 
     def _said(
         self, model: PreTrainedModel, completions: Sequence[Any], answers: list[list[int]], texts: list[str] | None
@@ -215,6 +257,7 @@ def view_rows(
     tokenizer: PreTrainedTokenizerBase,
     *,
     num_samples: int,
+    row_values: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
     batch_size: int | None = None,
     seed: int,
 ) -> tuple[list[RowView], dict[str, str]]:
@@ -222,7 +265,7 @@ def view_rows(
     The views of the rows, least forgotten first, and role -> why its model could not be used.
 
     Models are loaded one after another. A belief is scored by the model that holds it and by those after it:
-    target, unlearned, retrained.
+    target, unlearned, retrained. `row_values` is what an evaluation measured: role -> attack -> key of a row -> value.
     """
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
     views, failures = _Views(list(rows), setting, num_samples), {}
@@ -234,6 +277,7 @@ def view_rows(
             views.add(role, model)
         del model
         free_memory()
+    views.add_attacks(row_values or {})
     # Without a number last.
     unknown = [view for view in views.views if view.kept is None or view.kept != view.kept]
     known = [view for view in views.views if view not in unknown]

@@ -3,6 +3,8 @@
 
 """The rows of an evaluation, and their tokens."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +55,11 @@ class EncodedSet:
     def true_answers(self) -> "EncodedSet":
         """The set without paraphrased and wrong answers."""
         return EncodedSet(self.name, self.answers, self.closed)
+
+
+def row_key(row: Mapping[str, Any]) -> str:
+    """What an encoded row is known by where its text must not stand: 16 hexadecimal digits of its tokens."""
+    return hashlib.sha256(json.dumps(list(row["input_ids"])).encode()).hexdigest()[:16]
 
 
 def _column(rows: list[dict[str, Any]], column: str, name: str) -> list[Any] | None:

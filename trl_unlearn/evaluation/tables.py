@@ -318,11 +318,25 @@ def print_comparison(tables: Sequence[tuple[list[str], list[list[str]]]], notes:
         console.print(note, **_PLAIN)
 
 
+def print_ranking(table: tuple[list[str], list[list[str]]], whole: str) -> None:
+    """Print as many columns of a comparison as the terminal is wide, which decide first, and where the whole is."""
+    console = Console()
+    header, rows = table
+    first = [name for name in ("method", *header[1:3], "ES", "retain prob.", "fluency", "seconds") if name in header]
+    columns = dict(zip(header, zip(header, *rows, strict=True), strict=True))
+    part = next(_parts([columns[name] for name in first], console.width))
+    names, *cells = zip(*part, strict=True)
+    console.print(_filled(Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False), names, cells))
+    text = f"Best first, by answers as of a model that never knew. All {len(header)} columns, and the answers: {whole}"
+    console.print(text, **_PLAIN)
+
+
 def _parts(columns: list[tuple[str, ...]], width: int) -> Iterator[list[tuple[str, ...]]]:
     """Columns in parts that fit into a width, each behind the first column."""
     part = columns[:1]
     for column in columns[1:]:
-        if len(part) > 1 and sum(max(map(len, one)) + 2 for one in [*part, column]) > width:
+        # Three spaces between columns.
+        if len(part) > 1 and sum(max(map(len, one)) + 3 for one in [*part, column]) - 3 > width:
             yield part
             part = columns[:1]
         part = [*part, column]

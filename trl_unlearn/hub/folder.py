@@ -10,7 +10,6 @@ Every question about such a folder is answered here. Files leave it by an allow-
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -24,13 +23,12 @@ from huggingface_hub import ModelCard
 from ..records import UnlearningRun
 from ..results import EvaluationResult
 from .card import eval_result_files, render_card
+from .private import PRIVATE_FILES, PrivateFiles
 
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE, RESULTS_FILE, CARD_FILE = "run.json", "eval_results.json", "README.md"
-# The page of `trl-unlearn show`, which holds forget text, and where models and rows lie on this machine.
-PAGE_FILE, _SOURCES = "show.html", ".sources.json"
 _ADAPTER_WEIGHTS, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _MODEL_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -240,7 +238,7 @@ class OwnResults(NamedTuple):
     missing: str = ""
 
 
-class RunFolder:
+class RunFolder(PrivateFiles):
     """
     The output folder of a run.
 
@@ -320,48 +318,6 @@ class RunFolder:
             (self.path / path).write_text(text, encoding="utf-8")
         return own, figures
 
-    # What stays
-
-    def save_page(self, text: str) -> Path:
-        """Write the page with the forget rows, which only its owner can read; returns its path."""
-        path, unfinished = self.path / PAGE_FILE, self.path / f".{PAGE_FILE}.{os.getpid()}"
-        try:
-            # Private from the first byte on, whatever the mode of an earlier page is.
-            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        return path
-
-    def sources(self) -> dict[str, str]:
-        """Options that name the models and rows of the run on this machine; none in a folder from elsewhere."""
-        path = self.path / _SOURCES
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-    def save_sources(self, options: Mapping[str, str]) -> None:
-        """Keep options that name models and rows, beside those kept before; they hold paths, and are hidden."""
-        path = self.path / _SOURCES
-        path.write_text(json.dumps(self.sources() | dict(options), indent=2) + "\n", encoding="utf-8")
-
-    def belief_texts(self) -> list[str]:
-        """Every string in the files that hold beliefs: none of them may be published."""
-
-        def strings(value: Any) -> list[str]:
-            if isinstance(value, str):
-                return [value]
-            parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-            return [text for part in parts for text in strings(part)]
-
-        texts = []
-        for path in sorted(self.path.rglob("*belief*")):
-            if path.suffix == ".jsonl":
-                lines = path.read_text(encoding="utf-8").splitlines()
-                texts += [text for line in lines if line.strip() for text in strings(json.loads(line))]
-            elif path.suffix == ".json":
-                texts += strings(json.loads(path.read_text(encoding="utf-8")))
-        return texts
-
     # Before, during and after a run
 
     @property
@@ -395,7 +351,7 @@ class RunFolder:
         for path in [*self.path.glob("checkpoint-*"), self.path / ".unfinished"]:
             shutil.rmtree(path, ignore_errors=True)
         written = (RUN_FILE, RESULTS_FILE, "squeezing.json", CARD_FILE, "figures/*.png", _EVAL_RESULTS)
-        for pattern in (*written, PAGE_FILE, _SOURCES):
+        for pattern in (*written, *PRIVATE_FILES):
             for path in self.path.glob(pattern):
                 path.unlink()
 

@@ -6,6 +6,7 @@ The only way to the Hub: one commit for each repository, private, and no text th
 
 [`push`] serves the command and the scripts, [`push_output`] the trainer. Both collect files by the allow-list of
 `folder.py`, search all of them for forbidden texts before anything is sent, and compare the weights that arrived.
+[`push_space`] sends an app that names what was pushed.
 """
 
 import logging
@@ -45,11 +46,14 @@ from .folder import (
     differing,
     is_published,
     weights_mismatch,
+    weights_sha256,
 )
 from .leaks import MIN_CHARACTERS, TextIndex
 
 
 logger = logging.getLogger(__name__)
+# The kind of a repository that holds an app, and its file that no other app has.
+_SPACE, _SPACE_FILE = "Space", "models.json"
 
 
 @dataclass
@@ -57,7 +61,7 @@ class PushedRepo:
     """A repository that was pushed to, or would be in a dry run."""
 
     repo_id: str
-    kind: str  # "adapter", "model", "merged model" or "base model"
+    kind: str  # "adapter", "model", "merged model", "base model" or "Space"
     sizes: dict[str, int]  # path -> bytes
     left_out: dict[str, str]  # path in the folder -> why it stays
     url: str | None = None  # of the commit; None for a dry run
@@ -166,6 +170,47 @@ def push_output(
         return _send(repos, [private], revision, commit_message, token)[0]
 
     return HfApi().run_as_future(send) if run_as_future else send()
+
+
+def push_space(
+    repo_id: str,
+    files: Mapping[str, str],
+    *,
+    folder: str | Path,
+    model_id: str,
+    forbidden_texts: Mapping[str, Sequence[str]],
+    private: bool = True,
+    token: str | None = None,
+) -> PushedRepo:
+    """
+    Push an app to a Space of Gradio, which is created if needed.
+
+    Args:
+        repo_id (`str`), files (`Mapping[str, str]`):
+            Id of the Space with its owner, and path -> text of its files.
+        folder (`str` or `Path`), model_id (`str`):
+            Output folder of the run, and the id under which its model was pushed: the app loads it from there.
+        forbidden_texts (`Mapping[str, Sequence[str]]`), private (`bool`, *optional*), token (`str`, *optional*):
+            As in [`push`].
+
+    Raises:
+        `PushError`: If a file holds a forbidden text, the Hub has other weights than the folder, or as in [`push`].
+    """
+    check_repo_id(repo_id)
+    check_repo_id(model_id)
+    contents = RepoContents(repo_id, _SPACE, {})
+    for path, text in files.items():
+        contents.put(path, text)
+    _refuse_leaks([contents], forbidden_texts, None)
+    run, api = RunFolder(folder).run(), HfApi(token=token)
+    with explaining("read", model_id):
+        _, weights = _remote_weights(api, model_id, None)
+    if weights != (own := weights_sha256(Path(folder), run.is_adapter)):
+        raise PushError(
+            f"`{model_id}` holds other weights than `{folder}`: {differing(own, weights)}. The app would ask another "
+            f"model. Push the run first: `trl-unlearn push --output_dir {folder} --hub_model_id {model_id}`."
+        )
+    return _send([contents], [private], None, None, token)[0]
 
 
 def _send(
@@ -278,43 +323,52 @@ def _refuse_leaks(
 def _push_one(
     api: HfApi, user: str, contents: RepoContents, private: bool, revision: str | None, message: str
 ) -> PushedRepo:
-    repo_id = contents.repo_id
+    repo_id, is_space = contents.repo_id, contents.kind == _SPACE
+    kind = {"repo_type": "space" if is_space else "model"}
     with explaining("write to", repo_id, user):
-        retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        info = retried(lambda: api.model_info(repo_id))
+        app = {"space_sdk": "gradio"} if is_space else {}
+        retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True, **kind, **app))
+        info = retried(lambda: api.repo_info(repo_id, **kind))
         if private:
             is_base = contents.kind == "base model"
             option = "`private_base` (`--hub_private_base`)" if is_base else "`private` (`--hub_private_repo`)"
             refuse_public(repo_id, info.private, option)
         if revision is not None:
             retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
-        commit, deleted = _commit(api, repo_id, contents, revision, message)
-        local, (_, remote) = contents.weights(), _remote_weights(api, repo_id, commit.oid)
+        commit, deleted = _commit(api, contents, revision, message, kind)
+        local, remote = contents.weights(), {}
+        if not is_space:
+            _, remote = _remote_weights(api, repo_id, commit.oid)
     # A load by id must give the model that was evaluated: the Hub's own digests say whether all of it arrived.
     if local != remote:
         raise PushError(f"`{repo_id}` holds other weights than were sent: {differing(local, remote)}. {AGAIN}")
     return PushedRepo.of(contents, url=commit.commit_url, private=info.private, deleted=deleted)
 
 
-def _commit(api: HfApi, repo_id: str, contents: RepoContents, revision: str | None, message: str):
+def _commit(api: HfApi, contents: RepoContents, revision: str | None, message: str, kind: dict[str, str]):
     """The commit, and the paths that it deleted."""
+    repo_id = contents.repo_id
     for wait in (*WAITS, None):
         # Listed again for each try: if only the answer to a commit was lost, nothing is left to change, and the
         # client makes no second commit.
-        remote = {file.path for file in api.list_repo_tree(repo_id, recursive=True, revision=revision)}
+        remote = {file.path for file in api.list_repo_tree(repo_id, recursive=True, revision=revision, **kind)}
         # Only what a push may have written is deleted: a file that was added by hand stays.
         stale = sorted(path for path in remote - set(contents.files) if is_published(path))
-        if stale and RUN_FILE not in remote:
+        others, mark = stale, RUN_FILE
+        if contents.kind == _SPACE:
+            # Every file is replaced, and an app of somebody else is not.
+            stale, others, mark = [], sorted(remote & {"app.py"}), _SPACE_FILE
+        if others and mark not in remote:
             raise PushError(
-                f"`{repo_id}` holds files that no push of a run made, such as `{stale[0]}`. Nothing was sent. Choose "
+                f"`{repo_id}` holds files that no push of a run made, such as `{others[0]}`. Nothing was sent. Choose "
                 "another repository, or delete them there."
             )
         additions = [CommitOperationAdd(path, file.content) for path, file in contents.files.items()]
         # Apart from the commit: the client retries uploads by itself, and keeps those that arrived.
-        api.preupload_lfs_files(repo_id, additions, revision=revision, free_memory=False)
+        api.preupload_lfs_files(repo_id, additions, revision=revision, free_memory=False, **kind)
         operations = [*additions, *(CommitOperationDelete(path) for path in stale)]
         try:
-            return api.create_commit(repo_id, operations, commit_message=message, revision=revision), stale
+            return api.create_commit(repo_id, operations, commit_message=message, revision=revision, **kind), stale
         except HTTPError as error:
             if wait is None or not is_transient(error):
                 raise

@@ -13,7 +13,7 @@ from .exits import fail, one_line, refusing
 
 
 REQUIRED = ("trl-unlearn", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub")
-OPTIONAL = ("lm_eval", "deepspeed", "trackio", "bitsandbytes")
+OPTIONAL = ("lm_eval", "deepspeed", "trackio", "gradio", "bitsandbytes")
 
 
 def archive(argv: list[str] | None = None, prog: str = "trl-unlearn archive") -> None:

@@ -46,6 +46,7 @@ from ..evaluation.tables import (
     judged,
     markdown_table,
     print_comparison,
+    print_ranking,
 )
 from ..evaluation.tofu import Suite
 from ..evaluation.together import FixedModel
@@ -150,7 +151,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         # They are the same in all results; the last may have been written by a newer version.
         roles = [role for role in MEASURED_ROLES if role != "unlearned" and results[-1].models.get(role) is not None]
         references = {role: judged(results[-1], role) for role in roles}
-        write_comparison(series.folder, runs, references, comparison.baselines)
+        brief = not training_args.verbose
+        write_comparison(series.folder, runs, references, comparison.baselines, is_brief=brief)
 
 
 def _lacking(job: Job, suites: list[str]) -> list[str]:
@@ -195,7 +197,7 @@ class _Comparison:
         )
         trainer.add_callback(curve)
         trainer.add_callback(panel)
-        steps, seconds = train_and_save(trainer)
+        steps, seconds = train_and_save(trainer, job)
         if PartialState().is_main_process:
             record = {"method": job.name, "seed": job.training_args.seed, "settings": job.settings}
             record |= {"steps": steps, "seconds": seconds, "curve": curve.history, "squeezing": panel.history}
@@ -245,16 +247,24 @@ class _Comparison:
 
 
 def write_comparison(
-    folder: Path, runs: list[ComparedRun], references: dict[str, Judged], baselines: dict[str, dict[str, float]]
+    folder: Path,
+    runs: list[ComparedRun],
+    references: dict[str, Judged],
+    baselines: dict[str, dict[str, float]],
+    *,
+    is_brief: bool = False,
 ) -> None:
-    """Write `comparison.json`, `comparison.md` and the figures, and print the tables."""
+    """Write `comparison.json`, `comparison.md` and the figures; print the tables, or the columns that decide."""
     goal, notes = goal_of(baselines), comparison_notes(runs, references)
     tables = [comparison_rows(runs, references, goal), answer_rows(runs, references)]
     text = json_text(comparison_dict(runs, references, baselines), "comparison.json")
     (folder / "comparison.json").write_text(text, encoding="utf-8")
     parts = [*(markdown_table(*table) for table in tables), *(f"- {note}\n" for note in notes)]
     (folder / "comparison.md").write_text("\n".join(parts[:2]) + "\n" + "".join(parts[2:]), encoding="utf-8")
-    attempted("The table", lambda: print_comparison(tables, notes))
+    if is_brief:
+        attempted("The table", lambda: print_ranking(tables[0], str(folder / "comparison.md")))
+    else:
+        attempted("The table", lambda: print_comparison(tables, notes))
     methods = by_method(runs)
     draw(folder / "figures/comparison.png", partial(plot_comparison, methods, references))
     curves = {name: [run.curve for run in seeds] for name, seeds in methods.items()}

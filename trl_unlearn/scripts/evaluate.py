@@ -274,6 +274,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
             weights["unlearned"] = weights.pop("target")
         write_results(folder, _with_earlier(result, RunFolder(folder)))
         if RunFolder(folder).is_run:
+            RunFolder(folder).save_row_values([outcome.row_values for outcome in outcomes.values()], result)
             keep_sources(folder, data_args, eval_args, model_args)
         if unlearned is not None and RunFolder(unlearned).is_run and not RunFolder(folder).is_run:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
@@ -375,6 +376,8 @@ class _Stages:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{suite}.json"
             unfinished = path.with_suffix(".tmp")
+            # It has values of single rows.
+            unfinished.touch(mode=0o600)
             stage = {"settings": self.settings, "outcome": outcome.to_dict()}
             unfinished.write_text(json.dumps(stage, indent=2) + "\n", encoding="utf-8")
             unfinished.replace(path)

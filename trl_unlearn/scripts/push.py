@@ -38,7 +38,7 @@ from ..trainer.bootstrap_unlearn_config import option
 from .arguments import DataArguments, parse
 from .exits import fail, interruptible, refusing
 from .rows import load_training_rows
-from .sources import recorded_forget_set
+from .sources import ROW_SOURCES, SourceArguments, recorded_forget_set
 
 
 @dataclass
@@ -97,7 +97,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
     with refusing(prog):
         (args,), _ = parse((PushArguments,), prog, __doc__, argv)
         folder = Path(args.output_dir)
-        texts = _forget_texts(args, folder, prog) | {"beliefs": RunFolder(folder).belief_texts()}
+        texts = forget_texts(args, folder, prog) | {"beliefs": RunFolder(folder).belief_texts()}
         try:
             repos = push(
                 folder,
@@ -118,7 +118,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
     print(summary(repos))
 
 
-def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, list[str]]:
+def forget_texts(args: PushArguments | SourceArguments, folder: Path, prog: str) -> dict[str, list[str]]:
     """Source -> answers: those of the forget set, and of the forget sets of earlier requests."""
     run, given = RunFolder(folder).run(), args.forget_dataset or args.dataset_name
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -161,13 +161,8 @@ def _forget_texts(args: PushArguments, folder: Path, prog: str) -> dict[str, lis
     return texts
 
 
-def _given_set(args: PushArguments) -> DataArguments:
-    return DataArguments(
-        dataset_name=args.dataset_name,
-        forget_config=args.forget_config,
-        forget_dataset=args.forget_dataset,
-        forget_split=args.forget_split,
-    )
+def _given_set(args: PushArguments | SourceArguments) -> DataArguments:
+    return DataArguments(**{name: one for name in ROW_SOURCES if (one := getattr(args, name)) is not None})
 
 
 def summary(repos: list[PushedRepo]) -> str:

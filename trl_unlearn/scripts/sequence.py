@@ -192,7 +192,7 @@ class _Sequence:
         if self.stop_args.stop_at:
             sets = self.forget[job.name], self.retain, self.moved[job.name]
             trainer.add_callback(unlearn_until(self.stop_args, trainer, *sets, self._loaders(None)["retrained"]))
-        steps, seconds = train_and_save(trainer)
+        steps, seconds = train_and_save(trainer, job)
         shortfall = trainer.shortfall
         # Free the model and its optimizer before the saved one is loaded.
         del trainer

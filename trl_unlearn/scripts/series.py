@@ -21,7 +21,7 @@ from ..evaluation.callbacks import CannotBeginError
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
-from ..trainer.logs import say
+from ..trainer.logs import say, say_one_line
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, default_config, parse, use_archive
 from .exits import close_bars, one_line, refuse, stop
 from .models import check_models, load_config, load_tokenizer
@@ -40,6 +40,8 @@ class Job:
     model_args: UnlearnModelConfig
     settings: str
     earlier: list["Job"]
+    # Its number and label, when it runs.
+    place: str = ""
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the last file of the run: it says that the folder is complete."""
@@ -109,8 +111,9 @@ class Series:
         for number, job in enumerate(tqdm(self.jobs, desc=desc, disable=None if is_main else True), 1):
             is_stale = (chained and is_stale) or not job.finished.is_file()
             if is_stale:
-                if is_main:
-                    say(f"{number} of {len(self.jobs)}: {job.label}")
+                job.place = f"{number} of {len(self.jobs)}: {job.label}"
+                if is_main and job.training_args.verbose:
+                    say(job.place)
                 if is_main and job.folder.exists():
                     # The remains of an interrupted run: a series restarts it, from its first step.
                     shutil.rmtree(job.folder)
@@ -138,8 +141,9 @@ def folder_name(name: Any) -> str:
     return re.sub(r"[^\w.-]+", "-", str(name))
 
 
-def train_and_save(trainer: BootstrapUnlearnTrainer) -> tuple[int, float]:
-    """Train and save; returns the steps, and the seconds of the training."""
+def train_and_save(trainer: BootstrapUnlearnTrainer, job: Job) -> tuple[int, float]:
+    """Train and save, with one line at the end; returns the steps, and the seconds of the training."""
+    say_one_line(trainer, job.place)
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started

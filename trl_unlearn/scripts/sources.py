@@ -5,19 +5,54 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
 from ..data.archive import ArchivePaths, build_archive
-from ..hub.folder import RunFolder
+from ..hub.folder import RunFolder, differing
 from ..records import DatasetRecord, UnlearningRun
+from ..results import EvaluationResult
+from ..trainer.bootstrap_unlearn_config import option
+from ..trainer.checks import refuse_model_name
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
+from .exits import one_line
+from .models import evaluation_loaders, models_protocol, quantize_as_trained, refuse_missing_folder
 
 
 # Options that are kept, as they were when the run was made or judged.
 MODEL_SOURCES = ("model_name_or_path", "model_revision", "adapter_name_or_path", "retrained_model_name_or_path")
 ROW_SOURCES = ("dataset_name", "forget_config", "forget_split", "forget_dataset")
+
+
+@dataclass
+class SourceArguments:
+    """Where the models and the rows of a run are, if its folder does not tell."""
+
+    model_name_or_path: str | None = option(None, "The target. Default: as in the run.")
+    model_revision: str | None = option(None, "Its revision on the Hub.")
+    adapter_name_or_path: str | None = option(
+        None, "Adapter that makes the target out of `model_name_or_path`. Default: as in the run."
+    )
+    retrained_model_name_or_path: str | None = option(
+        None, "Reference model that was trained without the forget set. Default: that of the evaluation."
+    )
+    dataset_name: str | None = option(
+        None, "TOFU or a dataset of its form that has the forget set, with `forget_config`. Default: as in the run."
+    )
+    forget_config: str | None = option(None, "Its config, such as 'forget10'.")
+    forget_split: str | None = option(None, "Split of the forget set. Default: 'train'.")
+    forget_dataset: str | None = option(
+        None, "The forget set as a file, a folder or an id on the Hub. Default: as in the run."
+    )
+    trust_remote_code: bool = option(False, "Whether code from the Hub may run.")
+
+    def given(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The options among `names` that were given."""
+        return {name: value for name, value in asdict(self).items() if name in names and value is not None}
 
 
 def keep_sources(
@@ -80,3 +115,76 @@ def _recorded_target(folder: Path, run: UnlearningRun) -> dict[str, Any]:
         return {"model_name_or_path": name} | ({"model_revision": revision} if revision else {})
     target = _lab(run.base_model, lambda paths: paths.target)
     return {} if target is None else {"model_name_or_path": str(target)}
+
+
+def forget_set(args: SourceArguments, folder: str | Path, record: DatasetRecord) -> DataArguments:
+    """The forget set of a run: as given, as kept in its folder, or by its name in the record."""
+    kept = {name: one for name, one in RunFolder(folder).sources().items() if name in ROW_SOURCES}
+    if named := args.given(ROW_SOURCES) or kept:
+        return DataArguments(**named)
+    return recorded_forget_set(record, folder)
+
+
+def refuse_models(args: SourceArguments) -> None:
+    """Refuse models that were given and cannot be used. Those that the run names may be gone: the rest is shown."""
+    for name, given in args.given(("model_name_or_path", "retrained_model_name_or_path")).items():
+        refuse_missing_folder(name, given)
+        refuse_model_name(given, trust_remote_code=args.trust_remote_code)
+    if args.adapter_name_or_path is not None:
+        refuse_missing_folder("adapter_name_or_path", args.adapter_name_or_path)
+
+
+def run_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder of a run."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"`{folder}` holds no tokenizer that can be loaded. Give the folder of a run.") from error
+
+
+def run_loaders(
+    args: SourceArguments, folder: Path, run: UnlearningRun, result: EvaluationResult | None, notes: list[str]
+) -> Mapping[str, Callable[[], PreTrainedModel] | None]:
+    """Role -> loader, or None with a note where a model is not known."""
+    given, known = args.given(MODEL_SOURCES), {}
+    try:
+        known = recorded_models(folder, run)
+    except (ValueError, OSError) as error:
+        notes.append(f"The target is not known: {one_line(error)}")
+    known |= given
+    if "model_name_or_path" not in known:
+        notes.append("The target is not known to the run. Name it with `--model_name_or_path`.")
+    if "retrained_model_name_or_path" not in known:
+        notes.append(
+            "No retrained model is known to the run: how much is too much cannot be said. Name one with "
+            "`--retrained_model_name_or_path`."
+        )
+    dtype = {} if result is None else {"dtype": result.protocol.get("dtype")}
+    retrained = known.pop("retrained_model_name_or_path", None)
+    model_args = UnlearnModelConfig(**known, **{name: value for name, value in dtype.items() if value})
+    eval_args = EvaluationArguments(retrained_model_name_or_path=retrained)
+    # An adapter needs its base; a whole model is loaded as it is, so that its name stands in for the base's.
+    has_target = model_args.model_name_or_path is not None
+    unlearned = str(folder) if has_target or not run.is_adapter else None
+    if not has_target:
+        model_args.model_name_or_path = str(folder)
+    quantize_as_trained(model_args, unlearned)
+    loaders = evaluation_loaders(eval_args, model_args, unlearned, args.trust_remote_code)
+    if not has_target:
+        loaders["target"] = None
+    recorded = {} if result is None else result.protocol.get("weights_sha256") or {}
+    if recorded:
+        _compare_weights(models_protocol(eval_args, model_args, unlearned)["weights_sha256"], recorded, notes)
+    return loaders
+
+
+def _compare_weights(
+    weights: Mapping[str, dict[str, str]], recorded: Mapping[str, dict[str, str]], notes: list[str]
+) -> None:
+    """Note models whose weights are not those that were evaluated; the run's own were compared before."""
+    for role in ("target", "retrained"):
+        if role in weights and role in recorded and weights[role] != recorded[role]:
+            notes.append(
+                f"The {role} model is another one than was evaluated: "
+                f"{differing(recorded[role], weights[role])} differ. Name the one that was."
+            )

@@ -131,8 +131,11 @@ class LogpsProgressCallback(ProgressCallback):
 class QuietCallback(ProgressCallback):
     """
     The numbers that decide: behind the bar, which only a terminal shows, and as a line for an entry of the log, of
-    which a run prints 20 at most. The log history and reporters have everything.
+    which a run prints 20 at most, and one of several runs, behind its `label`, only the last. The log history and
+    reporters have everything.
     """
+
+    label: str | None = None
 
     def __init__(self, trainer: Trainer, means: Mapping[str, float]):
         super().__init__()
@@ -145,7 +148,10 @@ class QuietCallback(ProgressCallback):
         self._line_of, self._line_step, self.current_step = -1, 0, 0
         if state.is_world_process_zero:
             # In a pipe each change of a bar would be a line.
-            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm or None)
+            self.training_bar = tqdm(
+                total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm or None, leave=self.label is None
+            )
+        if state.is_world_process_zero and self.label is None:
             say(
                 f"Training for {state.max_steps} steps. Log-probs are means in nats per token; `verbose` shows all "
                 "numbers of every entry of the log."
@@ -162,7 +168,7 @@ class QuietCallback(ProgressCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         self._logged |= logs
-        if self.training_bar is None or "loss" not in logs:
+        if self.training_bar is None or self.label is not None or "loss" not in logs:
             return
         twentieth = _LINES * state.global_step // state.max_steps
         if twentieth > self._line_of:
@@ -173,12 +179,17 @@ class QuietCallback(ProgressCallback):
         if self.training_bar is not None and self._line_step < state.global_step:
             self._say_line(state)
         if self.training_bar is not None and self._trainer.stop_reason:
-            say(f"Training ended early: {self._trainer.stop_reason}")
+            where = "Training" if self.label is None else self.label
+            say(f"{where} ended early: {self._trainer.stop_reason}")
         self._logged.clear()
         super().on_train_end(args, state, control, **kwargs)
 
     def _say_line(self, state) -> None:
         self._line_step = state.global_step
+        if self.label is not None:
+            seconds = self._logged.get("train_runtime", 0)
+            say(f"{self.label}: {state.global_step} steps in {seconds:.0f} s, {self._text(self._logged)}")
+            return
         sampled = self._logged.pop("beliefs/target_share", None)
         news = [] if sampled is None else [f"new beliefs, {sampled:.0%} repeat the answer"]
         news += [f"{name} {self._logged.pop(name):.3g}" for name in list(self._logged) if _is_of_evaluation(name)]
@@ -207,6 +218,13 @@ def say(line: str) -> None:
     """Print a line above any bar, at once also into a pipe."""
     tqdm.write(line)
     sys.stdout.flush()
+
+
+def say_one_line(trainer: Trainer, label: str) -> None:
+    """Of one run among several, print its last line alone, behind a label. With `verbose` nothing changes."""
+    for one in trainer.callback_handler.callbacks:
+        if isinstance(one, QuietCallback):
+            one.label = label
 
 
 def show_progress(trainer: Trainer, means: Mapping[str, float]) -> None:

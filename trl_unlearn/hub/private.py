@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the folder of a run keeps for its owner: the page with its rows, paths of this machine, values of a row."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..results import EvaluationResult
+
+
+# The page of `trl-unlearn show`, which holds forget text; where models and rows lie on this machine; and what attacks
+# bring back of each row, by digests of rows. The allow-list of pushes has none of them.
+PAGE_FILE, _SOURCES, _ROW_VALUES = PRIVATE_FILES = ("show.html", ".sources.json", ".row_values.json")
+
+# Role -> attack -> key of a row -> value.
+RowValues = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+class PrivateFiles:
+    """The part of [`~hub.folder.RunFolder`] that no push takes."""
+
+    path: Path
+
+    def save_page(self, text: str) -> Path:
+        """Write the page with the forget rows, which only its owner can read; returns its path."""
+        return self._write(PAGE_FILE, text)
+
+    def sources(self) -> dict[str, str]:
+        """Options that name the models and rows of the run on this machine; none in a folder from elsewhere."""
+        path = self.path / _SOURCES
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def save_sources(self, options: Mapping[str, str]) -> None:
+        """Keep options that name models and rows, beside those kept before; they hold paths, and are hidden."""
+        path = self.path / _SOURCES
+        path.write_text(json.dumps(self.sources() | dict(options), indent=2) + "\n", encoding="utf-8")
+
+    def row_values(self, result: EvaluationResult) -> RowValues:
+        """What attacks bring back of each row, as measured on the models of a result; nothing of other models."""
+        path = self.path / _ROW_VALUES
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return kept["values"] if kept.get("weights") == result.protocol.get("weights_sha256") else {}
+
+    def save_row_values(self, parts: Sequence[RowValues], result: EvaluationResult) -> None:
+        """Keep what suites measured on each row, beside what others measured on the models of the same result."""
+        values: dict[str, dict[str, dict[str, float]]] = {}
+        for part in (self.row_values(result), *parts):
+            for role, attacks in part.items():
+                # JSON has no number that is not finite.
+                rounded = {
+                    name: {key: round(value, 4) for key, value in rows.items() if math.isfinite(value)}
+                    for name, rows in attacks.items()
+                }
+                values[role] = values.get(role, {}) | rounded
+        kept = {"weights": result.protocol.get("weights_sha256"), "values": values}
+        self._write(_ROW_VALUES, json.dumps(kept, allow_nan=False) + "\n")
+
+    def _write(self, name: str, text: str) -> Path:
+        path, unfinished = self.path / name, self.path / f".{name.lstrip('.')}.{os.getpid()}"
+        try:
+            # Private from the first byte on, whatever the mode of an earlier file is.
+            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return path
+
+    def belief_texts(self) -> list[str]:
+        """Every string in the files that hold beliefs: none of them may be published."""
+
+        def strings(value: Any) -> list[str]:
+            if isinstance(value, str):
+                return [value]
+            parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            return [text for part in parts for text in strings(part)]
+
+        texts = []
+        for path in sorted(self.path.rglob("*belief*")):
+            if path.suffix == ".jsonl":
+                lines = path.read_text(encoding="utf-8").splitlines()
+                texts += [text for line in lines if line.strip() for text in strings(json.loads(line))]
+            elif path.suffix == ".json":
+                texts += strings(json.loads(path.read_text(encoding="utf-8")))
+        return texts
