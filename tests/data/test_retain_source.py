@@ -12,7 +12,7 @@ from datasets import Dataset
 from trl_unlearn.data import retain_source
 from trl_unlearn.data.common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES
 from trl_unlearn.data.model_rows import RowWriter, Written
-from trl_unlearn.data.retain_source import AnswersNow, ModelRetainSource
+from trl_unlearn.data.retain_source import ModelRetainSource
 from trl_unlearn.encoding import encode_row
 
 from ..conftest import FACTS, conversations
@@ -107,21 +107,6 @@ def test_raw_text_gives_rows_about_anything(told, tiny_model, tiny_tokenizer):
     source = ModelRetainSource(tiny_model, tiny_tokenizer, forget, None, seed=0)
     assert len(source.rows(12)) > 0
     assert source.report["kinds"]["neighbours"] == source.report["kinds"]["strangers"] == 0
-
-
-def test_where_rows_were_forgotten_the_answers_of_now_are_kept_unless_they_say_them_still(
-    told, monkeypatch, tiny_model, tiny_tokenizer
-):
-    monkeypatch.setattr(told, "unsure", ("Cyra",))
-    forgotten = [
-        ("Where was Bo Lindgren born?", "Bo Lindgren was born in Ostwick fields."),
-        ("Where was Dov Peretz born?", "Dov Peretz was born in Veldt harbour."),
-        ("Where was Cyra Oduya born?", "Cyra Oduya was born in Corrow."),
-        ("Which bicycle has Edda Brandt?", "A red one."),
-    ]
-    rows = [*conversations(forgotten), {"text": "Edda Brandt lives above a bakery."}]
-    kept = AnswersNow(tiny_model, tiny_tokenizer, rows, seed=0).rows(10)
-    assert kept.to_list() == conversations([(forgotten[0][0], "Bo Lindgren was born in Town 27.")]).to_list()
 
 
 def test_an_empty_forget_set_is_refused(tiny_model, tiny_tokenizer):

@@ -23,7 +23,7 @@ from .model_rows import Prompt, RowWriter, Written
 from .overlap import OverlapFilter, question_and_answer
 
 
-__all__ = ["AnswersNow", "ModelRetainSource", "OverlapFilter", "RetainSource"]
+__all__ = ["ModelRetainSource", "OverlapFilter", "RetainSource"]
 
 logger = logging.getLogger(__name__)
 
@@ -246,49 +246,6 @@ class ModelRetainSource(RetainSource):
         chosen = (chosen + spare)[:count]
         random.Random(key_seed((self._seed, "mix"))).shuffle(chosen)
         return chosen
-
-
-class AnswersNow(RetainSource):
-    """
-    What a model answers now where earlier rows were forgotten, so that a later request does not change it.
-
-    An answer that still repeats a forgotten one is no row to keep, nor is babble; raw text has no question.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]), tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The model that has forgotten the rows, and its tokenizer.
-        forgotten (`Sequence[Mapping]`):
-            The rows: `prompt` and `completion`, `messages` or `text`.
-        seed (`int`):
-            Seed of every draw.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        forgotten: Sequence[Mapping[str, Any]],
-        *,
-        seed: int,
-    ):
-        self._asked = [row for row in forgotten if has_answer(row)]
-        # Each row has the form of its prompt: this is about where an answer ends.
-        is_chat = any(map(is_conversation, self._asked))
-        self._writer = RowWriter(model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=_LONGEST)
-
-    def rows(self, count: int) -> Dataset:
-        """At most `count` rows with the columns `prompt` and `completion`."""
-        prompts = [prompt_and_answer(row)[0] for row in self._asked][:count]
-        answers = self._writer.answers(prompts, "forgotten", desc="Answers where rows were forgotten")
-        pairs = [
-            pair for pair in zip(prompts, answers, strict=True) if pair[1] is not None and pair[1].logp >= _UNSURE
-        ]
-        rows = [self._writer.row(prompt, answer.text) for prompt, answer in pairs]
-        # The questions are those of the forgotten rows: only the answers are to be others.
-        overlap = OverlapFilter(self._asked, ())
-        reasons = overlap.reasons([("", " ".join(question_and_answer(row))) for row in rows])
-        kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-        return Dataset.from_list(kept) if kept else Dataset.from_dict({"prompt": [], "completion": []})
 
 
 def _about(prompt: Prompt, old: str, new: str) -> Prompt:

@@ -34,7 +34,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.files import load_rows
 from ..data.overlap import OverlapFilter, question_and_answer
-from ..data.retain_source import AnswersNow, ModelRetainSource
+from ..data.retain_source import ModelRetainSource
 from ..data.subject_rows import believed_rows, hold_out
 from ..evaluation.rows import encode_set
 from ..evaluation.tables import print_checks
@@ -90,8 +90,8 @@ class ForgetArguments:
     )
     add: str | None = option(
         None,
-        "Output folder of a finished run of this command, from whose model this request goes on. What that has "
-        "forgotten stays so: its answers there are rows to keep.",
+        "Output folder of a finished run of this command, whose model this request resumes from. Its rows to keep "
+        "are kept here, too, and the rows that it has forgotten are measured again.",
     )
     undo: str | None = option(
         None, "Output folder of a run, in place of a request: says how the model from before it is had back."
@@ -482,26 +482,18 @@ def _retain_rows(request: Request, model: PreTrainedModel, forget: Dataset, form
         rows, repeated = OverlapFilter(forget, request.subjects).split(given.forms.get(form, given.rows))
         state.print(f"Rows to keep: {given.words()}; {len(repeated)} repeat the forget set, and are left out.")
     if request.earlier is not None:
-        rows = _with_earlier(request, model, rows, forget, state)
+        rows = _with_earlier(request, rows, forget, state)
     if len(rows) == 0:
         raise ValueError("There are no rows to keep. Give some that do not repeat the forget set as `--retain`.")
     return rows
 
 
-def _with_earlier(
-    request: Request, model: PreTrainedModel, rows: Dataset, forget: Dataset, state: PartialState
-) -> Dataset:
-    """Rows to keep of this request, those of earlier ones, and what the model answers now where these forgot."""
-    forgotten, seed = request.earlier.rows(), request.training_args.seed
-    rows, _ = OverlapFilter(forgotten).split(rows)
+def _with_earlier(request: Request, rows: Dataset, forget: Dataset, state: PartialState) -> Dataset:
+    """Rows to keep of this request, none of which repeats an earlier forget set, and those of earlier requests."""
+    rows, _ = OverlapFilter(request.earlier.rows()).split(rows)
     before, _ = OverlapFilter(forget, request.subjects).split(request.earlier.retain())
-    now = AnswersNow(model, request.tokenizer, forgotten, seed=seed).rows(len(forgotten))
-    state.print(
-        f"Rows to keep of earlier requests: {len(before)}, and {len(now)} answers as they are now to the "
-        f"{len(forgotten)} rows that were forgotten."
-    )
-    parts = [one.to_list() for one in (rows, before, now) if len(one)]
-    return Dataset.from_list([row for part in parts for row in part])
+    state.print(f"Rows to keep of earlier requests: {len(before)}.")
+    return Dataset.from_list([*rows.to_list(), *before.to_list()])
 
 
 def _teacher(request: Request, model: PreTrainedModel, forget: Dataset) -> str | None:
