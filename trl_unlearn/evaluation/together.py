@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import answer_ids, pad_rows, padding_token_id, prompt_ids, without_end
 from ..generation import Completion, eos_token_ids, generate
 from ..metrics import ExtractionStrength
-from ..token_scores import RowScore, score_batch, score_rows
+from ..token_scores import RowScore, gains_by_sharing, score_batch, score_rows
 from .rows import EncodedSet, Loaders
 from .uncertainty import where_measured
 
@@ -155,8 +155,9 @@ def shared(work: Callable[[list[int]], list[Any]], lengths: Sequence[int]) -> li
 
 def score_rows_together(model: nn.Module, rows: Sequence[dict[str, Any]], **kwargs: Any) -> list[RowScore]:
     """[`~trl_unlearn.token_scores.score_rows`], shared among processes."""
+    share_prompts = bool(rows) and gains_by_sharing(model, rows)
     return shared(
-        lambda indices: score_rows(model, [rows[i] for i in indices], **kwargs),
+        lambda indices: score_rows(model, [rows[i] for i in indices], share_prompts=share_prompts, **kwargs),
         [len(row["input_ids"]) for row in rows],
     )
 
