@@ -25,7 +25,7 @@ from ..metrics import LeakAtK, RougeRecall
 from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, NOISE_PERCENT, SuiteOutcome
 from ..row_forms import prompt_and_answer, template_columns, with_question
 from .relearning import AttackSetting, attack_batches, blunt_attacks, curves_of, excess_areas, relearn
-from .rows import EvaluationRows, Loaders, encode_set
+from .rows import EvaluationRows, Loaders
 from .together import free_memory, measured_once
 from .uncertainty import summarise_rows, where_measured
 
@@ -297,7 +297,7 @@ def measure_robustness(
     only, and without a retrained model there are no areas.
     """
     forget_rows = list(rows.forget)
-    forget = encode_set(forget_rows, tokenizer, name="forget")
+    forget = rows.encoded("forget", tokenizer)
     batches = attack_batches(rows, forget, tokenizer)
     options = {"tokenizer": tokenizer, "batch_size": batch_size, "seed": seed}
     setting = _Setting(rows=forget_rows, forget=forget, batches=batches, **options)

@@ -121,7 +121,7 @@ class FixedModel:
         return copy.copy(self._kept[name])
 
 
-def measured_once(load: Callable[[], PreTrainedModel], name: str, measure: Callable[[], Measured]) -> Measured:
+def measured_once(load: Callable[[], PreTrainedModel] | None, name: str, measure: Callable[[], Measured]) -> Measured:
     """What `measure()` returns; not measured again for a [`FixedModel`]."""
     return load.once(name, measure) if isinstance(load, FixedModel) else measure()
 
@@ -185,17 +185,22 @@ def generate_answers(
     *,
     max_new_tokens: int,
     batch_size: int | None = None,
+    load: Callable[[], PreTrainedModel] | None = None,
 ) -> list[Completion]:
-    """Greedy answers to the prompts of a set."""
-    return generate_together(
-        model,
-        [prompt_ids(row) for row in encoded.answers],
-        pad_token_id=padding_token_id(tokenizer),
-        eos_token_ids=eos_token_ids(model, tokenizer, encoded.answers),
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        desc=f"Answering the {encoded.name} set",
-    )
+    """Greedy answers to the prompts of a set; generated once for the model of a `load` that is a [`FixedModel`]."""
+
+    def answer() -> list[Completion]:
+        return generate_together(
+            model,
+            [prompt_ids(row) for row in encoded.answers],
+            pad_token_id=padding_token_id(tokenizer),
+            eos_token_ids=eos_token_ids(model, tokenizer, encoded.answers),
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            desc=f"Answering the {encoded.name} set",
+        )
+
+    return measured_once(load, f"answers to the {encoded.name} set of at most {max_new_tokens} tokens", answer)
 
 
 def sample_responses(
