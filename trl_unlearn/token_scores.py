@@ -23,8 +23,9 @@ from .prompt_sharing import row_shape
 
 
 _LOGPS_ONLY = ScoreTerms()
-# Share of the tokens of rows that has to be left where prompts are shared: attention in long sequences costs, too.
-_WORTH_SHARING = 0.8
+# Share of the tokens of rows that has to be left where prompts are shared, and the longest row: attention in sequences
+# of twice its length costs, too, and with 1,024 tokens a small model was slower by half.
+_WORTH_SHARING, _LONGEST_SHARED = 0.8, 256
 
 
 @dataclass
@@ -228,9 +229,10 @@ def gains_by_sharing(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> boo
     shapes = [row_shape(row["input_ids"], row["labels"]) for row in rows]
     prompts = {shape.prompt: shape.prompt_length for shape in shapes}
     kept = sum(prompts.values()) + sum(shape.answer_length for shape in shapes)
-    if kept > _WORTH_SHARING * sum(shape.length for shape in shapes) or isinstance(model, FSDPModule):
+    longest = max(shape.length for shape in shapes)
+    if kept > _WORTH_SHARING * sum(shape.length for shape in shapes) or longest > _LONGEST_SHARED:
         return False
-    return sharing_obstacle(model, max(shape.length for shape in shapes)) is None
+    return not isinstance(model, FSDPModule) and sharing_obstacle(model, longest) is None
 
 
 def _by_length(rows: Sequence[Mapping[str, Any]], share_prompts: bool) -> list[list[int]]:
