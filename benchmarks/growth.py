@@ -8,7 +8,7 @@ On a small random model, so that every curve has many sizes. Prints a Markdown t
 and draws them.
 
 ```bash
-python benchmarks/growth.py --figure growth.png
+python benchmarks/growth.py growth.png
 ```
 """
 
@@ -138,7 +138,7 @@ def _draw(curves: dict[str, tuple[list[int], list[float], list[float]]], path: s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", help="Picture of the curves.")
+    parser.add_argument("figure", nargs="?", help="File of a picture of the curves.")
     parser.add_argument("--points", type=int, default=5, help="Sizes of each curve, from the smallest.")
     settings = parser.parse_args()
     disable_progress_bars()

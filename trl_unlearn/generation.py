@@ -315,6 +315,9 @@ def _new_cache(model: PreTrainedModel) -> DynamicCache | None:
     adapter = getattr(model, "active_peft_config", None)
     if getattr(adapter, "is_prompt_learning", False) or model.config.model_type in _ONE_ROW_AT_A_TIME:
         return None
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if _CACHE not in inspect.signature(whole.forward).parameters:
+        return None
     cache = DynamicCache(config=model.config.get_text_config())
     # A sliding window forgets, and a state is not kept token by token.
     return cache if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers) else None

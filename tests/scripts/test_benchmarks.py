@@ -28,7 +28,7 @@ def test_a_benchmark_ends_with_its_table(checkpoint, tofu_folder, benchmark):
 @pytest.mark.slow
 def test_the_curves_have_exponents_and_a_picture(tmp_path):
     done = subprocess.run(
-        [sys.executable, "growth.py", "--points", "2", "--figure", str(tmp_path / "growth.png")],
+        [sys.executable, "growth.py", "--points", "2", str(tmp_path / "growth.png")],
         cwd=Path(__file__).parents[2] / "benchmarks",
         capture_output=True,
         text=True,
