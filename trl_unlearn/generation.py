@@ -52,7 +52,7 @@ _BLOCK = 256
 _STAGE = 64
 # New tokens after which the rows that have ended leave their batch, where those that go on keep their cache.
 _LEG = 8
-# The argument of the cache, which has a new name since Transformers 5.21.
+# The argument of the cache, whose name differs between versions of Transformers.
 _CACHE = next(
     name
     for name in ("cache", "past_key_values")
