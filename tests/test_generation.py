@@ -292,6 +292,34 @@ def test_rows_that_go_on_without_those_that_ended_are_completed_the_same(keyed, 
     assert len(sizes) > 1 and sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.parametrize("family", ["qwen3", "gemma3", "mamba"])
+def test_shared_prompts_and_rows_that_leave_their_batch_change_no_completion(family, monkeypatch):
+    model, steps = build(family), []
+    generator = torch.Generator().manual_seed(1)
+    lengths = [12, 5, 12, 20]
+    prompts = [torch.randint(5, 390, (length,), generator=generator).tolist() for length in lengths]
+    repeated, keys = [x for x in prompts for _ in range(3)], [(0, i, j) for i in range(4) for j in range(3)]
+    options = {"keys": keys, "eos_token_ids": list(range(2, 40)), "max_new_tokens": 20}
+    monkeypatch.setattr(generation, "_LEG", 3)
+    embeddings = model.get_input_embeddings()
+    embeddings.register_forward_pre_hook(lambda module, args: steps.append(tuple(args[0].shape)))
+    found, seen = complete(model, repeated, **options), steps.copy()
+    monkeypatch.setattr(generation, "_new_cache", lambda model: None)
+    expected = complete(model, repeated, **options)
+    assert [(x.ids, x.ended) for x in found] == [(x.ids, x.ended) for x in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.logps == pytest.approx(theirs.logps, abs=1e-4)
+    lasting = [sum(len(x.ids) > step for x in expected) for step in (0, 3, 6, 9)]
+    assert lasting[0] > lasting[1] > lasting[2]
+    if family == "qwen3":
+        # All but the last token of each prompt, once; then a token of each row that has not ended, three times each.
+        assert seen[0] == (4, 19)
+        assert [rows for rows, _ in seen[1::3]][:4] == lasting and {width for _, width in seen[1:]} == {1}
+    else:
+        # A window forgets and a state has no tokens: a batch goes on to its end.
+        assert seen == steps[len(seen) :] and {rows for rows, _ in seen} == {12}
+
+
 def test_out_of_memory_halves_the_batch_and_loses_nothing(model, prompts, monkeypatch):
     keys = [(0, i) for i in range(len(prompts))]
     expected = complete(model, prompts, keys=keys)

@@ -21,7 +21,7 @@ ALLOWED = {
     "encoding": {"row_forms"},
     "_fused_scores": set(),
     "label_states": {"_fused_scores", "prompt_sharing"},
-    "token_scores": {"_fused_scores", "encoding", "label_states"},
+    "token_scores": {"_fused_scores", "encoding", "label_states", "prompt_sharing"},
     "prompt_sharing": set(),
     "generation": {"encoding", "row_forms"},
     "subjects": {"encoding", "generation"},

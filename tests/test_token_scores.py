@@ -7,7 +7,17 @@ import torch.nn.functional as F
 
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.label_states import LabelStates, LogitHead
-from trl_unlearn.token_scores import RowGroup, ScoreTerms, score_batch, score_groups, score_rows, token_scores
+from trl_unlearn.token_scores import (
+    RowGroup,
+    ScoreTerms,
+    gains_by_sharing,
+    score_batch,
+    score_groups,
+    score_rows,
+    token_scores,
+)
+
+from .families import build
 
 
 EXACT = {"atol": 1e-9, "rtol": 0.0}
@@ -187,6 +197,43 @@ def test_score_rows_evaluates_and_puts_the_training_mode_back(training, tiny_mod
     score_rows(tiny_model.train(training), rows, pad_token_id=0, batch_size=3)
     assert seen == [(False, False)] * 2
     assert tiny_model.training is training
+
+
+def answers_to(prompts, count):
+    """Rows with different answers to each prompt, in no order, and one of them twice."""
+    draw = torch.Generator().manual_seed(0)
+    rows = [
+        (prompt, torch.randint(3, 400, (4 + 3 * j,), generator=draw).tolist())
+        for j in range(count)
+        for prompt in prompts
+    ]
+    rows = [{"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer} for prompt, answer in rows]
+    return [*rows, rows[2]]
+
+
+@pytest.mark.parametrize("share_prompts", [False, True])
+def test_rows_with_the_same_prompt_or_the_same_tokens_have_the_scores_of_rows_alone(share_prompts):
+    model, tokens = build("llama", scale=1.0).double(), []
+    rows = answers_to([[*range(10, 30)], [*range(40, 52)]], 3)
+    alone = [score_rows(model, [row], pad_token_id=0, moments=True)[0] for row in rows]
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, args: tokens.append(args[0].numel()))
+    together = score_rows(model, rows, pad_token_id=0, batch_size=4, moments=True, share_prompts=share_prompts)
+    for one, other in zip(together, alone, strict=True):
+        assert one.logps == pytest.approx(other.logps, abs=1e-10)
+        assert one.log_variance == pytest.approx(other.log_variance, abs=1e-10)
+        assert one.is_top1 == other.is_top1
+    # Of 7 rows 6 differ. A pass of four: two prompts, or four, and their answers, in multiples of 8 where they share.
+    assert tokens == ([64, 24] if share_prompts else [120, 38])
+
+
+def test_prompts_are_shared_where_that_saves_tokens_and_the_model_can():
+    common, apart = answers_to([[*range(10, 30)]], 3), answers_to([[i, *range(10, 30)] for i in (3, 4, 5)], 1)
+    assert gains_by_sharing(build("llama"), common) and not gains_by_sharing(build("llama"), apart[:3])
+    assert not gains_by_sharing(build("mamba"), common)
+    assert not gains_by_sharing(build("llama"), answers_to([[9] * 250], 3))
+    assert not gains_by_sharing(build("llama").bfloat16(), common)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not gains_by_sharing(build("llama"), common)
 
 
 def test_no_rows_have_no_scores(tiny_model):

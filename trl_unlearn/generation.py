@@ -4,6 +4,7 @@
 """Prompts to completions: batched, seeded row by row. The only caller of `generate`."""
 
 import hashlib
+import inspect
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import (
+    DynamicCache,
     GenerationConfig,
+    GenerationMixin,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedConfig,
@@ -30,6 +33,7 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.cache_utils import DynamicLayer
 
 from ._trl import unwrap_model_for_generation
 from .encoding import closing_token_id, template_closing_token_id
@@ -44,8 +48,16 @@ _MAX_BATCH_SIZE = {"cpu": 128, "cuda": 512}
 _CAUTIOUS_BATCH_SIZE = 64
 # Tokens of a block, whose mass is summed before a token in it is picked.
 _BLOCK = 256
-# New tokens after which the rows that have ended are taken out of their batch.
+# New tokens after which the rows that have not ended are batched anew, over all batches.
 _STAGE = 64
+# New tokens after which the rows that have ended leave their batch, where those that go on keep their cache.
+_LEG = 8
+# The argument of the cache, whose name differs between versions of Transformers.
+_CACHE = next(
+    name
+    for name in ("cache", "past_key_values")
+    if name in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+)
 # Models that read padding as text, and mix up the states of a batch's rows.
 _ONE_ROW_AT_A_TIME = frozenset({"rwkv"})
 # Fields of the generation config that have an argument or option of their own, or would undo the row-keyed sampling.
@@ -179,11 +191,23 @@ class _RowKeyedSampler(LogitsProcessor):
             if self.probabilities is None:
                 self.probabilities = torch.empty_like(scores, dtype=torch.float32)
             warped = self.warpers(input_ids, scores.float())
-            tokens = _invert(torch.softmax(warped, -1, out=self.probabilities), uniforms)
+            tokens = _invert(torch.softmax(warped, -1, out=self.probabilities[: len(scores)]), uniforms)
         # Before the warpers: at temperature 1, over all tokens.
         self.logps.append((scores.gather(-1, tokens) - scores.logsumexp(-1, keepdim=True))[:, 0].float())
         # `generate` takes the largest score.
         return scores.scatter_(-1, tokens, float("inf"))
+
+    def take(self) -> torch.Tensor:
+        """The log-probs of the tokens that were picked since the last call, `[rows, tokens]`."""
+        logps, self.logps = torch.stack(self.logps, 1), []
+        if self.uniforms is not None:
+            self.uniforms = self.uniforms[:, logps.size(1) :]
+        return logps
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with some rows of the batch alone."""
+        if self.uniforms is not None:
+            self.uniforms = self.uniforms[rows.to(self.uniforms.device)]
 
 
 @contextmanager
@@ -285,31 +309,91 @@ def rows_that_fit(model: PreTrainedModel, width: int) -> int:
     return max(1, min(_MAX_BATCH_SIZE[device.type], free // 2 // (cache + scores)))
 
 
-def _generate_batch(
-    model: PreTrainedModel, prompts: list[list[int]], sampler: _RowKeyedSampler, config: GenerationConfig
-) -> list[Completion]:
-    device = next(model.parameters()).device
-    width = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), width), config.pad_token_id)
+def _new_cache(model: PreTrainedModel) -> DynamicCache | None:
+    """An empty cache, from which rows can be taken out and in which they can be repeated; None for other models."""
+    # Prompt-learning adapters prepend virtual tokens to what is not cached yet.
+    adapter = getattr(model, "active_peft_config", None)
+    if getattr(adapter, "is_prompt_learning", False) or model.config.model_type in _ONE_ROW_AT_A_TIME:
+        return None
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if _CACHE not in inspect.signature(whole.forward).parameters:
+        return None
+    cache = DynamicCache(config=model.config.get_text_config())
+    # A sliding window forgets, and a state is not kept token by token.
+    return cache if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers) else None
+
+
+def _left_padded(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    width = max(map(len, rows))
+    input_ids = torch.full((len(rows), width), pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
-    for i, prompt in enumerate(prompts):
-        input_ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[i, width - len(prompt) :] = 1
-    output = model.generate(
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        generation_config=config,
-        logits_processor=LogitsProcessorList([sampler]),
-        # The model is whole here, and processes have different numbers of batches: none may wait for another.
-        synced_gpus=False,
-    )
-    ends = set(config.eos_token_id or [])
-    completions = []
-    for ids, logps in zip(output[:, width:].tolist(), torch.stack(sampler.logps, 1).tolist(), strict=True):
-        # A pad token may be an EOS token too, so the first EOS token is the end, whatever follows.
-        length = next((i + 1 for i, token in enumerate(ids) if token in ends), None)
-        kept = len(ids) if length is None else length
-        completions.append(Completion(ids=ids[:kept], logps=logps[:kept], ended=length is not None))
+    for i, row in enumerate(rows):
+        input_ids[i, width - len(row) :] = torch.tensor(row)
+        attention_mask[i, width - len(row) :] = 1
+    device = next(model.parameters()).device
+    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+
+
+def _read_prompts(
+    model: PreTrainedModel, prompts: Sequence[list[int]], cache: DynamicCache, pad_token_id: int
+) -> None:
+    """Fill the cache with all but the last token of each prompt, and read those that rows share once."""
+    read = [tuple(prompt[:-1]) for prompt in prompts]
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(read))}
+    if len(places) == len(read) or () in places:
+        return
+    # The token that it chooses is not used, and not in the cache.
+    config = GenerationConfig(do_sample=False, max_new_tokens=1, pad_token_id=pad_token_id)
+    inputs = _left_padded(model, list(places), pad_token_id)
+    model.generate(**inputs, generation_config=config, synced_gpus=False, **{_CACHE: cache})
+    cache.batch_select_indices(torch.tensor([places[prompt] for prompt in read], device=inputs["input_ids"].device))
+
+
+def _generate_batch(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    sampler: _RowKeyedSampler,
+    cache: DynamicCache | None,
+    max_new_tokens: int,
+    min_new_tokens: int,
+    fields: Mapping[str, Any],
+) -> list[Completion]:
+    """Complete a batch; where there is a cache, the rows that have ended leave the batch on the way."""
+    inputs = _left_padded(model, prompts, fields["pad_token_id"])
+    leg, given = max_new_tokens, {}
+    if cache is not None:
+        _read_prompts(model, prompts, cache, fields["pad_token_id"])
+        leg, given = max(_LEG, min_new_tokens), {_CACHE: cache}
+    ends = set(fields["eos_token_id"] or [])
+    completions, rows = [Completion([], [], False) for _ in prompts], list(range(len(prompts)))
+    for start in range(0, max_new_tokens, leg):
+        count = min(leg, max_new_tokens - start)
+        # `min_new_tokens` counts the tokens of a call: it belongs to the first one.
+        least = min_new_tokens if start == 0 else 0
+        output = model.generate(
+            **inputs,
+            generation_config=GenerationConfig(do_sample=False, max_new_tokens=count, min_new_tokens=least, **fields),
+            logits_processor=LogitsProcessorList([sampler]),
+            # The model is whole here, and processes have different numbers of batches: none may wait for another.
+            synced_gpus=False,
+            **given,
+        )
+        written = output[:, inputs["input_ids"].size(1) :]
+        for row, ids, logps in zip(rows, written.tolist(), sampler.take().tolist(), strict=True):
+            # A pad token may be an EOS token too, so the first EOS token is the end, whatever follows.
+            length = next((i + 1 for i, token in enumerate(ids) if token in ends), None)
+            before, kept = completions[row], len(ids) if length is None else length
+            completions[row] = Completion(before.ids + ids[:kept], before.logps + logps[:kept], length is not None)
+        going = [i for i, row in enumerate(rows) if not completions[row].ended]
+        if not going:
+            break
+        rows = [rows[i] for i in going]
+        chosen = torch.tensor(going, device=output.device)
+        mask = F.pad(inputs["attention_mask"], (0, written.size(1)), value=1)
+        inputs = {"input_ids": output[chosen], "attention_mask": mask[chosen]}
+        if cache is not None and len(going) < len(output):
+            cache.batch_select_indices(chosen)
+        sampler.keep(chosen)
     return completions
 
 
@@ -351,14 +435,15 @@ def generate(
         warpers.append(TopPLogitsWarper(top_p))
     if prompts and (batch_size is None or model.config.model_type in _ONE_ROW_AT_A_TIME):
         batch_size = rows_that_fit(model, max(map(len, prompts)) + max_new_tokens)
+    # Fields of the user may count the tokens of a call, or want another cache.
+    in_legs = not generation_kwargs
     completions = [Completion([], [], False) for _ in prompts]
     bar = nullcontext(progress)
     if progress is None:
         bar = tqdm(total=len(prompts), desc=desc, disable=None if desc else True, leave=False)
     with _for_generation(model), bar as progress:
         for start in range(0, max_new_tokens, _STAGE):
-            # `min_new_tokens` counts the tokens of this call: it belongs to the first stage only.
-            least = min_new_tokens if start == 0 else None
+            least = (min_new_tokens or 0) if start == 0 else 0
             # A batch runs until its last row ends. In stages, the rows that have not ended are batched anew.
             order = [i for i, completion in enumerate(completions) if not completion.ended and most[i] > start]
             order.sort(key=lambda i: -len(prompts[i]) - len(completions[i].ids))
@@ -366,12 +451,12 @@ def generate(
                 # Longest rows first, so that those with the fewest positions left come before the others.
                 count = min(_STAGE, most[order[0]] - start)
                 indices = [i for i in order[:batch_size] if min(_STAGE, most[i] - start) == count]
-                config = GenerationConfig(do_sample=False, max_new_tokens=count, min_new_tokens=least, **fields)
                 given = [prompts[i] + completions[i].ids for i in indices]
                 chosen = None if keys is None else [keys[i] for i in indices]
                 sampler = _RowKeyedSampler(chosen, start, count, warpers)
                 try:
-                    stage = _generate_batch(model, given, sampler, config)
+                    cache = _new_cache(model) if in_legs else None
+                    stage = _generate_batch(model, given, sampler, cache, count, least, fields)
                 except RuntimeError as error:
                     if len(indices) == 1 or not should_reduce_batch_size(error):
                         raise

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -270,6 +270,8 @@ def label_states(
 _WINDOWS = ("sliding_window", "attention_window_size", "attention_chunk_size", "window_size")
 # Two rows with the same prompt, and one without: tokens that every vocabulary has.
 _SHARED = [([5, 6, 7], [8, 9, 4, 3]), ([5, 6, 7], [4, 8, 3, 9, 6]), ([9, 3], [7, 5])]
+# Model -> why it cannot share prompts.
+_tried_models: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 # Relative distance of states that are the same but for rounding, in float32 or better and in half precision.
 _TOLERANCES = (1e-4, 5e-2)
 
@@ -297,18 +299,24 @@ def _shortest_window(config: Any) -> int | None:
     return min((window for window in windows if isinstance(window, int)), default=None)
 
 
-@torch.no_grad()
 def sharing_obstacle(model: nn.Module, longest: int) -> str | None:
     """
     Why a model, not wrapped, cannot share the prompts of rows of at most `longest` tokens; None if it can.
 
-    A model whose tokens meet in attention alone computes the same states. It is tried on three short rows.
+    A model whose tokens meet in attention alone computes the same states. It is tried once, on three short rows.
     """
     window = _shortest_window(model.config.get_text_config())
     if window is not None and window < longest:
         return f"a layer of it sees {window} tokens, and a row can have {longest}"
     if _attention(model) not in ("sdpa", "eager"):
         return f"its attention (`{_attention(model)}`) takes no mask of pairs of tokens; load it with `sdpa`"
+    if model not in _tried_models:
+        _tried_models[model] = _difference_by_sharing(model)
+    return _tried_models[model]
+
+
+@torch.no_grad()
+def _difference_by_sharing(model: nn.Module) -> str | None:
     device = next(model.parameters()).device
     rows = [(prompt + answer, [-100] * len(prompt) + answer) for prompt, answer in _SHARED]
     width = max(len(ids) for ids, _ in rows)

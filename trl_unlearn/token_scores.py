@@ -18,10 +18,14 @@ from tqdm.auto import tqdm
 
 from ._fused_scores import FusedScores, Reference, ScoreTerms, gathered
 from .encoding import pad_rows
-from .label_states import LabelStates, label_states, replaced_forward
+from .label_states import LabelStates, label_states, replaced_forward, sharing_obstacle
+from .prompt_sharing import row_shape
 
 
 _LOGPS_ONLY = ScoreTerms()
+# Share of the tokens of rows that has to be left where prompts are shared, and the longest row: attention in sequences
+# of twice its length costs, too, and with 1,024 tokens a small model was slower by half.
+_WORTH_SHARING, _LONGEST_SHARED = 0.8, 256
 
 
 @dataclass
@@ -216,6 +220,35 @@ class RowScore:
         return all(map(math.isfinite, self.logps))
 
 
+def gains_by_sharing(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether encoded rows have so many prompts in common that a model, whole and not wrapped, should share them."""
+    # In half precision another order of sums moves numbers in their third digit, also those of earlier evaluations.
+    first = next(model.parameters())
+    if first.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(first.device.type):
+        return False
+    shapes = [row_shape(row["input_ids"], row["labels"]) for row in rows]
+    prompts = {shape.prompt: shape.prompt_length for shape in shapes}
+    kept = sum(prompts.values()) + sum(shape.answer_length for shape in shapes)
+    longest = max(shape.length for shape in shapes)
+    if kept > _WORTH_SHARING * sum(shape.length for shape in shapes) or longest > _LONGEST_SHARED:
+        return False
+    return not isinstance(model, FSDPModule) and sharing_obstacle(model, longest) is None
+
+
+def _by_length(rows: Sequence[Mapping[str, Any]], share_prompts: bool) -> list[list[int]]:
+    """Indices of equal rows, longest first; with `share_prompts`, those of a prompt one after another."""
+    # Models give the same answers again and again: equal rows are scored once.
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        places.setdefault((tuple(row["input_ids"]), tuple(row["labels"])), []).append(i)
+    if not share_prompts:
+        return sorted(places.values(), key=lambda own: -len(rows[own[0]]["input_ids"]))
+    by_prompt: dict[Any, list[list[int]]] = {}
+    for (ids, labels), own in sorted(places.items(), key=lambda one: -len(one[0][0])):
+        by_prompt.setdefault(row_shape(ids, labels).prompt, []).append(own)
+    return [own for group in by_prompt.values() for own in group]
+
+
 @torch.no_grad()
 def score_rows(
     model: nn.Module,
@@ -224,32 +257,40 @@ def score_rows(
     pad_token_id: int,
     batch_size: int = 32,
     moments: bool = False,
+    share_prompts: bool = False,
     desc: str | None = None,
 ) -> list[RowScore]:
     """
     Score encoded rows with teacher forcing, in batches of similar length and in eval mode; returned in their order.
 
-    `moments` keeps entropy and variance of log pi too; `desc` labels a progress bar, None shows none.
+    `moments` keeps entropy and variance of log pi too; with `share_prompts`, for rows and models of which
+    [`gains_by_sharing`] says so, a prompt passes once with its answers; `desc` labels a progress bar, None shows none.
     """
     device = next(model.parameters()).device
     names = ("logps", "is_top1", *(("entropy", "log_variance") if moments else ()))
     terms = ScoreTerms(is_top1=True, entropy=moments, log_variance=moments)
     # Longest first: if memory is short, the first batch fails.
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
+    order = _by_length(rows, share_prompts)
     scores: list[RowScore | None] = [None] * len(rows)
     was_training = model.training
     model.eval()
     try:
         with tqdm(total=len(rows), desc=desc, disable=None if desc else True, leave=False) as progress:
-            for start in range(0, len(rows), batch_size):
-                indices = order[start : start + batch_size]
-                batch = pad_rows([rows[i] for i in indices], pad_token_id)
-                scored = score_batch(model, {key: value.to(device) for key, value in batch.items()}, terms)
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                batch = pad_rows([rows[own[0]] for own in chosen], pad_token_id)
+                batch = {key: value.to(device) for key, value in batch.items()}
+                scored = score_batch(model, batch, terms, share_prompts)
+                if share_prompts and not scored.logps.isfinite().all():
+                    # 0 x NaN is NaN: of rows in one sequence, one that is not finite would take the others with it.
+                    scored = score_batch(model, batch, terms)
                 lengths = scored.mask.sum(-1).tolist()
                 columns = {name: getattr(scored, name).tolist() for name in names}
-                for row, (i, length) in enumerate(zip(indices, lengths, strict=True)):
-                    scores[i] = RowScore(**{name: values[row][:length] for name, values in columns.items()})
-                progress.update(len(indices))
+                for row, (own, length) in enumerate(zip(chosen, lengths, strict=True)):
+                    score = RowScore(**{name: values[row][:length] for name, values in columns.items()})
+                    for i in own:
+                        scores[i] = score
+                progress.update(sum(map(len, chosen)))
     finally:
         model.train(was_training)
     return scores

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
+from trl_unlearn.evaluation import together
 from trl_unlearn.evaluation.rwku import RwkuRows, measure_rwku
 from trl_unlearn.evaluation.together import FixedModel, SuiteSetting
 from trl_unlearn.generation import Completion
@@ -27,13 +27,13 @@ def measure(tiny_tokenizer):
 @pytest.fixture
 def asked(tiny_model, tiny_tokenizer, measure, monkeypatch):
     """Function of row sets: the texts of all prompts that the model was asked to complete."""
-    prompts, generate = [], LlamaForCausalLM.generate
+    prompts, generate = [], together.generate
 
-    def recording(self, *args, **kwargs):
-        prompts.extend(tiny_tokenizer.decode(ids).replace("<|pad|>", "") for ids in kwargs["input_ids"])
-        return generate(self, *args, **kwargs)
+    def recording(model, given, **kwargs):
+        prompts.extend(map(tiny_tokenizer.decode, given))
+        return generate(model, given, **kwargs)
 
-    monkeypatch.setattr(LlamaForCausalLM, "generate", recording)
+    monkeypatch.setattr(together, "generate", recording)
 
     def call(**sets):
         prompts.clear()

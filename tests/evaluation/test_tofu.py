@@ -106,7 +106,8 @@ def test_true_answers_are_compared_with_answers_about_others_where_there_are_a_f
     for rows, others in ((retain, 3), (alone, 4)):
         done = run({"target": half_trained_model, "unlearned": other_model(half_trained_model)}, rows, tiny_tokenizer)
         target, unlearned = (done.result.models[role]["forget/strangers_auc"] for role in ("target", "unlearned"))
-        encoded = [encode_set(part, tiny_tokenizer, name=name).answers for name, part in vars(rows).items() if part]
+        sets = {"forget": rows.forget, "retain": rows.retain}
+        encoded = [encode_set(part, tiny_tokenizer, name=name).answers for name, part in sets.items() if part]
         moved = moved_answers(encoded[0], encoded[1] if len(encoded) > 1 else None, tiny_tokenizer, seed=42)
         assert [len(one) for one in moved.values()] == [others] * 6
         # Each true answer against each of the others, of all rows.

@@ -11,11 +11,15 @@ from functools import partial
 
 import pytest
 
+from trl_unlearn.evaluation import rows as rows_module
+from trl_unlearn.evaluation import together
 from trl_unlearn.evaluation.depth import measure_depth
 from trl_unlearn.evaluation.elicitation import measure_elicitation
+from trl_unlearn.evaluation.judge import measure_judge
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
+from trl_unlearn.evaluation.together import FixedModel
 
 
 SCRIPT = """
@@ -43,6 +47,40 @@ depth, asked, attacked = [
 results = [suite.evaluate().to_dict(), suite.per_row, depth, asked, attacked]
 json.dump(results, open(f"{out}.{state.process_index}", "w"))
 """
+
+
+def test_suites_share_the_tokens_of_the_rows_and_the_greedy_answers_of_a_model(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, monkeypatch
+):
+    encoded, prompts = [], []
+    encode_set, generate = rows_module.encode_set, together.generate
+    monkeypatch.setattr(
+        rows_module, "encode_set", lambda *args, name: encoded.append(name) or encode_set(*args, name=name)
+    )
+    monkeypatch.setattr(
+        together, "generate", lambda model, given, **kwargs: prompts.append(given) or generate(model, given, **kwargs)
+    )
+    rows = EvaluationRows(forget_rows, retain_rows)
+
+    def end_soon(module, args, logits):
+        # Scores have two stand-ins for logits.
+        if logits.size(-1) > 2:
+            logits[..., 2] += 9
+
+    tiny_model.lm_head.register_forward_hook(end_soon)
+
+    def measure(load):
+        prompts.clear()
+        Suite({"target": load}, rows, tiny_tokenizer, num_squeezing_beliefs=1)
+        return measure_judge({"target": load}, rows, tiny_tokenizer, batch_size=None, seed=0).to_dict(), len(prompts)
+
+    alone, shared = measure(lambda: tiny_model), measure(FixedModel(lambda: tiny_model))
+    assert alone[0] == shared[0]
+    assert (alone[1], shared[1]) == (4, 3)
+    assert encoded == ["forget", "retain"]
+    # Other rows in their place are encoded.
+    rows.retain = retain_rows.select([0])
+    assert len(rows.encoded("retain", tiny_tokenizer).answers) == 1 and encoded[2:] == ["retain"]
 
 
 def test_two_processes_share_the_rows_and_give_the_numbers_of_one(

@@ -26,6 +26,19 @@ def test_a_benchmark_ends_with_its_table(checkpoint, tofu_folder, benchmark):
 
 
 @pytest.mark.slow
+def test_the_curves_have_exponents_and_a_picture(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "growth.py", "--points", "2", str(tmp_path / "growth.png")],
+        cwd=Path(__file__).parents[2] / "benchmarks",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("| exponent |") == 4
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
 def test_the_verdict_on_models_that_are_planted_to_fool_it_is_right(tmp_path):
     options = ["--seeds", "0", "--retrained_seeds", "1", "--folder", str(tmp_path)]
     done = subprocess.run(

@@ -251,7 +251,7 @@ def measure_depth(
     Source: Measuring the Depth of LLM Unlearning via Activation Patching (https://huggingface.co/papers/2605.24614).
     """
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
-    forget = encode_set(rows.forget, tokenizer, name="forget")
+    forget = rows.encoded("forget", tokenizer)
     facts, retained = entity_rows(forget, tokenizer), []
     protocol = {"rows_without_entity": len(forget.answers) - len(facts)}
     if not facts:

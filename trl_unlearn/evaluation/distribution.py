@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import continuation_row
 from ..metrics import FADE
 from ..results import MEASURED_ROLES, Measurement, SuiteOutcome, Unmeasured
-from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
+from .rows import EncodedSet, EvaluationRows, Loaders
 from .together import SuiteSetting, free_memory, load_merged
 from .uncertainty import summarise_rows
 
@@ -195,8 +195,8 @@ def measure_distribution(
             "The suite `distribution` has nothing to measure: FADE needs a retrained model, and unlearning with "
             "control an unlearned one and a retain set. Give `--retrained_model_name_or_path`, or both of the others."
         )
-    parts = {"forget": rows.forget, "retain": rows.retain}
-    sets = {name: encode_set(part, tokenizer, name=name) for name, part in parts.items() if part is not None}
+    names = [name for name in ("forget", "retain") if getattr(rows, name) is not None]
+    sets = {name: rows.encoded(name, tokenizer) for name in names}
     setting = _Setting(tokenizer=tokenizer, sets=sets, batch_size=batch_size, seed=seed)
     per_row: dict[str, dict[str, list[float]]] = {role: {} for role in MEASURED_ROLES if models.get(role) is not None}
     if "retrained" in per_row:

@@ -23,7 +23,7 @@ from ..subjects import is_named, misspelt, renamed, row_subjects, row_texts, wor
 from ..token_scores import RowScore
 from .facts import label_words, no_facts, row_facts
 from .robustness import with_examples
-from .rows import EncodedSet, EvaluationRows, Loaders, encode_set, row_key
+from .rows import EncodedSet, EvaluationRows, Loaders, row_key
 from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows, where_measured
 
@@ -211,7 +211,7 @@ def _takes_system_turn(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def _asked_rows(rows: EvaluationRows, forget: EncodedSet, setting: SuiteSetting) -> list[_Asked]:
     tokenizer, retain = setting.tokenizer, list(rows.retain or [])
-    others = row_texts(encode_set(retain, tokenizer, name="retain").answers if retain else [], tokenizer)
+    others = row_texts(rows.encoded("retain", tokenizer).answers if retain else [], tokenizer)
     names = row_subjects(*row_texts(forget.answers, tokenizer), [*others[0], *others[1]])
     pool = [retain[i] for i in spread_evenly(len(retain), _EXAMPLE_POOL) if has_answer(retain[i])]
     takes_system_turn, asked = _takes_system_turn(tokenizer), []
@@ -301,11 +301,10 @@ def _values(scores: Mapping[str, Mapping[int, Sequence[RowScore]]]) -> dict[str,
     free = [scores[kind] for kind in FREE_PROBES if kind in scores]
     if not free:
         return values
-    strongest, given = [], []
-    for index in sorted(set().union(*free)):
-        tried = [made[index][0] for made in free if index in made]
-        strongest.append(Probability().compute(logps=[score.logps for score in tried])["per_row"])
-        given.append(where_measured([float(all(score.is_top1)) for score in tried], tried))
+    rows = [[made[index][0] for made in free if index in made] for index in sorted(set().union(*free))]
+    likely = iter(Probability().compute(logps=[score.logps for tried in rows for score in tried])["per_row"])
+    strongest = [[next(likely) for _ in tried] for tried in rows]
+    given = [where_measured([float(all(score.is_top1)) for score in tried], tried) for tried in rows]
     # NumPy's maximum of a NaN is NaN.
     return {
         "elicitation/strongest": [float(np.max(row)) for row in strongest],
@@ -341,7 +340,7 @@ def measure_elicitation(
     Compare with the retrained model. Each model is loaded once, and generates nothing.
     """
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
-    forget = encode_set(rows.forget, tokenizer, name="forget")
+    forget = rows.encoded("forget", tokenizer)
     if forget.texts is None:
         raise ValueError(
             "The suite `elicitation` has no questions: the forget set is raw text or tokens. Give rows with a prompt "

@@ -29,7 +29,7 @@ from ..encoding import padding_token_id
 from ..results import DIFFERENCES, SCALE, SuiteOutcome, join_outcomes
 from ..row_forms import prompt_and_answer
 from .judge_models import Judge
-from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
+from .rows import EncodedSet, EvaluationRows, Loaders
 from .together import SuiteSetting, generate_answers, measure_each
 from .uncertainty import summarise_rows
 
@@ -240,7 +240,12 @@ def _answers_and_standin(
 
     def measure(role: str, model: PreTrainedModel) -> None:
         completions = generate_answers(
-            model, setting.tokenizer, encoded, max_new_tokens=_MAX_ANSWER_LENGTH, batch_size=setting.batch_size
+            model,
+            setting.tokenizer,
+            encoded,
+            max_new_tokens=_MAX_ANSWER_LENGTH,
+            batch_size=setting.batch_size,
+            load=models[role],
         )
         texts[role] = [setting.text(answer.ids) if answer.is_finite else None for answer in completions]
         if role != "target" or len(set(encoded.texts)) < 2:
@@ -331,7 +336,7 @@ def measure_judge(
     text of the forget set.
     """
     given = [dict(row) for row in rows.forget]
-    encoded = encode_set(given, tokenizer, name="forget")
+    encoded = rows.encoded("forget", tokenizer)
     if encoded.texts is None:
         raise ValueError(
             "The suite `judge` needs questions with answers, but the forget set has raw text or tokens. Give rows "

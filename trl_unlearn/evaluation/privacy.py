@@ -31,7 +31,7 @@ from ..metrics import (
 )
 from ..results import SuiteOutcome
 from ..token_scores import RowScore
-from .rows import EvaluationRows, Loaders, encode_set
+from .rows import EvaluationRows, Loaders
 from .together import SuiteSetting, free_memory, load_merged, measure_each, measured_once
 from .uncertainty import bootstrap, row_counts, summarise
 
@@ -106,7 +106,7 @@ def measure_privacy(
             "`--dataset_name`, or `--holdout_dataset`."
         )
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
-    members, non_members = (encode_set(getattr(rows, name), tokenizer, name=name) for name in ("forget", "holdout"))
+    members, non_members = (rows.encoded(name, tokenizer) for name in ("forget", "holdout"))
     answers = [*members.answers, *non_members.answers]
     # Texts of the labels: rows that come as raw text or as tokens have no answer by itself.
     texts = [setting.text([label for label in row["labels"][1:] if label != -100]) for row in answers]
@@ -126,7 +126,7 @@ def measure_privacy(
         for role, scores in attacks.items():
             scores["combined"] = combined_scores(scores, row_scores[role], len(members.answers))
     if not scores_only and retrained is not None and None not in (members.texts, non_members.texts):
-        prompted = non_members if rows.retain is None else encode_set(rows.retain, tokenizer, name="retain")
+        prompted = non_members if rows.retain is None else rows.encoded("retain", tokenizer)
         prompts = [prompt_ids(row) for row in prompted.answers]
         for role, scores in attacks.items():
             desc, pair = f"Attacking {role} beside its neighbours", (models[role], models["retrained"])

@@ -173,7 +173,7 @@ def measure_few_steps(
     models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
     """Extraction strength after `QUICK_STEPS` steps of the published relearning, and no other attack."""
-    forget = encode_set(rows.forget, tokenizer, name="forget")
+    forget = rows.encoded("forget", tokenizer)
     options = {"tokenizer": tokenizer, "batch_size": batch_size, "seed": seed}
     setting = AttackSetting(forget=forget, batches=_share(forget), **options)
     hidden, per_row = hidden_rows(forget), {}

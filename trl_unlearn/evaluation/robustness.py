@@ -34,7 +34,7 @@ from .relearning import (
     hidden_rows,
     relearn,
 )
-from .rows import EvaluationRows, Loaders, encode_set, row_key
+from .rows import EvaluationRows, Loaders, row_key
 from .together import free_memory, measured_once
 from .uncertainty import summarise_rows, where_measured
 
@@ -314,7 +314,7 @@ def measure_robustness(
     only, and without a retrained model there are no areas.
     """
     forget_rows = list(rows.forget)
-    forget = encode_set(forget_rows, tokenizer, name="forget")
+    forget = rows.encoded("forget", tokenizer)
     batches = attack_batches(rows, forget, tokenizer)
     options = {"tokenizer": tokenizer, "batch_size": batch_size, "seed": seed}
     setting = _Setting(rows=forget_rows, forget=forget, batches=batches, **options)

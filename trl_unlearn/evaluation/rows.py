@@ -6,7 +6,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset
@@ -36,6 +36,16 @@ class EvaluationRows:
     world_facts: Dataset | list[dict[str, Any]] | None = None
     # Rows like those of the forget set that no model was trained on, for attacks by membership and by fine-tuning.
     holdout: Dataset | list[dict[str, Any]] | None = None
+    # Name -> the rows and the tokenizer of a set, and the set as it was encoded with them.
+    _encoded: dict[str, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def encoded(self, name: str, tokenizer: PreTrainedTokenizerBase) -> "EncodedSet":
+        """A set by its name, encoded once for all suites; see [`encode_set`]."""
+        rows, kept = getattr(self, name), self._encoded.get(name)
+        # Other rows may take their place, as those of a quick evaluation do.
+        if kept is None or kept[0] is not rows or kept[1] is not tokenizer:
+            kept = self._encoded[name] = rows, tokenizer, encode_set(rows, tokenizer, name=name)
+        return kept[2]
 
 
 @dataclass

@@ -34,7 +34,7 @@ from ..subjects import MovedAnswers, moved_answers
 from ..token_scores import RowScore
 from .facts import NearFacts, near_facts
 from .judge_models import FluencyClassifier
-from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
+from .rows import EncodedSet, EvaluationRows, Loaders
 from .squeezing import belief_logps, freeze_beliefs
 from .together import SuiteSetting, answer_matches, free_memory, generate_answers, score_rows_together
 from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
@@ -164,7 +164,9 @@ def _text_ids(answer: Completion) -> list[int]:
     return without_end(answer.ids, answer.ended)[:FLUENCY_LENGTH]
 
 
-def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, list[float]], list[Completion]]:
+def _run_model(
+    model: PreTrainedModel, setting: _Setting, load: Callable[[], PreTrainedModel] | None = None
+) -> tuple[dict[str, list[float]], list[Completion]]:
     """Values of each row of every set, and the greedy answers to the forget set (none for raw text)."""
     values, forget_answers = {}, []
     sizes = {"pad_token_id": setting.pad_token_id, "batch_size": setting.score_batch_size}
@@ -179,6 +181,7 @@ def _run_model(model: PreTrainedModel, setting: _Setting) -> tuple[dict[str, lis
             encoded,
             max_new_tokens=setting.max_completion_length,
             batch_size=setting.batch_size,
+            load=load,
         )
         values |= rouge_values(answers, encoded, setting.tokenizer)
         if name == "forget":
@@ -217,10 +220,14 @@ class _Target:
 
 
 def _with_squeezing(
-    model: PreTrainedModel, setting: _Setting, beliefs: list[list[dict[str, list[int]]]], before: list[list[float]]
+    model: PreTrainedModel,
+    load: Callable[[], PreTrainedModel],
+    setting: _Setting,
+    beliefs: list[list[dict[str, list[int]]]],
+    before: list[list[float]],
 ) -> tuple[dict[str, list[float]], list[Completion], list[list[float]]]:
     """Values of each row, the answers to the forget set, and the log-probs of the frozen beliefs."""
-    values, answers = _run_model(model, setting)
+    values, answers = _run_model(model, setting, load)
     if not any(beliefs):
         return values, answers, []
     now = belief_logps(model, beliefs, pad_token_id=setting.pad_token_id, batch_size=setting.score_batch_size)
@@ -285,8 +292,7 @@ class Suite:
     ):
         _check(models, parity, num_squeezing_beliefs, answers_only)
         names = ("forget", "retain") if answers_only else ("forget", "retain", "real_authors", "world_facts")
-        sets = {name: getattr(rows, name) for name in names}
-        encoded = {name: encode_set(part, tokenizer, name=name) for name, part in sets.items() if part is not None}
+        encoded = {name: rows.encoded(name, tokenizer) for name in names if getattr(rows, name) is not None}
         # Before the paraphrased and wrong answers go, which tell what the fact of a row is.
         near = near_facts(encoded["forget"], encoded["retain"], tokenizer) if "retain" in encoded else {}
         if answers_only:
@@ -327,7 +333,7 @@ class Suite:
                 seed=setting.seed,
                 batch_size=setting.batch_size,
             )
-        values, answers, logps = _with_squeezing(model, setting, beliefs, [])
+        values, answers, logps = _with_squeezing(model, self._load_target, setting, beliefs, [])
         needs_logps = answers and self._classifier is None
         own = _answer_logps(model, "target", answers, setting) if needs_logps else []
         lengths = [len(_text_ids(answer)) for answer in answers]
@@ -340,7 +346,8 @@ class Suite:
         model = load()
         if self._load_target is None:
             self._dtype = str(model.dtype).removeprefix("torch.")
-        values, answers, _ = _with_squeezing(model, self.setting, self._target.beliefs, self._target.belief_logps)
+        target = self._target
+        values, answers, _ = _with_squeezing(model, load, self.setting, target.beliefs, target.belief_logps)
         del model
         free_memory()
         logps = []

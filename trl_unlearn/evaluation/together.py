@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import answer_ids, pad_rows, padding_token_id, prompt_ids, without_end
 from ..generation import Completion, eos_token_ids, generate
 from ..metrics import ExtractionStrength
-from ..token_scores import RowScore, score_batch, score_rows
+from ..token_scores import RowScore, gains_by_sharing, score_batch, score_rows
 from .rows import EncodedSet, Loaders
 from .uncertainty import where_measured
 
@@ -121,7 +121,7 @@ class FixedModel:
         return copy.copy(self._kept[name])
 
 
-def measured_once(load: Callable[[], PreTrainedModel], name: str, measure: Callable[[], Measured]) -> Measured:
+def measured_once(load: Callable[[], PreTrainedModel] | None, name: str, measure: Callable[[], Measured]) -> Measured:
     """What `measure()` returns; not measured again for a [`FixedModel`]."""
     return load.once(name, measure) if isinstance(load, FixedModel) else measure()
 
@@ -155,8 +155,9 @@ def shared(work: Callable[[list[int]], list[Any]], lengths: Sequence[int]) -> li
 
 def score_rows_together(model: nn.Module, rows: Sequence[dict[str, Any]], **kwargs: Any) -> list[RowScore]:
     """[`~trl_unlearn.token_scores.score_rows`], shared among processes."""
+    share_prompts = bool(rows) and gains_by_sharing(model, rows)
     return shared(
-        lambda indices: score_rows(model, [rows[i] for i in indices], **kwargs),
+        lambda indices: score_rows(model, [rows[i] for i in indices], share_prompts=share_prompts, **kwargs),
         [len(row["input_ids"]) for row in rows],
     )
 
@@ -184,17 +185,22 @@ def generate_answers(
     *,
     max_new_tokens: int,
     batch_size: int | None = None,
+    load: Callable[[], PreTrainedModel] | None = None,
 ) -> list[Completion]:
-    """Greedy answers to the prompts of a set."""
-    return generate_together(
-        model,
-        [prompt_ids(row) for row in encoded.answers],
-        pad_token_id=padding_token_id(tokenizer),
-        eos_token_ids=eos_token_ids(model, tokenizer, encoded.answers),
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        desc=f"Answering the {encoded.name} set",
-    )
+    """Greedy answers to the prompts of a set; generated once for the model of a `load` that is a [`FixedModel`]."""
+
+    def answer() -> list[Completion]:
+        return generate_together(
+            model,
+            [prompt_ids(row) for row in encoded.answers],
+            pad_token_id=padding_token_id(tokenizer),
+            eos_token_ids=eos_token_ids(model, tokenizer, encoded.answers),
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            desc=f"Answering the {encoded.name} set",
+        )
+
+    return measured_once(load, f"answers to the {encoded.name} set of at most {max_new_tokens} tokens", answer)
 
 
 def sample_responses(

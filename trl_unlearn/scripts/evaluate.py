@@ -26,11 +26,12 @@ accelerate launch recipes/evaluate.py --suites wmdp \
 ```
 """
 
+import gc
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from ..evaluation.robustness import measure_robustness
 from ..evaluation.rows import EvaluationRows
 from ..evaluation.rwku import RwkuRows, measure_rwku
 from ..evaluation.tofu import evaluate_models
+from ..evaluation.together import FixedModel
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
 from ..results import EvaluationResult, SuiteOutcome
@@ -251,8 +253,12 @@ def _run(argv: list[str] | None, prog: str) -> None:
         is_alone = suite_args.quick and unlearned is None
         if is_alone:
             loaders |= {"unlearned": loaders["target"], "target": None}
+        # All suites measure the same models: none generates what another one has generated.
+        loaders = {role: load and FixedModel(load) for role, load in loaders.items()}
         config = load_config(model_args, args.trust_remote_code)
         inputs = load_suite_inputs(data_args, eval_args, suite_args, args, loaders, tokenizer, config)
+    # What the imports left is no garbage: each model's memory is collected without a walk through it.
+    gc.freeze()
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
     models += [eval_args.retrained_model_name_or_path, eval_args.second_retrained_model_name_or_path]
     # The default classifier changes when the published one is downloaded, although no option does.
@@ -430,8 +436,8 @@ class SuiteInputs:
     def row_sets(self) -> dict[str, Any]:
         """Name -> rows, of all loaded sets."""
         parts = {"rows": self.rows, "muse": self.muse, "rwku": self.rwku}
-        groups = {name: vars(sets) for name, sets in parts.items() if sets is not None}
-        named = {f"{group}/{name}": rows for group, sets in groups.items() for name, rows in sets.items()}
+        parts = [(group, sets, one) for group, sets in parts.items() if sets for one in fields(sets) if one.init]
+        named = {f"{group}/{one.name}": getattr(sets, one.name) for group, sets, one in parts}
         return {name: rows for name, rows in named.items() if rows is not None}
 
     def options(self, suite: str) -> dict[str, Any]:
