@@ -360,13 +360,8 @@ def _quantile(looks: int) -> float:
 
 
 def _state(difference: Difference, margin: float, looks: int) -> tuple[str, bool]:
-    """
-    The answer of one measure out of `looks`, and whether it is certain.
-
-    "As" is certain where the whole 95 % interval lies within the margin (an equivalence test; that all measures must
-    pass it corrects for their number), "more" and "less" where an interval that is widened for the number of looks
-    lies beyond it. Otherwise they are not certain: beyond the margin by value, and the widened interval without 0.
-    """
+    """The answer of one measure out of `looks`, and whether it is certain."""
+    # An equivalence test; that all measures must pass it corrects for their number.
     if -margin <= difference.low and difference.high <= margin:
         return "as", True
     wider = _quantile(looks) / _quantile(1)
@@ -374,6 +369,7 @@ def _state(difference: Difference, margin: float, looks: int) -> tuple[str, bool
     # A percentile interval need not contain the value.
     low = min(difference.low, value - wider * (value - difference.low))
     high = max(difference.high, value + wider * (difference.high - value))
+    # Certain where the widened interval lies beyond the margin; else beyond it by value, and the interval without 0.
     if low > margin or (low > 0 and value > margin):
         return "more", low > margin
     if high < -margin or (high < 0 and value < -margin):

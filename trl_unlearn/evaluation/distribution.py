@@ -61,11 +61,8 @@ def _mean_logps(model: nn.Module, samples: _Samples, setting: _Setting, desc: st
 
 
 def _fade(models: Loaders, setting: _Setting) -> dict[str, dict[str, list[float]]]:
-    """
-    Role -> name -> FADE of each row against the retrained model R.
-
-    FADE = 1/2 (E over samples of U of log U - log R, plus E over samples of R of log R - log U), nats per token.
-    """
+    """Role -> name -> FADE of each row against the retrained model R, in nats per token."""
+    # FADE = 1/2 (E over samples of U of log U - log R, plus E over samples of R of log R - log U).
     # The log-probs of sampling are not used: those of a forward pass over the same batch are the same numbers for the
     # same weights, so a model is at a distance of exactly 0 from itself.
     model = models["retrained"]()

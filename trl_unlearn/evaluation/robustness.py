@@ -215,12 +215,8 @@ def _decoder_matrices(model: PreTrainedModel, metric: str) -> tuple[list[torch.T
 
 @torch.no_grad()
 def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[str, list[float]]:
-    """
-    Extraction strength with the weights of linear layers and experts rounded, but the output head. Changes the model.
-
-    Source: Zhang et al., Catastrophic Failure of LLM Unlearning via Quantization
-    (https://huggingface.co/papers/2410.16454).
-    """
+    """Extraction strength with the weights of linear layers and experts rounded, but the output head; in place."""
+    # Catastrophic Failure of LLM Unlearning via Quantization (https://huggingface.co/papers/2410.16454).
     name = f"robustness/quantized_int{bits}"
     matrices, share = _decoder_matrices(model, name)
     if not matrices:
@@ -234,16 +230,12 @@ def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[
 
 @torch.no_grad()
 def _noise(model: PreTrainedModel, setting: _Setting, percent: int) -> dict[str, list[float]]:
-    """
-    Extraction strength with Gaussian noise on the weights that `_quantization` rounds. Changes the model.
-
-    W + percent / 100 * std(W) * N(0, 1), with the same draws for every model.
-    """
+    """Extraction strength with Gaussian noise on the weights that `_quantization` rounds; in place."""
     name = f"robustness/noise_{percent}_percent"
     matrices, _ = _decoder_matrices(model, name)
     if not matrices:
         return {}
-    # Of the CPU, whose draws are the same wherever a layer is.
+    # W + percent / 100 * std(W) * N(0, 1), with the same draws for every model: those of the CPU.
     generator = torch.Generator().manual_seed(setting.seed)
     for weight in matrices:
         exact = weight.float()

@@ -100,10 +100,9 @@ class RowView:
 
 
 def _attacks() -> dict[str, tuple[str, str]]:
-    """
-    Attack of an evaluation -> its words and its measure. Without those that this page makes itself, maxima over
-    others, closed questions, which can be guessed, and the base of an adapter, which no attack has to bring back.
-    """
+    """Attack of an evaluation -> its words and its measure."""
+    # Without those that this page makes itself, maxima over others, closed questions, which can be guessed, and the
+    # base of an adapter, which no attack has to bring back.
     strength, recall = "extraction strength", "recall"
     names = [f"robustness/quantized_int{bits}" for bits in QUANTIZATIONS]
     names += [f"robustness/noise_{percent}_percent" for percent in NOISE_PERCENT]

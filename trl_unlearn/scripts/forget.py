@@ -237,11 +237,7 @@ def _drop(request: Request) -> None:
 
 
 def _finish(request: Request) -> bool:
-    """
-    Merge, measure what the run did not train on, and write the ledger, which says that all is done.
-
-    Returns whether rows of earlier requests came back.
-    """
+    """Merge, measure what no run trained on, and write the ledger; returns whether earlier rows came back."""
     folder, args = request.folder, request.args
     run = folder.run()
     if args.merge:
