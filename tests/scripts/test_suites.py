@@ -530,10 +530,11 @@ def test_a_quick_evaluation_answers_five_questions_beside_a_retrained_model_and_
     result = result_of(done)
     assert result.suites == ["tofu", "privacy", "robustness", "depth"]
     assert set(result.models["unlearned"]) >= {
-        *("forget/extraction_strength", "retain/probability", "forget/strangers_auc", "privacy/loss_auc"),
+        *("forget/extraction_strength", "retain/probability", "privacy/loss_auc"),
         *("robustness/relearned_2_steps", "depth/logit_lens"),
     }
-    left_out = {"forget/rougeL_recall", "privacy/spv_auc", "depth/uds", "forget/squeezing"}
+    # The last stands in for a retrained model.
+    left_out = {"forget/rougeL_recall", "privacy/spv_auc", "depth/uds", "forget/squeezing", "forget/strangers_auc"}
     assert not left_out & set(result.models["target"])
     # The unlearned model is the retrained one.
     assert [(answer.answer, answer.is_certain) for answer in verdict(result).answers] == [("as", True)] * 5

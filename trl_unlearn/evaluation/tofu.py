@@ -267,8 +267,9 @@ class Suite:
     `world_facts`, generated answers a prompt. Fluency, which Util uses, is `utility/fluency` with a classifier, and
     [`~metrics.FluencyStandin`] (`utility/fluency_standin`) without.
 
-    With `answers_only` the true answers of forget and retain set are scored, beside one answer about somebody else a
-    row, and nothing is generated: no ROUGE-L, no fluency, no squeezing, no paraphrased or wrong answers.
+    With `answers_only` the true answers of forget and retain set are scored, without a retrained model beside one
+    answer about somebody else a row, and nothing is generated: no ROUGE-L, no fluency, no squeezing, no paraphrased or
+    wrong answers.
 
     Models are loaded one after another and dropped after use; the target is needed (but for `answers_only`), and
     loaded again where fluency is judged. `num_squeezing_beliefs` are samples of the target a forget row, for
@@ -297,11 +298,13 @@ class Suite:
         near = near_facts(encoded["forget"], encoded["retain"], tokenizer) if "retain" in encoded else {}
         if answers_only:
             encoded = {name: part.true_answers() for name, part in encoded.items()}
+        # They stand in for a retrained model, and cost an evaluation of minutes as much as the forget set.
+        compared = not answers_only or models.get("retrained") is None
         self.setting = _Setting(
             tokenizer=tokenizer,
             sets=encoded,
             near=near,
-            moved=_moved(encoded, tokenizer, seed=seed, **({"most": 1} if answers_only else {})),
+            moved=_moved(encoded, tokenizer, seed=seed, **({"most": 1} if answers_only else {})) if compared else {},
             parity=parity,
             batch_size=batch_size,
             max_completion_length=max_completion_length,
