@@ -423,7 +423,9 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
         # As far below a model that knows nothing as a model near the target is above it.
         is_over = measure.tells_both_ways and value < 2 * measure.nothing - bound
         distance, limit = abs(value - measure.nothing), bound - measure.nothing
-        is_certain = abs(distance - limit) > _quantile(1) * (result.get("unlearned", metric).stderr or 0.0)
+        # One row has no error, and half of an answer may be its form.
+        stderr = result.get("unlearned", metric).stderr
+        is_certain = stderr is not None and abs(distance - limit) > _quantile(1) * stderr
         texts = question.text, _NEAR if is_near else _FAR, is_certain, is_near or is_over
         answer = Answer(*texts, _OVER_FORGOTTEN if is_over else "", **numbers)
         ranked.append(((answer.is_bad, answer.is_bad is is_certain, distance / limit), answer))
