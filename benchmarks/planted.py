@@ -75,11 +75,11 @@ SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
 
 
 class Suites:
-    """The suites with numbers that the verdict reads."""
+    """The suites with numbers that the verdict reads; `tofu` on all rows of the lab, or on others."""
 
-    def __init__(self, lab: Lab):
+    def __init__(self, lab: Lab, tofu_rows: EvaluationRows | None = None):
         self._lab, self._loaders = lab, {name: FixedModel(partial(lab.model, name)) for name in lab.models}
-        self._tofu = Suite(self._loaders, lab.rows, lab.tokenizer)
+        self._tofu = Suite(self._loaders, tofu_rows or lab.rows, lab.tokenizer)
         # Without what no answer is read from: SPV-MIA, which tokens do not allow, and FADE and mixes on retain rows.
         forget, holdout = ([lab.encode(row) for row in rows] for rows in (lab.rows.forget, lab.rows.holdout))
         self._others = {
@@ -90,11 +90,12 @@ class Suites:
             "elicitation": (measure_elicitation, lab.rows),
         }
 
-    def evaluate(self, model: nn.Module) -> EvaluationResult:
+    def evaluate(self, model: nn.Module, without: Sequence[str] = ()) -> EvaluationResult:
         loaders = self._loaders | {"unlearned": partial(copy.deepcopy, model)}
         outcomes = {"tofu": self._tofu.evaluate(loaders["unlearned"])}
         for name, (measure, rows) in self._others.items():
-            outcomes[name] = measure(loaders, rows, self._lab.tokenizer, batch_size=None, seed=42)
+            if name not in without:
+                outcomes[name] = measure(loaders, rows, self._lab.tokenizer, batch_size=None, seed=42)
         return EvaluationResult.of_suites(outcomes, parity="open-unlearning", device="cpu")
 
 
@@ -274,12 +275,16 @@ def judge(plant: Plant, seed: int, lab: Lab, suites: Callable[[], Suites], folde
         model = plant.make(lab, seed)
         checks = check_answers(model, lab, plant.forget, plant.retain) | plant.check(model, lab)
         is_made = all(least <= value <= most for value, least, most in checks.values())
-        result = suites().evaluate(model).to_dict() if is_made else None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"checks": checks, "result": result}), encoding="utf-8")
-        unfinished.replace(path)
+        keep(path, {"checks": checks, "result": suites().evaluate(model).to_dict() if is_made else None})
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def keep(path: Path, judged: dict[str, Any]) -> None:
+    """Write what was measured of a model, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(judged), encoding="utf-8")
+    unfinished.replace(path)
 
 
 def is_right(answer: Answer, must: str) -> bool:
