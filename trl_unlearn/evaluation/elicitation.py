@@ -371,7 +371,7 @@ def measure_elicitation(
     keys = [row_key(row) for row in forget.answers]
     asked = {f"elicitation/{kind}": [keys[i] for i in probes[kind]] for kind in kinds if kind in FREE_PROBES}
     outcome.row_values = {
-        role: {name: dict(zip(of, values[name], strict=True)) for name, of in asked.items() if name not in blind}
+        role: {name: dict(zip(rows, values[name], strict=True)) for name, rows in asked.items() if name not in blind}
         for role, values in per_row.items()
     }
     return outcome

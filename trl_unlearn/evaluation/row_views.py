@@ -183,12 +183,12 @@ class _Views:
 
     def add_attacks(self, values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
         """Put what an evaluation measured beside the rows that it was measured on."""
+        attacks, roles = _attacks(), [role for role in MODEL_ROLES if role in values]
         for view, key in zip(self.views, map(row_key, self.encoded.answers), strict=True):
-            for name, words in _attacks().items():
-                of_row = {role: rows[name][key] for role, rows in values.items() if key in rows.get(name, {})}
-                of_row = {role: of_row[role] for role in MODEL_ROLES if role in of_row}
-                if of_row:
-                    view.attacked.append(Attacked(*words, of_row))
+            for name, words in attacks.items():
+                measured = {role: values[role][name][key] for role in roles if key in values[role].get(name, {})}
+                if measured:
+                    view.attacked.append(Attacked(*words, measured))
 
     def _said(
         self, model: PreTrainedModel, completions: Sequence[Any], answers: list[list[int]], texts: list[str] | None

@@ -20,7 +20,7 @@ from ..hub.folder import RunFolder, weights_sha256
 from ..records import ChainLink, RequestLedger, ServedRequest, UnlearningRun
 from ..verdict import has_forgotten, still_says
 from .arguments import UnlearnModelConfig
-from .models import go_on_from, quantize_as_trained
+from .models import quantize_as_trained, take_as_target
 from .request import scored
 from .sources import recorded_models
 
@@ -84,7 +84,7 @@ class Predecessor:
         known = recorded_models(path, run)
         for name in ("model_name_or_path", "model_revision"):
             setattr(model_args, name, known.get(name))
-        go_on_from(model_args, path.resolve())
+        take_as_target(model_args, path.resolve())
         quantize_as_trained(model_args, str(path))
         model_args.use_peft = run.is_adapter
         if run.is_adapter:

@@ -29,7 +29,6 @@ import torch
 import yaml
 from accelerate import PartialState
 from transformers import PreTrainedModel
-from trl import TrlParser
 
 from ..evaluation import asking, demo_page
 from ..evaluation.demo_page import Question, Reply, build_page, serve
@@ -46,6 +45,7 @@ from .sources import (
     MODEL_SOURCES,
     ROW_SOURCES,
     SourceArguments,
+    parse_folder,
     recorded_models,
     refuse_models,
     run_loaders,
@@ -63,6 +63,12 @@ _APP_README = """---
 The same prompt to several models ({roles}), side by side. The app loads them by their ids and holds no data. If one of
 them is private, give the Space a secret `HF_TOKEN` that may read it.
 """
+
+
+_DESCRIPTION = (
+    "Serve a page, to this machine alone, that asks the target, the unlearned and the retrained model of a run the "
+    "same: likeliest answer, samples, and log-probs of a candidate answer. Nothing is kept."
+)
 
 
 @dataclass
@@ -97,19 +103,10 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn demo") -> None:
 
 
 def _run(argv: list[str] | None, prog: str) -> None:
-    parser = TrlParser(
-        DemoArguments,
-        prog=prog,
-        usage=f"{prog} FOLDER [--option VALUE ...]",
-        description="Serve a page, to this machine alone, that asks the target, the unlearned and the retrained model "
-        "of a run the same: likeliest answer, samples, and log-probs of a candidate answer. Nothing is kept.",
-    )
-    parser.add_argument("output_dir", help="Output folder of a run that has ended.")
     PartialState(cpu=not torch.accelerator.is_available())
     with refusing(prog):
         with quiet_unless_verbose([]):
-            args, place = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
-        folder = Path(place.output_dir)
+            args, folder = parse_folder(DemoArguments, prog, _DESCRIPTION, argv)
         run = RunFolder(folder).run()
         if find_spec("gradio") is None:
             raise ValueError("The page needs Gradio, which is not installed: `pip install 'trl-unlearn[demo]'`.")

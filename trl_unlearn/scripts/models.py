@@ -78,7 +78,7 @@ def refuse_missing_folder(argument: str, name: str) -> None:
         raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
 
 
-def go_on_from(model_args: UnlearnModelConfig, folder: Path) -> None:
+def take_as_target(model_args: UnlearnModelConfig, folder: Path) -> None:
     """Make the model of a finished run the target of the next request."""
     # An adapter is trained further on the same base; a whole model is the next target.
     if holds_adapter(folder):

@@ -45,7 +45,7 @@ from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
 from .arguments import StoppingArguments, refuse_goal_without_reference
 from .exits import interruptible, refusing
-from .models import evaluation_loaders, go_on_from
+from .models import evaluation_loaders, take_as_target
 from .rows import load_evaluation_rows, load_training_rows, refuse_without_retain
 from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer, moved_for, unlearn_until
@@ -186,7 +186,7 @@ class _Sequence:
     def serve(self, job: Job) -> None:
         """Unlearn one request on top of the earlier ones, and measure it."""
         if job.earlier:
-            go_on_from(job.model_args, job.earlier[-1].folder)
+            take_as_target(job.model_args, job.earlier[-1].folder)
         trainer = build_trainer(job.data_args, job.training_args, job.model_args)
         trainer.earlier_requests = [ChainLink.of(one.name, RunFolder(one.folder).run()) for one in job.earlier]
         if self.stop_args.stop_at:

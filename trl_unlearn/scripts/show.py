@@ -22,7 +22,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import SFTConfig, TrlParser
+from trl import SFTConfig
 
 from ..evaluation.row_views import RowView, view_rows
 from ..evaluation.rows import rows_as_trained
@@ -33,11 +33,17 @@ from ..results import EvaluationResult
 from ..trainer.bootstrap_unlearn_config import option
 from .exits import interruptible, one_line, refusing
 from .rows import load_training_rows, spread
-from .sources import ROW_SOURCES, SourceArguments, forget_set, refuse_models, run_loaders, run_tokenizer
+from .sources import ROW_SOURCES, SourceArguments, forget_set, parse_folder, refuse_models, run_loaders, run_tokenizer
 
 
 # Settings of a run that decide the tokens of its rows.
 _ROW_SETTINGS = ("chat_template_kwargs", "prompt_length", "dataset_text_field")
+
+
+_DESCRIPTION = (
+    "Write `show.html` into the output folder of a run: the verdict, the results, and every forget row with what the "
+    "models say and believe. It needs no network, holds text of the forget set, and is never pushed."
+)
 
 
 @dataclass
@@ -65,20 +71,10 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn show") -> None:
 
 
 def _run(argv: list[str] | None, prog: str) -> None:
-    parser = TrlParser(
-        ShowArguments,
-        prog=prog,
-        usage=f"{prog} FOLDER [--option VALUE ...]",
-        description="Write `show.html` into the output folder of a run: the verdict, the results, and every forget "
-        "row with what the models say and believe. It needs no network, holds text of the forget set, and is never "
-        "pushed.",
-    )
-    parser.add_argument("output_dir", help="Output folder of a run that has ended.")
     PartialState(cpu=not torch.accelerator.is_available())
     with refusing(prog):
-        args, place = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
+        args, folder = parse_folder(ShowArguments, prog, _DESCRIPTION, argv)
         refuse_models(args)
-        folder = Path(place.output_dir)
         run, notes = RunFolder(folder).run(), []
         own = RunFolder(folder).own_results(run)
         if own.result is None:

@@ -5,12 +5,14 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import TrlParser
 
 from ..data.archive import ArchivePaths, build_archive
 from ..hub.folder import RunFolder, differing
@@ -53,6 +55,19 @@ class SourceArguments:
     def given(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The options among `names` that were given."""
         return {name: value for name, value in asdict(self).items() if name in names and value is not None}
+
+
+Arguments = TypeVar("Arguments", bound=SourceArguments)
+
+
+def parse_folder(
+    arguments: type[Arguments], prog: str, description: str, argv: list[str] | None
+) -> tuple[Arguments, Path]:
+    """The options of a command that is given the folder of a run, and that folder."""
+    parser = TrlParser(arguments, prog=prog, usage=f"{prog} FOLDER [--option VALUE ...]", description=description)
+    parser.add_argument("output_dir", help="Output folder of a run that has ended.")
+    args, place = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
+    return args, Path(place.output_dir)
 
 
 def keep_sources(
