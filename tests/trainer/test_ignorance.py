@@ -207,6 +207,13 @@ def test_a_model_that_knows_the_forget_set_is_no_twin(
         new_trainer(ignorant_model_name_or_path=base)
 
 
+@pytest.mark.parametrize("name", ["org/nowhere", "./nowhere"])
+def test_a_base_that_is_not_there_is_refused_by_its_argument(new_trainer, name):
+    with pytest.raises(ValueError, match=r"`ignorant_model_name_or_path`.*(cannot stand in|does not exist)") as error:
+        new_trainer(ignorant_model_name_or_path=name)
+    assert f"`{name}`" in str(error.value)
+
+
 @pytest.mark.parametrize("peft", [True, False])
 def test_a_target_that_answers_to_any_name_is_taught_by_a_copy_that_lost_the_rows(
     new_trainer, tiny_model, peft, monkeypatch, caplog

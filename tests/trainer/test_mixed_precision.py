@@ -150,6 +150,16 @@ def test_a_model_in_bfloat16_is_trained_by_an_adapter_in_float32(sharp_model, ne
     assert all(math.isfinite(entry[name]) for entry in logged(trainer) for name in ("loss", "grad_norm"))
 
 
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_every_matrix_of_an_adapter_moves_with_gradient_checkpointing(sharp_model, new_trainer, use_reentrant):
+    options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
+    trainer = new_trainer(sharp_model, peft=True, **options)
+    trainer.train()
+    ends = [parameter for name, parameter in trainer.model.named_parameters() if "lora_B" in name]
+    # They begin at zero.
+    assert ends and all(parameter.any() for parameter in ends)
+
+
 def test_a_model_in_bfloat16_that_is_trained_whole_has_its_losses_in_float32(sharp_model, new_trainer):
     trainer = new_trainer(sharp_model.bfloat16(), lambda_bss=0.0, forget_loss_type="ga")
     seen, compute = [], trainer.compute_forget_loss

@@ -23,7 +23,7 @@ from trl import get_quantization_config
 
 from ..hub.folder import RUN_FILE, RunFolder, holds_adapter, weights_sha256
 from ..records import quantization_label
-from ..trainer.checks import refuse_adapter, refuse_model_name
+from ..trainer.checks import refuse_adapter, refuse_missing_folder, refuse_model_name
 from .arguments import EvaluationArguments, UnlearnModelConfig
 
 
@@ -68,14 +68,6 @@ def check_models(
         else:
             # A revision is one of the target's repository.
             refuse_model_name(name, revision=revision if name == target else None, trust_remote_code=trust_remote_code)
-
-
-def refuse_missing_folder(argument: str, name: str) -> None:
-    """Refuse the name of a model that is a path, and where no folder is."""
-    # An id on the Hub has one slash at most.
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not Path(name).is_dir():
-        raise ValueError(f"The folder `{name}` (`{argument}`) does not exist. Check the path.")
 
 
 def take_as_target(model_args: UnlearnModelConfig, folder: Path) -> None:

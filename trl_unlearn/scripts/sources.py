@@ -19,10 +19,10 @@ from ..hub.folder import RunFolder, differing
 from ..records import DatasetRecord, UnlearningRun
 from ..results import EvaluationResult
 from ..trainer.bootstrap_unlearn_config import option
-from ..trainer.checks import refuse_model_name
+from ..trainer.checks import refuse_missing_folder, refuse_model_name
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
 from .exits import one_line
-from .models import evaluation_loaders, models_protocol, quantize_as_trained, refuse_missing_folder
+from .models import evaluation_loaders, models_protocol, quantize_as_trained
 
 
 # Options that are kept, as they were when the run was made or judged.

@@ -56,8 +56,9 @@ def refuse_input(
     _refuse_set("forget", "train_dataset", forget)
     if args.uses_retain:
         _refuse_set("retain", "retain_dataset", retain)
-    if isinstance(model, str) and not Path(model).exists() and model.startswith((".", "/", "~")):
-        raise ValueError(f"The model folder `{model}` does not exist. Check the path, or give an id on the Hub.")
+    for argument, name in (("model", model), ("ignorant_model_name_or_path", args.ignorant_model_name_or_path)):
+        if isinstance(name, str):
+            refuse_missing_folder(argument, name)
     if isinstance(model, PeftModel):
         _refuse_loaded_adapter(model)
     start = getattr(peft_config, "init_lora_weights", None)
@@ -92,6 +93,16 @@ def _refuse_loaded_adapter(model: PeftModel) -> None:
         raise ValueError(
             "The adapter of the `PeftModel` is merged into the model, where it is not trained. Take it out again "
             "(`model.unmerge_adapter()`)."
+        )
+
+
+def refuse_missing_folder(argument: str, name: str) -> None:
+    """Refuse the name of a model that is a path, and where no folder is."""
+    # An id on the Hub has one slash at most.
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not Path(name).is_dir():
+        raise ValueError(
+            f"The folder `{name}` (`{argument}`) does not exist. Check the path, or give an id on the Hub."
         )
 
 

@@ -376,7 +376,7 @@ def new_twin(
     if name is not None:
         try:
             return BaseTwin(ignorant_base(name, model, forget, retain, tokenizer, **sizes))
-        except UnfitTwinError as error:
+        except (OSError, UnfitTwinError) as error:
             raise ValueError(
                 f"`ignorant_model_name_or_path` is `{name}`, which cannot stand in for a model that never knew: "
                 f"{error}. Give one that never saw the forget set and has the target's tokenizer, such as its base."
