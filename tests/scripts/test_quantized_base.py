@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The base of a QLoRA run. bitsandbytes is not at hand: what is tested is how models are asked for, with a stub."""
+"""The base of a QLoRA run: how models are asked for, with a stub in the place of bitsandbytes."""
 
 import json
 from pathlib import Path

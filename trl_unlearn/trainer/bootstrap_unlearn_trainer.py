@@ -28,7 +28,15 @@ from ..records import ChainLink
 from ..token_scores import TokenScores, score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checkpointing import ResumeError
-from .checks import refuse_input, refuse_rows, refuse_sharding, refuse_top_k, warn_of_overlap, warn_of_short_texts
+from .checks import (
+    keep_4_bit_gradients,
+    refuse_input,
+    refuse_rows,
+    refuse_sharding,
+    refuse_top_k,
+    warn_of_overlap,
+    warn_of_short_texts,
+)
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores, resolve_layer, train_around_layer
 from .guard import FOLLOWED_ROWS, DivergenceError, DivergenceGuard
 from .ignorance import new_twin
@@ -180,6 +188,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         )
         refuse_sharding(self.accelerator)
         check_head(self.model)
+        keep_4_bit_gradients(self.model)
         text_config = self.model.config.get_text_config()
         if getattr(text_config, "output_router_logits", False):
             # `SFTTrainer` turns it on for a loss that is no term here. Saved so, `generate` fails on padded rows.

@@ -96,6 +96,23 @@ def _refuse_loaded_adapter(model: PeftModel) -> None:
         )
 
 
+def keep_4_bit_gradients(model: nn.Module) -> None:
+    """
+    Keep bitsandbytes from packing 4-bit weights anew on a CPU.
+
+    It does so at the first pass in evaluation mode, and its product with packed weights has no gradient: the layers
+    below would not be trained, without an error. Raises `ValueError` for a model that is packed already.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+                raise ValueError(
+                    "The 4-bit weights of the model are packed for generation on a CPU, without gradients. Load the "
+                    "model again, and pass it before it generates."
+                )
+            module.support_avx512bf16_for_cpu = False
+
+
 def refuse_missing_folder(argument: str, name: str) -> None:
     """Refuse the name of a model that is a path, and where no folder is."""
     # An id on the Hub has one slash at most.
