@@ -3,24 +3,21 @@
 
 """MUSE: is the text still recited, are its facts still known, is the rest kept, and does membership show?"""
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import encode_row, without_end
-from ..metrics import MembershipAUC, MinKAttack, PrivLeak, RougeF1, relative_leak, separation
+from ..metrics import MinKAttack, RougeF1
 from ..results import SuiteOutcome, join_outcomes
+from .privacy import summarise_leak
 from .rows import Loaders
 from .together import SuiteSetting, measure_each
-from .uncertainty import bootstrap, row_counts, summarise, summarise_rows, where_measured
+from .uncertainty import summarise_rows, where_measured
 
-
-logger = logging.getLogger(__name__)
 
 VERBMEM_LENGTH = 128
 KNOWMEM_LENGTH = 32
@@ -167,42 +164,11 @@ def measure_muse(
     measured = measure_each(models, measure, "muse")
     per_row = {role: values for role, (values, _) in measured.items()}
     attacks = {role: scores for role, (_, scores) in measured.items() if texts}
-    outcome = join_outcomes([summarise_rows(per_row, seed=seed), _leak(attacks, num_members, seed)])
-    counts = {f"muse {name}": len(part) for name, part in vars(rows).items() if part is not None}
-    outcome.protocol = {"rows": counts, "seed": seed}
-    return outcome
-
-
-def _leak(attacks: Mapping[str, list[float]], num_members: int, seed: int) -> SuiteOutcome:
-    """PrivLeak of every model, from role -> Min-K score of each text, the members' first."""
     # MUSE writes (AUC_unlearned - AUC_retrained) / AUC_retrained with the held-out texts as positives: its AUC is one
     # minus ours, and the formulas are the same. Its code takes the 40 % lowest tokens where ours takes 20 %, so
     # published figures are near ours, not equal.
-    if "retrained" not in attacks:
-        return SuiteOutcome({})
-    roles = list(attacks)
-    table = np.array([attacks[role] for role in roles]).T
-    members, non_members = table[:num_members], table[num_members:]
-    aucs = MembershipAUC().compute(members=members.T.tolist(), non_members=non_members.T.tolist())["per_row"]["auc"]
-    reference = roles.index("retrained")
-    if aucs[reference] == 1:
-        logger.warning(
-            "`muse/privleak` is left out: an attack tells the forget texts from the held-out texts with certainty "
-            "under the retrained model, which saw neither. Give held-out texts of the same kind."
-        )
-        return SuiteOutcome({})
-
-    def statistic(members: np.ndarray, non_members: np.ndarray) -> np.ndarray:
-        auc, _ = separation(members, non_members)
-        # In a resample the retrained model may have an AUC of 1: what is not finite counts in no error.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return relative_leak(auc, auc[reference])
-
-    name = "muse/privleak"
-    leaks = PrivLeak().compute(unlearned=aucs, retrained=[aucs[reference]] * len(aucs))["per_row"]
-    drawn = bootstrap(statistic, members, non_members, seed=seed).T
-    return summarise(
-        {role: {name: value} for role, value in zip(roles, leaks, strict=True)},
-        {role: {name: resampled} for role, resampled in zip(roles, drawn, strict=True)},
-        *row_counts({role: {name: attacks[role]} for role in roles}),
-    )
+    leak = summarise_leak(attacks, num_members, name="muse/privleak", seed=seed)
+    outcome = join_outcomes([summarise_rows(per_row, seed=seed), leak])
+    counts = {f"muse {name}": len(part) for name, part in vars(rows).items() if part is not None}
+    outcome.protocol = {"rows": counts, "seed": seed}
+    return outcome
