@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import gc
+import json
 import os
 
 
@@ -148,6 +149,25 @@ def retain_rows():
 @pytest.fixture(autouse=True)
 def _warnings_of_other_tests_do_not_count():
     row_forms.warn_once.cache_clear()
+
+
+@pytest.fixture
+def write_dataset(tmp_path):
+    """Function of config -> split -> rows that writes a dataset folder: JSON lines and a README.md; its path."""
+
+    def write(configs, name="dataset"):
+        folder, lines = tmp_path / name, ["---", "configs:"]
+        for config, splits in configs.items():
+            (folder / config).mkdir(parents=True)
+            lines += [f"- config_name: {config}", "  data_files:"]
+            for split, rows in splits.items():
+                path = folder / config / f"{split}.jsonl"
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+                lines += [f"  - split: {split}", f"    path: {config}/{split}.jsonl"]
+        (folder / "README.md").write_text("\n".join([*lines, "---", "# Texts\n"]), encoding="utf-8")
+        return str(folder)
+
+    return write
 
 
 @pytest.fixture

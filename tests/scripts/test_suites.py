@@ -233,7 +233,7 @@ def test_no_suite_writes_or_draws_a_text_neither_when_it_is_cut_off(
         with Path(path).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps({"prompt": pair[0], "completion": f" {pair[1]}"}) + "\n" for pair in MORE)
     written = {name: [text for pair in pairs for text in pair] for name, pairs in (facts | {"more": MORE}).items()}
-    written["muse"] = [path.read_text(encoding="utf-8") for path in Path(muse_folder).glob("*.jsonl")]
+    written["muse"] = [path.read_text(encoding="utf-8") for path in Path(muse_folder).glob("*/*.jsonl")]
     index, drawn, save = TextIndex(written), [], FigureCanvasAgg.print_png
 
     def watched(canvas, path):
@@ -334,28 +334,12 @@ def test_a_holdout_row_that_cannot_be_encoded_is_refused(refuse, own, tmp_path):
 
 
 @pytest.fixture
-def muse_folder(tmp_path) -> str:
+def muse_folder(write_dataset) -> str:
     """A dataset of MUSE's form with the continuation of texts, and questions."""
-    folder = tmp_path / "muse"
     pairs = [{"question": f"What is number {i}?", "answer": f"It is the name {i}."} for i in range(3)]
-    splits = {
-        ("verbmem", "forget"): [{"prompt": "Ada was", "gt": " born in a small town by the sea."}] * 2,
-        ("knowmem", "forget_qa"): pairs,
-        ("knowmem", "forget_qa_icl"): pairs[:1],
-        ("knowmem", "retain_qa"): pairs,
-        ("knowmem", "retain_qa_icl"): pairs[:1],
-    }
-    folder.mkdir()
-    lines = ["---", "configs:"]
-    for config in dict.fromkeys(config for config, _ in splits):
-        lines += [f"- config_name: {config}", "  data_files:"]
-        for (of, split), rows in splits.items():
-            if of == config:
-                path = folder / f"{config}-{split}.jsonl"
-                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-                lines += [f"  - split: {split}", f"    path: {path.name}"]
-    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
-    return str(folder)
+    questions = {"forget_qa": pairs, "forget_qa_icl": pairs[:1], "retain_qa": pairs, "retain_qa_icl": pairs[:1]}
+    texts = [{"prompt": "Ada was", "gt": " born in a small town by the sea."}] * 2
+    return write_dataset({"verbmem": {"forget": texts}, "knowmem": questions}, "muse")
 
 
 def test_muse_runs_without_a_forget_set(run, checkpoint, retrained, muse_folder):
@@ -369,17 +353,9 @@ def test_muse_runs_without_a_forget_set(run, checkpoint, retrained, muse_folder)
 
 
 @pytest.fixture
-def rwku_folder(rwku_rows, tmp_path) -> str:
+def rwku_folder(rwku_rows, write_dataset) -> str:
     """A dataset of RWKU's form about two invented people, with attacks, neighbours, texts and one question."""
-    folder = tmp_path / "rwku"
-    folder.mkdir()
-    lines = ["---", "configs:"]
-    for config, rows in rwku_rows.items():
-        path = folder / f"{config}.json"
-        path.write_text(json.dumps(rows), encoding="utf-8")
-        lines += [f"- config_name: {config}", "  data_files:", "  - split: test", f"    path: {path.name}"]
-    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
-    return str(folder)
+    return write_dataset({config: {"test": rows} for config, rows in rwku_rows.items()}, "rwku")
 
 
 def test_rwku_runs_without_a_forget_set_and_answers_three_questions(

@@ -4,7 +4,7 @@
 """Own data: a file, a folder or an id on the Hub, as rows or as raw text that is cut into rows (MUSE, WMDP)."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -178,29 +178,6 @@ def load_config(name: str, config: str, *, split: str) -> Dataset:
         raise ValueError(
             f"`{name}` could not be loaded with config `{config}` and split `{split}`: {error}"
         ) from error
-
-
-def load_benchmark_rows(
-    name: str, config: str, *, split: str, texts: Sequence[str], others: Sequence[str] = (), benchmark: str
-) -> Dataset:
-    """
-    The columns `texts` and `others` of one config of a dataset of a benchmark's form; a `ValueError` if one is
-    missing, or if a row has no text in one of `texts`.
-    """
-    rows = load_config(name, config, split=split)
-    columns, where = [*texts, *others], f"`{name}` (config `{config}`, split `{split}`)"
-    if not set(columns) <= set(rows.column_names):
-        raise ValueError(
-            f"{where} has the columns {rows.column_names}, but {benchmark}'s form needs "
-            f"{', '.join(f'`{column}`' for column in columns)}. Rename the columns, or leave the config or split out."
-        )
-    for column in texts:
-        for index, text in enumerate(rows[column]):
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(
-                    f"Row {index} of {where} has no text in `{column}` ({text!r}). Give it one, or remove the row."
-                )
-    return rows.select_columns(columns)
 
 
 def _boundary(text: str, offsets: list[tuple[int, int]], start: int, room: int) -> int:

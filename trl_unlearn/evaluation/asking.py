@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import encode_row, prompt_ids
+from ..row_forms import naming
 from .demo_page import Question, Reply
 from .row_views import token_texts
 from .together import SuiteSetting
@@ -31,10 +32,8 @@ def ask(
     every model.
     """
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=None, seed=question.seed)
-    try:
+    with naming("The prompt with its candidate answer"):
         row = encode_row(_row(question, template_kwargs), tokenizer)
-    except ValueError as error:
-        raise ValueError(f"The prompt with its candidate answer {error}") from None
     top, size = max(row["input_ids"]), model.config.get_text_config().vocab_size
     if top >= size:
         raise ValueError(f"A model knows {size} tokens, and the prompt has the token {top}: it has another tokenizer.")

@@ -31,7 +31,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,7 @@ import torch
 from accelerate import PartialState
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.muse import load_muse
-from ..data.rwku import load_rwku
+from ..data.benchmarks import load_muse, load_rwku
 from ..evaluation.depth import measure_depth
 from ..evaluation.distribution import measure_distribution
 from ..evaluation.elicitation import measure_elicitation
@@ -435,10 +434,8 @@ class SuiteInputs:
     @property
     def row_sets(self) -> dict[str, Any]:
         """Name -> rows, of all loaded sets."""
-        parts = {"rows": self.rows, "muse": self.muse, "rwku": self.rwku}
-        parts = [(group, sets, one) for group, sets in parts.items() if sets for one in fields(sets) if one.init]
-        named = {f"{group}/{one.name}": getattr(sets, one.name) for group, sets, one in parts}
-        return {name: rows for name, rows in named.items() if rows is not None}
+        groups = {"rows": self.rows and self.rows.sets(), "muse": self.muse, "rwku": self.rwku}
+        return {f"{group}/{name}": rows for group, sets in groups.items() for name, rows in (sets or {}).items()}
 
     def options(self, suite: str) -> dict[str, Any]:
         """Options of a suite."""
@@ -460,13 +457,12 @@ def load_suite_inputs(
     if "wmdp" in args.suites:
         inputs.wmdp = load_wmdp_tasks(args.wmdp_tasks, args.wmdp_include_path, args.wmdp_limit)
     if "muse" in args.suites:
-        sets = {name: rows for name, rows in load_muse(args.muse_dataset).items() if rows is not None}
+        sets = load_muse(args.muse_dataset)
         # Few-shot examples (`_icl`) stay whole: all of them stand in front of every question.
-        cut = {name: rows if name.endswith("_icl") else spread(rows, max_rows) for name, rows in sets.items()}
-        inputs.muse = MuseRows(**cut)
+        inputs.muse = {name: one if name.endswith("_icl") else spread(one, max_rows) for name, one in sets.items()}
     if "rwku" in args.suites:
         sets = load_rwku(args.rwku_dataset, args.rwku_subjects)
-        inputs.rwku = RwkuRows(**{name: rows and spread(rows, max_rows) for name, rows in sets.items()})
+        inputs.rwku = {name: spread(rows, max_rows) for name, rows in sets.items()}
     if set(args.suites) & set(_ON_ROWS):
         inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, trained)
         if args.quick and inputs.rows.retain is not None:
