@@ -18,7 +18,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from importlib.util import find_spec
@@ -43,7 +43,6 @@ from .push import forget_texts, summary
 from .quiet import quiet_unless_verbose
 from .sources import (
     MODEL_SOURCES,
-    ROW_SOURCES,
     SourceArguments,
     parse_folder,
     recorded_models,
@@ -164,9 +163,6 @@ def _loaded(
 
 def _push(args: DemoArguments, folder: Path, run: UnlearningRun, prog: str) -> None:
     """Push the app of a Space, which names models and holds no text of the run's rows."""
-    kept = {name: one for name, one in RunFolder(folder).sources().items() if name in ROW_SOURCES}
-    if not args.given(ROW_SOURCES):
-        args = replace(args, **kept)
     texts = forget_texts(args, folder, prog) | {"beliefs": RunFolder(folder).belief_texts()}
     try:
         pushed = push_space(
