@@ -537,7 +537,7 @@ def test_a_run_pushed_by_the_script_loads_by_id_with_the_same_logits(
     assert json.loads(printed[-1]) == [1, 2, 2, 2, 0, 0, 0], done.stderr
     assert "`completions.jsonl` (text of the forget set, row 2)" in errors[0]
     assert "`squeezing.json` (text of the beliefs, row 1)" in errors[0]
-    assert "(`folder/forget.jsonl`) cannot be loaded" in errors[1]
+    assert "(`folder/forget.jsonl`) cannot be searched for" in errors[1]
     assert "has 1 rows" in errors[2]
     assert "`hub_model_id` is missing" in " ".join(errors[3].split())
     assert "me/unlearned: adapter, not pushed, would be private, 10 files" in printed[4]

@@ -143,8 +143,8 @@ def run(tiny_tokenizer, tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(BeliefStore, "sample", watched)
     short = functools.partial(tofu.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
-    for module in (unlearn, evaluate):
-        monkeypatch.setattr(module, "evaluate_models", short)
+    monkeypatch.setattr(unlearn, "evaluate_models", short)
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (short, "rows"))
 
     def call(script: str, argv: list[str], output: str = "out", override: tuple[str, ...] = ()) -> Run:
         beliefs.clear()

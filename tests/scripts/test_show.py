@@ -116,15 +116,15 @@ def test_what_attacks_bring_back_of_a_row_is_kept_for_its_owner_and_shown_for_th
     assert [row["attacked"] for row in rows] == [[]] * 3
     assert "`trl-unlearn evaluate --suites robustness,elicitation --unlearned_model_name_or_path" in error
 
-    def measured(name, value, inputs):
+    def measured(name, models, rows, tokenizer, **_):
         # As the suites do, which take longer.
-        keys = [row_key(encode_row(row, inputs.tokenizer)) for row in inputs.rows.forget]
-        of_rows = {"unlearned": {name: {keys[0]: value, keys[1]: math.nan}}}
+        keys = [row_key(encode_row(row, tokenizer)) for row in rows.forget]
+        of_rows = {"unlearned": {name: {keys[0]: 0.87654, keys[1]: math.nan}}}
         return SuiteOutcome({}, protocol={"rows": {"forget": 3}, "seed": 1}, row_values=of_rows)
 
     names = {"robustness": "robustness/noise_20_percent", "elicitation": "elicitation/role"}
     for suite, name in names.items():
-        monkeypatch.setitem(evaluate.SUITES, suite, partial(measured, name, 0.87654))
+        monkeypatch.setitem(evaluate.SUITES, suite, (partial(measured, name), "rows"))
         cli.main(["evaluate", *own, "--suites", suite, "--unlearned_model_name_or_path", str(done.folder)])
     path = done.folder / ".row_values.json"
     assert path.stat().st_mode & 0o777 == 0o600

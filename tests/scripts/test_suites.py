@@ -125,7 +125,7 @@ def refuse(tmp_path, capsys, monkeypatch):
         raise AssertionError("a model was evaluated")
 
     def call(argv: list[str]) -> str:
-        monkeypatch.setattr(evaluate, "evaluate_models", evaluate_models)
+        monkeypatch.setitem(evaluate.SUITES, "tofu", (evaluate_models, "rows"))
         with pytest.raises(SystemExit) as refused:
             evaluate.main([*argv, "--output_dir", str(tmp_path / "out")])
         assert refused.value.code == 2
@@ -201,11 +201,11 @@ def test_an_evaluation_that_was_cut_off_goes_on_and_gives_the_same_file(run, own
     argv = [*own, *PRIVACY, "--holdout_dataset", holdout]
     whole = run("evaluate", argv, output="whole")
     with monkeypatch.context() as patched, pytest.raises(CutOff):
-        patched.setitem(evaluate.SUITES, "privacy", cut_off)
+        patched.setitem(evaluate.SUITES, "privacy", (cut_off, "rows"))
         run("evaluate", argv)
     assert [path.name for path in (tmp_path / "out/stages").iterdir()] == ["tofu.json"]
     assert not (tmp_path / "out/eval_results.json").exists()
-    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (cut_off, "rows"))
     done = run("evaluate", argv)
     assert done.text("eval_results.json") == whole.text("eval_results.json")
     assert not (done.folder / "stages").exists()
@@ -250,14 +250,14 @@ def test_no_suite_writes_or_draws_a_text_neither_when_it_is_cut_off(
     argv = [*own, "--unlearned_model_name_or_path", knowing, "--suites", *suites]
     argv += ["--holdout_dataset", holdout, "--muse_dataset", muse_folder]
     with monkeypatch.context() as patched, pytest.raises(CutOff):
-        patched.setitem(evaluate.SUITES, "judge", cut_off)
+        patched.setitem(evaluate.SUITES, "judge", (cut_off, "rows"))
         run("evaluate", argv)
     folder = Path(knowing).parent / "out"
     files, found = leaks(folder)
     assert files == {f"stages/{suite}.json" for suite in suites[:-1]} and not found
     # What was measured is not measured again.
     for suite in suites[:-1]:
-        monkeypatch.setitem(evaluate.SUITES, suite, cut_off)
+        monkeypatch.setitem(evaluate.SUITES, suite, (cut_off, "rows"))
     done = run("evaluate", argv)
     result = result_of(done)
     # The model says what must not be written.
@@ -274,7 +274,7 @@ def test_no_suite_writes_or_draws_a_text_neither_when_it_is_cut_off(
 def test_what_other_settings_left_is_measured_anew(run, own, holdout, monkeypatch, change):
     argv = [*own, *PRIVACY, "--holdout_dataset", holdout]
     with monkeypatch.context() as patched, pytest.raises(CutOff):
-        patched.setitem(evaluate.SUITES, "privacy", cut_off)
+        patched.setitem(evaluate.SUITES, "privacy", (cut_off, "rows"))
         run("evaluate", argv)
     if change == "seed":
         argv += ["--seed", "7"]
@@ -284,7 +284,7 @@ def test_what_other_settings_left_is_measured_anew(run, own, holdout, monkeypatc
     else:
         rows = Path(holdout).read_text(encoding="utf-8").splitlines(keepends=True)
         Path(holdout).write_text("".join(rows[1:]), encoding="utf-8")
-    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (cut_off, "rows"))
     with pytest.raises(CutOff):
         run("evaluate", argv)
 
@@ -302,7 +302,7 @@ def test_suites_are_separated_by_commas_or_spaces_and_run_in_the_order_of_the_ta
 
 
 def test_a_suite_runs_alone(run, own, holdout, monkeypatch):
-    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (cut_off, "rows"))
     done = run("evaluate", [*own, "--suites", "privacy", "--holdout_dataset", holdout])
     result = result_of(done)
     assert result.suites == ["privacy"]

@@ -266,7 +266,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
     outcomes = stages.finished(suite_args.suites)
     for name in suite_args.suites:
         if name not in outcomes:
-            outcomes[name] = stages.keep(name, SUITES[name](inputs))
+            outcomes[name] = stages.keep(name, measure_suite(name, inputs))
     if PartialState().is_main_process:
         # Finished suites come first in `outcomes`; the record has them in the order of the table.
         outcomes = {name: outcomes[name] for name in suite_args.suites}
@@ -439,8 +439,12 @@ class SuiteInputs:
 
     def options(self, suite: str) -> dict[str, Any]:
         """Options of a suite."""
+        own = {
+            "tofu": {"parity": self.eval_args.parity, "fluency_classifier": self.classifier},
+            "judge": {"judge": self.judge, "replies_path": self.args.judge_replies},
+        }
         quick = QUICK_SUITES[suite] if self.args.quick else {}
-        return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.seed, **quick}
+        return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.seed, **own.get(suite, {}), **quick}
 
 
 def load_suite_inputs(
@@ -486,50 +490,24 @@ def load_suite_inputs(
     return inputs
 
 
-def _tofu(inputs: SuiteInputs) -> SuiteOutcome:
-    return evaluate_models(
-        inputs.loaders,
-        inputs.rows,
-        inputs.tokenizer,
-        parity=inputs.eval_args.parity,
-        fluency_classifier=inputs.classifier,
-        **inputs.options("tofu"),
-    )
-
-
-def _judge(inputs: SuiteInputs) -> SuiteOutcome:
-    return measure_judge(
-        inputs.loaders,
-        inputs.rows,
-        inputs.tokenizer,
-        judge=inputs.judge,
-        replies_path=inputs.args.judge_replies,
-        **inputs.options("judge"),
-    )
-
-
-def _robustness(inputs: SuiteInputs) -> SuiteOutcome:
-    measure = measure_few_steps if inputs.args.quick else measure_robustness
-    return measure(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options("robustness"))
-
-
-def _suite(
-    name: str, measure: Callable[..., SuiteOutcome], rows: str = "rows"
-) -> Callable[[SuiteInputs], SuiteOutcome]:
-    """A suite that needs nothing but models, rows (a field of [`SuiteInputs`]) and tokenizer."""
-    return lambda inputs: measure(inputs.loaders, getattr(inputs, rows), inputs.tokenizer, **inputs.options(name))
-
-
-# In the order of tables. `METRICS` groups a suite's metrics under its name.
-SUITES: dict[str, Callable[[SuiteInputs], SuiteOutcome]] = {
-    "tofu": _tofu,
-    "privacy": _suite("privacy", measure_privacy),
-    "robustness": _robustness,
-    "distribution": _suite("distribution", measure_distribution),
-    "depth": _suite("depth", measure_depth),
-    "elicitation": _suite("elicitation", measure_elicitation),
-    "muse": _suite("muse", measure_muse, "muse"),
-    "rwku": _suite("rwku", measure_rwku, "rwku"),
-    "wmdp": _suite("wmdp", measure_wmdp, "wmdp"),
-    "judge": _judge,
+# Suite -> what measures it, and the field of [`SuiteInputs`] that has its rows; in the order of tables.
+SUITES: dict[str, tuple[Callable[..., SuiteOutcome], str]] = {
+    "tofu": (evaluate_models, "rows"),
+    "privacy": (measure_privacy, "rows"),
+    "robustness": (measure_robustness, "rows"),
+    "distribution": (measure_distribution, "rows"),
+    "depth": (measure_depth, "rows"),
+    "elicitation": (measure_elicitation, "rows"),
+    "muse": (measure_muse, "muse"),
+    "rwku": (measure_rwku, "rwku"),
+    "wmdp": (measure_wmdp, "wmdp"),
+    "judge": (measure_judge, "rows"),
 }
+
+
+def measure_suite(name: str, inputs: SuiteInputs) -> SuiteOutcome:
+    """Run a suite."""
+    measure, rows = SUITES[name]
+    if inputs.args.quick and name == "robustness":
+        measure = measure_few_steps
+    return measure(inputs.loaders, getattr(inputs, rows), inputs.tokenizer, **inputs.options(name))
