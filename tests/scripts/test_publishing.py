@@ -36,17 +36,19 @@ for argv in json.loads(sys.argv[1]):
 print(json.dumps(codes))
 """
 LOADS = """
-import json, sys
+import hashlib, json, sys
+from pathlib import Path
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, hf_hub_download
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl_unlearn.hub.push import check_published
 repo = sys.argv[1]
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(f"{repo}-base"), repo)
 with torch.no_grad():
     logits = model(input_ids=torch.tensor([json.loads(sys.argv[2])])).logits.tolist()
-check_published(repo)
+results, weights = (Path(hf_hub_download(repo, name)) for name in ("eval_results.json", "adapter_model.safetensors"))
+digests = json.loads(results.read_text())["protocol"]["weights_sha256"]["unlearned"]
+assert digests == {weights.name: hashlib.sha256(weights.read_bytes()).hexdigest()}
 card = ModelCard.load(repo).data.to_dict()
 print(json.dumps({"logits": logits, "card": card, "pad": AutoTokenizer.from_pretrained(repo).pad_token}))
 """

@@ -36,19 +36,8 @@ class RowWriter:
     """
     A model that answers prompts, and writes prompts.
 
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model to sample from.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        is_chat (`bool`):
-            Whether questions become a user's turn, or `Question: ...` and `Answer: ...` in plain text.
-        seed (`int`):
-            Seed of every draw, with the kind of the draw and its number.
-        max_new_tokens (`int`):
-            Longest text, in tokens. A longer one is none.
-        batch_size (`int`, *optional*):
-            Rows of a `generate` call. Default: chosen from free memory.
+    With `is_chat`, questions become a user's turn, else `Question: ...` and `Answer: ...` in plain text. A text longer
+    than `max_new_tokens` is none. The seed of a draw is made of `seed`, the kind of the draw and its number.
     """
 
     def __init__(

@@ -67,23 +67,9 @@ class ModelRetainSource(RetainSource):
     names nobody, and about *strangers*; the model's *own questions*, which it writes where a user's turn begins; and
     *general* prompts that come with this package. Those that repeat the forget set are dropped, see [`OverlapFilter`].
 
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The model as it came, before it is unlearned.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer. The rows are conversations where the forget rows are, and of raw text where it has a chat
-            template.
-        forget ([`~datasets.Dataset`]):
-            Rows to forget: `prompt` and `completion`, `messages` or `text`.
-        subjects (`Sequence[str]`, *optional*):
-            Names that the forget set is about. Default: those that its rows name.
-        seed (`int`):
-            Seed of every draw.
-        batch_size (`int`, *optional*):
-            Rows of a `generate` call. Default: chosen from free memory.
-
-    Attributes: `report`, after `rows`: `asked`, `kept`, `kinds` (kept rows of each kind) and `dropped` (rows by
-    reason: `"unfinished"`, `"unsure"`, `"repeated"`, and the reasons of [`OverlapFilter`]).
+    The rows are conversations where the forget rows are, and of raw text where the tokenizer has a chat template.
+    After `rows`, `report` has `asked`, `kept`, `kinds` (kept rows of each kind) and `dropped` (rows by reason:
+    `"unfinished"`, `"unsure"`, `"repeated"`, and the reasons of [`OverlapFilter`]).
     """
 
     def __init__(
