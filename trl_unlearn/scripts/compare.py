@@ -55,6 +55,7 @@ from ..records import json_text
 from ..results import MEASURED_ROLES, EvaluationResult
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
+from ..trainer.options import refuse_below
 from .arguments import UnlearnModelConfig
 from .evaluate import SUITES, SuiteArguments, SuiteInputs, load_suite_inputs, measure_suite, refuse_quantized
 from .exits import interruptible, refusing
@@ -90,8 +91,7 @@ class CompareArguments:
                 f"`panel_prompts` must be at least 1, got {self.panel_prompts}: the squeezing index of every method "
                 "comes from the panel."
             )
-        if self.curve_steps is not None and self.curve_steps < 1:
-            raise ValueError(f"`curve_steps` must be at least 1, got {self.curve_steps}.")
+        refuse_below(1, self, "curve_steps")
         if not self.methods:
             raise ValueError("`methods` is missing. Give at least one: name -> fields in which it differs.")
         # Not the options of data and evaluation: all methods forget the same rows.

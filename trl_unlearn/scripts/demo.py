@@ -38,9 +38,9 @@ from ..hub.push import push_space
 from ..records import UnlearningRun
 from ..results import MODEL_ROLES
 from ..trainer.bootstrap_unlearn_config import option
+from .arguments import silence_libraries
 from .exits import fail, interruptible, one_line, refusing
 from .push import forget_texts, summary
-from .quiet import quiet_unless_verbose
 from .sources import (
     MODEL_SOURCES,
     SourceArguments,
@@ -104,8 +104,8 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn demo") -> None:
 def _run(argv: list[str] | None, prog: str) -> None:
     PartialState(cpu=not torch.accelerator.is_available())
     with refusing(prog):
-        with quiet_unless_verbose([]):
-            args, folder = parse_folder(DemoArguments, prog, _DESCRIPTION, argv)
+        args, folder = parse_folder(DemoArguments, prog, _DESCRIPTION, argv)
+        silence_libraries()
         run = RunFolder(folder).run()
         if find_spec("gradio") is None:
             raise ValueError("The page needs Gradio, which is not installed: `pip install 'trl-unlearn[demo]'`.")

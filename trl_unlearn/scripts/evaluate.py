@@ -59,6 +59,7 @@ from ..results import EvaluationResult, SuiteOutcome
 from ..row_forms import configured_template_kwargs
 from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.checks import check_output_dir
+from ..trainer.options import refuse_below
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
@@ -216,8 +217,7 @@ class EvaluateArguments:
 
     def __post_init__(self):
         self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
-        if self.prompt_length is not None and self.prompt_length < 1:
-            raise ValueError(f"`prompt_length` must be at least 1, got {self.prompt_length}.")
+        refuse_below(1, self, "prompt_length")
 
 
 def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:

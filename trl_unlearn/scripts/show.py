@@ -30,6 +30,7 @@ from ..hub.folder import RunFolder
 from ..records import UnlearningRun
 from ..results import EvaluationResult
 from ..trainer.bootstrap_unlearn_config import option
+from ..trainer.options import refuse_below
 from .exits import interruptible, one_line, refusing
 from .rows import spread
 from .sources import SourceArguments, forget_rows, parse_folder, refuse_models, run_loaders, run_tokenizer
@@ -56,11 +57,8 @@ class ShowArguments(SourceArguments):
     )
 
     def __post_init__(self):
-        if self.num_samples < 0:
-            raise ValueError(f"`num_samples` must not be negative, got {self.num_samples}. 0 draws none.")
-        for name in ("max_rows", "evaluation_batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        refuse_below(0, self, "num_samples")
+        refuse_below(1, self, "max_rows", "evaluation_batch_size")
 
 
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn show") -> None:
