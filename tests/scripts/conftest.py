@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from trl_unlearn import cli
 from trl_unlearn.beliefs import BeliefStore
 from trl_unlearn.evaluation import tofu
 from trl_unlearn.scripts import bs_s, bs_t, evaluate, unlearn
@@ -154,5 +155,19 @@ def run(tiny_tokenizer, tmp_path, monkeypatch, capfd):
         SCRIPTS[script].main([*argv, *quick, *override, "--output_dir", str(folder)])
         captured = capfd.readouterr()
         return Run(folder=folder, out=captured.out, err=captured.err, beliefs=list(beliefs))
+
+    return call
+
+
+@pytest.fixture
+def refused(capfd):
+    """Function of a command line that returns the sentence with which it was refused."""
+
+    def call(*argv) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*map(str, argv)])
+        assert ended.value.code == 2
+        return capfd.readouterr().err.splitlines()[-1]
 
     return call

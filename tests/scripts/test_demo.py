@@ -98,24 +98,16 @@ def test_the_models_of_a_folder_answer_on_this_machine_alone_until_it_ends(
         assert gone.connect_ex(("127.0.0.1", port)) != 0
 
 
-def refused(capfd, *argv):
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["demo", *map(str, argv)])
-    assert ended.value.code == 2
-    return capfd.readouterr().err.splitlines()[-1]
-
-
-def test_what_cannot_be_served_is_refused_with_a_sentence(finished, capfd, monkeypatch):
-    assert "`port` is 70000. Give one from 1 to 65535" in refused(capfd, finished, "--port", "70000")
-    assert "`push_space` and `hub_model_id` belong together" in refused(capfd, finished, "--push_space", "me/demo")
+def test_what_cannot_be_served_is_refused_with_a_sentence(finished, refused, monkeypatch):
+    assert "`port` is 70000. Give one from 1 to 65535" in refused("demo", finished, "--port", "70000")
+    assert "`push_space` and `hub_model_id` belong together" in refused("demo", finished, "--push_space", "me/demo")
     assert "The repository is 'demo'. Give an id with its owner" in refused(
-        capfd, finished, "--push_space", "demo", "--hub_model_id", "me/unlearned"
+        "demo", finished, "--push_space", "demo", "--hub_model_id", "me/unlearned"
     )
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
     said = "The page needs Gradio, which is not installed: `pip install 'trl-unlearn[demo]'`."
-    assert refused(capfd, finished).endswith(said)
-    assert "holds no `run.json`" in refused(capfd, finished.parent)
+    assert refused("demo", finished).endswith(said)
+    assert "holds no `run.json`" in refused("demo", finished.parent)
 
 
 def test_everybody_who_can_ask_is_named_where_a_host_is_given():

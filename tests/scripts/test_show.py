@@ -45,16 +45,8 @@ def show(capfd):
     return call
 
 
-def refused(capfd, *argv):
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["show", *map(str, argv)])
-    assert ended.value.code == 2
-    return capfd.readouterr().err.splitlines()[-1]
-
-
 def test_a_page_needs_the_folder_alone_is_private_and_is_never_pushed(
-    run, own, show, facts, checkpoint, tmp_path, monkeypatch, capfd
+    run, own, show, refused, facts, checkpoint, tmp_path, monkeypatch, capfd
 ):
     retrained = ["--retrained_model_name_or_path", checkpoint]
     # What the command names may be relative to where it is started.
@@ -98,9 +90,9 @@ def test_a_page_needs_the_folder_alone_is_private_and_is_never_pushed(
 
     # What is named now is refused if it cannot be used.
     other = write_jsonl(tmp_path / "other.jsonl", [{"prompt": "Who?", "completion": " Nobody."}])
-    assert "it has 1 rows, and the run was trained on 3" in refused(capfd, done.folder, "--forget_dataset", other)
+    assert "it has 1 rows, and the run was trained on 3" in refused("show", done.folder, "--forget_dataset", other)
     nowhere = str(tmp_path / "no/where")
-    message = refused(capfd, done.folder, "--retrained_model_name_or_path", nowhere)
+    message = refused("show", done.folder, "--retrained_model_name_or_path", nowhere)
     assert f"The folder `{nowhere}` (`retrained_model_name_or_path`) does not exist" in message
 
     RunFolder(done.folder).clear()
