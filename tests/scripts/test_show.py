@@ -46,7 +46,7 @@ def show(capfd):
 
 
 def test_a_page_needs_the_folder_alone_is_private_and_is_never_pushed(
-    run, own, show, refused, facts, checkpoint, tmp_path, monkeypatch, capfd
+    run, own, show, refused, facts, checkpoint, tmp_path, monkeypatch
 ):
     retrained = ["--retrained_model_name_or_path", checkpoint]
     # What the command names may be relative to where it is started.
