@@ -15,9 +15,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_unlearn import cli
-from trl_unlearn.evaluation.asking import ask
 from trl_unlearn.evaluation.demo_page import Question
 from trl_unlearn.scripts import demo
+from trl_unlearn.scripts.demo import ask
 
 from ..hub.conftest import fresh_process, hub  # noqa: F401
 

@@ -257,7 +257,6 @@ def load_corpus(
     max_length: int,
     config: str | None = None,
     split: str = "train",
-    column: str = "text",
 ) -> Dataset:
     """
     Load raw text and cut it into chunks of at most `max_length` tokens, see [`chunk_documents`]: one column `text`.
@@ -270,20 +269,20 @@ def load_corpus(
     chunk_documents([], tokenizer, max_length=max_length)
     dataset = load_rows(name, split=split) if config is None else load_config(name, config, split=split)
     where = f"`{name}`" + (f" (config `{config}`)" if config else "") + f", split `{split}`,"
-    if column not in dataset.column_names:
+    if "text" not in dataset.column_names:
         raise ValueError(
-            f"{where} has the columns {dataset.column_names}, but a corpus needs `{column}`. Rename the column of the "
+            f"{where} has the columns {dataset.column_names}, but a corpus needs `text`. Rename the column of the "
             "documents, or name another config."
         )
-    for index, document in enumerate(dataset[column]):
+    for index, document in enumerate(dataset["text"]):
         if not isinstance(document, str):
             raise ValueError(
                 f"{where} has a `{type(document).__name__}` for a document in row {index}. Give every row a "
-                f"`{column}` that is a string, or remove the row."
+                f"`text` that is a string, or remove the row."
             )
-    documents = [document for document in dataset[column] if document.strip()]
+    documents = [document for document in dataset["text"] if document.strip()]
     if not documents:
-        raise ValueError(f"{where} has no text in `{column}` ({len(dataset)} rows). Give at least one document.")
+        raise ValueError(f"{where} has no text in `text` ({len(dataset)} rows). Give at least one document.")
     if len(documents) < len(dataset):
         logger.warning(f"{where} has {len(dataset) - len(documents)} blank documents, which are left out.")
     return Dataset.from_dict({"text": list(chunk_documents(documents, tokenizer, max_length=max_length))})

@@ -48,11 +48,9 @@ class RowWriter:
         is_chat: bool,
         seed: int,
         max_new_tokens: int,
-        batch_size: int | None = None,
     ):
         self._model, self._tokenizer, self._seed = model, tokenizer, seed
-        self._most, self._batch_size = max_new_tokens, batch_size
-        self.is_chat = is_chat
+        self._most, self.is_chat = max_new_tokens, is_chat
         self._ends = eos_token_ids(model, tokenizer)
 
     def prompt(self, question: str) -> Prompt:
@@ -98,7 +96,7 @@ class RowWriter:
         """Mean log-prob of a token of each row's answer, its end of turn included, in nats."""
         encoded = [encode_row(row, self._tokenizer) for row in rows]
         width = max((len(row["input_ids"]) for row in encoded), default=1)
-        batch_size = self._batch_size or rows_that_fit(self._model, width)
+        batch_size = rows_that_fit(self._model, width)
         pad_token_id = padding_token_id(self._tokenizer)
         scores = score_rows(self._model, encoded, pad_token_id=pad_token_id, batch_size=batch_size)
         return [fmean(score.logps) for score in scores]
@@ -113,7 +111,6 @@ class RowWriter:
             pad_token_id=padding_token_id(self._tokenizer),
             eos_token_ids=self._ends,
             max_new_tokens=self._most,
-            batch_size=self._batch_size,
             keys=None if is_greedy else [(self._seed, kind, index) for index in range(len(prompts))],
             temperature=1.0 if is_greedy else temperature,
             desc=desc,

@@ -80,7 +80,6 @@ class ModelRetainSource(RetainSource):
         subjects: Sequence[str] | None,
         *,
         seed: int,
-        batch_size: int | None = None,
     ):
         if len(forget) == 0:
             raise ValueError("The forget set is empty, and rows near it cannot be made. Give at least one row.")
@@ -90,9 +89,7 @@ class ModelRetainSource(RetainSource):
         most = min(_LONGEST, max(_SHORTEST, _LONGER * longest))
         asks = has_answer(forget[0])
         is_chat = is_conversation(forget[0]) if asks else tokenizer.chat_template is not None
-        self._writer = RowWriter(
-            model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=most, batch_size=batch_size
-        )
+        self._writer = RowWriter(model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=most)
         self.report: dict[str, Any] = {}
 
     def rows(self, count: int) -> Dataset:
