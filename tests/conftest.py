@@ -152,6 +152,20 @@ def _warnings_of_other_tests_do_not_count():
 
 
 @pytest.fixture
+def build_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+    """Function of settings, and of arguments of the trainer, that builds a quiet one of `tiny_model` and six rows."""
+    from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+
+    def build(settings, model=None, folder="out", **given):
+        quiet = {"gradient_checkpointing": False, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+        usual = {"train_dataset": forget_rows, "retain_dataset": retain_rows, "processing_class": tiny_tokenizer}
+        args = BootstrapUnlearnConfig(str(tmp_path / folder), **quiet | settings)
+        return BootstrapUnlearnTrainer(tiny_model if model is None else model, args, **usual | given)
+
+    return build
+
+
+@pytest.fixture
 def write_dataset(tmp_path):
     """Function of config -> split -> rows that writes a dataset folder: JSON lines and a README.md; its path."""
 

@@ -19,34 +19,17 @@ from peft import LoraConfig
 from rich.console import Console
 from transformers import Trainer, TrainerCallback
 
-from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn import BootstrapUnlearnConfig
 from trl_unlearn.trainer.logs import print_beliefs
 
 
 @pytest.fixture
-def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+def new_trainer(build_trainer):
     def new(callbacks=None, **kwargs):
-        settings = {
-            "max_steps": 2,
-            "per_device_train_batch_size": 3,
-            "num_beliefs": 2,
-            "max_completion_length": 12,
-            "gradient_checkpointing": False,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-        }
-        args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs)
-        peft = LoraConfig(r=2, target_modules=["q_proj"])
-        return BootstrapUnlearnTrainer(
-            model=tiny_model,
-            args=args,
-            train_dataset=forget_rows,
-            retain_dataset=retain_rows,
-            processing_class=tiny_tokenizer,
-            callbacks=callbacks,
-            peft_config=peft,
-        )
+        settings = {"max_steps": 2, "per_device_train_batch_size": 3, "num_beliefs": 2, "max_completion_length": 12}
+        settings |= {"logging_steps": 1, "disable_tqdm": False}
+        peft_config = LoraConfig(r=2, target_modules=["q_proj"])
+        return build_trainer(settings | kwargs, callbacks=callbacks, peft_config=peft_config)
 
     return new
 
