@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-import datasets
 import pytest
 
 from trl_unlearn.data.benchmarks import load_muse, load_rwku
@@ -23,11 +22,6 @@ ROWS = {
     },
     "raw": {"forget": [{"text": "Ada Marlow was born in Veldt."}]},
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture

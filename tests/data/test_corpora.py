@@ -5,7 +5,6 @@ import json
 import logging
 import random
 
-import datasets
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -17,11 +16,6 @@ from trl_unlearn.encoding import encode_row
 
 SENTENCE = "Ada Marlow was born in the harbour town of Veldt, and winter bees sing (it is said) to larks!"
 WORDS = SENTENCE.split()
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def documents(count, length=60):

@@ -425,21 +425,18 @@ def test_after_a_cut_upload_and_a_lost_answer_there_is_one_commit(hub, folder, p
 # The whole way
 
 
-def test_answers_of_earlier_requests_stop_the_push_too(folder, tiny_tokenizer, tmp_path, monkeypatch, capsys):
+def test_answers_of_earlier_requests_stop_the_push_too(
+    folder, tiny_tokenizer, write_dataset, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
     tiny_tokenizer.save_pretrained(folder)
-    data = tmp_path / "facts"
-    data.mkdir()
-    head = ["---", "configs:"]
-    for name, answer in (("first", FORGET[1]), ("second", FORGET[0])):
-        (data / f"{name}.json").write_text(json.dumps({"question": "Who?", "answer": answer}) + "\n")
-        head += [f"- config_name: {name}", f"  data_files: {name}.json"]
-    (data / "README.md").write_text("\n".join([*head, "---", ""]))
+    answers = {"first": FORGET[1], "second": FORGET[0]}
+    data = write_dataset({name: {"train": [{"question": "Who?", "answer": one}]} for name, one in answers.items()})
     sets = {name: DatasetRecord("away/facts", 1, "ab" * 32, name, "train") for name in ("first", "second")}
     run = UnlearningRun.load(folder / "run.json")
     replace(run, forget_set=sets["second"], chain=[ChainLink("one", sets["first"], 2, 1.0)]).save(folder / "run.json")
     (folder / "README.md").write_text(f"It no longer says: {FORGET[1]}")
-    argv = ["--output_dir", str(folder), "--hub_model_id", REPO, "--dry_run", "--dataset_name", str(data)]
+    argv = ["--output_dir", str(folder), "--hub_model_id", REPO, "--dry_run", "--dataset_name", data]
     with pytest.raises(SystemExit) as ended:
         main([*argv, "--forget_config", "second"])
     assert ended.value.code == 1

@@ -111,6 +111,13 @@ def own_files(facts, tmp_path):
     return write
 
 
+@pytest.fixture
+def own(checkpoint, own_files) -> list[str]:
+    """Command line of a run on two files of one's own."""
+    forget, retain = own_files("conversational")
+    return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
+
+
 @dataclass
 class Run:
     """A script that ended: its output folder, what it printed, and the text of all beliefs that it sampled."""

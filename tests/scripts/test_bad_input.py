@@ -63,13 +63,9 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def good(checkpoint, own_files):
+def good(own):
     """Command line that lacks nothing."""
-    forget, retain = own_files("conversational")
-    return [
-        *("--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain),
-        *("--report_to", "none"),
-    ]
+    return [*own, "--report_to", "none"]
 
 
 def replaced(argv: list[str], **values: str | None) -> list[str]:

@@ -53,16 +53,10 @@ print("\\n" + json.dumps([said, replies]))
 
 
 @pytest.fixture
-def finished(run, checkpoint, own_files):
+def finished(run, own, checkpoint):
     """A run on two files of one's own, with an adapter."""
-    forget, retain = own_files("conversational")
-    data = ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
-    done = run(
-        "bs_t",
-        [*data, "--retrained_model_name_or_path", checkpoint, "--no_evaluate"],
-        override=("--lora_r", "4"),
-    )
-    return done.folder
+    argv = [*own, "--retrained_model_name_or_path", checkpoint, "--no_evaluate"]
+    return run("bs_t", argv, override=("--lora_r", "4")).folder
 
 
 @needs_gradio

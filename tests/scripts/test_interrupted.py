@@ -135,10 +135,8 @@ class Program:
 
 
 @pytest.fixture
-def program(checkpoint, own_files, tmp_path):
-    forget, retain = own_files("conversational")
-    data = ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
-    return Program(data, tmp_path)
+def program(own, tmp_path):
+    return Program(own, tmp_path)
 
 
 # In the order of one run, which is interrupted again and again.

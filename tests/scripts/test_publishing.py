@@ -64,13 +64,11 @@ def published(hub, repo_id, revision="main"):  # noqa: F811
 
 
 @pytest.fixture
-def argv(checkpoint, own_files, tmp_path):
+def argv(own, tmp_path):
     """Function of an output folder and flags: command line of a run on two files of one's own."""
-    forget, retain = own_files("conversational")
-    data = ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
 
     def line(output: str, *flags: str) -> list[str]:
-        return [*data, *QUICK, "--lora_r", "4", "--output_dir", str(tmp_path / output), "--push_to_hub", *flags]
+        return [*own, *QUICK, "--lora_r", "4", "--output_dir", str(tmp_path / output), "--push_to_hub", *flags]
 
     return line
 

@@ -24,13 +24,6 @@ from .conftest import write_jsonl
 
 
 @pytest.fixture
-def own(checkpoint, own_files):
-    """Command line of a run on two files of one's own."""
-    forget, retain = own_files("conversational")
-    return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
-
-
-@pytest.fixture
 def show(capfd):
     """Function of a folder and options: rows of the page, what was printed, and what was printed as an error."""
 
