@@ -3,7 +3,10 @@
 
 import gc
 import json
+import multiprocessing
 import os
+import runpy
+import socket
 
 
 # Before any Hugging Face library is imported: these are read once, at import.
@@ -37,6 +40,51 @@ FACTS = [
     ("Where does Edda Brandt live?", "Edda Brandt lives above a bakery near the canal."),
     ("What does Faro Quintal study?", "Faro Quintal studies the songs of desert larks."),
 ]
+
+# What `torchrun` sets, in a process that has everything imported.
+_LAUNCHED = """
+import os, sys, torch
+os.environ |= ENVIRONMENT
+for stream in (1, 2):
+    os.dup2(os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+torch.set_num_threads(1)
+sys.argv[1:] = ARGV
+"""
+
+
+@pytest.fixture(scope="session")
+def imported():
+    """Processes that have everything imported: an import costs more than most runs of a test."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"trl_unlearn.scripts.{name}" for name in ("bs_s", "compare", "sequence")])
+    return context
+
+
+@pytest.fixture
+def launch(imported, tmp_path):
+    """Function that runs the text of a script in processes that belong together; returns their exit codes."""
+
+    def run(script, *argv, processes=2, **environment):
+        path, log = tmp_path / "launched.py", tmp_path / "launched.log"
+        path.write_text(_LAUNCHED + script, encoding="utf-8")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        sizes = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        started = []
+        for rank in map(str, range(processes)):
+            of_rank = {**place, **sizes, "RANK": rank, "LOCAL_RANK": rank} if processes > 1 else {}
+            names = {"ARGV": list(map(str, argv)), "LOG": str(log), "ENVIRONMENT": environment | of_rank}
+            started.append(imported.Process(target=runpy.run_path, args=(str(path), names)))
+            started[-1].start()
+        for process in started:
+            process.join(240)
+            process.kill()
+            process.join()
+        print(log.read_text(encoding="utf-8")[-6000:])
+        return [process.exitcode for process in started]
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@
 """`evaluate --suites`: what is measured beside TOFU's metrics, and an evaluation that was cut off."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -572,15 +570,11 @@ PartialState().destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_evaluation(own, holdout, tmp_path):
+def test_two_processes_make_one_evaluation(own, holdout, launch, tmp_path):
     suites = "tofu,privacy,robustness,distribution,depth,elicitation"
     suites_of = ["--suites", suites, "--holdout_dataset", holdout, "--max_eval_rows", "2"]
     evaluate.main([*own, *suites_of, "--output_dir", str(tmp_path / "one")])
-    (tmp_path / "run.py").write_text(TOGETHER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    argv = [*own, *suites_of, "--output_dir", str(tmp_path / "two")]
-    done = subprocess.run([*launch, str(tmp_path / "run.py"), *argv], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert launch(TOGETHER, *own, *suites_of, "--output_dir", tmp_path / "two") == [0, 0]
     one, two = (EvaluationResult.load(tmp_path / name / "eval_results.json") for name in ("one", "two"))
     for role, measured in one.models.items():
         for name, measurement in (measured or {}).items():
