@@ -381,8 +381,6 @@ def test_a_private_repository_is_read_with_its_owners_token_only(hub, folder, pu
     pushed, nobody, other, owner = pushes({"folder": folder, "repo_id": REPO}, *apps)
     assert (pushed, owner, other) == ("pushed", "pushed", nobody)
     assert nobody.startswith("failed: There is no repository `me/unlearned`, or it is private or gated")
-    hub.repos[REPO].private, hub.repos[REPO].gated = False, True
-    assert pushes(*apps) == [nobody, nobody, "pushed"]
 
 
 def test_errors_of_the_server_three_times_are_tried_again(hub, folder, pushes):

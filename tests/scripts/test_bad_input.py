@@ -297,7 +297,7 @@ def test_rows_that_only_the_evaluation_cannot_use(checkpoint, tofu_folder, refus
         (["--stop_at=0.1", "--stop_metric", "forget_logp"], "a number below 0"),
         (["--stop_at", "0.1", "--stop_metric", "loss"], "Unknown `stop_metric`: 'loss'"),
         (["--stop_at", "0.1", "--stop_retain_floor", "1"], "`stop_retain_floor` is 1.0"),
-        (["--stop_at", "0.1", "--stop_every_steps", "0"], "`stop_every_steps` is 0"),
+        (["--stop_at", "0.1", "--stop_every_steps", "0"], "`stop_every_steps` must be at least 1"),
         (["--stop_retain_floor", "0.5"], "`stop_retain_floor` is given without `stop_at`"),
         (["--stop_metric", "forget_logp"], "`stop_metric` is given without `stop_at`"),
         (["--stop_at", "strangers", "--stop_metric", "forget_logp"], "a value of 'strangers_auc', but `stop_metric`"),
