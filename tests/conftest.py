@@ -2,7 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import gc
+import json
+import multiprocessing
 import os
+import runpy
+import socket
 
 
 # Before any Hugging Face library is imported: these are read once, at import.
@@ -36,6 +40,51 @@ FACTS = [
     ("Where does Edda Brandt live?", "Edda Brandt lives above a bakery near the canal."),
     ("What does Faro Quintal study?", "Faro Quintal studies the songs of desert larks."),
 ]
+
+# What `torchrun` sets, in a process that has everything imported.
+_LAUNCHED = """
+import os, sys, torch
+os.environ |= ENVIRONMENT
+for stream in (1, 2):
+    os.dup2(os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+torch.set_num_threads(1)
+sys.argv[1:] = ARGV
+"""
+
+
+@pytest.fixture(scope="session")
+def imported():
+    """Processes that have everything imported: an import costs more than most runs of a test."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"trl_unlearn.scripts.{name}" for name in ("bs_s", "compare", "sequence")])
+    return context
+
+
+@pytest.fixture
+def launch(imported, tmp_path):
+    """Function that runs the text of a script in processes that belong together; returns their exit codes."""
+
+    def run(script, *argv, processes=2, **environment):
+        path, log = tmp_path / "launched.py", tmp_path / "launched.log"
+        path.write_text(_LAUNCHED + script, encoding="utf-8")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        sizes = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        started = []
+        for rank in map(str, range(processes)):
+            of_rank = {**place, **sizes, "RANK": rank, "LOCAL_RANK": rank} if processes > 1 else {}
+            names = {"ARGV": list(map(str, argv)), "LOG": str(log), "ENVIRONMENT": environment | of_rank}
+            started.append(imported.Process(target=runpy.run_path, args=(str(path), names)))
+            started[-1].start()
+        for process in started:
+            process.join(240)
+            process.kill()
+            process.join()
+        print(log.read_text(encoding="utf-8")[-6000:])
+        return [process.exitcode for process in started]
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -148,6 +197,39 @@ def retain_rows():
 @pytest.fixture(autouse=True)
 def _warnings_of_other_tests_do_not_count():
     row_forms.warn_once.cache_clear()
+
+
+@pytest.fixture
+def build_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+    """Function of settings, and of arguments of the trainer, that builds a quiet one of `tiny_model` and six rows."""
+    from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+
+    def build(settings, model=None, folder="out", **given):
+        quiet = {"gradient_checkpointing": False, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+        usual = {"train_dataset": forget_rows, "retain_dataset": retain_rows, "processing_class": tiny_tokenizer}
+        args = BootstrapUnlearnConfig(str(tmp_path / folder), **quiet | settings)
+        return BootstrapUnlearnTrainer(tiny_model if model is None else model, args, **usual | given)
+
+    return build
+
+
+@pytest.fixture
+def write_dataset(tmp_path):
+    """Function of config -> split -> rows that writes a dataset folder: JSON lines and a README.md; its path."""
+
+    def write(configs, name="dataset"):
+        folder, lines = tmp_path / name, ["---", "configs:"]
+        for config, splits in configs.items():
+            (folder / config).mkdir(parents=True)
+            lines += [f"- config_name: {config}", "  data_files:"]
+            for split, rows in splits.items():
+                path = folder / config / f"{split}.jsonl"
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+                lines += [f"  - split: {split}", f"    path: {config}/{split}.jsonl"]
+        (folder / "README.md").write_text("\n".join([*lines, "---", "# Texts\n"]), encoding="utf-8")
+        return str(folder)
+
+    return write
 
 
 @pytest.fixture

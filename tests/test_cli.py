@@ -84,7 +84,7 @@ def test_no_argument_is_answered_with_what_to_type_first(ended):
         (["card", "missing"], "`missing` does not exist"),
         (["card"], "output_dir"),
         (["show", "missing"], "`missing` does not exist"),
-        (["show", "out", "--num_samples", "-1"], "`num_samples` must not be negative"),
+        (["show", "out", "--num_samples", "-1"], "`num_samples` must be at least 0"),
         (["env", "--verbose"], "--verbose"),
         (["archive", "somewhere"], "somewhere"),
     ],

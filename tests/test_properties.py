@@ -22,7 +22,7 @@ from trl_unlearn.beliefs import BeliefSampling, BeliefStore
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.tofu import score_set
-from trl_unlearn.evaluation.together import generate_answers
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import eos_token_ids, generate
 from trl_unlearn.token_scores import score_batch, score_rows
 
@@ -265,7 +265,8 @@ def test_beliefs_and_greedy_answers_end_where_the_recited_labels_end(name, data)
     expected = labels[: next(i for i, label in enumerate(labels) if label in ends) + 1]
     length = len(labels) + 3
     pad = tokenizer.pad_token_id
-    answers = generate_answers(model, tokenizer, encoded, max_new_tokens=length)
+    setting = SuiteSetting(tokenizer=tokenizer, batch_size=None, seed=0)
+    answers = setting.answers(model, encoded, max_new_tokens=length)
     assert [(answer.ids, answer.ended) for answer in answers] == [(expected, True)]
     store = BeliefStore(
         encoded.answers,

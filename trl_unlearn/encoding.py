@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from .row_forms import check_messages, is_conversation, prompt_and_answer, template_arguments, warn_once
+from .row_forms import check_messages, is_conversation, naming, prompt_and_answer, template_arguments, warn_once
 
 
 logger = logging.getLogger(__name__)
@@ -399,13 +399,11 @@ def encode_dataset(
         raise ValueError(f"The {name} set is empty. Give at least one row; check the split and the config name.")
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
-        try:
+        # Errors of `encode_row` hold none of the row's text: it may be secret.
+        with naming(f"Row {index} of the {name} set"):
             return encode_row(
                 row, tokenizer, max_length=max_length, prompt_length=prompt_length, text_field=text_field
             )
-        except ValueError as error:
-            # Errors of `encode_row` begin with a verb, and hold none of the row's text: it may be secret.
-            raise ValueError(f"Row {index} of the {name} set {error}") from None
 
     encoded = map_rows(
         dataset,

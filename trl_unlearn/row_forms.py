@@ -7,7 +7,8 @@ import functools
 import inspect
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
@@ -28,6 +29,15 @@ _RESERVED_TEMPLATE_KWARGS = frozenset(
 def warn_once(sentence: str) -> None:
     """Warn about rows; a process may encode the same rows many times."""
     logger.warning(sentence)
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Name what a `ValueError` of the block is about: those of rows begin with a verb."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what} {error}") from None
 
 
 def is_conversation(row: Mapping[str, Any]) -> bool:
@@ -148,10 +158,8 @@ def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def configured_template_kwargs(value: Mapping[str, Any] | str | None) -> dict[str, Any] | None:
     """The option `chat_template_kwargs`, which is JSON on the command line, checked."""
-    try:
+    with naming("The configuration"):
         return None if value is None else _template_kwargs({"chat_template_kwargs": value})
-    except ValueError as error:
-        raise ValueError(f"The configuration {error}") from None
 
 
 def with_template_kwargs(dataset: Dataset, kwargs: Mapping[str, Any] | None) -> Dataset:

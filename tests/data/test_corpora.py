@@ -5,7 +5,6 @@ import json
 import logging
 import random
 
-import datasets
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -17,11 +16,6 @@ from trl_unlearn.encoding import encode_row
 
 SENTENCE = "Ada Marlow was born in the harbour town of Veldt, and winter bees sing (it is said) to larks!"
 WORDS = SENTENCE.split()
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def documents(count, length=60):
@@ -112,9 +106,10 @@ def test_a_corpus_is_read_from_a_config_and_a_split_of_a_folder(tmp_path, tiny_t
         load_corpus(str(folder), tiny_tokenizer, max_length=32, config="sust", split="forget")
 
 
-def test_a_corpus_is_read_from_a_file_and_another_column(tmp_path, tiny_tokenizer):
-    name = write_corpus(tmp_path / "corpus.jsonl", ["b d"], column="abstract")
-    assert list(load_corpus(name, tiny_tokenizer, max_length=8, column="abstract")) == [{"text": "b d"}]
+def test_a_corpus_is_read_from_a_file_with_a_column_of_text(tmp_path, tiny_tokenizer):
+    name = write_corpus(tmp_path / "corpus.jsonl", ["b d"])
+    assert list(load_corpus(name, tiny_tokenizer, max_length=8)) == [{"text": "b d"}]
+    name = write_corpus(tmp_path / "other.jsonl", ["b d"], column="abstract")
     with pytest.raises(ValueError, match=r"has the columns \['abstract'\], but a corpus needs `text`"):
         load_corpus(name, tiny_tokenizer, max_length=8)
 

@@ -3,7 +3,6 @@
 
 import json
 
-import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -11,11 +10,6 @@ from trl_unlearn.data.files import as_pairs, load_rows, row_form
 
 
 ROWS = [{"prompt": f"Question {i}?", "completion": f" Answer, number {i}."} for i in range(3)]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def write(path):

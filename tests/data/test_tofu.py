@@ -1,9 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-import json
 
-import datasets
 import pytest
 
 from trl_unlearn.data.tofu import load_tofu, load_tofu_evaluation
@@ -12,11 +10,6 @@ from trl_unlearn.data.tofu import load_tofu, load_tofu_evaluation
 PLAIN = ("forget10", "retain90")
 PERTURBED = ("forget10_perturbed", "retain_perturbed")
 GENERAL = ("real_authors_perturbed", "world_facts_perturbed")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def fact(config, i):
@@ -31,15 +24,10 @@ def perturbed_fact(config, i):
     }
 
 
-def write_folder(folder, rows_by_config):
-    """A dataset folder of TOFU's form: JSON lines, and a README.md that names them."""
-    folder.mkdir()
-    configs = []
-    for config, rows in rows_by_config.items():
-        (folder / f"{config}.json").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        configs.append(f"- config_name: {config}\n  data_files: {config}.json")
-    (folder / "README.md").write_text("\n".join(["---", "configs:", *configs, "---", "# Facts\n"]), encoding="utf-8")
-    return str(folder)
+@pytest.fixture
+def write_folder(write_dataset):
+    """Function of config -> rows that writes a dataset folder of TOFU's form."""
+    return lambda rows: write_dataset({config: {"train": part} for config, part in rows.items()})
 
 
 def plain_rows():
@@ -55,16 +43,16 @@ def evaluation_rows(name, **kwargs):
     return load_tofu_evaluation(name, "forget10", "retain90", **splits)
 
 
-def test_what_rows_give_to_the_chat_template_is_kept(tmp_path):
+def test_what_rows_give_to_the_chat_template_is_kept(write_folder):
     given = {"tools": [{"type": "function"}], "chat_template_kwargs": {"enable_thinking": False}}
-    name = write_folder(tmp_path / "facts", {"forget10": [fact("forget10", 0) | given | {"page": 1}]})
+    name = write_folder({"forget10": [fact("forget10", 0) | given | {"page": 1}]})
     row = load_tofu(name, "forget10")[0]
     assert {column: row[column] for column in given} == given
     assert "page" not in row
 
 
-def test_questions_and_answers_become_turns(tmp_path):
-    name = write_folder(tmp_path / "facts", all_rows())
+def test_questions_and_answers_become_turns(write_folder):
+    name = write_folder(all_rows())
     rows = load_tofu(name, "forget10")
     assert rows.column_names == ["prompt", "completion"]
     assert rows[2] == {
@@ -73,23 +61,23 @@ def test_questions_and_answers_become_turns(tmp_path):
     }
 
 
-def test_questions_and_answers_become_plain_text_for_base_models(tmp_path):
-    name = write_folder(tmp_path / "facts", all_rows())
+def test_questions_and_answers_become_plain_text_for_base_models(write_folder):
+    name = write_folder(all_rows())
     assert load_tofu(name, "retain90", conversational=False)[0] == {
         "prompt": "Question: Question 0 of retain90?\nAnswer:",
         "completion": " Answer 0 of retain90.",
     }
 
 
-def test_a_split_can_be_a_slice(tmp_path):
-    name = write_folder(tmp_path / "facts", all_rows())
+def test_a_split_can_be_a_slice(write_folder):
+    name = write_folder(all_rows())
     rows = load_tofu(name, "forget10", split="train[1:3]", conversational=False)
     assert rows["completion"][:] == [" Answer 1 of forget10.", " Answer 2 of forget10."]
 
 
 @pytest.mark.parametrize("conversational", [True, False])
-def test_paraphrases_and_wrong_answers_are_kept_and_other_columns_dropped(conversational, tmp_path):
-    name = write_folder(tmp_path / "facts", all_rows())
+def test_paraphrases_and_wrong_answers_are_kept_and_other_columns_dropped(conversational, write_folder):
+    name = write_folder(all_rows())
     rows = load_tofu(name, "forget10_perturbed", conversational=conversational)
     assert set(rows.column_names) == {
         "prompt",
@@ -102,28 +90,28 @@ def test_paraphrases_and_wrong_answers_are_kept_and_other_columns_dropped(conver
     assert rows[1]["perturbed_answer"] == [f"Wrong answer 1{letter} of forget10_perturbed." for letter in "abc"]
 
 
-def test_an_unknown_config_is_refused_by_name(tmp_path):
-    name = write_folder(tmp_path / "facts", all_rows())
+def test_an_unknown_config_is_refused_by_name(write_folder):
+    name = write_folder(all_rows())
     with pytest.raises(ValueError, match=r"could not be loaded with config `forget99` and split `train`.*forget10"):
         load_tofu(name, "forget99")
 
 
-def test_an_unknown_split_is_refused_by_name(tmp_path):
-    name = write_folder(tmp_path / "facts", all_rows())
+def test_an_unknown_split_is_refused_by_name(write_folder):
+    name = write_folder(all_rows())
     with pytest.raises(ValueError, match="could not be loaded with config `forget10` and split `test`"):
         load_tofu(name, "forget10", split="test")
 
 
-def test_rows_without_question_and_answer_are_refused_by_their_columns(tmp_path):
-    name = write_folder(tmp_path / "facts", {"forget10": [{"question": "Who?", "reply": "Nobody."}]})
+def test_rows_without_question_and_answer_are_refused_by_their_columns(write_folder):
+    name = write_folder({"forget10": [{"question": "Who?", "reply": "Nobody."}]})
     with pytest.raises(
         ValueError, match=r"has the columns \['question', 'reply'\].*needs `question` and `answer`.*--forget_dataset"
     ):
         load_tofu(name, "forget10")
 
 
-def test_evaluation_takes_the_perturbed_configs_and_the_general_facts(tmp_path):
-    rows = evaluation_rows(write_folder(tmp_path / "facts", all_rows()))
+def test_evaluation_takes_the_perturbed_configs_and_the_general_facts(write_folder):
+    rows = evaluation_rows(write_folder(all_rows()))
     taken = {key: part["completion"][0].split(" of ")[1] for key, part in rows.items()}
     assert taken == {
         "forget": "forget10_perturbed.",
@@ -134,15 +122,15 @@ def test_evaluation_takes_the_perturbed_configs_and_the_general_facts(tmp_path):
     assert all("perturbed_answer" in part.column_names for part in rows.values())
 
 
-def test_the_forget_split_holds_for_its_perturbed_config_and_the_retain_split_does_not(tmp_path):
-    name = write_folder(tmp_path / "facts", all_rows())
+def test_the_forget_split_holds_for_its_perturbed_config_and_the_retain_split_does_not(write_folder):
+    name = write_folder(all_rows())
     rows = evaluation_rows(name, forget_split="train[2:]", retain_split="train[:1]")
     assert rows["forget"]["completion"][:] == [f" Answer {i} of forget10_perturbed." for i in (2, 3)]
     assert len(rows["retain"]) == 4
 
 
-def test_evaluation_falls_back_to_the_configs_that_were_trained_on(tmp_path):
-    name = write_folder(tmp_path / "facts", plain_rows())
+def test_evaluation_falls_back_to_the_configs_that_were_trained_on(write_folder):
+    name = write_folder(plain_rows())
     rows = evaluation_rows(name, forget_split="train[:3]", retain_split="train[1:3]")
     assert {key: part["completion"][:] for key, part in rows.items()} == {
         "forget": [f" Answer {i} of forget10." for i in range(3)],
@@ -150,6 +138,6 @@ def test_evaluation_falls_back_to_the_configs_that_were_trained_on(tmp_path):
     }
 
 
-def test_evaluation_takes_the_form_that_is_asked_for(tmp_path):
-    rows = evaluation_rows(write_folder(tmp_path / "facts", all_rows()), conversational=True)
+def test_evaluation_takes_the_form_that_is_asked_for(write_folder):
+    rows = evaluation_rows(write_folder(all_rows()), conversational=True)
     assert all(part["prompt"][0][0]["role"] == "user" for part in rows.values())

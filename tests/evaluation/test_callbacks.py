@@ -12,38 +12,20 @@ from peft import LoraConfig
 from PIL import Image
 from transformers import TrainerCallback
 
-from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.evaluation.callbacks import CannotBeginError, SqueezingPanelCallback
 from trl_unlearn.evaluation.squeezing import SqueezingPanel, squeezing_index
 
 
 @pytest.fixture
-def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows):
+def new_trainer(build_trainer, tiny_model, forget_rows):
     initial = {name: value.clone() for name, value in tiny_model.state_dict().items()}
 
     def new(peft=False, rows=forget_rows, **kwargs):
         tiny_model.load_state_dict(initial)
-        settings = {
-            "per_device_train_batch_size": 1,
-            "learning_rate": 1e-3,
-            "forget_loss_type": "ga",
-            "retain_loss_type": "none",
-            "lambda_bss": 0.0,
-            "gradient_checkpointing": False,
-            "num_train_epochs": 2,
-            "logging_steps": 2,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-        }
-        return BootstrapUnlearnTrainer(
-            tiny_model,
-            BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs),
-            train_dataset=rows,
-            processing_class=tiny_tokenizer,
-            peft_config=LoraConfig(r=4, target_modules="all-linear") if peft else None,
-        )
+        settings = {"per_device_train_batch_size": 1, "learning_rate": 1e-3, "num_train_epochs": 2, "logging_steps": 2}
+        settings |= {"forget_loss_type": "ga", "retain_loss_type": "none", "lambda_bss": 0.0, "use_cpu": True}
+        peft_config = LoraConfig(r=4, target_modules="all-linear") if peft else None
+        return build_trainer(settings | kwargs, train_dataset=rows, retain_dataset=None, peft_config=peft_config)
 
     return new
 

@@ -13,8 +13,8 @@ import huggingface_hub
 import pytest
 
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.evaluation.asking import ask
 from trl_unlearn.evaluation.demo_page import MAX_NEW_TOKENS, MAX_SAMPLES, Question, Reply, build_page, serve
+from trl_unlearn.scripts.demo import ask
 from trl_unlearn.token_scores import score_rows
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trl_unlearn.evaluation.muse import MuseRows, measure_muse
+from trl_unlearn.evaluation.muse import measure_muse
 
 
 # Token -> the token that follows it. What is not there is followed by any token with the same probability.
@@ -64,11 +64,11 @@ def measure(models, rows, tokenizer, batch_size=2):
 
 def test_a_known_continuation_gives_hand_worked_scores(scripted, tokenizer):
     # After a blank: "b-d/f", a blank line, "z". An answer ends at the blank line, a text does not.
-    rows = MuseRows(
-        verbmem=[{"prompt": "It says ", "gt": "b d f z"}, {"prompt": "And ", "gt": "b x f y k"}],
-        forget_qa=QA,
-        retain_qa=QA[1:],
-    )
+    rows = {
+        "verbmem": [{"prompt": "It says ", "gt": "b d f z"}, {"prompt": "And ", "gt": "b x f y k"}],
+        "forget_qa": QA,
+        "retain_qa": QA[1:],
+    }
     found = measure({"target": scripted(SCRIPT)}, rows, tokenizer).models["target"]
     # b d f z of b d f z, and 2 of 4 generated and 2 of 5 true words.
     assert found["muse/verbmem"].value == pytest.approx((1 + 4 / 9) / 2)
@@ -86,7 +86,7 @@ def test_a_known_continuation_gives_hand_worked_scores(scripted, tokenizer):
 
 
 def test_a_model_that_says_nothing_of_it_scores_zero(scripted, tokenizer):
-    rows = MuseRows(verbmem=[{"prompt": "It says ", "gt": "b d f"}], forget_qa=QA)
+    rows = {"verbmem": [{"prompt": "It says ", "gt": "b d f"}], "forget_qa": QA}
     found = measure({"target": scripted({"Ġ": "<|im_end|>"})}, rows, tokenizer).models["target"]
     assert {name: measured.value for name, measured in found.items()} == {"muse/verbmem": 0, "muse/knowmem": 0}
 
@@ -102,22 +102,22 @@ def test_few_shot_examples_stand_in_front_of_the_question(scripted, tokenizer, m
 
     monkeypatch.setattr(LlamaForCausalLM, "generate", recording)
     shots = [{"question": "One?", "answer": "1"}, {"question": "Two?", "answer": "2"}]
-    measure({"target": model}, MuseRows(retain_qa=QA[:1], retain_qa_icl=shots), tokenizer)
+    measure({"target": model}, {"retain_qa": QA[:1], "retain_qa_icl": shots}, tokenizer)
     assert prompts[0] == "Question: One?\nAnswer: 1\n\nQuestion: Two?\nAnswer: 2\n\nQuestion: Who?\nAnswer: "
 
 
 def test_a_long_text_is_compared_as_far_as_a_completion_can_reach(scripted, tokenizer):
-    rows = MuseRows(verbmem=[{"prompt": "a ", "gt": "b-" * 200}])
+    rows = {"verbmem": [{"prompt": "a ", "gt": "b-" * 200}]}
     found = measure({"target": scripted({"Ġ": "b", "b": "-", "-": "b"})}, rows, tokenizer)
     # 64 of 64 words rather than of 200.
     assert found.models["target"]["muse/verbmem"].value == pytest.approx(1)
 
 
 def test_privleak_is_hand_worked_from_ties_and_a_recited_text(scripted, tokenizer):
-    rows = MuseRows(
-        forget=[{"text": "b-d/f"}, {"text": "(,(,"}],
-        holdout=[{"text": "#$#$#"}, {"text": ",,,,"}],
-    )
+    rows = {
+        "forget": [{"text": "b-d/f"}, {"text": "(,(,"}],
+        "holdout": [{"text": "#$#$#"}, {"text": ",,,,"}],
+    }
     models = {
         "target": scripted(SCRIPT | {"(": ",", ",": "("}),
         "unlearned": scripted(SCRIPT),
@@ -135,11 +135,11 @@ def test_privleak_is_hand_worked_from_ties_and_a_recited_text(scripted, tokenize
 
 
 def test_a_model_does_not_differ_from_itself(scripted, tokenizer):
-    rows = MuseRows(
-        verbmem=[{"prompt": "It says ", "gt": "b d f"}, {"prompt": "And ", "gt": "x"}],
-        forget=[{"text": "b-d"}, {"text": "(,("}],
-        holdout=[{"text": "#$#"}, {"text": "b-d"}],
-    )
+    rows = {
+        "verbmem": [{"prompt": "It says ", "gt": "b d f"}, {"prompt": "And ", "gt": "x"}],
+        "forget": [{"text": "b-d"}, {"text": "(,("}],
+        "holdout": [{"text": "#$#"}, {"text": "b-d"}],
+    }
     model = scripted(SCRIPT)
     outcome = measure({"unlearned": model, "retrained": model}, rows, tokenizer)
     for name in ("muse/verbmem", "muse/privleak"):
@@ -149,14 +149,14 @@ def test_a_model_does_not_differ_from_itself(scripted, tokenizer):
 
 def test_what_has_no_rows_or_no_reference_is_absent(scripted, tokenizer):
     texts = {"forget": [{"text": "b-d"}], "holdout": [{"text": "#$#"}]}
-    found = measure({"target": scripted(SCRIPT), "unlearned": None}, MuseRows(forget_qa=QA, **texts), tokenizer)
+    found = measure({"target": scripted(SCRIPT), "unlearned": None}, dict(forget_qa=QA, **texts), tokenizer)
     assert {role: set(names) for role, names in found.models.items()} == {"target": {"muse/knowmem"}}
-    found = measure({"retrained": scripted({})}, MuseRows(**texts), tokenizer)
+    found = measure({"retrained": scripted({})}, texts, tokenizer)
     assert {role: set(names) for role, names in found.models.items()} == {"retrained": {"muse/privleak"}}
 
 
 def test_a_retrained_model_that_saw_the_texts_is_no_reference(scripted, tokenizer, caplog):
-    rows = MuseRows(forget=[{"text": "b-d/f"}], holdout=[{"text": "#$#$#"}], forget_qa=QA)
+    rows = {"forget": [{"text": "b-d/f"}], "holdout": [{"text": "#$#$#"}], "forget_qa": QA}
     with caplog.at_level(logging.WARNING):
         found = measure({"target": scripted({}), "retrained": scripted(SCRIPT)}, rows, tokenizer)
     assert {name for names in found.models.values() for name in names} == {"muse/knowmem"}
@@ -164,11 +164,11 @@ def test_a_retrained_model_that_saw_the_texts_is_no_reference(scripted, tokenize
 
 
 def test_the_batch_size_changes_nothing(scripted, tokenizer):
-    rows = MuseRows(
-        verbmem=[{"prompt": "It says ", "gt": "b d f z"}, {"prompt": "And so we ", "gt": "b x"}],
-        forget=[{"text": "b-d/f"}, {"text": "(,"}],
-        holdout=[{"text": "#$#$#"}, {"text": ",,,,"}],
-    )
+    rows = {
+        "verbmem": [{"prompt": "It says ", "gt": "b d f z"}, {"prompt": "And so we ", "gt": "b x"}],
+        "forget": [{"text": "b-d/f"}, {"text": "(,"}],
+        "holdout": [{"text": "#$#$#"}, {"text": ",,,,"}],
+    }
     models = {"target": scripted(SCRIPT), "retrained": scripted({})}
     assert measure(models, rows, tokenizer, batch_size=1) == measure(models, rows, tokenizer, batch_size=None)
 
@@ -176,14 +176,14 @@ def test_the_batch_size_changes_nothing(scripted, tokenizer):
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
-        (MuseRows(), "`muse` has no rows"),
-        (MuseRows(forget=[{"text": "b-d"}]), "`muse` has no rows.*`forget` and `holdout` together"),
-        (MuseRows(forget_qa=[]), "The set `forget_qa` of MUSE is empty"),
+        ({}, "`muse` has no rows"),
+        ({"forget": [{"text": "b-d"}]}, "`muse` has no rows.*`forget` and `holdout` together"),
+        ({"forget_qa": []}, "The set `forget_qa` of MUSE is empty"),
         (
-            MuseRows(forget=[{"text": "b-d"}], holdout=[{"text": "bd"}, {"text": "b"}]),
+            {"forget": [{"text": "b-d"}], "holdout": [{"text": "bd"}, {"text": "b"}]},
             "Row 1 of the holdout texts has",
         ),
-        (MuseRows(verbmem=[{"prompt": " ", "gt": "b"}]), "Row 0 of verbmem has a completion without a token of text"),
+        ({"verbmem": [{"prompt": " ", "gt": "b"}]}, "Row 0 of verbmem has a completion without a token of text"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused_before_a_model_is_loaded(rows, complaint, tokenizer):

@@ -14,7 +14,7 @@ from trl_unlearn.evaluation.depth import measure_depth
 from trl_unlearn.evaluation.distribution import measure_distribution
 from trl_unlearn.evaluation.elicitation import measure_elicitation
 from trl_unlearn.evaluation.judge import measure_judge
-from trl_unlearn.evaluation.muse import MuseRows, measure_muse
+from trl_unlearn.evaluation.muse import measure_muse
 from trl_unlearn.evaluation.privacy import measure_privacy
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
@@ -136,13 +136,13 @@ def test_no_suite_has_a_number_for_a_model_that_is_none(suite, untied_model, nan
 def test_muse_has_no_number_for_a_model_that_is_none(untied_model, nan_model, tiny_tokenizer):
     texts = ["Ada Marlow was born in Veldt.", "Bo Lindgren wrote a long novel."]
     pairs = [{"question": "Who?", "answer": "Ada."}]
-    rows = MuseRows(
-        verbmem=[{"prompt": texts[0], "gt": texts[1]}],
-        forget_qa=pairs,
-        retain_qa=pairs,
-        forget=[{"text": text} for text in texts],
-        holdout=[{"text": text} for text in reversed(texts)],
-    )
+    rows = {
+        "verbmem": [{"prompt": texts[0], "gt": texts[1]}],
+        "forget_qa": pairs,
+        "retain_qa": pairs,
+        "forget": [{"text": text} for text in texts],
+        "holdout": [{"text": text} for text in reversed(texts)],
+    }
     models = loaders(unlearned=nan_model, retrained=untied_model)
     outcome = measure_muse(models, rows, tiny_tokenizer, batch_size=2, seed=1)
     assert outcome.models["unlearned"] == {}

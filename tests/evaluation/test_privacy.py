@@ -119,7 +119,7 @@ def test_a_retrained_model_that_saw_the_rows_is_no_reference(trained_model, rows
         measured = measure({"target": trained_model, "retrained": trained_model}, rows, tiny_tokenizer)
     assert measured["retrained"]["privacy/min_k_auc"].value == 1.0
     assert "privacy/privleak" not in measured["target"]
-    assert "PrivLeak is left out" in caplog.text
+    assert "`privacy/privleak` is left out" in caplog.text
 
 
 def test_a_second_measurement_gives_the_same_values(tiny_model, trained_model, rows, tiny_tokenizer):

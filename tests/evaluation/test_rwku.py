@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trl_unlearn.evaluation import together
-from trl_unlearn.evaluation.rwku import RwkuRows, measure_rwku
+from trl_unlearn.evaluation.rwku import measure_rwku
 from trl_unlearn.evaluation.together import FixedModel, SuiteSetting
 from trl_unlearn.generation import Completion
 
@@ -19,7 +19,7 @@ def measure(tiny_tokenizer):
 
     def call(model, **sets):
         loaders = {"target": lambda: copy.deepcopy(model)}
-        return measure_rwku(loaders, RwkuRows(**sets), tiny_tokenizer, batch_size=2, seed=1).models["target"]
+        return measure_rwku(loaders, sets, tiny_tokenizer, batch_size=2, seed=1).models["target"]
 
     return call
 
@@ -44,7 +44,7 @@ def asked(tiny_model, tiny_tokenizer, measure, monkeypatch):
 
 
 def test_a_model_that_several_evaluations_share_is_asked_once(tiny_model, tiny_tokenizer, rwku_rows):
-    loads, rows = [], RwkuRows(forget_level2=rwku_rows["forget_level2"][:1])
+    loads, rows = [], {"forget_level2": rwku_rows["forget_level2"][:1]}
     models = {"target": FixedModel(lambda: loads.append(1) or tiny_model)}
     first, second = (measure_rwku(models, rows, tiny_tokenizer, batch_size=2, seed=1) for _ in range(2))
     assert first.models == second.models and len(loads) == 1
@@ -111,9 +111,9 @@ def test_texts_and_letters_have_their_likelihoods(tiny_model, measure, rwku_rows
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
-        (RwkuRows(), "`rwku` has no rows"),
-        (RwkuRows(forget_level2=[]), "The set `forget_level2` of RWKU is empty"),
-        (RwkuRows(mia_retain=[{"text": "b"}]), "Row 0 of mia_retain has a single token"),
+        ({}, "`rwku` has no rows"),
+        ({"forget_level2": []}, "The set `forget_level2` of RWKU is empty"),
+        ({"mia_retain": [{"text": "b"}]}, "Row 0 of mia_retain has a single token"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused_before_a_model_is_loaded(rows, complaint, tiny_tokenizer):

@@ -7,12 +7,13 @@ import torch
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import together
 from trl_unlearn.evaluation.squeezing import belief_logps, freeze_beliefs
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import Completion
 
 
-def freeze(model, tokenizer, rows, **options):
-    options = {"num_beliefs": 4, "max_new_tokens": 6, "seed": 0, **options}
-    return freeze_beliefs(model, tokenizer, rows, **options)
+def freeze(model, tokenizer, rows, num_beliefs=4, seed=0, batch_size=None):
+    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
+    return freeze_beliefs(model, setting, rows, num_beliefs=num_beliefs, max_new_tokens=6)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_a_row_keeps_its_beliefs_whatever_the_batch(tiny_model, tiny_tokenizer, 
 def test_rows_without_a_belief_are_left_out(tiny_model, tiny_tokenizer, encoded):
     beliefs = freeze(tiny_model, tiny_tokenizer, encoded)
     beliefs[1] = []
-    logps = belief_logps(tiny_model, beliefs, pad_token_id=tiny_tokenizer.pad_token_id)
+    logps = belief_logps(tiny_model, SuiteSetting(tokenizer=tiny_tokenizer, batch_size=None, seed=0), beliefs)
     assert [len(row) for row in logps] == [len(beliefs[0]), len(beliefs[2])]
     belief = beliefs[2][0]
     with torch.no_grad():

@@ -9,7 +9,6 @@ import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
 
-from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import pad_rows
 from trl_unlearn.evaluation.callbacks import CannotBeginError, curve_point
 from trl_unlearn.evaluation.rows import encode_set
@@ -44,29 +43,13 @@ def knowing_model(tiny_model, tiny_tokenizer, sets):
 
 
 @pytest.fixture
-def new_trainer(tmp_path, knowing_model, tiny_tokenizer, forget_rows):
+def new_trainer(build_trainer, knowing_model):
     def new(peft=False, **kwargs):
-        settings = {
-            "per_device_train_batch_size": 1,
-            "learning_rate": 2e-2 if peft else 2e-3,
-            "lr_scheduler_type": "constant",
-            "forget_loss_type": "ga",
-            "retain_loss_type": "none",
-            "lambda_bss": 0.0,
-            "gradient_checkpointing": False,
-            "num_train_epochs": 1000,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-        }
-        return BootstrapUnlearnTrainer(
-            knowing_model,
-            BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs),
-            train_dataset=forget_rows,
-            processing_class=tiny_tokenizer,
-            peft_config=LoraConfig(r=4, target_modules="all-linear") if peft else None,
-        )
+        settings = {"per_device_train_batch_size": 1, "learning_rate": 2e-2 if peft else 2e-3, "use_cpu": True}
+        settings |= {"lr_scheduler_type": "constant", "num_train_epochs": 1000}
+        settings |= {"forget_loss_type": "ga", "retain_loss_type": "none", "lambda_bss": 0.0}
+        peft_config = LoraConfig(r=4, target_modules="all-linear") if peft else None
+        return build_trainer(settings | kwargs, knowing_model, retain_dataset=None, peft_config=peft_config)
 
     return new
 

@@ -14,7 +14,7 @@ from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.facts import near_facts
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.evaluation.tofu import Suite, evaluate_models, rouge_values
-from trl_unlearn.evaluation.together import generate_answers
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import Completion
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.subjects import moved_answers
@@ -187,7 +187,8 @@ def test_a_greedy_answer_ends_where_the_chat_template_closes_it(tiny_model, tiny
 
     tiny_model.lm_head.register_forward_hook(favour_the_end_of_turn)
     encoded = encode_set(full_rows.forget, tiny_tokenizer, name="forget")
-    answers = generate_answers(tiny_model, tiny_tokenizer, encoded, max_new_tokens=8)
+    setting = SuiteSetting(tokenizer=tiny_tokenizer, batch_size=None, seed=0)
+    answers = setting.answers(tiny_model, encoded, max_new_tokens=8)
     assert [answer.ids for answer in answers] == [[end_of_turn]] * len(answers)
     assert all(answer.ended for answer in answers)
 

@@ -4,9 +4,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -84,7 +81,7 @@ def test_suites_share_the_tokens_of_the_rows_and_the_greedy_answers_of_a_model(
 
 
 def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
-    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, launch, tmp_path
 ):
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
@@ -96,15 +93,7 @@ def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
         for part in (list(forget_rows), list(retain_rows))
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    (tmp_path / "run.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        + [str(tmp_path / name) for name in ("run.py", "model", "rows.json", "out")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert launch(SCRIPT, *(tmp_path / name for name in ("model", "rows.json", "out"))) == [0, 0]
     expected = Suite({"target": lambda: tiny_model}, EvaluationRows(*rows), tiny_tokenizer, max_completion_length=12)
     load, plain = partial(copy.deepcopy, tiny_model), EvaluationRows(forget_rows, retain_rows)
     depth, asked, attacked = (

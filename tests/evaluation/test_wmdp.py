@@ -5,8 +5,6 @@
 import copy
 import json
 import logging
-import os
-import subprocess
 import sys
 from functools import partial
 
@@ -268,21 +266,15 @@ json.dump(found, open(f"{out}.{state.process_index}", "w"))
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_rows_and_give_the_numbers_of_one(write_task, tiny_model, tiny_tokenizer, tmp_path):
+def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
+    write_task, tiny_model, tiny_tokenizer, launch, tmp_path
+):
     # One task has fewer rows than there are processes.
     path = write_task("many", QUESTIONS[:5])
     write_task("single", QUESTIONS[5:])
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
-    (tmp_path / "run.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        + [str(tmp_path / name) for name in ("run.py", "model", "tasks", "out")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert launch(SCRIPT, *(tmp_path / name for name in ("model", "tasks", "out"))) == [0, 0]
     outcome = measure({"target": tiny_model}, load_wmdp_tasks(["many", "single"], path), tiny_tokenizer)
     for rank in range(2):
         found = json.loads((tmp_path / f"out.{rank}").read_text())

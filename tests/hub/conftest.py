@@ -32,16 +32,12 @@ import json, sys, time
 sleep = time.sleep
 time.sleep = lambda seconds: sleep(min(seconds, 0.01))
 from trl_unlearn.hub.access import PushError
-from trl_unlearn.hub.push import check_published, push, push_space
+from trl_unlearn.hub.push import push, push_space
 outcomes = []
 for case in json.loads(sys.argv[1]):
     try:
-        if "check" in case:
-            check_published(case["check"], token=case.get("token"))
-            outcomes.append("belongs")
-        else:
-            (push_space if "files" in case else push)(**case)
-            outcomes.append("pushed")
+        (push_space if "files" in case else push)(**case)
+        outcomes.append("pushed")
     except PushError as error:
         outcomes.append(f"failed: {error}")
     except ValueError as error:
@@ -78,13 +74,10 @@ def fresh_process(hub, tmp_path):
 
 @pytest.fixture
 def pushes(fresh_process):
-    """Function of the arguments of calls of `push` or `push_space`, or of a repository to check: what came of each."""
+    """Function of the arguments of calls of `push` or `push_space`: what came of each."""
 
     def call(*cases: dict) -> list[str]:
-        cases = [
-            case if "check" in case else {"forbidden_texts": {"forget set": FORGET}, "token": "hf_me"} | case
-            for case in cases
-        ]
+        cases = [{"forbidden_texts": {"forget set": FORGET}, "token": "hf_me"} | case for case in cases]
         done = fresh_process(PUSHES, json.dumps(cases, default=str))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])

@@ -29,7 +29,6 @@ class Repo:
     """A model repository: branches point to commits, a commit is path -> (content, whether it is an LFS file)."""
 
     private: bool
-    gated: bool = False
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, tuple[bytes, bool]]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
@@ -347,7 +346,7 @@ class _Handler(BaseHTTPRequestHandler):
         about = {"id": repo, "modelId": repo, "author": owner(repo), "sha": oid, "private": found.private}
         if repo.startswith("spaces/"):
             about["id"] = repo.removeprefix("spaces/")
-        about |= {"gated": "manual" if found.gated else False, "siblings": siblings, "tags": [], "downloads": 0}
+        about |= {"gated": False, "siblings": siblings, "tags": [], "downloads": 0}
         return about | {"createdAt": DATE, "lastModified": DATE}
 
     def tree(self, repo, revision, path=None):
@@ -387,9 +386,6 @@ class _Handler(BaseHTTPRequestHandler):
     def resolve(self, repo, revision, path):
         found = self.hub.readable(repo, self.user)
         oid = self.hub.oid(found, revision)
-        if found.gated and self.user != owner(repo):
-            status = 403 if self.user else 401
-            raise HubError(status, f"Access to model {repo} is restricted", "GatedRepo")
         file = found.commits[oid].get(unquote(path))
         if file is None:
             # The client remembers for this commit that there is no such file.

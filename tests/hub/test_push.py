@@ -273,27 +273,16 @@ def test_text_of_a_belief_in_the_results_stops_the_push(hub, folder, pushes):
     assert hub.requests == []
 
 
-def test_results_of_other_or_unknown_weights_are_refused_before_and_found_after_a_push(hub, folder, pushes, tmp_path):
+def test_results_of_other_or_unknown_weights_are_refused(hub, folder, pushes, tmp_path):
     unrecorded, other = tmp_path / "unrecorded", tmp_path / "other"
     for copy in (unrecorded, other):
         shutil.copytree(folder, copy)
     write_run(unrecorded, "org/base", on_hub=True, recorded=False)
     write_weights(other / "adapter_model.safetensors", 3)
-    check = {"check": REPO, "token": "hf_me"}
-    outcomes = pushes(*({"folder": copy, "repo_id": REPO} for copy in (unrecorded, other, folder)), check)
+    outcomes = pushes(*({"folder": copy, "repo_id": REPO} for copy in (unrecorded, other, folder)))
     assert "do not record the weights" in outcomes[0]
     assert "measured on other weights: `adapter_model.safetensors`" in outcomes[1]
-    assert outcomes[2:] == ["pushed", "belongs"]
-    repo = hub.repos[REPO]
-    held = repo.commits[repo.branches["main"]]
-    changed = {"adapter_model.safetensors": ((other / "adapter_model.safetensors").read_bytes(), True)}
-    repo.commit("main", held | changed, "weights only")
-    (found,) = pushes(check)
-    assert "measured on other weights: `adapter_model.safetensors`" in found
-    results = {"eval_results.json": ((unrecorded / "eval_results.json").read_bytes(), False)}
-    repo.commit("main", held | results, "results only")
-    (found,) = pushes(check)
-    assert "do not record the weights" in found
+    assert outcomes[2] == "pushed"
 
 
 def test_a_model_that_has_not_forgotten_by_its_own_evaluation_is_pushed_only_by_force(hub, folder, pushes):
@@ -387,13 +376,11 @@ def test_tokens_and_rights_are_said_and_nothing_is_sent(hub, folder, pushes):
 
 
 def test_a_private_repository_is_read_with_its_owners_token_only(hub, folder, pushes):
-    checks = [{"check": REPO, "token": token} for token in (None, "hf_other", "hf_me_read", "hf_me")]
-    pushed, nobody, other, reader, owner = pushes({"folder": folder, "repo_id": REPO}, *checks)
-    assert (pushed, reader, owner) == ("pushed", "belongs", "belongs")
-    assert other == nobody
+    space = {"repo_id": "me/app", "files": {"models.json": "{}"}, "folder": folder, "model_id": REPO}
+    apps = [space | {"token": token} for token in (None, "hf_other", "hf_me")]
+    pushed, nobody, other, owner = pushes({"folder": folder, "repo_id": REPO}, *apps)
+    assert (pushed, owner, other) == ("pushed", "pushed", nobody)
     assert nobody.startswith("failed: There is no repository `me/unlearned`, or it is private or gated")
-    hub.repos[REPO].private, hub.repos[REPO].gated = False, True
-    assert pushes(*checks) == [nobody, nobody, owner, owner]
 
 
 def test_errors_of_the_server_three_times_are_tried_again(hub, folder, pushes):
@@ -436,21 +423,18 @@ def test_after_a_cut_upload_and_a_lost_answer_there_is_one_commit(hub, folder, p
 # The whole way
 
 
-def test_answers_of_earlier_requests_stop_the_push_too(folder, tiny_tokenizer, tmp_path, monkeypatch, capsys):
+def test_answers_of_earlier_requests_stop_the_push_too(
+    folder, tiny_tokenizer, write_dataset, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
     tiny_tokenizer.save_pretrained(folder)
-    data = tmp_path / "facts"
-    data.mkdir()
-    head = ["---", "configs:"]
-    for name, answer in (("first", FORGET[1]), ("second", FORGET[0])):
-        (data / f"{name}.json").write_text(json.dumps({"question": "Who?", "answer": answer}) + "\n")
-        head += [f"- config_name: {name}", f"  data_files: {name}.json"]
-    (data / "README.md").write_text("\n".join([*head, "---", ""]))
+    answers = {"first": FORGET[1], "second": FORGET[0]}
+    data = write_dataset({name: {"train": [{"question": "Who?", "answer": one}]} for name, one in answers.items()})
     sets = {name: DatasetRecord("away/facts", 1, "ab" * 32, name, "train") for name in ("first", "second")}
     run = UnlearningRun.load(folder / "run.json")
     replace(run, forget_set=sets["second"], chain=[ChainLink("one", sets["first"], 2, 1.0)]).save(folder / "run.json")
     (folder / "README.md").write_text(f"It no longer says: {FORGET[1]}")
-    argv = ["--output_dir", str(folder), "--hub_model_id", REPO, "--dry_run", "--dataset_name", str(data)]
+    argv = ["--output_dir", str(folder), "--hub_model_id", REPO, "--dry_run", "--dataset_name", data]
     with pytest.raises(SystemExit) as ended:
         main([*argv, "--forget_config", "second"])
     assert ended.value.code == 1
@@ -537,7 +521,7 @@ def test_a_run_pushed_by_the_script_loads_by_id_with_the_same_logits(
     assert json.loads(printed[-1]) == [1, 2, 2, 2, 0, 0, 0], done.stderr
     assert "`completions.jsonl` (text of the forget set, row 2)" in errors[0]
     assert "`squeezing.json` (text of the beliefs, row 1)" in errors[0]
-    assert "(`folder/forget.jsonl`) cannot be loaded" in errors[1]
+    assert "(`folder/forget.jsonl`) cannot be searched for" in errors[1]
     assert "has 1 rows" in errors[2]
     assert "`hub_model_id` is missing" in " ".join(errors[3].split())
     assert "me/unlearned: adapter, not pushed, would be private, 10 files" in printed[4]

@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from trl_unlearn import cli
 from trl_unlearn.beliefs import BeliefStore
 from trl_unlearn.evaluation import tofu
 from trl_unlearn.scripts import bs_s, bs_t, evaluate, unlearn
@@ -110,6 +111,13 @@ def own_files(facts, tmp_path):
     return write
 
 
+@pytest.fixture
+def own(checkpoint, own_files) -> list[str]:
+    """Command line of a run on two files of one's own."""
+    forget, retain = own_files("conversational")
+    return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
+
+
 @dataclass
 class Run:
     """A script that ended: its output folder, what it printed, and the text of all beliefs that it sampled."""
@@ -143,8 +151,8 @@ def run(tiny_tokenizer, tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(BeliefStore, "sample", watched)
     short = functools.partial(tofu.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
-    for module in (unlearn, evaluate):
-        monkeypatch.setattr(module, "evaluate_models", short)
+    monkeypatch.setattr(unlearn, "evaluate_models", short)
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (short, "rows"))
 
     def call(script: str, argv: list[str], output: str = "out", override: tuple[str, ...] = ()) -> Run:
         beliefs.clear()
@@ -154,5 +162,19 @@ def run(tiny_tokenizer, tmp_path, monkeypatch, capfd):
         SCRIPTS[script].main([*argv, *quick, *override, "--output_dir", str(folder)])
         captured = capfd.readouterr()
         return Run(folder=folder, out=captured.out, err=captured.err, beliefs=list(beliefs))
+
+    return call
+
+
+@pytest.fixture
+def refused(capfd):
+    """Function of a command line that returns the sentence with which it was refused."""
+
+    def call(*argv) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*map(str, argv)])
+        assert ended.value.code == 2
+        return capfd.readouterr().err.splitlines()[-1]
 
     return call

@@ -63,13 +63,9 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def good(checkpoint, own_files):
+def good(own):
     """Command line that lacks nothing."""
-    forget, retain = own_files("conversational")
-    return [
-        *("--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain),
-        *("--report_to", "none"),
-    ]
+    return [*own, "--report_to", "none"]
 
 
 def replaced(argv: list[str], **values: str | None) -> list[str]:
@@ -301,7 +297,7 @@ def test_rows_that_only_the_evaluation_cannot_use(checkpoint, tofu_folder, refus
         (["--stop_at=0.1", "--stop_metric", "forget_logp"], "a number below 0"),
         (["--stop_at", "0.1", "--stop_metric", "loss"], "Unknown `stop_metric`: 'loss'"),
         (["--stop_at", "0.1", "--stop_retain_floor", "1"], "`stop_retain_floor` is 1.0"),
-        (["--stop_at", "0.1", "--stop_every_steps", "0"], "`stop_every_steps` is 0"),
+        (["--stop_at", "0.1", "--stop_every_steps", "0"], "`stop_every_steps` must be at least 1"),
         (["--stop_retain_floor", "0.5"], "`stop_retain_floor` is given without `stop_at`"),
         (["--stop_metric", "forget_logp"], "`stop_metric` is given without `stop_at`"),
         (["--stop_at", "strangers", "--stop_metric", "forget_logp"], "a value of 'strangers_auc', but `stop_metric`"),

@@ -15,13 +15,6 @@ from trl_unlearn.results import EvaluationResult
 from trl_unlearn.scripts import unlearn
 
 
-@pytest.fixture
-def own(checkpoint, own_files):
-    """Command line of a run on two files of one's own."""
-    forget, retain = own_files("conversational")
-    return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
-
-
 def test_the_card_written_anew_is_that_of_the_run(run, own, capfd):
     done = run("bs_t", own)
     card = done.text("README.md")

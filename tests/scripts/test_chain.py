@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The ledger of requests, the run that a request goes on from, and the way back, on folders without a model."""
+"""The ledger of requests, the run that a request resumes from, and the way back, on folders without a model."""
 
 import json
 from dataclasses import replace

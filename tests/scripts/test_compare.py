@@ -133,12 +133,12 @@ def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_res
     # The suite `tofu` would be measured by it.
     monkeypatch.setattr(compare, "Suite", cut)
     with monkeypatch.context() as patch:
-        patch.setitem(compare.SUITES, "depth", cut)
+        patch.setitem(compare.SUITES, "depth", (cut, "rows"))
         with pytest.raises(CutOff):
             call("--seeds", "1", "--suites", "tofu,distribution,depth", methods=ONE)
     result = EvaluationResult.load(folder / "ga/seed-1/eval_results.json")
     assert result.suites == ["tofu", "distribution"]
-    monkeypatch.setitem(compare.SUITES, "distribution", cut)
+    monkeypatch.setitem(compare.SUITES, "distribution", (cut, "rows"))
     assert call("--seeds", "1", "--suites", "tofu,distribution,depth", methods=ONE) == []
     (after,) = json.loads((folder / "comparison.json").read_text())["runs"]
     assert before["metrics"].items() <= after["metrics"].items()

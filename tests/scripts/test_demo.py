@@ -15,9 +15,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_unlearn import cli
-from trl_unlearn.evaluation.asking import ask
 from trl_unlearn.evaluation.demo_page import Question
 from trl_unlearn.scripts import demo
+from trl_unlearn.scripts.demo import ask
 
 from ..hub.conftest import fresh_process, hub  # noqa: F401
 
@@ -53,16 +53,10 @@ print("\\n" + json.dumps([said, replies]))
 
 
 @pytest.fixture
-def finished(run, checkpoint, own_files):
+def finished(run, own, checkpoint):
     """A run on two files of one's own, with an adapter."""
-    forget, retain = own_files("conversational")
-    data = ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
-    done = run(
-        "bs_t",
-        [*data, "--retrained_model_name_or_path", checkpoint, "--no_evaluate"],
-        override=("--lora_r", "4"),
-    )
-    return done.folder
+    argv = [*own, "--retrained_model_name_or_path", checkpoint, "--no_evaluate"]
+    return run("bs_t", argv, override=("--lora_r", "4")).folder
 
 
 @needs_gradio
@@ -98,24 +92,16 @@ def test_the_models_of_a_folder_answer_on_this_machine_alone_until_it_ends(
         assert gone.connect_ex(("127.0.0.1", port)) != 0
 
 
-def refused(capfd, *argv):
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["demo", *map(str, argv)])
-    assert ended.value.code == 2
-    return capfd.readouterr().err.splitlines()[-1]
-
-
-def test_what_cannot_be_served_is_refused_with_a_sentence(finished, capfd, monkeypatch):
-    assert "`port` is 70000. Give one from 1 to 65535" in refused(capfd, finished, "--port", "70000")
-    assert "`push_space` and `hub_model_id` belong together" in refused(capfd, finished, "--push_space", "me/demo")
+def test_what_cannot_be_served_is_refused_with_a_sentence(finished, refused, monkeypatch):
+    assert "`port` is 70000. Give one from 1 to 65535" in refused("demo", finished, "--port", "70000")
+    assert "`push_space` and `hub_model_id` belong together" in refused("demo", finished, "--push_space", "me/demo")
     assert "The repository is 'demo'. Give an id with its owner" in refused(
-        capfd, finished, "--push_space", "demo", "--hub_model_id", "me/unlearned"
+        "demo", finished, "--push_space", "demo", "--hub_model_id", "me/unlearned"
     )
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
     said = "The page needs Gradio, which is not installed: `pip install 'trl-unlearn[demo]'`."
-    assert refused(capfd, finished).endswith(said)
-    assert "holds no `run.json`" in refused(capfd, finished.parent)
+    assert refused("demo", finished).endswith(said)
+    assert "holds no `run.json`" in refused("demo", finished.parent)
 
 
 def test_everybody_who_can_ask_is_named_where_a_host_is_given():

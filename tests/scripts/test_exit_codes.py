@@ -14,13 +14,6 @@ from trl_unlearn import cli
 from .conftest import QUICK
 
 
-@pytest.fixture
-def own(checkpoint, own_files):
-    """Command line of a run on two files of one's own."""
-    forget, retain = own_files("conversational")
-    return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
-
-
 def test_a_run_that_is_done_ends_without_a_code_and_a_push_that_fails_ends_with_1(own, facts, tmp_path, capfd):
     folder = tmp_path / "out"
     assert cli.main(["bs-t", *own, *QUICK, "--no_evaluate", "--output_dir", str(folder)]) is None

@@ -122,7 +122,7 @@ class Killed(BaseException):
 def test_the_same_command_goes_on_after_kills_and_ends_with_the_same_weights(knowing, files, forget, monkeypatch):
     argv = ["--model_name_or_path", knowing, *files, *SHORT, "--save_steps", "1", "--no_evaluate"]
     _, printed, folder = forget(*argv)
-    assert printed.count("a second attempt goes on from there with") == 1
+    assert printed.count("a second attempt resumes from there with") == 1
     whole = load_file(folder / "adapter_model.safetensors")
     assert any(value.any() for name, value in whole.items() if "lora_B" in name)
     shutil.rmtree(folder)

@@ -6,7 +6,6 @@
 import contextlib
 import errno
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -34,7 +33,6 @@ from trl_unlearn.trainer import checks
 from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint
 
 
-SCRIPTS = ("bs_s", "compare", "sequence", "evaluate")
 INTERRUPTS = int(os.environ.get("TRL_UNLEARN_INTERRUPTS", "5"))
 OPTIONS = [
     *("--num_train_epochs", "3", "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "2"),
@@ -85,11 +83,10 @@ bs_s.main(ARGV, "bs_s.py")
 class Program:
     """`bs_s` on two files, in processes that have everything imported."""
 
-    def __init__(self, data, folder):
+    def __init__(self, data, folder, context):
         self.data, self.folder, self.script = data, folder, folder / "run.py"
+        self.context = context
         self.script.write_text(RUN, encoding="utf-8")
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([f"trl_unlearn.scripts.{name}" for name in SCRIPTS])
 
     def start(self, output, *flags, held=None):
         (self.folder / f"{output}.there").unlink(missing_ok=True)
@@ -135,10 +132,8 @@ class Program:
 
 
 @pytest.fixture
-def program(checkpoint, own_files, tmp_path):
-    forget, retain = own_files("conversational")
-    data = ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
-    return Program(data, tmp_path)
+def program(own, imported, tmp_path):
+    return Program(own, tmp_path, imported)
 
 
 # In the order of one run, which is interrupted again and again.

@@ -71,10 +71,8 @@ def test_what_cannot_be_launched_is_refused_in_a_sentence(argv, said, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_run(checkpoint, own_files, tmp_path):
-    forget, retain = own_files("conversational")
-    files = ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
-    options = [*files, *QUICK, "--no_evaluate", "--output_dir", str(tmp_path / "out"), "--num_processes", "2"]
+def test_two_processes_share_a_run(own, tmp_path):
+    options = [*own, *QUICK, "--no_evaluate", "--output_dir", str(tmp_path / "out"), "--num_processes", "2"]
     done = subprocess.run(
         [sys.executable, "-m", "trl_unlearn", "bs-s", *options], capture_output=True, text=True, check=False
     )

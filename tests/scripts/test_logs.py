@@ -29,7 +29,7 @@ from trl_unlearn.beliefs import BeliefStore
 from trl_unlearn.evaluation import tofu
 from trl_unlearn.scripts import bs_s, evaluate, unlearn
 short = functools.partial(tofu.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
-unlearn.evaluate_models = evaluate.evaluate_models = short
+unlearn.evaluate_models, evaluate.SUITES["tofu"] = short, (short, "rows")
 sample, beliefs = BeliefStore.sample, []
 def watched(store, *args, **kwargs):
     audit = sample(store, *args, **kwargs)

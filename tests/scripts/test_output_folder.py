@@ -75,15 +75,13 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def start(checkpoint, own_files, tmp_path, capfd):
+def start(own, tmp_path, capfd):
     """Function that runs BS-S on two files for 4 steps, saves each, and returns the output folder."""
-    forget, retain = own_files("conversational")
 
     def call(output, *flags):
-        argv = ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
         steps = ["--max_steps", "4", "--save_strategy", "steps", "--save_steps", "1", "--panel_prompts", "2"]
         folder = tmp_path / output
-        bs_s.main([*argv, *QUICK, *steps, "--no_evaluate", "--output_dir", str(folder), *flags])
+        bs_s.main([*own, *QUICK, *steps, "--no_evaluate", "--output_dir", str(folder), *flags])
         return folder
 
     return call

@@ -101,7 +101,7 @@ def test_a_second_attempt_changes_what_the_first_one_lacked(trainer, stop_reason
     one = trainer(stop_reason=stop_reason, minutes=10)
     assert second_attempt(one)
     assert (one.args.learning_rate, one.args.retain_weight, one.args.save_strategy) == (rate, weight, "no")
-    assert one.first_attempt.startswith("First attempt: It was not reached. The second went on from there with a ")
+    assert one.first_attempt.startswith("First attempt: It was not reached. The second resumed from there with a ")
 
 
 @pytest.mark.parametrize("case", [{"shortfall": None}, {"minutes": 1e-9}])

@@ -36,17 +36,19 @@ for argv in json.loads(sys.argv[1]):
 print(json.dumps(codes))
 """
 LOADS = """
-import json, sys
+import hashlib, json, sys
+from pathlib import Path
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, hf_hub_download
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl_unlearn.hub.push import check_published
 repo = sys.argv[1]
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(f"{repo}-base"), repo)
 with torch.no_grad():
     logits = model(input_ids=torch.tensor([json.loads(sys.argv[2])])).logits.tolist()
-check_published(repo)
+results, weights = (Path(hf_hub_download(repo, name)) for name in ("eval_results.json", "adapter_model.safetensors"))
+digests = json.loads(results.read_text())["protocol"]["weights_sha256"]["unlearned"]
+assert digests == {weights.name: hashlib.sha256(weights.read_bytes()).hexdigest()}
 card = ModelCard.load(repo).data.to_dict()
 print(json.dumps({"logits": logits, "card": card, "pad": AutoTokenizer.from_pretrained(repo).pad_token}))
 """
@@ -62,13 +64,11 @@ def published(hub, repo_id, revision="main"):  # noqa: F811
 
 
 @pytest.fixture
-def argv(checkpoint, own_files, tmp_path):
+def argv(own, tmp_path):
     """Function of an output folder and flags: command line of a run on two files of one's own."""
-    forget, retain = own_files("conversational")
-    data = ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
 
     def line(output: str, *flags: str) -> list[str]:
-        return [*data, *QUICK, "--lora_r", "4", "--output_dir", str(tmp_path / output), "--push_to_hub", *flags]
+        return [*own, *QUICK, "--lora_r", "4", "--output_dir", str(tmp_path / output), "--push_to_hub", *flags]
 
     return line
 

@@ -107,8 +107,9 @@ def here(checkpoint, tofu_folder, own_files, tmp_path, monkeypatch):
     for module in (arguments, sources):
         monkeypatch.setattr(module, "build_archive", lambda: paths)
     short = {"max_completion_length": 8, "num_squeezing_beliefs": 1}
-    for module in (unlearn, evaluate):
-        monkeypatch.setattr(module, "evaluate_models", functools.partial(tofu.evaluate_models, **short))
+    evaluate_models = functools.partial(tofu.evaluate_models, **short)
+    monkeypatch.setattr(unlearn, "evaluate_models", evaluate_models)
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (evaluate_models, "rows"))
     monkeypatch.setattr(compare, "Suite", functools.partial(tofu.Suite, **short))
     # Nobody asks, and nothing is sent.
     monkeypatch.setattr(demo, "wait", lambda: None)

@@ -24,13 +24,6 @@ from .conftest import write_jsonl
 
 
 @pytest.fixture
-def own(checkpoint, own_files):
-    """Command line of a run on two files of one's own."""
-    forget, retain = own_files("conversational")
-    return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain]
-
-
-@pytest.fixture
 def show(capfd):
     """Function of a folder and options: rows of the page, what was printed, and what was printed as an error."""
 
@@ -45,16 +38,8 @@ def show(capfd):
     return call
 
 
-def refused(capfd, *argv):
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["show", *map(str, argv)])
-    assert ended.value.code == 2
-    return capfd.readouterr().err.splitlines()[-1]
-
-
 def test_a_page_needs_the_folder_alone_is_private_and_is_never_pushed(
-    run, own, show, facts, checkpoint, tmp_path, monkeypatch, capfd
+    run, own, show, refused, facts, checkpoint, tmp_path, monkeypatch
 ):
     retrained = ["--retrained_model_name_or_path", checkpoint]
     # What the command names may be relative to where it is started.
@@ -98,9 +83,9 @@ def test_a_page_needs_the_folder_alone_is_private_and_is_never_pushed(
 
     # What is named now is refused if it cannot be used.
     other = write_jsonl(tmp_path / "other.jsonl", [{"prompt": "Who?", "completion": " Nobody."}])
-    assert "it has 1 rows, and the run was trained on 3" in refused(capfd, done.folder, "--forget_dataset", other)
+    assert "it has 1 rows, and the run was trained on 3" in refused("show", done.folder, "--forget_dataset", other)
     nowhere = str(tmp_path / "no/where")
-    message = refused(capfd, done.folder, "--retrained_model_name_or_path", nowhere)
+    message = refused("show", done.folder, "--retrained_model_name_or_path", nowhere)
     assert f"The folder `{nowhere}` (`retrained_model_name_or_path`) does not exist" in message
 
     RunFolder(done.folder).clear()
@@ -116,15 +101,15 @@ def test_what_attacks_bring_back_of_a_row_is_kept_for_its_owner_and_shown_for_th
     assert [row["attacked"] for row in rows] == [[]] * 3
     assert "`trl-unlearn evaluate --suites robustness,elicitation --unlearned_model_name_or_path" in error
 
-    def measured(name, value, inputs):
+    def measured(name, models, rows, tokenizer, **_):
         # As the suites do, which take longer.
-        keys = [row_key(encode_row(row, inputs.tokenizer)) for row in inputs.rows.forget]
-        of_rows = {"unlearned": {name: {keys[0]: value, keys[1]: math.nan}}}
+        keys = [row_key(encode_row(row, tokenizer)) for row in rows.forget]
+        of_rows = {"unlearned": {name: {keys[0]: 0.87654, keys[1]: math.nan}}}
         return SuiteOutcome({}, protocol={"rows": {"forget": 3}, "seed": 1}, row_values=of_rows)
 
     names = {"robustness": "robustness/noise_20_percent", "elicitation": "elicitation/role"}
     for suite, name in names.items():
-        monkeypatch.setitem(evaluate.SUITES, suite, partial(measured, name, 0.87654))
+        monkeypatch.setitem(evaluate.SUITES, suite, (partial(measured, name), "rows"))
         cli.main(["evaluate", *own, "--suites", suite, "--unlearned_model_name_or_path", str(done.folder)])
     path = done.folder / ".row_values.json"
     assert path.stat().st_mode & 0o777 == 0o600

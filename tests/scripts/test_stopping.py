@@ -15,10 +15,8 @@ LOGP = ["--stop_metric", "forget_logp"]
 
 
 @pytest.fixture
-def own(checkpoint, own_files):
-    """Command line of a run on two files of one's own."""
-    forget, retain = own_files("conversational")
-    return ["--model_name_or_path", checkpoint, "--forget_dataset", forget, "--retain_dataset", retain, *STOPPING]
+def own(own):
+    return [*own, *STOPPING]
 
 
 def test_a_run_ends_at_a_number_and_its_record_says_so(run, own):

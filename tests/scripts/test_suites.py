@@ -4,8 +4,6 @@
 """`evaluate --suites`: what is measured beside TOFU's metrics, and an evaluation that was cut off."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -125,7 +123,7 @@ def refuse(tmp_path, capsys, monkeypatch):
         raise AssertionError("a model was evaluated")
 
     def call(argv: list[str]) -> str:
-        monkeypatch.setattr(evaluate, "evaluate_models", evaluate_models)
+        monkeypatch.setitem(evaluate.SUITES, "tofu", (evaluate_models, "rows"))
         with pytest.raises(SystemExit) as refused:
             evaluate.main([*argv, "--output_dir", str(tmp_path / "out")])
         assert refused.value.code == 2
@@ -201,11 +199,11 @@ def test_an_evaluation_that_was_cut_off_goes_on_and_gives_the_same_file(run, own
     argv = [*own, *PRIVACY, "--holdout_dataset", holdout]
     whole = run("evaluate", argv, output="whole")
     with monkeypatch.context() as patched, pytest.raises(CutOff):
-        patched.setitem(evaluate.SUITES, "privacy", cut_off)
+        patched.setitem(evaluate.SUITES, "privacy", (cut_off, "rows"))
         run("evaluate", argv)
     assert [path.name for path in (tmp_path / "out/stages").iterdir()] == ["tofu.json"]
     assert not (tmp_path / "out/eval_results.json").exists()
-    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (cut_off, "rows"))
     done = run("evaluate", argv)
     assert done.text("eval_results.json") == whole.text("eval_results.json")
     assert not (done.folder / "stages").exists()
@@ -233,7 +231,7 @@ def test_no_suite_writes_or_draws_a_text_neither_when_it_is_cut_off(
         with Path(path).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps({"prompt": pair[0], "completion": f" {pair[1]}"}) + "\n" for pair in MORE)
     written = {name: [text for pair in pairs for text in pair] for name, pairs in (facts | {"more": MORE}).items()}
-    written["muse"] = [path.read_text(encoding="utf-8") for path in Path(muse_folder).glob("*.jsonl")]
+    written["muse"] = [path.read_text(encoding="utf-8") for path in Path(muse_folder).glob("*/*.jsonl")]
     index, drawn, save = TextIndex(written), [], FigureCanvasAgg.print_png
 
     def watched(canvas, path):
@@ -250,14 +248,14 @@ def test_no_suite_writes_or_draws_a_text_neither_when_it_is_cut_off(
     argv = [*own, "--unlearned_model_name_or_path", knowing, "--suites", *suites]
     argv += ["--holdout_dataset", holdout, "--muse_dataset", muse_folder]
     with monkeypatch.context() as patched, pytest.raises(CutOff):
-        patched.setitem(evaluate.SUITES, "judge", cut_off)
+        patched.setitem(evaluate.SUITES, "judge", (cut_off, "rows"))
         run("evaluate", argv)
     folder = Path(knowing).parent / "out"
     files, found = leaks(folder)
     assert files == {f"stages/{suite}.json" for suite in suites[:-1]} and not found
     # What was measured is not measured again.
     for suite in suites[:-1]:
-        monkeypatch.setitem(evaluate.SUITES, suite, cut_off)
+        monkeypatch.setitem(evaluate.SUITES, suite, (cut_off, "rows"))
     done = run("evaluate", argv)
     result = result_of(done)
     # The model says what must not be written.
@@ -274,7 +272,7 @@ def test_no_suite_writes_or_draws_a_text_neither_when_it_is_cut_off(
 def test_what_other_settings_left_is_measured_anew(run, own, holdout, monkeypatch, change):
     argv = [*own, *PRIVACY, "--holdout_dataset", holdout]
     with monkeypatch.context() as patched, pytest.raises(CutOff):
-        patched.setitem(evaluate.SUITES, "privacy", cut_off)
+        patched.setitem(evaluate.SUITES, "privacy", (cut_off, "rows"))
         run("evaluate", argv)
     if change == "seed":
         argv += ["--seed", "7"]
@@ -284,7 +282,7 @@ def test_what_other_settings_left_is_measured_anew(run, own, holdout, monkeypatc
     else:
         rows = Path(holdout).read_text(encoding="utf-8").splitlines(keepends=True)
         Path(holdout).write_text("".join(rows[1:]), encoding="utf-8")
-    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (cut_off, "rows"))
     with pytest.raises(CutOff):
         run("evaluate", argv)
 
@@ -302,7 +300,7 @@ def test_suites_are_separated_by_commas_or_spaces_and_run_in_the_order_of_the_ta
 
 
 def test_a_suite_runs_alone(run, own, holdout, monkeypatch):
-    monkeypatch.setattr(evaluate, "evaluate_models", cut_off)
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (cut_off, "rows"))
     done = run("evaluate", [*own, "--suites", "privacy", "--holdout_dataset", holdout])
     result = result_of(done)
     assert result.suites == ["privacy"]
@@ -334,28 +332,12 @@ def test_a_holdout_row_that_cannot_be_encoded_is_refused(refuse, own, tmp_path):
 
 
 @pytest.fixture
-def muse_folder(tmp_path) -> str:
+def muse_folder(write_dataset) -> str:
     """A dataset of MUSE's form with the continuation of texts, and questions."""
-    folder = tmp_path / "muse"
     pairs = [{"question": f"What is number {i}?", "answer": f"It is the name {i}."} for i in range(3)]
-    splits = {
-        ("verbmem", "forget"): [{"prompt": "Ada was", "gt": " born in a small town by the sea."}] * 2,
-        ("knowmem", "forget_qa"): pairs,
-        ("knowmem", "forget_qa_icl"): pairs[:1],
-        ("knowmem", "retain_qa"): pairs,
-        ("knowmem", "retain_qa_icl"): pairs[:1],
-    }
-    folder.mkdir()
-    lines = ["---", "configs:"]
-    for config in dict.fromkeys(config for config, _ in splits):
-        lines += [f"- config_name: {config}", "  data_files:"]
-        for (of, split), rows in splits.items():
-            if of == config:
-                path = folder / f"{config}-{split}.jsonl"
-                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-                lines += [f"  - split: {split}", f"    path: {path.name}"]
-    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
-    return str(folder)
+    questions = {"forget_qa": pairs, "forget_qa_icl": pairs[:1], "retain_qa": pairs, "retain_qa_icl": pairs[:1]}
+    texts = [{"prompt": "Ada was", "gt": " born in a small town by the sea."}] * 2
+    return write_dataset({"verbmem": {"forget": texts}, "knowmem": questions}, "muse")
 
 
 def test_muse_runs_without_a_forget_set(run, checkpoint, retrained, muse_folder):
@@ -369,17 +351,9 @@ def test_muse_runs_without_a_forget_set(run, checkpoint, retrained, muse_folder)
 
 
 @pytest.fixture
-def rwku_folder(rwku_rows, tmp_path) -> str:
+def rwku_folder(rwku_rows, write_dataset) -> str:
     """A dataset of RWKU's form about two invented people, with attacks, neighbours, texts and one question."""
-    folder = tmp_path / "rwku"
-    folder.mkdir()
-    lines = ["---", "configs:"]
-    for config, rows in rwku_rows.items():
-        path = folder / f"{config}.json"
-        path.write_text(json.dumps(rows), encoding="utf-8")
-        lines += [f"- config_name: {config}", "  data_files:", "  - split: test", f"    path: {path.name}"]
-    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
-    return str(folder)
+    return write_dataset({config: {"test": rows} for config, rows in rwku_rows.items()}, "rwku")
 
 
 def test_rwku_runs_without_a_forget_set_and_answers_three_questions(
@@ -596,15 +570,11 @@ PartialState().destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_evaluation(own, holdout, tmp_path):
+def test_two_processes_make_one_evaluation(own, holdout, launch, tmp_path):
     suites = "tofu,privacy,robustness,distribution,depth,elicitation"
     suites_of = ["--suites", suites, "--holdout_dataset", holdout, "--max_eval_rows", "2"]
     evaluate.main([*own, *suites_of, "--output_dir", str(tmp_path / "one")])
-    (tmp_path / "run.py").write_text(TOGETHER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    argv = [*own, *suites_of, "--output_dir", str(tmp_path / "two")]
-    done = subprocess.run([*launch, str(tmp_path / "run.py"), *argv], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert launch(TOGETHER, *own, *suites_of, "--output_dir", tmp_path / "two") == [0, 0]
     one, two = (EvaluationResult.load(tmp_path / name / "eval_results.json") for name in ("one", "two"))
     for role, measured in one.models.items():
         for name, measurement in (measured or {}).items():

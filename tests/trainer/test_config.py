@@ -24,7 +24,7 @@ RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
         ({"lambda_bss": -0.1}, r"`lambda_bss` must be in \[0, 1\], got -0.1"),
         ({"num_beliefs": 0}, "`num_beliefs` is 0 while `lambda_bss` is 0.5"),
         ({"num_beliefs": 4, "num_belief_candidates": 2}, r"`num_belief_candidates` \(2\) must not be below"),
-        ({"ignorant_epochs": -1}, "`ignorant_epochs` must not be negative, got -1"),
+        ({"ignorant_epochs": -1}, "`ignorant_epochs` must be at least 0, got -1"),
         (
             {"forget_loss_type": "ignorance", "forget_aliases": ["Ada Marlow", "Dov"]},
             "`forget_aliases` has `Dov`, expected a first and a last name each",
@@ -39,8 +39,8 @@ RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
         ({"temperature": 0.0}, "`temperature` must be above 0"),
         ({"top_p": 1.5}, r"`top_p` must be in \(0, 1\], got 1.5"),
         ({"belief_batch_size": 0}, "`belief_batch_size` must be at least 1"),
-        ({"belief_refresh_epochs": -1}, "`belief_refresh_epochs` must not be negative"),
-        ({"retain_weight": -1}, "`retain_weight` must not be negative"),
+        ({"belief_refresh_epochs": -1}, "`belief_refresh_epochs` must be at least 0"),
+        ({"retain_weight": -1}, "`retain_weight` must be at least 0"),
         ({"beta": float("nan")}, "`beta` must be above 0"),
         ({"generation_kwargs": {"do_sample": True}}, "`generation_kwargs` must not hold `do_sample`"),
         (

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 
 
 REPOSITORY = Path(__file__).parents[2]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 FURTHER = [
     {
         "prompt": [{"role": "user", "content": f"What colour is door {number}?"}],
@@ -54,25 +53,18 @@ trainer.accelerator.end_training()
 """
 
 
-def run_python(*arguments, **options):
-    """A process of its own, with one thread, that has ended."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, **options)
-
-
-def test_two_processes_log_and_train_what_one_does(tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path):
+def test_two_processes_log_and_train_what_one_does(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, launch, tmp_path
+):
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     # Five rows in batches of four: the last batch has one row, for one process and none for the other.
     rows = [[*forget_rows, *list(retain_rows)[:2]], [retain_rows[2], *FURTHER]]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    (tmp_path / "run.py").write_text(SCRIPT)
     histories = []
     for world_size, batch_size in ((1, 4), (2, 2)):
-        launch = TORCHRUN if world_size > 1 else []
-        paths = (str(tmp_path / name) for name in ("run.py", "model", "rows.json", f"out{world_size}"))
-        done = run_python(*launch, *paths, str(batch_size), str(world_size))
-        assert done.returncode == 0, done.stderr[-6000:]
+        paths = (tmp_path / name for name in ("model", "rows.json", f"out{world_size}"))
+        assert not any(launch(SCRIPT, *paths, batch_size, world_size, processes=world_size))
         histories.append(json.loads((tmp_path / f"out{world_size}.json").read_text()))
     (alone, alone_beliefs), (together, together_beliefs) = histories
     assert alone_beliefs[0] == together_beliefs[0]
@@ -196,7 +188,7 @@ COMBINATIONS = {
     ],
 )
 def test_two_processes_that_shard_log_and_save_what_one_does(
-    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path, stage, name
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, launch, tmp_path, stage, name
 ):
     if stage != "fsdp2":
         pytest.importorskip("deepspeed")
@@ -210,12 +202,10 @@ def test_two_processes_that_shard_log_and_save_what_one_does(
     get_peft_model(model, adapter).save_pretrained(tmp_path / "model" / "adapter")
     rows = [[*forget_rows, *list(retain_rows)[:2]], [retain_rows[2], *FURTHER]]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    (tmp_path / "run.py").write_text(SHARDED)
     found, weights = [], []
-    for number, launch in (("0", []), (stage, TORCHRUN)):
-        paths = (str(tmp_path / part) for part in ("run.py", "model", "rows.json", f"out{number}"))
-        done = run_python(*launch, *paths, json.dumps(options), number, kind)
-        assert done.returncode == 0, done.stderr[-6000:]
+    for number, processes in (("0", 1), (stage, 2)):
+        paths = (tmp_path / part for part in ("model", "rows.json", f"out{number}"))
+        assert not any(launch(SHARDED, *paths, json.dumps(options), number, kind, processes=processes))
         found.append(json.loads((tmp_path / f"out{number}.json").read_text()))
         (file,) = (tmp_path / f"out{number}").glob("*model.safetensors")
         weights.append(load_file(file))
@@ -308,20 +298,19 @@ os._exit(0)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [GATHERED, SCORED], ids=["other numbers of batches", "rows of other groups"])
-def test_processes_that_share_a_model_with_fsdp2_may_have(tiny_model, tmp_path, script):
+def test_processes_that_share_a_model_with_fsdp2_may_have(tiny_model, launch, tmp_path, script):
     tiny_model.save_pretrained(tmp_path / "model")
-    (tmp_path / "run.py").write_text(script)
-    done = run_python(*TORCHRUN, str(tmp_path / "run.py"), str(tmp_path / "model"), timeout=300)
-    assert done.returncode == 0, done.stderr[-6000:]
+    assert launch(script, tmp_path / "model") == [0, 0]
 
 
 def _lab_losses(launch, out, *options):
     """Losses of a recipe of the lab, and what the run says of its processes."""
     # Not of the default: its objective refuses a model in shards.
     recipe = "recipes/archive/bs_s_on_bs_t.yaml"
-    command = [*launch, "recipes/bs_s.py", "--config", recipe, "--num_train_epochs", "2"]
+    command = [sys.executable, "-m", *launch, "recipes/bs_s.py", "--config", recipe, "--num_train_epochs", "2"]
     short = ["--evaluate", "false", "--panel_prompts", "0", "--output_dir", out, *options]
-    done = run_python("-m", *command, *short, cwd=REPOSITORY)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *short], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-6000:]
     run = json.loads((Path(out) / "run.json").read_text())
     return [entry for entry in run["training_log"] if "loss/forget" in entry], run
@@ -390,19 +379,17 @@ os._exit(0)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["0", "2", "3", "fsdp2"], ids=["ddp", "zero2", "zero3", "fsdp2"])
-def test_two_processes_go_on_from_a_checkpoint_in_the_same_bits(
-    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path, stage
+def test_two_processes_resume_from_a_checkpoint_in_the_same_bits(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, launch, tmp_path, stage
 ):
     if stage in ("2", "3"):
         pytest.importorskip("deepspeed")
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "rows.json").write_text(json.dumps([[*forget_rows, *retain_rows], list(retain_rows)[1:]]))
-    (tmp_path / "run.py").write_text(RESUMED)
     for out, killed_at in (("whole", -1), ("cut", 3), ("cut", -1)):
-        paths = (str(tmp_path / name) for name in ("run.py", "model", "rows.json", out))
-        done = run_python(*TORCHRUN, *paths, stage, str(killed_at))
-        assert (done.returncode == 0) == (killed_at < 0), done.stderr[-6000:]
+        paths = (tmp_path / name for name in ("model", "rows.json", out))
+        assert launch(RESUMED, *paths, stage, killed_at) == ([9, 9] if killed_at > 0 else [0, 0])
     states = sorted(path.name for path in (tmp_path / "cut" / "checkpoint-3").glob("unlearning_state*"))
     assert states == [f"unlearning_state{rank}.safetensors" for rank in ("", "_0", "_1")]
     whole, cut = (load_file(tmp_path / out / "adapter_model.safetensors") for out in ("whole", "cut"))

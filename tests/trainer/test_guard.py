@@ -6,9 +6,6 @@ import copy
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -498,21 +495,12 @@ except DivergenceError as error:
 
 @pytest.mark.slow
 def test_every_process_stops_and_names_the_row_of_the_one_that_had_it(
-    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, launch, tmp_path
 ):
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "rows.json").write_text(json.dumps([[*forget_rows, retain_rows[0]], list(retain_rows)[1:]]))
-    (tmp_path / "run.py").write_text(TWO_PROCESSES)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, *(str(tmp_path / name) for name in ("run.py", "model", "rows.json", "out"))],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    assert launch(TWO_PROCESSES, *(tmp_path / name for name in ("model", "rows.json", "out"))) == [0, 0]
     (one, met), (two, met_too) = (json.loads((tmp_path / f"out.{rank}.json").read_text()) for rank in (0, 1))
     assert one == two and "at step 0 (rows 3 of the forget set)" in one
     assert sorted([met, met_too]) == [0, 1]

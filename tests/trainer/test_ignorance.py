@@ -13,7 +13,6 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_dataset, encode_row, pad_rows
 from trl_unlearn.token_scores import score_batch
 from trl_unlearn.trainer import ignorance, twin_models
@@ -84,30 +83,11 @@ def test_states_survive_a_checkpoint(twin, tiny_model, tiny_tokenizer, forget):
 
 
 @pytest.fixture
-def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+def new_trainer(build_trainer, forget_rows):
     def new(model=None, forget=forget_rows, **options):
-        settings = {
-            "per_device_train_batch_size": 3,
-            "max_completion_length": 6,
-            "gradient_checkpointing": False,
-            "num_train_epochs": 2,
-            "learning_rate": 5e-3,
-            "lr_scheduler_type": "constant",
-            "warmup_steps": 0,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "forget_loss_type": "ignorance",
-        }
-        args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | options)
-        return BootstrapUnlearnTrainer(
-            model or tiny_model,
-            args,
-            train_dataset=forget,
-            retain_dataset=retain_rows,
-            processing_class=tiny_tokenizer,
-        )
+        settings = {"per_device_train_batch_size": 3, "max_completion_length": 6, "num_train_epochs": 2}
+        settings |= {"learning_rate": 5e-3, "lr_scheduler_type": "constant", "warmup_steps": 0, "logging_steps": 1}
+        return build_trainer(settings | {"forget_loss_type": "ignorance"} | options, model, train_dataset=forget)
 
     return new
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, IterableDataset
 
-from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.trainer.inputs import stored_stream
 
 
@@ -18,26 +17,11 @@ class Owner:
 
 
 @pytest.fixture
-def new_trainer(tmp_path, tiny_model, tiny_tokenizer):
+def new_trainer(build_trainer):
     def new(forget, retain, evaluated=None, **kwargs):
-        settings = {
-            "per_device_train_batch_size": 2,
-            "max_completion_length": 6,
-            "gradient_checkpointing": False,
-            "num_train_epochs": 2,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-        }
-        args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs)
-        return BootstrapUnlearnTrainer(
-            tiny_model,
-            args,
-            train_dataset=forget,
-            retain_dataset=retain,
-            eval_dataset=evaluated,
-            processing_class=tiny_tokenizer,
-        )
+        settings = {"per_device_train_batch_size": 2, "max_completion_length": 6, "num_train_epochs": 2}
+        sets = {"train_dataset": forget, "retain_dataset": retain, "eval_dataset": evaluated}
+        return build_trainer(settings | kwargs, **sets)
 
     return new
 

@@ -8,7 +8,6 @@ A run that is killed at a random moment and started again ends in the bits of on
 """
 
 import json
-import multiprocessing
 import os
 import random
 import time
@@ -44,19 +43,16 @@ def _phase(folder) -> str:
 
 
 def test_a_killed_run_that_is_started_again_ends_in_the_same_bits(
-    tiny_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, imported, tmp_path
 ):
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     sets = [_write_rows(tmp_path / f"{n}.jsonl", rows) for n, rows in (("f", forget_rows), ("r", retain_rows))]
     data = ["--model_name_or_path", str(tmp_path / "model"), "--forget_dataset", sets[0], "--retain_dataset", sets[1]]
-    # Each run is a process of its own, from one that has everything imported.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trl_unlearn.scripts.bs_s"])
 
     def run(folder, seconds=None):
         argv = [*data, *OPTIONS, "--output_dir", str(folder)]
-        process = context.Process(target=bs_s.main, args=(argv, "bs_s.py"))
+        process = imported.Process(target=bs_s.main, args=(argv, "bs_s.py"))
         process.start()
         process.join(seconds)
         process.kill()

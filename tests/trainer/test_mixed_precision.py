@@ -16,7 +16,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn import BootstrapUnlearnConfig
 from trl_unlearn._fused_scores import LogitHead
 from trl_unlearn.encoding import pad_rows
 from trl_unlearn.label_states import LabelStates, label_states
@@ -37,20 +37,13 @@ def sharp_model(tiny_model):
 
 
 @pytest.fixture
-def new_trainer(sharp_model, tiny_tokenizer, forget_rows, retain_rows, tmp_path):
+def new_trainer(build_trainer, sharp_model, retain_rows):
     def new(model=None, peft=False, **options):
         settings = {"bf16": True, "learning_rate": 1e-3, "max_steps": 2, "warmup_steps": 0, "logging_steps": 1}
-        settings |= {"per_device_train_batch_size": 3, "max_completion_length": 8, "gradient_checkpointing": False}
-        settings |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-        return BootstrapUnlearnTrainer(
-            model or sharp_model,
-            BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | options),
-            train_dataset=forget_rows,
-            retain_dataset=retain_rows,
-            eval_dataset=retain_rows,
-            processing_class=tiny_tokenizer,
-            peft_config=LoraConfig(r=4, target_modules="all-linear") if peft else None,
-        )
+        settings |= {"per_device_train_batch_size": 3, "max_completion_length": 8}
+        peft_config = LoraConfig(r=4, target_modules="all-linear") if peft else None
+        given = {"eval_dataset": retain_rows, "peft_config": peft_config}
+        return build_trainer(settings | options, model or sharp_model, **given)
 
     return new
 

@@ -13,7 +13,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import PhiConfig, PhiForCausalLM
 
-from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.token_scores import score_batch
 from trl_unlearn.trainer.step import StepRow, _digest, collate_rows
@@ -46,22 +45,11 @@ def config_of(kind, **changes):
 
 
 @pytest.fixture
-def new_trainer(tmp_path, tiny_tokenizer, forget_rows, retain_rows):
+def new_trainer(build_trainer):
     def new(model, peft_config=None, **settings):
-        args = BootstrapUnlearnConfig(
-            str(tmp_path / "out"),
-            **({"forget_loss_type": "npo", "retain_loss_type": "kl", "lambda_bss": 0.0, "max_steps": 3} | settings),
-            **{"per_device_train_batch_size": 3, "learning_rate": 5e-2, "warmup_steps": 0, "logging_steps": 1},
-            **{"gradient_checkpointing": False, "save_strategy": "no", "report_to": "none", "disable_tqdm": True},
-        )
-        return BootstrapUnlearnTrainer(
-            model,
-            args,
-            train_dataset=forget_rows,
-            retain_dataset=retain_rows,
-            processing_class=tiny_tokenizer,
-            peft_config=peft_config,
-        )
+        usual = {"forget_loss_type": "npo", "retain_loss_type": "kl", "lambda_bss": 0.0, "max_steps": 3}
+        usual |= {"per_device_train_batch_size": 3, "learning_rate": 5e-2, "warmup_steps": 0, "logging_steps": 1}
+        return build_trainer(usual | settings, model, peft_config=peft_config)
 
     return new
 

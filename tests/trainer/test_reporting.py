@@ -5,10 +5,8 @@
 
 import io
 import json
-import os
 import socket
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,34 +17,17 @@ from peft import LoraConfig
 from rich.console import Console
 from transformers import Trainer, TrainerCallback
 
-from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn import BootstrapUnlearnConfig
 from trl_unlearn.trainer.logs import print_beliefs
 
 
 @pytest.fixture
-def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+def new_trainer(build_trainer):
     def new(callbacks=None, **kwargs):
-        settings = {
-            "max_steps": 2,
-            "per_device_train_batch_size": 3,
-            "num_beliefs": 2,
-            "max_completion_length": 12,
-            "gradient_checkpointing": False,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-        }
-        args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs)
-        peft = LoraConfig(r=2, target_modules=["q_proj"])
-        return BootstrapUnlearnTrainer(
-            model=tiny_model,
-            args=args,
-            train_dataset=forget_rows,
-            retain_dataset=retain_rows,
-            processing_class=tiny_tokenizer,
-            callbacks=callbacks,
-            peft_config=peft,
-        )
+        settings = {"max_steps": 2, "per_device_train_batch_size": 3, "num_beliefs": 2, "max_completion_length": 12}
+        settings |= {"logging_steps": 1, "disable_tqdm": False}
+        peft_config = LoraConfig(r=2, target_modules=["q_proj"])
+        return build_trainer(settings | kwargs, callbacks=callbacks, peft_config=peft_config)
 
     return new
 
@@ -201,9 +182,9 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 
-base, rows, reporter = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+base, rows, reporter, out = sys.argv[1], json.loads(sys.argv[2]), *sys.argv[3:]
 args = BootstrapUnlearnConfig(
-    "out", max_steps=2, per_device_train_batch_size=3, num_beliefs=2, max_completion_length=12, run_name="a run",
+    out, max_steps=2, per_device_train_batch_size=3, num_beliefs=2, max_completion_length=12, run_name="a run",
     gradient_checkpointing=False, logging_steps=1, save_strategy="no", retain_loss_type="none", report_to=reporter,
     project="unlearning", log_completions=True,
 )
@@ -217,19 +198,16 @@ LOGGED = ("loss/forget", "loss/beliefs", "forget/logps", "beliefs/logps", "belie
 
 
 @pytest.fixture
-def report(tiny_model, tiny_tokenizer, forget_rows, tmp_path):
+def report(tiny_model, tiny_tokenizer, forget_rows, launch, tmp_path):
     """Function that trains in a process of its own with a reporter; nothing written may hold an answer."""
 
     def train(reporter: str) -> Path:
         for item in (tiny_model, tiny_tokenizer):
             item.save_pretrained(tmp_path / "base")
         place, rows = tmp_path / "reports", json.dumps(list(forget_rows))
-        env = os.environ | {"TRACKIO_DIR": str(place), "TENSORBOARD_LOGGING_DIR": str(place)}
-        done = subprocess.run(
-            [sys.executable, "-c", REPORTS, str(tmp_path / "base"), rows, reporter],
-            env=env, cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        places = {name: str(place) for name in ("TRACKIO_DIR", "TENSORBOARD_LOGGING_DIR")}
+        argv = (tmp_path / "base", rows, reporter, tmp_path / "out")
+        assert launch(REPORTS, *argv, processes=1, **places) == [0]
         for path in place.rglob("*"):
             if path.is_file():
                 held = path.read_bytes()

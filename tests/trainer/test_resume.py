@@ -15,7 +15,6 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.evaluation.callbacks import SqueezingPanelCallback
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.stopping import UnlearnUntil
@@ -48,39 +47,25 @@ class InterruptAt(TrainerCallback):
 
 
 @pytest.fixture
-def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
+def new_trainer(build_trainer, tiny_model, forget_rows, retain_rows):
     """A trainer of 4 epochs of 2 steps with 2 micro-batches, the last of which has one row of 7."""
 
     def new(folder="out", kind="lora", interrupted_at=None, forget=None, evaluated=None, **options):
-        settings = {
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 2,
-            "max_completion_length": 6,
-            "gradient_checkpointing": False,
-            "num_train_epochs": 4,
-            "learning_rate": 1e-2,
-            "warmup_steps": 1,
-            "num_beliefs": 2,
-            "belief_refresh_epochs": 1.0,
-            "logging_steps": 1,
-            "save_strategy": "steps",
-            "save_steps": 1,
-            "report_to": "none",
-            "disable_tqdm": True,
-        }
+        settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_completion_length": 6}
+        settings |= {"num_train_epochs": 4, "learning_rate": 1e-2, "warmup_steps": 1, "logging_steps": 1}
+        settings |= {"num_beliefs": 2, "belief_refresh_epochs": 1.0, "save_strategy": "steps", "save_steps": 1}
         # Another state of the generators in each process.
         torch.manual_seed(len(folder))
         model = copy.deepcopy(tiny_model)
         if kind == "adapter":
             torch.manual_seed(5)
             model = get_peft_model(model, LoraConfig(**LORA, init_lora_weights=False))
-        return BootstrapUnlearnTrainer(
+        return build_trainer(
+            settings | options,
             model,
-            BootstrapUnlearnConfig(str(tmp_path / folder), **settings | options),
+            folder,
             train_dataset=forget or Dataset.from_list([*forget_rows, *retain_rows, forget_rows[0]]),
-            retain_dataset=retain_rows,
             eval_dataset=evaluated,
-            processing_class=tiny_tokenizer,
             peft_config=LoraConfig(**LORA, lora_dropout=0.1) if kind == "lora" else None,
             callbacks=[InterruptAt(interrupted_at)] if interrupted_at else None,
         )

@@ -31,37 +31,14 @@ LORA = {"r": 4, "target_modules": "all-linear"}
 
 
 @pytest.fixture
-def new_trainer(tmp_path, tiny_model, tiny_tokenizer, forget_rows, retain_rows):
-    def new(
-        model=None,
-        peft=False,
-        forget=forget_rows,
-        retain=retain_rows,
-        eval_dataset=None,
-        optimizers=(None, None),
-        **kwargs,
-    ):
-        settings = {
-            "per_device_train_batch_size": 3,
-            "max_completion_length": 6,
-            "gradient_checkpointing": False,
-            "num_train_epochs": 1,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-        }
-        args = BootstrapUnlearnConfig(str(tmp_path / "out"), **settings | kwargs)
-        return BootstrapUnlearnTrainer(
-            tiny_model if model is None else model,
-            args,
-            train_dataset=forget,
-            retain_dataset=retain,
-            eval_dataset=eval_dataset,
-            processing_class=tiny_tokenizer,
-            peft_config=LoraConfig(**LORA) if peft else None,
-            optimizers=optimizers,
-        )
+def new_trainer(build_trainer, forget_rows, retain_rows):
+    def new(model=None, peft=False, forget=forget_rows, retain=retain_rows, **options):
+        given = {name: options.pop(name) for name in ("eval_dataset", "optimizers") if name in options}
+        given |= {"train_dataset": forget, "retain_dataset": retain}
+        settings = {"per_device_train_batch_size": 3, "max_completion_length": 6}
+        settings |= {"num_train_epochs": 1, "logging_steps": 1}
+        peft_config = LoraConfig(**LORA) if peft else None
+        return build_trainer(settings | options, model, peft_config=peft_config, **given)
 
     return new
 

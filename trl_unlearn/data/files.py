@@ -4,7 +4,7 @@
 """Own data: a file, a folder or an id on the Hub, as rows or as raw text that is cut into rows (MUSE, WMDP)."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,29 +180,6 @@ def load_config(name: str, config: str, *, split: str) -> Dataset:
         ) from error
 
 
-def load_benchmark_rows(
-    name: str, config: str, *, split: str, texts: Sequence[str], others: Sequence[str] = (), benchmark: str
-) -> Dataset:
-    """
-    The columns `texts` and `others` of one config of a dataset of a benchmark's form; a `ValueError` if one is
-    missing, or if a row has no text in one of `texts`.
-    """
-    rows = load_config(name, config, split=split)
-    columns, where = [*texts, *others], f"`{name}` (config `{config}`, split `{split}`)"
-    if not set(columns) <= set(rows.column_names):
-        raise ValueError(
-            f"{where} has the columns {rows.column_names}, but {benchmark}'s form needs "
-            f"{', '.join(f'`{column}`' for column in columns)}. Rename the columns, or leave the config or split out."
-        )
-    for column in texts:
-        for index, text in enumerate(rows[column]):
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(
-                    f"Row {index} of {where} has no text in `{column}` ({text!r}). Give it one, or remove the row."
-                )
-    return rows.select_columns(columns)
-
-
 def _boundary(text: str, offsets: list[tuple[int, int]], start: int, room: int) -> int:
     """Index of the token that the next chunk starts at: the last one that begins a word, if there is one."""
     end = start + room
@@ -280,7 +257,6 @@ def load_corpus(
     max_length: int,
     config: str | None = None,
     split: str = "train",
-    column: str = "text",
 ) -> Dataset:
     """
     Load raw text and cut it into chunks of at most `max_length` tokens, see [`chunk_documents`]: one column `text`.
@@ -293,20 +269,20 @@ def load_corpus(
     chunk_documents([], tokenizer, max_length=max_length)
     dataset = load_rows(name, split=split) if config is None else load_config(name, config, split=split)
     where = f"`{name}`" + (f" (config `{config}`)" if config else "") + f", split `{split}`,"
-    if column not in dataset.column_names:
+    if "text" not in dataset.column_names:
         raise ValueError(
-            f"{where} has the columns {dataset.column_names}, but a corpus needs `{column}`. Rename the column of the "
+            f"{where} has the columns {dataset.column_names}, but a corpus needs `text`. Rename the column of the "
             "documents, or name another config."
         )
-    for index, document in enumerate(dataset[column]):
+    for index, document in enumerate(dataset["text"]):
         if not isinstance(document, str):
             raise ValueError(
                 f"{where} has a `{type(document).__name__}` for a document in row {index}. Give every row a "
-                f"`{column}` that is a string, or remove the row."
+                f"`text` that is a string, or remove the row."
             )
-    documents = [document for document in dataset[column] if document.strip()]
+    documents = [document for document in dataset["text"] if document.strip()]
     if not documents:
-        raise ValueError(f"{where} has no text in `{column}` ({len(dataset)} rows). Give at least one document.")
+        raise ValueError(f"{where} has no text in `text` ({len(dataset)} rows). Give at least one document.")
     if len(documents) < len(dataset):
         logger.warning(f"{where} has {len(dataset) - len(documents)} blank documents, which are left out.")
     return Dataset.from_dict({"text": list(chunk_documents(documents, tokenizer, max_length=max_length))})

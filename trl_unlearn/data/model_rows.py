@@ -36,19 +36,8 @@ class RowWriter:
     """
     A model that answers prompts, and writes prompts.
 
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model to sample from.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        is_chat (`bool`):
-            Whether questions become a user's turn, or `Question: ...` and `Answer: ...` in plain text.
-        seed (`int`):
-            Seed of every draw, with the kind of the draw and its number.
-        max_new_tokens (`int`):
-            Longest text, in tokens. A longer one is none.
-        batch_size (`int`, *optional*):
-            Rows of a `generate` call. Default: chosen from free memory.
+    With `is_chat`, questions become a user's turn, else `Question: ...` and `Answer: ...` in plain text. A text longer
+    than `max_new_tokens` is none. The seed of a draw is made of `seed`, the kind of the draw and its number.
     """
 
     def __init__(
@@ -59,11 +48,9 @@ class RowWriter:
         is_chat: bool,
         seed: int,
         max_new_tokens: int,
-        batch_size: int | None = None,
     ):
         self._model, self._tokenizer, self._seed = model, tokenizer, seed
-        self._most, self._batch_size = max_new_tokens, batch_size
-        self.is_chat = is_chat
+        self._most, self.is_chat = max_new_tokens, is_chat
         self._ends = eos_token_ids(model, tokenizer)
 
     def prompt(self, question: str) -> Prompt:
@@ -109,7 +96,7 @@ class RowWriter:
         """Mean log-prob of a token of each row's answer, its end of turn included, in nats."""
         encoded = [encode_row(row, self._tokenizer) for row in rows]
         width = max((len(row["input_ids"]) for row in encoded), default=1)
-        batch_size = self._batch_size or rows_that_fit(self._model, width)
+        batch_size = rows_that_fit(self._model, width)
         pad_token_id = padding_token_id(self._tokenizer)
         scores = score_rows(self._model, encoded, pad_token_id=pad_token_id, batch_size=batch_size)
         return [fmean(score.logps) for score in scores]
@@ -124,7 +111,6 @@ class RowWriter:
             pad_token_id=padding_token_id(self._tokenizer),
             eos_token_ids=self._ends,
             max_new_tokens=self._most,
-            batch_size=self._batch_size,
             keys=None if is_greedy else [(self._seed, kind, index) for index in range(len(prompts))],
             temperature=1.0 if is_greedy else temperature,
             desc=desc,

@@ -57,11 +57,8 @@ class OverlapFilter:
     are neither in the question nor in more than a twentieth of all rows, and a word of n out of N rows weighs
     log(N / 20 n); a fact of a single word counts with the words of its question only.
 
-    Args:
-        forget (`Iterable[Mapping]`):
-            Rows of the forget set: `prompt` and `completion`, `messages` or `text`.
-        subjects (`Sequence[str]`, *optional*):
-            Names that the forget set is about. Default: those that [`~trl_unlearn.subjects.row_subjects`] finds.
+    `subjects` are names that the forget set is about, by default those that [`~trl_unlearn.subjects.row_subjects`]
+    finds.
     """
 
     def __init__(self, forget: Iterable[Mapping[str, Any]], subjects: Sequence[str] | None = None):

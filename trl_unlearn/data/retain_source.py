@@ -67,23 +67,9 @@ class ModelRetainSource(RetainSource):
     names nobody, and about *strangers*; the model's *own questions*, which it writes where a user's turn begins; and
     *general* prompts that come with this package. Those that repeat the forget set are dropped, see [`OverlapFilter`].
 
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The model as it came, before it is unlearned.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer. The rows are conversations where the forget rows are, and of raw text where it has a chat
-            template.
-        forget ([`~datasets.Dataset`]):
-            Rows to forget: `prompt` and `completion`, `messages` or `text`.
-        subjects (`Sequence[str]`, *optional*):
-            Names that the forget set is about. Default: those that its rows name.
-        seed (`int`):
-            Seed of every draw.
-        batch_size (`int`, *optional*):
-            Rows of a `generate` call. Default: chosen from free memory.
-
-    Attributes: `report`, after `rows`: `asked`, `kept`, `kinds` (kept rows of each kind) and `dropped` (rows by
-    reason: `"unfinished"`, `"unsure"`, `"repeated"`, and the reasons of [`OverlapFilter`]).
+    The rows are conversations where the forget rows are, and of raw text where the tokenizer has a chat template.
+    After `rows`, `report` has `asked`, `kept`, `kinds` (kept rows of each kind) and `dropped` (rows by reason:
+    `"unfinished"`, `"unsure"`, `"repeated"`, and the reasons of [`OverlapFilter`]).
     """
 
     def __init__(
@@ -94,7 +80,6 @@ class ModelRetainSource(RetainSource):
         subjects: Sequence[str] | None,
         *,
         seed: int,
-        batch_size: int | None = None,
     ):
         if len(forget) == 0:
             raise ValueError("The forget set is empty, and rows near it cannot be made. Give at least one row.")
@@ -104,9 +89,7 @@ class ModelRetainSource(RetainSource):
         most = min(_LONGEST, max(_SHORTEST, _LONGER * longest))
         asks = has_answer(forget[0])
         is_chat = is_conversation(forget[0]) if asks else tokenizer.chat_template is not None
-        self._writer = RowWriter(
-            model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=most, batch_size=batch_size
-        )
+        self._writer = RowWriter(model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=most)
         self.report: dict[str, Any] = {}
 
     def rows(self, count: int) -> Dataset:

@@ -56,19 +56,8 @@ def believed_rows(
     two fifths of the others say the same (`agreement` is that share), and where the model finds it likelier than the
     same answer about strangers: what it says of anybody is no knowledge of the subject. A belief that it also has
     under the last name alone, or under a misspelt name, is a row under that name, too. What no question asks about is
-    in no row. A model without a belief does not know the subject: there is no row.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model to ask.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer. With a chat template, the rows are conversations.
-        subject (`str`):
-            Name of a person, a work, a place or a firm.
-        hints (`Sequence[str]`, *optional*):
-            Questions about the subject, or topics.
-        seed (`int`):
-            Seed of every draw.
+    in no row. A model without a belief does not know the subject: there is no row. `hints` are questions about the
+    subject, or topics.
     """
     subject = subject.strip()
     if not words_of(subject):

@@ -18,7 +18,7 @@ from ..encoding import closing_token_id, encode_row, spread_evenly
 from ..generation import key_seed, position_limit
 from ..metrics import MembershipAUC, NormalizedProbability, Probability
 from ..results import SuiteOutcome
-from ..row_forms import answer_text, has_answer, is_conversation, prompt_and_answer, with_answer, with_question
+from ..row_forms import answer_text, has_answer, is_conversation, naming, prompt_and_answer, with_answer, with_question
 from ..subjects import is_named, misspelt, renamed, row_subjects, row_texts, words_of
 from ..token_scores import RowScore
 from .facts import label_words, no_facts, row_facts
@@ -246,10 +246,8 @@ def _probes(asked: Sequence[_Asked], tokenizer: PreTrainedTokenizerBase) -> _Pro
     probes: _Probes = {kind: {} for kind in (*FREE_PROBES, *_CLOSED)}
 
     def encode(kind: str, index: int, row: Mapping[str, Any]) -> dict[str, Any]:
-        try:
+        with naming(f"Row {index} of the forget set, asked as `{kind}`,"):
             return encode_row(row, tokenizer)
-        except ValueError as error:
-            raise ValueError(f"Row {index} of the forget set, asked as `{kind}`, {error}") from None
 
     for index, one in enumerate(asked):
         for kind, make in FREE_PROBES.items():

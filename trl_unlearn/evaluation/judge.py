@@ -30,7 +30,7 @@ from ..results import DIFFERENCES, SCALE, SuiteOutcome, join_outcomes
 from ..row_forms import prompt_and_answer
 from .judge_models import Judge
 from .rows import EncodedSet, EvaluationRows, Loaders
-from .together import SuiteSetting, generate_answers, measure_each
+from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows
 
 
@@ -239,14 +239,7 @@ def _answers_and_standin(
     texts, standin = {}, {}
 
     def measure(role: str, model: PreTrainedModel) -> None:
-        completions = generate_answers(
-            model,
-            setting.tokenizer,
-            encoded,
-            max_new_tokens=_MAX_ANSWER_LENGTH,
-            batch_size=setting.batch_size,
-            load=models[role],
-        )
+        completions = setting.answers(model, encoded, max_new_tokens=_MAX_ANSWER_LENGTH, load=models[role])
         texts[role] = [setting.text(answer.ids) if answer.is_finite else None for answer in completions]
         if role != "target" or len(set(encoded.texts)) < 2:
             return

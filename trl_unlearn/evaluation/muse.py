@@ -3,45 +3,28 @@
 
 """MUSE: is the text still recited, are its facts still known, is the rest kept, and does membership show?"""
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import encode_row, without_end
-from ..metrics import MembershipAUC, MinKAttack, PrivLeak, RougeF1, relative_leak, separation
+from ..metrics import MinKAttack, RougeF1
 from ..results import SuiteOutcome, join_outcomes
-from .rows import Loaders
+from ..row_forms import naming
+from .privacy import summarise_leak
+from .rows import Loaders, text_ids, text_rows
 from .together import SuiteSetting, measure_each
-from .uncertainty import bootstrap, row_counts, summarise, summarise_rows, where_measured
+from .uncertainty import summarise_rows, where_measured
 
-
-logger = logging.getLogger(__name__)
 
 VERBMEM_LENGTH = 128
 KNOWMEM_LENGTH = 32
 # Where a model starts a question of its own.
 _STOPS = ("\n\n", "\nQuestion", "Question:")
-
-
-@dataclass
-class MuseRows:
-    """The rows of MUSE to evaluate on; the numbers of what is `None` are left out of the result."""
-
-    # `prompt`, the beginning of a forget text, and `gt`, its continuation.
-    verbmem: Dataset | list[dict[str, Any]] | None = None
-    # `question` and `answer`, and the few-shot examples in front of every question.
-    forget_qa: Dataset | list[dict[str, Any]] | None = None
-    forget_qa_icl: Dataset | list[dict[str, Any]] | None = None
-    retain_qa: Dataset | list[dict[str, Any]] | None = None
-    retain_qa_icl: Dataset | list[dict[str, Any]] | None = None
-    # `text` that was to be forgotten, and of the same kind that no model was trained on.
-    forget: Dataset | list[dict[str, Any]] | None = None
-    holdout: Dataset | list[dict[str, Any]] | None = None
+# Row set -> its rows, see data/benchmarks.py; the numbers of a set that is not there are left out of the result.
+MuseRows = Mapping[str, Dataset | list[dict[str, Any]]]
 
 
 @dataclass
@@ -55,19 +38,14 @@ class _Task:
 
 
 def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
-    """Token ids of texts without an EOS token: a completion follows."""
     encoded = []
     for index, text in enumerate(texts):
-        try:
-            ids = encode_row({"text": text}, tokenizer)["input_ids"]
-        except ValueError as error:
-            raise ValueError(f"Row {index} of {name} {error}") from None
-        encoded.append(without_end(ids, ids[-1] == tokenizer.eos_token_id))
+        with naming(f"Row {index} of {name}"):
+            encoded.append(text_ids(text, tokenizer))
     return encoded
 
 
 def _verbmem_task(rows: Iterable[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase) -> _Task:
-    rows = list(rows)
     # A reference longer than a completion can be would count as missing recall.
     references = _encode((row["gt"] for row in rows), tokenizer, "verbmem")
     return _Task(
@@ -77,47 +55,24 @@ def _verbmem_task(rows: Iterable[Mapping[str, str]], tokenizer: PreTrainedTokeni
     )
 
 
-def _knowmem_task(
-    rows: Iterable[Mapping[str, str]],
-    shots: Iterable[Mapping[str, str]] | None,
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-) -> _Task:
-    rows = list(rows)
-    lead = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shots or [])
-    prompts = (f"{lead}Question: {row['question']}\nAnswer: " for row in rows)
+def _knowmem_task(rows: MuseRows, name: str, tokenizer: PreTrainedTokenizerBase) -> _Task:
+    shots = rows.get(f"{name}_icl", ())
+    lead = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shots)
+    prompts = (f"{lead}Question: {row['question']}\nAnswer: " for row in rows[name])
     return _Task(
         prompts=_encode(prompts, tokenizer, name),
-        references=[row["answer"] for row in rows],
+        references=[row["answer"] for row in rows[name]],
         max_new_tokens=KNOWMEM_LENGTH,
         stops=_STOPS,
     )
 
 
 def _tasks(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, _Task]:
-    tasks = {}
-    if rows.verbmem is not None:
-        tasks["muse/verbmem"] = _verbmem_task(rows.verbmem, tokenizer)
-    for name, key in (("muse/knowmem", "forget_qa"), ("muse/utility_preservation", "retain_qa")):
-        if (questions := getattr(rows, key)) is not None:
-            tasks[name] = _knowmem_task(questions, getattr(rows, f"{key}_icl"), tokenizer, key)
+    tasks = {"muse/verbmem": _verbmem_task(rows["verbmem"], tokenizer)} if "verbmem" in rows else {}
+    for metric, name in (("muse/knowmem", "forget_qa"), ("muse/utility_preservation", "retain_qa")):
+        if name in rows:
+            tasks[metric] = _knowmem_task(rows, name, tokenizer)
     return tasks
-
-
-def _members(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> tuple[list[dict[str, Any]], int]:
-    """Encoded forget texts, then held-out texts, and the number of forget texts; nothing without both sets."""
-    if rows.forget is None or rows.holdout is None:
-        return [], 0
-    encoded = []
-    for name in ("forget", "holdout"):
-        texts = _encode((row["text"] for row in getattr(rows, name)), tokenizer, f"the {name} texts")
-        for index, ids in enumerate(texts):
-            if len(ids) < 2:
-                raise ValueError(
-                    f"Row {index} of the {name} texts has a single token, which nothing stands before. Remove the row."
-                )
-        encoded.append([{"input_ids": ids, "labels": ids} for ids in texts])
-    return [*encoded[0], *encoded[1]], len(encoded[0])
 
 
 def _complete(model: PreTrainedModel, task: _Task, setting: SuiteSetting, desc: str) -> list[float]:
@@ -144,11 +99,16 @@ def measure_muse(
 
     Source: MUSE (https://huggingface.co/papers/2407.06460), section 3.
     """
-    for name, part in vars(rows).items():
-        if part is not None and len(part) == 0:
+    for name, part in rows.items():
+        if len(part) == 0:
             raise ValueError(f"The set `{name}` of MUSE is empty. Give at least one row, or leave it out.")
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
-    tasks, (texts, num_members) = _tasks(rows, tokenizer), _members(rows, tokenizer)
+    tasks, texts, num_members = _tasks(rows, tokenizer), [], 0
+    # Forget texts, then held-out ones.
+    if {"forget", "holdout"} <= rows.keys():
+        for name in ("forget", "holdout"):
+            texts += text_rows((row["text"] for row in rows[name]), tokenizer, name=f"the {name} texts")
+        num_members = len(rows["forget"])
     if not tasks and not texts:
         raise ValueError(
             "The suite `muse` has no rows. Give a dataset of MUSE's form with at least one of `verbmem`, `forget_qa`, "
@@ -167,42 +127,10 @@ def measure_muse(
     measured = measure_each(models, measure, "muse")
     per_row = {role: values for role, (values, _) in measured.items()}
     attacks = {role: scores for role, (_, scores) in measured.items() if texts}
-    outcome = join_outcomes([summarise_rows(per_row, seed=seed), _leak(attacks, num_members, seed)])
-    counts = {f"muse {name}": len(part) for name, part in vars(rows).items() if part is not None}
-    outcome.protocol = {"rows": counts, "seed": seed}
-    return outcome
-
-
-def _leak(attacks: Mapping[str, list[float]], num_members: int, seed: int) -> SuiteOutcome:
-    """PrivLeak of every model, from role -> Min-K score of each text, the members' first."""
     # MUSE writes (AUC_unlearned - AUC_retrained) / AUC_retrained with the held-out texts as positives: its AUC is one
     # minus ours, and the formulas are the same. Its code takes the 40 % lowest tokens where ours takes 20 %, so
     # published figures are near ours, not equal.
-    if "retrained" not in attacks:
-        return SuiteOutcome({})
-    roles = list(attacks)
-    table = np.array([attacks[role] for role in roles]).T
-    members, non_members = table[:num_members], table[num_members:]
-    aucs = MembershipAUC().compute(members=members.T.tolist(), non_members=non_members.T.tolist())["per_row"]["auc"]
-    reference = roles.index("retrained")
-    if aucs[reference] == 1:
-        logger.warning(
-            "`muse/privleak` is left out: an attack tells the forget texts from the held-out texts with certainty "
-            "under the retrained model, which saw neither. Give held-out texts of the same kind."
-        )
-        return SuiteOutcome({})
-
-    def statistic(members: np.ndarray, non_members: np.ndarray) -> np.ndarray:
-        auc, _ = separation(members, non_members)
-        # In a resample the retrained model may have an AUC of 1: what is not finite counts in no error.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return relative_leak(auc, auc[reference])
-
-    name = "muse/privleak"
-    leaks = PrivLeak().compute(unlearned=aucs, retrained=[aucs[reference]] * len(aucs))["per_row"]
-    drawn = bootstrap(statistic, members, non_members, seed=seed).T
-    return summarise(
-        {role: {name: value} for role, value in zip(roles, leaks, strict=True)},
-        {role: {name: resampled} for role, resampled in zip(roles, drawn, strict=True)},
-        *row_counts({role: {name: attacks[role]} for role in roles}),
-    )
+    leak = summarise_leak(attacks, num_members, name="muse/privleak", seed=seed)
+    outcome = join_outcomes([summarise_rows(per_row, seed=seed), leak])
+    outcome.protocol = {"rows": {f"muse {name}": len(part) for name, part in rows.items()}, "seed": seed}
+    return outcome

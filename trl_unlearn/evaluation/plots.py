@@ -367,9 +367,7 @@ def _frame_changes(axes: Axes) -> None:
     frame(axes)
 
 
-def plot_squeezing(
-    history: Sequence[Mapping[str, float | None]], path: str | os.PathLike, title: str | None = None
-) -> None:
+def plot_squeezing(history: Sequence[Mapping[str, float | None]], path: str | os.PathLike) -> None:
     """How far the mean log-probability of each band of the squeezing panel went from its start."""
     curves = {name: points for name in BAND_STYLES if (points := _changes(history, name))}
     if not curves:
@@ -380,7 +378,7 @@ def plot_squeezing(
         label, colour, *shape = BAND_STYLES[name]
         _draw_changes(axes, points, shape, color=colour, label=label)
     _frame_changes(axes)
-    axes.set_title(title or "Where the probability goes while the model unlearns", loc="left", fontsize=13)
+    axes.set_title("Where the probability goes while the model unlearns", loc="left", fontsize=13)
     save_figure(figure, path, ncols=3)
 
 

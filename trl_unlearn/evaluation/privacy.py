@@ -29,7 +29,7 @@ from ..metrics import (
     relative_leak,
     separation,
 )
-from ..results import SuiteOutcome
+from ..results import SuiteOutcome, join_outcomes
 from ..token_scores import RowScore
 from .rows import EvaluationRows, Loaders
 from .together import SuiteSetting, free_memory, load_merged, measure_each, measured_once
@@ -39,6 +39,7 @@ from .uncertainty import bootstrap, row_counts, summarise
 logger = logging.getLogger(__name__)
 # The attack of published numbers of PrivLeak.
 LEAK_ATTACK = "min_k"
+_RATES = ("auc", "tpr_at_1_fpr")
 # The paper takes ten pairs. On 24 + 24 rows of the archive the AUC is 0.93, 0.96 and 0.97 with 1, 2 and 4.
 NUM_NEIGHBOURS = 2
 # Share of an answer's tokens that are replaced in a neighbour; at 0.1 the AUC there is 0.71, 0.85 and 0.91.
@@ -131,7 +132,9 @@ def measure_privacy(
         for role, scores in attacks.items():
             desc, pair = f"Attacking {role} beside its neighbours", (models[role], models["retrained"])
             scores["spv"] = measured_once(pair[0], "spv", partial(spv_scores, *pair, answers, prompts, setting, desc))
-    outcome = _summarise(attacks, len(members.answers), seed)
+    leaking = {role: scores[LEAK_ATTACK] for role, scores in attacks.items()}
+    leak = summarise_leak(leaking, len(members.answers), name="privacy/privleak", seed=seed)
+    outcome = join_outcomes([_summarise(attacks, len(members.answers), seed), leak])
     outcome.protocol = {"rows": {"forget": len(members.answers), "holdout": len(non_members.answers)}, "seed": seed}
     return outcome
 
@@ -142,47 +145,49 @@ def _summarise(attacks: Mapping[str, Mapping[str, list[float]]], num_members: in
     columns = [(role, attack) for role, scores in attacks.items() for attack in scores]
     table = np.array([attacks[role][attack] for role, attack in columns]).T
     members, non_members = table[:num_members], table[num_members:]
-    measured = MembershipAUC().compute(members=members.T.tolist(), non_members=non_members.T.tolist())["per_row"]
-    aucs = dict(zip(columns, measured["auc"], strict=True))
-    reference = aucs.get(("retrained", LEAK_ATTACK))
-    if reference == 1:
-        # PrivLeak = ((1 - AUC) - (1 - AUC_r)) / (1 - AUC_r): divides by 0.
-        logger.warning(
-            "PrivLeak is left out: an attack tells the forget rows from the held-out rows with certainty under the "
-            "retrained model, which saw neither. Give held-out rows of the same kind."
-        )
-        reference = None
-    leaking = [columns.index((role, LEAK_ATTACK)) for role in attacks]
-
-    def statistic(members: np.ndarray, non_members: np.ndarray) -> np.ndarray:
-        auc, rate = separation(members, non_members)
-        if reference is None:
-            return np.concatenate([auc, rate])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            leak = relative_leak(auc[leaking], auc[columns.index(("retrained", LEAK_ATTACK))])
-        return np.concatenate([auc, rate, leak])
-
-    names = [(role, f"privacy/{attack}_auc") for role, attack in columns]
-    names += [(role, f"privacy/{attack}_tpr_at_1_fpr") for role, attack in columns]
-    rates = [*measured["auc"], *measured["tpr_at_1_fpr"]]
-    if reference is not None:
-        names += [(role, "privacy/privleak") for role in attacks]
-        rates += PrivLeak().compute(
-            unlearned=[aucs[role, LEAK_ATTACK] for role in attacks], retrained=[reference] * len(attacks)
-        )["per_row"]
-    values: dict[str, dict[str, float]] = {role: {} for role in attacks}
-    draws: dict[str, dict[str, np.ndarray]] = {role: {} for role in attacks}
-    drawn = bootstrap(statistic, members, non_members, seed=seed).T
-    for (role, name), value, resampled in zip(names, rates, drawn, strict=True):
-        values[role][name], draws[role][name] = value, resampled
-    scores = {role: {name: attacks[role][_attack_of(name)] for name in values[role]} for role in attacks}
+    rates = MembershipAUC().compute(members=members.T.tolist(), non_members=non_members.T.tolist())["per_row"]
+    drawn = dict(zip(_RATES, np.split(bootstrap(_rates, members, non_members, seed=seed).T, 2), strict=True))
+    values, draws, scores = ({role: {} for role in attacks} for _ in range(3))
+    for rate in _RATES:
+        for (role, attack), value, resampled in zip(columns, rates[rate], drawn[rate], strict=True):
+            name = f"privacy/{attack}_{rate}"
+            values[role][name], draws[role][name], scores[role][name] = value, resampled, attacks[role][attack]
     return summarise(values, draws, *row_counts(scores))
 
 
-def _attack_of(name: str) -> str:
-    """The attack whose scores a metric is computed from."""
-    part = name.removeprefix("privacy/")
-    return LEAK_ATTACK if part == "privleak" else part.removesuffix("_auc").removesuffix("_tpr_at_1_fpr")
+def _rates(members: np.ndarray, non_members: np.ndarray) -> np.ndarray:
+    return np.concatenate(separation(members, non_members))
+
+
+def summarise_leak(attacks: Mapping[str, list[float]], num_members: int, *, name: str, seed: int) -> SuiteOutcome:
+    """PrivLeak of every model under a name, from role -> score of each row in one attack, the members' first."""
+    if "retrained" not in attacks:
+        return SuiteOutcome({})
+    roles, reference = list(attacks), list(attacks).index("retrained")
+    table = np.array([attacks[role] for role in roles]).T
+    members, non_members = table[:num_members], table[num_members:]
+    aucs = MembershipAUC().compute(members=members.T.tolist(), non_members=non_members.T.tolist())["per_row"]["auc"]
+    if aucs[reference] == 1:
+        # PrivLeak = ((1 - AUC) - (1 - AUC_r)) / (1 - AUC_r): divides by 0.
+        logger.warning(
+            f"`{name}` is left out: an attack tells the forget rows from the held-out rows with certainty under the "
+            "retrained model, which saw neither. Give held-out rows of the same kind."
+        )
+        return SuiteOutcome({})
+
+    def statistic(members: np.ndarray, non_members: np.ndarray) -> np.ndarray:
+        auc, _ = separation(members, non_members)
+        # In a resample the retrained model may have an AUC of 1: what is not finite counts in no error.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return relative_leak(auc, auc[reference])
+
+    leaks = PrivLeak().compute(unlearned=aucs, retrained=[aucs[reference]] * len(aucs))["per_row"]
+    drawn = bootstrap(statistic, members, non_members, seed=seed).T
+    return summarise(
+        {role: {name: value} for role, value in zip(roles, leaks, strict=True)},
+        {role: {name: resampled} for role, resampled in zip(roles, drawn, strict=True)},
+        *row_counts({role: {name: attacks[role]} for role in roles}),
+    )
 
 
 def neighbours(

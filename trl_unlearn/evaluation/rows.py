@@ -6,14 +6,14 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import closing_token_id, encode_dataset, encode_row, warn_of_other_prompt
-from ..row_forms import answer_text, has_answer, with_answer, with_template_kwargs
+from ..encoding import closing_token_id, encode_dataset, encode_row, warn_of_other_prompt, without_end
+from ..row_forms import answer_text, has_answer, naming, with_answer, with_template_kwargs
 
 
 # Role -> function without arguments that loads the model anew; `None` leaves a model out.
@@ -38,6 +38,11 @@ class EvaluationRows:
     holdout: Dataset | list[dict[str, Any]] | None = None
     # Name -> the rows and the tokenizer of a set, and the set as it was encoded with them.
     _encoded: dict[str, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def sets(self) -> dict[str, Dataset | list[dict[str, Any]]]:
+        """Name -> rows of each set that is there."""
+        rows = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+        return {name: one for name, one in rows.items() if one is not None}
 
     def encoded(self, name: str, tokenizer: PreTrainedTokenizerBase) -> "EncodedSet":
         """A set by its name, encoded once for all suites; see [`encode_set`]."""
@@ -113,10 +118,8 @@ def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizer
         raise ValueError(f"The {name} set is empty. Give at least one row; check the split and the config name.")
 
     def encode(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
-        try:
+        with naming(f"Row {index} of the {name} set"):
             return encode_row(row, tokenizer)
-        except ValueError as error:
-            raise ValueError(f"Row {index} of the {name} set {error}") from None
 
     answers = [encode(index, row) for index, row in enumerate(rows)]
     warn_of_other_prompt(rows[0], tokenizer, name)
@@ -142,3 +145,21 @@ def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizer
             for index, (row, texts) in enumerate(zip(rows, wrong, strict=True))
         ]
     return encoded
+
+
+def text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of a text without an EOS token: something follows."""
+    ids = encode_row({"text": text}, tokenizer)["input_ids"]
+    return without_end(ids, ids[-1] == tokenizer.eos_token_id)
+
+
+def text_rows(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, name: str) -> list[dict[str, list[int]]]:
+    """Texts with a label on every token, without an EOS token."""
+    rows = []
+    for index, text in enumerate(texts):
+        with naming(f"Row {index} of {name}"):
+            ids = text_ids(text, tokenizer)
+            if len(ids) < 2:
+                raise ValueError("has a single token, which nothing stands before. Remove the row.")
+        rows.append({"input_ids": ids, "labels": ids})
+    return rows

@@ -5,16 +5,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import continuation_row, encode_row, prompt_ids, without_end
+from ..encoding import continuation_row, encode_row, prompt_ids
 from ..metrics import LossAttack, RougeRecall
 from ..results import SuiteOutcome
-from .rows import Loaders
+from .rows import Loaders, text_ids, text_rows
 from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows, where_measured
 
@@ -31,31 +30,14 @@ _ATTACKS = {
 _LEVELS = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
 _TEXTS = ("mia_forget", "mia_retain")
 _LETTERS = "ABCD"
-
-
-@dataclass
-class RwkuRows:
-    """The rows of RWKU to evaluate on; the numbers of what is `None` are left out of the result."""
-
-    # `query` with a blank, or a question, and `answer`; an attack has a `type`. Level 1 has blanks, level 2 questions,
-    # level 3 attacks.
-    forget_level1: Dataset | list[dict[str, Any]] | None = None
-    forget_level2: Dataset | list[dict[str, Any]] | None = None
-    forget_level3: Dataset | list[dict[str, Any]] | None = None
-    neighbor_level1: Dataset | list[dict[str, Any]] | None = None
-    neighbor_level2: Dataset | list[dict[str, Any]] | None = None
-    # `text` about the people, and about others.
-    mia_forget: Dataset | list[dict[str, Any]] | None = None
-    mia_retain: Dataset | list[dict[str, Any]] | None = None
-    # `question`, four `choices`, `answer` (the index of the right one), `task`, and `examples` of the same form.
-    utility_general: Dataset | list[dict[str, Any]] | None = None
+# Row set -> its rows, see data/benchmarks.py; the numbers of a set that is not there are left out of the result.
+RwkuRows = Mapping[str, Dataset | list[dict[str, Any]]]
 
 
 def _prompt(text: str, has_lead: bool, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of a user turn, or of plain text without a chat template, and of the words that begin the answer."""
     if tokenizer.chat_template is None:
-        ids = encode_row({"text": text + ("Answer:" if has_lead else "")}, tokenizer)["input_ids"]
-        return without_end(ids, ids[-1] == tokenizer.eos_token_id)
+        return text_ids(text + ("Answer:" if has_lead else ""), tokenizer)
     # Only the prompt is used: a row needs an answer.
     turns = {"prompt": [{"role": "user", "content": text}], "completion": [{"role": "assistant", "content": "-"}]}
     lead = tokenizer("Answer:", add_special_tokens=False)["input_ids"] if has_lead else []
@@ -85,20 +67,6 @@ def _choice(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[
     prompt = _prompt(text, True, tokenizer)
     letters = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"][-1:] for letter in _LETTERS]
     return [continuation_row(prompt, letter) for letter in letters]
-
-
-def _encoded(
-    rows: Sequence[Mapping[str, Any]], name: str, tokenizer: PreTrainedTokenizerBase
-) -> list[dict[str, list[int]]]:
-    """Texts with a label on every token, without an EOS token."""
-    encoded = []
-    for index, row in enumerate(rows):
-        ids = encode_row({"text": row["text"]}, tokenizer)["input_ids"]
-        ids = without_end(ids, ids[-1] == tokenizer.eos_token_id)
-        if len(ids) < 2:
-            raise ValueError(f"Row {index} of {name} has a single token, which nothing stands before. Remove the row.")
-        encoded.append({"input_ids": ids, "labels": ids})
-    return encoded
 
 
 def _answers(
@@ -141,7 +109,7 @@ def measure_rwku(
 
     Source: RWKU (https://huggingface.co/papers/2406.10890), section 3.
     """
-    given = {name: list(part) for name, part in vars(rows).items() if part is not None}
+    given = {name: list(part) for name, part in rows.items()}
     if empty := [name for name, part in given.items() if not part]:
         raise ValueError(f"The set `{empty[0]}` of RWKU is empty. Give at least one row, or leave it out.")
     if not given:
@@ -150,7 +118,8 @@ def measure_rwku(
         )
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
     prompts = {name: [_probe(row, name, tokenizer) for row in given[name]] for name in _LEVELS if name in given}
-    texts = {name: _encoded(given[name], name, tokenizer) for name in _TEXTS if name in given}
+    about = {name: [row["text"] for row in given[name]] for name in _TEXTS if name in given}
+    texts = {name: text_rows(part, tokenizer, name=name) for name, part in about.items()}
     choices = [_choice(row, tokenizer) for row in given.get("utility_general", [])]
 
     def measure(role: str, model: PreTrainedModel) -> dict[str, list[float]]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import answer_row, continuation_row, padding_token_id, repeats, spread_evenly, without_end
 from ..generation import Completion, eos_token_ids
 from .rows import encode_set
-from .together import sample_responses, score_rows_together
+from .together import SuiteSetting, score_rows_together
 
 
 def distinct_beside(answer: list[int], samples: Sequence[Completion], end_ids: Collection[int]) -> list[list[int]]:
@@ -30,47 +30,34 @@ def distinct_beside(answer: list[int], samples: Sequence[Completion], end_ids: C
 
 
 def _sample_beside(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Mapping[str, Any]],
-    keys: Sequence[Sequence[tuple[int, ...]]],
-    desc: str,
-    **options: Any,
+    model: PreTrainedModel, setting: SuiteSetting, rows: Sequence[Mapping[str, Any]], count: int, **options: Any
 ) -> list[list[dict[str, list[int]]]]:
     """Encoded responses to the prompt of each row that are distinct and do not repeat its answer."""
-    end_ids = eos_token_ids(model, tokenizer, rows)
-    sampled = sample_responses(model, tokenizer, rows, keys, desc=desc, **options)
+    end_ids = eos_token_ids(model, setting.tokenizer, rows)
     return [
         [continuation_row(prompt, ids) for ids in distinct_beside(answer, samples, end_ids)]
-        for prompt, answer, samples in sampled
+        for prompt, answer, samples in setting.sample(model, rows, count, **options)
     ]
 
 
 def freeze_beliefs(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    setting: SuiteSetting,
     rows: Sequence[Mapping[str, Any]],
     *,
     num_beliefs: int,
     max_new_tokens: int,
-    seed: int,
-    batch_size: int | None = None,
 ) -> list[list[dict[str, list[int]]]]:
     """Encoded beliefs of a model beside the true answers of encoded rows: up to `num_beliefs` a row."""
-    # The row's index, and not its place in a batch: a row's samples depend on it and on the seed alone.
-    keys = [[(seed, 0, index, j) for j in range(num_beliefs)] for index in range(len(rows))]
-    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    return _sample_beside(model, tokenizer, rows, keys, "Sampling beliefs of the original model", **options)
+    options = {"max_new_tokens": max_new_tokens, "desc": "Sampling beliefs of the original model"}
+    return _sample_beside(model, setting, rows, num_beliefs, stream=(0,), **options)
 
 
 def belief_logps(
-    model: nn.Module, beliefs: Sequence[Sequence[Mapping[str, Any]]], *, pad_token_id: int, batch_size: int = 32
+    model: nn.Module, setting: SuiteSetting, beliefs: Sequence[Sequence[Mapping[str, Any]]]
 ) -> list[list[float]]:
     """Mean log pi_y of each belief, in nats per token, for the rows that have one."""
-    flat = [belief for row in beliefs for belief in row]
-    scores = iter(
-        score_rows_together(model, flat, pad_token_id=pad_token_id, batch_size=batch_size, desc="Scoring beliefs")
-    )
+    scores = iter(setting.score(model, [belief for row in beliefs for belief in row], "Scoring beliefs"))
     return [[fmean(next(scores).logps) for _ in row] for row in beliefs if row]
 
 
@@ -124,11 +111,9 @@ class SqueezingPanel:
         encoded = encode_set(rows, tokenizer, name="forget")
         chosen = spread_evenly(len(encoded.answers), num_prompts)
         targets = [encoded.answers[index] for index in chosen]
-        keys = [[(seed, 1, index, j) for j in range(num_candidates)] for index in chosen]
-        options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        sampled = _sample_beside(
-            model, tokenizer, targets, keys, "Sampling responses of the original model", **options
-        )
+        setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
+        options = {"max_new_tokens": max_new_tokens, "desc": "Sampling responses of the original model"}
+        sampled = _sample_beside(model, setting, targets, num_candidates, stream=(1,), indices=chosen, **options)
         candidates = [responses for responses in sampled if len(responses) >= 3]
         if not candidates:
             raise ValueError(

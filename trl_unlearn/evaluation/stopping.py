@@ -47,34 +47,9 @@ class UnlearnUntil(ForgettingCurveCallback):
     Logs what [`ForgettingCurveCallback`] logs, and after a search the state that is kept, with its `curve/step`. Says
     in `trainer.stop_reason` why training has ended, or in `trainer.shortfall` that the goal was not reached.
 
-    Example:
-
-    ```python
-    moved = moved_answers(forget.answers, retain.answers, tokenizer, seed=42)
-    goals = {"strangers_auc": 0.5}
-    until = UnlearnUntil(trainer, forget, retain, pad_token_id=pad, goals=goals, moved=moved, every_steps=3)
-    trainer.add_callback(until)
-    trainer.train()
-    ```
-
-    Args:
-        goals (`Mapping[str, float]`):
-            Metric -> value to come down to, for instance the retrained model's: `"extraction_strength"` (strict),
-            `"forget_logp"` or `"strangers_auc"`, see [`curve_point`].
-        moved (`Mapping[int, Sequence[Mapping[str, Any]]]`, *optional*):
-            The [`~trl_unlearn.subjects.moved_answers`] that `"strangers_auc"` needs.
-        retain_floor (`float`, *optional*):
-            Mean retain probability to stay above, in (0, 1). `None` sets none.
-        tolerances (`Mapping[str, float]`, *optional*):
-            Metric -> distance from its goal that counts as reached, in its units. Default: 0.05 of `"strangers_auc"`,
-            0.02 of the others.
-        every_steps (`int`, *optional*):
-            Optimiser steps between measurements; few are better, since the search goes back to the last one. `None`
-            measures once an epoch.
-
-    Attributes:
-        kept (`dict[str, float]` or `None`):
-            Entry of the history whose state is kept so far. Entries of the search have a `step` between two steps.
+    `goals` and `tolerances` are those of metrics of `STOP_METRICS`, which [`curve_point`] defines; `"strangers_auc"`
+    needs the [`~trl_unlearn.subjects.moved_answers`]. `kept` is the entry of the history whose state is kept so far;
+    those of the search have a `step` between two steps.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ from .facts import NearFacts, near_facts
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders
 from .squeezing import belief_logps, freeze_beliefs
-from .together import SuiteSetting, answer_matches, free_memory, generate_answers, score_rows_together
+from .together import SuiteSetting, answer_matches, free_memory, score_rows_together
 from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
 
 
@@ -175,14 +175,7 @@ def _run_model(
         values |= score_set(model, encoded, parity=setting.parity, near=near, **sizes)
         if encoded.texts is None:
             continue
-        answers = generate_answers(
-            model,
-            setting.tokenizer,
-            encoded,
-            max_new_tokens=setting.max_completion_length,
-            batch_size=setting.batch_size,
-            load=load,
-        )
+        answers = setting.answers(model, encoded, max_new_tokens=setting.max_completion_length, load=load)
         values |= rouge_values(answers, encoded, setting.tokenizer)
         if name == "forget":
             forget_answers = answers
@@ -230,7 +223,7 @@ def _with_squeezing(
     values, answers = _run_model(model, setting, load)
     if not any(beliefs):
         return values, answers, []
-    now = belief_logps(model, beliefs, pad_token_id=setting.pad_token_id, batch_size=setting.score_batch_size)
+    now = belief_logps(model, setting, beliefs)
     # Of the target itself there is no `before`: its change is 0.
     values["forget/squeezing"] = Squeezing().compute(now=now, before=before or now)["per_row"]
     return values, answers, now
@@ -327,15 +320,8 @@ class Suite:
         self._dtype = str(model.dtype).removeprefix("torch.")
         beliefs = []
         if not self._answers_only:
-            beliefs = freeze_beliefs(
-                model,
-                setting.tokenizer,
-                setting.sets["forget"].answers,
-                num_beliefs=setting.num_squeezing_beliefs,
-                max_new_tokens=setting.max_completion_length,
-                seed=setting.seed,
-                batch_size=setting.batch_size,
-            )
+            sizes = {"num_beliefs": setting.num_squeezing_beliefs, "max_new_tokens": setting.max_completion_length}
+            beliefs = freeze_beliefs(model, setting, setting.sets["forget"].answers, **sizes)
         values, answers, logps = _with_squeezing(model, self._load_target, setting, beliefs, [])
         needs_logps = answers and self._classifier is None
         own = _answer_logps(model, "target", answers, setting) if needs_logps else []

@@ -5,7 +5,7 @@
 
 import copy
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -59,12 +59,51 @@ class SuiteSetting:
         options = {"pad_token_id": self.pad_token_id, "eos_token_ids": ends, "batch_size": self.batch_size}
         return generate_together(model, prompts, **options, **kwargs)
 
+    def answers(
+        self,
+        model: PreTrainedModel,
+        encoded: EncodedSet,
+        *,
+        max_new_tokens: int,
+        load: Callable[[], PreTrainedModel] | None = None,
+    ) -> list[Completion]:
+        """Greedy answers to the prompts of a set; generated once where `load` is a [`FixedModel`] of the model."""
+        rows, desc = encoded.answers, f"Answering the {encoded.name} set"
+        prompts, limit = [prompt_ids(row) for row in rows], {"max_new_tokens": max_new_tokens}
+        name = f"answers to the {encoded.name} set of at most {max_new_tokens} tokens"
+        return measured_once(load, name, lambda: self.generate(model, prompts, rows, desc=desc, **limit))
+
     def sample(
-        self, model: PreTrainedModel, rows: Sequence[dict[str, Any]], count: int, **kwargs: Any
+        self,
+        model: PreTrainedModel,
+        rows: Sequence[dict[str, Any]],
+        count: int,
+        *,
+        max_new_tokens: int,
+        stream: tuple[int, ...] = (),
+        indices: Sequence[int] | None = None,
+        desc: str,
     ) -> list[tuple[list[int], list[int], list[Completion]]]:
-        """[`sample_responses`], `count` of each row, with the same random numbers for every model."""
-        keys = [[(self.seed, index, j) for j in range(count)] for index in range(len(rows))]
-        return sample_responses(model, self.tokenizer, rows, keys, batch_size=self.batch_size, **kwargs)
+        """
+        Prompt and answer of each encoded row, and `count` samples at temperature 1.
+
+        The random numbers, the same for every model, are those of the seed, the `stream`, and the row's index (or that
+        of `indices`), and not of its place in a batch.
+        """
+        indices = range(len(rows)) if indices is None else indices
+        prompts, answers = [prompt_ids(row) for row in rows], [answer_ids(row) for row in rows]
+        samples = iter(
+            self.generate(
+                model,
+                [prompt for prompt in prompts for _ in range(count)],
+                rows,
+                # A few samples ramble on; a batch would wait for them, and what they say by then rephrases no answer.
+                max_new_tokens=min(max_new_tokens, max(map(len, answers))),
+                keys=[(self.seed, *stream, index, j) for index in indices for j in range(count)],
+                desc=desc,
+            )
+        )
+        return [(*pair, [next(samples) for _ in range(count)]) for pair in zip(prompts, answers, strict=True)]
 
     def extraction_strength(
         self, model: nn.Module, encoded: EncodedSet, desc: str | None, chosen: Sequence[int] | None = None
@@ -176,63 +215,6 @@ def generate_together(
         return generate(model, [prompts[i] for i in indices], keys=chosen, **kwargs)
 
     return shared(work, [len(prompt) for prompt in prompts])
-
-
-def generate_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: EncodedSet,
-    *,
-    max_new_tokens: int,
-    batch_size: int | None = None,
-    load: Callable[[], PreTrainedModel] | None = None,
-) -> list[Completion]:
-    """Greedy answers to the prompts of a set; generated once for the model of a `load` that is a [`FixedModel`]."""
-
-    def answer() -> list[Completion]:
-        return generate_together(
-            model,
-            [prompt_ids(row) for row in encoded.answers],
-            pad_token_id=padding_token_id(tokenizer),
-            eos_token_ids=eos_token_ids(model, tokenizer, encoded.answers),
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            desc=f"Answering the {encoded.name} set",
-        )
-
-    return measured_once(load, f"answers to the {encoded.name} set of at most {max_new_tokens} tokens", answer)
-
-
-def sample_responses(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Mapping[str, Any]],
-    keys: Sequence[Sequence[tuple[int, ...]]],
-    *,
-    max_new_tokens: int,
-    batch_size: int | None = None,
-    desc: str,
-) -> list[tuple[list[int], list[int], list[Completion]]]:
-    """Prompt and answer of each encoded row, and its samples at temperature 1, one for each of the row's keys."""
-    prompts = [prompt_ids(row) for row in rows]
-    answers = [answer_ids(row) for row in rows]
-    samples = iter(
-        generate_together(
-            model,
-            [prompt for prompt, row_keys in zip(prompts, keys, strict=True) for _ in row_keys],
-            pad_token_id=padding_token_id(tokenizer),
-            eos_token_ids=eos_token_ids(model, tokenizer, rows),
-            # A few samples ramble on; a batch would wait for them, and what they say by then rephrases no answer.
-            max_new_tokens=min(max_new_tokens, max(map(len, answers))),
-            batch_size=batch_size,
-            keys=[key for row_keys in keys for key in row_keys],
-            desc=desc,
-        )
-    )
-    return [
-        (prompt, answer, [next(samples) for _ in row_keys])
-        for prompt, answer, row_keys in zip(prompts, answers, keys, strict=True)
-    ]
 
 
 def answer_matches(scores: Sequence[RowScore], closed: Sequence[bool]) -> list[list[bool]]:

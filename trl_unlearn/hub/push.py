@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError
 
 from ..records import UnlearningRun
-from ..results import EvaluationResult
 from ..verdict import has_forgotten
 from .access import (
     AGAIN,
@@ -36,7 +35,6 @@ from .access import (
     token_user,
 )
 from .folder import (
-    RESULTS_FILE,
     RUN_FILE,
     OwnResults,
     PushFile,
@@ -45,7 +43,6 @@ from .folder import (
     base_is_local,
     differing,
     is_published,
-    weights_mismatch,
     weights_sha256,
 )
 from .leaks import MIN_CHARACTERS, TextIndex
@@ -94,43 +91,14 @@ def push(
     """
     Push the output folder of a run to the Hub: adapter or model, tokenizer, card, records and figures.
 
-    Nothing is sent if a file holds text of the forget set or of a belief. The base of an adapter that is a folder is
-    pushed first, to `<repo_id>-base`: it still knows what was to be forgotten. A push that failed can be run again.
+    `forbidden_texts` maps the name of a source to its texts, in the order of its rows: nothing is sent if a file that
+    is not in `allow_text_in` holds one of them. The base of an adapter that is a folder is pushed first, to
+    `<repo_id>-base`, unless `base_model_id` names it on the Hub: it still knows what was to be forgotten. `private`
+    and `private_base` are those of new repositories; with `True`, one that exists and is public is refused. `force`
+    pushes a model that has not forgotten, or has missed its goal, too; `dry_run` collects and checks only, without
+    network. A push that failed can be run again.
 
-    Args:
-        folder (`str` or `Path`), repo_id (`str`):
-            Output folder, and id of the repository with its owner, which is created if needed.
-        forbidden_texts (`Mapping[str, Sequence[str]]`):
-            Name of a source -> its texts, in the order of its rows: the answers of the `"forget set"`, and beliefs if
-            there are any.
-        private (`bool`, *optional*, defaults to `True`):
-            Whether a new repository is private. With `True`, one that exists and is public is refused.
-        private_base (`bool`, *optional*, defaults to `True`):
-            The same for the base, also where the adapter is public.
-        revision (`str`, *optional*):
-            Branch, which is created if needed. Default: `main`.
-        commit_message (`str`, *optional*):
-            Message of the commit.
-        merge (`bool`, *optional*, defaults to `False`):
-            Whether to push the adapter merged into its base instead.
-        base_model_id (`str`, *optional*):
-            Id on the Hub of a base that is a folder here; it is named then, and not pushed.
-        allow_text_in (`Sequence[str]`, *optional*, defaults to `()`):
-            Paths in the folder of files that may hold forbidden texts.
-        force (`bool`, *optional*, defaults to `False`):
-            Whether to also push a model that has not forgotten by its own evaluation, or has missed its goal.
-        dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to collect and check only. Needs no network.
-        token (`str`, *optional*):
-            Token with write permission. Default: that of the environment or of the login.
-
-    Returns:
-        `list[PushedRepo]`: What was pushed, in order.
-
-    Raises:
-        `ValueError`: If the folder is not that of a finished run.
-        `PushError`: If the model has not forgotten or has missed its goal, a file holds a forbidden text, the results
-            belong to other weights, the Hub refused, or it could not be reached.
+    Raises `ValueError` if the folder is not that of a finished run, and [`PushError`] for everything else.
     """
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as scratch:
@@ -183,18 +151,9 @@ def push_space(
     token: str | None = None,
 ) -> PushedRepo:
     """
-    Push an app to a Space of Gradio, which is created if needed.
+    Push files (path -> text) to a Space of Gradio, which is created if needed; the rest is as in [`push`].
 
-    Args:
-        repo_id (`str`), files (`Mapping[str, str]`):
-            Id of the Space with its owner, and path -> text of its files.
-        folder (`str` or `Path`), model_id (`str`):
-            Output folder of the run, and the id under which its model was pushed: the app loads it from there.
-        forbidden_texts (`Mapping[str, Sequence[str]]`), private (`bool`, *optional*), token (`str`, *optional*):
-            As in [`push`].
-
-    Raises:
-        `PushError`: If a file holds a forbidden text, the Hub has other weights than the folder, or as in [`push`].
+    The app loads the model of the run in `folder` from `model_id`, whose weights have to be those of the folder.
     """
     check_repo_id(repo_id)
     check_repo_id(model_id)
@@ -224,15 +183,6 @@ def _send(
         _push_one(api, user, contents, private, revision, message)
         for contents, private in zip(repos, privacy, strict=True)
     ]
-
-
-def check_published(repo_id: str, *, revision: str | None = None, token: str | None = None) -> None:
-    """Check that the results in a repository were measured on its weights; a [`PushError`] if that is not so."""
-    with explaining("read", repo_id):
-        commit, weights = _remote_weights(HfApi(token=token), repo_id, revision)
-        path = hf_hub_download(repo_id, RESULTS_FILE, revision=commit, token=token)
-    if mismatch := weights_mismatch(EvaluationResult.load(path), weights):
-        raise PushError(f"The results in `{repo_id}` {mismatch}")
 
 
 def _collect(

@@ -5,6 +5,7 @@
 
 import math
 import sys
+import warnings
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 import yaml
+from datasets import disable_progress_bars
+from transformers.utils import logging as transformers_logging
 from trl import ModelConfig, TrlParser
 
 from ..data.archive import build_archive
@@ -20,8 +23,8 @@ from ..evaluation.stopping import STOP_METRICS
 from ..records import settings_digest
 from ..results import PARITIES
 from ..trainer.bootstrap_unlearn_config import option
+from ..trainer.options import refuse_below
 from .launch import recipes
-from .quiet import quiet_unless_verbose
 
 
 ARCHIVE = "archive"
@@ -91,13 +94,7 @@ class EvaluationArguments:
     def __post_init__(self):
         if self.parity not in PARITIES:
             raise ValueError(f"Unknown `parity`: {self.parity!r}. Set it to one of {', '.join(map(repr, PARITIES))}.")
-        if self.max_eval_rows is not None and self.max_eval_rows < 1:
-            raise ValueError(f"`max_eval_rows` must be at least 1, got {self.max_eval_rows}.")
-        if self.evaluation_batch_size is not None and self.evaluation_batch_size < 1:
-            raise ValueError(
-                f"`evaluation_batch_size` must be at least 1, got {self.evaluation_batch_size}. Leave it out "
-                "to choose it from free memory."
-            )
+        refuse_below(1, self, "max_eval_rows", "evaluation_batch_size")
 
 
 @dataclass
@@ -160,11 +157,7 @@ class StoppingArguments:
             raise ValueError(
                 f"`stop_retain_floor` is {self.stop_retain_floor}. Give a probability in (0, 1), or leave it out."
             )
-        if self.stop_every_steps is not None and self.stop_every_steps < 1:
-            raise ValueError(
-                f"`stop_every_steps` is {self.stop_every_steps}. Give at least 1, or leave it out to measure once an "
-                "epoch."
-            )
+        refuse_below(1, self, "stop_every_steps")
 
     def metrics(self) -> tuple[str, ...]:
         """Metrics that have to come down to a goal."""
@@ -189,8 +182,7 @@ class UnlearnArguments:
     def __post_init__(self):
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"`max_minutes` must be above 0, got {self.max_minutes}. Leave it out for no limit.")
-        if self.panel_prompts < 0:
-            raise ValueError(f"`panel_prompts` must not be negative, got {self.panel_prompts}. 0 leaves it out.")
+        refuse_below(0, self, "panel_prompts")
 
 
 @dataclass
@@ -237,16 +229,28 @@ def parse(
     )
     # Before the config file is read: its values win.
     parser.set_defaults_with_config(**defaults)
-    arguments: list[Any] = []
-    with quiet_unless_verbose(arguments):
+    # Warnings of the parsing are shown or not when that is known.
+    with warnings.catch_warnings(record=True) as early:
         argv = argv if recipe is None else default_config(argv, recipe)
-        *parsed, of_file, of_line = parser.parse_args_and_config(
+        *arguments, of_file, of_line = parser.parse_args_and_config(
             args=argv, return_remaining_strings=True, separate_remaining_strings=True
         )
         _refuse_unknown(parser, of_file, of_line)
-        arguments += parsed
+    if not any(getattr(one, "verbose", False) for one in arguments):
+        silence_libraries()
+    for one in early:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     # The only place that takes the digest: before a script fills in what the options leave open.
     return tuple(arguments), settings_digest(*arguments)
+
+
+def silence_libraries() -> None:
+    """Show neither bars of loading nor, by their names, warnings that nobody who runs a command can change."""
+    # TRL sets the old name by default, and calls the old methods around each `generate`.
+    pattern = r"`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated"
+    warnings.filterwarnings("ignore", pattern, FutureWarning)
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
 
 
 def _refuse_unknown(parser: TrlParser, of_file: list[str], of_line: list[str]) -> None:

@@ -35,7 +35,7 @@ _NOT_MEASURED = "Not measured: there was no evaluation."
 
 @dataclass(frozen=True)
 class Predecessor:
-    """A finished run of `forget`, from whose model the next request goes on."""
+    """A finished run of `forget`, from whose model the next request resumes."""
 
     folder: RunFolder
     # The requests that its model has served, its own the last one.
@@ -43,7 +43,7 @@ class Predecessor:
 
     @classmethod
     def of(cls, path: str) -> "Predecessor":
-        """The run in a folder; a `ValueError` if no request can go on from it."""
+        """The run in a folder; a `ValueError` if no request can resume from it."""
         folder = RunFolder(path)
         run = folder.run()
         # The record of its forget set names a file that is another one in the next folder.

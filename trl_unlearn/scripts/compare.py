@@ -55,8 +55,9 @@ from ..records import json_text
 from ..results import MEASURED_ROLES, EvaluationResult
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
+from ..trainer.options import refuse_below
 from .arguments import UnlearnModelConfig
-from .evaluate import SUITES, SuiteArguments, SuiteInputs, load_suite_inputs, refuse_quantized
+from .evaluate import SUITES, SuiteArguments, SuiteInputs, load_suite_inputs, measure_suite, refuse_quantized
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders
 from .rows import load_evaluation_rows, refuse_without_retain
@@ -90,8 +91,7 @@ class CompareArguments:
                 f"`panel_prompts` must be at least 1, got {self.panel_prompts}: the squeezing index of every method "
                 "comes from the panel."
             )
-        if self.curve_steps is not None and self.curve_steps < 1:
-            raise ValueError(f"`curve_steps` must be at least 1, got {self.curve_steps}.")
+        refuse_below(1, self, "curve_steps")
         if not self.methods:
             raise ValueError("`methods` is missing. Give at least one: name -> fields in which it differs.")
         # Not the options of data and evaluation: all methods forget the same rows.
@@ -218,7 +218,7 @@ class _Comparison:
             if name == "tofu":
                 outcome = self._tofu.evaluate(loaders["unlearned"])
             else:
-                outcome = SUITES[name](dataclasses.replace(self.inputs, loaders=loaders))
+                outcome = measure_suite(name, dataclasses.replace(self.inputs, loaders=loaders))
             measured = evaluation_result({name: outcome}, eval_args, job.model_args, str(job.folder))
             # Of the same run with the same settings, or the folder would have been refused.
             result = measured if result is None else measured.with_suites_of(result, result.suites, list(SUITES))
@@ -236,14 +236,7 @@ class _Comparison:
     def _tofu(self) -> Suite:
         """The suite `tofu`, which measures the models that all runs share only once."""
         inputs = self.inputs
-        return Suite(
-            self._loaders(self.series.jobs[0]),
-            inputs.rows,
-            inputs.tokenizer,
-            parity=inputs.eval_args.parity,
-            fluency_classifier=inputs.classifier,
-            **inputs.options("tofu"),
-        )
+        return Suite(self._loaders(self.series.jobs[0]), inputs.rows, inputs.tokenizer, **inputs.options("tofu"))
 
 
 def write_comparison(

@@ -18,7 +18,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from importlib.util import find_spec
@@ -28,22 +28,25 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..evaluation import asking, demo_page
+from ..encoding import encode_row, prompt_ids
+from ..evaluation import demo_page
 from ..evaluation.demo_page import Question, Reply, build_page, serve
+from ..evaluation.row_views import token_texts
+from ..evaluation.together import SuiteSetting
 from ..hub.access import PushError, check_repo_id
 from ..hub.folder import RunFolder
 from ..hub.push import push_space
 from ..records import UnlearningRun
 from ..results import MODEL_ROLES
+from ..row_forms import naming
 from ..trainer.bootstrap_unlearn_config import option
+from .arguments import silence_libraries
 from .exits import fail, interruptible, one_line, refusing
 from .push import forget_texts, summary
-from .quiet import quiet_unless_verbose
 from .sources import (
     MODEL_SOURCES,
-    ROW_SOURCES,
     SourceArguments,
     parse_folder,
     recorded_models,
@@ -63,8 +66,8 @@ _APP_README = """---
 The same prompt to several models ({roles}), side by side. The app loads them by their ids and holds no data. If one of
 them is private, give the Space a secret `HF_TOKEN` that may read it.
 """
-
-
+# Any answer: the prompt of a row is the same for all.
+_ANSWER = "1"
 _DESCRIPTION = (
     "Serve a page, to this machine alone, that asks the target, the unlearned and the retrained model of a run the "
     "same: likeliest answer, samples, and log-probs of a candidate answer. Nothing is kept."
@@ -105,8 +108,8 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn demo") -> None:
 def _run(argv: list[str] | None, prog: str) -> None:
     PartialState(cpu=not torch.accelerator.is_available())
     with refusing(prog):
-        with quiet_unless_verbose([]):
-            args, folder = parse_folder(DemoArguments, prog, _DESCRIPTION, argv)
+        args, folder = parse_folder(DemoArguments, prog, _DESCRIPTION, argv)
+        silence_libraries()
         run = RunFolder(folder).run()
         if find_spec("gradio") is None:
             raise ValueError("The page needs Gradio, which is not installed: `pip install 'trl-unlearn[demo]'`.")
@@ -156,17 +159,56 @@ def _loaded(
         raise ValueError(f"No model could be loaded. {' '.join(notes)}")
     template_kwargs = run.hyperparameters.get("chat_template_kwargs")
 
-    def ask(role: str, question: Question) -> Reply:
-        return asking.ask(models[role], tokenizer, question, template_kwargs)
+    def asked(role: str, question: Question) -> Reply:
+        return ask(models[role], tokenizer, question, template_kwargs)
 
-    return ask, list(models), tokenizer.chat_template is not None
+    return asked, list(models), tokenizer.chat_template is not None
+
+
+def ask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    question: Question,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> Reply:
+    """
+    What a model answers, and how likely it finds the answer of the question. A `ValueError` if it cannot be asked.
+
+    `template_kwargs` are variables of the chat template, as in training. Samples have the same random numbers for
+    every model.
+    """
+    setting = SuiteSetting(tokenizer=tokenizer, batch_size=None, seed=question.seed)
+    with naming("The prompt with its candidate answer"):
+        row = encode_row(_row(question, template_kwargs), tokenizer)
+    top, size = max(row["input_ids"]), model.config.get_text_config().vocab_size
+    if top >= size:
+        raise ValueError(f"A model knows {size} tokens, and the prompt has the token {top}: it has another tokenizer.")
+    # Without an answer the row has a stand-in for one.
+    ends, prompt = [row], prompt_ids(row)
+    limit = {"max_new_tokens": question.max_new_tokens, "desc": None}
+    (greedy,) = setting.generate(model, [prompt], ends, **limit)
+    keys = [(question.seed, j) for j in range(question.num_samples)]
+    samples = setting.generate(model, [prompt] * len(keys), ends, keys=keys, temperature=question.temperature, **limit)
+    tokens = []
+    if question.answer:
+        (score,) = setting.score(model, [row], None)
+        labels = [label for label in row["labels"][1:] if label != -100]
+        tokens = list(zip(token_texts(labels, tokenizer), score.logps, strict=True))
+    return Reply(setting.text(greedy.ids), [setting.text(one.ids) for one in samples], tokens)
+
+
+def _row(question: Question, template_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    prompt, answer = question.prompt, question.answer or _ANSWER
+    if not question.is_chat:
+        # A space belongs to the word behind it, as in rows to train on.
+        return {"prompt": prompt, "completion": answer if prompt[-1:].isspace() else f" {answer}"}
+    turns = {"user": prompt, "assistant": answer}
+    prompt, completion = ([{"role": role, "content": text}] for role, text in turns.items())
+    return {"prompt": prompt, "completion": completion, "chat_template_kwargs": dict(template_kwargs or {})}
 
 
 def _push(args: DemoArguments, folder: Path, run: UnlearningRun, prog: str) -> None:
     """Push the app of a Space, which names models and holds no text of the run's rows."""
-    kept = {name: one for name, one in RunFolder(folder).sources().items() if name in ROW_SOURCES}
-    if not args.given(ROW_SOURCES):
-        args = replace(args, **kept)
     texts = forget_texts(args, folder, prog) | {"beliefs": RunFolder(folder).belief_texts()}
     try:
         pushed = push_space(

@@ -31,7 +31,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,7 @@ import torch
 from accelerate import PartialState
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.muse import load_muse
-from ..data.rwku import load_rwku
+from ..data.benchmarks import load_muse, load_rwku
 from ..evaluation.depth import measure_depth
 from ..evaluation.distribution import measure_distribution
 from ..evaluation.elicitation import measure_elicitation
@@ -60,6 +59,7 @@ from ..results import EvaluationResult, SuiteOutcome
 from ..row_forms import configured_template_kwargs
 from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.checks import check_output_dir
+from ..trainer.options import refuse_below
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
@@ -217,8 +217,7 @@ class EvaluateArguments:
 
     def __post_init__(self):
         self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
-        if self.prompt_length is not None and self.prompt_length < 1:
-            raise ValueError(f"`prompt_length` must be at least 1, got {self.prompt_length}.")
+        refuse_below(1, self, "prompt_length")
 
 
 def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
@@ -267,7 +266,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
     outcomes = stages.finished(suite_args.suites)
     for name in suite_args.suites:
         if name not in outcomes:
-            outcomes[name] = stages.keep(name, SUITES[name](inputs))
+            outcomes[name] = stages.keep(name, measure_suite(name, inputs))
     if PartialState().is_main_process:
         # Finished suites come first in `outcomes`; the record has them in the order of the table.
         outcomes = {name: outcomes[name] for name in suite_args.suites}
@@ -435,15 +434,17 @@ class SuiteInputs:
     @property
     def row_sets(self) -> dict[str, Any]:
         """Name -> rows, of all loaded sets."""
-        parts = {"rows": self.rows, "muse": self.muse, "rwku": self.rwku}
-        parts = [(group, sets, one) for group, sets in parts.items() if sets for one in fields(sets) if one.init]
-        named = {f"{group}/{one.name}": getattr(sets, one.name) for group, sets, one in parts}
-        return {name: rows for name, rows in named.items() if rows is not None}
+        groups = {"rows": self.rows and self.rows.sets(), "muse": self.muse, "rwku": self.rwku}
+        return {f"{group}/{name}": rows for group, sets in groups.items() for name, rows in (sets or {}).items()}
 
     def options(self, suite: str) -> dict[str, Any]:
         """Options of a suite."""
+        own = {
+            "tofu": {"parity": self.eval_args.parity, "fluency_classifier": self.classifier},
+            "judge": {"judge": self.judge, "replies_path": self.args.judge_replies},
+        }
         quick = QUICK_SUITES[suite] if self.args.quick else {}
-        return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.seed, **quick}
+        return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.seed, **own.get(suite, {}), **quick}
 
 
 def load_suite_inputs(
@@ -460,13 +461,12 @@ def load_suite_inputs(
     if "wmdp" in args.suites:
         inputs.wmdp = load_wmdp_tasks(args.wmdp_tasks, args.wmdp_include_path, args.wmdp_limit)
     if "muse" in args.suites:
-        sets = {name: rows for name, rows in load_muse(args.muse_dataset).items() if rows is not None}
+        sets = load_muse(args.muse_dataset)
         # Few-shot examples (`_icl`) stay whole: all of them stand in front of every question.
-        cut = {name: rows if name.endswith("_icl") else spread(rows, max_rows) for name, rows in sets.items()}
-        inputs.muse = MuseRows(**cut)
+        inputs.muse = {name: one if name.endswith("_icl") else spread(one, max_rows) for name, one in sets.items()}
     if "rwku" in args.suites:
         sets = load_rwku(args.rwku_dataset, args.rwku_subjects)
-        inputs.rwku = RwkuRows(**{name: rows and spread(rows, max_rows) for name, rows in sets.items()})
+        inputs.rwku = {name: spread(rows, max_rows) for name, rows in sets.items()}
     if set(args.suites) & set(_ON_ROWS):
         inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, trained)
         if args.quick and inputs.rows.retain is not None:
@@ -490,50 +490,24 @@ def load_suite_inputs(
     return inputs
 
 
-def _tofu(inputs: SuiteInputs) -> SuiteOutcome:
-    return evaluate_models(
-        inputs.loaders,
-        inputs.rows,
-        inputs.tokenizer,
-        parity=inputs.eval_args.parity,
-        fluency_classifier=inputs.classifier,
-        **inputs.options("tofu"),
-    )
-
-
-def _judge(inputs: SuiteInputs) -> SuiteOutcome:
-    return measure_judge(
-        inputs.loaders,
-        inputs.rows,
-        inputs.tokenizer,
-        judge=inputs.judge,
-        replies_path=inputs.args.judge_replies,
-        **inputs.options("judge"),
-    )
-
-
-def _robustness(inputs: SuiteInputs) -> SuiteOutcome:
-    measure = measure_few_steps if inputs.args.quick else measure_robustness
-    return measure(inputs.loaders, inputs.rows, inputs.tokenizer, **inputs.options("robustness"))
-
-
-def _suite(
-    name: str, measure: Callable[..., SuiteOutcome], rows: str = "rows"
-) -> Callable[[SuiteInputs], SuiteOutcome]:
-    """A suite that needs nothing but models, rows (a field of [`SuiteInputs`]) and tokenizer."""
-    return lambda inputs: measure(inputs.loaders, getattr(inputs, rows), inputs.tokenizer, **inputs.options(name))
-
-
-# In the order of tables. `METRICS` groups a suite's metrics under its name.
-SUITES: dict[str, Callable[[SuiteInputs], SuiteOutcome]] = {
-    "tofu": _tofu,
-    "privacy": _suite("privacy", measure_privacy),
-    "robustness": _robustness,
-    "distribution": _suite("distribution", measure_distribution),
-    "depth": _suite("depth", measure_depth),
-    "elicitation": _suite("elicitation", measure_elicitation),
-    "muse": _suite("muse", measure_muse, "muse"),
-    "rwku": _suite("rwku", measure_rwku, "rwku"),
-    "wmdp": _suite("wmdp", measure_wmdp, "wmdp"),
-    "judge": _judge,
+# Suite -> what measures it, and the field of [`SuiteInputs`] that has its rows; in the order of tables.
+SUITES: dict[str, tuple[Callable[..., SuiteOutcome], str]] = {
+    "tofu": (evaluate_models, "rows"),
+    "privacy": (measure_privacy, "rows"),
+    "robustness": (measure_robustness, "rows"),
+    "distribution": (measure_distribution, "rows"),
+    "depth": (measure_depth, "rows"),
+    "elicitation": (measure_elicitation, "rows"),
+    "muse": (measure_muse, "muse"),
+    "rwku": (measure_rwku, "rwku"),
+    "wmdp": (measure_wmdp, "wmdp"),
+    "judge": (measure_judge, "rows"),
 }
+
+
+def measure_suite(name: str, inputs: SuiteInputs) -> SuiteOutcome:
+    """Run a suite."""
+    measure, rows = SUITES[name]
+    if inputs.args.quick and name == "robustness":
+        measure = measure_few_steps
+    return measure(inputs.loaders, getattr(inputs, rows), inputs.tokenizer, **inputs.options(name))

@@ -143,9 +143,9 @@ class Request:
     config: PretrainedConfig
     # None: only a subject is given.
     rows: ForgetRows | None
-    # The run that this one goes on from.
+    # The run that this one resumes from.
     earlier: Predecessor | None
-    # Of the settings and the rows: the same command goes on with the same run.
+    # Of the settings and the rows: the same command resumes the same run.
     digest: str
 
     @property
@@ -331,7 +331,7 @@ def _refuse_beside_add(names: set[str], add: str, training_args: BootstrapUnlear
 
 
 def _is_prepared(request: Request) -> bool:
-    """Whether a run can go on with the files that are there."""
+    """Whether a run can resume with the files that are there."""
     ends = request.args.dry_run or request.args.review
     return not ends and request.folder.has_request(request.digest)
 

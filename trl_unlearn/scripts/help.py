@@ -36,7 +36,7 @@ TYPES = {
     "compare": (_DATA, _EVALUATION, _SUITES, ("scripts/compare.py", "CompareArguments"), _CONFIG, _MODEL),
     "sequence": (_DATA, _EVALUATION, _STOPPING, ("scripts/sequence.py", "SequenceArguments"), _CONFIG, _MODEL),
     "evaluate": (_DATA, _EVALUATION, _SUITES, ("scripts/evaluate.py", "EvaluateArguments"), _MODEL),
-    "push": (("scripts/push.py", "PushArguments"),),
+    "push": (("scripts/push.py", "PushArguments"), ("scripts/sources.py", "RowArguments")),
 }
 # Commands that several processes can share.
 LAUNCHED = tuple(command for command in TYPES if command != "push")

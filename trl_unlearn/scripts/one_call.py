@@ -96,7 +96,7 @@ def unlearn(model: str | None = None, forget: Any = None, *, subject: str | None
     Args:
         model (`str`, *optional*):
             Id on the Hub, or folder, of a causal language model. Not with the option `add="out"`, the folder of a run
-            that this request goes on from.
+            that this request resumes from.
         forget (`str`, `Dataset`, `DataFrame`, `list[dict]` or `list[str]`, *optional*):
             Rows to forget: a file, a folder, an id on the Hub, or rows in memory, with `messages`, `prompt` and
             `completion`, `question` and `answer`, `instruction` and `output`, or `text`. A list of strings is raw

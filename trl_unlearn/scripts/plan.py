@@ -211,8 +211,8 @@ def second_attempt(trainer: BootstrapUnlearnTrainer) -> bool:
     # An interrupted run resumes from the first attempt, and repeats the second as it was.
     args.save_strategy = IntervalStrategy.NO
     set_seed(args.seed)
-    trainer.first_attempt = f"First attempt: {trainer.shortfall} The second went on from there with {way}."
-    trainer.accelerator.print(f"The goal was not reached: a second attempt goes on from there with {way}.")
+    trainer.first_attempt = f"First attempt: {trainer.shortfall} The second resumed from there with {way}."
+    trainer.accelerator.print(f"The goal was not reached: a second attempt resumes from there with {way}.")
     return True
 
 

@@ -26,7 +26,6 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import SFTConfig
 
@@ -35,15 +34,14 @@ from ..hub.folder import RunFolder
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
 from ..trainer.bootstrap_unlearn_config import option
-from .arguments import DataArguments, parse
+from .arguments import parse
 from .exits import fail, interruptible, refusing
-from .rows import load_training_rows
-from .sources import ROW_SOURCES, SourceArguments, recorded_forget_set
+from .sources import RowArguments, forget_rows, recorded_forget_set, rows_of_run
 
 
 @dataclass
-class PushArguments:
-    """What is pushed and where it goes; the help of each option stands with it."""
+class PushArguments(RowArguments):
+    """What is pushed and where it goes, and where the forget set is, whose answers no file may hold."""
 
     output_dir: str | None = option(None, "Output folder of a run that has ended.")
     hub_model_id: str | None = option(None, "Repository to push to, such as 'me/unlearned'. It is created if needed.")
@@ -70,14 +68,6 @@ class PushArguments:
     allow_text_in: list[str] = option(
         [], "Files, by path in the folder, that may hold text of the forget set or of a belief."
     )
-    forget_dataset: str | None = option(
-        None,
-        "The forget set, whose answers no file may hold: a file, a folder or an id on the Hub. Default: what "
-        "`run.json` names.",
-    )
-    dataset_name: str | None = option(None, "The same for TOFU or a dataset of its form, with `forget_config`.")
-    forget_config: str | None = option(None, "Its config, such as 'forget10'.")
-    forget_split: str = option("train", "Split of the forget set.")
 
     def __post_init__(self):
         for name in ("output_dir", "hub_model_id"):
@@ -118,32 +108,19 @@ def _run(argv: list[str] | None, prog: str) -> None:
     print(summary(repos))
 
 
-def forget_texts(args: PushArguments | SourceArguments, folder: Path, prog: str) -> dict[str, list[str]]:
+def forget_texts(args: RowArguments, folder: Path, prog: str) -> dict[str, list[str]]:
     """Source -> answers: those of the forget set, and of the forget sets of earlier requests."""
-    run, given = RunFolder(folder).run(), args.forget_dataset or args.dataset_name
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    run, tokenizer = RunFolder(folder).run(), AutoTokenizer.from_pretrained(folder)
     # Settings with their default are not recorded.
-    max_length = run.hyperparameters.get("max_length", SFTConfig.max_length)
     text_field = run.hyperparameters.get("dataset_text_field", SFTConfig.dataset_text_field)
-
-    def load(data_args: DataArguments) -> Dataset:
-        return load_training_rows(data_args, tokenizer, max_length)[0]
-
     try:
-        rows = load(_given_set(args) if given else recorded_forget_set(run.forget_set, folder))
+        rows = forget_rows(args, folder, run, tokenizer)
     except (ValueError, OSError) as error:
-        if given:
-            raise
+        name = next(iter(args.given(("forget_dataset", "dataset_name")).values()), run.forget_set.name)
         raise ValueError(
-            f"The forget set that `run.json` names (`{run.forget_set.name}`) cannot be loaded: {error} Its answers "
-            "are what every file is searched for. Give it: `--forget_dataset`, or `--dataset_name` with "
-            "`--forget_config`."
+            f"The forget set (`{name}`) cannot be searched for: {error} Its answers are what no file may hold. Give "
+            "it: `--forget_dataset`, or `--dataset_name` with `--forget_config`."
         ) from error
-    if len(rows) != run.forget_set.rows:
-        raise ValueError(
-            f"The forget set has {len(rows)} rows, but this model was trained on one of {run.forget_set.rows} rows "
-            f"(`run.json`: `{run.forget_set.name}`). Give that one: its answers are what every file is searched for."
-        )
     texts = {"forget set": answer_texts(rows, tokenizer, text_field)}
     for link in run.chain:
         record = link.forget_set
@@ -151,7 +128,7 @@ def forget_texts(args: PushArguments | SourceArguments, folder: Path, prog: str)
             record = replace(record, name=args.dataset_name, on_hub=not Path(args.dataset_name).exists())
         # A warning only: the data of an earlier request may be gone for good, and was searched for when it was served.
         try:
-            rows = load(recorded_forget_set(record, folder))
+            rows = rows_of_run(recorded_forget_set(record, folder), run, tokenizer)
         except (ValueError, OSError) as error:
             print(
                 f"{prog}: no file is searched for the answers of the request {link.request}: {error}", file=sys.stderr
@@ -159,10 +136,6 @@ def forget_texts(args: PushArguments | SourceArguments, folder: Path, prog: str)
             continue
         texts[f"forget set of the request {link.request}"] = answer_texts(rows, tokenizer, text_field)
     return texts
-
-
-def _given_set(args: PushArguments | SourceArguments) -> DataArguments:
-    return DataArguments(**{name: one for name in ROW_SOURCES if (one := getattr(args, name)) is not None})
 
 
 def summary(repos: list[PushedRepo]) -> str:

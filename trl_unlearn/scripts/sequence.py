@@ -41,6 +41,7 @@ from ..evaluation.tables import (
 )
 from ..hub.folder import RunFolder
 from ..records import ChainLink, json_text
+from ..row_forms import naming
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
 from .arguments import StoppingArguments, refuse_goal_without_reference
@@ -108,13 +109,11 @@ def _row_sets(
     """Evaluated rows of each request, and the retain rows, which all share."""
     forget: dict[str, EncodedSet] = {}
     for job in jobs:
-        try:
+        with naming(f"Request `{job.name}`:"):
             # Training rows are loaded only to check them: what is missing must show before the first request.
             _, retain = load_training_rows(job.data_args, tokenizer)
             refuse_without_retain(retain)
             rows = load_evaluation_rows(job.data_args, max_rows, tokenizer, config, job.training_args)
-        except ValueError as error:
-            raise ValueError(f"Request `{job.name}`: {error}") from error
         forget[job.name] = encode_set(rows.forget, tokenizer, name="forget")
     # Of the last request, as of any other: a request cannot name retain rows.
     return forget, encode_set(rows.retain, tokenizer, name="retain")
@@ -126,10 +125,8 @@ def _moved_answers(
     """The answers about others for each request, before the first is served: one without names is refused."""
     moved = {}
     for job in jobs:
-        try:
+        with naming(f"Request `{job.name}`:"):
             moved[job.name] = moved_for(stop_args, job.training_args, forget[job.name], retain, tokenizer)
-        except ValueError as error:
-            raise ValueError(f"Request `{job.name}`: {error}") from error
     return moved
 
 

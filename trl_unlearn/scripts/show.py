@@ -22,7 +22,6 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import SFTConfig
 
 from ..evaluation.row_views import RowView, view_rows
 from ..evaluation.rows import rows_as_trained
@@ -31,9 +30,10 @@ from ..hub.folder import RunFolder
 from ..records import UnlearningRun
 from ..results import EvaluationResult
 from ..trainer.bootstrap_unlearn_config import option
+from ..trainer.options import refuse_below
 from .exits import interruptible, one_line, refusing
-from .rows import load_training_rows, spread
-from .sources import ROW_SOURCES, SourceArguments, forget_set, parse_folder, refuse_models, run_loaders, run_tokenizer
+from .rows import spread
+from .sources import SourceArguments, forget_rows, parse_folder, refuse_models, run_loaders, run_tokenizer
 
 
 # Settings of a run that decide the tokens of its rows.
@@ -57,11 +57,8 @@ class ShowArguments(SourceArguments):
     )
 
     def __post_init__(self):
-        if self.num_samples < 0:
-            raise ValueError(f"`num_samples` must not be negative, got {self.num_samples}. 0 draws none.")
-        for name in ("max_rows", "evaluation_batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        refuse_below(0, self, "num_samples")
+        refuse_below(1, self, "max_rows", "evaluation_batch_size")
 
 
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn show") -> None:
@@ -120,20 +117,12 @@ def _rows(
     args: ShowArguments, folder: Path, run: UnlearningRun, notes: list[str]
 ) -> tuple[Dataset | None, PreTrainedTokenizerBase | None]:
     """The forget rows, as they become tokens in the run, and the tokenizer; None and a note if they are not found."""
-    given = args.given(ROW_SOURCES)
+    given = args.given()
     try:
         tokenizer = run_tokenizer(folder, args.trust_remote_code)
-        data_args = forget_set(args, folder, run.forget_set)
-        # Settings with their default are not recorded.
-        max_length = run.hyperparameters.get("max_length", SFTConfig.max_length)
-        rows = load_training_rows(data_args, tokenizer, max_length)[0]
-        if len(rows) != run.forget_set.rows:
-            raise ValueError(
-                f"it has {len(rows)} rows, and the run was trained on {run.forget_set.rows}. Give that one with "
-                "`--forget_dataset`, or `--dataset_name` and `--forget_config`."
-            )
+        rows = spread(forget_rows(args, folder, run, tokenizer), args.max_rows)
         trained = SimpleNamespace(**{name: run.hyperparameters.get(name) for name in _ROW_SETTINGS})
-        return rows_as_trained(spread(rows, args.max_rows), tokenizer, trained, name="forget"), tokenizer
+        return rows_as_trained(rows, tokenizer, trained, name="forget"), tokenizer
     except (ValueError, OSError) as error:
         why = f"The forget set (`{given.get('forget_dataset') or given.get('dataset_name') or run.forget_set.name}`)"
         if given:

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from trl import TrlParser
+from trl import SFTConfig, TrlParser
 
 from ..data.archive import ArchivePaths, build_archive
 from ..hub.folder import RunFolder, differing
@@ -23,6 +24,7 @@ from ..trainer.checks import refuse_missing_folder, refuse_model_name
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
 from .exits import one_line
 from .models import evaluation_loaders, models_protocol, quantize_as_trained
+from .rows import load_training_rows
 
 
 # Options that are kept, as they were when the run was made or judged.
@@ -31,7 +33,25 @@ ROW_SOURCES = ("dataset_name", "forget_config", "forget_split", "forget_dataset"
 
 
 @dataclass
-class SourceArguments:
+class RowArguments:
+    """Where the forget set of a run is, if its folder does not tell."""
+
+    dataset_name: str | None = option(
+        None, "TOFU or a dataset of its form that has the forget set, with `forget_config`. Default: as in the run."
+    )
+    forget_config: str | None = option(None, "Its config, such as 'forget10'.")
+    forget_split: str | None = option(None, "Split of the forget set. Default: 'train'.")
+    forget_dataset: str | None = option(
+        None, "The forget set as a file, a folder or an id on the Hub. Default: as in the run."
+    )
+
+    def given(self, names: tuple[str, ...] = ROW_SOURCES) -> dict[str, Any]:
+        """The options among `names` that were given."""
+        return {name: value for name, value in asdict(self).items() if name in names and value is not None}
+
+
+@dataclass
+class SourceArguments(RowArguments):
     """Where the models and the rows of a run are, if its folder does not tell."""
 
     model_name_or_path: str | None = option(None, "The target. Default: as in the run.")
@@ -42,19 +62,7 @@ class SourceArguments:
     retrained_model_name_or_path: str | None = option(
         None, "Reference model that was trained without the forget set. Default: that of the evaluation."
     )
-    dataset_name: str | None = option(
-        None, "TOFU or a dataset of its form that has the forget set, with `forget_config`. Default: as in the run."
-    )
-    forget_config: str | None = option(None, "Its config, such as 'forget10'.")
-    forget_split: str | None = option(None, "Split of the forget set. Default: 'train'.")
-    forget_dataset: str | None = option(
-        None, "The forget set as a file, a folder or an id on the Hub. Default: as in the run."
-    )
     trust_remote_code: bool = option(False, "Whether code from the Hub may run.")
-
-    def given(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """The options among `names` that were given."""
-        return {name: value for name, value in asdict(self).items() if name in names and value is not None}
 
 
 Arguments = TypeVar("Arguments", bound=SourceArguments)
@@ -132,12 +140,29 @@ def _recorded_target(folder: Path, run: UnlearningRun) -> dict[str, Any]:
     return {} if target is None else {"model_name_or_path": str(target)}
 
 
-def forget_set(args: SourceArguments, folder: str | Path, record: DatasetRecord) -> DataArguments:
+def forget_rows(
+    args: RowArguments, folder: str | Path, run: UnlearningRun, tokenizer: PreTrainedTokenizerBase
+) -> Dataset:
     """The forget set of a run: as given, as kept in its folder, or by its name in the record."""
     kept = {name: one for name, one in RunFolder(folder).sources().items() if name in ROW_SOURCES}
-    if named := args.given(ROW_SOURCES) or kept:
-        return DataArguments(**named)
-    return recorded_forget_set(record, folder)
+    place = Path(kept.get("forget_dataset") or kept.get("dataset_name") or "")
+    if named := args.given() or (kept if place.exists() or not place.is_absolute() else {}):
+        data_args = DataArguments(**named)
+    else:
+        data_args = recorded_forget_set(run.forget_set, folder)
+    rows = rows_of_run(data_args, run, tokenizer)
+    if len(rows) != run.forget_set.rows:
+        raise ValueError(
+            f"it has {len(rows)} rows, and the run was trained on {run.forget_set.rows}. Give that one with "
+            "`--forget_dataset`, or `--dataset_name` and `--forget_config`."
+        )
+    return rows
+
+
+def rows_of_run(data_args: DataArguments, run: UnlearningRun, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """A forget set, cut as in the training of a run."""
+    # Settings with their default are not recorded.
+    return load_training_rows(data_args, tokenizer, run.hyperparameters.get("max_length", SFTConfig.max_length))[0]
 
 
 def refuse_models(args: SourceArguments) -> None:

@@ -5,7 +5,6 @@
 
 import contextlib
 import copy
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,9 +59,6 @@ from .step import (
     without_synchronisation,
 )
 from .weights import MONITOR_CANDIDATES, DriftMonitor, TermWeights, frozen_beliefs, spread_rows
-
-
-logger = logging.getLogger(__name__)
 
 
 class BootstrapUnlearnTrainer(PublishingTrainer):
@@ -211,9 +207,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self.data_collator = DataCollatorForUnlearning(**self._padding)
         if args.uses_retain:
             most = usable_retain_rows(args, len(self.train_dataset))
-            _, self.retain_dataset = encoded_set(
-                retain_dataset, self._tokenizer, args, name="retain", owner=self, most=most
-            )
+            encoded = encoded_set(retain_dataset, self._tokenizer, args, name="retain", owner=self, most=most)
+            self.retain_dataset = encoded[1]
             warn_of_overlap(self.train_dataset, self.retain_dataset)
         refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset, eval=self.eval_dataset)
         if args.lambda_bss > 0:
@@ -264,30 +259,27 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             stops=args.stop_on_divergence,
         )
 
-    def _shared_state(self) -> dict[str, dict[str, Any]]:
+    def _parts(self) -> dict[str, Any]:
+        """The parts of the run whose state a checkpoint holds."""
         parts = {"beliefs": self.belief_store, "weights": self._weights, "monitor": self._monitor}
         parts |= {"guard": self._guard, "clock": self._clock, "twin": self._twin}
-        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _shared_state(self) -> dict[str, dict[str, Any]]:
+        return {name: part.state_dict() for name, part in self._parts().items()}
 
     def _own_state(self) -> dict[str, dict[str, Any]]:
         return {"scorer": self._scorer.state_dict()}
 
     def _load_state(self, shared: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> None:
-        if self.belief_store is not None:
-            if "beliefs" not in shared:
-                raise ValueError(
-                    f"`lambda_bss` is {self.args.lambda_bss:g}, but the run that was interrupted had none. Set it to "
-                    "0, or train from the start."
-                )
-            self.belief_store.load_state_dict(shared["beliefs"])
-        if "monitor" in shared:
-            self._monitor = self._new_monitor()
-            self._monitor.load_state_dict(shared["monitor"])
-        if self._twin is not None:
-            self._twin.load_state_dict(shared["twin"])
-        self._guard.load_state_dict(shared["guard"])
-        self._weights.load_state_dict(shared["weights"])
-        self._clock.load_state_dict(shared["clock"])
+        if self.belief_store is not None and "beliefs" not in shared:
+            raise ValueError(
+                f"`lambda_bss` is {self.args.lambda_bss:g}, but the run that was interrupted had none. Set it to 0, "
+                "or train from the start."
+            )
+        self._monitor = self._new_monitor() if "monitor" in shared else None
+        for name, part in self._parts().items():
+            part.load_state_dict(shared[name])
         self._scorer.load_state_dict(own["scorer"])
 
     # Input
@@ -342,8 +334,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if self.args.log_completions and self.is_world_process_zero():
             print_beliefs(self.belief_store, self._tokenizer, self.state.epoch, self.args.num_completions_to_print)
         shown = {"length": "mean_length"} | {name: name for name in ("coverage", "target_share", "seconds")}
-        for name, key in shown.items():
-            self._metrics["train"][f"beliefs/{name}"].append(audit[key])
+        self._note({f"beliefs/{name}": audit[key] for name, key in shown.items()})
 
     def _sample(self, model: nn.Module, store: BeliefStore, refresh: int, desc: str) -> dict[str, Any]:
         show = self.accelerator.is_main_process and not self.args.disable_tqdm
@@ -380,8 +371,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             self._monitor = self._monitor or self._freeze_monitor(model)
             with self.accelerator.autocast():
                 weights.adapt(self._monitor.measure(model), step)
-        for name, value in weights.logs().items():
-            self._metrics["train"][name].append(value)
+        self._note(weights.logs())
 
     # Loss
 
@@ -398,8 +388,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. It must not depend on other
             rows, which may be in other passes.
         """
-        parameters = self.args.forget_loss_kwargs or {}
-        return self._objective.loss(scores, self.args, self._weights.now, **parameters)
+        return self._objective.loss(scores, self.args, self._weights.now, **(self.args.forget_loss_kwargs or {}))
 
     def _retain_loss(self, scores: TokenScores, reference: LabelStates | None) -> Tensor:
         args = self.args
@@ -477,24 +466,19 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         # Before the last backward pass: DeepSpeed steps at its end, unless the gradient is not finite. So a broken
         # loss of an earlier pass is made to break the last gradient.
         if inputs["is_last"]:
-            self._guard.check(self._log_means(), self.state.global_step, self.accelerator.sync_gradients)
+            means = self._row_metrics.take()
+            self._note(means)
+            self._last_means.update(means)
+            self._guard.check(means, self.state.global_step, self.accelerator.sync_gradients)
         poison = torch.nan if self.is_deepspeed_enabled and self._guard.is_broken else 1.0
         weights = torch.tensor([row.weight for row in rows], dtype=torch.float64).to(scores["loss"])
         return (weights * scores["loss"]).sum() * poison
 
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
-        """Those of the forget rows, which `Trainer` counts by their tokens with padding."""
-        # The batch has the indices only: count a batch of the shape of its rows.
+        """Those of the forget rows, counted by their shape with padding: the batch has their indices only."""
         rows = self.train_dataset[inputs["row"].tolist()]["input_ids"]
         width = padded_width(max(map(len, rows)), self._padding["multiple"], self._padding["limit"])
         return super().floating_point_ops({"input_ids": torch.empty(len(rows), width, device="meta")})
-
-    def _log_means(self) -> dict[str, float]:
-        means = self._row_metrics.take()
-        for name, value in means.items():
-            self._metrics["train"][name].append(value)
-        self._last_means.update(means)
-        return means
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         mark_repeated_rows(self.accelerator, batch_samples)
@@ -545,8 +529,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             self._metrics["train"]["skipped_steps"] = [self._guard.skipped]
         return norm
 
+    def _note(self, values: Mapping[str, float]) -> None:
+        """Values of which the next line of the log has the means."""
+        for name, value in values.items():
+            self._metrics["train"][name].append(value)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:
-            for name, value in self._meter.read().items():
-                self._metrics["train"][name].append(value)
+            self._note(self._meter.read())
         super().log(logs, start_time)

@@ -23,15 +23,11 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
+from .options import refuse_below
 
 
 logger = logging.getLogger(__name__)
 
-# Numbers of the parent that would train backwards or not at all, or fail in the middle: name -> least value.
-_LEAST = {
-    **dict.fromkeys(("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "num_train_epochs"), 0),
-    **{"logging_steps": 0, "save_steps": 0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1},
-}
 # Parts of a config of a model that reads more than text.
 _OTHER_SENSES = ("vision_config", "audio_config")
 # Not `training_args.bin`, which lies in the folder of every run.
@@ -295,10 +291,10 @@ def _refuse_numbers(args: BootstrapUnlearnConfig) -> None:
             and (field.name, value) != ("max_grad_norm", math.inf)
         ):
             raise ValueError(f"`{field.name}` is {value}, expected a finite number. Correct it, or leave it out.")
-    for name, least in _LEAST.items():
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    # Numbers of the parent that would train backwards or not at all, or fail in the middle.
+    refuse_below(0, args, "learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "num_train_epochs")
+    refuse_below(0, args, "logging_steps", "save_steps")
+    refuse_below(1, args, "per_device_train_batch_size", "gradient_accumulation_steps")
     if args.max_steps <= 0 and args.num_train_epochs == 0:
         raise ValueError(
             "`num_train_epochs` is 0 and `max_steps` is not set: no step would be made, and the model would be saved "

@@ -24,7 +24,7 @@ from trl import SFTConfig
 
 from ..encoding import encode_dataset, encode_row, map_rows, warn_of_truncation
 from ..generation import key_seed
-from ..row_forms import with_answer, with_template_kwargs
+from ..row_forms import naming, with_answer, with_template_kwargs
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 
 
@@ -249,10 +249,8 @@ def with_refusals(
         )
 
     def chosen(row: dict[str, Any], index: int) -> dict[str, Any]:
-        try:
+        with naming(f"Row {index} of the forget set, with a refusal as its answer,"):
             return encode_row(with_answer(row, refusal_of(seed, index)), tokenizer, max_length=max_length)
-        except ValueError as error:
-            raise ValueError(f"Row {index} of the forget set, with a refusal as its answer, {error}") from None
 
     options = {"remove_columns": dataset.column_names, "desc": "Encoding refusals"}
     refusals = map_rows(dataset, chosen, with_indices=True, **options)

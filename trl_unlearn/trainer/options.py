@@ -76,6 +76,16 @@ def refuse_options(args: "BootstrapUnlearnConfig") -> None:
     _refuse_inherited(args)
 
 
+def refuse_below(least: int, args: Any, *names: str) -> None:
+    """Refuse numbers below a least one, by the names of their options; None is no number."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(
+                f"`{name}` must be at least {least}, got {value}. Correct it, or leave it out for the default."
+            )
+
+
 def _names(names) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
@@ -104,9 +114,10 @@ def _refuse_ranges(args: "BootstrapUnlearnConfig") -> None:
                 f"`{name}` must be in [0, 1], got {getattr(args, name)}. It is the share of the loss that goes to "
                 "the beliefs; the rest stays on the target."
             )
-    for name in ("forget_weight", "retain_weight", "belief_refresh_epochs", "ignorant_refresh_epochs", "top_k"):
-        if getattr(args, name) < 0:
-            raise ValueError(f"`{name}` must not be negative, got {getattr(args, name)}.")
+    refuse_below(0, args, "forget_weight", "retain_weight", "belief_refresh_epochs", "top_k")
+    refuse_below(0, args, "ignorant_refresh_epochs", "ignorant_retain_rows", "ignorant_epochs")
+    refuse_below(1, args, "belief_top_k", "max_completion_length", "prompt_length", "belief_batch_size")
+    refuse_below(1, args, "num_completions_to_print", "pad_to_multiple_of")
     for name in ("beta", "belief_temperature", "temperature", "retain_max_drop"):
         # `wga` with exponent 0 is gradient ascent.
         if getattr(args, name) is None or (name == "beta" and args.forget_loss_type == "wga" and args.beta == 0):
@@ -114,16 +125,8 @@ def _refuse_ranges(args: "BootstrapUnlearnConfig") -> None:
         # Not `<=`, which is false for NaN.
         if not getattr(args, name) > 0:
             raise ValueError(f"`{name}` must be above 0, got {getattr(args, name)}.")
-    for name in ("belief_top_k", "max_completion_length", "prompt_length"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {getattr(args, name)}.")
     if not 0 < args.top_p <= 1:
         raise ValueError(f"`top_p` must be in (0, 1], got {args.top_p}.")
-    if args.belief_batch_size is not None and args.belief_batch_size < 1:
-        raise ValueError(
-            f"`belief_batch_size` must be at least 1, got {args.belief_batch_size}. Leave it "
-            "out to choose it from free memory."
-        )
 
 
 def _refuse_floors(args: "BootstrapUnlearnConfig") -> None:
@@ -171,9 +174,6 @@ def _refuse_loss_kwargs(args: "BootstrapUnlearnConfig") -> None:
 
 
 def _refuse_twin(args: "BootstrapUnlearnConfig") -> None:
-    for name in ("ignorant_retain_rows", "ignorant_epochs"):
-        if getattr(args, name) < 0:
-            raise ValueError(f"`{name}` must not be negative, got {getattr(args, name)}.")
     names = ("forget_subjects", "forget_aliases")
     given = [name for name in ("ignorant_model_name_or_path", *names) if getattr(args, name) not in (None, [])]
     if given and not FORGET_OBJECTIVES[args.forget_loss_type].needs_twin:
@@ -203,11 +203,6 @@ def _refuse_beliefs(args: "BootstrapUnlearnConfig") -> None:
         raise ValueError(
             "`log_completions` prints the sequence beliefs, but `lambda_bss` is 0 and none are sampled. Leave it "
             "out, or raise `lambda_bss`."
-        )
-    if args.num_completions_to_print is not None and args.num_completions_to_print < 1:
-        raise ValueError(
-            f"`num_completions_to_print` must be at least 1, got {args.num_completions_to_print}. Leave "
-            "`log_completions` out to print none."
         )
     if args.num_belief_candidates is not None and args.num_belief_candidates < args.num_beliefs:
         raise ValueError(
@@ -268,8 +263,6 @@ def _refuse_inherited(args: SFTConfig) -> None:
         raise ValueError(
             f"`dataset_kwargs` holds {_names(unknown)}, but only `skip_prepare_dataset` is known. Leave the rest out."
         )
-    if args.pad_to_multiple_of is not None and args.pad_to_multiple_of < 1:
-        raise ValueError(f"`pad_to_multiple_of` must be at least 1, got {args.pad_to_multiple_of}. Or leave it out.")
     if args.activation_offloading and args.device.type == "cpu":
         raise ValueError(
             "`activation_offloading=True` moves activations from an accelerator to the CPU, and there is no "
