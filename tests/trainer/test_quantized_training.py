@@ -11,6 +11,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 
 
+# Not in the extra `dev`: each of the suite's processes would import it, for a second. `.ci/run` installs it later.
+pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: `pip install trl-unlearn[qlora]`")
+
 IN_4_BITS = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 
 
