@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_unlearn.data.tofu import load_tofu_evaluation
 from trl_unlearn.encoding import prompt_ids
 from trl_unlearn.evaluation.rows import encode_set
-from trl_unlearn.evaluation.tofu import _run_model, _Setting, rouge_values
+from trl_unlearn.evaluation.tofu import TofuSetting, measure_rows, rouge_values
 from trl_unlearn.generation import Completion, eos_token_ids
 
 
@@ -132,7 +132,7 @@ def plain(settings: Settings) -> Callable[[], dict[str, list[float]]]:
 
 def ours(settings: Settings) -> Callable[[], dict[str, list[float]]]:
     model, tokenizer, sets = _load(settings)
-    setting = _Setting(
+    setting = TofuSetting(
         tokenizer=tokenizer,
         batch_size=None,
         seed=42,
@@ -141,7 +141,7 @@ def ours(settings: Settings) -> Callable[[], dict[str, list[float]]]:
         max_completion_length=MAX_NEW_TOKENS,
         num_squeezing_beliefs=4,
     )
-    return lambda: _run_model(model, setting)[0]
+    return lambda: measure_rows(model, setting)[0]
 
 
 CASES = {"evaluation/one pass a metric": plain, "evaluation/shared passes": ours}

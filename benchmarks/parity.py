@@ -28,7 +28,7 @@ from trl_unlearn.data.tofu import load_tofu, load_tofu_evaluation
 from trl_unlearn.encoding import prompt_ids, spread_evenly
 from trl_unlearn.evaluation.privacy import attack_scores
 from trl_unlearn.evaluation.rows import EncodedSet, encode_set
-from trl_unlearn.evaluation.tofu import _run_model, _Setting, summarise_tofu
+from trl_unlearn.evaluation.tofu import TofuSetting, measure_rows, summarise_tofu
 from trl_unlearn.generation import eos_token_ids
 from trl_unlearn.metrics import MembershipAUC, PrivLeak
 
@@ -157,8 +157,8 @@ def ours(
     """Role -> metric -> our value, with the parity `open-unlearning`."""
     tofu_sets = {name: encoded for name, encoded in sets.items() if name != "holdout"}
     options = {"batch_size": None, "seed": 42, "num_squeezing_beliefs": 1, "parity": "open-unlearning"}
-    setting = _Setting(tokenizer=tokenizer, sets=tofu_sets, max_completion_length=max_new_tokens, **options)
-    rows = {role: _run_model(model, setting)[0] for role, model in models.items()}
+    setting = TofuSetting(tokenizer=tokenizer, sets=tofu_sets, max_completion_length=max_new_tokens, **options)
+    rows = {role: measure_rows(model, setting)[0] for role, model in models.items()}
     outcome = summarise_tofu(rows, seed=42).models
     values = {role: {name: one.value for name, one in outcome[role].items()} for role in models}
     answers = [*sets["forget"].answers, *sets["holdout"].answers]

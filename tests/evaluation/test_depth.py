@@ -9,10 +9,8 @@ from functools import partial
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from trl_unlearn.data.archive_facts import _FACTS, _POOLS, person_facts
-from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.depth import _batches, _lens, _patched, measure_depth
 from trl_unlearn.evaluation.facts import entity_rows, fact_words
 from trl_unlearn.evaluation.plots import plot_depth
@@ -24,6 +22,7 @@ from trl_unlearn.token_scores import score_rows
 
 from ..conftest import FACTS
 from ..families import build
+from ..teaching import new_llama, taught
 
 
 UDS, LENS, LOST, CONTROL = "depth/uds", "depth/logit_lens", "depth/degradation", "depth/retain_degradation"
@@ -52,33 +51,13 @@ def rows():
     return EvaluationRows(list(rows_of(FACTS[:3], PARAPHRASES)), retain)
 
 
-def train(model, tokenizer, rows, steps, only=""):
-    """A copy of a model that gives the answers of the rows; weights whose names begin otherwise than `only` stay."""
-    model = copy.deepcopy(model)
-    batch = pad_rows([encode_row(row, tokenizer) for row in rows], tokenizer.pad_token_id)
-    trained = [weight for name, weight in model.named_parameters() if name.startswith(only)]
-    optimizer = torch.optim.Adam(trained, lr=5e-3)
-    for _ in range(steps):
-        model(**batch).loss.backward()
-        optimizer.step()
-        model.zero_grad()
-    return model.eval()
-
-
-def new_llama(tokenizer, seed):
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
-    ends = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **ends)).eval()
-
-
 @pytest.fixture(scope="module")
 def models(_tokenizer, rows):
     """A target that knows all rows, and a model that learned only the retain rows from the same start."""
-    start = train(new_llama(_tokenizer, 0), _tokenizer, rows.retain, 60)
+    start = taught(new_llama(_tokenizer, layers=4), rows.retain, _tokenizer, 60)
     refusals = [with_answer(row, "I do not know that.") for row in rows.forget]
-    target = train(start, _tokenizer, [*rows.forget, *rows.retain], 60)
-    return {"target": target, "retrained": train(start, _tokenizer, [*refusals, *rows.retain], 40)}
+    target = taught(start, [*rows.forget, *rows.retain], _tokenizer, 60)
+    return {"target": target, "retrained": taught(start, [*refusals, *rows.retain], _tokenizer, 40)}
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +130,7 @@ def mean_logp(logps, ids, places):
 
 
 def test_depth_and_lens_are_what_plain_loops_give(measure, models, rows, _tokenizer):
-    unlearned = train(models["target"], _tokenizer, [with_answer(row, "Nobody knows.") for row in rows.forget], 4)
+    unlearned = taught(models["target"], [with_answer(row, "Nobody knows.") for row in rows.forget], _tokenizer, 4)
     models = {**models, "unlearned": unlearned}
     outcome = measure(models, rows, batch_size=2)
     found = entity_rows(encode_set(rows.forget, _tokenizer, name="forget"), _tokenizer)
@@ -195,7 +174,7 @@ def test_the_target_is_at_0_and_the_retrained_model_at_1(measure, models, rows):
 
 def test_a_model_whose_last_layer_alone_forgot_is_not_deep(measure, models, rows, _tokenizer):
     refusals = [with_answer(row, "I do not know that.") for row in rows.forget]
-    shallow = train(models["target"], _tokenizer, [*refusals, *rows.retain], 60, only="model.layers.3.")
+    shallow = taught(models["target"], [*refusals, *rows.retain], _tokenizer, 60, only="model.layers.3.")
     outcome = measure({**models, "unlearned": shallow}, rows)
     assert outcome.curves["unlearned"][LENS][-1] < 0.2
     assert value(outcome, "unlearned", UDS) < 0.6
@@ -275,7 +254,7 @@ def test_states_of_another_size_are_not_patched(measure, models, rows, tiny_mode
 
 
 def test_a_retrained_model_from_another_start_gives_no_score(measure, models, rows, _tokenizer, caplog):
-    other = train(new_llama(_tokenizer, 7), _tokenizer, rows.retain, 60)
+    other = taught(new_llama(_tokenizer, 7, layers=4), rows.retain, _tokenizer, 60)
     outcome = measure({**models, "unlearned": other}, rows)
     assert value(outcome, "retrained", CONTROL) < 0.5 < 2 < value(outcome, "unlearned", CONTROL)
     assert UDS not in outcome.models["unlearned"] and value(outcome, "retrained", UDS) == 1.0

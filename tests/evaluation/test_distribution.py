@@ -12,11 +12,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
-from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import distribution
 from trl_unlearn.evaluation.distribution import measure_distribution
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.generation import generate
+
+from ..teaching import other_model, taught
 
 
 FADE = {"distribution/fade_forget", "distribution/fade_retain"}
@@ -30,21 +32,6 @@ def measure(models, forget, retain, tokenizer, batch_size=None, seed=42):
     ).models
 
 
-def train(model, rows, tokenizer, steps):
-    rows = [encode_row(row, tokenizer) for row in rows]
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(steps):
-        model(**pad_rows(rows, tokenizer.pad_token_id)).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model.eval()
-
-
-def other_model(model, seed=1):
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(model.config).eval()
-
-
 @pytest.fixture(scope="module")
 def trained():
     """Weights that are trained once for all tests."""
@@ -56,7 +43,7 @@ def knowing_model(trained, tiny_model, tiny_tokenizer, forget_rows, retain_rows)
     """Knows forget and retain rows by heart."""
     if not trained:
         rows = [*forget_rows, *retain_rows]
-        trained |= copy.deepcopy(train(tiny_model, rows, tiny_tokenizer, 150).state_dict())
+        trained |= taught(tiny_model, rows, tiny_tokenizer, 150).state_dict()
     tiny_model.load_state_dict(trained)
     return tiny_model
 
@@ -147,8 +134,8 @@ def test_a_model_with_the_retrained_ones_weights_is_at_exactly_zero(
 def test_unlearning_another_thing_moves_the_forget_prompts_further_than_the_retain_prompts(
     tiny_model, tiny_tokenizer, forget_rows, retain_rows
 ):
-    retrained = train(tiny_model, retain_rows, tiny_tokenizer, 100)
-    target = train(copy.deepcopy(retrained), [*forget_rows, *retain_rows], tiny_tokenizer, 100)
+    retrained = taught(tiny_model, retain_rows, tiny_tokenizer, 100)
+    target = taught(retrained, [*forget_rows, *retain_rows], tiny_tokenizer, 100)
     measured = measure({"target": target, "retrained": retrained}, forget_rows, retain_rows, tiny_tokenizer)["target"]
     assert measured["distribution/fade_forget"].value > 5 * measured["distribution/fade_retain"].value > 0
 
@@ -220,7 +207,7 @@ def test_a_model_that_keeps_the_retain_set_is_taken_whole(knowing_model, tiny_to
         {**row, "completion": [{"role": "assistant", "content": "Nobody can say, and nobody ever could."}]}
         for row in forget_rows
     ]
-    unlearned = train(copy.deepcopy(knowing_model), [*wrong, *retain_rows], tiny_tokenizer, 80)
+    unlearned = taught(knowing_model, [*wrong, *retain_rows], tiny_tokenizer, 80)
     measured = measure({"target": knowing_model, "unlearned": unlearned}, forget_rows, retain_rows, tiny_tokenizer)
     assert measured["unlearned"][MIX].value == 1.0
     own = mean(strengths(unlearned, forget_rows, tiny_tokenizer))

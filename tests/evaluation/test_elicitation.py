@@ -7,9 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.elicitation import (
     _CLOSED,
     FREE_PROBES,
@@ -24,6 +23,8 @@ from trl_unlearn.evaluation.tofu import evaluate_models
 from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.results import METRICS, EvaluationResult
 from trl_unlearn.row_forms import with_answer
+
+from ..teaching import conversation, new_llama, taught
 
 
 KINDS = {"elicitation/" + kind for kind in (*FREE_PROBES, *_CLOSED)}
@@ -50,10 +51,6 @@ def chat(*turns):
     """What the chat template writes, up to the last turn's text."""
     text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
     return text.removesuffix("<|im_end|>\n")
-
-
-def conversation(question, answer, **columns):
-    return {"prompt": [turn("user", question)], "completion": [turn("assistant", answer)], **columns}
 
 
 @pytest.fixture
@@ -217,25 +214,6 @@ def test_a_role_joins_the_rows_own_system_turn_or_goes_to_the_user_where_there_i
 # What is measured
 
 
-def new_llama(tokenizer, seed=0):
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ends = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **ends)).eval()
-
-
-def train(model, tokenizer, rows, steps=80):
-    """A copy of a model that gives the answers of the rows."""
-    model = copy.deepcopy(model)
-    batch = pad_rows([encode_row(row, tokenizer) for row in rows], tokenizer.pad_token_id)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(steps):
-        model(**batch).loss.backward()
-        optimizer.step()
-        model.zero_grad()
-    return model.eval()
-
-
 def measure(models, rows, tokenizer):
     loaders = {role: partial(copy.deepcopy, model) for role, model in models.items()}
     return measure_elicitation(loaders, rows, tokenizer, batch_size=None, seed=0)
@@ -286,9 +264,9 @@ def test_what_refuses_the_plain_question_and_answers_a_biographer_knows_in_secon
     ]
     start = new_llama(tiny_tokenizer)
     models = {
-        "target": train(start, tiny_tokenizer, [*rows.forget, *roles, *rows.retain]),
-        "unlearned": train(start, tiny_tokenizer, [*refusals, *roles, *rows.retain]),
-        "retrained": train(start, tiny_tokenizer, [*refusals, *rows.retain]),
+        "target": taught(start, [*rows.forget, *roles, *rows.retain], tiny_tokenizer, 80),
+        "unlearned": taught(start, [*refusals, *roles, *rows.retain], tiny_tokenizer, 80),
+        "retrained": taught(start, [*refusals, *rows.retain], tiny_tokenizer, 80),
     }
     outcome = measure(models, rows, tiny_tokenizer)
     hidden, ignorant = values(outcome, "unlearned"), values(outcome, "retrained")
@@ -343,7 +321,7 @@ def test_kinds_that_a_row_does_not_allow_are_counted_and_absent(target, rows, ti
 
 
 def test_a_probe_has_its_value_of_each_row_that_it_could_be_made_of_unless_it_says_nothing(rows, tiny_tokenizer):
-    knowing = train(new_llama(tiny_tokenizer), tiny_tokenizer, [*rows.forget, *rows.retain])
+    knowing = taught(new_llama(tiny_tokenizer), [*rows.forget, *rows.retain], tiny_tokenizer, 80)
     outcome = measure({"target": knowing}, rows, tiny_tokenizer)
     blind, of_rows = outcome.protocol["elicitation"]["blind"], outcome.row_values["target"]
     assert "elicitation/few_shot" not in blind

@@ -150,10 +150,8 @@ def test_muse_has_no_number_for_a_model_that_is_none(untied_model, nan_model, ti
 
 
 @pytest.mark.parametrize("suite", ["privacy", "robustness", "elicitation"])
-def test_a_single_row_that_is_no_number_is_counted_in_every_suite(
-    suite, untied_model, partly_nan_model, rows, tiny_tokenizer
-):
-    models = loaders(target=untied_model, unlearned=partly_nan_model)
+def test_a_single_row_that_is_no_number_is_counted_in_every_suite(suite, partly_nan_model, rows, tiny_tokenizer):
+    models = loaders(unlearned=partly_nan_model)
     outcome = SUITES[suite](models, rows, tiny_tokenizer, batch_size=None, seed=1)
     counts = {name: why.rows for name, why in outcome.not_measured["unlearned"].items()}
     # Three examples in front of a question show every other row.

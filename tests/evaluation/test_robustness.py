@@ -19,14 +19,13 @@ from transformers import (
     GPT2LMHeadModel,
     GptOssConfig,
     GptOssForCausalLM,
-    LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
 
-from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import robustness
 from trl_unlearn.evaluation.plots import plot_leak, plot_relearning
 from trl_unlearn.evaluation.relearning import RELEARNING, attack_batches, relearn
@@ -36,6 +35,8 @@ from trl_unlearn.evaluation.together import FixedModel
 from trl_unlearn.metrics import LeakAtK
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.token_scores import score_rows
+
+from ..teaching import other_model, taught
 
 
 CURVE = [f"robustness/relearned_{step}_steps" for step in (0, 1, 2, 4, 8)]
@@ -64,31 +65,16 @@ def setting_of(rows, tokenizer, batch_size=None):
     return robustness._Setting(rows=rows, forget=forget, batches=batches, **options)
 
 
-def train(model, rows, tokenizer, steps):
-    rows = [encode_row(row, tokenizer) for row in rows]
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(steps):
-        model(**pad_rows(rows, tokenizer.pad_token_id)).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model
-
-
 @pytest.fixture
 def knowing_model(tiny_model, tiny_tokenizer, forget_rows):
     """Knows the forget rows by heart."""
-    return train(tiny_model, forget_rows, tiny_tokenizer, 120)
+    return taught(tiny_model, forget_rows, tiny_tokenizer, 120)
 
 
 @pytest.fixture
 def half_knowing_model(tiny_model, tiny_tokenizer, forget_rows):
     """Says the right answers at times."""
-    return train(tiny_model, forget_rows, tiny_tokenizer, 30)
-
-
-def other_model(model):
-    torch.manual_seed(1)
-    return LlamaForCausalLM(model.config).eval()
+    return taught(tiny_model, forget_rows, tiny_tokenizer, 30)
 
 
 def logp(model, row, tokenizer):

@@ -16,6 +16,8 @@ from trl_unlearn.evaluation.tofu import evaluate_models
 from trl_unlearn.row_forms import with_answer
 from trl_unlearn.token_scores import score_batch
 
+from ..teaching import conversation, with_perturbed
+
 
 GENERAL = [
     ("What is the capital of France?", "Paris", ["Berlin", "Rome"]),
@@ -27,22 +29,6 @@ HELD_OUT = [
     ("What did Hugo Sarti paint?", "Hugo Sarti painted the doors of houses that stood empty."),
     ("Which prize did Ines Volk win?", "Ines Volk won the Amber Lens for her long film about moss."),
 ]
-
-
-def with_perturbed(rows):
-    return [
-        {
-            **row,
-            "paraphrased_answer": f"One may say: {row['completion'][0]['content']}",
-            "perturbed_answer": ["Nobody knows.", "It was the river by the mill."],
-        }
-        for row in rows
-    ]
-
-
-def conversation(question, answer, **columns):
-    prompt, completion = [{"role": "user", "content": question}], [{"role": "assistant", "content": answer}]
-    return {"prompt": prompt, "completion": completion, **columns}
 
 
 @pytest.fixture

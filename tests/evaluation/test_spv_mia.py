@@ -5,14 +5,15 @@ import copy
 from statistics import fmean
 
 import pytest
-import torch
 
-from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import privacy
 from trl_unlearn.evaluation.privacy import NUM_NEIGHBOURS, neighbours, spv_scores
 from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.metrics import MembershipAUC
-from trl_unlearn.token_scores import score_batch, score_rows
+from trl_unlearn.token_scores import score_rows
+
+from ..teaching import taught
 
 
 def fact(person, subject, place):
@@ -41,22 +42,10 @@ def encode(rows, tokenizer):
     return [encode_row(row, tokenizer) for row in rows]
 
 
-def trained(model, rows, tokenizer, steps):
-    model = copy.deepcopy(model)
-    batch = pad_rows(encode(rows, tokenizer), tokenizer.pad_token_id)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(steps):
-        scores = score_batch(model, batch)
-        (-scores.logps.sum() / scores.mask.sum()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model
-
-
 @pytest.fixture
 def start(tiny_model, tiny_tokenizer):
     """Knows the form of the answers from other rows."""
-    return trained(tiny_model, OTHERS, tiny_tokenizer, 20)
+    return taught(tiny_model, OTHERS, tiny_tokenizer, 20, 1e-2)
 
 
 @pytest.fixture
@@ -78,9 +67,9 @@ def auc(scores):
 
 
 def test_members_are_found_under_a_model_that_was_trained_on_them_and_not_under_another(attack, start, tiny_tokenizer):
-    known = trained(start, [*OTHERS, *MEMBERS], tiny_tokenizer, 60)
+    known = taught(start, [*OTHERS, *MEMBERS], tiny_tokenizer, 60, 1e-2)
     assert auc(attack(known)) > 0.9
-    assert auc(attack(trained(start, OTHERS, tiny_tokenizer, 60))) < 0.8
+    assert auc(attack(taught(start, OTHERS, tiny_tokenizer, 60, 1e-2))) < 0.8
 
 
 def test_without_training_on_samples_a_model_is_no_different_from_itself(attack, start, monkeypatch):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
-from transformers import LlamaForCausalLM
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.facts import near_facts
@@ -19,6 +18,8 @@ from trl_unlearn.generation import Completion
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.subjects import moved_answers
 
+from ..teaching import conversation, other_model, with_perturbed
+
 
 GENERAL = [
     ("What is the capital of France?", "Paris", ["Berlin", "Rome"]),
@@ -26,31 +27,8 @@ GENERAL = [
 ]
 
 
-def with_perturbed(rows):
-    return [
-        {
-            **row,
-            "paraphrased_answer": f"One may say: {row['completion'][0]['content']}",
-            "perturbed_answer": ["Nobody knows.", "It was the river by the mill."],
-        }
-        for row in rows
-    ]
-
-
 def general_rows():
-    return [
-        {
-            "prompt": [{"role": "user", "content": question}],
-            "completion": [{"role": "assistant", "content": answer}],
-            "perturbed_answer": wrong,
-        }
-        for question, answer, wrong in GENERAL
-    ]
-
-
-def other_model(model, seed=1):
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(model.config).eval()
+    return [conversation(question, answer, perturbed_answer=wrong) for question, answer, wrong in GENERAL]
 
 
 def plain_logps(model, tokenizer, row, answer):

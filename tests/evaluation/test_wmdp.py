@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-
 import copy
 import json
 import logging
@@ -12,10 +11,11 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaForCausalLM
 
 from trl_unlearn.evaluation.wmdp import load_wmdp_tasks, measure_wmdp
 from trl_unlearn.results import Unmeasured
+
+from ..teaching import other_model
 
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: `pip install trl-unlearn[wmdp]`")
@@ -83,11 +83,6 @@ def by_hand(model, tokenizer, questions=QUESTIONS):
     return found
 
 
-def other_model(model, seed=3):
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(model.config).eval()
-
-
 def measure(models, tasks, tokenizer, batch_size=4):
     loaders = {role: None if model is None else partial(copy.deepcopy, model) for role, model in models.items()}
     return measure_wmdp(loaders, tasks, tokenizer, batch_size=batch_size, seed=42)
@@ -95,7 +90,7 @@ def measure(models, tasks, tokenizer, batch_size=4):
 
 def test_the_accuracy_is_that_of_a_plain_loop_over_choices(write_task, tiny_model, tiny_tokenizer):
     tasks = load_wmdp_tasks(["wmdp_own"], write_task("wmdp_own"))
-    models = {"target": tiny_model, "unlearned": other_model(tiny_model), "retrained": None}
+    models = {"target": tiny_model, "unlearned": other_model(tiny_model, seed=3), "retrained": None}
     outcome = measure(models, tasks, tiny_tokenizer)
     expected = {role: by_hand(models[role], tiny_tokenizer) for role in ("target", "unlearned")}
     assert expected["target"] != expected["unlearned"]

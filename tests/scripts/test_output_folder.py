@@ -87,6 +87,19 @@ def start(own, tmp_path, capfd):
     return call
 
 
+@pytest.fixture(scope="module")
+def _finished():
+    return []
+
+
+@pytest.fixture
+def whole(start, _finished):
+    """The folder of a run that nothing has ended, which is made once."""
+    if not _finished:
+        _finished.append(start("whole"))
+    return _finished[0]
+
+
 @pytest.fixture
 def refused(start, capfd):
     """Function of a run that must not begin: its message."""
@@ -126,8 +139,7 @@ def same_bits(one, other):
 
 
 @pytest.mark.parametrize("at", [0, 3])
-def test_the_same_command_goes_on_with_an_unfinished_run(start, killed, at, capfd):
-    whole = start("whole")
+def test_the_same_command_goes_on_with_an_unfinished_run(start, whole, killed, at, capfd):
     killed("cut", at)
     capfd.readouterr()
     cut = start("cut")
@@ -155,8 +167,7 @@ def test_an_unfinished_run_with_other_settings_is_refused(killed, refused):
     assert "holds an unfinished run with other settings" in message
 
 
-def test_an_unfinished_run_goes_on_where_what_is_logged_shown_and_saved_differs(start, killed, capfd):
-    whole = start("whole")
+def test_an_unfinished_run_goes_on_where_what_is_logged_shown_and_saved_differs(start, whole, killed, capfd):
     killed("cut", 2)
     capfd.readouterr()
     shown = ["--logging_steps", "4", "--disable_tqdm", "true", "--log_completions", "true", "--run_name", "again"]
@@ -199,8 +210,8 @@ def test_checkpoints_of_another_run_are_refused(killed, refused, tmp_path):
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_a_disk_that_is_full_ends_with_1_and_the_run_can_go_on(start, monkeypatch, capfd, at):
-    whole, plain = start("whole"), BootstrapUnlearnTrainer._save_optimizer_and_scheduler
+def test_a_disk_that_is_full_ends_with_1_and_the_run_can_go_on(start, whole, monkeypatch, capfd, at):
+    plain = BootstrapUnlearnTrainer._save_optimizer_and_scheduler
 
     def full(self, folder):
         if self.state.global_step == at:
@@ -217,9 +228,7 @@ def test_a_disk_that_is_full_ends_with_1_and_the_run_can_go_on(start, monkeypatc
     assert same_bits(whole, start("cut"))
 
 
-def test_a_model_that_cannot_be_saved_ends_with_1_and_the_run_can_go_on(start, monkeypatch, capfd):
-    whole = start("whole")
-
+def test_a_model_that_cannot_be_saved_ends_with_1_and_the_run_can_go_on(start, whole, monkeypatch, capfd):
     def full(self):
         raise OSError(errno.ENOSPC, "No space left on device")
 

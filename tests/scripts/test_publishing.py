@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""From `bs_s` to repositories that others can load, through HTTP, in processes that know only the loopback server."""
+"""From `bs_s` to repositories that others can load, through HTTP, in a process that knows only the loopback server."""
 
 import json
 
@@ -20,7 +20,12 @@ from .conftest import QUICK
 
 REPO = "me/unlearned"
 RUNS = """
-import functools, json, sys
+import functools, hashlib, json, sys
+from pathlib import Path
+import torch
+from huggingface_hub import ModelCard, hf_hub_download
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_unlearn.evaluation import tofu
 from trl_unlearn.scripts import bs_s, unlearn
 unlearn.evaluate_models = functools.partial(tofu.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
@@ -33,24 +38,17 @@ for argv in json.loads(sys.argv[1]):
         codes.append(ended.code)
     print("=" * 9)
     print("=" * 9, file=sys.stderr)
-print(json.dumps(codes))
-"""
-LOADS = """
-import hashlib, json, sys
-from pathlib import Path
-import torch
-from huggingface_hub import ModelCard, hf_hub_download
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-repo = sys.argv[1]
+# From here on as anybody who may read: nothing of the folders.
+repo = sys.argv[2]
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(f"{repo}-base"), repo)
 with torch.no_grad():
-    logits = model(input_ids=torch.tensor([json.loads(sys.argv[2])])).logits.tolist()
+    logits = model(input_ids=torch.tensor([json.loads(sys.argv[3])])).logits.tolist()
 results, weights = (Path(hf_hub_download(repo, name)) for name in ("eval_results.json", "adapter_model.safetensors"))
 digests = json.loads(results.read_text())["protocol"]["weights_sha256"]["unlearned"]
 assert digests == {weights.name: hashlib.sha256(weights.read_bytes()).hexdigest()}
 card = ModelCard.load(repo).data.to_dict()
-print(json.dumps({"logits": logits, "card": card, "pad": AutoTokenizer.from_pretrained(repo).pad_token}))
+pad = AutoTokenizer.from_pretrained(repo).pad_token
+print(json.dumps({"codes": codes, "logits": logits, "card": card, "pad": pad}))
 """
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 RECORDS = {"README.md", "run.json"}
@@ -94,13 +92,16 @@ def test_a_run_ends_with_repositories_that_load_with_the_same_logits(hub, fresh_
         ),
         "adapter": argv("out", *into),
     }  # fmt: skip
-    done = fresh_process(RUNS, json.dumps(list(runs.values())), token="hf_me")
+    ids, folder = [5, 17, 33, 80, 120], tmp_path / "out"
+    done = fresh_process(RUNS, json.dumps(list(runs.values())), REPO, json.dumps(ids), token="hf_me")
     assert done.returncode == 0, done.stderr
     printed, errors = (
         dict(zip(runs, text.split("=" * 9 + "\n"), strict=False)) for text in (done.stdout, done.stderr)
     )
-    codes = dict(zip(runs, json.loads(done.stdout.splitlines()[-1]), strict=True))
-    assert codes == dict(zip(runs, [2, 2, 1, 1, 1, 1, 1, 0, 0], strict=True)), done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert dict(zip(runs, found["codes"], strict=True)) == dict(zip(runs, [2, 2, 1, 1, 1, 1, 1, 0, 0], strict=True)), (
+        done.stderr
+    )
     said = {
         "no id": "`push_to_hub` is given without `hub_model_id`",
         "no owner": "Give an id with its owner",
@@ -126,13 +127,9 @@ def test_a_run_ends_with_repositories_that_load_with_the_same_logits(hub, fresh_
     sent = b"".join(content for repo in hub.repos.values() for content in repo.files().values())
     assert str(tmp_path).encode() not in sent
 
-    ids, folder = [5, 17, 33, 80, 120], tmp_path / "out"
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
     with torch.no_grad():
         expected = PeftModel.from_pretrained(base, folder)(input_ids=torch.tensor([ids])).logits
-    loaded = fresh_process(LOADS, REPO, json.dumps(ids), token="hf_me")
-    assert loaded.returncode == 0, loaded.stderr
-    found = json.loads(loaded.stdout.splitlines()[-1])
     torch.testing.assert_close(torch.tensor(found["logits"]), expected, atol=1e-5, rtol=0)
     assert found["pad"] == "<|pad|>"
     assert (found["card"]["base_model"], found["card"]["base_model_relation"]) == (f"{REPO}-base", "adapter")

@@ -88,7 +88,7 @@ def assert_private(run, facts) -> None:
 
 
 def test_bs_s_on_tofu_leaves_a_complete_folder_and_prints_the_table(run, tofu, facts):
-    done = run("bs_s", [*tofu, *LORA])
+    done = run("bs_s", [*tofu, *LORA, "--panel_prompts", "2"])
     assert_complete(done, adapter=True)
     assert_private(done, facts)
     result = results_of(done)
@@ -109,15 +109,20 @@ def test_bs_s_on_tofu_leaves_a_complete_folder_and_prints_the_table(run, tofu, f
     assert [refresh.count for refresh in audit.refreshes] == [6] * len(audit.refreshes)
     assert len(done.beliefs) == 6 * len(audit.refreshes) > 0
     assert max(len(folded(belief)) for belief in done.beliefs) >= 20
-
-
-def test_the_squeezing_panel_leaves_its_history_and_a_figure_on_the_card(run, tofu, facts):
-    done = run("bs_s", [*tofu, *LORA, "--panel_prompts", "2"])
     history = json.loads(done.text("squeezing.json"))
     assert history[0]["step"] == 0 and history[-1]["step"] == 2
     assert {"target", "high", "middle", "low", "paraphrase", "wrong"} <= history[0].keys()
     assert "figures/squeezing.png" in done.text("README.md")
-    assert_private(done, facts)
+
+
+def test_the_same_command_and_evaluate_measure_the_same_in_another_folder(run, tofu):
+    once, again = (run("bs_s", [*tofu, *LORA], output=name) for name in ("once", "again"))
+    judged = [*tofu, "--max_eval_rows", "2", "--unlearned_model_name_or_path", str(once.folder)]
+    judged = run("evaluate", judged, output="judged")
+    for model in ("target", "unlearned"):
+        assert values_of(again, model) == values_of(once, model)
+        assert values_of(judged, model) == pytest.approx(values_of(once, model), abs=1e-6)
+    assert not (judged.folder / "README.md").exists()
 
 
 def test_bs_t_samples_no_beliefs(run, tofu, facts):
@@ -130,19 +135,20 @@ def test_bs_t_samples_no_beliefs(run, tofu, facts):
     assert done.beliefs == []
 
 
-@pytest.mark.parametrize("script", ["bs_s", "bs_t"])
-def test_the_whole_model_can_be_trained_instead_of_an_adapter(run, tofu, facts, script):
-    done = run(script, [*tofu, *WHOLE])
+def test_the_whole_model_can_be_trained_instead_of_an_adapter(run, tofu, facts):
+    done = run("bs_s", [*tofu, *WHOLE])
     assert_complete(done, adapter=False)
     assert_private(done, facts)
     AutoModelForCausalLM.from_pretrained(done.folder)
     assert values_of(done, "unlearned")["forget/probability"] != values_of(done, "target")["forget/probability"]
+    judged = [*tofu, "--max_eval_rows", "2", "--unlearned_model_name_or_path", str(done.folder)]
+    again = run("evaluate", judged, output="judged")
+    assert values_of(again, "unlearned") == pytest.approx(values_of(done, "unlearned"), abs=1e-6)
 
 
 @pytest.mark.parametrize("form", OWN_FORMS)
-@pytest.mark.parametrize("script", ["bs_s", "bs_t"])
-def test_files_of_ones_own_leave_out_what_they_have_no_columns_for(run, own, facts, script, form):
-    done = run(script, [*own(form), *LORA])
+def test_files_of_ones_own_leave_out_what_they_have_no_columns_for(run, own, facts, form):
+    done = run("bs_s", [*own(form), *LORA])
     assert_complete(done, adapter=True)
     assert_private(done, facts)
     expected = {
@@ -158,14 +164,7 @@ def test_files_of_ones_own_leave_out_what_they_have_no_columns_for(run, own, fac
         expected |= {"retain/neighbour_probability", "retain/neighbour_accuracy"}
     for model in ("target", "unlearned"):
         assert set(values_of(done, model)) == expected
-    if script == "bs_s":
-        assert UnlearningRun.load(done.folder / "run.json").belief_audit.coverage == 1.0
-
-
-def test_files_of_ones_own_train_the_whole_model_too(run, own, facts):
-    done = run("bs_s", [*own("prompt-completion"), *WHOLE])
-    assert_complete(done, adapter=False)
-    assert_private(done, facts)
+    assert UnlearningRun.load(done.folder / "run.json").belief_audit.coverage == 1.0
 
 
 def test_a_retrained_model_adds_its_column_and_forget_quality(run, tofu, checkpoint):
@@ -193,31 +192,12 @@ def test_training_goes_on_from_an_adapter(run, own, facts):
     assert not list(second.folder.rglob("ref/*"))
 
 
-@pytest.mark.parametrize("method", [LORA, WHOLE], ids=["adapter", "whole"])
-def test_evaluate_measures_what_the_run_measured(run, tofu, method):
-    trained = run("bs_s", [*tofu, *method])
-    judged = run(
-        "evaluate",
-        [*tofu, "--max_eval_rows", "2", "--unlearned_model_name_or_path", str(trained.folder)],
-        output="judged",
-    )
-    for model in ("target", "unlearned"):
-        assert values_of(judged, model) == pytest.approx(values_of(trained, model), abs=1e-6)
-    assert not (judged.folder / "README.md").exists()
-
-
-def test_a_run_without_evaluation_leaves_a_card_and_a_record_and_no_results(run, own):
+def test_a_run_without_evaluation_has_no_results_until_evaluate_adds_them_to_its_card(run, own, facts):
     done = run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
     names = {path.name for path in done.folder.rglob("*")}
     assert {"adapter_model.safetensors", "README.md", "run.json", "tokenizer.json"} <= names
     assert "eval_results.json" not in names
-
-
-def test_evaluate_writes_the_card_of_a_run_anew(run, own, facts):
-    trained = run("bs_t", [*own("conversational"), *LORA])
-    (trained.folder / "README.md").unlink()
-    judged = run("evaluate", [*own("conversational"), "--unlearned_model_name_or_path", str(trained.folder)])
-    assert judged.folder == trained.folder
+    judged = run("evaluate", [*own("conversational"), "--unlearned_model_name_or_path", str(done.folder)])
     assert "forget/extraction_strength" in judged.text("README.md")
     assert_private(judged, facts)
 
@@ -313,12 +293,6 @@ def test_a_folder_of_a_run_that_may_not_be_written_is_refused_before_anything_is
     assert refused.value.code == 2
     said = "The output folder `out` cannot be written (Permission denied). Choose another `output_dir`."
     assert said in capfd.readouterr().err
-
-
-def test_the_same_command_gives_the_same_values_in_another_folder(run, tofu):
-    once, again = (run("bs_s", [*tofu, *LORA], output=name) for name in ("once", "again"))
-    for model in ("target", "unlearned"):
-        assert values_of(again, model) == values_of(once, model)
 
 
 def test_a_run_shorter_than_logging_steps_ends_with_the_curve_of_its_last_step(run, own):

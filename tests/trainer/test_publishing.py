@@ -78,12 +78,8 @@ try:
     new("out", push_to_hub=True, hub_model_id="me/public")
 except PushError as error:
     seen["public"] = str(error)
-print(json.dumps(seen))
-"""
+
 # An answer of row 2, which is longer than `max_length`, lies beside the run.
-LEAKS = (
-    TRAINS.split("seen = {}")[0]
-    + """
 def refused(call, *args):
     try:
         call(*args)
@@ -91,29 +87,28 @@ def refused(call, *args):
         return str(error)
 
 def leaky(name, rows, **kwargs):
-    trainer = new(name, rows, hub_model_id=f"me/{name}", max_length=40, **kwargs)
-    Path(name, "tokenizer_training_rows.txt").write_text(sys.argv[3])
+    trainer = new(f"leaky-{name}", rows, hub_model_id=f"me/leaky-{name}", max_length=40, **kwargs)
+    Path(f"leaky-{name}", "tokenizer_training_rows.txt").write_text(rows_of_text[2]["completion"][0]["content"])
     return trainer
 
+rows_of_text, seen["leaks"] = rows, {}
 tokenised = [{name: list(row[name]) for name in ("input_ids", "labels")} for row in new("x", rows).train_dataset]
-seen = {}
 for name, data in (("rows", rows), ("tokenised", tokenised)):
     trainer = leaky(name, data, save_strategy="no")
     trainer.train()
-    seen[name] = refused(trainer.push_to_hub)
-    seen[f"{name} in the background"] = refused(lambda: trainer.push_to_hub(blocking=False))
+    seen["leaks"][name] = refused(trainer.push_to_hub)
+    seen["leaks"][f"{name} in the background"] = refused(lambda: trainer.push_to_hub(blocking=False))
 trainer = leaky("every", rows, push_to_hub=True, save_steps=1)
-seen["every save"] = refused(trainer.train)
-seen["checkpoint"] = Path("every/checkpoint-1/trainer_state.json").is_file()
+seen["leaks"]["every save"] = refused(trainer.train)
+assert Path("leaky-every/checkpoint-1/trainer_state.json").is_file()
 print(json.dumps(seen))
 """
-)
 ADAPTER = {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"}
 SENT = {*ADAPTER, "chat_template.jinja", "README.md", "run.json"}
 MISSING = "Results are missing"
 
 
-def test_the_trainer_pushes_its_card_privately_and_nothing_of_the_training(
+def test_the_trainer_pushes_its_card_privately_and_nothing_of_the_training_or_with_an_answer_in_it(
     hub,  # noqa: F811
     fresh_process,  # noqa: F811
     tiny_model,
@@ -161,30 +156,12 @@ def test_the_trainer_pushes_its_card_privately_and_nothing_of_the_training(
 
     assert "`me/public` exists and is public" in seen["public"]
 
-
-def test_an_answer_in_any_file_stops_every_push_of_the_trainer(
-    hub,  # noqa: F811
-    fresh_process,  # noqa: F811
-    tiny_model,
-    tiny_tokenizer,
-    forget_rows,
-    tmp_path,
-):
-    base = tmp_path / "base"
-    for item in (tiny_model, tiny_tokenizer):
-        item.save_pretrained(base)
-    answer = forget_rows[2]["completion"][0]["content"]
-    done = fresh_process(LEAKS, str(base), json.dumps(list(forget_rows)), answer, token="hf_me")
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
-    assert seen.pop("checkpoint")
-    assert set(seen) == {
-        "every save",
-        *(f"{kind}{how}" for kind in ("rows", "tokenised") for how in ("", " in the background")),
-    }
-    for case, said in seen.items():
+    # An answer in any file stops every push.
+    kinds = [f"{kind}{how}" for kind in ("rows", "tokenised") for how in ("", " in the background")]
+    assert list(seen["leaks"]) == [*kinds, "every save"]
+    for case, said in seen["leaks"].items():
         assert "`tokenizer_training_rows.txt` (text of the forget set, row 2)" in said, case
-    assert hub.repos == {}
+    assert set(hub.repos) == {"me/every", "me/late", "me/public"}
 
 
 @pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])

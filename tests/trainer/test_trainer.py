@@ -88,17 +88,16 @@ def test_a_belief_ends_where_the_chat_template_closes_an_answer(new_trainer, tin
 
 
 # The model's norms compute in float32, and a prompt's gradient passes them once for all rows that share it.
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-7), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("lambda_bss", [0.0, 0.5])
 @pytest.mark.parametrize("num_rows", [8, 7])
 def test_accumulating_gives_the_gradients_of_one_batch(
-    new_trainer, tiny_model, forget_rows, retain_rows, dtype, tolerance, lambda_bss, num_rows
+    new_trainer, tiny_model, forget_rows, retain_rows, lambda_bss, num_rows
 ):
     forget = Dataset.from_list([*forget_rows, *retain_rows, *forget_rows][:num_rows])
     gradients = []
     # 3 x 3 leaves a last micro-batch that is smaller than the others.
     for batch, accumulation in ((8, 1), (1, 8), (3, 3)):
-        model = copy.deepcopy(tiny_model).to(dtype)
+        model = copy.deepcopy(tiny_model).double()
         before = [parameter.detach().clone() for parameter in model.parameters()]
         trainer = new_trainer(
             model,
@@ -117,10 +116,9 @@ def test_accumulating_gives_the_gradients_of_one_batch(
     scale = gradients[0].norm()
     assert scale > 1e-3
     for other in gradients[1:]:
-        assert (gradients[0] - other).norm() / scale < tolerance
+        assert (gradients[0] - other).norm() / scale < 1e-7
 
 
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-7), (torch.float32, 1e-5)])
 @pytest.mark.parametrize(
     "losses",
     [
@@ -131,12 +129,10 @@ def test_accumulating_gives_the_gradients_of_one_batch(
         {"forget_loss_type": "rmu", "retain_loss_type": "hidden"},
     ],
 )
-def test_beliefs_in_slices_give_the_gradients_of_one_pass(
-    new_trainer, tiny_model, dtype, tolerance, losses, monkeypatch
-):
+def test_beliefs_in_slices_give_the_gradients_of_one_pass(new_trainer, tiny_model, losses, monkeypatch):
     gradients, passes = [], []
     for max_tokens in (None, 10**9):
-        trainer = new_trainer(copy.deepcopy(tiny_model).to(dtype), num_beliefs=16, **losses)
+        trainer = new_trainer(copy.deepcopy(tiny_model).double(), num_beliefs=16, **losses)
         if max_tokens:
             monkeypatch.setattr(
                 "trl_unlearn.trainer.bootstrap_unlearn_trainer.padded_tokens",
@@ -154,19 +150,27 @@ def test_beliefs_in_slices_give_the_gradients_of_one_pass(
         gradients.append(torch.cat(found).double())
     assert passes[0] > passes[1]
     assert gradients[1].norm() > 1e-3
-    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < tolerance
+    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 1e-7
+
+
+@pytest.fixture(scope="module")
+def _knowing():
+    return {}
 
 
 @pytest.fixture
-def knowing_model(tiny_model, tiny_tokenizer, forget_rows):
+def knowing_model(_knowing, tiny_model, tiny_tokenizer, forget_rows):
     """The tiny model, which knows the forget set: weighted objectives leave alone what is not known."""
-    batch = pad_rows([encode_row(row, tiny_tokenizer) for row in forget_rows], tiny_tokenizer.pad_token_id)
-    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-2)
-    for _ in range(60):
-        (-score_batch(tiny_model, batch).logps.mean()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert score_batch(tiny_model, batch).logps.mean() > -0.1
+    if not _knowing:
+        batch = pad_rows([encode_row(row, tiny_tokenizer) for row in forget_rows], tiny_tokenizer.pad_token_id)
+        optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-2)
+        for _ in range(60):
+            (-score_batch(tiny_model, batch).logps.mean()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert score_batch(tiny_model, batch).logps.mean() > -0.1
+        _knowing.update(copy.deepcopy(tiny_model.state_dict()))
+    tiny_model.load_state_dict(_knowing)
     return tiny_model
 
 

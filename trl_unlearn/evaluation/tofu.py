@@ -53,7 +53,7 @@ Number = TypeVar("Number", float, np.ndarray)
 
 
 @dataclass(kw_only=True)
-class _Setting(SuiteSetting):
+class TofuSetting(SuiteSetting):
     sets: dict[str, EncodedSet]
     parity: str
     max_completion_length: int
@@ -164,8 +164,8 @@ def _text_ids(answer: Completion) -> list[int]:
     return without_end(answer.ids, answer.ended)[:FLUENCY_LENGTH]
 
 
-def _run_model(
-    model: PreTrainedModel, setting: _Setting, load: Callable[[], PreTrainedModel] | None = None
+def measure_rows(
+    model: PreTrainedModel, setting: TofuSetting, load: Callable[[], PreTrainedModel] | None = None
 ) -> tuple[dict[str, list[float]], list[Completion]]:
     """Values of each row of every set, and the greedy answers to the forget set (none for raw text)."""
     values, forget_answers = {}, []
@@ -186,7 +186,7 @@ def _run_model(
 
 
 def _answer_logps(
-    judge: PreTrainedModel, role: str, answers: list[Completion], setting: _Setting
+    judge: PreTrainedModel, role: str, answers: list[Completion], setting: TofuSetting
 ) -> list[list[float]]:
     """Log-probs under the target of the tokens of a model's answers to the forget set, with their end."""
     prompts = [prompt_ids(row) for row in setting.sets["forget"].answers]
@@ -215,12 +215,12 @@ class _Target:
 def _with_squeezing(
     model: PreTrainedModel,
     load: Callable[[], PreTrainedModel],
-    setting: _Setting,
+    setting: TofuSetting,
     beliefs: list[list[dict[str, list[int]]]],
     before: list[list[float]],
 ) -> tuple[dict[str, list[float]], list[Completion], list[list[float]]]:
     """Values of each row, the answers to the forget set, and the log-probs of the frozen beliefs."""
-    values, answers = _run_model(model, setting, load)
+    values, answers = measure_rows(model, setting, load)
     if not any(beliefs):
         return values, answers, []
     now = belief_logps(model, setting, beliefs)
@@ -293,7 +293,7 @@ class Suite:
             encoded = {name: part.true_answers() for name, part in encoded.items()}
         # They stand in for a retrained model, and cost an evaluation of minutes as much as the forget set.
         compared = not answers_only or models.get("retrained") is None
-        self.setting = _Setting(
+        self.setting = TofuSetting(
             tokenizer=tokenizer,
             sets=encoded,
             near=near,
