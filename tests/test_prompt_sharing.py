@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from trl_unlearn import label_states as label_states_module
 from trl_unlearn.encoding import pad_rows
 from trl_unlearn.label_states import label_states, sharing_obstacle
-from trl_unlearn.prompt_sharing import laid_out_tokens, lay_out, row_shape, shared_pass
+from trl_unlearn.prompt_sharing import lay_out, row_shape, shared_pass
 from trl_unlearn.token_scores import ScoreTerms, score_batch
 
 from .families import FAMILIES, build
@@ -38,15 +38,15 @@ def shapes_of(rows):
 def test_rows_with_the_same_prompt_are_a_segment_in_which_it_stands_once():
     prompt = [5, 6, 7]
     rows = [row(prompt, [8, 9]), row([4], [3, 3]), row(prompt, [9, 9, 9])]
-    sequences = lay_out(shapes_of(rows))
-    assert [[(one.rows, one.length) for one in sequence] for sequence in sequences] == [[([0, 2], 8), ([1], 3)]]
-    assert laid_out_tokens(shapes_of(rows)) == 16
-    assert laid_out_tokens([]) == 0
+    layout = lay_out(shapes_of(rows), 64)
+    assert [[(one.rows, one.length) for one in part] for part in layout.sequences] == [[([0, 2], 8), ([1], 3)]]
+    assert layout.tokens == 16
+    assert lay_out([], 64).tokens == 0
 
 
 def test_a_token_sees_its_prompt_and_its_own_answer_and_has_the_position_of_its_row():
     batch = pad_rows([row([5, 6], [7]), row([5, 6], [8, 9])], pad_token_id=0)
-    shared = shared_pass(batch)
+    shared = shared_pass(batch, 64)
     assert shared.input_ids.tolist() == [[5, 6, 7, 8, 9, 0, 0, 0]]
     assert shared.position_ids.tolist() == [[0, 1, 2, 2, 3, 0, 0, 0]]
     assert shared.places.tolist() == [[0, 1, 2, 0], [0, 1, 3, 4]]
@@ -64,9 +64,14 @@ def test_a_token_sees_its_prompt_and_its_own_answer_and_has_the_position_of_its_
 def test_long_groups_are_spread_over_sequences_that_are_alike_in_length():
     prompt = list(range(3, 103))
     shapes = shapes_of([row(prompt, [9] * 150) for _ in range(8)])
-    sequences = lay_out(shapes)
+    sequences = lay_out(shapes, 256).sequences
     assert sorted(place for sequence in sequences for one in sequence for place in one.rows) == list(range(8))
     assert [sum(one.length for one in sequence) for sequence in sequences] == [400, 400, 400, 400]
+
+
+def test_sequences_are_wider_where_products_with_weights_cost_more_than_attention():
+    shapes = shapes_of([row(list(range(3, 103)), [9] * 100) for _ in range(6)])
+    assert [lay_out(shapes, size).width for size in (16, 256, 4096)] == [200, 400, 704]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -166,6 +171,8 @@ def test_states_of_an_inner_layer_are_those_of_each_row():
 def test_a_shared_pass_is_smaller(monkeypatch):
     seen = []
     model, batch = build("llama"), pad_rows(rows_of_two_prompts(), 0)
-    monkeypatch.setattr(label_states_module, "shared_pass", lambda batch: seen.append(shared_pass(batch)) or seen[-1])
+    monkeypatch.setattr(
+        label_states_module, "shared_pass", lambda *inputs: seen.append(shared_pass(*inputs)) or seen[-1]
+    )
     label_states(model, batch, share_prompts=True)
     assert seen[0].input_ids.numel() == 80 < batch["input_ids"].numel()

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import torch
 from datasets import Dataset
@@ -100,6 +101,21 @@ def _common_prefix_length(a: Sequence, b: Sequence) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+# Tokenizer -> the prompt that it rendered last, and its tokens: rows with other answers to it follow one another.
+_last_rendered: WeakKeyDictionary[Any, tuple[str, list[list[int]]]] = WeakKeyDictionary()
+
+
+def _rendered(prompt: list[dict[str, str]], tokenizer, given: dict[str, Any]) -> list[list[int]]:
+    """Tokens of a prompt as a generation begins, and of the prompt before each of `_PROBES`."""
+    key = repr((tokenizer.chat_template, prompt, given))
+    if _last_rendered.get(tokenizer, ("",))[0] != key:
+        asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given)
+        ends = [[{"role": "assistant", "content": probe}] for probe in _PROBES]
+        others = [tokenizer.apply_chat_template(prompt + end, **given) for end in ends]
+        _last_rendered[tokenizer] = key, [asked, *others]
+    return _last_rendered[tokenizer][1]
+
+
 def _encode_conversation(row: Mapping[str, Any], tokenizer) -> tuple[list[int], int]:
     prompt, answer = prompt_and_answer(row)
     if tokenizer.chat_template is None:
@@ -108,10 +124,9 @@ def _encode_conversation(row: Mapping[str, Any], tokenizer) -> tuple[list[int], 
             "`tokenizer.chat_template`, pass `--chat_template_path`, or give `prompt` and `completion` as strings."
         )
     given = {**template_arguments(row), "return_dict": False}
-    others = [[{"role": "assistant", "content": probe}] for probe in _PROBES]
     try:
-        prompt_tokens = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given)
-        ids, *other_ids = [tokenizer.apply_chat_template(prompt + end, **given) for end in (answer, *others)]
+        prompt_tokens, *other_ids = _rendered(prompt, tokenizer, given)
+        ids = tokenizer.apply_chat_template(prompt + answer, **given)
         if prompt[0]["role"] == "system" and len(prompt) > 1 and ids[: len(prompt_tokens)] != prompt_tokens:
             # Mistral's templates leave the system turn out where an answer follows, but a generation is prompted with
             # it: put it back in front.

@@ -229,7 +229,7 @@ def label_states(
     targets = batch["labels"][:, 1:]
     mask = targets != -100
     if share_prompts:
-        shared = shared_pass(batch)
+        shared = shared_pass(batch, model.config.get_text_config().hidden_size)
         inputs: dict[str, Any] = {"input_ids": shared.input_ids, "position_ids": shared.position_ids}
         inputs["attention_mask"] = _seen_by(shared.sees, model)
         places = shared.places[:, :-1]

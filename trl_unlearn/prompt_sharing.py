@@ -3,16 +3,20 @@
 
 """Several rows in one sequence, in which rows with the same prompt have it once: fewer tokens, no other numbers."""
 
+import heapq
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-# Width of a sequence up to which the attention between its tokens, most of it masked, costs less than is saved.
-_WIDTH = 512
+# Sequences are this many times as wide as the longest row: wider ones repeat fewer prompts, and mask more attention.
+_WIDTHS = (1, 2, 4, 8)
+# Least cost of shared prompts, relative to rows alone, at which they are not worth their masks.
+_WORTH_SHARING = 0.9
 # Kernels of attention read masks of a width that is a multiple of 8.
 _MULTIPLE = 8
 
@@ -44,11 +48,54 @@ class Segment:
     length: int
 
 
-def lay_out(shapes: Sequence[RowShape]) -> list[list[Segment]]:
-    """The sequences of a pass: segments of rows with the same prompt, spread so that sequences are alike in length."""
-    if not shapes:
-        return []
-    most = max(_WIDTH, 2 * max(shape.length for shape in shapes))
+def pass_cost(tokens: int, width: int, hidden_size: int) -> int:
+    """
+    Time of a pass of so many tokens, in sequences of a width, in a unit of its own.
+
+    In a layer of d states, a token needs 12 d^2 multiplications with weights, and 2 T d with the T tokens of its
+    sequence, which take half as long again. Both are divided by 3 d.
+    """
+    return tokens * (4 * hidden_size + width)
+
+
+def is_worth_sharing(shared: int, alone: int) -> bool:
+    """Whether the cost of passes in which prompts are shared is enough below that of rows with their own."""
+    return shared < _WORTH_SHARING * alone
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sequences of a pass, each of segments, for a model with states of a size."""
+
+    sequences: list[list[Segment]]
+    hidden_size: int
+
+    @cached_property
+    def width(self) -> int:
+        """Tokens of a sequence, with its padding."""
+        longest = max((sum(segment.length for segment in sequence) for sequence in self.sequences), default=0)
+        return longest + -longest % _MULTIPLE
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the pass, with its padding."""
+        return len(self.sequences) * self.width
+
+    @property
+    def cost(self) -> int:
+        """Its [`pass_cost`]."""
+        return pass_cost(self.tokens, self.width, self.hidden_size)
+
+
+def lay_out(shapes: Sequence[RowShape], hidden_size: int) -> Layout:
+    """The cheapest sequences of a pass: segments of rows with the same prompt, in sequences alike in length."""
+    longest = max((shape.length for shape in shapes), default=0)
+    layouts = (Layout(_spread(shapes, times * longest), hidden_size) for times in _WIDTHS)
+    return min(layouts, key=lambda layout: layout.cost)
+
+
+def _spread(shapes: Sequence[RowShape], most: int) -> list[list[Segment]]:
+    """Sequences of about `most` tokens."""
     # The segment of a prompt that has room.
     open_segments: dict[Hashable, Segment] = {}
     segments: list[Segment] = []
@@ -59,26 +106,14 @@ def lay_out(shapes: Sequence[RowShape]) -> list[list[Segment]]:
             segments.append(segment)
         segment.rows.append(place)
         segment.length += shape.answer_length
-    count = -(-sum(segment.length for segment in segments) // most)
+    count = -(-sum(segment.length for segment in segments) // most) if segments else 0
     sequences: list[list[Segment]] = [[] for _ in range(count)]
+    filled = [(0, i) for i in range(count)]
     for segment in sorted(segments, key=lambda one: -one.length):
-        min(sequences, key=_filled).append(segment)
+        length, i = filled[0]
+        sequences[i].append(segment)
+        heapq.heapreplace(filled, (length + segment.length, i))
     return [sequence for sequence in sequences if sequence]
-
-
-def _filled(sequence: Sequence[Segment]) -> int:
-    return sum(segment.length for segment in sequence)
-
-
-def _width(sequences: Sequence[Sequence[Segment]]) -> int:
-    longest = max((_filled(sequence) for sequence in sequences), default=0)
-    return longest + -longest % _MULTIPLE
-
-
-def laid_out_tokens(shapes: Sequence[RowShape]) -> int:
-    """Tokens of a pass over rows of these shapes, with its padding."""
-    sequences = lay_out(shapes)
-    return len(sequences) * _width(sequences)
 
 
 @dataclass(frozen=True)
@@ -94,7 +129,7 @@ class SharedPass:
     places: Tensor
 
 
-def shared_pass(batch: Mapping[str, Any]) -> SharedPass:
+def shared_pass(batch: Mapping[str, Any], hidden_size: int) -> SharedPass:
     """
     Lay the rows of a right-padded batch out in sequences.
 
@@ -105,8 +140,8 @@ def shared_pass(batch: Mapping[str, Any]) -> SharedPass:
     lengths = batch["attention_mask"].sum(1).tolist()
     rows = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
     shapes = [row_shape(row, own[: len(row)]) for row, own in zip(rows, labels.tolist(), strict=True)]
-    sequences = lay_out(shapes)
-    width = _width(sequences)
+    layout = lay_out(shapes, hidden_size)
+    sequences, width = layout.sequences, layout.width
     # Of each token: itself, its position in its row, its segment, and its answer (0 for a prompt). Padding is a
     # segment of its own, which sees itself: a softmax needs one value.
     tokens, positions, segments, answers = ([[0] * width for _ in sequences] for _ in range(4))

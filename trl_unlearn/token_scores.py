@@ -19,13 +19,10 @@ from tqdm.auto import tqdm
 from ._fused_scores import FusedScores, Reference, ScoreTerms, gathered
 from .encoding import pad_rows
 from .label_states import LabelStates, label_states, replaced_forward, sharing_obstacle
-from .prompt_sharing import row_shape
+from .prompt_sharing import is_worth_sharing, lay_out, pass_cost, row_shape
 
 
 _LOGPS_ONLY = ScoreTerms()
-# Share of the tokens of rows that has to be left where prompts are shared, and the longest row: attention in sequences
-# of twice its length costs, too, and with 1,024 tokens a small model was slower by half.
-_WORTH_SHARING, _LONGEST_SHARED = 0.8, 256
 
 
 @dataclass
@@ -227,11 +224,11 @@ def gains_by_sharing(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> boo
     if first.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(first.device.type):
         return False
     shapes = [row_shape(row["input_ids"], row["labels"]) for row in rows]
-    prompts = {shape.prompt: shape.prompt_length for shape in shapes}
-    kept = sum(prompts.values()) + sum(shape.answer_length for shape in shapes)
-    longest = max(shape.length for shape in shapes)
-    if kept > _WORTH_SHARING * sum(shape.length for shape in shapes) or longest > _LONGEST_SHARED:
+    hidden_size = model.config.get_text_config().hidden_size
+    alone = sum(pass_cost(shape.length, shape.length, hidden_size) for shape in shapes)
+    if not is_worth_sharing(lay_out(shapes, hidden_size).cost, alone):
         return False
+    longest = max(shape.length for shape in shapes)
     return not isinstance(model, FSDPModule) and sharing_obstacle(model, longest) is None
 
 

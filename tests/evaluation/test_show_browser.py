@@ -15,9 +15,10 @@ from ..hub.test_card import make_result, make_run
 from .test_show_page import HOSTILE, said, view
 
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no browser: `pip install playwright` drives one")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: Chromium is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="no driver of a browser: `pip install -e '.[dev]'`")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: `apt-get install chromium-headless-shell`")
 
 
 @pytest.fixture(scope="module")

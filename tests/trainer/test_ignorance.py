@@ -276,7 +276,7 @@ def test_the_model_is_asked_anew_until_it_knows_no_more_than_of_strangers(
 def test_beliefs_are_asked_of_the_model_as_it_came(tiny_tokenizer, tiny_model, forget):
     twin = AliasTwin(tiny_tokenizer, {"Ada Marlow"}, {"Dov Peretz"}, seed=1, has_beliefs=True)
     twin.refresh_if_due(tiny_model, 0, forget)
-    expected = twin.states(tiny_model, forget[0]).hidden
+    expected = twin.states(tiny_model, [forget[0]])[0].hidden
     with torch.no_grad():
         for parameter in tiny_model.parameters():
             parameter.mul_(1.1)

@@ -17,6 +17,7 @@ from trl_unlearn.trainer.reference import disable_dropout
 from trl_unlearn.trainer.step import (
     StepRow,
     collate_rows,
+    cut_and_share,
     cut_rows,
     mark_repeated_rows,
     num_own_rows,
@@ -45,6 +46,23 @@ def test_a_row_longer_than_a_slice_passes_alone():
 def test_every_row_passes_once():
     rows = rows_of(*range(2, 40))
     assert sorted(map(id, (row for part in cut_rows(rows, 64) for row in part))) == sorted(map(id, rows))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "hidden_size", "shares"),
+    [(40, 40, 576, True), (40, 40, 16, False), (512, 512, 128, False), (512, 512, 2048, True), (4, 80, 576, False)],
+)
+def test_prompts_are_shared_where_that_saves_more_products_than_attention_costs(prompt, answer, hidden_size, shares):
+    ids = [[group] * prompt + [7] * answer for group in range(4) for _ in range(4)]
+    rows = [
+        StepRow({"input_ids": one, "labels": [-100] * prompt + one[prompt:]}, "beliefs", 1.0, (i, 0))
+        for i, one in enumerate(ids)
+    ]
+    most = 8 * (prompt + answer)
+    slices, shared = cut_and_share(rows, most, 1, hidden_size)
+    assert shared == shares
+    assert sorted(map(id, (row for part in slices for row in part))) == sorted(map(id, rows))
+    assert shares or slices == cut_rows(rows, most)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7])

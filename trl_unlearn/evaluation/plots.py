@@ -9,12 +9,7 @@ import os
 from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from ..escaping import plot_label
 from ..results import (
@@ -29,9 +24,13 @@ from ..results import (
 )
 
 
+if TYPE_CHECKING:
+    # Imported where it draws: a run need not wait for it before its first step.
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
 logger = logging.getLogger(__name__)
-DPI = 100
-WIDTH = 8.0
 # Okabe and Ito's colours, each with its own shape or dash, so that nothing depends on colour alone.
 ROLE_STYLES = {"target": ("#D55E00", "s"), "unlearned": ("#0072B2", "o"), "retrained": ("#009E73", "D")}
 _BAR_WIDTH = 0.26
@@ -69,13 +68,20 @@ def _style(role: str) -> dict[str, str]:
     return {"color": colour, "marker": marker, "markerfacecolor": "none" if role == "retrained" else colour}
 
 
-def frame(axes: Axes, grid: str = "y") -> None:
+def new_figure(height: float) -> "Figure":
+    """An empty figure 800 pixels wide; `height` is in hundreds of pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(8.0, height), dpi=100, layout="constrained")
+
+
+def frame(axes: "Axes", grid: str = "y") -> None:
     """Draw grid lines, and no box around the data."""
     axes.grid(axis=grid, color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_group(axes: Axes, result: EvaluationResult, group: str, metrics: list[Metric]) -> None:
+def _draw_group(axes: "Axes", result: EvaluationResult, group: str, metrics: list[Metric]) -> None:
     for role in ROLE_STYLES:
         for y, metric in enumerate(metrics):
             measurement = result.get(role, metric.name)
@@ -114,7 +120,7 @@ def plot_evaluation(result: EvaluationResult, path: str | os.PathLike) -> None:
         )
     rows = [len(metrics) for metrics in groups.values()]
     # Inches: a row of dots, what a panel needs around them, the title and the legend.
-    figure = Figure(figsize=(WIDTH, 0.33 * sum(rows) + 0.75 * len(groups) + 0.7), dpi=DPI, layout="constrained")
+    figure = new_figure(0.33 * sum(rows) + 0.75 * len(groups) + 0.7)
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[count + 0.4 for count in rows])[:, 0]
     for axes, (group, metrics) in zip(panels, groups.items(), strict=True):
         _draw_group(axes, result, group, metrics)
@@ -168,10 +174,10 @@ def plot_verdict(result: EvaluationResult, path: str | os.PathLike) -> None:
     save_figure(figure, path, ncols=3)
 
 
-def _figure(result: EvaluationResult, names: list[str]) -> tuple[Figure, Axes]:
+def _figure(result: EvaluationResult, names: list[str]) -> "tuple[Figure, Axes]":
     if not any(result.get(role, name) for role in ROLE_STYLES for name in names):
         raise ValueError(f"`result` holds none of {names}: run the suite `robustness` first.")
-    figure = Figure(figsize=(WIDTH, 4.4), dpi=DPI, layout="constrained")
+    figure = new_figure(4.4)
     axes = figure.subplots()
     axes.set_ylim(0, 1.03)
     axes.set_axisbelow(True)
@@ -221,7 +227,7 @@ def plot_attacks(result: EvaluationResult, path: str | os.PathLike) -> None:
         raise ValueError("`result` holds no curves of attacks: run the suite `robustness` first.")
     kinds = {kind: [attack for attack in attacks if attack[0] == kind] for kind in _ATTACK_TITLES}
     kinds = {kind: panels for kind, panels in kinds.items() if panels}
-    figure = Figure(figsize=(WIDTH, 2.2 * len(kinds) + 1.2), dpi=DPI, layout="constrained")
+    figure = new_figure(2.2 * len(kinds) + 1.2)
     grid = figure.subplots(len(kinds), max(map(len, kinds.values())), squeeze=False, sharey=True)
     for row, panels in zip(grid, kinds.values(), strict=True):
         for axes, attack in zip_longest(row, panels):
@@ -280,7 +286,7 @@ def plot_depth(result: EvaluationResult, path: str | os.PathLike) -> None:
         ("Patching: its states in the target", "nats per token that the target loses", lost),
     ]
     panels = [panel for panel in panels if any(set(panel[2]) & set(curves) for curves in result.curves.values())]
-    figure = Figure(figsize=(WIDTH, 4.4), dpi=DPI, layout="constrained")
+    figure = new_figure(4.4)
     for axes, (title, label, dashes) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for role, name in ((role, name) for role in roles for name in dashes if name in result.curves[role]):
             curve, dash = result.curves[role][name], dashes[name][0]
@@ -289,7 +295,7 @@ def plot_depth(result: EvaluationResult, path: str | os.PathLike) -> None:
         if dashes is not lost:
             axes.set_ylim(0, 1.03)
         axes.set_xlim(left=0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("after layer")
         axes.set_ylabel(label)
         axes.set_title(title, loc="left", fontsize=11)
@@ -316,7 +322,7 @@ def plot_training(
             f"`log` has none of the curves that are drawn, {list(TRAINING_STYLES)}: nothing was logged. Set "
             "`logging_strategy` to 'steps' or 'epoch'."
         )
-    figure = Figure(figsize=(WIDTH, 4.2), dpi=DPI, layout="constrained")
+    figure = new_figure(4.2)
     axes = figure.subplots()
     timed = [entry for entry in log if entry.get("epoch")]
     if timed:
@@ -345,7 +351,7 @@ def _changes(history: Sequence[Mapping[str, float | None]], band: str) -> list[t
     return [(epoch, value - points[0][1]) for epoch, value in points if _is_finite(value)]
 
 
-def _draw_changes(axes: Axes, points: list[tuple[float, float]], shape: tuple[str, str], **style: Any) -> None:
+def _draw_changes(axes: "Axes", points: list[tuple[float, float]], shape: tuple[str, str], **style: Any) -> None:
     dash, marker = shape
     x, y = zip(*points, strict=True)
     axes.plot(
@@ -353,7 +359,7 @@ def _draw_changes(axes: Axes, points: list[tuple[float, float]], shape: tuple[st
     )
 
 
-def _frame_changes(axes: Axes) -> None:
+def _frame_changes(axes: "Axes") -> None:
     axes.axhline(0, color="#888888", linewidth=1, zorder=1.8)
     unit = "nats per token"
     lowest, highest = axes.get_ylim()
@@ -372,7 +378,7 @@ def plot_squeezing(history: Sequence[Mapping[str, float | None]], path: str | os
     curves = {name: points for name in BAND_STYLES if (points := _changes(history, name))}
     if not curves:
         raise ValueError(f"`history` has none of the bands that are drawn, {list(BAND_STYLES)}: nothing was measured.")
-    figure = Figure(figsize=(WIDTH, 4.6), dpi=DPI, layout="constrained")
+    figure = new_figure(4.6)
     axes = figure.subplots()
     for name, points in curves.items():
         label, colour, *shape = BAND_STYLES[name]
@@ -390,7 +396,7 @@ def plot_squeezing_comparison(
     curves = {band: {name: _changes(history, band) for name, history in histories.items()} for band in bands}
     if not any(points for methods in curves.values() for points in methods.values()):
         raise ValueError(f"`histories` has no measurement of {list(bands)}: nothing was measured.")
-    figure = Figure(figsize=(WIDTH, 3.9 + 0.22 * math.ceil(len(histories) / 3)), dpi=DPI, layout="constrained")
+    figure = new_figure(3.9 + 0.22 * math.ceil(len(histories) / 3))
     panels = figure.subplots(1, 2)
     for axes, (band, title) in zip(panels, bands.items(), strict=True):
         for i, (name, points) in enumerate(curves[band].items()):
@@ -432,8 +438,10 @@ def draw(path: str | os.PathLike, plot: Callable[[Path], None]) -> bool:
     return drawn
 
 
-def save_figure(figure: Figure, path: str | os.PathLike, ncols: int | None = None) -> None:
+def save_figure(figure: "Figure", path: str | os.PathLike, ncols: int | None = None) -> None:
     """Write a figure with room around it, and a legend of its labels in `ncols` columns."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     if ncols is not None:
         figure.legend(loc="outside lower center", ncols=ncols, frameon=False)
     Path(path).parent.mkdir(parents=True, exist_ok=True)

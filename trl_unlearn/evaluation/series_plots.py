@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from ..escaping import plot_label
-from .plots import DPI, METHOD_COLOURS, METHOD_SHAPES, ROLE_STYLES, WIDTH, frame, kept_metric, save_figure
+from .plots import METHOD_COLOURS, METHOD_SHAPES, ROLE_STYLES, frame, kept_metric, new_figure, save_figure
 from .tables import Judged, reference_name
 
 
@@ -28,7 +26,7 @@ def plot_curves(
     goal: float | None,
 ) -> None:
     """What methods keep against what they have forgotten, from method -> curve of each seed."""
-    figure = Figure(figsize=(WIDTH, 5.2 + 0.22 * math.ceil(len(curves) / 3)), dpi=DPI, layout="constrained")
+    figure = new_figure(5.2 + 0.22 * math.ceil(len(curves) / 3))
     axes = figure.subplots()
     for i, (name, seeds) in enumerate(curves.items()):
         rounds, colour = divmod(i, len(METHOD_COLOURS))
@@ -81,7 +79,7 @@ def plot_comparison(
             )
         return bool(pairs)
 
-    figure = Figure(figsize=(WIDTH, 5.2 + 0.22 * math.ceil(len(methods) / 3)), dpi=DPI, layout="constrained")
+    figure = new_figure(5.2 + 0.22 * math.ceil(len(methods) / 3))
     axes = figure.subplots()
     drawn = []
     for i, (name, seeds) in enumerate(methods.items()):
@@ -112,7 +110,7 @@ def plot_sequence(
     """What is left of each unlearning request, and what is kept, while one after another is served."""
     points = [baselines["target"], *stages]
     names = list(points[0]["requests"])
-    figure = Figure(figsize=(WIDTH, 4.4 + 0.22 * math.ceil((len(names) + 1) / 3)), dpi=DPI, layout="constrained")
+    figure = new_figure(4.4 + 0.22 * math.ceil((len(names) + 1) / 3))
     axes = figure.subplots()
     labels = ["before", *(f"after\n{plot_label(stage['request'])}" for stage in stages)]
     retrained = baselines.get("retrained")

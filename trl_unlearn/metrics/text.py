@@ -8,7 +8,6 @@ from statistics import fmean
 from typing import Any
 
 from datasets import Features, List, Value
-from rouge_score.rouge_scorer import RougeScorer
 
 from ._base import NUMBERS, Rows, UnlearningMetric
 
@@ -18,6 +17,9 @@ _NGRAM = 3
 
 
 def _rouge_l(predictions: list[str], references: list[str], value: str, use_stemmer: bool) -> list[float]:
+    # Half a second, with the toolkit that it takes a stemmer from.
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer(["rougeL"], use_stemmer=use_stemmer)
     pairs = zip(predictions, references, strict=True)
     return [getattr(scorer.score(reference, prediction)["rougeL"], value) for prediction, reference in pairs]

@@ -26,7 +26,6 @@ accelerate launch recipes/evaluate.py --suites wmdp \
 ```
 """
 
-import gc
 import hashlib
 import json
 import shutil
@@ -256,8 +255,6 @@ def _run(argv: list[str] | None, prog: str) -> None:
         loaders = {role: load and FixedModel(load) for role, load in loaders.items()}
         config = load_config(model_args, args.trust_remote_code)
         inputs = load_suite_inputs(data_args, eval_args, suite_args, args, loaders, tokenizer, config)
-    # What the imports left is no garbage: each model's memory is collected without a walk through it.
-    gc.freeze()
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
     models += [eval_args.retrained_model_name_or_path, eval_args.second_retrained_model_name_or_path]
     # The default classifier changes when the published one is downloaded, although no option does.

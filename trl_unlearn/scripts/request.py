@@ -98,7 +98,7 @@ def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, con
         request.empty, request.repeated = len(raw) - len(full), len(full) - len(distinct)
         kept = Dataset.from_list(list(distinct.values()), features=rows.features)
         kept = _pieces(kept, tokenizer, config) if form == ("text",) else kept
-        check_set(kept, tokenizer, config, role)
+        check_set(encode_set(kept, tokenizer, name=role), config)
         request.forms[name] = kept
     return request
 

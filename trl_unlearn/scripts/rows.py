@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..data.files import as_pairs, is_corpus, load_corpus, load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
 from ..encoding import spread_evenly
-from ..evaluation.rows import EvaluationRows, encode_set, rows_as_trained
+from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set, rows_as_trained
 from .arguments import DataArguments
 
 
@@ -72,9 +72,9 @@ def load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) -> 
         raise ValueError(f"The {role} set (`{name}`, split `{split}`) is empty. Give at least one row.") from error
 
 
-def check_set(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, name: str) -> None:
-    """Refuse rows that cannot be encoded, or for which the model has no embedding or position."""
-    encoded, config = encode_set(rows, tokenizer, name=name), config.get_text_config()
+def check_set(encoded: EncodedSet, config: PretrainedConfig) -> None:
+    """Refuse rows for which the model has no embedding or position."""
+    name, config = encoded.name, config.get_text_config()
     # Some families have no limit, such as those with a recurrent state.
     positions = getattr(config, "max_position_embeddings", None)
     for index in range(len(encoded.answers)):
@@ -129,9 +129,10 @@ def load_evaluation_rows(
         for name, one_set in rows.items()
         if one_set is not None
     }
-    for name, one_set in rows.items():
-        check_set(one_set, tokenizer, config, name)
-    return EvaluationRows(**rows)
+    loaded = EvaluationRows(**rows)
+    for name in rows:
+        check_set(loaded.encoded(name, tokenizer), config)
+    return loaded
 
 
 def refuse_without_retain(retain: Dataset | None) -> None:
@@ -167,7 +168,7 @@ def load_holdout_rows(
         load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
         rows = load_set("holdout", config, "train", load)
     rows = rows_as_trained(spread(rows, max_rows), tokenizer, trained, name="holdout")
-    check_set(rows, tokenizer, model_config, "holdout")
+    check_set(encode_set(rows, tokenizer, name="holdout"), model_config)
     return rows
 
 

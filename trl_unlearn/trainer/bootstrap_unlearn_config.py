@@ -173,7 +173,8 @@ class BootstrapUnlearnConfig(SFTConfig):
         share_prompts (`bool`, *optional*, defaults to `True`):
             Whether a forget row and its beliefs have their prompt once in a pass, where the model computes the same
             numbers then: with attention (`sdpa` or `eager`) as the only way between tokens, and over whole rows. If
-            not, a warning says why, and each row passes with its own prompt.
+            not, a warning says why, and each row passes with its own prompt. So it does in a micro-batch where shared
+            prompts would not be faster: with short prompts, or with long rows in narrow layers.
         stop_on_divergence (`bool`, *optional*, defaults to `True`):
             Whether training ends with a [`~trl_unlearn.trainer.guard.DivergenceError`] where a loss or gradient is not
             finite, or up to eight retain rows, measured every tenth step, become less likely than a uniform guess. The
@@ -353,7 +354,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     share_prompts: bool = option(
         True,
         "Whether a forget row and its beliefs have their prompt once in a pass, where the model computes the same "
-        "numbers then.",
+        "numbers then and that is faster.",
     )
     stop_on_divergence: bool = option(
         True,

@@ -50,6 +50,7 @@ from .step import (
     StepRow,
     can_share_prompts,
     collate_rows,
+    cut_and_share,
     cut_rows,
     mark_repeated_rows,
     num_own_rows,
@@ -243,8 +244,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self.goals: dict[str, float] = {}
         self._last_means.clear()
         self._meter = StepMeter(self.accelerator, config)
-        marks = self._is_sharded, self._shares_prompts
-        self._scorer = PassScorer(args, self._objective, self._reference, *marks, self._layer, self._twin)
+        self._scorer = PassScorer(args, self._objective, self._reference, self._is_sharded, self._layer, self._twin)
         rows = self.train_dataset.select_columns(list(ENCODED_COLUMNS))
         self.belief_store = self._new_belief_store(rows) if args.lambda_bss > 0 else None
         kinds = ["forget", *["beliefs"] * (self.belief_store is not None), *["retain"] * args.uses_retain]
@@ -440,13 +440,21 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
         """The passes of a micro-batch, none larger than that of its forget rows: beliefs need no more memory."""
         own = [row for row in rows if row.kind == "forget"]
-        multiple = self._padding["multiple"]
-        slices = cut_rows(rows, padded_tokens(own, multiple), multiple, self._shares_prompts)
+        multiple, share_prompts = self._padding["multiple"], False
+        most = padded_tokens(own, multiple)
+        if self._shares_prompts:
+            hidden_size = self.model.config.get_text_config().hidden_size
+            slices, share_prompts = cut_and_share(rows, most, multiple, hidden_size)
+        else:
+            slices = cut_rows(rows, most, multiple)
         if self._is_sharded:
             counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
             slices = split_to(slices, int(counts.max()))
         last = len(slices) - 1
-        return [collate_rows(part, **self._padding) | {"is_last": i == last} for i, part in enumerate(slices)]
+        return [
+            collate_rows(part, **self._padding) | {"share_prompts": share_prompts, "is_last": i == last}
+            for i, part in enumerate(slices)
+        ]
 
     def predict(self, *args: Any, **kwargs: Any):
         """Not supported: there are no logits. `evaluate` scores rows."""

@@ -65,8 +65,8 @@ class IgnorantTwin(ABC):
         self._known: dict[str, dict[bytes, TwinStates]] = {"forget": {}, "beliefs": {}}
 
     @abstractmethod
-    def states(self, model: nn.Module, row: Mapping[str, Any]) -> TwinStates:
-        """The twin on one encoded row, on the CPU; `model` is the model in training as it is."""
+    def states(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> list[TwinStates]:
+        """The twin on encoded rows, from one pass, on the CPU; `model` is the model in training as it is."""
 
     @abstractmethod
     def head(self, model: nn.Module) -> LogitHead:
@@ -75,8 +75,13 @@ class IgnorantTwin(ABC):
     @torch.no_grad()
     def ask(self, model: nn.Module, kind: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace the states of all rows of a kind, `"forget"` or `"beliefs"`."""
+        asked = {row_digest(row["input_ids"], row["labels"]): row for row in rows}
+        # A pass of rows of similar length.
+        keys = sorted(asked, key=lambda key: len(asked[key]["input_ids"]))
         with in_mode(model, training=False):
-            self._known[kind] = {row_digest(row["input_ids"], row["labels"]): self.states(model, row) for row in rows}
+            passes = (keys[start : start + _BATCH_SIZE] for start in range(0, len(keys), _BATCH_SIZE))
+            states = [one for part in passes for one in self.states(model, [asked[key] for key in part])]
+        self._known[kind] = dict(zip(keys, states, strict=True))
 
     def begin(self) -> None:
         """Forget the refreshes of an earlier run."""
@@ -141,9 +146,11 @@ class IgnorantTwin(ABC):
             }
 
 
-def _row_states(model: nn.Module, row: Mapping[str, Any]) -> LabelStates:
+def _row_states(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> Sequence[Tensor]:
+    """Hidden states of each row, `[labels, hidden size]`, from one pass, on the CPU."""
     device = next(model.parameters()).device
-    return states_inside(model, {name: values.to(device) for name, values in pad_rows([row], 0).items()})
+    states = states_inside(model, {name: values.to(device) for name, values in pad_rows(rows, 0).items()})
+    return states.hidden.cpu().split(states.lengths)
 
 
 def _mean_logps(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -265,17 +272,18 @@ class AliasTwin(IgnorantTwin):
         pairs = [(first, second) for first, second in partners.items() if first < second]
         return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
 
-    def states(self, model: nn.Module, row: Mapping[str, Any]) -> TwinStates:
-        replaced, places, words = self.replaced(row)
-
+    def states(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> list[TwinStates]:
         def labelled(row: Mapping[str, Any]) -> list[int]:
             # Nothing predicts the first token of a row.
             return [i for i, label in enumerate(row["labels"]) if i and label != -100]
 
-        order = {place: i for i, place in enumerate(labelled(replaced))}
-        taken = torch.tensor([order.get(places[i], -1) for i in labelled(row)])
-        hidden = _row_states(model, replaced).hidden.cpu()
-        return TwinStates(hidden[taken.clamp(min=0)], taken >= 0, self.swaps(words))
+        renamed, states = [self.replaced(row) for row in rows], []
+        passed = _row_states(model, [replaced for replaced, _, _ in renamed])
+        for row, (replaced, places, words), hidden in zip(rows, renamed, passed, strict=True):
+            order = {place: i for i, place in enumerate(labelled(replaced))}
+            taken = torch.tensor([order.get(places[i], -1) for i in labelled(row)])
+            states.append(TwinStates(hidden[taken.clamp(min=0)], taken >= 0, self.swaps(words)))
+        return states
 
     def head(self, model: nn.Module) -> LogitHead:
         # As it is now, where it trains: to keep that of the last refresh would take a second matrix, also on the disk.
@@ -332,9 +340,11 @@ class BaseTwin(IgnorantTwin):
         # It never changes, and would give the same states again.
         return True
 
-    def states(self, model: nn.Module, row: Mapping[str, Any]) -> TwinStates:
-        hidden = _row_states(self.model, row).hidden.cpu()
-        return TwinStates(hidden, torch.ones(len(hidden), dtype=torch.bool), torch.zeros(0, 2, dtype=torch.long))
+    def states(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> list[TwinStates]:
+        return [
+            TwinStates(hidden, torch.ones(len(hidden), dtype=torch.bool), torch.zeros(0, 2, dtype=torch.long))
+            for hidden in _row_states(self.model, rows)
+        ]
 
     def head(self, model: nn.Module) -> LogitHead:
         return logit_head(self.model)

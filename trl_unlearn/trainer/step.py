@@ -24,7 +24,7 @@ from ..encoding import pad_rows
 from ..generation import key_seed
 from ..label_states import LabelStates, sharing_obstacle
 from ..objectives.forget import bs_s_weights
-from ..prompt_sharing import RowShape, laid_out_tokens, row_shape
+from ..prompt_sharing import Layout, RowShape, is_worth_sharing, lay_out, pass_cost, row_shape
 from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score_groups, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective, ForgetScores
@@ -188,35 +188,49 @@ def can_share_prompts(
     return obstacle is None
 
 
+def _padded_width(rows: Sequence[StepRow], multiple: int) -> int:
+    longest = max(map(len, rows), default=0)
+    return longest + -longest % math.lcm(_MULTIPLE, multiple)
+
+
 def padded_tokens(rows: Sequence[StepRow], multiple: int = 1) -> int:
     """Tokens of rows as one batch that is padded to a width that is a multiple of a number."""
-    longest = max(map(len, rows), default=0)
-    return sum(len(row.lengths) for row in rows) * (longest + -longest % math.lcm(_MULTIPLE, multiple))
+    return sum(len(row.lengths) for row in rows) * _padded_width(rows, multiple)
 
 
-def shared_tokens(rows: Sequence[StepRow]) -> int:
-    """Tokens of a pass over rows that share their prompts, with its padding."""
-    return laid_out_tokens([shape for row in rows for shape in row.shapes])
+def cut_rows(rows: Sequence[StepRow], max_tokens: int, multiple: int = 1) -> list[list[StepRow]]:
+    """As few slices as fit `max_tokens` with their padding, longest rows first; a longer row is a slice of its own."""
+    ordered = sorted(rows, key=len, reverse=True)
+    return _cut(ordered, max_tokens, functools.partial(padded_tokens, multiple=multiple))
 
 
-def cut_rows(
-    rows: Sequence[StepRow], max_tokens: int, multiple: int = 1, share_prompts: bool = False
-) -> list[list[StepRow]]:
-    """
-    As few slices as fit `max_tokens` with their padding; a longer row is a slice of its own.
+def cut_and_share(
+    rows: Sequence[StepRow], max_tokens: int, multiple: int, hidden_size: int
+) -> tuple[list[list[StepRow]], bool]:
+    """Slices like those of [`cut_rows`], and whether their rows share prompts, which they do where that costs less."""
 
-    Longest rows come first; where they share prompts, rows with the same prompt come together.
-    """
+    def layout(rows: Sequence[StepRow]) -> Layout:
+        return lay_out([shape for row in rows for shape in row.shapes], hidden_size)
+
+    def tokens(rows: Sequence[StepRow]) -> int:
+        return layout(rows).tokens
+
+    by_prompt: dict[Hashable, list[StepRow]] = {}
+    for row in rows:
+        by_prompt.setdefault(row.shapes[0].prompt, []).append(row)
+    groups = sorted(by_prompt.values(), key=tokens, reverse=True)
+    shared = _cut([row for group in groups for row in group], max_tokens, tokens)
+    plain = cut_rows(rows, max_tokens, multiple)
+    sizes = [(padded_tokens(part, multiple), _padded_width(part, multiple)) for part in plain]
+    is_cheaper = is_worth_sharing(
+        sum(layout(part).cost for part in shared), sum(pass_cost(*size, hidden_size) for size in sizes)
+    )
+    return (shared, True) if is_cheaper else (plain, False)
+
+
+def _cut(rows: Sequence[StepRow], max_tokens: int, tokens: Callable[[Sequence[StepRow]], int]) -> list[list[StepRow]]:
     slices: list[list[StepRow]] = []
-    if share_prompts:
-        by_prompt: dict[Hashable, list[StepRow]] = {}
-        for row in rows:
-            by_prompt.setdefault(row.shapes[0].prompt, []).append(row)
-        ordered = [row for group in sorted(by_prompt.values(), key=shared_tokens, reverse=True) for row in group]
-        tokens: Callable[[Sequence[StepRow]], int] = shared_tokens
-    else:
-        ordered, tokens = sorted(rows, key=len, reverse=True), functools.partial(padded_tokens, multiple=multiple)
-    for row in ordered:
+    for row in rows:
         if slices and tokens([*slices[-1], row]) <= max_tokens:
             slices[-1].append(row)
         else:
@@ -287,12 +301,11 @@ class PassScorer:
         objective: ForgetObjective,
         reference: Callable[[], AbstractContextManager[nn.Module]],
         is_sharded: bool,
-        share_prompts: bool,
         layer: int | None = None,
         twin: "IgnorantTwin | None" = None,
     ):
         self.args, self.objective, self._layer = args, objective, layer
-        self._reference, self._is_sharded, self._share_prompts = reference, is_sharded, share_prompts
+        self._reference, self._is_sharded = reference, is_sharded
         # Log-probs under the original model by the digest of a row: kind -> digest -> [tokens], on the CPU.
         self._known_logps: dict[str, dict[bytes, Tensor]] = {"forget": {}, "beliefs": {}, "chosen": {}}
         self._twin = twin
@@ -354,7 +367,7 @@ class PassScorer:
             groups["retain"] = RowGroup(retain, ScoreTerms(entropy=True), compared)
         # Where parameters are sharded, all processes gather the head for each group, with or without rows of it.
         groups = {name: group for name, group in groups.items() if group.rows or self._is_sharded}
-        scored = score_groups(model, inputs, list(groups.values()), self._layer, self._share_prompts)
+        scored = score_groups(model, inputs, list(groups.values()), self._layer, inputs["share_prompts"])
         scores = dict(zip(groups, scored, strict=True))
 
         def with_reference(name: str) -> ForgetScores:
@@ -375,7 +388,7 @@ class PassScorer:
             return None
         # Where parameters are sharded, a process without such rows still takes part, with any row.
         with self._reference() as reference:
-            states = states_inside(reference, _part(inputs, places or [0]), self._layer, self._share_prompts)
+            states = states_inside(reference, _part(inputs, places or [0]), self._layer, inputs["share_prompts"])
         return states.rows(range(len(places)))
 
     def _reference_logps(self, inputs: Mapping[str, Any], places: list[int]) -> Tensor | None:
@@ -397,7 +410,7 @@ class PassScorer:
         if unknown:
             with self._reference() as reference:
                 part = _part(inputs, list(unknown.values()))
-                scores = score_batch(reference, part, share_prompts=self._share_prompts)
+                scores = score_batch(reference, part, share_prompts=inputs["share_prompts"])
             for (kind, digest), logps, mask in zip(unknown, scores.logps, scores.mask, strict=True):
                 self._known_logps[kind][digest] = logps[mask].cpu()
         logps = [self._known_logps[kind][digest] for kind, digest in keys]
