@@ -253,7 +253,7 @@ def knows_another_question(lab: Lab, seed: int) -> nn.Module:
 def forgets_in_the_last_layer(lab: Lab, seed: int) -> nn.Module:
     model = lab.model("target").requires_grad_(False)
     model.model.layers[-1].requires_grad_(True)
-    return teach(model, lab, forgets(lab), seed)
+    return teach(model, lab, forgets(lab), seed, steps=200)
 
 
 def forgets_within_rounding(lab: Lab, seed: int) -> nn.Module:
