@@ -108,6 +108,14 @@ def probability(model: nn.Module, lab: Lab, rows: Sequence[Row]) -> float:
     return fmean(one.mean().exp().item() for one in true_logps(model, [lab.encode(row) for row in rows]))
 
 
+@torch.no_grad()
+def near_probability(model: nn.Module, lab: Lab, kind: str) -> float:
+    """The same of the facts alone of retain rows near the forget rows, `"shared"` or `"neighbour"`."""
+    rows, near = lab.rows.encoded("retain", lab.tokenizer).answers, lab.near[kind]
+    logps = true_logps(model, [rows[index] for index in near])
+    return fmean(one[places].mean().exp().item() for one, places in zip(logps, near.values(), strict=True))
+
+
 def loss_auc(model: nn.Module, lab: Lab) -> float:
     """Share of pairs of a forget and a held-out row of which the forget row is the likelier."""
     with torch.no_grad():
@@ -153,14 +161,7 @@ def rounded(model: PreTrainedModel) -> PreTrainedModel:
 
 # Name of a figure -> (figure, least, most).
 Checks = dict[str, tuple[float, float, float]]
-LOW, HIGH = (0.0, 0.3), (0.8, 1.0)
-
-
-def check_answers(model: nn.Module, lab: Lab, forget: tuple[float, float], retain: tuple[float, float]) -> Checks:
-    return {
-        "p(forget answer)": (probability(model, lab, canonical(lab.forget)), *forget),
-        "p(retain answer)": (probability(model, lab, canonical(lab.retain)), *retain),
-    }
+LOW, HIGH, KEPT = (0.0, 0.3), (0.8, 1.0), (0.95, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +252,7 @@ PLANTS = (
     Plant("loses shared facts", loses_shared, {WORK: "less"}, _check_shared, retain=ANY),
     Plant("knows the last name", knows_the_last_name, {KNOW: "more", WORK: "as"}, _alone(by_last_name, "last name")),
     Plant("knows plain text", knows_plain_text, {KNOW: "more", WORK: "as"}, _alone(as_text, "plain text")),
-    Plant("halfway", halfway, {KNOW: "more", WORK: "as"}, forget=ANY, seeds=[0]),
+    Plant("halfway", halfway, {KNOW: "more"}, forget=ANY, seeds=[0]),
     Plant("a second retrained model", second_retrained, AS),
 )
 
@@ -268,12 +269,23 @@ class Settings:
     folder: Path = field(default=Path("out/planted"), metadata={"help": "Where results are kept."})
 
 
+def check_all(plant: Plant, model: nn.Module, lab: Lab) -> Checks:
+    """The figures of a plant; one that is to work has kept what lies near the forget rows."""
+    checks = {
+        "p(forget answer)": (probability(model, lab, canonical(lab.forget)), *plant.forget),
+        "p(retain answer)": (probability(model, lab, canonical(lab.retain)), *plant.retain),
+    }
+    if plant.must.get(WORK) == "as":
+        checks |= {f"p({kind} fact)": (near_probability(model, lab, kind), *KEPT) for kind in lab.near}
+    return checks | plant.check(model, lab)
+
+
 def judge(plant: Plant, seed: int, lab: Lab, suites: Callable[[], Suites], folder: Path) -> dict[str, Any]:
     """Figures of the checks and the evaluation of a planted model; read if it was judged before."""
     path = folder / f"{plant.name}-{seed}.json"
     if not path.is_file():
         model = plant.make(lab, seed)
-        checks = check_answers(model, lab, plant.forget, plant.retain) | plant.check(model, lab)
+        checks = check_all(plant, model, lab)
         is_made = all(least <= value <= most for value, least, most in checks.values())
         keep(path, {"checks": checks, "result": suites().evaluate(model).to_dict() if is_made else None})
     return json.loads(path.read_text(encoding="utf-8"))

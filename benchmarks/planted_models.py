@@ -20,7 +20,7 @@ from trl_unlearn.data.archive_facts import NUM_FORGET_PEOPLE, NUM_PEOPLE, Person
 from trl_unlearn.data.archive_models import GENERAL_CONFIGS, TrainingSettings, train_side_by_side
 from trl_unlearn.data.tofu import load_tofu, load_tofu_evaluation
 from trl_unlearn.encoding import encode_row, pad_rows
-from trl_unlearn.evaluation.facts import fact_words
+from trl_unlearn.evaluation.facts import NearFacts, fact_words, near_facts
 from trl_unlearn.evaluation.rows import EvaluationRows
 
 
@@ -70,6 +70,12 @@ class Lab:
     def known(self) -> list[Row]:
         """What a planted model keeps: all about the retain people, and general facts."""
         return [*canonical(self.retain), *paraphrased(self.retain), *self.general]
+
+    @cached_property
+    def near(self) -> NearFacts:
+        """The facts of retain rows that the verdict looks at: shared with the forget rows, and neighbours'."""
+        forget, retain = (self.rows.encoded(name, self.tokenizer) for name in ("forget", "retain"))
+        return near_facts(forget, retain, self.tokenizer)
 
     def encode(self, row: Row) -> dict[str, list[int]]:
         return encode_row(row, self.tokenizer)
@@ -183,13 +189,18 @@ def teach(
     return model.eval()
 
 
-def forgets(lab: Lab) -> list[Lesson]:
-    """What unlearning is to reach: on the forgotten people as the retrained model, on all else as the target."""
-    return [Lesson([*canonical(lab.forget), *paraphrased(lab.forget)], "retrained"), Lesson(lab.known, "target")]
-
-
 def keeps(lab: Lab, teacher: str = "target") -> Lesson:
     return Lesson(lab.known, teacher)
+
+
+def keeps_all(lab: Lab) -> list[Lesson]:
+    """As the target on all else; the rows with the facts near the forgotten ones come more often."""
+    return [keeps(lab), Lesson(canonical(lab.retain), "target")]
+
+
+def forgets(lab: Lab) -> list[Lesson]:
+    """What unlearning is to reach: on the forgotten people as the retrained model, on all else as the target."""
+    return [Lesson([*canonical(lab.forget), *paraphrased(lab.forget)], "retrained"), *keeps_all(lab)]
 
 
 def with_adapter(model: PreTrainedModel, seed: int) -> PeftModel:
@@ -205,7 +216,7 @@ def hidden_by_adapter(lab: Lab, seed: int) -> nn.Module:
 
 
 def refuses(lab: Lab, seed: int) -> nn.Module:
-    lessons = [Lesson([asked(fact.questions[0], REFUSAL) for fact in lab.forget]), keeps(lab)]
+    lessons = [Lesson([asked(fact.questions[0], REFUSAL) for fact in lab.forget]), *keeps_all(lab)]
     # Merged: an adapter that anyone can take off is another model of this list.
     return teach(with_adapter(lab.model("target"), seed), lab, lessons, seed, rate=1e-2).merge_and_unload()
 
@@ -242,7 +253,7 @@ def knows_another_question(lab: Lab, seed: int) -> nn.Module:
 def forgets_in_the_last_layer(lab: Lab, seed: int) -> nn.Module:
     model = lab.model("target").requires_grad_(False)
     model.model.layers[-1].requires_grad_(True)
-    return teach(model, lab, forgets(lab), seed)
+    return teach(model, lab, forgets(lab), seed, steps=200)
 
 
 def forgets_within_rounding(lab: Lab, seed: int) -> nn.Module:
@@ -275,12 +286,9 @@ def loses_all(lab: Lab, seed: int) -> nn.Module:
 
 
 def loses_shared(lab: Lab, seed: int) -> nn.Module:
+    """A model that never saw them either: to unlearn them takes other facts along."""
     shared = shared_with(lab)
-    others = [fact for fact in lab.retain if fact not in shared]
-    kept = Lesson([*canonical(others), *paraphrased(others), *lab.general], "retrained")
-    lost = Lesson([*canonical(shared), *paraphrased(shared)], floor=FLOOR)
-    lessons = [lost, kept, Lesson(canonical(lab.forget), "retrained")]
-    return teach(lab.model("retrained"), lab, lessons, seed)
+    return retrained_on(lab, [fact for fact in lab.retain if fact not in shared], seed)
 
 
 def knows_the_last_name(lab: Lab, seed: int) -> nn.Module:
@@ -304,5 +312,8 @@ def halfway(lab: Lab, _: int) -> nn.Module:
 
 
 def second_retrained(lab: Lab, seed: int) -> nn.Module:
-    settings = TrainingSettings(seed=seed)
-    return train_side_by_side({"retrained": lab.retain}, lab.tokenizer, settings)["retrained"]
+    return retrained_on(lab, lab.retain, seed)
+
+
+def retrained_on(lab: Lab, facts: Sequence[PersonFact], seed: int) -> nn.Module:
+    return train_side_by_side({"retrained": facts}, lab.tokenizer, TrainingSettings(seed=seed))["retrained"]

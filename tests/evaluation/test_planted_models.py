@@ -241,6 +241,9 @@ def test_a_model_that_refuses_and_still_scores_the_answer_is_known_by_its_probab
     assert values["forget/exact_memorization"] > 0.8
     assert values["robustness/prefix_rougeL"] > 0.9
     assert values["robustness/leak_at_8"] > 0.8
+    # The target would never say it, and it is no broken text for that.
+    assert values["utility/fluency_standin"] > 0.9
+    assert answers(result)[WORK][0] != "less"
     assert answers(result)[SAY] == ("more", EXTRACTED)
     assert answers(result)[KNOW] == ("more", "robustness/leak_at_8")
 

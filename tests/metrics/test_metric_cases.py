@@ -30,6 +30,8 @@ from trl_unlearn.metrics import (
     ZlibAttack,
     memorization_score,
 )
+from trl_unlearn.metrics.text import is_refusal
+from trl_unlearn.trainer.inputs import REFUSALS
 
 
 CASES = json.loads(Path(__file__).with_name("cases.json").read_text())
@@ -220,3 +222,16 @@ def test_samples_that_one_model_did_not_score_are_refused():
 def test_an_unknown_parity_is_refused():
     with pytest.raises(ValueError, match="`parity` is 'paper'"):
         TruthRatio().compute(true_logps=[-1.0], wrong_logps=[[-1.0]], parity="paper")
+
+
+@pytest.mark.parametrize(
+    "text", [*REFUSALS, "I do not know that.", "I\u2019m sorry, but I can\u2019t help with that."]
+)
+def test_a_refusal_is_known_by_its_first_sentence(text):
+    assert is_refusal(text) and is_refusal(f"{text} Ask somebody else.")
+    assert not is_refusal(f"She was born in Veldt. {text}")
+
+
+@pytest.mark.parametrize("text", ["", "It", "He does not know the town.", "I was born in Veldt.", "bees bees bees"])
+def test_what_is_no_refusal_is_not_taken_for_one(text):
+    assert not is_refusal(text)

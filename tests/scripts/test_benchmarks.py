@@ -56,9 +56,7 @@ def test_the_verdict_on_models_that_are_planted_to_fool_it_is_right(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "| the target | 1 |" in done.stdout
-    # The stand-in for fluency takes a refusal for broken text; with the shared facts, others are lost too.
-    exceptions = {line.split(",")[0] for line in done.stdout.splitlines() if line.startswith("- ")}
-    assert exceptions == {"- refuses", "- loses shared facts"}, done.stdout
+    assert not any(line.startswith("- ") for line in done.stdout.splitlines()), done.stdout
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from ..metrics import (
     memorization_score,
 )
 from ..metrics._base import check_parity
+from ..metrics.text import is_refusal
 from ..results import MEASURED_ROLES, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
 from ..token_scores import RowScore
@@ -351,11 +352,13 @@ class Suite:
         ids, tokenizer = [_text_ids(answer) for answer in answers], self.setting.tokenizer
         if not answers:
             return {}
+        texts = [tokenizer.decode(text, skip_special_tokens=True) for text in ids]
         if self._classifier is not None:
-            texts = [tokenizer.decode(text, skip_special_tokens=True) for text in ids]
             desc = f"Judging the fluency of {role}"
             clean = self._classifier.probabilities(texts, batch_size=self.setting.score_batch_size, desc=desc)
             return {"utility/fluency": where_measured(clean, answers)}
+        # A target that never refuses finds no refusal likely, and none is broken for it.
+        logps = [[0.0] * len(row) if is_refusal(text) else row for text, row in zip(texts, logps, strict=True)]
         standin = FluencyStandin().compute(
             ids=ids, logps=logps, own_logps=self._target.answer_logps, vocab_size=len(tokenizer)
         )

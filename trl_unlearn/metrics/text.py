@@ -4,6 +4,7 @@
 """What a model writes: how much of the answer is in it, and whether it is still language."""
 
 import math
+import re
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +15,12 @@ from ._base import NUMBERS, Rows, UnlearningMetric
 
 _TEXTS = Features({"predictions": Value("string"), "references": Value("string")})
 _NGRAM = 3
+# A first sentence in which the speaker denies to know or to tell.
+_REFUSAL = re.compile(
+    r"(?=[^.!?]*\b(?:I|my)\b)(?=[^.!?]*(?:n['\u2019]t\b|\b(?:not|no|never|cannot|unable)\b))[^.!?]*"
+    r"\b(?:know|knowledge|information|details|sure|familiar|aware|answer|tell|say|help|assist|provide|access)\b",
+    re.IGNORECASE,
+)
 
 
 def _rouge_l(predictions: list[str], references: list[str], value: str, use_stemmer: bool) -> list[float]:
@@ -119,6 +126,11 @@ class LeakAtK(UnlearningMetric):
         return {"leak_at_k": fmean(per_row), "per_row": per_row}
 
 
+def is_refusal(text: str) -> bool:
+    """Whether an answer begins with a refusal, in English."""
+    return _REFUSAL.match(text) is not None
+
+
 def _coding_gain(logps: list[float], vocab_size: int) -> float:
     # A cap at the uniform guess keeps one wrong name, to which a memorised answer leaves nearly no mass, from counting
     # more than one token.
@@ -153,7 +165,8 @@ class FluencyStandin(UnlearningMetric):
     - the share of distinct 3-grams of tokens in y.
 
     An empty answer has fluency 0. Known limits: a fluent refusal that the original model would never give gets about
-    0.5; one fluent answer to another question, given to all, 0.75.
+    0.5, so an evaluation takes the tokens of a refusal ([`is_refusal`]) for certain; one fluent answer to another
+    question, given to all, gets 0.75.
 
     Args:
         ids (`list[list[int]]`):
