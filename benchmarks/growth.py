@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 r"""
-How time and memory grow: a BS-S step with N, the length of rows and the vocabulary, an evaluation with its rows.
+How time and memory grow: a BS-S step with N, the length of rows and the vocabulary, evaluation and beliefs with rows.
 
 On a small random model, so that every curve has many sizes. Prints a Markdown table with the exponent of each curve,
 and draws them.
@@ -13,8 +13,12 @@ python benchmarks/growth.py growth.png
 """
 
 import argparse
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,9 +40,10 @@ WORDS, PAD, EOS = 256, 0, 2
 N, LENGTH, VOCAB = 3, 64, 8_192
 SIZES = {
     "N": (1, 2, 4, 8, 16),
-    "row length": (64, 128, 256, 512, 1_024),
+    "row length": (64, 128, 256, 512, 1_024, 2_048, 4_096),
     "vocabulary": (16_384, 32_768, 65_536, 131_072, 262_144),
     "rows of an evaluation": (64, 128, 256, 512, 1_024),
+    "rows of a belief store": (1_000, 10_000, 100_000),
 }
 ROUNDS = 3
 
@@ -47,7 +52,7 @@ def _model(vocab: int) -> LlamaForCausalLM:
     torch.manual_seed(0)
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
     tokens = {"pad_token_id": PAD, "bos_token_id": None, "eos_token_id": EOS}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=vocab, max_position_embeddings=2_048, **sizes, **tokens))
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocab, max_position_embeddings=8_192, **sizes, **tokens))
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -94,14 +99,6 @@ def evaluation(rows: int) -> Callable[[], None]:
     return lambda: score_set(model, encoded, parity="strict", pad_token_id=PAD)
 
 
-CURVES = {
-    "N": lambda size: step(n=size),
-    "row length": lambda size: step(length=size),
-    "vocabulary": lambda size: step(vocab=size),
-    "rows of an evaluation": evaluation,
-}
-
-
 def _measured(function: Callable[[], None]) -> tuple[float, float]:
     """Least CPU seconds of some rounds, and MiB at the peak of one."""
     function()
@@ -113,13 +110,30 @@ def _measured(function: Callable[[], None]) -> tuple[float, float]:
     return min(seconds), mib
 
 
+def belief_store(rows: int) -> tuple[float, float]:
+    """CPU seconds to sample beliefs of rows, and MiB of its peak that are no pages of files; see belief_store.py."""
+    command = [sys.executable, str(Path(__file__).with_name("belief_store.py")), str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout.splitlines()[-1])
+    return measured["cpu"], measured["peak_anon"] / 2**20
+
+
+CURVES = {
+    "N": lambda size: _measured(step(n=size)),
+    "row length": lambda size: _measured(step(length=size)),
+    "vocabulary": lambda size: _measured(step(vocab=size)),
+    "rows of an evaluation": lambda size: _measured(evaluation(size)),
+    "rows of a belief store": belief_store,
+}
+
+
 def exponent(sizes: list[int], values: list[float]) -> float:
     """The slope of a straight line through a curve whose axes are logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def _draw(curves: dict[str, tuple[list[int], list[float], list[float]]], path: str) -> None:
-    figure = Figure(figsize=(9.0, 4.5), layout="constrained")
+    figure = Figure(figsize=(11.0, 4.5), layout="constrained")
     for column, (name, (sizes, *both)) in enumerate(curves.items()):
         for row, (values, unit) in enumerate(zip(both, ("CPU seconds", "MiB"), strict=True)):
             axes = figure.add_subplot(2, len(curves), row * len(curves) + column + 1)
@@ -139,14 +153,14 @@ def _draw(curves: dict[str, tuple[list[int], list[float], list[float]]], path: s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", nargs="?", help="File of a picture of the curves.")
-    parser.add_argument("--points", type=int, default=5, help="Sizes of each curve, from the smallest.")
+    parser.add_argument("--points", type=int, default=5, help="Most sizes of a curve, from the smallest.")
     settings = parser.parse_args()
     disable_progress_bars()
     torch.set_num_threads(1)
     curves = {}
-    for name, new in CURVES.items():
+    for name, measure in CURVES.items():
         sizes = list(SIZES[name][: settings.points])
-        seconds, mib = zip(*(_measured(new(size)) for size in sizes), strict=True)
+        seconds, mib = zip(*map(measure, sizes), strict=True)
         curves[name] = sizes, list(seconds), list(mib)
         cells = [f"{size:,}" for size in sizes], [f"{x:.2f}" for x in seconds], [f"{x:.0f}" for x in mib]
         fits = "exponent", f"{exponent(sizes, seconds):.2f}", f"{exponent(sizes, mib):.2f}"

@@ -5,6 +5,7 @@
 
 import math
 import re
+from functools import cache
 from statistics import fmean
 from typing import Any
 
@@ -26,8 +27,12 @@ _REFUSAL = re.compile(
 def _rouge_l(predictions: list[str], references: list[str], value: str, use_stemmer: bool) -> list[float]:
     # Half a second, with the toolkit that it takes a stemmer from.
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=use_stemmer)
+    # References and samples come again and again, and stems take longer than comparisons.
+    tokenizer = DefaultTokenizer(use_stemmer)
+    tokenizer.tokenize = cache(tokenizer.tokenize)
+    scorer = RougeScorer(["rougeL"], tokenizer=tokenizer)
     pairs = zip(predictions, references, strict=True)
     return [getattr(scorer.score(reference, prediction)["rougeL"], value) for prediction, reference in pairs]
 
