@@ -227,9 +227,9 @@ def test_an_unknown_parity_is_refused():
 @pytest.mark.parametrize(
     "text", [*REFUSALS, "I do not know that.", "I\u2019m sorry, but I can\u2019t help with that."]
 )
-def test_a_refusal_is_known_by_its_first_sentence(text):
-    assert is_refusal(text) and is_refusal(f"{text} Ask somebody else.")
-    assert not is_refusal(f"She was born in Veldt. {text}")
+def test_a_refusal_is_one_in_each_sentence(text):
+    assert is_refusal(text) and is_refusal(f"{text} I cannot tell.")
+    assert not is_refusal(f"She was born in Veldt. {text}") and not is_refusal(f"{text} Bees veldt of of.")
 
 
 @pytest.mark.parametrize("text", ["", "It", "He does not know the town.", "I was born in Veldt.", "bees bees bees"])

@@ -8,8 +8,7 @@ from collections.abc import Sized
 from typing import Any, ClassVar
 
 import evaluate
-from datasets import Dataset, Features, List, Value
-from datasets.table import InMemoryTable
+from datasets import Features, List, Value
 from evaluate.naming import camelcase_to_snakecase
 
 
@@ -79,14 +78,6 @@ class UnlearningMetric(evaluate.Metric):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"`{name}` got inputs of different lengths ({lengths}). Give one entry a row in each.")
         return super().compute(**inputs)
-
-    def _finalize(self) -> None:
-        if not self.keep_in_memory:
-            return super()._finalize()
-        self.writer.finalize()
-        # With a fingerprint: the one that `from_buffer` computes takes longer than most metrics.
-        self.data = Dataset(InMemoryTable.from_buffer(self.buf_writer.getvalue()), fingerprint=self.experiment_id)
-        self.writer = None
 
     def _check_filled(self, rows: list[Sized], what: str) -> None:
         """Refuse a row without entries, which would silently become a NaN; `what` names an entry."""
