@@ -53,9 +53,9 @@ def pass_cost(tokens: int, width: int, hidden_size: int) -> int:
     Time of a pass of so many tokens, in sequences of a width, in a unit of its own.
 
     In a layer of d states, a token needs 12 d^2 multiplications with weights, and 2 T d with the T tokens of its
-    sequence, which take half as long again. Both are divided by 3 d.
+    sequence. Both are divided by 2 d.
     """
-    return tokens * (4 * hidden_size + width)
+    return tokens * (6 * hidden_size + width)
 
 
 def is_worth_sharing(shared: int, alone: int) -> bool:
