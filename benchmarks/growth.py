@@ -153,7 +153,7 @@ def _draw(curves: dict[str, tuple[list[int], list[float], list[float]]], path: s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", nargs="?", help="File of a picture of the curves.")
-    parser.add_argument("--points", type=int, default=5, help="Most sizes of a curve, from the smallest.")
+    parser.add_argument("--points", type=int, default=6, help="Most sizes of a curve, from the smallest.")
     settings = parser.parse_args()
     disable_progress_bars()
     torch.set_num_threads(1)
