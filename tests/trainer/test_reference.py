@@ -157,7 +157,8 @@ def test_the_bias_of_the_head_is_that_of_the_start_where_distributions_are_compa
     trainer = new_trainer(model, lora)
     trainer.train()
     assert not torch.equal(trainer.model.get_output_embeddings().bias, original.lm_head.bias)
-    rows = collate_rows([StepRow(encode_row(row, tiny_tokenizer), "retain", 1.0, (0,)) for row in retain_rows], 0)
+    encoded = [StepRow(encode_row(row, tiny_tokenizer), "retain", 1.0, (0,)) for row in retain_rows]
+    rows = collate_rows(encoded, 0) | {"share_prompts": False}
     states = trainer._scorer._states(rows, [0, 1, 2])
     torch.testing.assert_close(states.head.bias, original.lm_head.bias.detach())
 
