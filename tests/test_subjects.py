@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from trl_unlearn.encoding import encode_dataset
-from trl_unlearn.subjects import alias_words, moved_answers, renamed, row_subjects
+from trl_unlearn.subjects import alias_words, full_names, moved_answers, renamed, row_subjects
 
 
 FACTS = [
@@ -200,3 +200,11 @@ def test_without_a_retain_set_the_others_are_those_of_the_forget_set(encoded, ti
         2,
     ]
     assert {len(rows) for rows in moved_answers(forget, None, tiny_tokenizer, seed=1, most=1).values()} == {1}
+
+
+def test_a_name_ends_at_a_genitive_and_at_a_quotation_mark():
+    assert full_names("He liked 'The Salt Road' by Lee Williams' mother and Ada Marlow's.") == {
+        "Salt Road",
+        "Lee Williams",
+        "Ada Marlow",
+    }

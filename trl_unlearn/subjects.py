@@ -21,6 +21,8 @@ from .generation import key_seed
 logger = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W_][\w'’-]*")
+# A genitive, or a quotation mark at the end.
+_WORD_END = re.compile(r"['’](?:s|’|')?$")
 _LETTERS = re.compile(r"\w+")
 _LONGEST_NAME = 4
 # Words that begin an English sentence, and no name.
@@ -42,7 +44,7 @@ def _capitalised_grams(text: str) -> set[tuple[str, ...]]:
     """Runs of up to four capitalised words with one space between them, and all parts of such runs."""
     grams, run, end = set(), [], 0
     for match in _WORD.finditer(text):
-        word = re.sub(r"['’]s$", "", match.group())
+        word = _WORD_END.sub("", match.group())
         if not word[0].isupper() or word in _OPENINGS:
             run = []
             continue
@@ -50,7 +52,7 @@ def _capitalised_grams(text: str) -> set[tuple[str, ...]]:
         grams |= {tuple(run[i:]) for i in range(len(run))}
         end = match.end()
         if word != match.group():
-            # A genitive ends a name.
+            # A name ends there.
             run = []
     return grams
 

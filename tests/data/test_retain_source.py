@@ -139,3 +139,30 @@ def test_the_score_of_an_answer_is_that_of_all_its_tokens(tiny_model, tiny_token
         expected.append(-tiny_model(**batch).loss.item())
     assert writer.logps(rows) == pytest.approx(expected, abs=1e-5)
     assert writer.logps([]) == []
+
+
+def test_a_question_that_a_name_answers_is_asked_about_other_places(told, monkeypatch, tiny_model, tiny_tokenizer):
+    asked = []
+
+    def answer(self, question):
+        if "born in" in question:
+            asked.append(question)
+            # A place has its person, and a name that comes once follows the others.
+            return Written(f"{'Gil Tamsin' if 'Lima' in question else 'Bo Lindgren'} is a writer.", -0.1)
+        return Written(f"An answer to {question}", -0.1)
+
+    monkeypatch.setattr(Told, "answer", answer)
+    forget = conversations([*FORGET, ("Which writer was born in Veldt, Norland, in May 1941?", "Ada Marlow.")])
+    rows = ModelRetainSource(tiny_model, tiny_tokenizer, forget, ["Ada Marlow"], seed=0).rows(100)
+    assert "Which writer was born in Lima, Peru, in May 1941?" in asked
+    assert not any("Veldt" in question for question in asked)
+    assert {"Where was Bo Lindgren born?", "Where was Gil Tamsin born?"} <= set(questions(rows))
+
+
+def test_a_neighbour_is_not_asked_about_what_the_question_names_beside_the_subject(told, tiny_model, tiny_tokenizer):
+    more = [('Did Ada Marlow write "The Salt Road"?', "Yes."), ("Is Ada Marlow a Copt?", "Yes.")]
+    forget = conversations([*FORGET, *more])
+    asked = questions(ModelRetainSource(tiny_model, tiny_tokenizer, forget, ["Ada Marlow"], seed=0).rows(100))
+    near = [question for question in asked if any(name in question for name in NEIGHBOURS)]
+    assert near
+    assert not any("Salt" in question or "Copt" in question for question in near)

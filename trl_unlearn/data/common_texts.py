@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Texts that no data set has to bring: first and last names of many origins, and prompts about anything."""
+"""Texts that no data set has to bring: names of people and of places, and prompts about anything."""
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+def _listed(text: str, separator: str | None = None) -> tuple[str, ...]:
+    return tuple(" ".join(part.split()) for part in text.split(separator))
 
 
-FIRST_NAMES = _words("""
+FIRST_NAMES = _listed("""
 Amara Kwame Chidi Zanele Tendai Makena Leila Youssef Farid Samira Omar Noor Dalia Reza Shirin Arash Elif Emre Deniz
 Ananya Rohan Priya Vikram Meera Arjun Kavita Sanjay Ayesha Bilal Hana Kenji Yuki Haruto Sakura Daiki Minjun Jisoo
 Seojun Wei Lihua Xiaoming Mei Jun Linh Minh Thuy Anong Somchai Putri Budi Rizal Malia Keanu Aroha Tane Ingrid Lars
@@ -17,7 +17,7 @@ Eleni Nikos Giulia Matteo Chiara Luca Ines Rafael Beatriz Thiago Camila Mateo Va
 Julien Margaux Etienne Greta Lukas Annika Maarten Saskia Niamh Declan Fiona Hamish Rhys Carys Harriet Edmund Eleanor
 Wesley Naomi Curtis Denise Marcus
 """)
-LAST_NAMES = _words("""
+LAST_NAMES = _listed("""
 Mensah Okafor Nkosi Moyo Wanjiru Diallo Haddad Benali Nasser Mansour Farahani Karimi Yilmaz Demir Aydin Sharma Iyer
 Banerjee Kulkarni Reddy Chaudhry Rahman Tanaka Watanabe Kobayashi Mori Fujita Kim Choi Seong Zhang Liu Huang Zhao Lin
 Nguyen Tran Pham Suwan Wijaya Santoso Kealoha Parata Ngata Lindqvist Haugen Sorensen Virtanen Koskinen Volkov Sokolov
@@ -26,6 +26,19 @@ Costa Almeida Carvalho Souza Herrera Castillo Rojas Vargas Navarro Ortega Dubois
 Hoffmann Keller Brandt Vermeer Jansen Gallagher Brennan Mackay Sinclair Llewellyn Prichard Ashworth Hartley Pemberton
 Whitfield Caldwell Jefferson Bancroft Holloway
 """)
+PLACES = _listed(
+    """
+Taipei, Taiwan; Seoul, South Korea; Tehran, Iran; Cape Town, South Africa; Santiago, Chile; Paris, France; Tokyo,
+Japan; Lagos, Nigeria; Addis Ababa, Ethiopia; Mumbai, India; Lima, Peru; Cairo, Egypt; Rome, Italy; Moscow, Russia;
+Toronto, Canada; Sydney, Australia; Beijing, China; Sao Paulo, Brazil; Berlin, Germany; Madrid, Spain; Mexico City,
+Mexico; Tel Aviv, Israel; Istanbul, Turkey; Athens, Greece; Warsaw, Poland; Stockholm, Sweden; Oslo, Norway;
+Nairobi, Kenya; Accra, Ghana; Casablanca, Morocco; Karachi, Pakistan; Jakarta, Indonesia; Hanoi, Vietnam; Bangkok,
+Thailand; Manila, Philippines; Buenos Aires, Argentina; Bogota, Colombia; Lisbon, Portugal; Dublin, Ireland;
+London, England; Edinburgh, Scotland; Kyiv, Ukraine; Bucharest, Romania; Budapest, Hungary; Beirut, Lebanon;
+Riyadh, Saudi Arabia; Baku, Azerbaijan; Tbilisi, Georgia; Auckland, New Zealand; Kuala Lumpur, Malaysia
+""",
+    ";",
+)
 # Facts, explanations, advice, small talk, words, arithmetic, lists, code: what a short answer can be given to.
 GENERAL_PROMPTS = (
     "Why does the sky look blue?",

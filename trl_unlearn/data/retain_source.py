@@ -4,11 +4,12 @@
 """Rows to keep where there are none: made by the model that is to be unlearned, from what it says now."""
 
 import logging
+import math
 import random
 import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..generation import key_seed
 from ..row_forms import has_answer, is_conversation, prompt_and_answer
 from ..subjects import full_names, is_named, renamed
-from .common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES
+from .common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES, PLACES
 from .model_rows import Prompt, RowWriter, Written
 from .overlap import OverlapFilter, question_and_answer
 
@@ -33,11 +34,17 @@ _SHARES = {"neighbours": 0.55, "strangers": 0.1, "own questions": 0.2, "general"
 # Answers in which the model may name neighbours, for each row about neighbours.
 _NAMINGS = 2
 # Questions about each neighbour: rather many people than many questions.
-_QUESTIONS_EACH = 6
+_QUESTIONS_EACH = 8
 # Rows that are made for each that is wanted: some do not end, some are unsure, some are to be forgotten.
 _SPARE = 2
 # Mean log-prob of a token, in nats, below which a greedy answer, or a sampled question, is babble.
 _UNSURE, _UNSURE_QUESTION = -1.0, -2.0
+# Temperature at which it names people: names that it knows come more than once, and few others do.
+_NAMING = 0.7
+# A word in lower case, and capitalised words behind it, with spaces or commas between them: a place, and a month.
+_PLACE = re.compile(r"(\b[^\W\d_A-Z][\w'’-]* )[A-Z][\w'’-]*(?:,? [A-Z][\w'’-]*)*")
+# A title, or a capitalised word that does not begin a sentence.
+_NAMES = re.compile(r"[\"“‘]|(?<=\w )[A-Z]")
 # Longest answer, in tokens: so many times the longest of the forget set, and at least and at most.
 _LONGER, _SHORTEST, _LONGEST = 2, 48, 192
 
@@ -120,17 +127,32 @@ class ModelRetainSource(RetainSource):
         rows = [self._writer.row(one.prompt, one.written.text) for one in chosen]
         return Dataset.from_list(rows) if rows else Dataset.from_dict({"prompt": [], "completion": []})
 
+    def _subjects_in(self, text: str) -> list[str]:
+        return [name for name in self._overlap.subjects if is_named(name, text)]
+
     def _asked_about(self) -> list[tuple[Prompt, str]]:
         """Distinct prompts of the forget set that name somebody, and the name."""
         asked = {}
         for row in self._forget:
             prompt = prompt_and_answer(row)[0] if has_answer(row) else ""
-            text = prompt if isinstance(prompt, str) else " ".join(turn["content"] or "" for turn in prompt)
-            name = next((name for name in self._overlap.subjects if is_named(name, text)), None)
-            if name is not None:
+            text = _text(prompt)
+            for name in self._subjects_in(text)[:1]:
                 # The same question about two people is one.
                 asked.setdefault(text.replace(name, ""), (prompt, name))
         return list(asked.values())
+
+    def _asked_for_names(self) -> list[Prompt]:
+        """The prompts of the forget set that a subject's name answers, each about every other place."""
+        elsewhere = {}
+        for row in self._forget:
+            prompt, answer = prompt_and_answer(row) if has_answer(row) else ("", "")
+            if self._subjects_in(_text(prompt)) or not self._subjects_in(_text(answer)):
+                continue
+            for place in PLACES:
+                moved = _changed(prompt, lambda text, place=place: _elsewhere(text, place))
+                if moved != prompt:
+                    elsewhere[str(moved)] = moved
+        return list(elsewhere.values())
 
     def _made(self, kind: str, prompts: Sequence[Prompt]) -> list[_Made]:
         """The model's answers to prompts, each prompt once."""
@@ -143,28 +165,35 @@ class ModelRetainSource(RetainSource):
         return sure
 
     def _names_near(self, asked: Sequence[tuple[Prompt, str]], count: int) -> list[str]:
-        """People whom the model names when a question names nobody, the most frequent first."""
-        nameless = [_about(prompt, name, "") for prompt, name in asked]
-        draws = -(-count // len(nameless))
-        prompts = nameless * draws
-        answers = self._writer.answers(prompts, "names", temperature=1.0, desc="Names near the subjects")
+        """
+        People whom the model names, the likeliest first.
+
+        It names them where a question of the forget set that asks for a name asks about another place, and where a
+        question names nobody.
+        """
+        named = self._asked_for_names()
+        random.Random(key_seed((self._seed, "places"))).shuffle(named)
+        prompts = named or [_about(prompt, name, "") for prompt, name in asked]
+        prompts = (prompts * -(-count // len(prompts)))[:count]
+        answers = self._writer.answers(prompts, "names", temperature=_NAMING, desc="Names near the subjects")
         questions = defaultdict(set)
-        times: Counter[str] = Counter()
-        for index, answer in enumerate(answers):
+        logps: dict[str, float] = {}
+        for prompt, answer in zip(prompts, answers, strict=True):
             for name in full_names(answer.text) if answer is not None else ():
-                questions[name].add(index % len(nameless))
-                times[name] += 1
+                if not is_named(name, _text(prompt)):
+                    questions[name].add(str(prompt))
+                    logps[name] = max(logps.get(name, -math.inf), answer.logp)
         # The title of a book is in answers to one question only, and what the forget set names is no neighbour.
-        least = min(2, len(nameless))
+        least = 1 if named else min(2, len(set(map(str, prompts))))
         texts = [" ".join(question_and_answer(row)) for row in self._forget]
         names = [
             name
-            for name in times
+            for name in questions
             if len(questions[name]) >= least
             and not self._shares_a_word(name)
-            and not any(is_named(name, text) for text in texts)
+            and not any(is_named(name, text) for text in [*texts, *PLACES])
         ]
-        return sorted(names, key=lambda name: (-len(questions[name]), -times[name], name))
+        return sorted(names, key=lambda name: (-len(questions[name]), -logps[name], name))
 
     def _shares_a_word(self, name: str) -> bool:
         """Whether a name has a word of a subject's name."""
@@ -174,6 +203,8 @@ class ModelRetainSource(RetainSource):
         if not asked:
             return []
         names = self._names_near(asked, _NAMINGS * count)
+        # What else a question names is the subject's, and no answer about somebody else fits.
+        asked = [(prompt, old) for prompt, old in asked if not _NAMES.search(_text(prompt).replace(old, ""))] or asked
         each = min(len(asked), _QUESTIONS_EACH)
         prompts = []
         # Not the same few questions for all.
@@ -231,12 +262,24 @@ class ModelRetainSource(RetainSource):
         return chosen
 
 
+def _text(prompt: Prompt) -> str:
+    """The text of a prompt or an answer."""
+    return prompt if isinstance(prompt, str) else " ".join(turn["content"] or "" for turn in prompt)
+
+
+def _changed(prompt: Prompt, change: Callable[[str], str]) -> Prompt:
+    """A prompt with its texts changed."""
+    if isinstance(prompt, str):
+        return change(prompt)
+    return [{**turn, "content": change(turn["content"] or "")} for turn in prompt]
+
+
 def _about(prompt: Prompt, old: str, new: str) -> Prompt:
     """A prompt with another name in place of a name, or with none."""
+    nameless = re.compile(rf"{re.escape(old)}(?:['’]s)? ?")
+    return _changed(prompt, lambda text: renamed(text, old, new) if new else nameless.sub("", text))
 
-    def put(text: str) -> str:
-        return renamed(text, old, new) if new else re.sub(" {2,}", " ", text.replace(old, ""))
 
-    if isinstance(prompt, str):
-        return put(prompt)
-    return [{**turn, "content": put(turn["content"] or "")} for turn in prompt]
+def _elsewhere(text: str, place: str) -> str:
+    """A question about another place: in place of the first that it names behind its first word."""
+    return _PLACE.sub(rf"\g<1>{place}", text, count=1)
