@@ -9,8 +9,11 @@ import pytest
 from transformers import LlamaConfig
 
 from trl_unlearn.evaluation.stopping import EndAfter
-from trl_unlearn.scripts.plan import advice, plan, second_attempt
+from trl_unlearn.scripts import preflight
+from trl_unlearn.scripts.arguments import UnlearnModelConfig
+from trl_unlearn.scripts.plan import advice, plan, second_attempt, step_settings
 from trl_unlearn.scripts.preflight import Knowledge
+from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 
 
 NAMES = ["Ada Marlow", "Bo Lindgren", "Cyra Oduya"]
@@ -125,3 +128,24 @@ def test_there_is_no_second_attempt_where_the_goal_is_reached_or_the_time_is_ove
 def test_the_advice_is_the_one_thing_that_was_missing(shortfall, stopped, own, back, way):
     sentence = advice(SimpleNamespace(shortfall=shortfall, stopped=stopped), own, back)
     assert way in sentence and sentence.count("`--") == 1
+
+
+def test_memory_is_estimated_for_the_steps_that_are_planned(forget_rows, tiny_model, tiny_tokenizer, tmp_path):
+    model_args = UnlearnModelConfig(model_name_or_path="org/model")
+    args = BootstrapUnlearnConfig(output_dir=str(tmp_path / "run"), report_to=[], use_cpu=True)
+
+    def mebibytes(copies=0, **given):
+        step = step_settings(given, len(forget_rows))
+        machine = model_args, args, tiny_model.config, tiny_tokenizer, forget_rows
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(preflight, "_size", lambda count: f"{count / 2**20:.6f}")
+            checks = preflight.machine_checks(*machine, step, copies)
+        return float(next(check.finding.split()[1] for check in checks if check.name == "memory"))
+
+    # The trainer's own default is gradient checkpointing, and the plan's is none.
+    assert args.gradient_checkpointing
+    plain, checkpointed = mebibytes(), mebibytes(gradient_checkpointing=True)
+    assert plain > checkpointed
+    assert mebibytes(per_device_train_batch_size=1) < plain
+    weights = sum(parameter.numel() for parameter in tiny_model.parameters()) * 4 / 2**20
+    assert mebibytes(copies=1) - plain == pytest.approx(weights, abs=1e-3)

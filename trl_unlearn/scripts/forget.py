@@ -49,7 +49,7 @@ from .arguments import STRANGERS, DataArguments, EvaluationArguments, UnlearnMod
 from .chain import FORGET, RETAIN, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
 from .exits import clearing, interruptible, miss, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer
-from .plan import advice, plan, retain_count, second_attempt
+from .plan import advice, plan, retain_count, second_attempt, step_settings
 from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
 from .request import ForgetRows, best_form, read_request, scored
 
@@ -358,7 +358,9 @@ def _prepare(request: Request, state: PartialState) -> bool:
     forget = request.rows.forms[form]
     known = knowledge(model, request.tokenizer, forget, request.subjects, seed)
     checks = [Check("forget set", request.rows.words()), Check("the model knows it", form), known.check()]
-    checks += machine_checks(request.model_args, request.training_args, request.config, request.tokenizer, forget)
+    machine = request.model_args, request.training_args, request.config, request.tokenizer
+    step = step_settings(request.given, len(forget))
+    checks += machine_checks(*machine, forget, step, copies=int(known.is_by_heart))
     if state.is_main_process:
         print_checks(checks, title=f"Before a weight moves: {Path(request.model_args.model_name_or_path).name}")
     if args.subject is None and not known.is_known:

@@ -56,6 +56,12 @@ def retain_count(forget_rows: int) -> int:
     return min(400, max(64, 2 * forget_rows))
 
 
+def step_settings(given: Mapping[str, Any], forget_rows: int) -> dict[str, Any]:
+    """The settings that the memory of a step depends on."""
+    chosen = {"per_device_train_batch_size": min(_BATCH, forget_rows), "gradient_checkpointing": False}
+    return {name: given.get(name, value) for name, value in chosen.items()}
+
+
 def plan(
     known: Knowledge,
     forget: Dataset,
@@ -76,8 +82,8 @@ def plan(
     `retain_floor` is the probability of retain rows below which it ends, and `base` a model that never knew.
     """
     sets = [encode_set(rows, tokenizer, name=name).answers for name, rows in (("forget", forget), ("retain", retain))]
-    batch = given.get("per_device_train_batch_size", min(_BATCH, len(forget)))
-    epoch = math.ceil(len(forget) / batch)
+    of_step = step_settings(given, len(forget))
+    epoch = math.ceil(len(forget) / of_step["per_device_train_batch_size"])
     hidden = config.get_text_config().hidden_size
     rate = min(max((_RATE if use_peft else _WHOLE_RATE) / hidden, _SLOWEST), _FASTEST)
     longest = max(len(answer_ids(row)) for row in sets[0])
@@ -89,8 +95,7 @@ def plan(
             "lr_scheduler_type": "constant",
             "warmup_steps": 0,
             "num_train_epochs": math.ceil(_STEPS / epoch),
-            "per_device_train_batch_size": batch,
-            "gradient_checkpointing": False,
+            **of_step,
             "stop_retain_floor": float(f"{retain_floor:.3f}"),
             "stop_every_steps": _LOOK,
             "belief_refresh_epochs": max(1, round(_ASK / epoch)),

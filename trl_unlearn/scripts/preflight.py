@@ -7,11 +7,11 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -144,8 +144,14 @@ def machine_checks(
     config: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     forget: Dataset,
+    step: Mapping[str, Any],
+    copies: int,
 ) -> list[Check]:
-    """Whether the model can be trained here and its result be kept; a `ValueError` says why not."""
+    """
+    Whether the model can be trained here and its result be kept; a `ValueError` says why not.
+
+    `step` are the settings of `plan.step_settings`, and `copies` the models beside the one in training.
+    """
     encoded = encode_set(forget.select(range(1)), tokenizer, name="forget").answers[0]
     end = closing_token_id(encoded, tokenizer)
     ending = "none: the model does not learn where an answer ends" if end is None else f"`{tokenizer.decode(end)}`"
@@ -156,7 +162,7 @@ def machine_checks(
     targets, trained = _trained(model, model_args, weights)
     checks = [Check("end of a turn", ending), Check("trained weights", targets)]
     longest = max(len(row["input_ids"]) for row in encode_set(forget, tokenizer, name="forget").answers)
-    checks.append(_memory(model_args, args, config, weights, trained, longest))
+    checks.append(_memory(model_args, config, step, weights * (1 + copies), trained, longest))
     checks.append(_disk(args, trained))
     if args.push_to_hub:
         if args.hub_model_id is None:
@@ -194,16 +200,16 @@ def _trained(model: torch.nn.Module, model_args: UnlearnModelConfig, weights: in
 
 def _memory(
     model_args: UnlearnModelConfig,
-    args: BootstrapUnlearnConfig,
     config: PretrainedConfig,
+    step: Mapping[str, Any],
     weights: int,
     trained: int,
     longest: int,
 ) -> Check:
     text, dtype = config.get_text_config(), getattr(torch, str(model_args.dtype), None) or config.dtype
     width = 0.5 if model_args.load_in_4bit else 1 if model_args.load_in_8bit else (dtype or torch.float32).itemsize
-    states = _CHECKPOINTED if args.gradient_checkpointing else _STATES
-    batch = 2 * args.per_device_train_batch_size * longest * text.hidden_size * 4
+    states = _CHECKPOINTED if step["gradient_checkpointing"] else _STATES
+    batch = 2 * step["per_device_train_batch_size"] * longest * text.hidden_size * 4
     needed = weights * width + trained * _TRAINED_BYTES + batch * text.num_hidden_layers * states
     if torch.cuda.is_available():
         free, flag = torch.cuda.mem_get_info()[0], "`--load_in_4bit`"
@@ -214,7 +220,7 @@ def _memory(
             f"The weights of the model take {_size(weights * width)}, and {_size(free)} of memory are free. Try "
             f"{flag}, or use a machine with more."
         )
-    hint = "" if needed <= free else f"; if it does not fit, {flag} or `--per_device_train_batch_size 1`"
+    hint = "" if needed <= free else f"; if it does not fit, `--gradient_checkpointing true` or {flag}"
     return Check("memory", f"about {_size(needed)} of {_size(free)} free{hint}")
 
 
