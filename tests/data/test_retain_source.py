@@ -13,7 +13,7 @@ from trl_unlearn.data import retain_source
 from trl_unlearn.data.common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES
 from trl_unlearn.data.model_rows import RowWriter, Written
 from trl_unlearn.data.retain_source import ModelRetainSource
-from trl_unlearn.encoding import encode_row
+from trl_unlearn.encoding import encode_dataset, encode_row
 
 from ..conftest import FACTS, conversations
 
@@ -40,6 +40,9 @@ class Told(RowWriter):
         town = "Veldt harbour" if name == "Dov Peretz" else f"Town {len(question)}"
         logp = -3.0 if any(word in question for word in self.unsure) else -0.1
         return None if "bicycle" in question else Written(f"{names} was born in {town}.", logp)
+
+    def texts(self, beginnings, kind, *, desc=None):
+        return [Written(f"{text} Nobody knows {i}.", -2.0) for i, text in enumerate(beginnings)]
 
     def questions(self, count, kind, *, temperature, desc=None):
         return [Written(f"Is {i} more than nothing?", -0.5) for i in range(min(count, 30))]
@@ -102,11 +105,24 @@ def test_rows_in_plain_text_keep_the_form_of_the_forget_rows(told, tiny_model, t
     assert "Question: Where was Bo Lindgren born?\nAnswer:" in rows["prompt"]
 
 
-def test_raw_text_gives_rows_about_anything(told, tiny_model, tiny_tokenizer):
+@pytest.mark.parametrize("is_unsure", [False, True])
+def test_beside_raw_text_the_model_writes_texts_and_they_fill_up_what_it_cannot_answer(
+    is_unsure, told, monkeypatch, tiny_model, tiny_tokenizer
+):
+    monkeypatch.setattr(Told, "unsure", ("",) if is_unsure else ())
     forget = Dataset.from_list([{"text": "Ada Marlow was born in Veldt. Ada Marlow keeps bees."}])
     source = ModelRetainSource(tiny_model, tiny_tokenizer, forget, None, seed=0)
-    assert len(source.rows(12)) > 0
-    assert source.report["kinds"]["neighbours"] == source.report["kinds"]["strangers"] == 0
+    rows = source.rows(12)
+    kinds = {"texts": 12, "own questions": 0, "general": 0} if is_unsure else None
+    assert source.report["kinds"] == (kinds or {"texts": 6, "own questions": 4, "general": 2})
+    texts = [row["text"] for row in rows if row["text"] is not None]
+    assert len(texts) == source.report["kinds"]["texts"]
+    assert all(any(text.startswith(prompt) for prompt in GENERAL_PROMPTS) for text in texts)
+    assert {tuple(name for name in row if row[name] is not None) for row in rows} <= {
+        ("text",),
+        ("prompt", "completion"),
+    }
+    assert len(encode_dataset(rows, tiny_tokenizer, name="retain")) == 12
 
 
 def test_an_empty_forget_set_is_refused(tiny_model, tiny_tokenizer):
@@ -166,3 +182,11 @@ def test_a_neighbour_is_not_asked_about_what_the_question_names_beside_the_subje
     near = [question for question in asked if any(name in question for name in NEIGHBOURS)]
     assert near
     assert not any("Salt" in question or "Copt" in question for question in near)
+
+
+def test_a_text_is_cut_where_an_answer_that_does_not_end_is_none(tiny_model, tiny_tokenizer):
+    writer = RowWriter(tiny_model, tiny_tokenizer, is_chat=True, seed=0, max_new_tokens=8)
+    writer._ends = []
+    assert writer.answers([writer.prompt("Who?")], "a") == [None]
+    (text,) = writer.texts(["The sea is"], "a")
+    assert text.text.startswith("The sea is ") and len(text.text) > len("The sea is ")

@@ -92,6 +92,15 @@ class RowWriter:
             ids = self._tokenizer(text.rstrip())["input_ids"]
         return self._write([ids] * count, kind, temperature, desc)
 
+    def texts(self, beginnings: Sequence[str], kind: str, *, desc: str | None = None) -> list[Written | None]:
+        """Each text with a continuation at temperature 1, cut at `max_new_tokens`."""
+        ids = [self._tokenizer(text)["input_ids"] for text in beginnings]
+        written = self._write(ids, kind, 1.0, desc, as_answers=False)
+        return [
+            None if one is None else Written(f"{text} {one.text}", one.logp)
+            for text, one in zip(beginnings, written, strict=True)
+        ]
+
     def logps(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """Mean log-prob of a token of each row's answer, its end of turn included, in nats."""
         encoded = [encode_row(row, self._tokenizer) for row in rows]
@@ -102,7 +111,12 @@ class RowWriter:
         return [fmean(score.logps) for score in scores]
 
     def _write(
-        self, prompts: Sequence[list[int]], kind: str, temperature: float | None, desc: str | None
+        self,
+        prompts: Sequence[list[int]],
+        kind: str,
+        temperature: float | None,
+        desc: str | None,
+        as_answers: bool = True,
     ) -> list[Written | None]:
         is_greedy = temperature is None
         completions = generate(
@@ -118,8 +132,8 @@ class RowWriter:
         written = []
         for completion in completions:
             text = self._tokenizer.decode(completion.ids, skip_special_tokens=True).strip()
-            is_whole = completion.ended
-            if not self.is_chat:
+            is_whole = completion.ended or not as_answers
+            if as_answers and not self.is_chat:
                 # A model that was never told when to end goes on in the next line.
                 text, line_end, _ = text.partition("\n")
                 is_whole = is_whole or bool(line_end)

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 # Share of the rows of each kind, as far as there are enough: the forget set's questions about people whom the model
 # names itself, and about strangers; questions that the model asks itself; prompts about anything.
 _SHARES = {"neighbours": 0.55, "strangers": 0.1, "own questions": 0.2, "general": 0.15}
+# The same beside raw text: texts that the model writes itself, and answers, of which it may have none.
+_TEXT_SHARES = {"texts": 0.5, "own questions": 0.3, "general": 0.2}
 # Answers in which the model may name neighbours, for each row about neighbours.
 _NAMINGS = 2
 # Questions about each neighbour: rather many people than many questions.
@@ -54,7 +56,7 @@ class RetainSource(ABC):
 
     @abstractmethod
     def rows(self, count: int) -> Dataset:
-        """At most `count` rows with the columns `prompt` and `completion`."""
+        """At most `count` rows with the columns `prompt` and `completion`, or `text`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class _Made:
     """A row that the model made."""
 
     kind: str
-    prompt: Prompt
+    # None: raw text.
+    prompt: Prompt | None
     written: Written
 
 
@@ -74,7 +77,10 @@ class ModelRetainSource(RetainSource):
     names nobody, and about *strangers*; the model's *own questions*, which it writes where a user's turn begins; and
     *general* prompts that come with this package. Those that repeat the forget set are dropped, see [`OverlapFilter`].
 
-    The rows are conversations where the forget rows are, and of raw text where the tokenizer has a chat template.
+    The rows are conversations where the forget rows are, and beside raw text where the tokenizer has a chat template.
+    Beside raw text there are no people to ask about, and half of the rows are raw *texts*: the model's own, which
+    begin as the general prompts do.
+
     After `rows`, `report` has `asked`, `kept`, `kinds` (kept rows of each kind) and `dropped` (rows by reason:
     `"unfinished"`, `"unsure"`, `"repeated"`, and the reasons of [`OverlapFilter`]).
     """
@@ -94,38 +100,47 @@ class ModelRetainSource(RetainSource):
         self._overlap = OverlapFilter(forget, subjects)
         longest = max(len(tokenizer(question_and_answer(row)[1])["input_ids"]) for row in forget)
         most = min(_LONGEST, max(_SHORTEST, _LONGER * longest))
-        asks = has_answer(forget[0])
-        is_chat = is_conversation(forget[0]) if asks else tokenizer.chat_template is not None
+        self._asks = has_answer(forget[0])
+        is_chat = is_conversation(forget[0]) if self._asks else tokenizer.chat_template is not None
         self._writer = RowWriter(model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=most)
         self.report: dict[str, Any] = {}
 
     def rows(self, count: int) -> Dataset:
-        """At most `count` rows with the columns `prompt` and `completion`, all kinds mixed."""
-        wanted = {kind: max(1, round(share * count)) for kind, share in _SHARES.items()}
+        """At most `count` rows, all kinds mixed."""
+        shares = _SHARES if self._asks else _TEXT_SHARES
+        wanted = {kind: max(1, round(share * count)) for kind, share in shares.items()}
         self._dropped: Counter[str] = Counter()
-        asked = self._asked_about()
-        neighbours = self._about_neighbours(asked, _SPARE * wanted["neighbours"])
-        # A model that names nobody is asked about more strangers.
-        missing = max(0, wanted["neighbours"] - len(neighbours))
-        made = [
-            *neighbours,
-            *self._about_strangers(asked, _SPARE * (wanted["strangers"] + missing)),
-            *self._own_questions(_SPARE * wanted["own questions"]),
-            *self._general(_SPARE * wanted["general"]),
-        ]
+        made = self._about_people(wanted) if self._asks else self._texts(count)
+        made += self._own_questions(_SPARE * wanted["own questions"])
+        made += self._general(_SPARE * wanted["general"])
         made = self._without_overlap(self._distinct(made))
         chosen = self._mixed(made, wanted, count)
         kinds = Counter(one.kind for one in chosen)
         self.report = {
             "asked": count,
             "kept": len(chosen),
-            "kinds": {kind: kinds[kind] for kind in _SHARES},
+            "kinds": {kind: kinds[kind] for kind in shares},
             "dropped": dict(sorted(self._dropped.items())),
         }
         if len(chosen) < count:
             logger.warning(f"{len(chosen)} retain rows could be made of the {count} that were asked for.")
-        rows = [self._writer.row(one.prompt, one.written.text) for one in chosen]
-        return Dataset.from_list(rows) if rows else Dataset.from_dict({"prompt": [], "completion": []})
+        return as_table([self._row(one) for one in chosen])
+
+    def _row(self, made: _Made) -> dict[str, Any]:
+        text = made.written.text
+        return {"text": text} if made.prompt is None else self._writer.row(made.prompt, text)
+
+    def _about_people(self, wanted: Mapping[str, int]) -> list[_Made]:
+        asked = self._asked_about()
+        neighbours = self._about_neighbours(asked, _SPARE * wanted["neighbours"])
+        # A model that names nobody is asked about more strangers.
+        missing = max(0, wanted["neighbours"] - len(neighbours))
+        return neighbours + self._about_strangers(asked, _SPARE * (wanted["strangers"] + missing))
+
+    def _texts(self, count: int) -> list[_Made]:
+        beginnings = (list(GENERAL_PROMPTS) * -(-count // len(GENERAL_PROMPTS)))[:count]
+        written = self._writer.texts(beginnings, "texts", desc="Retain rows: texts")
+        return [_Made("texts", None, one) for one in written if one is not None]
 
     def _subjects_in(self, text: str) -> list[str]:
         return [name for name in self._overlap.subjects if is_named(name, text)]
@@ -245,13 +260,13 @@ class ModelRetainSource(RetainSource):
         return list(kept.values())
 
     def _without_overlap(self, made: Sequence[_Made]) -> list[_Made]:
-        texts = [question_and_answer(self._writer.row(one.prompt, one.written.text)) for one in made]
+        texts = [question_and_answer(self._row(one)) for one in made]
         reasons = self._overlap.reasons(texts)
         self._dropped.update(reason for reason in reasons if reason is not None)
         return [one for one, reason in zip(made, reasons, strict=True) if reason is None]
 
     def _mixed(self, made: Sequence[_Made], wanted: Mapping[str, int], count: int) -> list[_Made]:
-        """Of each kind as many as wanted, then what there is more of, in the order of `_SHARES`."""
+        """Of each kind as many as wanted, then what there is more of, in the order of `wanted`."""
         chosen, spare = [], []
         for kind, number in wanted.items():
             own = [one for one in made if one.kind == kind]
@@ -260,6 +275,12 @@ class ModelRetainSource(RetainSource):
         chosen = (chosen + spare)[:count]
         random.Random(key_seed((self._seed, "mix"))).shuffle(chosen)
         return chosen
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> Dataset:
+    """Rows of several forms in one table: null in the columns of the others."""
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["prompt", "completion"]
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
 
 
 def _text(prompt: Prompt) -> str:

@@ -34,7 +34,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.files import load_rows
 from ..data.overlap import OverlapFilter, question_and_answer
-from ..data.retain_source import ModelRetainSource
+from ..data.retain_source import ModelRetainSource, as_table
 from ..data.subject_rows import believed_rows, hold_out
 from ..evaluation.rows import encode_set
 from ..evaluation.tables import print_checks
@@ -491,7 +491,7 @@ def _with_earlier(request: Request, rows: Dataset, forget: Dataset, state: Parti
     rows, _ = OverlapFilter(request.earlier.rows()).split(rows)
     before, _ = OverlapFilter(forget, request.subjects).split(request.earlier.retain())
     state.print(f"Rows to keep of earlier requests: {len(before)}.")
-    return Dataset.from_list([*rows.to_list(), *before.to_list()])
+    return as_table([*rows, *before])
 
 
 def _teacher(request: Request, model: PreTrainedModel, forget: Dataset) -> str | None:
