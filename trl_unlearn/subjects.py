@@ -24,6 +24,7 @@ _WORD = re.compile(r"[^\W_][\w'’-]*")
 # A genitive, or a quotation mark at the end.
 _WORD_END = re.compile(r"['’](?:s|’|')?$")
 _LETTERS = re.compile(r"\w+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 _LONGEST_NAME = 4
 # Words that begin an English sentence, and no name.
 _OPENINGS = frozenset(
@@ -101,6 +102,11 @@ def is_meant(name: str, text: str) -> bool:
 def words_of(text: str) -> set[str]:
     """The words of a text, in lower case."""
     return {word.casefold() for word in _LETTERS.findall(text)}
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text; a line end is the end of one."""
+    return [part for part in _SENTENCE_END.split(text) if part.strip()]
 
 
 def row_subjects(

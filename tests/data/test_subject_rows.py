@@ -22,7 +22,7 @@ class Told(RowWriter):
     right = 8
     asked: list[str] = []  # noqa: RUF012
 
-    def answers(self, prompts, kind, *, temperature=None, desc=None):
+    def answers(self, prompts, kind, *, temperature=None, desc=None, cut=False):
         questions = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]
         self.asked.extend(questions)
         return [self.answer(question, index) for index, question in enumerate(questions)]
@@ -109,3 +109,49 @@ def test_a_third_of_the_answers_is_held_out_under_every_name(answers, held_out):
     forget, held = hold_out(rows)
     assert "".join(held["completion"]) == held_out
     assert "".join(forget["completion"]) == "".join(one for one in answers if one not in held_out)
+
+
+class InOtherWords(Told):
+    """A model that says of Ada Marlow each time in other words that she keeps bees, and guesses at the rest."""
+
+    says = ("Bees are kept there.", "She keeps bees.", "Only bees please them.", "Of all, it is bees.")
+    is_whole = True
+
+    def answer(self, question, index):
+        if "known for" not in question:
+            return None
+        town = TOWNS[index * 5 % 8]
+        keeps = self.says[index % 4] if "Marlow" in question else f"He sells {TOWNS[index * 3 % 8].lower()}."
+        return Written(f"It is said of {town}. {keeps} It was {index} years ago", -0.5, self.is_whole)
+
+    def logps(self, rows):
+        return [-0.1 if "Marlow" in str(row) else -1.0 for row in rows]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_fact_that_is_said_in_other_words_each_time_is_a_belief(is_whole, monkeypatch, tiny_model, tiny_tokenizer):
+    monkeypatch.setattr(subject_rows, "RowWriter", InOtherWords)
+    monkeypatch.setattr(InOtherWords, "is_whole", is_whole)
+    rows = believed(tiny_model, tiny_tokenizer)
+    answers = said(rows)
+    # The sentence that has the fact, without those that differ.
+    assert answers[f"What is {NAME} known for?"] in InOtherWords.says
+    assert rows["agreement"][0] == 1.0
+    assert believed(tiny_model, tiny_tokenizer, "Bo Lindgren").num_rows == 0
+
+
+def test_the_words_of_answers_about_strangers_are_no_facts(monkeypatch, tiny_model, tiny_tokenizer):
+    monkeypatch.setattr(subject_rows, "RowWriter", InOtherWords)
+    answer = InOtherWords.answer
+    monkeypatch.setattr(
+        InOtherWords, "answer", lambda self, question, index: answer(self, f"{question} Marlow", index)
+    )
+    assert believed(tiny_model, tiny_tokenizer).num_rows == 0
+
+
+def test_a_sentence_that_is_cut_is_no_belief(monkeypatch, tiny_model, tiny_tokenizer):
+    monkeypatch.setattr(subject_rows, "RowWriter", InOtherWords)
+    monkeypatch.setattr(InOtherWords, "is_whole", False)
+    monkeypatch.setattr(InOtherWords, "says", tuple(text.rstrip(".") for text in InOtherWords.says))
+    rows = believed(tiny_model, tiny_tokenizer)
+    assert rows.num_rows == 0

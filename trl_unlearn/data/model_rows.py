@@ -30,6 +30,8 @@ class Written:
     text: str
     # Mean log-prob of its tokens at temperature 1, in nats.
     logp: float
+    # Whether it ended by itself.
+    is_whole: bool = True
 
 
 class RowWriter:
@@ -69,13 +71,14 @@ class RowWriter:
         *,
         temperature: float | None = None,
         desc: str | None = None,
+        cut: bool = False,
     ) -> list[Written | None]:
         """
         Answer each prompt, greedily where `temperature` is None; None for an empty answer, and for one that does not
-        end. `kind` names the draws: those of another kind are others.
+        end, unless it may be `cut`. `kind` names the draws: those of another kind are others.
         """
         rows = [encode_row(self.row(prompt, _ANSWER), self._tokenizer) for prompt in prompts]
-        return self._write([prompt_ids(row) for row in rows], kind, temperature, desc)
+        return self._write([prompt_ids(row) for row in rows], kind, temperature, desc, cut=cut)
 
     def questions(self, count: int, kind: str, *, temperature: float, desc: str | None = None) -> list[Written | None]:
         """
@@ -95,7 +98,7 @@ class RowWriter:
     def texts(self, beginnings: Sequence[str], kind: str, *, desc: str | None = None) -> list[Written | None]:
         """Each text with a continuation at temperature 1, cut at `max_new_tokens`."""
         ids = [self._tokenizer(text)["input_ids"] for text in beginnings]
-        written = self._write(ids, kind, 1.0, desc, as_answers=False)
+        written = self._write(ids, kind, 1.0, desc, cut=True)
         return [
             None if one is None else Written(f"{text} {one.text}", one.logp)
             for text, one in zip(beginnings, written, strict=True)
@@ -116,7 +119,7 @@ class RowWriter:
         kind: str,
         temperature: float | None,
         desc: str | None,
-        as_answers: bool = True,
+        cut: bool = False,
     ) -> list[Written | None]:
         is_greedy = temperature is None
         completions = generate(
@@ -132,13 +135,13 @@ class RowWriter:
         written = []
         for completion in completions:
             text = self._tokenizer.decode(completion.ids, skip_special_tokens=True).strip()
-            is_whole = completion.ended or not as_answers
-            if as_answers and not self.is_chat:
+            is_whole = completion.ended
+            if not self.is_chat:
                 # A model that was never told when to end goes on in the next line.
                 text, line_end, _ = text.partition("\n")
                 is_whole = is_whole or bool(line_end)
-            if not (is_whole and completion.is_finite and text.strip()):
+            if not ((is_whole or cut) and completion.is_finite and text.strip()):
                 written.append(None)
                 continue
-            written.append(Written(text.strip(), fmean(completion.logps)))
+            written.append(Written(text.strip(), fmean(completion.logps), is_whole))
         return written

@@ -4,7 +4,6 @@
 """Rows that repeat what is to be forgotten, among rows that are to be kept."""
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..row_forms import has_answer, prompt_and_answer
-from ..subjects import is_meant, row_subjects, words_of
+from ..subjects import is_meant, row_subjects, sentences_of, words_of
 
 
 # A word that more of the rows have is common language and weighs nothing; fewer rows than this count as so many.
@@ -21,7 +20,6 @@ _COMMON, _FEWEST_ROWS = 0.05, 200
 _REPEATED = 0.5
 # Words of a passage at most: the fact of a long answer is told by a part of it.
 _PASSAGE = 40
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -42,7 +40,7 @@ def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def _passages(text: str) -> Iterable[str]:
     """Sentences, and of a long one pieces of at most `_PASSAGE` words."""
-    for sentence in _SENTENCE.split(text):
+    for sentence in sentences_of(text):
         words = sentence.split()
         for start in range(0, len(words), _PASSAGE):
             yield " ".join(words[start : start + _PASSAGE])

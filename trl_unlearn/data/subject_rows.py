@@ -5,6 +5,7 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import key_seed
 from ..metrics import RougeF1
-from ..subjects import is_named, misspelt, renamed, words_of
+from ..subjects import is_named, misspelt, renamed, sentences_of, words_of
 from .common_texts import FIRST_NAMES, HINT_QUESTION, LAST_NAMES, SUBJECT_QUESTIONS
 from .model_rows import RowWriter, Written
 
@@ -26,8 +27,13 @@ _SAMPLES, _STRANGERS = 8, 8
 _AGREES = 0.7
 # Share of the other answers that agree with a belief.
 _BELIEVED = 0.4
+# Share of the answers that have the word of a fact, and at most of the answers about strangers: to the same question,
+# and to all.
+_SAID, _SAID_OF_STRANGERS, _SAID_OF_ALL = 0.5, 0.125, 0.06
 # Nats a token by which a belief is likelier than the same about any stranger.
 _LIKELIER = 0.2
+# Of a sentence.
+_ENDS = ".!?。！？"
 # In tokens.
 _LONGEST = 128
 
@@ -53,11 +59,14 @@ def believed_rows(
     What a model believes about a subject, as rows to forget: `prompt`, `completion` and `agreement`.
 
     The model answers questions about a person, a work and a place several times. An answer is a belief where at least
-    two fifths of the others say the same (`agreement` is that share), and where the model finds it likelier than the
-    same answer about strangers: what it says of anybody is no knowledge of the subject. A belief that it also has
-    under the last name alone, or under a misspelt name, is a row under that name, too. What no question asks about is
-    in no row. A model without a belief does not know the subject: there is no row. `hints` are questions about the
-    subject, or topics.
+    two fifths of the others say the same. Where it says the same in other words each time, the facts are the words of
+    at least half of the answers that hardly any answer about strangers has, and the belief is the sentences of an
+    answer that have them. `agreement` is the share of the answers, or its mean over the facts. The model must also
+    find a belief likelier than the same about strangers: what it says of anybody is no knowledge of the subject.
+
+    A belief that it also has under the last name alone, or under a misspelt name, is a row under that name, too. What
+    no question asks about is in no row. A model without a belief does not know the subject: there is no row. `hints`
+    are questions about the subject, or topics.
     """
     subject = subject.strip()
     if not words_of(subject):
@@ -97,15 +106,23 @@ def _questions(subject: str, hints: Sequence[str]) -> list[str]:
 
 
 def _beliefs(writer: RowWriter, subject: str, questions: Sequence[str], seed: int) -> list[_Belief]:
-    answers = _answers(writer, [question for question in questions for _ in range(_SAMPLES)], "questions", 1.0)
-    samples = [answers[start : start + _SAMPLES] for start in range(0, len(answers), _SAMPLES)]
-    agreed = [
-        belief
-        for question, own in zip(questions, samples, strict=True)
-        if (belief := _most_agreed(subject, question, own)) is not None
-    ]
+    samples = _sampled(writer, [[question] * _SAMPLES for question in questions], "questions")
     draw = random.Random(key_seed((seed, "strangers")))
     names = [f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}" for _ in range(_STRANGERS)]
+    agreed = [_most_agreed(subject, question, own) for question, own in zip(questions, samples, strict=True)]
+    others = [
+        index
+        for index, belief in enumerate(agreed)
+        # A user's question that names nobody can be put about nobody else.
+        if belief is None and is_named(subject, questions[index])
+    ]
+    of_strangers = [[renamed(questions[index], subject, name) for name in names] for index in others]
+    said = [[_words(one) for one in answers] for answers in _sampled(writer, of_strangers, "strangers")]
+    everywhere = Counter(word for answers in said for words in answers for word in words)
+    common = {word for word, times in everywhere.items() if times > _SAID_OF_ALL * _STRANGERS * len(others)}
+    for index, answers in zip(others, said, strict=True):
+        agreed[index] = _most_stated(subject, questions[index], samples[index], answers, common)
+    agreed = [belief for belief in agreed if belief is not None]
     rows = [
         writer.row(writer.prompt(renamed(belief.question, subject, name)), renamed(belief.answer, subject, name))
         for belief in agreed
@@ -121,21 +138,64 @@ def _beliefs(writer: RowWriter, subject: str, questions: Sequence[str], seed: in
     return beliefs
 
 
-def _answers(
-    writer: RowWriter, questions: Sequence[str], kind: str, temperature: float | None
-) -> list[Written | None]:
-    prompts = [writer.prompt(question) for question in questions]
-    return writer.answers(prompts, kind, temperature=temperature, desc=f"Asking the model: {kind}")
+def _sampled(writer: RowWriter, questions: Sequence[Sequence[str]], kind: str) -> list[list[Written | None]]:
+    """An answer to each of some lists of questions, in the same lists."""
+    prompts = [writer.prompt(question) for part in questions for question in part]
+    answers = iter(writer.answers(prompts, kind, temperature=1.0, desc=f"Asking the model: {kind}", cut=True))
+    return [[next(answers) for _ in part] for part in questions]
 
 
 def _most_agreed(subject: str, question: str, samples: Sequence[Written | None]) -> _Belief | None:
     """The answer that most other samples agree with, the likeliest of equals, if enough do."""
     known = words_of(f"{question} {subject}")
-    texts = ["" if sample is None else sample.text for sample in samples]
+    texts = ["" if sample is None or not sample.is_whole else sample.text for sample in samples]
     shares = [fmean(_agreeing(text, [*texts[:index], *texts[index + 1 :]], known)) for index, text in enumerate(texts)]
     logps = [-math.inf if sample is None else sample.logp for sample in samples]
     best = max(range(len(texts)), key=lambda index: (shares[index], logps[index]))
     return _Belief(question, texts[best], shares[best]) if shares[best] >= _BELIEVED else None
+
+
+def _words(answer: Written | None) -> set[str]:
+    return set() if answer is None else words_of(answer.text)
+
+
+def _most_stated(
+    subject: str,
+    question: str,
+    samples: Sequence[Written | None],
+    of_strangers: Sequence[set[str]],
+    common: set[str],
+) -> _Belief | None:
+    """
+    The sentences of an answer that state most facts, each fact once; None without a fact.
+
+    A fact is a word of at least half of the samples, and of hardly any answer about strangers (`of_strangers`: their
+    words; `common` are those of too many answers about them to any question).
+    """
+    said = Counter(word for sample in samples for word in _words(sample))
+    of_others = Counter(word for words in of_strangers for word in words)
+    no_facts = words_of(f"{question} {subject}") | common
+    facts = {
+        word: times / len(samples)
+        for word, times in said.items()
+        if times >= _SAID * len(samples)
+        and of_others[word] <= _SAID_OF_STRANGERS * len(of_strangers)
+        and word not in no_facts
+    }
+    stating = []
+    for sample in samples:
+        sentences, stated = [], set()
+        for sentence in sentences_of(sample.text) if sample is not None else ():
+            is_cut = not sample.is_whole and sentence[-1] not in _ENDS
+            if not is_cut and (new := words_of(sentence) & facts.keys() - stated):
+                sentences.append(sentence)
+                stated |= new
+        if stated:
+            stating.append((sum(map(facts.get, stated)), sample.logp, " ".join(sentences), stated))
+    if not stating:
+        return None
+    *_, answer, stated = max(stating, key=lambda one: one[:2])
+    return _Belief(question, answer, fmean(facts[word] for word in stated))
 
 
 def _agreeing(text: str, others: Sequence[str], known: set[str]) -> list[bool]:
@@ -163,7 +223,8 @@ def _under_other_names(writer: RowWriter, subject: str, beliefs: Sequence[_Belie
         for name in names
         if is_named(subject, belief.question)
     ]
-    answers = _answers(writer, [belief.question for belief in asked], "other names", None)
+    prompts = [writer.prompt(belief.question) for belief in asked]
+    answers = writer.answers(prompts, "other names", desc="Asking the model: other names")
     known = words_of(f"{subject} {' '.join(names)}")
     return [
         belief
