@@ -7,11 +7,13 @@ import shutil
 import stat
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas
 import pytest
 import torch
 import yaml
+from accelerate import PartialState
 from safetensors.torch import load_file
 
 import trl_unlearn
@@ -269,3 +271,23 @@ def test_in_python_nothing_to_forget_is_no_model_and_a_bad_value_an_error(checkp
         trl_unlearn.unlearn(checkpoint)
     with pytest.raises(ValueError, match=r"`model_name_or_path` is missing"):
         trl_unlearn.unlearn(forget=ROWS)
+
+
+def test_why_rows_that_the_model_made_are_left_out_is_said(monkeypatch, tiny_model, tiny_tokenizer, capsys):
+    class Source:
+        report = {"dropped": {"answer": 3, "name": 1, "repeated": 0, "unfinished": 60}}  # noqa: RUF012
+
+        def __init__(self, *_, **__):
+            pass
+
+        def rows(self, count):
+            return conversations(FACTS[3:])
+
+    monkeypatch.setattr(forget_script, "ModelRetainSource", Source)
+    args = forget_script.ForgetArguments(forget="rows.jsonl")
+    request = SimpleNamespace(
+        args=args, tokenizer=tiny_tokenizer, subjects=None, training_args=SimpleNamespace(seed=0), earlier=None
+    )
+    rows = forget_script._retain_rows(request, tiny_model, conversations(FACTS[:3]), "as given", PartialState())
+    assert len(rows) == len(FACTS[3:])
+    assert "made by the model. Of others, 4 repeat the forget set; 60 do not end." in capsys.readouterr().out

@@ -21,6 +21,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -62,6 +63,8 @@ _NOTHING = (
     "does that never saw them. Nothing was changed. If it knows the facts in other words, give rows in its words, or "
     "the name as `--subject`."
 )
+# Why a row that the model made is not kept; for any other reason, it repeats the forget set.
+_REASONS = {"unfinished": "do not end", "unsure": "are babble", "repeated": "repeat each other"}
 # Rows that are shown of those that were made.
 _SHOWN = 5
 
@@ -471,10 +474,11 @@ def _retain_rows(request: Request, model: PreTrainedModel, forget: Dataset, form
     if request.args.retain is None:
         source = ModelRetainSource(model, tokenizer, forget, request.subjects, seed=request.training_args.seed)
         rows = source.rows(retain_count(len(forget)))
-        dropped = sum(source.report["dropped"].values())
-        state.print(
-            f"Rows to keep: {len(rows)}, made by the model; {dropped} others repeat the forget set or each other."
-        )
+        reasons = Counter()
+        for reason, number in source.report["dropped"].items():
+            reasons[_REASONS.get(reason, "repeat the forget set")] += number
+        others = "; ".join(f"{number} {reason}" for reason, number in reasons.items() if number)
+        state.print(f"Rows to keep: {len(rows)}, made by the model. Of others, {others or 'none was left out'}.")
     else:
         given = read_request("retain", request.args.retain, tokenizer, request.config)
         rows, repeated = OverlapFilter(forget, request.subjects).split(given.forms.get(form, given.rows))
