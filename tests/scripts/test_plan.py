@@ -23,11 +23,12 @@ NAMES = ["Ada Marlow", "Bo Lindgren", "Cyra Oduya"]
 def chosen(forget_rows, retain_rows, tiny_tokenizer):
     """Function of what is known and of options: the settings, and the reasons as one text."""
 
-    def call(names=NAMES, is_by_heart=False, *, base=None, use_peft=True, subjects=None, width=576, **given):
+    def call(names=NAMES, is_by_heart=False, *, base=None, use_peft=True, subjects=None, width=576, own=True, **given):
         known = Knowledge([1.0] * 3, [0.9] * 3, 1.0, names, is_by_heart)
         config = LlamaConfig(hidden_size=width)
         options = {"retain_floor": 0.7, "use_peft": use_peft, "base": base, "subjects": subjects, "given": given}
-        one = plan(known, forget_rows, retain_rows, tiny_tokenizer, config, **options, seed=42)
+        options |= {"seed": 42, "has_own_retain": own}
+        one = plan(known, forget_rows, retain_rows, tiny_tokenizer, config, **options)
         return one.settings, " ".join(one.reasons)
 
     return call
@@ -149,3 +150,8 @@ def test_memory_is_estimated_for_the_steps_that_are_planned(forget_rows, tiny_mo
     assert mebibytes(per_device_train_batch_size=1) < plain
     weights = sum(parameter.numel() for parameter in tiny_model.parameters()) * 4 / 2**20
     assert mebibytes(copies=1) - plain == pytest.approx(weights, abs=1e-3)
+
+
+def test_rows_that_the_model_made_are_held_and_not_learned(chosen):
+    assert [chosen(own=own)[0]["retain_loss_type"] for own in (True, False)] == ["nll", "kl"]
+    assert chosen(own=False, retain_loss_type="nll")[0]["retain_loss_type"] == "nll"

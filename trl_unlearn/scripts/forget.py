@@ -363,7 +363,9 @@ def _prepare(request: Request, state: PartialState) -> bool:
     checks = [Check("forget set", request.rows.words()), Check("the model knows it", form), known.check()]
     machine = request.model_args, request.training_args, request.config, request.tokenizer
     step = step_settings(request.given, len(forget))
-    checks += machine_checks(*machine, forget, step, copies=int(known.is_by_heart))
+    # The twin, and the original model where no adapter can be taken off for it.
+    copies = int(known.is_by_heart) + int(args.retain is None and not request.model_args.use_peft)
+    checks += machine_checks(*machine, forget, step, copies)
     if state.is_main_process:
         print_checks(checks, title=f"Before a weight moves: {Path(request.model_args.model_name_or_path).name}")
     if args.subject is None and not known.is_known:
@@ -423,6 +425,7 @@ def _settings(
         subjects=request.subjects,
         given=request.given,
         seed=request.training_args.seed,
+        has_own_retain=request.args.retain is not None,
     )
     for reason in chosen.reasons:
         state.print(f"- {reason}")
