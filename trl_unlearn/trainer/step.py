@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -228,13 +229,13 @@ def cut_and_share(
     return (shared, True) if is_cheaper else (plain, False)
 
 
-def _cut(rows: Sequence[StepRow], max_tokens: int, tokens: Callable[[Sequence[StepRow]], int]) -> list[list[StepRow]]:
-    slices: list[list[StepRow]] = []
-    for row in rows:
-        if slices and tokens([*slices[-1], row]) <= max_tokens:
-            slices[-1].append(row)
-        else:
-            slices.append([row])
+def _cut(rows: list[StepRow], max_tokens: int, tokens: Callable[[Sequence[StepRow]], int]) -> list[list[StepRow]]:
+    slices = []
+    while rows:
+        # By bisection: the tokens of a layout take time in proportion to its rows.
+        more = bisect_right(range(2, len(rows) + 1), max_tokens, key=lambda count: tokens(rows[:count]))
+        slices.append(rows[: 1 + more])
+        rows = rows[1 + more :]
     return slices
 
 
