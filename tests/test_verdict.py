@@ -304,6 +304,32 @@ def test_lost_facts_that_others_share_with_the_forgotten_are_damage():
     assert (found.brief, found.metric, found.is_bad) == ("worse", "retain/shared_probability", True)
 
 
+UTILITY = "utility/model_utility"
+
+
+@pytest.mark.parametrize("role", ["target", "retrained"])
+def test_a_model_utility_of_0_beside_which_nothing_can_be_less_does_not_count(role):
+    lost = planted({UTILITY: (-UNKNOWN, 0.01)})
+    assert (answers(lost)[WORK].brief, answers(lost)[WORK].metric) == ("worse", UTILITY)
+    score = verdict(lost).score
+    lost.models[role][UTILITY] = Measurement(0.0, 40, 0.0)
+    work = answers(lost)[WORK]
+    assert work.words == f"As a model that never knew: model utility, 0 for the {role}, does not count."
+    assert work.metric != UTILITY and verdict(lost).score == Score(score.alike, score.measured - 1)
+    lost.models["unlearned"] = {UTILITY: Measurement(0.0, 40, 0.0)}
+    assert answers(lost)[WORK].answer == "not measured"
+    if role == "target":
+        alone = answers(without_retrained(lost))[WORK]
+        assert alone.answer == "not measured" and alone.words.endswith(
+            "; model utility, 0 for the target, does not count."
+        )
+
+
+def test_a_model_utility_that_unlearning_made_0_counts():
+    found = answers(without_retrained(planted({UTILITY: (-UNKNOWN, 0.01)})))[WORK]
+    assert (found.brief, found.metric, found.value) == ("far from the target", UTILITY, 0.0)
+
+
 def test_the_score_counts_intervals_with_0_beside_the_noise_floor_of_a_second_retrained_model():
     result = planted({"retain/probability": (0.04, 0.03), "utility/model_utility": (-0.01, 0.005)})
     count = len(result.differences["unlearned - retrained"])
