@@ -23,6 +23,9 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
+# Words of a chat model's refusal that gives its reason in the same sentence.
+_LONGEST_REFUSAL = 22
+
 
 def _rouge_l(predictions: list[str], references: list[str], value: str, use_stemmer: bool) -> list[float]:
     # Half a second, with the toolkit that it takes a stemmer from.
@@ -132,8 +135,12 @@ class LeakAtK(UnlearningMetric):
 
 
 def is_refusal(text: str) -> bool:
-    """Whether each sentence of an answer is a refusal, in English: text behind one is to be judged as any other."""
-    return all(map(_REFUSAL.match, re.split(r"(?<=[.!?])\s+", text.strip())))
+    """
+    Whether each sentence of an answer is a refusal, in English, of at most 22 words: text behind one is to be judged
+    as any other.
+    """
+    sentences = re.split(r"(?<=[.!?])\s+", text.strip())
+    return all(_REFUSAL.match(one) and len(one.split()) <= _LONGEST_REFUSAL for one in sentences)
 
 
 def _coding_gain(logps: list[float], vocab_size: int) -> float:
