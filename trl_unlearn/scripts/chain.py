@@ -18,6 +18,7 @@ from ..data.files import load_rows
 from ..evaluation.rows import encode_set
 from ..hub.folder import RunFolder, weights_sha256
 from ..records import ChainLink, RequestLedger, ServedRequest, UnlearningRun
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..verdict import has_forgotten, still_says
 from .arguments import UnlearnModelConfig
 from .models import quantize_as_trained, take_as_target
@@ -96,6 +97,21 @@ class Predecessor:
     def digest(self) -> str:
         """Digest of the run's weights."""
         return str(weights_sha256(self.folder.path, self.folder.run().is_adapter))
+
+
+def refuse_beside_add(names: set[str], add: str, training_args: BootstrapUnlearnConfig) -> None:
+    """Refuse options that a predecessor leaves no choice of."""
+    of_model = {"model_name_or_path", "model_revision", "adapter_name_or_path", "use_peft"}
+    if named := sorted(name for name in names if name in of_model or name.startswith("lora_")):
+        raise ValueError(f"`{named[0]}` is given with `add`, whose run names the model and its adapter. Leave it out.")
+    output_dir = training_args.output_dir
+    if output_dir is not None and Path(output_dir).resolve() == Path(add).resolve():
+        raise ValueError(f"`output_dir` is the folder of `add`, `{add}`, whose model comes first. Give another.")
+    if training_args.push_to_hub:
+        raise ValueError(
+            "`push_to_hub` is given with `add`, and whether earlier requests stay forgotten is known at the end. Use "
+            "`trl-unlearn push` then."
+        )
 
 
 # The ledger

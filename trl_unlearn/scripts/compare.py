@@ -60,9 +60,10 @@ from .arguments import UnlearnModelConfig
 from .evaluate import SUITES, SuiteArguments, SuiteInputs, load_suite_inputs, measure_suite, refuse_quantized
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders
+from .results import evaluation_result
 from .rows import load_evaluation_rows, refuse_without_retain
 from .series import Job, Series, folder_name, train_and_save
-from .unlearn import build_trainer, evaluation_result
+from .unlearn import build_trainer
 
 
 # Options that decide the number of optimiser steps: a method that had more of them would not be comparable.

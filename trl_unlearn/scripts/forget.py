@@ -47,7 +47,17 @@ from ..trainer.checks import check_output_dir
 from ..verdict import has_forgotten
 from . import unlearn
 from .arguments import STRANGERS, DataArguments, EvaluationArguments, UnlearnModelConfig, given_options, parse
-from .chain import FORGET, RETAIN, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
+from .chain import (
+    FORGET,
+    RETAIN,
+    Predecessor,
+    earlier_now,
+    is_in_ledger,
+    mean_strength,
+    refuse_beside_add,
+    way_back,
+    write_ledger,
+)
 from .exits import clearing, interruptible, miss, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer
 from .plan import advice, plan, retain_count, second_attempt, step_settings
@@ -298,7 +308,7 @@ def _read(argv: list[str], prog: str, source: Any) -> Request | None:
     earlier = None
     if args.add is not None:
         earlier, typed = Predecessor.of(args.add), dict(vars(model_args))
-        _refuse_beside_add(names, args.add, training_args)
+        refuse_beside_add(names, args.add, training_args)
         earlier.take_model(model_args)
         given |= {name: value for name, value in vars(model_args).items() if value != typed[name]}
         given.pop("model_name_or_path", None)
@@ -316,21 +326,6 @@ def _read(argv: list[str], prog: str, source: Any) -> Request | None:
         training_args.output_dir = str(Path("unlearned", f"{model}-{digest[:8]}"))
     whole = (args, model_args, eval_args, training_args, given, output_args.overwrite_output_dir)
     return Request(*whole, tokenizer, config, rows, earlier, digest)
-
-
-def _refuse_beside_add(names: set[str], add: str, training_args: BootstrapUnlearnConfig) -> None:
-    """Refuse options that `add` leaves no choice of."""
-    of_model = {"model_name_or_path", "model_revision", "adapter_name_or_path", "use_peft"}
-    if named := sorted(name for name in names if name in of_model or name.startswith("lora_")):
-        raise ValueError(f"`{named[0]}` is given with `add`, whose run names the model and its adapter. Leave it out.")
-    output_dir = training_args.output_dir
-    if output_dir is not None and Path(output_dir).resolve() == Path(add).resolve():
-        raise ValueError(f"`output_dir` is the folder of `add`, `{add}`, whose model comes first. Give another.")
-    if training_args.push_to_hub:
-        raise ValueError(
-            "`push_to_hub` is given with `add`, and whether earlier requests stay forgotten is known at the end. Use "
-            "`trl-unlearn push` then."
-        )
 
 
 def _is_prepared(request: Request) -> bool:
@@ -451,8 +446,7 @@ def _refuse_unwritable(path: Path) -> None:
 
 def _ask_about_subject(request: Request, model: PreTrainedModel, state: PartialState) -> bool:
     """Take for the rows what the model believes about the subject; returns whether it believes anything."""
-    args = request.args
-    seed = request.training_args.seed
+    args, seed = request.args, request.training_args.seed
     rows = believed_rows(model, request.tokenizer, args.subject, hints=args.hints or (), seed=seed)
     if len(rows) == 0:
         state.print(

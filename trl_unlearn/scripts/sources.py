@@ -78,6 +78,22 @@ def parse_folder(
     return args, Path(place.output_dir)
 
 
+def dataset_sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
+    """Role of a set -> where it comes from, for the record of the run."""
+    sources = {}
+    for role in ("forget", "retain"):
+        # `config` belongs to `dataset_name`; files of one's own have none.
+        own = getattr(data_args, f"{role}_dataset")
+        name = own or data_args.dataset_name
+        sources[role] = {
+            "name": name,
+            "config": None if own else getattr(data_args, f"{role}_config"),
+            "split": getattr(data_args, f"{role}_split"),
+            "on_hub": not Path(name).exists() if name else False,
+        }
+    return sources
+
+
 def keep_sources(
     folder: str | Path, data_args: DataArguments, eval_args: EvaluationArguments, model_args: UnlearnModelConfig
 ) -> None:
