@@ -360,99 +360,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
                 weights.adapt(self._monitor.measure(model), step)
         self._note(weights.logs())
 
-    # Loss
-
-    def compute_forget_loss(self, scores: ForgetScores) -> Tensor:
-        """
-        The forget objective: override it for one of your own. BS-S applies it to the beliefs as well.
-
-        Args:
-            scores ([`ForgetScores`]):
-                Per-token scores of forget rows and beliefs: `logps` and `mask`, and what `forget_loss_type` reads
-                (`beliefs` with `"bs_t"`, `reference_logps` with `"npo"`, ...).
-
-        Returns:
-            `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. It must not depend on other
-            rows, which may be in other passes.
-        """
-        return self._objective.loss(scores, self.args, self._weights.now, **(self.args.forget_loss_kwargs or {}))
-
-    def _score_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """`loss`, and means of `logps`, `entropy` and, of forget rows with a twin, `twin_logps` `[rows]`; one pass."""
-        forget_part, retain_part = self._scorer.score(model, inputs)
-        losses = []
-        if forget_part is not None:
-            bounded = forget_part.scores.bounded(self.args.forget_floor, self.args.forget_token_floor)
-            losses.append((forget_part, self.compute_forget_loss(bounded)))
-        if retain_part is not None:
-            losses.append((retain_part, retain_loss(retain_part, self.args)))
-        return row_values(losses, inputs["labels"].device)
-
-    def _step_rows(self, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | None) -> list[StepRow]:
-        """The rows of a micro-batch with the weight that each has in the loss of the step."""
-        args, count = self.args, len(inputs["row"])
-        # `num_items_in_batch` counts the rows of every process, and DDP averages the gradients over processes.
-        processes = self.accelerator.num_processes if args.average_tokens_across_devices else 1
-        return step_rows(
-            inputs,
-            args,
-            self._weights.now,
-            share=1 / count if num_items_in_batch is None else processes / max(int(num_items_in_batch), 1),
-            epoch=int(self.state.epoch + 1e-6),
-            forget=self.train_dataset,
-            retain=self.retain_dataset,
-            beliefs=self.belief_store,
-            needs_chosen=self._objective.needs_chosen,
-        )
-
-    def predict(self, *args: Any, **kwargs: Any):
-        """Not supported: there are no logits. `evaluate` scores rows."""
-        raise ValueError("`predict` is not supported in unlearning: no logits are kept. Score rows with `evaluate`.")
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if not self.model.training:
-            with self.accelerator.autocast():
-                scores = score_batch(model, inputs)
-            return retain.nll(scores.logps, scores.mask, self.args.token_reduction).mean()
-        rows = inputs["rows"]
-        # `accelerate` puts the model's forward under autocast, but the head runs outside of it.
-        with self.accelerator.autocast():
-            scores = self._score_rows(model, inputs)
-        self._row_metrics.note(rows, scores)
-        self._guard.note_losses(rows, scores["loss"])
-        # Before the last backward pass: DeepSpeed steps at its end, unless the gradient is not finite. So a broken
-        # loss of an earlier pass is made to break the last gradient.
-        if inputs["is_last"]:
-            means = self._row_metrics.take()
-            self._note(means)
-            self._last_means.update(means)
-            self._guard.check(means, self.state.global_step, self.accelerator.sync_gradients)
-        poison = torch.nan if self.is_deepspeed_enabled and self._guard.is_broken else 1.0
-        weights = torch.tensor([row.weight for row in rows], dtype=torch.float64).to(scores["loss"])
-        return (weights * scores["loss"]).sum() * poison
-
-    def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
-        """Those of the forget rows, counted by their shape with padding: the batch has their indices only."""
-        rows = self.train_dataset[inputs["row"].tolist()]["input_ids"]
-        width = padded_width(max(map(len, rows)), self._padding["multiple"], self._padding["limit"])
-        return super().floating_point_ops({"input_ids": torch.empty(len(rows), width, device="meta")})
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        mark_repeated_rows(self.accelerator, batch_samples)
-        count = torch.tensor(sum(map(num_own_rows, batch_samples)), device=device)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            count = self.accelerator.gather(count).sum()
-        return count
-
-    def _watch_retain_rows(self, model: nn.Module, is_over: bool = False) -> None:
-        with self.accelerator.autocast():
-            self._guard.watch(model, self.state.global_step, is_over)
-
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        output = super()._finalize_training(*args, **kwargs)
-        # Of the weights after the last step, or of those that a callback has put back.
-        self._watch_retain_rows(self.model_wrapped, is_over=True)
-        return output
+    # A step
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self._watch_retain_rows(model)
@@ -476,6 +384,36 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         # Return 0: a NaN would stay in `Trainer`'s running loss. The per-term metrics show it.
         return torch.zeros_like(loss) if self._guard.is_broken else loss
 
+    def _step_rows(self, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | None) -> list[StepRow]:
+        """The rows of a micro-batch with the weight that each has in the loss of the step."""
+        args, count = self.args, len(inputs["row"])
+        # `num_items_in_batch` counts the rows of every process, and DDP averages the gradients over processes.
+        processes = self.accelerator.num_processes if args.average_tokens_across_devices else 1
+        return step_rows(
+            inputs,
+            args,
+            self._weights.now,
+            share=1 / count if num_items_in_batch is None else processes / max(int(num_items_in_batch), 1),
+            epoch=int(self.state.epoch + 1e-6),
+            forget=self.train_dataset,
+            retain=self.retain_dataset,
+            beliefs=self.belief_store,
+            needs_chosen=self._objective.needs_chosen,
+        )
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
+        mark_repeated_rows(self.accelerator, batch_samples)
+        count = torch.tensor(sum(map(num_own_rows, batch_samples)), device=device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum()
+        return count
+
+    def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
+        """Those of the forget rows, counted by their shape with padding: the batch has their indices only."""
+        rows = self.train_dataset[inputs["row"].tolist()]["input_ids"]
+        width = padded_width(max(map(len, rows)), self._padding["multiple"], self._padding["limit"])
+        return super().floating_point_ops({"input_ids": torch.empty(len(rows), width, device="meta")})
+
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
         # A scale below 1 made no gradient overflow. DeepSpeed has a scaler of its own.
@@ -487,6 +425,16 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             self._metrics["train"]["skipped_steps"] = [self._guard.skipped]
         return norm
 
+    def _watch_retain_rows(self, model: nn.Module, is_over: bool = False) -> None:
+        with self.accelerator.autocast():
+            self._guard.watch(model, self.state.global_step, is_over)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        output = super()._finalize_training(*args, **kwargs)
+        # Of the weights after the last step, or of those that a callback has put back.
+        self._watch_retain_rows(self.model_wrapped, is_over=True)
+        return output
+
     def _note(self, values: Mapping[str, float]) -> None:
         """Values of which the next line of the log has the means."""
         for name, value in values.items():
@@ -496,3 +444,57 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if self.model.training:
             self._note(self._meter.read())
         super().log(logs, start_time)
+
+    # Loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not self.model.training:
+            with self.accelerator.autocast():
+                scores = score_batch(model, inputs)
+            return retain.nll(scores.logps, scores.mask, self.args.token_reduction).mean()
+        rows = inputs["rows"]
+        # `accelerate` puts the model's forward under autocast, but the head runs outside of it.
+        with self.accelerator.autocast():
+            scores = self._score_rows(model, inputs)
+        self._row_metrics.note(rows, scores)
+        self._guard.note_losses(rows, scores["loss"])
+        # Before the last backward pass: DeepSpeed steps at its end, unless the gradient is not finite. So a broken
+        # loss of an earlier pass is made to break the last gradient.
+        if inputs["is_last"]:
+            means = self._row_metrics.take()
+            self._note(means)
+            self._last_means.update(means)
+            self._guard.check(means, self.state.global_step, self.accelerator.sync_gradients)
+        poison = torch.nan if self.is_deepspeed_enabled and self._guard.is_broken else 1.0
+        weights = torch.tensor([row.weight for row in rows], dtype=torch.float64).to(scores["loss"])
+        return (weights * scores["loss"]).sum() * poison
+
+    def _score_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """`loss`, and means of `logps`, `entropy` and, of forget rows with a twin, `twin_logps` `[rows]`; one pass."""
+        forget_part, retain_part = self._scorer.score(model, inputs)
+        losses = []
+        if forget_part is not None:
+            bounded = forget_part.scores.bounded(self.args.forget_floor, self.args.forget_token_floor)
+            losses.append((forget_part, self.compute_forget_loss(bounded)))
+        if retain_part is not None:
+            losses.append((retain_part, retain_loss(retain_part, self.args)))
+        return row_values(losses, inputs["labels"].device)
+
+    def compute_forget_loss(self, scores: ForgetScores) -> Tensor:
+        """
+        The forget objective: override it for one of your own. BS-S applies it to the beliefs as well.
+
+        Args:
+            scores ([`ForgetScores`]):
+                Per-token scores of forget rows and beliefs: `logps` and `mask`, and what `forget_loss_type` reads
+                (`beliefs` with `"bs_t"`, `reference_logps` with `"npo"`, ...).
+
+        Returns:
+            `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. It must not depend on other
+            rows, which may be in other passes.
+        """
+        return self._objective.loss(scores, self.args, self._weights.now, **(self.args.forget_loss_kwargs or {}))
+
+    def predict(self, *args: Any, **kwargs: Any):
+        """Not supported: there are no logits. `evaluate` scores rows."""
+        raise ValueError("`predict` is not supported in unlearning: no logits are kept. Score rows with `evaluate`.")
