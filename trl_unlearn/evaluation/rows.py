@@ -73,7 +73,7 @@ class EncodedSet:
 
 
 def row_key(row: Mapping[str, Any]) -> str:
-    """What an encoded row is known by where its text must not stand: 16 hexadecimal digits of its tokens."""
+    """A name for an encoded row where its text must not stand: 16 hexadecimal digits of its tokens."""
     return hashlib.sha256(json.dumps(list(row["input_ids"])).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a model writes: how much of the answer is in it, and whether it is still language."""
+"""Metrics of generated text: the share of the answer in it, and whether it is still language."""
 
 import math
 import re

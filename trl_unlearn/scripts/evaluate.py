@@ -88,7 +88,7 @@ _ROW_OPTIONS = {"chat_template_kwargs": {}, "prompt_length": 64, "dataset_text_f
 
 @dataclass
 class SuiteArguments:
-    """Which suites are run, and what they need beside the models and the rows."""
+    """Suites to run, and their needs beside the models and the rows."""
 
     suites: list[str] | None = option(
         None,
@@ -191,7 +191,7 @@ class SuiteArguments:
 
 @dataclass
 class EvaluateArguments:
-    """Which model is evaluated, how its rows become tokens, and where the results go."""
+    """The model to evaluate, the encoding of its rows, and the place of the results."""
 
     chat_template_kwargs: dict[str, Any] | str | None = option(
         None,

@@ -86,7 +86,7 @@ def _is_name(word: str) -> bool:
 
 @dataclass
 class ForgetArguments:
-    """What is to be forgotten, and what is made of it."""
+    """A request, and the form of its result."""
 
     forget: str | None = option(
         None,
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn forget") -> Non
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run is, None without one, and what is missing to its goal, None if that was reached."""
+    """Folder of a run, None without one, and its distance to the goal in words, None if that was reached."""
 
     folder: Path | None
     shortfall: str | None = None

@@ -51,7 +51,7 @@ from .sources import dataset_sources, keep_sources
 
 @dataclass
 class OutputArguments:
-    """What happens to an earlier run in the output folder."""
+    """Treatment of an earlier run in the output folder."""
 
     overwrite_output_dir: bool = option(
         False, "Whether to start anew in an output folder that holds a run, and replace it."
@@ -109,7 +109,7 @@ class OutputFolder:
         on_interrupt(lambda: self.progress(trainer))
 
     def progress(self, trainer: BootstrapUnlearnTrainer) -> str:
-        """How far a run came that ends now, a colon, and how to resume it."""
+        """The progress of a run that ends now, a colon, and the way to resume it."""
         args, step, last = trainer.args, trainer.state.global_step, last_checkpoint(self.path)
         if self._ended:
             publish = f"`trl-unlearn push --output_dir {self.path} --hub_model_id {args.hub_model_id}` publishes it"

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which objective each `forget_loss_type` is, what it reads, its parameters, and the layer that RMU acts on."""
+"""The objective of each `forget_loss_type`: its loss, scores and parameters, and the layer that RMU acts on."""
 
 import inspect
 import re
