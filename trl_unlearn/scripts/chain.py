@@ -94,24 +94,27 @@ class Predecessor:
             # What the checks before a run count.
             model_args.lora_r = run.adapter.r or model_args.lora_r
 
+    def refuse_beside(self, names: set[str], training_args: BootstrapUnlearnConfig) -> None:
+        """Refuse options that the run leaves no choice of."""
+        of_model = {"model_name_or_path", "model_revision", "adapter_name_or_path", "use_peft"}
+        if named := sorted(name for name in names if name in of_model or name.startswith("lora_")):
+            raise ValueError(
+                f"`{named[0]}` is given with `add`, whose run names the model and its adapter. Leave it out."
+            )
+        output_dir = training_args.output_dir
+        if output_dir is not None and Path(output_dir).resolve() == self.folder.path.resolve():
+            raise ValueError(
+                f"`output_dir` is the folder of `add`, `{self.folder.path}`, whose model comes first. Give another."
+            )
+        if training_args.push_to_hub:
+            raise ValueError(
+                "`push_to_hub` is given with `add`, and whether earlier requests stay forgotten is known at the end. "
+                "Use `trl-unlearn push` then."
+            )
+
     def digest(self) -> str:
         """Digest of the run's weights."""
         return str(weights_sha256(self.folder.path, self.folder.run().is_adapter))
-
-
-def refuse_beside_add(names: set[str], add: str, training_args: BootstrapUnlearnConfig) -> None:
-    """Refuse options that a predecessor leaves no choice of."""
-    of_model = {"model_name_or_path", "model_revision", "adapter_name_or_path", "use_peft"}
-    if named := sorted(name for name in names if name in of_model or name.startswith("lora_")):
-        raise ValueError(f"`{named[0]}` is given with `add`, whose run names the model and its adapter. Leave it out.")
-    output_dir = training_args.output_dir
-    if output_dir is not None and Path(output_dir).resolve() == Path(add).resolve():
-        raise ValueError(f"`output_dir` is the folder of `add`, `{add}`, whose model comes first. Give another.")
-    if training_args.push_to_hub:
-        raise ValueError(
-            "`push_to_hub` is given with `add`, and whether earlier requests stay forgotten is known at the end. Use "
-            "`trl-unlearn push` then."
-        )
 
 
 # The ledger

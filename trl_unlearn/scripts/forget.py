@@ -18,7 +18,6 @@ trl-unlearn forget --add unlearned/model-1a2b3c4d --forget more.jsonl
 
 import gc
 import hashlib
-import json
 import shutil
 import sys
 from collections import Counter
@@ -47,22 +46,12 @@ from ..trainer.checks import check_output_dir
 from ..verdict import has_forgotten
 from . import unlearn
 from .arguments import STRANGERS, DataArguments, EvaluationArguments, UnlearnModelConfig, given_options, parse
-from .chain import (
-    FORGET,
-    RETAIN,
-    Predecessor,
-    earlier_now,
-    is_in_ledger,
-    mean_strength,
-    refuse_beside_add,
-    way_back,
-    write_ledger,
-)
+from .chain import FORGET, RETAIN, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
 from .exits import clearing, interruptible, miss, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer
 from .plan import advice, plan, retain_count, second_attempt, step_settings
 from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
-from .request import ForgetRows, best_form, read_request, scored
+from .request import ForgetRows, best_form, json_lines, read_request, scored
 
 
 # Files of a request in its run's folder, beside those of `chain.py`.
@@ -308,7 +297,7 @@ def _read(argv: list[str], prog: str, source: Any) -> Request | None:
     earlier = None
     if args.add is not None:
         earlier, typed = Predecessor.of(args.add), dict(vars(model_args))
-        refuse_beside_add(names, args.add, training_args)
+        earlier.refuse_beside(names, training_args)
         earlier.take_model(model_args)
         given |= {name: value for name, value in vars(model_args).items() if value != typed[name]}
         given.pop("model_name_or_path", None)
@@ -372,7 +361,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
     if args.review:
         path = folder.request / _REVIEW
         if state.is_main_process:
-            folder.save_request({_REVIEW: _lines(forget)})
+            folder.save_request({_REVIEW: json_lines(forget)})
         state.print(f"{len(forget)} rows: {path}. Edit them, and give them as `--forget {path}`.")
         return False
     every, held_out = forget, None
@@ -390,8 +379,12 @@ def _prepare(request: Request, state: PartialState) -> bool:
     del model
     gc.collect()
     if state.is_main_process:
-        texts = {FORGET: _lines(forget), RETAIN: _lines(retain), _CONFIG: yaml.safe_dump(settings, sort_keys=False)}
-        texts |= {} if held_out is None else {_HELD_OUT: _lines(held_out)}
+        texts = {
+            FORGET: json_lines(forget),
+            RETAIN: json_lines(retain),
+            _CONFIG: yaml.safe_dump(settings, sort_keys=False),
+        }
+        texts |= {} if held_out is None else {_HELD_OUT: json_lines(held_out)}
         texts |= {} if request.earlier is None else request.earlier.texts()
         folder.save_request(texts, request.digest)
     return True
@@ -501,9 +494,3 @@ def _teacher(request: Request, model: PreTrainedModel, forget: Dataset) -> str |
     if {"forget_loss_type", "forget_subjects", "forget_aliases", "ignorant_model_name_or_path"} & given.keys():
         return given.get("ignorant_model_name_or_path")
     return fit_base(model, request.tokenizer, forget)
-
-
-def _lines(rows: Dataset) -> str:
-    """Rows as JSON lines, without what a table filled up."""
-    kept = ({key: value for key, value in row.items() if value is not None} for row in rows)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
