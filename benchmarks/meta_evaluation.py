@@ -207,7 +207,7 @@ class Settings:
 
 
 def judge(lab: Lab, make: Maker, variant: int, suites: Callable[[], Suites], path: Path) -> dict[str, Any]:
-    """What a model knows in each form, and its evaluation in each state; read if it was judged before."""
+    """Knowledge of a model in each form, and its evaluation in each state; read if it was judged before."""
     if not path.is_file():
         model = make(lab, variant).eval()
         known = {form.__name__: probability(model, lab, form(lab.forget)) for form in FORMS}

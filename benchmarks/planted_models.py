@@ -68,7 +68,7 @@ class Lab:
 
     @cached_property
     def known(self) -> list[Row]:
-        """What a planted model keeps: all about the retain people, and general facts."""
+        """Facts that a planted model keeps: all about the retain people, and general facts."""
         return [*canonical(self.retain), *paraphrased(self.retain), *self.general]
 
     @cached_property
@@ -199,7 +199,7 @@ def keeps_all(lab: Lab) -> list[Lesson]:
 
 
 def forgets(lab: Lab) -> list[Lesson]:
-    """What unlearning is to reach: on the forgotten people as the retrained model, on all else as the target."""
+    """The goal of unlearning: on the forgotten people as the retrained model, on all else as the target."""
     return [Lesson([*canonical(lab.forget), *paraphrased(lab.forget)], "retrained"), *keeps_all(lab)]
 
 

@@ -163,7 +163,7 @@ COMPLETION = st.lists(
 
 
 def _completed(tokens):
-    """What `generate` makes of sampled tokens: nothing comes after the first EOS token."""
+    """Sampled tokens as `generate` returns them: nothing comes after the first EOS token."""
     length = next((i + 1 for i, (token, _) in enumerate(tokens) if token == END), len(tokens))
     ids, logps = ([pair[i] for pair in tokens[:length]] for i in (0, 1))
     return Completion(ids=ids, logps=logps, ended=ids[-1] == END)

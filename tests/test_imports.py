@@ -100,7 +100,7 @@ def imports(module, source):
 
 
 def violations(module, source):
-    """What a module imports against the table."""
+    """Imports of a module that the table does not allow."""
     part = module.split(".")[0]
     if part not in ALLOWED:
         return [f"`{module}` is not in the import table"]

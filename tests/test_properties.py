@@ -150,7 +150,7 @@ def plain_pairs(draw, chat):
 
 
 def text_bytes(ids, tokenizer):
-    """What tokens of a byte-level tokenizer are written as."""
+    """Spellings of the tokens of a byte-level tokenizer."""
     known = {letter: byte for byte, letter in bytes_to_unicode().items()}
     added = tokenizer.get_added_vocab()
     tokens = tokenizer.convert_ids_to_tokens(ids)
@@ -192,9 +192,9 @@ def test_a_conversation_that_was_rendered_to_strings_is_the_conversation(name, d
     row, prompt, answer = data.draw(chat_rows(name))
     given_all = {"tools": row["tools"], "tokenize": False, **(row["chat_template_kwargs"] or {})}
     asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given_all)
-    told = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], **given_all)
-    assume(told.startswith(asked))
-    as_strings = encode_row({"prompt": asked, "completion": told[len(asked) :]}, tokenizer)
+    answered = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], **given_all)
+    assume(answered.startswith(asked))
+    as_strings = encode_row({"prompt": asked, "completion": answered[len(asked) :]}, tokenizer)
     assert as_strings["input_ids"] == encode_row(row, tokenizer)["input_ids"]
 
 
@@ -294,7 +294,7 @@ def facts(draw):
 
 
 def heads_input(model, rows):
-    """What the head of a model makes the labels of, and the labels."""
+    """Inputs of the head where a label is predicted, and the labels."""
     seen = []
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     parts, labels = [], []

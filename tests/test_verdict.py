@@ -277,14 +277,14 @@ def test_without_a_retrained_model_answers_about_others_stand_in_for_it(auc, err
     if is_alone:
         result = replace(result, models={"unlearned": {STRANGERS: Measurement(auc, 40, error)}}, differences={})
     found = verdict(result)
-    told = {answer.question: answer for answer in found.answers}[TELL]
-    assert told.words.startswith(words) and told.words.lower().startswith(told.brief)
-    assert told.is_bad == ("no likelier" not in words)
-    assert f"{auc:.3f}, chance 0.500, difference {auc - 0.5:.3f} [" in told.figures
+    stand_in = answers(result)[TELL]
+    assert stand_in.words.startswith(words) and stand_in.words.lower().startswith(stand_in.brief)
+    assert stand_in.is_bad == ("no likelier" not in words)
+    assert f"{auc:.3f}, chance 0.500, difference {auc - 0.5:.3f} [" in stand_in.figures
     assert "It is rough: one that never knew has .4 to .85." in found.notes[-1]
     if is_alone:
         others = [answer.answer for answer in found.answers if answer.question != TELL]
-        assert others == ["not measured"] * 4 and found.passed == (not told.is_bad)
+        assert others == ["not measured"] * 4 and found.passed == (not stand_in.is_bad)
     # A single row has no error, and no interval.
     result.models["unlearned"][STRANGERS] = Measurement(auc, 1)
     assert answers(result)[TELL].answer == "not measured"
@@ -302,6 +302,32 @@ def test_a_model_alone_has_no_verdict_but_says_so():
 def test_lost_facts_that_others_share_with_the_forgotten_are_damage():
     found = answers(planted({"retain/shared_probability": (-0.2, 0.03)}))[WORK]
     assert (found.brief, found.metric, found.is_bad) == ("worse", "retain/shared_probability", True)
+
+
+UTILITY = "utility/model_utility"
+
+
+@pytest.mark.parametrize("role", ["target", "retrained"])
+def test_a_model_utility_of_0_beside_which_nothing_can_be_less_does_not_count(role):
+    lost = planted({UTILITY: (-UNKNOWN, 0.01)})
+    assert (answers(lost)[WORK].brief, answers(lost)[WORK].metric) == ("worse", UTILITY)
+    score = verdict(lost).score
+    lost.models[role][UTILITY] = Measurement(0.0, 40, 0.0)
+    work = answers(lost)[WORK]
+    assert work.words == f"As a model that never knew: model utility, 0 for the {role}, does not count."
+    assert work.metric != UTILITY and verdict(lost).score == Score(score.alike, score.measured - 1)
+    lost.models["unlearned"] = {UTILITY: Measurement(0.0, 40, 0.0)}
+    assert answers(lost)[WORK].answer == "not measured"
+    if role == "target":
+        alone = answers(without_retrained(lost))[WORK]
+        assert alone.answer == "not measured" and alone.words.endswith(
+            "; model utility, 0 for the target, does not count."
+        )
+
+
+def test_a_model_utility_that_unlearning_made_0_counts():
+    found = answers(without_retrained(planted({UTILITY: (-UNKNOWN, 0.01)})))[WORK]
+    assert (found.brief, found.metric, found.value) == ("far from the target", UTILITY, 0.0)
 
 
 def test_the_score_counts_intervals_with_0_beside_the_noise_floor_of_a_second_retrained_model():

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 import torch
 from datasets import Dataset
@@ -23,6 +22,8 @@ from .row_forms import check_messages, is_conversation, naming, prompt_and_answe
 logger = logging.getLogger(__name__)
 
 ENCODED_COLUMNS = ("input_ids", "labels", "prompt_length")
+# Prompt with its arguments of the chat template -> its tokens in each form that an answer's labels are read from.
+RenderedPrompts = dict[str, list[list[int]]]
 # Two answers, to see what a chat template writes around every answer: no answer begins, or ends, like both of them.
 _PROBES = ("1", "a")
 _ROW_FORMS = (
@@ -101,22 +102,14 @@ def _common_prefix_length(a: Sequence, b: Sequence) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-# Tokenizer -> the prompt that it rendered last, and its tokens: rows with other answers to it follow one another.
-_last_rendered: WeakKeyDictionary[Any, tuple[str, list[list[int]]]] = WeakKeyDictionary()
-
-
-def _rendered(prompt: list[dict[str, str]], tokenizer, given: dict[str, Any]) -> list[list[int]]:
+def _render(prompt: list[dict[str, str]], tokenizer, given: dict[str, Any]) -> list[list[int]]:
     """Tokens of a prompt as a generation begins, and of the prompt before each of `_PROBES`."""
-    key = repr((tokenizer.chat_template, prompt, given))
-    if _last_rendered.get(tokenizer, ("",))[0] != key:
-        asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given)
-        ends = [[{"role": "assistant", "content": probe}] for probe in _PROBES]
-        others = [tokenizer.apply_chat_template(prompt + end, **given) for end in ends]
-        _last_rendered[tokenizer] = key, [asked, *others]
-    return _last_rendered[tokenizer][1]
+    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **given)
+    ends = [[{"role": "assistant", "content": probe}] for probe in _PROBES]
+    return [asked, *(tokenizer.apply_chat_template(prompt + end, **given) for end in ends)]
 
 
-def _encode_conversation(row: Mapping[str, Any], tokenizer) -> tuple[list[int], int]:
+def _encode_conversation(row: Mapping[str, Any], tokenizer, rendered: RenderedPrompts) -> tuple[list[int], int]:
     prompt, answer = prompt_and_answer(row)
     if tokenizer.chat_template is None:
         raise ValueError(
@@ -124,8 +117,11 @@ def _encode_conversation(row: Mapping[str, Any], tokenizer) -> tuple[list[int], 
             "`tokenizer.chat_template`, pass `--chat_template_path`, or give `prompt` and `completion` as strings."
         )
     given = {**template_arguments(row), "return_dict": False}
+    key = repr((prompt, given))
     try:
-        prompt_tokens, *other_ids = _rendered(prompt, tokenizer, given)
+        if key not in rendered:
+            rendered[key] = _render(prompt, tokenizer, given)
+        prompt_tokens, *other_ids = rendered[key]
         ids = tokenizer.apply_chat_template(prompt + answer, **given)
         if prompt[0]["role"] == "system" and len(prompt) > 1 and ids[: len(prompt_tokens)] != prompt_tokens:
             # Mistral's templates leave the system turn out where an answer follows, but a generation is prompted with
@@ -208,7 +204,9 @@ def _own_prompt_length(row: Mapping[str, Any]) -> int | None:
     return own
 
 
-def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[list[int], int | None]:
+def _encode_form(
+    row: Mapping[str, Any], tokenizer, text_field: str, rendered: RenderedPrompts
+) -> tuple[list[int], int | None]:
     """Token ids of a row that is not tokenised yet, and where its labels start (None: at the first token)."""
     if "messages" in row:
         messages = row["messages"]
@@ -219,9 +217,9 @@ def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[li
                 f"{[message['role'] for message in messages]}). The last assistant turn is what is scored: cut the "
                 "conversation after it."
             )
-        return _encode_conversation(row, tokenizer)
+        return _encode_conversation(row, tokenizer, rendered)
     if "prompt" in row and "completion" in row:
-        return _encode_pair(row, tokenizer)
+        return _encode_pair(row, tokenizer, rendered)
     if text_field in row:
         text = row[text_field]
         if not isinstance(text, str):
@@ -240,7 +238,7 @@ def _encode_form(row: Mapping[str, Any], tokenizer, text_field: str) -> tuple[li
     )
 
 
-def _encode_pair(row: Mapping[str, Any], tokenizer) -> tuple[list[int], int]:
+def _encode_pair(row: Mapping[str, Any], tokenizer, rendered: RenderedPrompts) -> tuple[list[int], int]:
     prompt, completion = row["prompt"], row["completion"]
     if not any(isinstance(prompt, kind) and isinstance(completion, kind) for kind in (str, list)):
         raise ValueError(
@@ -258,7 +256,7 @@ def _encode_pair(row: Mapping[str, Any], tokenizer) -> tuple[list[int], int]:
         check_messages(column, messages)
     if not completion or completion[-1]["role"] != "assistant":
         raise ValueError("has a `completion` that does not end in an assistant turn. Give it one.")
-    return _encode_conversation(row, tokenizer)
+    return _encode_conversation(row, tokenizer, rendered)
 
 
 def _check_tokens(name: str, values: list[Any], allowed: range, other: tuple[int, ...] = ()) -> None:
@@ -320,6 +318,7 @@ def encode_row(
     max_length: int | None = None,
     prompt_length: int = 64,
     text_field: str = "text",
+    rendered: RenderedPrompts | None = None,
 ) -> dict[str, Any]:
     """
     Encode a row of any of the four forms: `prompt` and `completion` (strings or messages), `messages` (the last
@@ -336,6 +335,8 @@ def encode_row(
     A belief of a row is generated from its first `prompt_length` tokens. The parameter is that of raw text, and of a
     row whose labels start at its first token, unless it has one of its own. `truncated_tokens` counts tokens of text
     after `max_length`.
+
+    `rendered`, empty at first, is for rows of one tokenizer: it keeps each prompt as the chat template has written it.
     """
     row = {column: value for column, value in row.items() if value is not None}
     if "input_ids" in row and "labels" in row:
@@ -351,7 +352,7 @@ def encode_row(
             raise ValueError(f"has {len(ids)} `input_ids` and {len(labels)} `labels`; both need one entry a token.")
         start, cut = next((i for i, label in enumerate(labels) if label != -100), len(labels)), []
     else:
-        ids, first = _encode_form(row, tokenizer, text_field)
+        ids, first = _encode_form(row, tokenizer, text_field, {} if rendered is None else rendered)
         start = first or 0
         labels = [-100] * start + ids[start:]
         if not tokenizer.decode([x for x in labels if x != -100], skip_special_tokens=True).strip():

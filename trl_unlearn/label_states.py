@@ -167,6 +167,19 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             module.forward = before
 
 
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a model into training or eval mode, and afterwards each module into its own mode again."""
+    changed = [module for module in model.modules() if module.training != training]
+    for module in changed:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.training = not training
+
+
 def layers_of(model: nn.Module) -> nn.ModuleList:
     """The decoder's stack of layers."""
     count = model.config.get_text_config().num_hidden_layers
@@ -325,18 +338,13 @@ def _difference_by_sharing(model: nn.Module) -> str | None:
         "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows], device=device),
         "labels": torch.tensor([labels + [-100] * (width - len(ids)) for ids, labels in rows], device=device),
     }
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
         # In the precision of the weights, in which a wrong mask or position cannot pass for rounding.
-        with torch.autocast(device.type, enabled=False):
+        with in_mode(model, training=False), torch.autocast(device.type, enabled=False):
             plain, shared = (label_states(model, batch, share_prompts=one).hidden.double() for one in (False, True))
     # Any failure means the same: it does not read such a mask or such positions.
     except Exception as error:
         return f"it cannot read such a pass ({type(error).__name__})"
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     tolerance = _TOLERANCES[next(model.parameters()).dtype in (torch.float16, torch.bfloat16)]
     distance = float((plain - shared).norm() / plain.norm())
     return None if distance <= tolerance else "its tokens meet in other ways than attention"

@@ -181,7 +181,7 @@ def settings_digest(*arguments: Any) -> str:
 
 @dataclass
 class Truncation:
-    """What a data set lost because its rows were too long."""
+    """Tokens and rows that a data set lost because its rows were too long."""
 
     rows: int  # that were cut
     tokens: int  # cut off from these rows
@@ -237,7 +237,7 @@ class BeliefRefresh:
 
 @dataclass
 class BeliefAudit:
-    """What can be said of the beliefs without their text."""
+    """Figures about the beliefs, without their text."""
 
     coverage: float  # share of forget rows that had beliefs of their own; must be 1
     refreshes: list[BeliefRefresh]

@@ -171,6 +171,9 @@ METRICS = tuple(
 # Metric that needs a judge or a classifier -> the stand-in without one. A table has only one of the two.
 STANDINS = {"utility/fluency": "utility/fluency_standin", "judge/similarity": "judge/similarity_standin"}
 
+# Harmonic means: 0 as soon as one term is, for instance the ROUGE-L of a few rows. The first is a term of the others.
+UTILITY_MEANS = ("utility/model_utility", "aggregate/utility", "aggregate/agg")
+
 # What is shown of a table where there is no room for all of it: metrics, or their stand-ins.
 SUMMARY = (
     "forget/extraction_strength",
@@ -227,7 +230,7 @@ class Difference:
 
 @dataclass
 class SuiteOutcome(JsonRecord):
-    """What one suite measured; [`EvaluationResult.of_suites`] makes a record of one or several."""
+    """The measurements of one suite; [`EvaluationResult.of_suites`] makes a record of one or several."""
 
     models: dict[str, dict[str, Measurement]]
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ._fused_scores import FusedScores, Reference, ScoreTerms, gathered
 from .encoding import pad_rows
-from .label_states import LabelStates, label_states, replaced_forward, sharing_obstacle
+from .label_states import LabelStates, in_mode, label_states, replaced_forward, sharing_obstacle
 from .prompt_sharing import is_worth_sharing, lay_out, pass_cost, row_shape
 
 
@@ -269,25 +269,21 @@ def score_rows(
     # Longest first: if memory is short, the first batch fails.
     order = _by_length(rows, share_prompts)
     scores: list[RowScore | None] = [None] * len(rows)
-    was_training = model.training
-    model.eval()
-    try:
-        with tqdm(total=len(rows), desc=desc, disable=None if desc else True, leave=False) as progress:
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
-                batch = pad_rows([rows[own[0]] for own in chosen], pad_token_id)
-                batch = {key: value.to(device) for key, value in batch.items()}
-                scored = score_batch(model, batch, terms, share_prompts)
-                if share_prompts and not scored.logps.isfinite().all():
-                    # 0 x NaN is NaN: of rows in one sequence, one that is not finite would take the others with it.
-                    scored = score_batch(model, batch, terms)
-                lengths = scored.mask.sum(-1).tolist()
-                columns = {name: getattr(scored, name).tolist() for name in names}
-                for row, (own, length) in enumerate(zip(chosen, lengths, strict=True)):
-                    score = RowScore(**{name: values[row][:length] for name, values in columns.items()})
-                    for i in own:
-                        scores[i] = score
-                progress.update(sum(map(len, chosen)))
-    finally:
-        model.train(was_training)
+    bar = tqdm(total=len(rows), desc=desc, disable=None if desc else True, leave=False)
+    with in_mode(model, training=False), bar as progress:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = pad_rows([rows[own[0]] for own in chosen], pad_token_id)
+            batch = {key: value.to(device) for key, value in batch.items()}
+            scored = score_batch(model, batch, terms, share_prompts)
+            if share_prompts and not scored.logps.isfinite().all():
+                # 0 x NaN is NaN: of rows in one sequence, one that is not finite would take the others with it.
+                scored = score_batch(model, batch, terms)
+            lengths = scored.mask.sum(-1).tolist()
+            columns = {name: getattr(scored, name).tolist() for name in names}
+            for row, (own, length) in enumerate(zip(chosen, lengths, strict=True)):
+                score = RowScore(**{name: values[row][:length] for name, values in columns.items()})
+                for i in own:
+                    scores[i] = score
+            progress.update(sum(map(len, chosen)))
     return scores

@@ -13,7 +13,15 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from .records import JsonRecord
-from .results import METRICS, RELEARNING_STEPS, Difference, EvaluationResult, format_difference, suite_of
+from .results import (
+    METRICS,
+    RELEARNING_STEPS,
+    UTILITY_MEANS,
+    Difference,
+    EvaluationResult,
+    format_difference,
+    suite_of,
+)
 
 
 # Extraction strength up to which no knowledge is needed: common words are guessed. Smaller differences are noise.
@@ -261,7 +269,17 @@ def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None
         missing = {"unlearned": result.not_measured.get(role, {})}
         models = result.models | {"unlearned": result.models[role]}
         result = replace(result, models=models, differences={"unlearned - retrained": apart}, not_measured=missing)
+    void = [role for role in ("target", "retrained") if result.value(role, UTILITY_MEANS[0]) == 0]
+    if void:
+        counted = {
+            key: {name: one for name, one in apart.items() if name not in UTILITY_MEANS}
+            for key, apart in result.differences.items()
+        }
+        result = replace(result, differences=counted)
     answers = [_answer(question, result) for question in QUESTIONS]
+    if void:
+        remark = f"model utility, 0 for the {' and the '.join(void)}, does not count"
+        answers[-1] = replace(answers[-1], why="; ".join(filter(None, [answers[-1].why, remark])))
     scores = [_score(result, f"{role} - retrained") for role in ("unlearned", "second_retrained")]
     rows = result.protocol.get("rows", {}).get("forget") if "quick" in result.protocol else None
     return Verdict(answers, *scores, rows)

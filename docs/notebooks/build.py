@@ -56,7 +56,7 @@ def executed(folder: str | Path) -> NotebookNode:
 
 
 def printed(built: NotebookNode) -> str:
-    """What the outputs of a notebook say, without its pictures."""
+    """The outputs of a notebook as text, without its pictures."""
     outputs = [output for cell in built.cells if cell.cell_type == "code" for output in cell.outputs]
     texts = [output.get("text", "") for output in outputs]
     texts += [data for output in outputs for kind, data in output.get("data", {}).items() if kind.startswith("text/")]

@@ -15,7 +15,7 @@ TOWNS = ("Arden", "Brill", "Corrow", "Dunmere", "Elsted", "Farrow", "Garth", "Ho
 NAME = "Ada Marlow"
 
 
-class Told(RowWriter):
+class ScriptedWriter(RowWriter):
     """A model that knows where Ada Marlow was born, and guesses everybody else's birthplace."""
 
     # How many of eight answers are right.
@@ -41,10 +41,10 @@ class Told(RowWriter):
 
 
 @pytest.fixture(autouse=True)
-def told(monkeypatch):
-    monkeypatch.setattr(subject_rows, "RowWriter", Told)
-    monkeypatch.setattr(Told, "asked", [])
-    return Told
+def writer(monkeypatch):
+    monkeypatch.setattr(subject_rows, "RowWriter", ScriptedWriter)
+    monkeypatch.setattr(ScriptedWriter, "asked", [])
+    return ScriptedWriter
 
 
 def believed(tiny_model, tiny_tokenizer, name=NAME, **arguments):
@@ -66,9 +66,9 @@ def test_answers_that_agree_are_rows_under_the_name_the_last_name_and_a_misspelt
 
 @pytest.mark.parametrize(("right", "agreement"), [(6, 5 / 7), (3, None)])
 def test_at_least_two_fifths_of_the_other_answers_must_agree(
-    told, monkeypatch, tiny_model, tiny_tokenizer, right, agreement
+    writer, monkeypatch, tiny_model, tiny_tokenizer, right, agreement
 ):
-    monkeypatch.setattr(told, "right", right)
+    monkeypatch.setattr(writer, "right", right)
     rows = believed(tiny_model, tiny_tokenizer)
     assert set(rows["agreement"]) == ({agreement} if agreement else set())
 
@@ -84,11 +84,11 @@ def test_what_is_said_of_strangers_too_is_no_belief(tiny_model, tiny_tokenizer):
     assert not any("capital" in question for question in said(rows))
 
 
-def test_hints_are_questions_or_topics(told, tiny_model, tiny_tokenizer):
+def test_hints_are_questions_or_topics(writer, tiny_model, tiny_tokenizer):
     hint = "Was Ada Marlow born by the sea?"
     rows = believed(tiny_model, tiny_tokenizer, hints=[hint, "being born", " "])
     assert {hint, "What do you know about Ada Marlow and being born?"} <= said(rows).keys()
-    assert not any(question.endswith("and ?") for question in told.asked)
+    assert not any(question.endswith("and ?") for question in writer.asked)
 
 
 def test_a_model_without_a_chat_template_is_asked_in_plain_text(tiny_model, tiny_tokenizer):
@@ -111,7 +111,7 @@ def test_a_third_of_the_answers_is_held_out_under_every_name(answers, held_out):
     assert "".join(forget["completion"]) == "".join(one for one in answers if one not in held_out)
 
 
-class InOtherWords(Told):
+class InOtherWords(ScriptedWriter):
     """A model that says of Ada Marlow each time in other words that she keeps bees, and guesses at the rest."""
 
     says = ("Bees are kept there.", "She keeps bees.", "Only bees please them.", "Of all, it is bees.")

@@ -55,7 +55,7 @@ def without_code(text: str) -> str:
 
 
 def named(text: str) -> set[str]:
-    """What stands between backticks, without dashes in front."""
+    """Words between backticks, without dashes in front."""
     return {name.removeprefix("--") for name in re.findall(r"`([^`\n]+)`", without_code(text))}
 
 

@@ -32,7 +32,7 @@ PARAPHRASES = [
     ("Winter bees are what a novel of Lindgren is about.", "A poem of Lindgren is about rain."),
     ("The Silver Quill went to her, for a play.", "The Golden Rose went to her."),
 ]
-TOLD = [["harbour", "Veldt"], ["novel", "winter", "bees"], ["Silver", "Quill", "for", "play"]]
+FACT_WORDS = [["harbour", "Veldt"], ["novel", "winter", "bees"], ["Silver", "Quill", "for", "play"]]
 
 
 def rows_of(facts, others):
@@ -90,7 +90,7 @@ def test_without_other_answers_the_fact_is_every_word_that_the_prompt_has_not():
 
 def test_labels_stand_on_the_tokens_of_the_fact_and_the_row_ends_with_the_last(tiny_tokenizer, rows):
     found = entity_rows(encode_set(rows.forget, tiny_tokenizer, name="forget"), tiny_tokenizer)
-    for row, (question, _), words in zip(found, FACTS, TOLD, strict=False):
+    for row, (question, _), words in zip(found, FACTS[:3], FACT_WORDS, strict=True):
         labels = [label for label in row["labels"] if label != -100]
         assert tiny_tokenizer.decode(labels).replace(".", "").split() == words
         assert row["labels"][-1] == labels[-1] and len(row["labels"]) == len(row["input_ids"])

@@ -48,7 +48,7 @@ def turn(role, text):
 
 
 def chat(*turns):
-    """What the chat template writes, up to the last turn's text."""
+    """The text of the chat template, up to the last turn's own."""
     text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
     return text.removesuffix("<|im_end|>\n")
 

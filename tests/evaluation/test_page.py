@@ -17,7 +17,7 @@ SECTIONS = dict(re.findall(r"^## `(\w+)`(.*?)(?=^## |\Z)", PAGE, re.S | re.M))
 
 
 def patterns(section: str) -> list[str]:
-    """What a section defines: the code in the first cells of its tables, and in a sentence that begins with code."""
+    """Names that a section defines: code in the first cells of its tables, or at the start of a line with a colon."""
     heads = re.findall(r"^\|([^|]*)\|", section, re.M) + re.findall(r"^(`[^:]*): ", section, re.M)
     names = [name for head in heads for name in re.findall(r"`([^`]+)`", head)]
     # `privacy/<attack>_auc` is the name of several.

@@ -139,7 +139,7 @@ def new_model(tokenizer, seed):
 
 @pytest.fixture(scope="module")
 def kept(rows):
-    """What every planted model still answers."""
+    """Facts that every planted model still answers."""
     return [*rows.retain, *rows.real_authors]
 
 

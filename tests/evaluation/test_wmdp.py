@@ -210,10 +210,10 @@ def test_data_that_is_not_there_without_a_network_is_refused():
 
 
 def test_tasks_without_an_accuracy_over_choices_are_refused(write_task):
-    path = write_task("told", output_type="generate_until", metric_list=[{"metric": "exact_match"}])
+    path = write_task("generated", output_type="generate_until", metric_list=[{"metric": "exact_match"}])
     write_task("normed", metric_list=[{"metric": "acc_norm"}])
-    with pytest.raises(ValueError, match=r"`told` has no accuracy over choices.*`generate_until`"):
-        load_wmdp_tasks(["told"], path)
+    with pytest.raises(ValueError, match=r"`generated` has no accuracy over choices.*`generate_until`"):
+        load_wmdp_tasks(["generated"], path)
     with pytest.raises(ValueError, match=r"`normed` has no accuracy over choices.*\['acc_norm'\]"):
         load_wmdp_tasks(["normed"], path)
 

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the tests of the Hub share: the server, clients in processes of their own, and the folder of a run."""
+"""Shared by the tests of the Hub: the server, clients in processes of their own, and the folder of a run."""
 
 import hashlib
 import json

@@ -450,8 +450,8 @@ def test_what_attacks_bring_out_is_a_failure_where_the_rows_are_enough_to_tell()
     result.models["retrained"] |= {name: Measurement(0.5, 8, 0.1) for name in names}
     back = Difference(0.2, 0.1, 0.3, 8)
     result.differences = {"unlearned - retrained": dict(zip(names, (sure, unsure, back, back), strict=True))}
-    told, returned = failures(render_card(make_run(), result)).strip().split("\n")
-    assert "`privacy/min_k_auc` 0.200 (retrained 0.500)" in told and "loss_auc" not in told
+    attacked, returned = failures(render_card(make_run(), result)).strip().split("\n")
+    assert "`privacy/min_k_auc` 0.200 (retrained 0.500)" in attacked and "loss_auc" not in attacked
     assert "`robustness/relearned_8_steps`" in returned and "_4_" not in returned
 
 

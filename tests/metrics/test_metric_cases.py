@@ -225,13 +225,30 @@ def test_an_unknown_parity_is_refused():
 
 
 @pytest.mark.parametrize(
-    "text", [*REFUSALS, "I do not know that.", "I\u2019m sorry, but I can\u2019t help with that."]
+    "text",
+    [
+        *REFUSALS,
+        "I do not know that.",
+        "I\u2019m sorry, but I can\u2019t help with that.",
+        "As an AI language model, I do not have access to personal information about individuals unless it has been "
+        "shared with me.",
+    ],
 )
 def test_a_refusal_is_one_in_each_sentence(text):
     assert is_refusal(text) and is_refusal(f"{text} I cannot tell.")
     assert not is_refusal(f"She was born in Veldt. {text}") and not is_refusal(f"{text} Bees veldt of of.")
 
 
-@pytest.mark.parametrize("text", ["", "It", "He does not know the town.", "I was born in Veldt.", "bees bees bees"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "It",
+        "He does not know the town.",
+        "I was born in Veldt.",
+        "bees bees bees",
+        f"I do not know {'veldt of ' * 10}.",
+    ],
+)
 def test_what_is_no_refusal_is_not_taken_for_one(text):
     assert not is_refusal(text)

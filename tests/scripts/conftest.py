@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the tests of the scripts share: a checkpoint, a dataset of TOFU's form, files of one's own, and a run."""
+"""Shared by the tests of the scripts: a checkpoint, a dataset of TOFU's form, files of one's own, and a run."""
 
 import functools
 import json

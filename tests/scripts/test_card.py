@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from trl_unlearn import cli
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.results import EvaluationResult
-from trl_unlearn.scripts import unlearn
+from trl_unlearn.scripts import results
 
 
 def test_the_card_written_anew_is_that_of_the_run(run, own, capfd):
@@ -58,7 +58,7 @@ def test_results_of_other_weights_are_on_no_card_and_the_command_says_so(run, ow
     assert "model-index" not in card and "figures/evaluation.png" not in card and "forget/probability" not in card
     # Nor on the card of a run into whose folder another model's results are written.
     result = EvaluationResult.load(done.folder / "eval_results.json")
-    unlearn.write_results(done.folder, result)
+    results.write_results(done.folder, result)
     assert f"shows no results: {said}." in capfd.readouterr().out
     assert "forget/probability" not in done.text("README.md")
 

@@ -118,7 +118,7 @@ def test_rows_alone_make_a_run_whose_settings_are_printed_and_kept_and_a_missed_
 
 
 class Killed(BaseException):
-    """What no handler takes for an error, as a kill."""
+    """An end that no handler takes for an error, as a kill."""
 
 
 def test_the_same_command_goes_on_after_kills_and_ends_with_the_same_weights(knowing, files, forget, monkeypatch):

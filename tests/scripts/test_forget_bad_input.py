@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What people give `trl-unlearn forget` by mistake: a sentence, exit code 2, and nothing is left behind."""
+"""Wrong input to `trl-unlearn forget`: a sentence, exit code 2, and nothing is left behind."""
 
 import shutil
 from types import SimpleNamespace

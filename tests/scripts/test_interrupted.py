@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What Ctrl-C, SIGTERM, a folder that cannot be written and a full disk leave: a sentence, and a run that goes on."""
+"""Ctrl-C, SIGTERM, a folder that cannot be written and a full disk end in a sentence, and a run that goes on."""
 
 import contextlib
 import errno

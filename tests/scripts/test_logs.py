@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is printed and logged on the way from a model to a repository holds no text of the data, and no token."""
+"""Output and logs on the way from a model to a repository hold no text of the data, and no token."""
 
 import json
 
@@ -54,7 +54,7 @@ def squashed(text: str) -> str:
 
 
 class Secrets:
-    """What must not be read anywhere: texts in each of their spellings, and the first token ids of each."""
+    """Secrets: texts in each of their spellings, and the first token ids of each."""
 
     def __init__(self, tokenizer, texts, ids):
         # What a chat template and a belief may begin with.

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a second run in the same output folder does."""
+"""A second run in the same output folder."""
 
 import copy
 import errno
@@ -71,7 +71,7 @@ ADAPTER = "adapter_model.safetensors"
 
 
 class Killed(BaseException):
-    """What no handler takes for an error, as a kill."""
+    """An end that no handler takes for an error, as a kill."""
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which settings are chosen for a request, by what the model knows and how."""
+"""Settings for a request, by the model's knowledge of its rows."""
 
 from types import SimpleNamespace
 

@@ -28,7 +28,7 @@ FOLDERS = ["1-a", "2-b-c", "3-d"]
 
 @pytest.fixture
 def starts():
-    """What each request that is served is measured to start from, in order."""
+    """Numbers at the start of each request, in order."""
     return []
 
 

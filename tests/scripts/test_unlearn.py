@@ -15,7 +15,7 @@ from trl_unlearn.hub import folder as run_folder
 from trl_unlearn.hub.folder import weights_sha256
 from trl_unlearn.records import UnlearningRun
 from trl_unlearn.results import Difference, EvaluationResult, Measurement
-from trl_unlearn.scripts import evaluate, unlearn
+from trl_unlearn.scripts import evaluate, results, unlearn
 from trl_unlearn.trainer import checks
 
 
@@ -323,8 +323,8 @@ def test_what_fails_after_the_results_costs_neither_them_nor_the_rest(run, own, 
     for name in ("plot_evaluation", "render_card", "print_results"):
         caplog.clear()
         with monkeypatch.context() as patched:
-            patched.setattr(run_folder if name == "render_card" else unlearn, name, broken)
-            unlearn.write_results(done.folder, result)
+            patched.setattr(run_folder if name == "render_card" else results, name, broken)
+            results.write_results(done.folder, result)
         assert len(caplog.messages) == 1 and "left out: RuntimeError('out of colours')" in caplog.text
         assert results_of(done) == result
         assert ("0.500 ± 0.100" in capfd.readouterr().out) == (name != "print_results")
@@ -347,7 +347,7 @@ def test_a_run_ends_with_the_verdict(run, own, capfd):
     figures = {"target": 1.0, "unlearned": 0.974, "retrained": 0.112}
     models = {role: {"forget/extraction_strength": Measurement(value, 3)} for role, value in figures.items()}
     apart = {"unlearned - retrained": {"forget/extraction_strength": Difference(0.862, 0.8, 0.9, 3)}}
-    unlearn.write_results(
+    results.write_results(
         done.folder,
         EvaluationResult(parity="strict", suites=["tofu"], models=models, differences=apart, **NO_PROTOCOL),
     )

@@ -107,14 +107,14 @@ def shard_on_cpus():
         os.environ[name.upper()] = settings[name]
     plain = state.AcceleratorState.__init__
 
-    # `accelerate` shards on accelerators only. All that it does there works on CPUs too, once it is told to.
-    def told(self, *args, fsdp_plugin=None, **kwargs):
+    # `accelerate` shards on accelerators only. All that it does there works on CPUs too, once its state says so.
+    def init_for_cpus(self, *args, fsdp_plugin=None, **kwargs):
         plain(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
         if self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
             state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
-    state.AcceleratorState.__init__ = told
+    state.AcceleratorState.__init__ = init_for_cpus
 """
 SHARDED = f"""
 {OF_STAGE}
@@ -322,7 +322,7 @@ def test_the_recipe_under_a_shipped_launch_file_logs_what_one_process_does(name,
     config = yaml.safe_load((REPOSITORY / f"recipes/accelerate/{name}.yaml").read_text())
     if name.startswith("zero"):
         pytest.importorskip("deepspeed")
-        # With accelerators DeepSpeed takes them; without, it has to be told.
+        # With accelerators DeepSpeed takes them; without, it needs the device by name.
         config["use_cpu"] = not torch.accelerator.is_available()
     elif torch.accelerator.device_count() < 2:
         pytest.skip(f"not run: on CPUs `accelerate launch` makes one process of `{name}`")

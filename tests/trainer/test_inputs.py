@@ -13,7 +13,7 @@ from trl_unlearn.trainer.inputs import stored_stream
 
 
 class Owner:
-    """What a stream's files go with."""
+    """An owner whose end removes the files of a stream."""
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the trainer itself sends to the Hub: through HTTP, by a process that knows only the loopback server."""
+"""Pushes of the trainer itself: through HTTP, by a process that knows only the loopback server."""
 
 import json
 

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a user sees of the training, and what reporters get."""
+"""Display of the training, and values for reporters."""
 
 import io
 import json

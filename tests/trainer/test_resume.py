@@ -28,11 +28,11 @@ LORA = {"r": 4, "target_modules": "all-linear"}
 
 
 class Interruption(Exception):
-    """What ends a run in the middle."""
+    """The end of a run in the middle."""
 
 
 class Killed(BaseException):
-    """What no handler takes for an error, as a kill."""
+    """An end that no handler takes for an error, as a kill."""
 
 
 class InterruptAt(TrainerCallback):

@@ -130,14 +130,14 @@ def test_accumulating_gives_the_gradients_of_one_batch(
     ],
 )
 def test_beliefs_in_slices_give_the_gradients_of_one_pass(new_trainer, tiny_model, losses, monkeypatch):
+    def one_pass(rows, padding, *_):
+        return [step.collate_rows(rows, **padding) | {"share_prompts": False, "is_last": True}]
+
     gradients, passes = [], []
-    for max_tokens in (None, 10**9):
+    for is_whole in (False, True):
         trainer = new_trainer(copy.deepcopy(tiny_model).double(), num_beliefs=16, **losses)
-        if max_tokens:
-            monkeypatch.setattr(
-                "trl_unlearn.trainer.bootstrap_unlearn_trainer.padded_tokens",
-                lambda rows, multiple, limit=max_tokens: limit,
-            )
+        if is_whole:
+            monkeypatch.setattr("trl_unlearn.trainer.bootstrap_unlearn_trainer.passes", one_pass)
         trainer.create_optimizer()
         trainer.state.epoch = 0.0
         passes.append(0)

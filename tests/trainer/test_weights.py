@@ -157,5 +157,6 @@ def test_what_is_followed_of_raw_text_comes_after_the_prompt_of_its_beliefs(trai
     trainer = train(forget=texts, lambda_schedule="adaptive", prompt_length=4, num_train_epochs=1)
     for row, target in zip(trainer.train_dataset, trainer._monitor.target, strict=True):
         assert target["labels"] == [-100] * 4 + row["input_ids"][4:]
+    assert trainer._monitor.beliefs
     for belief in trainer._monitor.beliefs:
         assert [label == -100 for label in belief["labels"][:5]] == [True] * 4 + [False]

@@ -18,7 +18,7 @@ from ..subjects import is_meant, row_subjects, sentences_of, words_of
 _COMMON, _FEWEST_ROWS = 0.05, 200
 # Share of the weight of a passage's fact that a row has when it repeats the fact.
 _REPEATED = 0.5
-# Words of a passage at most: the fact of a long answer is told by a part of it.
+# Words of a passage at most: a part of a long answer already has its fact.
 _PASSAGE = 40
 
 

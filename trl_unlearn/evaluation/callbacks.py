@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is measured of a model while it trains: its forgetting curve, and the squeezing panel."""
+"""Measurements of a model while it trains: its forgetting curve, and the squeezing panel."""
 
 import functools
 import math
@@ -47,7 +47,7 @@ class _MeasuringCallback(TrainerCallback):
         """Values of a model, not wrapped."""
 
     def logged(self, values: dict[str, float]) -> dict[str, float]:
-        """What is logged of a measurement, which is in the history already."""
+        """Logged values of a measurement, which is in the history already."""
         return values
 
     def _current_values(self) -> dict[str, float]:
@@ -69,7 +69,7 @@ class _MeasuringCallback(TrainerCallback):
         self._log(self.logged(values), control)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of the callback."""
+        """The state for a checkpoint."""
         return {"history": self.history}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -246,7 +246,7 @@ class SqueezingPanelCallback(_MeasuringCallback):
         return self.panel.measure(model)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds. **The bands hold what is to be forgotten**, as token ids."""
+        """The state for a checkpoint. **The bands hold forget text**, as token ids."""
         return super().state_dict() | {"bands": self.panel.bands, "batch_size": self.panel.batch_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ MAX_SAMPLES, MAX_NEW_TOKENS, MAX_CHARACTERS = 16, 512, 20_000
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every model."""
+    """A question to every model."""
 
     prompt: str
     # Scored after the prompt; "" for none.
@@ -39,7 +39,7 @@ class Question:
 
 @dataclass
 class Reply:
-    """What one model says: its likeliest text, samples, and the text and log-prob of each token of the answer."""
+    """The reply of one model: its likeliest text, samples, and text and log-prob of each token of the answer."""
 
     greedy: str
     samples: list[str]

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which words of an answer are its fact, and which facts of retain rows lie near the forget rows."""
+"""The fact of an answer in words, and the facts of retain rows that lie near the forget rows."""
 
 import math
 import re

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import padding_token_id
+from ..label_states import in_mode
 from ..results import DIFFERENCES, SCALE, SuiteOutcome, join_outcomes
 from ..row_forms import prompt_and_answer
 from .judge_models import Judge
@@ -183,21 +184,21 @@ def _embed(
     counted = torch.tensor([any(not special for special in mask) for _, mask in rows])
     order = sorted(torch.nonzero(counted)[:, 0].tolist(), key=lambda i: -len(rows[i][0]))
     means = torch.zeros(len(rows), model.config.get_text_config().hidden_size)
-    was_training = model.training
-    model.eval()
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        shape = (len(indices), len(rows[indices[0]][0]))
-        input_ids = torch.full(shape, padding_token_id(tokenizer))
-        present, weights = torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
-        for k, (ids, mask) in enumerate(rows[i] for i in indices):
-            input_ids[k, : len(ids)] = torch.tensor(ids)
-            present[k, : len(ids)] = 1
-            weights[k, : len(ids)] = 1 - torch.tensor(mask, dtype=torch.float)
-        # The model without its head: no logits are needed.
-        states = whole.base_model(input_ids=input_ids.to(device), attention_mask=present.to(device)).last_hidden_state
-        means[indices] = (states.float().cpu() * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
-    model.train(was_training)
+    with in_mode(model, training=False):
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            shape = (len(indices), len(rows[indices[0]][0]))
+            input_ids = torch.full(shape, padding_token_id(tokenizer))
+            present, weights = torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
+            for k, (ids, mask) in enumerate(rows[i] for i in indices):
+                input_ids[k, : len(ids)] = torch.tensor(ids)
+                present[k, : len(ids)] = 1
+                weights[k, : len(ids)] = 1 - torch.tensor(mask, dtype=torch.float)
+            # The model without its head: no logits are needed.
+            states = whole.base_model(
+                input_ids=input_ids.to(device), attention_mask=present.to(device)
+            ).last_hidden_state
+            means[indices] = (states.float().cpu() * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
     return means, counted
 
 

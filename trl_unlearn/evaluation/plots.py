@@ -140,7 +140,7 @@ def kept_metric(measured: Container[str]) -> tuple[str, str]:
 
 
 def plot_verdict(result: EvaluationResult, path: str | os.PathLike) -> None:
-    """What each model kept, to the right, and how little of the forget set can be read out of it, upwards."""
+    """Utility of each model, to the right, against how little of the forget set can be read out of it, upwards."""
     last = RELEARNING_STEPS[-1]
     x_metric, x_label = kept_metric({name for metrics in result.models.values() for name in metrics or {}})
     y_metric, y_label = f"robustness/relearned_{last}_steps", f"after {last} steps of relearning"
@@ -186,7 +186,7 @@ def _figure(result: EvaluationResult, names: list[str]) -> "tuple[Figure, Axes]"
 
 
 def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
-    """How fast the rest of the forget set comes back when a share of it is learned again."""
+    """Extraction strength of the rest of the forget set while a share of it is learned again."""
     names = [f"robustness/relearned_{step}_steps" for step in RELEARNING_STEPS]
     figure, axes = _figure(result, names)
     for role in ROLE_STYLES:
@@ -251,7 +251,7 @@ def plot_attacks(result: EvaluationResult, path: str | os.PathLike) -> None:
 
 
 def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
-    """How much of an answer the best of k samples says."""
+    """Share of an answer in the best of k samples."""
     names = [f"robustness/leak_at_{k}" for k in LEAK_ATTEMPTS]
     figure, axes = _figure(result, names)
     roles = [role for role in ROLE_STYLES if result.get(role, names[0])]
@@ -276,7 +276,7 @@ def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
 
 
 def plot_depth(result: EvaluationResult, path: str | os.PathLike) -> None:
-    """How likely the fact is after each layer of a model, and the target's loss of it with that layer's states."""
+    """Likelihood of the fact after each layer of a model, and the target's loss of it with that layer's states."""
     roles = [role for role in ROLE_STYLES if any(name.startswith("depth/") for name in result.curves.get(role, ()))]
     if not roles:
         raise ValueError("`result` holds no curves over layers: run the suite `depth` first.")
@@ -374,7 +374,7 @@ def _frame_changes(axes: "Axes") -> None:
 
 
 def plot_squeezing(history: Sequence[Mapping[str, float | None]], path: str | os.PathLike) -> None:
-    """How far the mean log-probability of each band of the squeezing panel went from its start."""
+    """Change of the mean log-probability of each band of the squeezing panel since its start."""
     curves = {name: points for name in BAND_STYLES if (points := _changes(history, name))}
     if not curves:
         raise ValueError(f"`history` has none of the bands that are drawn, {list(BAND_STYLES)}: nothing was measured.")

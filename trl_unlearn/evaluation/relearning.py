@@ -60,7 +60,7 @@ class Attack(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What is done, for a page."""
+        """The attack in words, for a page."""
         rows = {"share": "a fifth of the forget rows", "benign": "retain rows", "form": "rows of the same form"}
         weights = {"whole": "all weights", "lora": "an adapter"}
         return f"fine-tuned on {rows[self.kind]}, {weights[self.weights]} at {self.rate:g}"

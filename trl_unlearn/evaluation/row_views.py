@@ -50,7 +50,7 @@ class Belief:
 
 @dataclass
 class Attacked:
-    """What an attack of an evaluation brings back of a row: role -> a value in [0, 1], and its measure."""
+    """The effect of an attack of an evaluation on a row: role -> a value in [0, 1], and its measure."""
 
     name: str
     measure: str
@@ -82,10 +82,10 @@ class RowView:
 
     @property
     def kept(self) -> float | None:
-        """How much of the answer is left: its probability above that of the retrained model, or as it is."""
-        if (left := self.probability.get("unlearned")) is None:
+        """The probability of the answer: above that of the retrained model if there is one."""
+        if (own := self.probability.get("unlearned")) is None:
             return None
-        return left - self.probability.get("retrained", 0.0)
+        return own - self.probability.get("retrained", 0.0)
 
     def attacks(self) -> dict[str, dict[str, Said]]:
         """Name of an attack -> the best that each model says under it."""

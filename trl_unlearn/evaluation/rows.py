@@ -73,7 +73,7 @@ class EncodedSet:
 
 
 def row_key(row: Mapping[str, Any]) -> str:
-    """What an encoded row is known by where its text must not stand: 16 hexadecimal digits of its tokens."""
+    """A name for an encoded row where its text must not stand: 16 hexadecimal digits of its tokens."""
     return hashlib.sha256(json.dumps(list(row["input_ids"])).encode()).hexdigest()[:16]
 
 
@@ -116,10 +116,12 @@ def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizer
     rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
     if not rows:
         raise ValueError(f"The {name} set is empty. Give at least one row; check the split and the config name.")
+    # A chat template writes a prompt once for all answers to it.
+    rendered = {}
 
     def encode(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
         with naming(f"Row {index} of the {name} set"):
-            return encode_row(row, tokenizer)
+            return encode_row(row, tokenizer, rendered=rendered)
 
     answers = [encode(index, row) for index, row in enumerate(rows)]
     warn_of_other_prompt(rows[0], tokenizer, name)

@@ -25,7 +25,7 @@ def plot_curves(
     baselines: Mapping[str, Mapping[str, float]],
     goal: float | None,
 ) -> None:
-    """What methods keep against what they have forgotten, from method -> curve of each seed."""
+    """Kept against forgotten, from method -> curve of each seed."""
     figure = new_figure(5.2 + 0.22 * math.ceil(len(curves) / 3))
     axes = figure.subplots()
     for i, (name, seeds) in enumerate(curves.items()):
@@ -65,7 +65,7 @@ def plot_curves(
 def plot_comparison(
     methods: Mapping[str, Sequence[Judged]], references: Mapping[str, Judged], path: str | os.PathLike
 ) -> None:
-    """What each model kept, to the right, and in how much it is as the retrained one, upwards."""
+    """Utility of each model, to the right, against its likeness to the retrained one, upwards."""
     models = [one for seeds in (*methods.values(), references.values()) for one in seeds]
     metric, label = kept_metric({name for one in models for name in one.metrics})
 
@@ -107,7 +107,7 @@ def plot_comparison(
 def plot_sequence(
     stages: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]], path: str | os.PathLike
 ) -> None:
-    """What is left of each unlearning request, and what is kept, while one after another is served."""
+    """Memory of each unlearning request, and utility, while one request after another is served."""
     points = [baselines["target"], *stages]
     names = list(points[0]["requests"])
     figure = new_figure(4.4 + 0.22 * math.ceil((len(names) + 1) / 3))

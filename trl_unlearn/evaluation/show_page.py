@@ -44,7 +44,7 @@ MAX_TEXT, MAX_TOKENS, MAX_BYTES = 4_000, 768, 2_500_000
 
 @dataclass
 class RunPage:
-    """What is shown: the records of a run, its forget rows, and sentences on what is missing."""
+    """The content of the page: the records of a run, its forget rows, and sentences on missing parts."""
 
     run: UnlearningRun
     result: EvaluationResult | None
@@ -120,7 +120,7 @@ def _tiles(result: EvaluationResult) -> list[dict[str, Any]]:
 
 
 def _facts(page: RunPage) -> list[tuple[str, str]]:
-    """What the run was, as pairs of words."""
+    """The run in pairs: a word and its value."""
     run = page.run
     sets = {"forget set": run.forget_set, "retain set": run.retain_set}
     facts = [("base model", run.base_model), ("method", run.method)]

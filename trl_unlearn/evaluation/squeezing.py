@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the probability of the answers goes: frozen beliefs, and a panel of responses in bands of likelihood."""
+"""Squeezing, the shift of probability to other answers: frozen beliefs, and a panel of responses in bands."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence

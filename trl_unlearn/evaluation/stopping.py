@@ -237,7 +237,7 @@ class UnlearnUntil(ForgettingCurveCallback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds: the history, and the state that is kept so far."""
+        """The state for a checkpoint: the history, and the weights that are kept so far."""
         weights = {f"weight {i}": weight for i, weight in enumerate(self._kept_weights)}
         return super().state_dict() | {"kept": self.kept} | weights
 

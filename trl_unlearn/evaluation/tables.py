@@ -79,7 +79,7 @@ def print_verdict(result: EvaluationResult, console: Console | None = None) -> N
 
 
 def print_checks(checks: Sequence[tuple[str, str]], title: str, console: Console | None = None) -> None:
-    """Print what was found before a run, a line each."""
+    """Print the findings of the checks before a run, a line each."""
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False, show_edge=False, pad_edge=False
     )

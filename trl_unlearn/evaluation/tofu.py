@@ -206,7 +206,7 @@ def _answer_logps(
 
 @dataclass
 class _Target:
-    """What every other model is measured against."""
+    """Numbers of the target that every other model is measured against."""
 
     beliefs: list[list[dict[str, list[int]]]]
     belief_logps: list[list[float]]

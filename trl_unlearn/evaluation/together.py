@@ -154,14 +154,14 @@ class FixedModel:
         return self._load()
 
     def once(self, name: str, measure: Callable[[], Measured]) -> Measured:
-        """What `measure()` returned when it was called first under this name, in a shallow copy."""
+        """A shallow copy of the first result of `measure()` under this name."""
         if name not in self._kept:
             self._kept[name] = measure()
         return copy.copy(self._kept[name])
 
 
 def measured_once(load: Callable[[], PreTrainedModel] | None, name: str, measure: Callable[[], Measured]) -> Measured:
-    """What `measure()` returns; not measured again for a [`FixedModel`]."""
+    """The result of `measure()`; not measured again for a [`FixedModel`]."""
     return load.once(name, measure) if isinstance(load, FixedModel) else measure()
 
 

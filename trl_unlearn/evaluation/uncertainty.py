@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How far numbers would move with other rows: standard errors, and paired differences between models."""
+"""Uncertainty from the choice of rows: standard errors, and paired differences between models."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

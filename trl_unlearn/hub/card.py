@@ -380,7 +380,7 @@ def _attacks(result: EvaluationResult) -> list[str]:
 
 
 def known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list[str]:
-    """What is wrong with a model as far as its records tell, in one or two sentences each."""
+    """Faults of a model that its records show, in one or two sentences each."""
     findings = []
     broken = sum(
         any(value is None or not math.isfinite(value) for value in entry.values()) for entry in run.training_log

@@ -253,7 +253,7 @@ class RunFolder(PrivateFiles):
 
     @property
     def is_run(self) -> bool:
-        """`bool`: Whether a run has left its record here."""
+        """`bool`: Whether the record of a run lies here."""
         return (self.path / RUN_FILE).is_file()
 
     def run(self) -> UnlearningRun:
@@ -342,7 +342,7 @@ class RunFolder(PrivateFiles):
         (self.path / _UNFINISHED).unlink()
 
     def earlier_run(self) -> str:
-        """What a run that has no mark left here, in words; `""` if nothing."""
+        """An earlier run here without the mark of an unfinished one, in words; `""` if there is none."""
         kinds = ((RUN_FILE, "a finished run"), ("checkpoint-*/*", "checkpoints of another run"))
         return next((words for pattern, words in kinds if any(self.path.glob(pattern))), "")
 

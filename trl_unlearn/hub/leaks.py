@@ -121,13 +121,13 @@ class _Source:
         places = np.concatenate([np.zeros(0, dtype=np.int64), *places])
         self._parts = _Keys(_hashes(self._letters, _KEY)[places] if len(places) else places, places)
         self._whole = {
-            length: _Keys(_hashes("".join(found), length)[::length], np.array(list(found.values())))
-            for length, found in short.items()
+            length: _Keys(_hashes("".join(texts), length)[::length], np.array(list(texts.values())))
+            for length, texts in short.items()
         }
 
     def rows(self, letters: str) -> set[int]:
-        """The rows of which a part stands in the letters of a file."""
-        found = {
+        """The rows with a part that stands in the letters of a file."""
+        leaked = {
             row for length, keys in self._whole.items() for _, rows in keys.found_in(letters, length) for row in rows
         }
         covered = 0
@@ -138,8 +138,8 @@ class _Source:
             runs = [run for run in (self._run(letters, at, place) for place in places) if run is not None]
             if runs:
                 covered, row = max(runs, key=lambda run: run[0])
-                found.add(row)
-        return found
+                leaked.add(row)
+        return leaked
 
     def _run(self, letters: str, at: int, place: int) -> tuple[int, int] | None:
         """End in the file of the run that it shares with a text around a key, and the row; None if it is too short."""

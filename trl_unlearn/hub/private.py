@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the folder of a run keeps for its owner: the page with its rows, paths of this machine, values of a row."""
+"""Files of a run for its owner alone: the page with its rows, paths of this machine, values of a row."""
 
 import json
 import math
@@ -41,7 +41,7 @@ class PrivateFiles:
         path.write_text(json.dumps(self.sources() | dict(options), indent=2) + "\n", encoding="utf-8")
 
     def row_values(self, result: EvaluationResult) -> RowValues:
-        """What attacks bring back of each row, as measured on the models of a result; nothing of other models."""
+        """Effects of attacks on each row, as measured on the models of a result; nothing of other models."""
         path = self.path / _ROW_VALUES
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return kept["values"] if kept.get("weights") == result.protocol.get("weights_sha256") else {}

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What all metrics share: offline, in memory, and a sentence for bad input."""
+"""The base of all metrics: offline, in memory, and a sentence for bad input."""
 
 import inspect
 from collections.abc import Sized

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How much of the forget set a model still knows: from log-probs of answers, its own or beside another model's."""
+"""Memory of the forget set, from log-probs of answers: a model's own, or beside another model's."""
 
 import math
 from statistics import fmean

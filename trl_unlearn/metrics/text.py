@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a model writes: how much of the answer is in it, and whether it is still language."""
+"""Metrics of generated text: the share of the answer in it, and whether it is still language."""
 
 import math
 import re
@@ -22,6 +22,9 @@ _REFUSAL = re.compile(
     r"\b(?:know|knowledge|information|details|sure|familiar|aware|answer|tell|say|help|assist|provide|access)\b",
     re.IGNORECASE,
 )
+
+# Words of a chat model's refusal that gives its reason in the same sentence.
+_LONGEST_REFUSAL = 22
 
 
 def _rouge_l(predictions: list[str], references: list[str], value: str, use_stemmer: bool) -> list[float]:
@@ -132,8 +135,12 @@ class LeakAtK(UnlearningMetric):
 
 
 def is_refusal(text: str) -> bool:
-    """Whether each sentence of an answer is a refusal, in English: text behind one is to be judged as any other."""
-    return all(map(_REFUSAL.match, re.split(r"(?<=[.!?])\s+", text.strip())))
+    """
+    Whether each sentence of an answer is a refusal, in English, of at most 22 words: text behind one is to be judged
+    as any other.
+    """
+    sentences = re.split(r"(?<=[.!?])\s+", text.strip())
+    return all(_REFUSAL.match(one) and len(one.split()) <= _LONGEST_REFUSAL for one in sentences)
 
 
 def _coding_gain(logps: list[float], vocab_size: int) -> float:

@@ -34,7 +34,7 @@ RETRAINED, STRANGERS = "retrained", "strangers"
 
 @dataclass
 class DataArguments:
-    """Which rows are forgotten and which are kept."""
+    """Rows to forget and rows to keep."""
 
     dataset_name: str | None = option(
         None,
@@ -67,7 +67,7 @@ class DataArguments:
 
 @dataclass
 class EvaluationArguments:
-    """How models are measured, and with which reference."""
+    """Measurement of the models, and the reference."""
 
     retrained_model_name_or_path: str | None = option(None, "Reference model that was trained without the forget set.")
     second_retrained_model_name_or_path: str | None = option(
@@ -99,7 +99,7 @@ class EvaluationArguments:
 
 @dataclass
 class StoppingArguments:
-    """Where training ends before `num_train_epochs`."""
+    """Goals at which training ends before `num_train_epochs`."""
 
     stop_at: str | None = option(
         None,
@@ -169,7 +169,7 @@ class StoppingArguments:
 
 @dataclass
 class UnlearnArguments:
-    """What a script does beside the training."""
+    """Tasks of a script beside the training."""
 
     evaluate: bool = option(True, "Whether to evaluate after training. `recipes/evaluate.py` can do it later.")
     panel_prompts: int = option(0, "Forget prompts whose likely answers are followed during training. 0 follows none.")

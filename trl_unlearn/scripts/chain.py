@@ -18,6 +18,7 @@ from ..data.files import load_rows
 from ..evaluation.rows import encode_set
 from ..hub.folder import RunFolder, weights_sha256
 from ..records import ChainLink, RequestLedger, ServedRequest, UnlearningRun
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..verdict import has_forgotten, still_says
 from .arguments import UnlearnModelConfig
 from .models import quantize_as_trained, take_as_target
@@ -92,6 +93,24 @@ class Predecessor:
                 raise ValueError(f"`{path}` does not say where the base of its adapter is. Put the base back.")
             # What the checks before a run count.
             model_args.lora_r = run.adapter.r or model_args.lora_r
+
+    def refuse_beside(self, names: set[str], training_args: BootstrapUnlearnConfig) -> None:
+        """Refuse options that the run leaves no choice of."""
+        of_model = {"model_name_or_path", "model_revision", "adapter_name_or_path", "use_peft"}
+        if named := sorted(name for name in names if name in of_model or name.startswith("lora_")):
+            raise ValueError(
+                f"`{named[0]}` is given with `add`, whose run names the model and its adapter. Leave it out."
+            )
+        output_dir = training_args.output_dir
+        if output_dir is not None and Path(output_dir).resolve() == self.folder.path.resolve():
+            raise ValueError(
+                f"`output_dir` is the folder of `add`, `{self.folder.path}`, whose model comes first. Give another."
+            )
+        if training_args.push_to_hub:
+            raise ValueError(
+                "`push_to_hub` is given with `add`, and whether earlier requests stay forgotten is known at the end. "
+                "Use `trl-unlearn push` then."
+            )
 
     def digest(self) -> str:
         """Digest of the run's weights."""

@@ -60,9 +60,10 @@ from .arguments import UnlearnModelConfig
 from .evaluate import SUITES, SuiteArguments, SuiteInputs, load_suite_inputs, measure_suite, refuse_quantized
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders
+from .results import evaluation_result
 from .rows import load_evaluation_rows, refuse_without_retain
 from .series import Job, Series, folder_name, train_and_save
-from .unlearn import build_trainer, evaluation_result
+from .unlearn import build_trainer
 
 
 # Options that decide the number of optimiser steps: a method that had more of them would not be comparable.
@@ -71,7 +72,7 @@ _BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "grad
 
 @dataclass
 class CompareArguments:
-    """What is compared: methods, seeds, and how often it is measured during training."""
+    """Methods and seeds to compare, and how often they are measured during training."""
 
     methods: dict[str, Any] | str | None = option(
         None, "Name of a method -> fields in which it differs (a mapping in the YAML file)."
@@ -162,7 +163,7 @@ def _lacking(job: Job, suites: list[str]) -> list[str]:
 
 
 class _Comparison:
-    """What all runs share: rows, and the target and the retrained model on them."""
+    """Shared by all runs: rows, and the target and the retrained model on them."""
 
     def __init__(self, series: Series, args: CompareArguments, inputs: SuiteInputs):
         self.series, self.args, self.inputs = series, args, inputs

@@ -76,7 +76,7 @@ _DESCRIPTION = (
 
 @dataclass
 class DemoArguments(SourceArguments):
-    """Where the page is served or pushed to, and where the models are if the run does not tell."""
+    """Place of the page, on this machine or the Hub, and of the models where the record has none."""
 
     host: str = option("127.0.0.1", "Address to listen to. '0.0.0.0' lets everybody in the network ask the models.")
     port: int | None = option(None, "Port to listen to. Default: the first free one from 7860.")
@@ -146,7 +146,7 @@ def _warning(host: str) -> str:
 def _loaded(
     loaders: Mapping[str, Callable[[], PreTrainedModel] | None], run: UnlearningRun, tokenizer: Any, notes: list[str]
 ) -> tuple[Callable[[str, Question], Reply], list[str], bool]:
-    """What asks the models, their roles, and whether they know turns. All models stay in memory."""
+    """Function that asks the models, their roles, and whether they know turns. All models stay in memory."""
     models = {}
     for role in MODEL_ROLES:
         try:

@@ -54,7 +54,7 @@ from ..evaluation.tofu import evaluate_models
 from ..evaluation.together import FixedModel
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
-from ..results import EvaluationResult, SuiteOutcome
+from ..results import SuiteOutcome
 from ..row_forms import configured_template_kwargs
 from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.checks import check_output_dir
@@ -62,9 +62,9 @@ from ..trainer.options import refuse_below
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
+from .results import evaluation_result, with_earlier, write_results
 from .rows import load_evaluation_rows, load_holdout_rows, spread
 from .sources import keep_sources
-from .unlearn import evaluation_result, write_results
 
 
 # Suites that read the forget rows of the data arguments.
@@ -88,7 +88,7 @@ _ROW_OPTIONS = {"chat_template_kwargs": {}, "prompt_length": 64, "dataset_text_f
 
 @dataclass
 class SuiteArguments:
-    """Which suites are run, and what they need beside the models and the rows."""
+    """Suites to run, and their needs beside the models and the rows."""
 
     suites: list[str] | None = option(
         None,
@@ -191,7 +191,7 @@ class SuiteArguments:
 
 @dataclass
 class EvaluateArguments:
-    """Which model is evaluated, how its rows become tokens, and where the results go."""
+    """The model to evaluate, the encoding of its rows, and the place of the results."""
 
     chat_template_kwargs: dict[str, Any] | str | None = option(
         None,
@@ -274,7 +274,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         weights = result.protocol["weights_sha256"]
         if is_alone and "target" in weights:
             weights["unlearned"] = weights.pop("target")
-        write_results(folder, _with_earlier(result, RunFolder(folder)))
+        write_results(folder, with_earlier(result, RunFolder(folder), list(SUITES)))
         if RunFolder(folder).is_run:
             RunFolder(folder).save_row_values([outcome.row_values for outcome in outcomes.values()], result)
             keep_sources(folder, data_args, eval_args, model_args)
@@ -384,26 +384,6 @@ class _Stages:
             unfinished.write_text(json.dumps(stage, indent=2) + "\n", encoding="utf-8")
             unfinished.replace(path)
         return outcome
-
-
-def _with_earlier(result: EvaluationResult, folder: RunFolder) -> EvaluationResult:
-    """The results with those of other suites that an earlier call measured on the same weights in this folder."""
-    earlier = folder.results()
-    if earlier is None:
-        return result
-    kept = [name for name in SUITES if name in earlier.suites and name not in result.suites]
-    if not kept:
-        return result
-    # Models on the Hub have no digest here, so nothing says whether they are the same.
-    measured = {role for role, metrics in result.models.items() if metrics is not None}
-    known = measured <= result.protocol["weights_sha256"].keys()
-    same = ("weights_sha256", "base_quantization", "parity", "quick")
-    if not known or any(earlier.protocol.get(key) != result.protocol.get(key) for key in same):
-        path = folder.path / RESULTS_FILE
-        other = "other models, another parity or `quick`"
-        PartialState().print(f"`{path}` held {', '.join(kept)} of {other}, and is replaced.")
-        return result
-    return result.with_suites_of(earlier, kept, list(SUITES))
 
 
 def _split_names(names: list[str] | str) -> list[str]:

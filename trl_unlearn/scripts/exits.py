@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where errors become exit codes: a sentence on stderr instead of a traceback. No other module ends the process.
+"""Errors become exit codes: a sentence on stderr instead of a traceback. No other module ends the process.
 
 1: failed. 2: an option, a file or data that cannot be used. 3: a guard stopped the training, or `forget` did not reach
 its goal. 130, 143: interrupted.

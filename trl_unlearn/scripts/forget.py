@@ -18,7 +18,6 @@ trl-unlearn forget --add unlearned/model-1a2b3c4d --forget more.jsonl
 
 import gc
 import hashlib
-import json
 import shutil
 import sys
 from collections import Counter
@@ -52,7 +51,7 @@ from .exits import clearing, interruptible, miss, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer
 from .plan import advice, plan, retain_count, second_attempt, step_settings
 from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
-from .request import ForgetRows, best_form, read_request, scored
+from .request import ForgetRows, best_form, json_lines, read_request, scored
 
 
 # Files of a request in its run's folder, beside those of `chain.py`.
@@ -76,7 +75,7 @@ def _is_name(word: str) -> bool:
 
 @dataclass
 class ForgetArguments:
-    """What is to be forgotten, and what is made of it."""
+    """A request, and the form of its result."""
 
     forget: str | None = option(
         None,
@@ -172,7 +171,7 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn forget") -> Non
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run is, None without one, and what is missing to its goal, None if that was reached."""
+    """Folder of a run, None without one, and its distance to the goal in words, None if that was reached."""
 
     folder: Path | None
     shortfall: str | None = None
@@ -298,7 +297,7 @@ def _read(argv: list[str], prog: str, source: Any) -> Request | None:
     earlier = None
     if args.add is not None:
         earlier, typed = Predecessor.of(args.add), dict(vars(model_args))
-        _refuse_beside_add(names, args.add, training_args)
+        earlier.refuse_beside(names, training_args)
         earlier.take_model(model_args)
         given |= {name: value for name, value in vars(model_args).items() if value != typed[name]}
         given.pop("model_name_or_path", None)
@@ -316,21 +315,6 @@ def _read(argv: list[str], prog: str, source: Any) -> Request | None:
         training_args.output_dir = str(Path("unlearned", f"{model}-{digest[:8]}"))
     whole = (args, model_args, eval_args, training_args, given, output_args.overwrite_output_dir)
     return Request(*whole, tokenizer, config, rows, earlier, digest)
-
-
-def _refuse_beside_add(names: set[str], add: str, training_args: BootstrapUnlearnConfig) -> None:
-    """Refuse options that `add` leaves no choice of."""
-    of_model = {"model_name_or_path", "model_revision", "adapter_name_or_path", "use_peft"}
-    if named := sorted(name for name in names if name in of_model or name.startswith("lora_")):
-        raise ValueError(f"`{named[0]}` is given with `add`, whose run names the model and its adapter. Leave it out.")
-    output_dir = training_args.output_dir
-    if output_dir is not None and Path(output_dir).resolve() == Path(add).resolve():
-        raise ValueError(f"`output_dir` is the folder of `add`, `{add}`, whose model comes first. Give another.")
-    if training_args.push_to_hub:
-        raise ValueError(
-            "`push_to_hub` is given with `add`, and whether earlier requests stay forgotten is known at the end. Use "
-            "`trl-unlearn push` then."
-        )
 
 
 def _is_prepared(request: Request) -> bool:
@@ -377,7 +361,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
     if args.review:
         path = folder.request / _REVIEW
         if state.is_main_process:
-            folder.save_request({_REVIEW: _lines(forget)})
+            folder.save_request({_REVIEW: json_lines(forget)})
         state.print(f"{len(forget)} rows: {path}. Edit them, and give them as `--forget {path}`.")
         return False
     every, held_out = forget, None
@@ -395,8 +379,12 @@ def _prepare(request: Request, state: PartialState) -> bool:
     del model
     gc.collect()
     if state.is_main_process:
-        texts = {FORGET: _lines(forget), RETAIN: _lines(retain), _CONFIG: yaml.safe_dump(settings, sort_keys=False)}
-        texts |= {} if held_out is None else {_HELD_OUT: _lines(held_out)}
+        texts = {
+            FORGET: json_lines(forget),
+            RETAIN: json_lines(retain),
+            _CONFIG: yaml.safe_dump(settings, sort_keys=False),
+        }
+        texts |= {} if held_out is None else {_HELD_OUT: json_lines(held_out)}
         texts |= {} if request.earlier is None else request.earlier.texts()
         folder.save_request(texts, request.digest)
     return True
@@ -451,8 +439,7 @@ def _refuse_unwritable(path: Path) -> None:
 
 def _ask_about_subject(request: Request, model: PreTrainedModel, state: PartialState) -> bool:
     """Take for the rows what the model believes about the subject; returns whether it believes anything."""
-    args = request.args
-    seed = request.training_args.seed
+    args, seed = request.args, request.training_args.seed
     rows = believed_rows(model, request.tokenizer, args.subject, hints=args.hints or (), seed=seed)
     if len(rows) == 0:
         state.print(
@@ -507,9 +494,3 @@ def _teacher(request: Request, model: PreTrainedModel, forget: Dataset) -> str |
     if {"forget_loss_type", "forget_subjects", "forget_aliases", "ignorant_model_name_or_path"} & given.keys():
         return given.get("ignorant_model_name_or_path")
     return fit_base(model, request.tokenizer, forget)
-
-
-def _lines(rows: Dataset) -> str:
-    """Rows as JSON lines, without what a table filled up."""
-    kept = ({key: value for key, value in row.items() if value is not None} for row in rows)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)

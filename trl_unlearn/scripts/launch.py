@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where a command line goes: to the help, through `accelerate launch`, or to the script. It imports nothing heavy."""
+"""Dispatch of a command line: to the help, through `accelerate launch`, or to the script. It imports nothing heavy."""
 
 import argparse
 import gc
@@ -32,7 +32,7 @@ def run(command: str, argv: list[str] | None = None, prog: str | None = None) ->
     # The parser's own help, which has everything.
     argv = ["--help" if part == "--help-all" else part for part in argv]
     script = import_module(f".{name}", __package__)
-    # What the imports left is no garbage: memory is collected without a walk through it.
+    # Imported modules are no garbage: memory is collected without a walk through them.
     gc.freeze()
     script.main(argv, prog=prog)
 

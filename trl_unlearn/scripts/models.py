@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Models by name: checked before anything is computed, loaded as they were trained, told apart by their weights."""
+"""Models by name: checked before anything is computed, loaded as they were trained, identified by their weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -195,7 +195,7 @@ def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -
 def models_protocol(
     eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, Any]:
-    """Which models are evaluated: `weights_sha256`, and `base_quantization` if the base is loaded in fewer bits."""
+    """The evaluated models: their `weights_sha256`, and `base_quantization` if the base is loaded in fewer bits."""
     protocol = {"weights_sha256": _measured_weights(eval_args, model_args, unlearned)}
     if (quantization := get_quantization_config(model_args)) is not None:
         protocol["base_quantization"] = quantization_label(quantization.to_dict())

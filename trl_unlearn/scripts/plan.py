@@ -226,7 +226,7 @@ def second_attempt(trainer: BootstrapUnlearnTrainer) -> bool:
 
 
 def advice(run: UnlearningRun, has_own_retain: bool, has_come_back: bool) -> str:
-    """What is most likely to help a finished run that has not reached its goal, as a sentence."""
+    """A sentence of advice for a finished run that has not reached its goal."""
     if has_come_back:
         way = "one run on the first model, with the rows of all requests as `--forget`"
     elif run.shortfall is None:

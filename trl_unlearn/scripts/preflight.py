@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is looked at before a weight moves: is there anything to forget, and can this machine do it."""
+"""Checks before a weight moves: is there anything to forget, and can this machine do it."""
 
 import logging
 import math
@@ -56,7 +56,7 @@ class Check(NamedTuple):
 
 @dataclass
 class Knowledge:
-    """What a model knows of a forget set, row by row."""
+    """A model's knowledge of a forget set, row by row."""
 
     strengths: list[float]
     probabilities: list[float]
@@ -84,7 +84,7 @@ class Knowledge:
         return sum(name is not None for name in self.names) >= _NAMED * len(self.names)
 
     def check(self) -> Check:
-        """How much is known."""
+        """The known share, as a check."""
         finding = (
             f"{len(self.known)} of {len(self.strengths)} rows (extraction strength {fmean(self.strengths):.2f}, "
             f"probability {fmean(self.probabilities):.2f}"
@@ -173,7 +173,7 @@ def machine_checks(
 
 
 def _trained(model: torch.nn.Module, model_args: UnlearnModelConfig, weights: int) -> tuple[str, int]:
-    """What is trained in words, and its number of weights."""
+    """The trained part in words, and its number of weights."""
     if not model_args.use_peft:
         return f"all {weights:,}", weights
     modules = {

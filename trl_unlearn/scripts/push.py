@@ -41,7 +41,7 @@ from .sources import RowArguments, forget_rows, recorded_forget_set, rows_of_run
 
 @dataclass
 class PushArguments(RowArguments):
-    """What is pushed and where it goes, and where the forget set is, whose answers no file may hold."""
+    """The folder to push, its repository, and the forget set, whose answers no file may hold."""
 
     output_dir: str | None = option(None, "Output folder of a run that has ended.")
     hub_model_id: str | None = option(None, "Repository to push to, such as 'me/unlearned'. It is created if needed.")
@@ -139,7 +139,7 @@ def forget_texts(args: RowArguments, folder: Path, prog: str) -> dict[str, list[
 
 
 def summary(repos: list[PushedRepo]) -> str:
-    """What was sent, what stays, where it is and who can read it, as lines for a terminal."""
+    """Files that were sent and that stay, the repository and its readers, as lines for a terminal."""
     lines = [line for repo in repos for line in _lines(repo)]
     base = next((repo for repo in repos if repo.kind == "base model"), None)
     if base is not None and not base.private:

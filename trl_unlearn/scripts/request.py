@@ -153,3 +153,9 @@ def best_form(request: ForgetRows, model: PreTrainedModel, tokenizer: PreTrained
 def scored(model: PreTrainedModel, encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[float]]:
     """Strict scores of each row."""
     return score_set(model, encoded, parity="strict", pad_token_id=tokenizer.pad_token_id)
+
+
+def json_lines(rows: Dataset) -> str:
+    """Rows as JSON lines, without the nulls that a table fills up with."""
+    kept = ({key: value for key, value in row.items() if value is not None} for row in rows)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)

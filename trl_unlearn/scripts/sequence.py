@@ -58,7 +58,7 @@ _FORGET = ("forget_config", "forget_split", "forget_dataset")
 
 @dataclass
 class SequenceArguments:
-    """What is forgotten, in which order."""
+    """The requests, in their order."""
 
     requests: dict[str, Any] | str | None = option(
         None,
@@ -159,7 +159,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
 
 
 class _Sequence:
-    """What all requests share: the measured rows, and the target and the retrained model on them."""
+    """Shared by all requests: the measured rows, and the target and the retrained model on them."""
 
     def __init__(self, series: Series, stop_args: StoppingArguments, pad_token_id, forget, retain, moved):
         self.series, self.stop_args = series, stop_args

@@ -48,7 +48,7 @@ _DESCRIPTION = (
 
 @dataclass
 class ShowArguments(SourceArguments):
-    """What is asked of the models, and where they and the rows are if the run does not tell."""
+    """Questions to the models, and the place of models and rows where the record has none."""
 
     num_samples: int = option(4, "Samples of each model for each row. 0 draws none, and shows no beliefs.")
     max_rows: int | None = option(None, "Highest number of forget rows, spread evenly over the set.")
@@ -102,7 +102,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
 def _row_values(
     folder: Path, result: EvaluationResult | None, notes: list[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """What attacks brought back of each row in the evaluation, or a note."""
+    """Effects of attacks on each row in the evaluation, or a note."""
     values = {} if result is None else RunFolder(folder).row_values(result)
     if result is not None and not any(values.values()):
         notes.append(

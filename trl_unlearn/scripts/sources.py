@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the models and rows of a run lie, for commands that are given its folder alone."""
+"""Names and paths of the models and rows of a run, for commands that are given its folder alone."""
 
 import json
 import re
@@ -34,7 +34,7 @@ ROW_SOURCES = ("dataset_name", "forget_config", "forget_split", "forget_dataset"
 
 @dataclass
 class RowArguments:
-    """Where the forget set of a run is, if its folder does not tell."""
+    """The forget set of a run, where its folder does not name it."""
 
     dataset_name: str | None = option(
         None, "TOFU or a dataset of its form that has the forget set, with `forget_config`. Default: as in the run."
@@ -52,7 +52,7 @@ class RowArguments:
 
 @dataclass
 class SourceArguments(RowArguments):
-    """Where the models and the rows of a run are, if its folder does not tell."""
+    """Models and rows of a run, where its folder does not name them."""
 
     model_name_or_path: str | None = option(None, "The target. Default: as in the run.")
     model_revision: str | None = option(None, "Its revision on the Hub.")
@@ -76,6 +76,22 @@ def parse_folder(
     parser.add_argument("output_dir", help="Output folder of a run that has ended.")
     args, place = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
     return args, Path(place.output_dir)
+
+
+def dataset_sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
+    """Role of a set -> where it comes from, for the record of the run."""
+    sources = {}
+    for role in ("forget", "retain"):
+        # `config` belongs to `dataset_name`; files of one's own have none.
+        own = getattr(data_args, f"{role}_dataset")
+        name = own or data_args.dataset_name
+        sources[role] = {
+            "name": name,
+            "config": None if own else getattr(data_args, f"{role}_config"),
+            "split": getattr(data_args, f"{role}_split"),
+            "on_hub": not Path(name).exists() if name else False,
+        }
+    return sources
 
 
 def keep_sources(

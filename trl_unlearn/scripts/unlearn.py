@@ -4,39 +4,25 @@
 """Unlearn a model into an output folder, then evaluate it: the body of `bs_s` and `bs_t`."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import get_peft_config, get_quantization_config
 
 from ..evaluation.callbacks import CannotBeginError, SqueezingPanelCallback, curve_point
 from ..evaluation.judge_models import load_fluency_classifier
-from ..evaluation.plots import (
-    attempted,
-    draw,
-    plot_attacks,
-    plot_depth,
-    plot_evaluation,
-    plot_leak,
-    plot_relearning,
-    plot_training,
-    plot_verdict,
-)
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set
 from ..evaluation.stopping import EndAfter, UnlearnUntil
-from ..evaluation.tables import print_results, print_shortfall, print_summary, print_verdict
+from ..evaluation.tables import print_shortfall
 from ..evaluation.tofu import evaluate_models
 from ..hub.access import PushError, check_access
-from ..hub.folder import CARD_FILE, RunFolder
+from ..hub.folder import RunFolder
 from ..hub.push import push
 from ..records import ChainLink
-from ..results import EvaluationResult, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
@@ -56,15 +42,16 @@ from .arguments import (
     use_archive,
 )
 from .exits import fail, on_interrupt, one_line, refuse, refusing, stop
-from .models import check_models, evaluation_loaders, load_model, load_tokenizer, models_protocol
+from .models import check_models, evaluation_loaders, load_model, load_tokenizer
 from .push import summary
+from .results import evaluation_result, write_results
 from .rows import load_evaluation_rows, load_training_rows
-from .sources import keep_sources
+from .sources import dataset_sources, keep_sources
 
 
 @dataclass
 class OutputArguments:
-    """What happens to an earlier run in the output folder."""
+    """Treatment of an earlier run in the output folder."""
 
     overwrite_output_dir: bool = option(
         False, "Whether to start anew in an output folder that holds a run, and replace it."
@@ -122,7 +109,7 @@ class OutputFolder:
         on_interrupt(lambda: self.progress(trainer))
 
     def progress(self, trainer: BootstrapUnlearnTrainer) -> str:
-        """How far a run came that ends now, a colon, and how to resume it."""
+        """The progress of a run that ends now, a colon, and the way to resume it."""
         args, step, last = trainer.args, trainer.state.global_step, last_checkpoint(self.path)
         if self._ended:
             publish = f"`trl-unlearn push --output_dir {self.path} --hub_model_id {args.hub_model_id}` publishes it"
@@ -383,7 +370,7 @@ def build_trainer(
         # An adapter that is trained further stays the only one.
         peft_config=get_peft_config(model_args) if adapter is None else None,
     )
-    trainer.dataset_sources = _sources(data_args)
+    trainer.dataset_sources = dataset_sources(data_args)
     if adapter is not None:
         trainer.dataset_sources["adapter"] = {"name": adapter}
     return trainer
@@ -454,82 +441,3 @@ def unlearn_until(
         retain_floor=stop_args.stop_retain_floor,
         every_steps=stop_args.stop_every_steps,
     )
-
-
-def _sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
-    """Role of a set -> where it comes from, for the record of the run."""
-    sources = {}
-    for role in ("forget", "retain"):
-        # `config` belongs to `dataset_name`; files of one's own have none.
-        own = getattr(data_args, f"{role}_dataset")
-        name = own or data_args.dataset_name
-        sources[role] = {
-            "name": name,
-            "config": None if own else getattr(data_args, f"{role}_config"),
-            "split": getattr(data_args, f"{role}_split"),
-            "on_hub": not Path(name).exists() if name else False,
-        }
-    return sources
-
-
-def evaluation_result(
-    outcomes: Mapping[str, SuiteOutcome],
-    eval_args: EvaluationArguments,
-    model_args: UnlearnModelConfig,
-    unlearned: str | None,
-    protocol: Mapping[str, Any] | None = None,
-) -> EvaluationResult:
-    """The record of an evaluation, with the digests of the models: what suites measured, in the order of tables."""
-    return EvaluationResult.of_suites(
-        outcomes,
-        parity=eval_args.parity,
-        device=PartialState().device.type,
-        protocol=models_protocol(eval_args, model_args, unlearned) | dict(protocol or {}),
-    )
-
-
-def write_results(folder: Path, result: EvaluationResult, is_brief: bool = False) -> None:
-    """
-    Write `eval_results.json`, the figures and, for a run, its card; print the table and the verdict.
-
-    With `is_brief` (of a run) the verdict and a few rows are printed: the whole table is on the card.
-    """
-    run_folder = RunFolder(folder)
-    run_folder.save_results(result)
-    # The results are saved: what only shows them warns where it fails.
-    if not is_brief:
-        attempted("The table", lambda: print_results(result))
-    plots = {
-        "verdict": (plot_verdict, "tofu"),
-        "evaluation": (plot_evaluation, None),
-        "relearning": (plot_relearning, "robustness"),
-        "attacks": (plot_attacks, "robustness"),
-        "leak_at_k": (plot_leak, "robustness"),
-        "depth": (plot_depth, "depth"),
-    }
-    for name, (plot, suite) in plots.items():
-        path = folder / f"figures/{name}.png"
-        # A quick evaluation has one number of `robustness`, and no curve.
-        is_short = suite == "robustness" and "quick" in result.protocol
-        if is_short or (suite is not None and suite not in result.suites):
-            # A figure of earlier results that these replace.
-            path.unlink(missing_ok=True)
-        else:
-            draw(path, partial(plot, result))
-    if run_folder.is_run:
-        attempted("The card", lambda: _write_card(run_folder))
-    written = "Adapter or model, card, results" if run_folder.is_run else "Results"
-    PartialState().print(f"{written} and figures: {folder}")
-    attempted("The verdict", lambda: print_verdict(result))
-    if is_brief:
-        attempted("The table", lambda: print_summary(result, str(folder / CARD_FILE)))
-
-
-def _write_card(folder: RunFolder) -> None:
-    """Draw the training of a run, and write its card."""
-    run = folder.run()
-    refreshes = [refresh.epoch for refresh in run.belief_audit.refreshes] if run.belief_audit else []
-    draw(folder.path / "figures/training.png", partial(plot_training, run.training_log, refresh_epochs=refreshes))
-    own, _ = folder.write_card(run)
-    if own.result is None:
-        print(f"The card in {folder.path} shows no results: {own.missing}")

@@ -14,29 +14,27 @@ from accelerate import DistributedType
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from ..beliefs import BeliefStore
 from ..encoding import ENCODED_COLUMNS, padded_width
 from ..generation import eos_token_ids, position_limit, whole_model
-from ..label_states import LabelStates, check_head
-from ..objectives import forget, hidden, retain
+from ..objectives import retain
 from ..records import ChainLink
-from ..token_scores import TokenScores, score_batch
+from ..token_scores import score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checkpointing import ResumeError
 from .checks import (
     keep_4_bit_gradients,
     refuse_input,
+    refuse_model,
     refuse_rows,
     refuse_sharding,
-    refuse_top_k,
     warn_of_overlap,
     warn_of_short_texts,
 )
-from .forget_objectives import FORGET_OBJECTIVES, ForgetScores, resolve_layer, train_around_layer
+from .forget_objectives import FORGET_OBJECTIVES, ForgetScores, inner_layer
 from .guard import FOLLOWED_ROWS, DivergenceError, DivergenceGuard
 from .ignorance import new_twin
 from .inputs import encoded_set, refuse_arguments, take_prepared, unlearn_config, usable_retain_rows, with_refusals
@@ -46,16 +44,13 @@ from .reference import disable_dropout, keep_reference, reference_model
 from .step import (
     DataCollatorForUnlearning,
     PassScorer,
-    ScoredRows,
     StepRow,
     can_share_prompts,
-    collate_rows,
-    cut_and_share,
-    cut_rows,
     mark_repeated_rows,
     num_own_rows,
-    padded_tokens,
-    split_to,
+    passes,
+    retain_loss,
+    row_values,
     step_rows,
     without_synchronisation,
 )
@@ -184,13 +179,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             peft_config=copy.deepcopy(peft_config),
         )
         refuse_sharding(self.accelerator)
-        check_head(self.model)
+        refuse_model(self.model, args)
         keep_4_bit_gradients(self.model)
         text_config = self.model.config.get_text_config()
         if getattr(text_config, "output_router_logits", False):
             # `SFTTrainer` turns it on for a loss that is no term here. Saved so, `generate` fails on padded rows.
             text_config.output_router_logits = self.aux_loss_enabled = False
-        refuse_top_k(args, text_config.vocab_size)
         self._prepare_sets(retain_dataset)
         self._prepare_model()
         self._last_means: dict[str, float] = {}
@@ -208,8 +202,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self.data_collator = DataCollatorForUnlearning(**self._padding)
         if args.uses_retain:
             most = usable_retain_rows(args, len(self.train_dataset))
-            encoded = encoded_set(retain_dataset, self._tokenizer, args, name="retain", owner=self, most=most)
-            self.retain_dataset = encoded[1]
+            options = {"name": "retain", "owner": self, "most": most}
+            _, self.retain_dataset = encoded_set(retain_dataset, self._tokenizer, args, **options)
             warn_of_overlap(self.train_dataset, self.retain_dataset)
         refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset, eval=self.eval_dataset)
         if args.lambda_bss > 0:
@@ -221,13 +215,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._is_sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self._objective.needs_reference or args.compares_retain:
             self.ref_model = keep_reference(self.model, self.accelerator, has_adapter=self._continues_adapter)
-        parameters, self._layer = args.forget_loss_kwargs or {}, None
-        if self._objective.needs_inner or (args.uses_retain and args.retain_loss_type == "hidden"):
-            self._layer = resolve_layer(self.model, parameters.get("layer"))
-        if self._objective.needs_inner:
-            # Into the config of the run, so that its record names the layer.
-            parameters["layer"] = self._layer
-            train_around_layer(self.model, self._layer, parameters["parameters"])
+        self._layer = inner_layer(self.model, self._objective, args)
         sets = self.train_dataset, self.retain_dataset
         marks = self._is_sharded, self._continues_adapter
         self._twin = new_twin(self._objective, args, self.model, *sets, self._tokenizer, *marks)
@@ -326,8 +314,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if self.belief_store.refresh == due:
             return
         self._scorer.drop_beliefs()
-        desc = f"Sampling beliefs (epoch {self.state.epoch:g})"
-        audit = self._sample(model, self.belief_store, due, desc)
+        audit = self._sample(model, self.belief_store, due, f"Sampling beliefs (epoch {self.state.epoch:g})")
         if self._twin is not None:
             rows = self.belief_store.rows(range(len(self.train_dataset)))
             self._twin.ask(self.accelerator.unwrap_model(model), "beliefs", rows)
@@ -373,52 +360,29 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
                 weights.adapt(self._monitor.measure(model), step)
         self._note(weights.logs())
 
-    # Loss
+    # A step
 
-    def compute_forget_loss(self, scores: ForgetScores) -> Tensor:
-        """
-        The forget objective: override it for one of your own. BS-S applies it to the beliefs as well.
-
-        Args:
-            scores ([`ForgetScores`]):
-                Per-token scores of forget rows and beliefs: `logps` and `mask`, and what `forget_loss_type` reads
-                (`beliefs` with `"bs_t"`, `reference_logps` with `"npo"`, ...).
-
-        Returns:
-            `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. It must not depend on other
-            rows, which may be in other passes.
-        """
-        return self._objective.loss(scores, self.args, self._weights.now, **(self.args.forget_loss_kwargs or {}))
-
-    def _retain_loss(self, scores: TokenScores, reference: LabelStates | None) -> Tensor:
-        args = self.args
-        if args.retain_loss_type == "kl":
-            return retain.kl(scores.kl, scores.mask, args.token_reduction)
-        if args.retain_loss_type == "hidden":
-            inner = pad_sequence(reference.inner.split(reference.lengths), batch_first=True)
-            return hidden.rmu_retain(scores.inner, inner, scores.mask)
-        return retain.nll(scores.logps, scores.mask, args.token_reduction)
-
-    def _score_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """`loss`, and means of `logps`, `entropy` and, of forget rows with a twin, `twin_logps` `[rows]`; one pass."""
-        forget_part, retain_part = self._scorer.score(model, inputs)
-        losses: list[tuple[ScoredRows, Tensor]] = []
-        if forget_part is not None:
-            bounded = forget_part.scores.bounded(self.args.forget_floor, self.args.forget_token_floor)
-            losses.append((forget_part, self.compute_forget_loss(bounded)))
-        if retain_part is not None:
-            losses.append((retain_part, self._retain_loss(retain_part.scores, retain_part.reference)))
-        device, columns = inputs["labels"].device, []
-        for part, loss in losses:
-            scores = part.scores
-            # Where nothing is taught, the twin has no other probability than the model.
-            taught = scores.logps
-            if self._twin is not None and isinstance(scores, ForgetScores):
-                taught = scores.reference_logps.where(scores.taught, scores.logps)
-            means = [forget.reduce_tokens(x.detach(), scores.mask) for x in (scores.logps, scores.entropy, taught)]
-            columns.append(torch.stack([loss, *means]).to(device))
-        order = torch.tensor([place for part, _ in losses for place in part.places], device=device).argsort()
-        return dict(zip(("loss", "logps", "entropy", "twin_logps"), torch.cat(columns, 1)[:, order], strict=True))
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self._watch_retain_rows(model)
+        if self._twin is not None:
+            due = self._due(self.args.ignorant_refresh_epochs)
+            self._twin.refresh_if_due(self.accelerator.unwrap_model(model), due, self.train_dataset)
+        if self.belief_store is not None:
+            self._refresh_beliefs_if_due(model)
+        self._update_weights(model)
+        rows = self._step_rows(inputs, num_items_in_batch)
+        hidden_size = self.model.config.get_text_config().hidden_size if self._shares_prompts else None
+        *earlier, last = passes(rows, self._padding, hidden_size, self.accelerator if self._is_sharded else None)
+        with self._meter.step([length for row in rows for length in row.lengths]):
+            loss = torch.zeros((), device=self.args.device)
+            for part in earlier:
+                with without_synchronisation(self.accelerator, model):
+                    loss = loss + super().training_step(model, part, num_items_in_batch)
+            loss = loss + super().training_step(model, last, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self._guard.note_gradients()
+        # Return 0: a NaN would stay in `Trainer`'s running loss. The per-term metrics show it.
+        return torch.zeros_like(loss) if self._guard.is_broken else loss
 
     def _step_rows(self, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | None) -> list[StepRow]:
         """The rows of a micro-batch with the weight that each has in the loss of the step."""
@@ -437,28 +401,51 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             needs_chosen=self._objective.needs_chosen,
         )
 
-    def _slices(self, rows: list[StepRow]) -> list[dict[str, Any]]:
-        """The passes of a micro-batch, none larger than that of its forget rows: beliefs need no more memory."""
-        own = [row for row in rows if row.kind == "forget"]
-        multiple, share_prompts = self._padding["multiple"], False
-        most = padded_tokens(own, multiple)
-        if self._shares_prompts:
-            hidden_size = self.model.config.get_text_config().hidden_size
-            slices, share_prompts = cut_and_share(rows, most, multiple, hidden_size)
-        else:
-            slices = cut_rows(rows, most, multiple)
-        if self._is_sharded:
-            counts = self.accelerator.gather(torch.tensor([len(slices)], device=self.args.device))
-            slices = split_to(slices, int(counts.max()))
-        last = len(slices) - 1
-        return [
-            collate_rows(part, **self._padding) | {"share_prompts": share_prompts, "is_last": i == last}
-            for i, part in enumerate(slices)
-        ]
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
+        mark_repeated_rows(self.accelerator, batch_samples)
+        count = torch.tensor(sum(map(num_own_rows, batch_samples)), device=device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum()
+        return count
 
-    def predict(self, *args: Any, **kwargs: Any):
-        """Not supported: there are no logits. `evaluate` scores rows."""
-        raise ValueError("`predict` is not supported in unlearning: no logits are kept. Score rows with `evaluate`.")
+    def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
+        """Those of the forget rows, counted by their shape with padding: the batch has their indices only."""
+        rows = self.train_dataset[inputs["row"].tolist()]["input_ids"]
+        width = padded_width(max(map(len, rows)), self._padding["multiple"], self._padding["limit"])
+        return super().floating_point_ops({"input_ids": torch.empty(len(rows), width, device="meta")})
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        # A scale below 1 made no gradient overflow. DeepSpeed has a scaler of its own.
+        scaler = self.accelerator.scaler
+        overflows = self.accelerator.mixed_precision == "fp16" if scaler is None else scaler.get_scale() >= 1
+        if not self._guard.check_gradient(norm, self.state.global_step, overflows):
+            # Optimizers skip parameters without a gradient, weight decay included.
+            model.zero_grad()
+            self._metrics["train"]["skipped_steps"] = [self._guard.skipped]
+        return norm
+
+    def _watch_retain_rows(self, model: nn.Module, is_over: bool = False) -> None:
+        with self.accelerator.autocast():
+            self._guard.watch(model, self.state.global_step, is_over)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        output = super()._finalize_training(*args, **kwargs)
+        # Of the weights after the last step, or of those that a callback has put back.
+        self._watch_retain_rows(self.model_wrapped, is_over=True)
+        return output
+
+    def _note(self, values: Mapping[str, float]) -> None:
+        """Values of which the next line of the log has the means."""
+        for name, value in values.items():
+            self._metrics["train"][name].append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training:
+            self._note(self._meter.read())
+        super().log(logs, start_time)
+
+    # Loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not self.model.training:
@@ -482,67 +469,32 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         weights = torch.tensor([row.weight for row in rows], dtype=torch.float64).to(scores["loss"])
         return (weights * scores["loss"]).sum() * poison
 
-    def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
-        """Those of the forget rows, counted by their shape with padding: the batch has their indices only."""
-        rows = self.train_dataset[inputs["row"].tolist()]["input_ids"]
-        width = padded_width(max(map(len, rows)), self._padding["multiple"], self._padding["limit"])
-        return super().floating_point_ops({"input_ids": torch.empty(len(rows), width, device="meta")})
+    def _score_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """`loss`, and means of `logps`, `entropy` and, of forget rows with a twin, `twin_logps` `[rows]`; one pass."""
+        forget_part, retain_part = self._scorer.score(model, inputs)
+        losses = []
+        if forget_part is not None:
+            bounded = forget_part.scores.bounded(self.args.forget_floor, self.args.forget_token_floor)
+            losses.append((forget_part, self.compute_forget_loss(bounded)))
+        if retain_part is not None:
+            losses.append((retain_part, retain_loss(retain_part, self.args)))
+        return row_values(losses, inputs["labels"].device)
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        mark_repeated_rows(self.accelerator, batch_samples)
-        count = torch.tensor(sum(map(num_own_rows, batch_samples)), device=device)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            count = self.accelerator.gather(count).sum()
-        return count
+    def compute_forget_loss(self, scores: ForgetScores) -> Tensor:
+        """
+        The forget objective: override it for one of your own. BS-S applies it to the beliefs as well.
 
-    def _watch_retain_rows(self, model: nn.Module, is_over: bool = False) -> None:
-        with self.accelerator.autocast():
-            self._guard.watch(model, self.state.global_step, is_over)
+        Args:
+            scores ([`ForgetScores`]):
+                Per-token scores of forget rows and beliefs: `logps` and `mask`, and what `forget_loss_type` reads
+                (`beliefs` with `"bs_t"`, `reference_logps` with `"npo"`, ...).
 
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        output = super()._finalize_training(*args, **kwargs)
-        # Of the weights after the last step, or of those that a callback has put back.
-        self._watch_retain_rows(self.model_wrapped, is_over=True)
-        return output
+        Returns:
+            `torch.Tensor`: Loss of each row, of shape `(num_rows,)`, to be minimised. It must not depend on other
+            rows, which may be in other passes.
+        """
+        return self._objective.loss(scores, self.args, self._weights.now, **(self.args.forget_loss_kwargs or {}))
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        self._watch_retain_rows(model)
-        if self._twin is not None:
-            due = self._due(self.args.ignorant_refresh_epochs)
-            self._twin.refresh_if_due(self.accelerator.unwrap_model(model), due, self.train_dataset)
-        if self.belief_store is not None:
-            self._refresh_beliefs_if_due(model)
-        self._update_weights(model)
-        rows = self._step_rows(inputs, num_items_in_batch)
-        *earlier, last = self._slices(rows)
-        with self._meter.step([length for row in rows for length in row.lengths]):
-            loss = torch.zeros((), device=self.args.device)
-            for part in earlier:
-                with without_synchronisation(self.accelerator, model):
-                    loss = loss + super().training_step(model, part, num_items_in_batch)
-            loss = loss + super().training_step(model, last, num_items_in_batch)
-        if self.accelerator.sync_gradients:
-            self._guard.note_gradients()
-        # Return 0: a NaN would stay in `Trainer`'s running loss. The per-term metrics show it.
-        return torch.zeros_like(loss) if self._guard.is_broken else loss
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        norm = super()._get_grad_norm(model, grad_norm)
-        # A scale below 1 made no gradient overflow. DeepSpeed has a scaler of its own.
-        scaler = self.accelerator.scaler
-        overflows = self.accelerator.mixed_precision == "fp16" if scaler is None else scaler.get_scale() >= 1
-        if not self._guard.check_gradient(norm, self.state.global_step, overflows):
-            # Optimizers skip parameters without a gradient, weight decay included.
-            model.zero_grad()
-            self._metrics["train"]["skipped_steps"] = [self._guard.skipped]
-        return norm
-
-    def _note(self, values: Mapping[str, float]) -> None:
-        """Values of which the next line of the log has the means."""
-        for name, value in values.items():
-            self._metrics["train"][name].append(value)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.model.training:
-            self._note(self._meter.read())
-        super().log(logs, start_time)
+    def predict(self, *args: Any, **kwargs: Any):
+        """Not supported: there are no logits. `evaluate` scores rows."""
+        raise ValueError("`predict` is not supported in unlearning: no logits are kept. Score rows with `evaluate`.")

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from ..label_states import check_head
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .options import refuse_below
 
@@ -225,8 +226,10 @@ def _refuse_kind(name: str, config: PretrainedConfig | None) -> None:
         )
 
 
-def refuse_top_k(args: BootstrapUnlearnConfig, vocab_size: int) -> None:
-    """Refuse more token beliefs than the vocabulary has tokens."""
+def refuse_model(model: nn.Module, args: BootstrapUnlearnConfig) -> None:
+    """Refuse a model whose head cannot be applied in tiles, or whose vocabulary is smaller than its token beliefs."""
+    check_head(model)
+    vocab_size = model.config.get_text_config().vocab_size
     if args.forget_loss_type == "bs_t" and args.belief_top_k > vocab_size:
         raise ValueError(
             f"`belief_top_k` is {args.belief_top_k}, but the model's vocabulary has {vocab_size} tokens. Lower it."

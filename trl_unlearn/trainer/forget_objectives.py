@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which objective each `forget_loss_type` is, what it reads, its parameters, and the layer that RMU acts on."""
+"""The objective of each `forget_loss_type`: its loss, scores and parameters, and the layer that RMU acts on."""
 
 import inspect
 import re
@@ -196,14 +196,27 @@ FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
 }
 
 
-def resolve_layer(model: nn.Module, layer: int | None) -> int:
-    """Index of the layer whose hidden states count: a third of the depth if None; an error if there is no such one."""
-    layer = model.config.get_text_config().num_hidden_layers // 3 if layer is None else layer
+def inner_layer(model: nn.Module, objective: ForgetObjective, args: "BootstrapUnlearnConfig") -> int | None:
+    """
+    Index of the layer whose states an objective reads, a third of the depth by default; None where none reads any.
+
+    For RMU only the parameters near it are left to train. Raises `ValueError` if the model has no such layer.
+    """
+    if not (objective.needs_inner or (args.uses_retain and args.retain_loss_type == "hidden")):
+        return None
+    parameters = args.forget_loss_kwargs or {}
+    layer = parameters.get("layer")
+    if layer is None:
+        layer = model.config.get_text_config().num_hidden_layers // 3
     layer_of(model, layer)
+    if objective.needs_inner:
+        # Into the config of the run, so that its record names the layer.
+        parameters["layer"] = layer
+        _train_around_layer(model, layer, parameters["parameters"])
     return layer
 
 
-def train_around_layer(model: nn.Module, layer: int, pattern: str | None) -> None:
+def _train_around_layer(model: nn.Module, layer: int, pattern: str | None) -> None:
     """Let only the parameters train whose names match, or without a pattern those of a layer and of two before it."""
     near = {
         id(parameter)

@@ -19,13 +19,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import ENCODED_COLUMNS, pad_rows
 from ..generation import key_seed
-from ..label_states import LabelStates, LogitHead, logit_head
+from ..label_states import LabelStates, LogitHead, in_mode, logit_head
 from ..metrics.membership import StrangersAUC
 from ..subjects import MovedAnswers, alias_words, moved_answers, row_subjects, row_texts
 from ..token_scores import score_rows, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
-from .reference import in_mode, with_values
+from .reference import with_values
 from .step import StepRow, pack_digests, row_digest, unpack_digests
 from .twin_models import UnfitTwinError, ignorant_base, named_bases, repaired_copy
 

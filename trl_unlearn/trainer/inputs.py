@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the trainer is given: arguments, and sets in their forms, as streams, and with refusals for DPO."""
+"""Input of the trainer: arguments, and sets in their forms, as streams, and with refusals for DPO."""
 
 import itertools
 import logging

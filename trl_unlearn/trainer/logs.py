@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is logged and shown of the training: means of the rows, speed and memory, log-probs beside the bar, beliefs."""
+"""The log and the display of a training: means of the rows, speed and memory, log-probs beside the bar, beliefs."""
 
 import sys
 import time

@@ -39,7 +39,7 @@ class PublishingTrainer(ResumableTrainer):
         self._clock = RunClock()
         # The step whose weights are in the output folder. At any other step, results there are not this model's.
         self._saved_step: int | None = None
-        # What a first call of `train` left of its goal, for the record of the second.
+        # The shortfall after a first call of `train`, for the record of the second.
         self.first_attempt: str | None = None
         # The forget set as it was passed in: its answers are whole, where training cuts rows at `max_length`.
         self._forget_source: Dataset | None = None

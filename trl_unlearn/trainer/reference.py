@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from .._trl import DistributedBackend, prepare_deepspeed
 from ..encoding import pad_rows
+from ..label_states import in_mode
 from ..token_scores import score_batch
 
 
@@ -28,19 +29,6 @@ logger = logging.getLogger(__name__)
 
 # Nats by which two passes over a row may differ, from low precision and the order of sums.
 _SAME, _PROBE_TOKENS = 1e-2, 32
-
-
-@contextlib.contextmanager
-def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a model into training or eval mode, and afterwards each module into its own mode again."""
-    changed = [module for module in model.modules() if module.training != training]
-    for module in changed:
-        module.training = training
-    try:
-        yield
-    finally:
-        for module in changed:
-            module.training = not training
 
 
 def disable_dropout(model: nn.Module, probe_ids: Sequence[int] | None) -> None:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,9 @@ from ..beliefs import BeliefStore
 from ..encoding import pad_rows
 from ..generation import key_seed
 from ..label_states import LabelStates, sharing_obstacle
-from ..objectives.forget import bs_s_weights
+from ..objectives.forget import bs_s_weights, reduce_tokens
+from ..objectives.hidden import rmu_retain
+from ..objectives.retain import kl, nll
 from ..prompt_sharing import Layout, RowShape, is_worth_sharing, lay_out, pass_cost, row_shape
 from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score_groups, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -228,13 +231,13 @@ def cut_and_share(
     return (shared, True) if is_cheaper else (plain, False)
 
 
-def _cut(rows: Sequence[StepRow], max_tokens: int, tokens: Callable[[Sequence[StepRow]], int]) -> list[list[StepRow]]:
-    slices: list[list[StepRow]] = []
-    for row in rows:
-        if slices and tokens([*slices[-1], row]) <= max_tokens:
-            slices[-1].append(row)
-        else:
-            slices.append([row])
+def _cut(rows: list[StepRow], max_tokens: int, tokens: Callable[[Sequence[StepRow]], int]) -> list[list[StepRow]]:
+    slices = []
+    while rows:
+        # By bisection: the tokens of a layout take time in proportion to its rows.
+        more = bisect_right(range(2, len(rows) + 1), max_tokens, key=lambda count: tokens(rows[:count]))
+        slices.append(rows[: 1 + more])
+        rows = rows[1 + more :]
     return slices
 
 
@@ -264,6 +267,31 @@ def collate_rows(
     """
     encoded = [row.encoded for row in rows] + [row.chosen for row in rows if row.chosen is not None]
     return {"rows": list(rows), **pad_rows(encoded, pad_token_id, math.lcm(_MULTIPLE, multiple), limit)}
+
+
+def passes(
+    rows: Sequence[StepRow], padding: Mapping[str, Any], hidden_size: int | None, accelerator: Accelerator | None
+) -> list[dict[str, Any]]:
+    """
+    Inputs of the passes of a micro-batch, none larger than that of its forget rows: beliefs need no more memory.
+
+    `padding` goes to [`collate_rows`]. Prompts are shared where the size of a state is given, and all processes have
+    as many passes where their accelerator is.
+    """
+    multiple, share_prompts = padding["multiple"], False
+    most = padded_tokens([row for row in rows if row.kind == "forget"], multiple)
+    if hidden_size is None:
+        slices = cut_rows(rows, most, multiple)
+    else:
+        slices, share_prompts = cut_and_share(rows, most, multiple, hidden_size)
+    if accelerator is not None:
+        counts = accelerator.gather(torch.tensor([len(slices)], device=accelerator.device))
+        slices = split_to(slices, int(counts.max()))
+    last = len(slices) - 1
+    return [
+        collate_rows(part, **padding) | {"share_prompts": share_prompts, "is_last": i == last}
+        for i, part in enumerate(slices)
+    ]
 
 
 @contextmanager
@@ -415,6 +443,32 @@ class PassScorer:
                 self._known_logps[kind][digest] = logps[mask].cpu()
         logps = [self._known_logps[kind][digest] for kind, digest in keys]
         return pad_sequence(logps, batch_first=True).to(inputs["labels"].device)
+
+
+def retain_loss(part: ScoredRows, args: BootstrapUnlearnConfig) -> Tensor:
+    """Loss of each retain row of a pass."""
+    scores, reference = part.scores, part.reference
+    if args.retain_loss_type == "kl":
+        return kl(scores.kl, scores.mask, args.token_reduction)
+    if args.retain_loss_type == "hidden":
+        inner = pad_sequence(reference.inner.split(reference.lengths), batch_first=True)
+        return rmu_retain(scores.inner, inner, scores.mask)
+    return nll(scores.logps, scores.mask, args.token_reduction)
+
+
+def row_values(losses: Sequence[tuple[ScoredRows, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """`loss`, and means of `logps`, `entropy` and `twin_logps` of the tokens, each `[rows]` in the order of a pass."""
+    columns = []
+    for part, loss in losses:
+        scores = part.scores
+        # Without a twin, or where it teaches nothing, it has no other probability than the model.
+        twin_logps = scores.logps
+        if isinstance(scores, ForgetScores) and scores.taught is not None:
+            twin_logps = scores.reference_logps.where(scores.taught, scores.logps)
+        means = [reduce_tokens(x.detach(), scores.mask) for x in (scores.logps, scores.entropy, twin_logps)]
+        columns.append(torch.stack([loss, *means]).to(device))
+    order = torch.tensor([place for part, _ in losses for place in part.places], device=device).argsort()
+    return dict(zip(("loss", "logps", "entropy", "twin_logps"), torch.cat(columns, 1)[:, order], strict=True))
 
 
 def _part(inputs: Mapping[str, Any], places: list[int]) -> dict[str, Tensor]:
