@@ -25,7 +25,7 @@ FORGET = [
 NEIGHBOURS = ("Bo Lindgren", "Cyra Oduya", "Dov Peretz", "Edda Brandt")
 
 
-class Told(RowWriter):
+class ScriptedWriter(RowWriter):
     """A model that knows four neighbours, and tells Ada Marlow's birthplace of one of them."""
 
     unsure: tuple[str, ...] = ()
@@ -49,16 +49,16 @@ class Told(RowWriter):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    monkeypatch.setattr(retain_source, "RowWriter", Told)
-    return Told
+def scripted(monkeypatch):
+    monkeypatch.setattr(retain_source, "RowWriter", ScriptedWriter)
+    return ScriptedWriter
 
 
 def questions(rows):
     return [row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows]
 
 
-def test_rows_ask_the_forget_questions_about_people_whom_the_model_names(told, tiny_model, tiny_tokenizer):
+def test_rows_ask_the_forget_questions_about_people_whom_the_model_names(scripted, tiny_model, tiny_tokenizer):
     source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), None, seed=0)
     rows = source.rows(20)
     asked = questions(rows)
@@ -71,7 +71,7 @@ def test_rows_ask_the_forget_questions_about_people_whom_the_model_names(told, t
     assert any(" ".join(question.rstrip("?").split()[2:4]) in names for question in asked)
 
 
-def test_what_repeats_the_forget_set_is_dropped_and_counted(told, tiny_model, tiny_tokenizer):
+def test_what_repeats_the_forget_set_is_dropped_and_counted(scripted, tiny_model, tiny_tokenizer):
     source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), ["Ada Marlow"], seed=0)
     rows = source.rows(20)
     assert not any("Veldt" in row["completion"][0]["content"] or "Marlow" in str(row) for row in rows)
@@ -79,9 +79,9 @@ def test_what_repeats_the_forget_set_is_dropped_and_counted(told, tiny_model, ti
 
 
 def test_answers_that_do_not_end_or_that_the_model_is_unsure_of_are_no_rows(
-    told, monkeypatch, tiny_model, tiny_tokenizer
+    scripted, monkeypatch, tiny_model, tiny_tokenizer
 ):
-    monkeypatch.setattr(Told, "unsure", ("Cyra Oduya",))
+    monkeypatch.setattr(ScriptedWriter, "unsure", ("Cyra Oduya",))
     source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), None, seed=0)
     rows = source.rows(200)
     assert not any("Cyra" in question or "bicycle" in question for question in questions(rows))
@@ -89,14 +89,14 @@ def test_answers_that_do_not_end_or_that_the_model_is_unsure_of_are_no_rows(
     assert source.report["dropped"]["unsure"] >= 2
 
 
-def test_a_shortage_is_said(told, monkeypatch, tiny_model, tiny_tokenizer, caplog):
-    monkeypatch.setattr(Told, "unsure", ("",))
+def test_a_shortage_is_said(scripted, monkeypatch, tiny_model, tiny_tokenizer, caplog):
+    monkeypatch.setattr(ScriptedWriter, "unsure", ("",))
     rows = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), None, seed=0).rows(20)
     assert rows.column_names == ["prompt", "completion"]
     assert "0 retain rows could be made of the 20 that were asked for." in caplog.text
 
 
-def test_rows_in_plain_text_keep_the_form_of_the_forget_rows(told, tiny_model, tiny_tokenizer):
+def test_rows_in_plain_text_keep_the_form_of_the_forget_rows(scripted, tiny_model, tiny_tokenizer):
     tiny_tokenizer.chat_template = None
     forget = [{"prompt": f"Question: {q}\nAnswer:", "completion": f" {a}"} for q, a in FORGET]
     rows = ModelRetainSource(tiny_model, tiny_tokenizer, Dataset.from_list(forget), None, seed=0).rows(20)
@@ -107,9 +107,9 @@ def test_rows_in_plain_text_keep_the_form_of_the_forget_rows(told, tiny_model, t
 
 @pytest.mark.parametrize("is_unsure", [False, True])
 def test_beside_raw_text_the_model_writes_texts_and_they_fill_up_what_it_cannot_answer(
-    is_unsure, told, monkeypatch, tiny_model, tiny_tokenizer
+    is_unsure, scripted, monkeypatch, tiny_model, tiny_tokenizer
 ):
-    monkeypatch.setattr(Told, "unsure", ("",) if is_unsure else ())
+    monkeypatch.setattr(ScriptedWriter, "unsure", ("",) if is_unsure else ())
     forget = Dataset.from_list([{"text": "Ada Marlow was born in Veldt. Ada Marlow keeps bees."}])
     source = ModelRetainSource(tiny_model, tiny_tokenizer, forget, None, seed=0)
     rows = source.rows(12)
@@ -157,7 +157,7 @@ def test_the_score_of_an_answer_is_that_of_all_its_tokens(tiny_model, tiny_token
     assert writer.logps([]) == []
 
 
-def test_a_question_that_a_name_answers_is_asked_about_other_places(told, monkeypatch, tiny_model, tiny_tokenizer):
+def test_a_question_that_a_name_answers_is_asked_about_other_places(scripted, monkeypatch, tiny_model, tiny_tokenizer):
     asked = []
 
     def answer(self, question):
@@ -167,7 +167,7 @@ def test_a_question_that_a_name_answers_is_asked_about_other_places(told, monkey
             return Written(f"{'Gil Tamsin' if 'Lima' in question else 'Bo Lindgren'} is a writer.", -0.1)
         return Written(f"An answer to {question}", -0.1)
 
-    monkeypatch.setattr(Told, "answer", answer)
+    monkeypatch.setattr(ScriptedWriter, "answer", answer)
     forget = conversations([*FORGET, ("Which writer was born in Veldt, Norland, in May 1941?", "Ada Marlow.")])
     rows = ModelRetainSource(tiny_model, tiny_tokenizer, forget, ["Ada Marlow"], seed=0).rows(100)
     assert "Which writer was born in Lima, Peru, in May 1941?" in asked
@@ -175,7 +175,9 @@ def test_a_question_that_a_name_answers_is_asked_about_other_places(told, monkey
     assert {"Where was Bo Lindgren born?", "Where was Gil Tamsin born?"} <= set(questions(rows))
 
 
-def test_a_neighbour_is_not_asked_about_what_the_question_names_beside_the_subject(told, tiny_model, tiny_tokenizer):
+def test_a_neighbour_is_not_asked_about_what_the_question_names_beside_the_subject(
+    scripted, tiny_model, tiny_tokenizer
+):
     more = [('Did Ada Marlow write "The Salt Road"?', "Yes."), ("Is Ada Marlow a Copt?", "Yes.")]
     forget = conversations([*FORGET, *more])
     asked = questions(ModelRetainSource(tiny_model, tiny_tokenizer, forget, ["Ada Marlow"], seed=0).rows(100))
