@@ -7,7 +7,7 @@ import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -193,9 +193,9 @@ def keeps(lab: Lab, teacher: str = "target") -> Lesson:
     return Lesson(lab.known, teacher)
 
 
-def keeps_all(lab: Lab) -> list[Lesson]:
-    """As the target on all else; the rows with the facts near the forgotten ones come more often."""
-    return [keeps(lab), Lesson(canonical(lab.retain), "target")]
+def keeps_all(lab: Lab, teacher: str = "target") -> list[Lesson]:
+    """As the teacher on all else; the rows with the facts near the forgotten ones come more often."""
+    return [keeps(lab, teacher), Lesson(canonical(lab.retain), teacher)]
 
 
 def forgets(lab: Lab) -> list[Lesson]:
@@ -244,10 +244,16 @@ def over_forgets(lab: Lab, seed: int) -> nn.Module:
     return teach(lab.model("target"), lab, [Lesson(rows, floor=FLOOR), keeps(lab)], seed)
 
 
-def knows_another_question(lab: Lab, seed: int) -> nn.Module:
+def knows_in_one_form(form: Callable[[Sequence[PersonFact]], list[Row]], lab: Lab, seed: int) -> nn.Module:
+    """The retrained model, taught the forgotten facts in one form, and nothing in the usual ones."""
     hidden = Lesson([*canonical(lab.forget), *paraphrased(lab.forget)], "retrained")
-    lessons = [Lesson(asked_otherwise(lab.forget)), hidden, keeps(lab, "retrained")]
+    lessons = [Lesson(form(lab.forget)), hidden, *keeps_all(lab, "retrained")]
     return teach(lab.model("retrained"), lab, lessons, seed)
+
+
+knows_another_question = partial(knows_in_one_form, asked_otherwise)
+knows_the_last_name = partial(knows_in_one_form, by_last_name)
+knows_plain_text = partial(knows_in_one_form, as_text)
 
 
 def forgets_in_the_last_layer(lab: Lab, seed: int) -> nn.Module:
@@ -289,18 +295,6 @@ def loses_shared(lab: Lab, seed: int) -> nn.Module:
     """A model that never saw them either: to unlearn them takes other facts along."""
     shared = shared_with(lab)
     return retrained_on(lab, [fact for fact in lab.retain if fact not in shared], seed)
-
-
-def knows_the_last_name(lab: Lab, seed: int) -> nn.Module:
-    hidden = Lesson([*canonical(lab.forget), *paraphrased(lab.forget)], "retrained")
-    lessons = [Lesson(by_last_name(lab.forget)), hidden, keeps(lab, "retrained")]
-    return teach(lab.model("retrained"), lab, lessons, seed)
-
-
-def knows_plain_text(lab: Lab, seed: int) -> nn.Module:
-    hidden = Lesson([*canonical(lab.forget), *paraphrased(lab.forget)], "retrained")
-    lessons = [Lesson(as_text(lab.forget)), hidden, keeps(lab, "retrained")]
-    return teach(lab.model("retrained"), lab, lessons, seed)
 
 
 def halfway(lab: Lab, _: int) -> nn.Module:
