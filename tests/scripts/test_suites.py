@@ -20,6 +20,7 @@ from trl_unlearn.hub.leaks import TextIndex
 from trl_unlearn.results import EvaluationResult, Unmeasured
 from trl_unlearn.scripts import evaluate
 from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments
+from trl_unlearn.scripts.results import with_earlier
 from trl_unlearn.token_scores import score_batch
 from trl_unlearn.verdict import verdict
 
@@ -471,7 +472,7 @@ def test_what_was_not_measured_stays_named_beside_a_suite_that_is_measured_later
     missing = {"unlearned": {"forget/probability": Unmeasured(1, 3)}}
     result("tofu", not_measured=missing).save(tmp_path / "eval_results.json")
     leak = {"unlearned": {"robustness/leak_at_1": Unmeasured(2, 3)}}
-    merged = evaluate._with_earlier(result("robustness", not_measured=leak), RunFolder(tmp_path))
+    merged = with_earlier(result("robustness", not_measured=leak), RunFolder(tmp_path), ["tofu", "robustness"])
     assert merged.suites == ["tofu", "robustness"]
     assert merged.not_measured == {"unlearned": missing["unlearned"] | leak["unlearned"]}
 
