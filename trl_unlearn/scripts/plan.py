@@ -156,6 +156,8 @@ def _choose_objective(
         # A base that has seen few rows finds true answers likelier than a retrained model; a copy holds them down.
         margin = 0.0 if base is None else 2.5
         settings |= {"lambda_bss": 0, "retain_weight": 4, "forget_loss_kwargs": {"penalty": 1.0, "margin": margin}}
+        # Such a model takes more steps, and a look at it as long as five of them.
+        settings["stop_every_steps"] = 2 * _LOOK
         teacher = "a copy of the model that loses them, because they are memorised as text, under any name"
         if base is not None:
             settings["ignorant_model_name_or_path"] = base
