@@ -34,6 +34,8 @@ _STEPS, _LOOK, _ASK = 240, 5, 15
 # How often a true answer may be likelier than one about somebody else: as in models that never knew (.58 to .70 on the
 # embedded lab). Further down, training takes twice as long and forgets no fact more.
 _LEVEL = 0.6
+# The same where a copy teaches: a 135M model that was held to its own answers needed 30 steps from .68 to .67.
+_LEVEL_OF_COPY = 0.65
 # Extraction strength to come down to where rows name nobody. Common words are guessed.
 _STRENGTH = 0.1
 # A belief need not be longer than the longest answer, and hardly a sentence where that is short.
@@ -141,7 +143,7 @@ def _choose_objective(
     seed: int,
 ) -> None:
     """The objective and its goal: answers as about strangers where that can be had, else extraction strength."""
-    settings, moved = chosen.settings, {}
+    settings, moved, level = chosen.settings, {}, _LEVEL
     if known.has_names:
         moved = moved_answers(*sets, tokenizer, seed=seed, subjects=subjects)
     objective, why = given.get("forget_loss_type"), "it was given"
@@ -162,8 +164,10 @@ def _choose_objective(
         if base is not None:
             settings["ignorant_model_name_or_path"] = base
             teacher = f"`{base}`, which does not know the rows"
-        elif subjects is not None:
-            settings["forget_subjects"] = list(subjects)
+        else:
+            level = _LEVEL_OF_COPY
+            if subjects is not None:
+                settings["forget_subjects"] = list(subjects)
         chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
     else:
         settings["forget_loss_kwargs"] = {"penalty": 0.5, "margin": 1.0}
@@ -171,8 +175,8 @@ def _choose_objective(
             settings["forget_subjects"] = list(subjects)
         chosen.reasons.append("objective: ignorance, taught by the model itself about people whom it does not know")
     if objective == "ignorance" and moved:
-        settings |= {"stop_at": str(_LEVEL), "stop_metric": "strangers_auc"}
-        goal = f"a true answer is likelier than one about somebody else in {_LEVEL:.0%}, as where it was never known"
+        settings |= {"stop_at": str(level), "stop_metric": "strangers_auc"}
+        goal = f"a true answer is likelier than one about somebody else in {level:.0%}, as where it was never known"
     else:
         settings |= {"stop_at": str(_STRENGTH), "stop_metric": "extraction_strength"}
         goal = f"the extraction strength is {_STRENGTH}"
