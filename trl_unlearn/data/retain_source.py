@@ -73,9 +73,10 @@ class ModelRetainSource(RetainSource):
     """
     Rows made from the model itself: its answers now, so that to keep them is to keep how it behaves.
 
-    Of four kinds: the questions of the forget set about *neighbours*, people whom the model names where the question
-    names nobody, and about *strangers*; the model's *own questions*, which it writes where a user's turn begins; and
-    *general* prompts that come with this package. Those that repeat the forget set are dropped, see [`OverlapFilter`].
+    Of four kinds: the questions of the forget set about *neighbours*, people whom the model names where a question
+    asks for a name or names nobody, and about *strangers*; the model's *own questions*, which it writes where a user's
+    turn begins; and *general* prompts that come with this package. Those that repeat the forget set are dropped, see
+    [`OverlapFilter`].
 
     The rows are conversations where the forget rows are, and beside raw text where the tokenizer has a chat template.
     Beside raw text there are no people to ask about, and half of the rows are raw *texts*: the model's own, which
@@ -183,8 +184,8 @@ class ModelRetainSource(RetainSource):
         """
         People whom the model names, the likeliest first.
 
-        It names them where a question of the forget set that asks for a name asks about another place, and where a
-        question names nobody.
+        It names them where a question of the forget set that asks for a name asks about another place; without such a
+        question, where one names nobody.
         """
         named = self._asked_for_names()
         random.Random(key_seed((self._seed, "places"))).shuffle(named)

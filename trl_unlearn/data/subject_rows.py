@@ -110,17 +110,17 @@ def _beliefs(writer: RowWriter, subject: str, questions: Sequence[str], seed: in
     draw = random.Random(key_seed((seed, "strangers")))
     names = [f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}" for _ in range(_STRANGERS)]
     agreed = [_most_agreed(subject, question, own) for question, own in zip(questions, samples, strict=True)]
-    others = [
+    unsettled = [
         index
         for index, belief in enumerate(agreed)
         # A user's question that names nobody can be put about nobody else.
         if belief is None and is_named(subject, questions[index])
     ]
-    of_strangers = [[renamed(questions[index], subject, name) for name in names] for index in others]
+    of_strangers = [[renamed(questions[index], subject, name) for name in names] for index in unsettled]
     said = [[_words(one) for one in answers] for answers in _sampled(writer, of_strangers, "strangers")]
     everywhere = Counter(word for answers in said for words in answers for word in words)
-    common = {word for word, times in everywhere.items() if times > _SAID_OF_ALL * _STRANGERS * len(others)}
-    for index, answers in zip(others, said, strict=True):
+    common = {word for word, times in everywhere.items() if times > _SAID_OF_ALL * _STRANGERS * len(unsettled)}
+    for index, answers in zip(unsettled, said, strict=True):
         agreed[index] = _most_stated(subject, questions[index], samples[index], answers, common)
     agreed = [belief for belief in agreed if belief is not None]
     rows = [
