@@ -181,12 +181,7 @@ class ModelRetainSource(RetainSource):
         return sure
 
     def _names_near(self, asked: Sequence[tuple[Prompt, str]], count: int) -> list[str]:
-        """
-        People whom the model names, the likeliest first.
-
-        It names them where a question of the forget set that asks for a name asks about another place; without such a
-        question, where one names nobody.
-        """
+        """People whom the model names, the likeliest first, to questions that ask for a name, or else name nobody."""
         named = self._asked_for_names()
         random.Random(key_seed((self._seed, "places"))).shuffle(named)
         prompts = named or [_about(prompt, name, "") for prompt, name in asked]

@@ -166,12 +166,8 @@ def _most_stated(
     of_strangers: Sequence[set[str]],
     common: set[str],
 ) -> _Belief | None:
-    """
-    The sentences of an answer that state most facts, each fact once; None without a fact.
-
-    A fact is a word of at least half of the samples, and of hardly any answer about strangers (`of_strangers`: their
-    words; `common` are those of too many answers about them to any question).
-    """
+    """The sentences of an answer that state most facts, each fact once; None without a fact."""
+    # `of_strangers` are the words of answers about them to this question, `common` those of too many to any question.
     said = Counter(word for sample in samples for word in _words(sample))
     of_others = Counter(word for words in of_strangers for word in words)
     no_facts = words_of(f"{question} {subject}") | common
