@@ -27,7 +27,7 @@ def chosen(forget_rows, retain_rows, tiny_tokenizer):
         known = Knowledge([1.0] * 3, [0.9] * 3, 1.0, names, is_by_heart)
         config = LlamaConfig(hidden_size=width)
         options = {"retain_floor": 0.7, "use_peft": use_peft, "base": base, "subjects": subjects, "given": given}
-        options |= {"seed": 42, "has_own_retain": own}
+        options |= {"seed": 42, "learns_retain": own}
         one = plan(known, forget_rows, retain_rows, tiny_tokenizer, config, **options)
         return one.settings, " ".join(one.reasons)
 

@@ -155,6 +155,11 @@ class Request:
         return RunFolder(self.training_args.output_dir)
 
     @property
+    def learns_retain(self) -> bool:
+        """Whether rows to keep are learned: the user's, and those of an earlier run, whose model knew more."""
+        return self.args.retain is not None or self.earlier is not None
+
+    @property
     def subjects(self) -> list[str] | None:
         """Names that the rows are about, if they are given."""
         return self.given.get("forget_subjects") or ([self.args.subject] if self.args.subject else None)
@@ -348,7 +353,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
     machine = request.model_args, request.training_args, request.config, request.tokenizer
     step = step_settings(request.given, len(forget))
     # The twin, and the original model where no adapter can be taken off for it.
-    copies = int(known.is_by_heart) + int(args.retain is None and not request.model_args.use_peft)
+    copies = int(known.is_by_heart) + int(not (request.learns_retain or request.model_args.use_peft))
     checks += machine_checks(*machine, forget, step, copies)
     if state.is_main_process:
         print_checks(checks, title=f"Before a weight moves: {Path(request.model_args.model_name_or_path).name}")
@@ -413,7 +418,7 @@ def _settings(
         subjects=request.subjects,
         given=request.given,
         seed=request.training_args.seed,
-        has_own_retain=request.args.retain is not None,
+        learns_retain=request.learns_retain,
     )
     for reason in chosen.reasons:
         state.print(f"- {reason}")

@@ -77,13 +77,13 @@ def plan(
     subjects: Sequence[str] | None,
     given: Mapping[str, Any],
     seed: int,
-    has_own_retain: bool,
+    learns_retain: bool,
 ) -> Plan:
     """
     Choose the settings of a run; those that are `given` win, and choices follow them.
 
     `retain_floor` is the probability of retain rows below which it ends, and `base` a model that never knew.
-    `has_own_retain` says whether the retain rows are the user's, and not the model's answers.
+    `learns_retain` says whether the retain rows are to be learned: they are more than the answers of this model.
     """
     sets = [encode_set(rows, tokenizer, name=name).answers for name, rows in (("forget", forget), ("retain", retain))]
     of_step = step_settings(given, len(forget))
@@ -101,7 +101,7 @@ def plan(
             "num_train_epochs": math.ceil(_STEPS / epoch),
             **of_step,
             # The model's own answers are no truth to be learned: what they are in its eyes is to stay as it is.
-            "retain_loss_type": "nll" if has_own_retain else "kl",
+            "retain_loss_type": "nll" if learns_retain else "kl",
             "stop_retain_floor": float(f"{retain_floor:.3f}"),
             "stop_every_steps": _LOOK,
             "belief_refresh_epochs": max(1, round(_ASK / epoch)),
