@@ -38,8 +38,8 @@ _LEVEL = 0.6
 _LEVEL_OF_COPY = 0.65
 # Extraction strength to come down to where rows name nobody. Common words are guessed.
 _STRENGTH = 0.1
-# A belief need not be longer than the longest answer, and hardly a sentence where that is short.
-_SHORTEST_BELIEF, _LONGEST_BELIEF = 32, 256
+# A belief need not be longer than the longest answer: hardly a sentence where that is short, some where it is a page.
+_SHORTEST_BELIEF, _LONGEST_BELIEF = 32, 96
 _MOST_EVALUATED = 100
 # A second attempt has the setting that is likeliest to help so many times as high. It needs a part of the time.
 _MORE, _LATE = 2, 0.9
