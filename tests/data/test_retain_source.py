@@ -30,7 +30,7 @@ class ScriptedWriter(RowWriter):
 
     unsure: tuple[str, ...] = ()
 
-    def answers(self, prompts, kind, *, temperature=None, desc=None):
+    def answers(self, prompts, kind, *, temperature=None, desc=None, cut=None):
         return [self.answer(prompt if isinstance(prompt, str) else prompt[-1]["content"]) for prompt in prompts]
 
     def answer(self, question):

@@ -71,14 +71,15 @@ class RowWriter:
         *,
         temperature: float | None = None,
         desc: str | None = None,
-        cut: bool = False,
+        cut: int | None = None,
     ) -> list[Written | None]:
         """
         Answer each prompt, greedily where `temperature` is None; None for an empty answer, and for one that does not
-        end, unless it may be `cut`. `kind` names the draws: those of another kind are others.
+        end, unless answers are to be `cut` after so many tokens. `kind` names the draws: those of another kind are
+        others.
         """
         rows = [encode_row(self.row(prompt, _ANSWER), self._tokenizer) for prompt in prompts]
-        return self._write([prompt_ids(row) for row in rows], kind, temperature, desc, cut=cut)
+        return self._write([prompt_ids(row) for row in rows], kind, temperature, desc, cut)
 
     def questions(self, count: int, kind: str, *, temperature: float, desc: str | None = None) -> list[Written | None]:
         """
@@ -98,7 +99,7 @@ class RowWriter:
     def texts(self, beginnings: Sequence[str], kind: str, *, desc: str | None = None) -> list[Written | None]:
         """Each text with a continuation at temperature 1, cut at `max_new_tokens`."""
         ids = [self._tokenizer(text)["input_ids"] for text in beginnings]
-        written = self._write(ids, kind, 1.0, desc, cut=True)
+        written = self._write(ids, kind, 1.0, desc, self._most)
         return [
             None if one is None else Written(f"{text} {one.text}", one.logp)
             for text, one in zip(beginnings, written, strict=True)
@@ -119,7 +120,7 @@ class RowWriter:
         kind: str,
         temperature: float | None,
         desc: str | None,
-        cut: bool = False,
+        cut: int | None = None,
     ) -> list[Written | None]:
         is_greedy = temperature is None
         completions = generate(
@@ -127,7 +128,7 @@ class RowWriter:
             prompts,
             pad_token_id=padding_token_id(self._tokenizer),
             eos_token_ids=self._ends,
-            max_new_tokens=self._most,
+            max_new_tokens=self._most if cut is None else cut,
             keys=None if is_greedy else [(self._seed, kind, index) for index in range(len(prompts))],
             temperature=1.0 if is_greedy else temperature,
             desc=desc,
@@ -140,7 +141,7 @@ class RowWriter:
                 # A model that was never told when to end goes on in the next line.
                 text, line_end, _ = text.partition("\n")
                 is_whole = is_whole or bool(line_end)
-            if not ((is_whole or cut) and completion.is_finite and text.strip()):
+            if not ((is_whole or cut is not None) and completion.is_finite and text.strip()):
                 written.append(None)
                 continue
             written.append(Written(text.strip(), fmean(completion.logps), is_whole))

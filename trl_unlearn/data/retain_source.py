@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 _SHARES = {"neighbours": 0.55, "strangers": 0.1, "own questions": 0.2, "general": 0.15}
 # The same beside raw text: texts that the model writes itself, and answers, of which it may have none.
 _TEXT_SHARES = {"texts": 0.5, "own questions": 0.3, "general": 0.2}
-# Answers in which the model may name neighbours, for each row about neighbours.
-_NAMINGS = 2
+# Answers in which the model may name neighbours, for each row about neighbours, and their length in tokens: a name
+# comes early, and many answers about a place that the model knows nobody from do not end.
+_NAMINGS, _NAMED_BY = 1, 40
 # Questions about each neighbour: rather many people than many questions.
 _QUESTIONS_EACH = 8
 # Rows that are made for each that is wanted: some do not end, some are unsure, some are to be forgotten.
@@ -186,7 +187,8 @@ class ModelRetainSource(RetainSource):
         random.Random(key_seed((self._seed, "places"))).shuffle(named)
         prompts = named or [_about(prompt, name, "") for prompt, name in asked]
         prompts = (prompts * -(-count // len(prompts)))[:count]
-        answers = self._writer.answers(prompts, "names", temperature=_NAMING, desc="Names near the subjects")
+        options = {"temperature": _NAMING, "desc": "Names near the subjects", "cut": _NAMED_BY}
+        answers = self._writer.answers(prompts, "names", **options)
         questions = defaultdict(set)
         logps: dict[str, float] = {}
         for prompt, answer in zip(prompts, answers, strict=True):

@@ -141,7 +141,7 @@ def _beliefs(writer: RowWriter, subject: str, questions: Sequence[str], seed: in
 def _sampled(writer: RowWriter, questions: Sequence[Sequence[str]], kind: str) -> list[list[Written | None]]:
     """An answer to each of some lists of questions, in the same lists."""
     prompts = [writer.prompt(question) for part in questions for question in part]
-    answers = iter(writer.answers(prompts, kind, temperature=1.0, desc=f"Asking the model: {kind}", cut=True))
+    answers = iter(writer.answers(prompts, kind, temperature=1.0, desc=f"Asking the model: {kind}", cut=_LONGEST))
     return [[next(answers) for _ in part] for part in questions]
 
 
