@@ -32,7 +32,7 @@ def sampling(settings: Settings, batch_size: int | None) -> Callable[[], None]:
     )
 
     def run() -> None:
-        with torch.autocast(settings.device.type, torch.bfloat16):
+        with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.bf16):
             store.sample(model, 0, 0.0)
 
     return run

@@ -38,7 +38,9 @@ def _machine(settings: Settings) -> str:
 
 
 def _cases(module) -> dict:
-    return module.CASES | getattr(module, "MEMORY_CASES", {})
+    """The cases whose memory is measured."""
+    cases = module.CASES | getattr(module, "MEMORY_CASES", {})
+    return {name: case for name, case in cases.items() if name not in getattr(module, "TIME_ONLY", ())}
 
 
 def _memory(name: str) -> float:
@@ -55,20 +57,17 @@ def _report(name: str, settings: Settings) -> None:
     functions = {case: setup(settings) for case, setup in module.CASES.items()}
     seconds, returned = timed(functions, settings.rounds, warm_up=getattr(module, "WARM_UP", True))
     print(table(["", "seconds"], [[case.split("/")[1], spread(values)] for case, values in seconds.items()]))
-    memory = {case: _memory(case) for case in _cases(module)} if settings.memory and name in ("loss", "step") else {}
-    if memory:
+    pairs = [(case, other) for case, others in module.COMPARED.items() for other in others]
+    words = {pair: " / ".join(case.split("/")[1] for case in pair) for pair in pairs}
+    # Before memory is measured, which takes as long again: an interruption loses nothing.
+    timings = [[words[a, b], spread(ratios(seconds[a], seconds[b]))] for a, b in pairs if a in seconds]
+    print("", table(["ratio", "time"], timings), sep="\n", flush=True)
+    if settings.memory and name in ("loss", "step"):
+        memory = {case: _memory(case) for case in _cases(module)}
         print()
         print(table(["", "peak memory, MiB"], [[case.split("/")[1], f"{mib:.0f}"] for case, mib in memory.items()]))
-    rows = []
-    for case, others in module.COMPARED.items():
-        for other in others:
-            cells = [f"{case.split('/')[1]} / {other.split('/')[1]}"]
-            cells.append(spread(ratios(seconds[case], seconds[other])) if case in seconds else "")
-            if memory:
-                cells.append(f"{memory[case] / memory[other]:.3f}")
-            rows.append(cells)
-    print()
-    print(table(["ratio", "time", *(["memory"] if memory else [])], rows))
+        sizes = [[words[a, b], f"{memory[a] / memory[b]:.3f}"] for a, b in pairs if {a, b} <= memory.keys()]
+        print("", table(["ratio", "memory"], sizes), sep="\n")
     if hasattr(module, "agreement"):
         print(f"\n{module.agreement(*returned.values())}")
 

@@ -22,6 +22,10 @@ class Settings:
     forget_config: str = field(default="forget10", metadata={"help": "Config of the forget set."})
     retain_config: str = field(default="retain90", metadata={"help": "Config of the retain set."})
     rounds: int = field(default=5, metadata={"help": "Counted rounds."})
+    bf16: bool = field(
+        default=torch.cuda.is_available(),
+        metadata={"help": "bfloat16 autocast, in `step` and `beliefs`. Default: on a GPU only."},
+    )
     memory: bool = field(default=True, metadata={"help": "Measure peak memory too, each case in its own process."})
     prompts: int = field(default=80, metadata={"help": "Forget prompts of `beliefs`, rows of `evaluation`."})
     memory_of: str | None = field(default=None, metadata={"help": "Used by the program itself."})
