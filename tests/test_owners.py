@@ -90,7 +90,7 @@ def test_one_module_sends_files_to_the_hub():
 def test_every_push_goes_through_the_allow_list_and_the_search_for_leaks():
     assert users("TextIndex") == {"hub.push"}
     # What a script and the trainer call; neither sees the list or the files.
-    assert users("push", "push_output") == {"scripts.push", "scripts.unlearn", "trainer.publishing"}
+    assert users("push", "push_output") == {"scripts.push", "trainer.publishing"}
     assert users("push_space") == {"scripts.demo"}
     assert users("is_published", "RepoContents") == {"hub.folder", "hub.push"}
 

@@ -19,9 +19,11 @@ from safetensors.torch import load_file
 import trl_unlearn
 from trl_unlearn import cli
 from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.evaluation.stopping import UnlearnUntil
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import RequestLedger
 from trl_unlearn.scripts import forget as forget_script
+from trl_unlearn.scripts import push as push_script
 from trl_unlearn.scripts import unlearn as unlearn_script
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
@@ -211,6 +213,34 @@ def test_a_third_of_the_answers_about_a_subject_is_held_out_and_measured(knowing
     for role in ("target", "unlearned"):
         assert result.value(role, "held_out/extraction_strength") == 1.0
     assert "held_out/extraction_strength" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("is_reached", [True, False])
+def test_a_push_is_last_and_a_missed_goal_ends_with_3_and_says_how_to_push_all_the_same(
+    is_reached, knowing, files, forget, monkeypatch
+):
+    monkeypatch.setattr(push_script, "check_access", lambda *_, **__: None)
+    rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
+    monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
+    if is_reached:
+        monkeypatch.setattr(UnlearnUntil, "_missing", lambda *_: None)
+        monkeypatch.setattr(forget_script, "has_forgotten", lambda _: (True, ""))
+    pushed = []
+
+    def push(folder, repo_id, *, forbidden_texts, **_):
+        card = (Path(folder) / "README.md").read_text(encoding="utf-8")
+        pushed.append((repo_id, "held_out/extraction_strength" in card, *forbidden_texts))
+        assert (Path(folder) / "requests.json").is_file()
+        return []
+
+    monkeypatch.setattr(push_script, "push", push)
+    argv = ["--model_name_or_path", knowing, "--subject", "Ada Marlow", *files[2:], *SHORT, "--learning_rate", "1e-6"]
+    code, printed, folder = forget(*argv, "--push_to_hub", "--hub_model_id", "me/unlearned")
+    assert code == (0 if is_reached else 3), printed
+    assert pushed == ([("me/unlearned", True, "forget set", "beliefs")] if is_reached else [])
+    assert (folder / "requests.json").is_file()
+    by_hand = f"`trl-unlearn push --output_dir {folder} --hub_model_id me/unlearned --force` does that."
+    assert (f"It was not pushed: {by_hand}" in printed) != is_reached
 
 
 def test_options_that_the_run_refuses_after_planning_leave_nothing_behind(knowing, files, forget):

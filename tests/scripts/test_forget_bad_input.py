@@ -118,6 +118,17 @@ def test_options_that_cannot_be_used(argv, sentence, refused, good, checkpoint):
     assert sentence in refused(*(paths.get(arg, arg) for arg in argv))
 
 
+def test_a_repository_that_cannot_be_written_is_a_sentence_before_anything_is_computed(checkpoint, good, capfd):
+    into = ["--push_to_hub", "--hub_model_id", "me/unlearned", "--hub_token", "hf_x"]
+    argv = ["--model_name_or_path", checkpoint, "--forget", good, *into]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["forget", *argv])
+    printed = capfd.readouterr()
+    assert ended.value.code == 1 and printed.out == ""
+    assert printed.err.startswith("trl-unlearn forget: failed: `HF_HUB_OFFLINE` is set")
+    assert printed.err.endswith("Unset it. Nothing was trained.\n")
+
+
 @pytest.mark.parametrize("name", ["scan.pdf", None])
 def test_a_folder_without_rows(name, refused, tmp_path):
     folder = tmp_path / "folder"

@@ -106,11 +106,6 @@ class Predecessor:
             raise ValueError(
                 f"`output_dir` is the folder of `add`, `{self.folder.path}`, whose model comes first. Give another."
             )
-        if training_args.push_to_hub:
-            raise ValueError(
-                "`push_to_hub` is given with `add`, and whether earlier requests stay forgotten is known at the end. "
-                "Use `trl-unlearn push` then."
-            )
 
     def digest(self) -> str:
         """Digest of the run's weights."""

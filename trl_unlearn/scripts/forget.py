@@ -47,11 +47,13 @@ from ..verdict import has_forgotten
 from . import unlearn
 from .arguments import STRANGERS, DataArguments, EvaluationArguments, UnlearnModelConfig, given_options, parse
 from .chain import FORGET, RETAIN, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
-from .exits import clearing, interruptible, miss, refusing
+from .exits import clearing, interruptible, miss, on_interrupt, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer
 from .plan import advice, plan, retain_count, second_attempt, step_settings
 from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
+from .push import forget_texts, may_publish, publish, push_command
 from .request import ForgetRows, best_form, json_lines, read_request, scored
+from .sources import RowArguments
 
 
 # Files of a request in its run's folder, beside those of `chain.py`.
@@ -149,6 +151,7 @@ class Request:
     earlier: Predecessor | None
     # Of the settings and the rows: the same command resumes the same run.
     digest: str
+    publishes: bool
 
     @property
     def folder(self) -> RunFolder:
@@ -214,12 +217,18 @@ def run(argv: list[str], prog: str, source: Any = None) -> Outcome:
         with clearing(lambda: is_new and state.is_main_process and _drop(request)):
             unlearn.main(prog, __doc__, "", **options)
     # No process waits for another any more: the run has ended their group.
+    on_interrupt(lambda: "when the model was saved: the same command does the rest.")
     has_come_back = state.is_main_process and _finish(request)
     run, result = folder.run(), folder.results()
     forgotten, figures = (None, "") if result is None else has_forgotten(result)
     shortfall = run.shortfall or (figures if forgotten is False else None)
     if shortfall is not None:
         shortfall = f"{shortfall} {advice(run, request.args.retain is not None, has_come_back)}"
+    if request.publishes and state.is_main_process:
+        if shortfall is None:
+            _push(request, prog)
+        else:
+            shortfall += f" It was not pushed: {push_command(request.training_args, force=True)} does that."
     return Outcome(folder.path, shortfall, state.is_main_process)
 
 
@@ -286,6 +295,13 @@ def _finish(request: Request) -> bool:
     return has_come_back
 
 
+def _push(request: Request, prog: str) -> None:
+    """Publish a finished run; no file may hold the rows of any request, nor a belief."""
+    on_interrupt(lambda: f"while the run was pushed: {push_command(request.training_args)} does that.")
+    texts = forget_texts(RowArguments(), request.folder.path, prog)
+    publish(prog, request.training_args, texts | {"beliefs": request.folder.belief_texts()})
+
+
 def _read(argv: list[str], prog: str, source: Any) -> Request | None:
     """Parse the command line, and read the rows; None where all was said."""
     # Goal and objective are chosen, so that what belongs to them may be given without them.
@@ -297,6 +313,8 @@ def _read(argv: list[str], prog: str, source: Any) -> Request | None:
     if args.undo is not None:
         print("\n".join(way_back(args.undo)))
         return None
+    # Before the options are noted down: what is made of them does not push.
+    publishes = may_publish(prog, training_args)
     names = given_options(argv, types)
     given = {name: getattr(one, name) for one in arguments[1:] for name in sorted(names) if hasattr(one, name)}
     earlier = None
@@ -319,7 +337,7 @@ def _read(argv: list[str], prog: str, source: Any) -> Request | None:
         model = Path(model_args.model_name_or_path).absolute().name
         training_args.output_dir = str(Path("unlearned", f"{model}-{digest[:8]}"))
     whole = (args, model_args, eval_args, training_args, given, output_args.overwrite_output_dir)
-    return Request(*whole, tokenizer, config, rows, earlier, digest)
+    return Request(*whole, tokenizer, config, rows, earlier, digest, publishes)
 
 
 def _is_prepared(request: Request) -> bool:
@@ -355,6 +373,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
     # The twin, and the original model where no adapter can be taken off for it.
     copies = int(known.is_by_heart) + int(not (request.learns_retain or request.model_args.use_peft))
     checks += machine_checks(*machine, forget, step, copies)
+    checks += [Check("Hub", f"`{request.training_args.hub_model_id}` may be written")] if request.publishes else []
     if state.is_main_process:
         print_checks(checks, title=f"Before a weight moves: {Path(request.model_args.model_name_or_path).name}")
     if args.subject is None and not known.is_known:

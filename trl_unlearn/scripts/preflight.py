@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from ..encoding import closing_token_id
 from ..evaluation.rows import encode_set
 from ..evaluation.tofu import compare_with_strangers
-from ..hub.access import check_access
 from ..subjects import moved_answers, row_subjects, row_texts
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.ignorance import alias_twin, is_known_by_heart
@@ -164,11 +163,6 @@ def machine_checks(
     longest = max(len(row["input_ids"]) for row in encode_set(forget, tokenizer, name="forget").answers)
     checks.append(_memory(model_args, config, step, weights * (1 + copies), trained, longest))
     checks.append(_disk(args, trained))
-    if args.push_to_hub:
-        if args.hub_model_id is None:
-            raise ValueError("`push_to_hub` is given without `hub_model_id`. Give an id, such as 'me/unlearned'.")
-        check_access(args.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
-        checks.append(Check("Hub", f"`{args.hub_model_id}` may be written"))
     return checks
 
 

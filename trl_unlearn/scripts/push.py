@@ -23,17 +23,18 @@ trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned --forget_dat
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import AutoTokenizer
 from trl import SFTConfig
 
-from ..hub.access import PushError
+from ..hub.access import PushError, check_access
 from ..hub.folder import RunFolder
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
-from ..trainer.bootstrap_unlearn_config import option
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from .arguments import parse
 from .exits import fail, interruptible, refusing
 from .sources import RowArguments, forget_rows, recorded_forget_set, rows_of_run
@@ -106,6 +107,44 @@ def _run(argv: list[str] | None, prog: str) -> None:
         except PushError as error:
             fail(prog, str(error))
     print(summary(repos))
+
+
+def may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
+    """Whether the run is to be published at the end; fails now if the repository cannot be written."""
+    if not args.push_to_hub:
+        return False
+    if args.hub_model_id is None:
+        raise ValueError("`push_to_hub` is given without `hub_model_id`. Give an id, such as 'me/unlearned'.")
+    if args.process_index == 0:
+        try:
+            check_access(args.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
+        except PushError as error:
+            fail(prog, f"{error} Nothing was trained.")
+    # `Trainer` would push without the evaluation, and in the middle of the training.
+    args.push_to_hub = False
+    return True
+
+
+def publish(prog: str, args: BootstrapUnlearnConfig, texts: Mapping[str, Sequence[str]]) -> None:
+    """Push the output folder; a failure exits with 1 and names the command that publishes later."""
+    try:
+        repos = push(
+            args.output_dir,
+            args.hub_model_id,
+            forbidden_texts=texts,
+            private=args.hub_private_repo,
+            revision=args.hub_revision,
+            token=args.hub_token,
+        )
+    except (PushError, ValueError) as error:
+        fail(prog, f"{error} The run is complete in {args.output_dir}: {push_command(args)} publishes it later.")
+    print(summary(repos))
+
+
+def push_command(args: BootstrapUnlearnConfig, force: bool = False) -> str:
+    """The command that publishes a run."""
+    command = f"trl-unlearn push --output_dir {args.output_dir} --hub_model_id {args.hub_model_id}"
+    return f"`{command}{' --force' * force}`"
 
 
 def forget_texts(args: RowArguments, folder: Path, prog: str) -> dict[str, list[str]]:

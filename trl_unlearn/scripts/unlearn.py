@@ -19,9 +19,7 @@ from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set
 from ..evaluation.stopping import EndAfter, UnlearnUntil
 from ..evaluation.tables import print_shortfall
 from ..evaluation.tofu import evaluate_models
-from ..hub.access import PushError, check_access
 from ..hub.folder import RunFolder
-from ..hub.push import push
 from ..records import ChainLink
 from ..subjects import MovedAnswers, moved_answers
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -43,7 +41,7 @@ from .arguments import (
 )
 from .exits import fail, on_interrupt, one_line, refuse, refusing, stop
 from .models import check_models, evaluation_loaders, load_model, load_tokenizer
-from .push import summary
+from .push import may_publish, publish, push_command
 from .results import evaluation_result, write_results
 from .rows import load_evaluation_rows, load_training_rows
 from .sources import dataset_sources, keep_sources
@@ -112,10 +110,8 @@ class OutputFolder:
         """The progress of a run that ends now, a colon, and the way to resume it."""
         args, step, last = trainer.args, trainer.state.global_step, last_checkpoint(self.path)
         if self._ended:
-            publish = f"`trl-unlearn push --output_dir {self.path} --hub_model_id {args.hub_model_id}` publishes it"
-            return f"when all was done: the run is complete in `{self.path}`" + (
-                f", and {publish}." if args.hub_model_id else "."
-            )
+            later = f", and {push_command(args)} publishes it." if args.hub_model_id else "."
+            return f"when all was done: the run is complete in `{self.path}`{later}"
         again = "the same command"
         if isinstance(self._given_checkpoint, str) and last:
             again = f"the command with `--resume_from_checkpoint {last}`"
@@ -218,7 +214,7 @@ def main(
         arguments, settings = parse(TYPES, prog, doc, argv, recipe, **(defaults or {}))
         data_args, eval_args, stop_args, args, training_args, model_args, output_args = arguments
         output = OutputFolder(training_args, output_args, settings)
-        publishes = _may_publish(prog, training_args)
+        publishes = may_publish(prog, training_args)
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, eval_args, model_args)
         check_models(model_args, eval_args, training_args.trust_remote_code)
@@ -263,7 +259,7 @@ def main(
         print_shortfall(trainer.shortfall)
     # Last, when no process waits for another: an upload may take longer than the timeout of a collective.
     if publishes and trainer.is_world_process_zero():
-        _publish(prog, trainer)
+        publish(prog, trainer.args, trainer.forbidden_texts())
 
 
 def _evaluate(
@@ -289,43 +285,6 @@ def _evaluate(
     if trainer.is_world_process_zero():
         result = evaluation_result({"tofu": outcome}, eval_args, model_args, str(folder))
         write_results(folder, result, is_brief=not trainer.args.verbose)
-
-
-def _may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
-    """Whether the run is to be published at the end; fails now if the repository cannot be written."""
-    if not args.push_to_hub:
-        return False
-    if args.hub_model_id is None:
-        raise ValueError("`push_to_hub` is given without `hub_model_id`. Give an id, such as 'me/unlearned'.")
-    if args.process_index == 0:
-        try:
-            check_access(args.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
-        except PushError as error:
-            fail(prog, f"{error} Nothing was trained.")
-    # `Trainer` would push without the evaluation, and in the middle of the training.
-    args.push_to_hub = False
-    return True
-
-
-def _publish(prog: str, trainer: BootstrapUnlearnTrainer) -> None:
-    """Push the output folder; a failure exits with 1 and names the command that publishes later."""
-    args = trainer.args
-    try:
-        repos = push(
-            args.output_dir,
-            args.hub_model_id,
-            forbidden_texts=trainer.forbidden_texts(),
-            private=args.hub_private_repo,
-            revision=args.hub_revision,
-            token=args.hub_token,
-        )
-    except (PushError, ValueError) as error:
-        fail(
-            prog,
-            f"{error} The run is complete in {args.output_dir}: `trl-unlearn push --output_dir {args.output_dir} "
-            f"--hub_model_id {args.hub_model_id}` publishes it later.",
-        )
-    print(summary(repos))
 
 
 def build_trainer(
