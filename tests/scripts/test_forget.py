@@ -92,6 +92,7 @@ def test_rows_alone_make_a_run_whose_settings_are_printed_and_kept_and_a_missed_
     code, printed, folder = forget(*argv)
     assert code == 3, printed
     assert "trl-unlearn forget: not reached: The goal was not reached in 2 steps" in printed
+    assert printed.count("higher learning rate") == 0
     assert "Most likely to help: more passes, with `--num_train_epochs`. The model is in" in printed
     run = RunFolder(folder).run()
     assert run.first_attempt.startswith("First attempt: The goal was not reached in 2 steps")

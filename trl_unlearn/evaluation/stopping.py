@@ -233,7 +233,7 @@ class UnlearnUntil(ForgettingCurveCallback):
         to_go = " and ".join(f"`{metric}` has {self.kept[metric] - self.goals[metric]:.3f} to go" for metric in above)
         return (
             f"The goal was not reached in {steps} steps: {self._values(self.kept, 'is')} in the state that is kept, "
-            f"of step {self.kept['step']:g}. {to_go}. Train for more epochs, or with a higher learning rate."
+            f"of step {self.kept['step']:g}. {to_go}."
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -255,8 +255,10 @@ def main(
     trainer.accelerator.wait_for_everyone()
     output.end(trainer)
     trainer.end()
-    if trainer.shortfall and trainer.is_world_process_zero():
-        print_shortfall(trainer.shortfall)
+    # A caller with a second attempt has its own advice.
+    if trainer.shortfall and try_again is None and trainer.is_world_process_zero():
+        advice = "" if trainer.stop_reason else " Train for more epochs, or with a higher learning rate."
+        print_shortfall(f"{trainer.shortfall}{advice}")
     # Last, when no process waits for another: an upload may take longer than the timeout of a collective.
     if publishes and trainer.is_world_process_zero():
         publish(prog, trainer.args, trainer.forbidden_texts())
