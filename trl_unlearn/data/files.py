@@ -4,11 +4,12 @@
 """Own data: a file, a folder or an id on the Hub, as rows or as raw text that is cut into rows (MUSE, WMDP)."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ArrowException
 from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> 
         _refuse_folder(path)
     if whole_texts and (texts := _text_files(path)):
         return _whole_texts(texts)
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+    if _is_saved(path):
         return _from_disk(path, split)
     builder = _BUILDERS.get(path.suffix.lower())
     if builder is None and path.is_file():
@@ -73,6 +74,30 @@ def _refuse_folder(path: Path) -> None:
             f"The folder `{path}` {holds}, and no rows. Give one of {', '.join(_BUILDERS)}, or a folder of these; "
             "other documents have to be converted to text first."
         )
+
+
+def unread_files(name: str, *, split: str = "train") -> Counter[str]:
+    """
+    Ending -> number of the files of a folder that [`load_rows`] has no rows of, with `whole_texts`.
+
+    Hidden files, and a README that describes the folder, are none.
+    """
+    path = Path(name)
+    if not path.is_dir() or _is_saved(path):
+        return Counter()
+    if not (read := set(_text_files(path))):
+        of_split = split.partition("[")[0]
+        files = next(paths for key, paths in load_dataset_builder(name).config.data_files.items() if key == of_split)
+        # A file in an archive has the path of the archive at its end.
+        read = {Path(file.rpartition("::")[2]).resolve() for file in files}
+    files = [one for one in path.rglob("*") if one.is_file() and one.name != "README.md"]
+    shown = [one for one in files if not any(part.startswith(".") for part in one.relative_to(path).parts)]
+    return Counter(one.suffix.lower() or one.name for one in shown if one not in read and one.resolve() not in read)
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a folder is of `save_to_disk`."""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
 def _refuse_encoding(path: Path) -> None:
