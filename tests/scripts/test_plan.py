@@ -5,7 +5,9 @@
 
 from types import SimpleNamespace
 
+import psutil
 import pytest
+import torch
 from transformers import LlamaConfig
 
 from trl_unlearn.evaluation.stopping import EndAfter
@@ -133,25 +135,57 @@ def test_the_advice_is_the_one_thing_that_was_missing(shortfall, stopped, own, b
     assert way in sentence and sentence.count("`--") == 1
 
 
-def test_memory_is_estimated_for_the_steps_that_are_planned(forget_rows, tiny_model, tiny_tokenizer, tmp_path):
-    model_args = UnlearnModelConfig(model_name_or_path="org/model")
+@pytest.fixture
+def machine(forget_rows, tiny_model, tiny_tokenizer, tmp_path):
+    """Function of options and settings: the findings of the checks of the machine, in MiB."""
     args = BootstrapUnlearnConfig(output_dir=str(tmp_path / "run"), report_to=[], use_cpu=True)
-
-    def mebibytes(copies=0, **given):
-        step = step_settings(given, len(forget_rows))
-        machine = model_args, args, tiny_model.config, tiny_tokenizer, forget_rows
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(preflight, "_size", lambda count: f"{count / 2**20:.6f}")
-            checks = preflight.machine_checks(*machine, step, copies)
-        return float(next(check.finding.split()[1] for check in checks if check.name == "memory"))
-
     # The trainer's own default is gradient checkpointing, and the plan's is none.
     assert args.gradient_checkpointing
-    plain, checkpointed = mebibytes(), mebibytes(gradient_checkpointing=True)
-    assert plain > checkpointed
-    assert mebibytes(per_device_train_batch_size=1) < plain
+
+    def call(copies=0, merges=False, model_args=None, **given):
+        step = step_settings(given, len(forget_rows))
+        model_args = UnlearnModelConfig(model_name_or_path="org/model", **(model_args or {}))
+        inputs = model_args, args, tiny_model.config, tiny_tokenizer, forget_rows
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(preflight, "_size", lambda count: f"{count / 2**20:.6f}")
+            return dict(preflight.machine_checks(*inputs, step, copies, merges))
+
+    return call
+
+
+def mebibytes(finding):
+    return float(finding.split()[1])
+
+
+def test_memory_is_estimated_for_the_steps_that_are_planned_and_disk_for_a_merged_copy(machine, tiny_model):
+    plain = machine()
+    memory, disk = (mebibytes(plain[name]) for name in ("memory", "disk"))
+    assert mebibytes(machine(gradient_checkpointing=True)["memory"]) < memory
+    assert mebibytes(machine(per_device_train_batch_size=1)["memory"]) < memory
     weights = sum(parameter.numel() for parameter in tiny_model.parameters()) * 4 / 2**20
-    assert mebibytes(copies=1) - plain == pytest.approx(weights, abs=1e-3)
+    assert mebibytes(machine(copies=1)["memory"]) - memory == pytest.approx(weights, abs=1e-3)
+    assert mebibytes(machine(merges=True)["disk"]) - disk == pytest.approx(weights, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "model_args", "checkpointing", "ways"),
+    [
+        (False, {}, False, "`--gradient_checkpointing true` or `--dtype bfloat16`"),
+        (False, {"dtype": "bfloat16"}, True, "use a machine with more"),
+        (True, {}, True, "`--load_in_4bit`"),
+        (True, {"load_in_4bit": True}, False, "`--gradient_checkpointing true`"),
+        (True, {"use_peft": False}, True, "`--dtype bfloat16`"),
+    ],
+)
+def test_only_ways_to_save_memory_that_are_not_taken_yet_are_named(
+    cuda, model_args, checkpointing, ways, machine, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    free = 2**18
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    finding = machine(model_args=model_args, gradient_checkpointing=checkpointing)["memory"]
+    assert finding.endswith(f" free; if it does not fit, {ways}")
 
 
 def test_rows_that_the_model_made_are_held_and_not_learned(chosen):

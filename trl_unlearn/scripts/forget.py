@@ -372,7 +372,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
     step = step_settings(request.given, len(forget))
     # The twin, and the original model where no adapter can be taken off for it.
     copies = int(known.is_by_heart) + int(not (request.learns_retain or request.model_args.use_peft))
-    checks += machine_checks(*machine, forget, step, copies)
+    checks += machine_checks(*machine, forget, step, copies, args.merge)
     checks += [Check("Hub", f"`{request.training_args.hub_model_id}` may be written")] if request.publishes else []
     if state.is_main_process:
         print_checks(checks, title=f"Before a weight moves: {Path(request.model_args.model_name_or_path).name}")

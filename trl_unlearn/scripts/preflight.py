@@ -145,11 +145,13 @@ def machine_checks(
     forget: Dataset,
     step: Mapping[str, Any],
     copies: int,
+    merges: bool,
 ) -> list[Check]:
     """
     Whether the model can be trained here and its result be kept; a `ValueError` says why not.
 
     `step` are the settings of `plan.step_settings`, and `copies` the models beside the one in training.
+    `merges` says whether a merged copy is saved, too.
     """
     encoded = encode_set(forget.select(range(1)), tokenizer, name="forget").answers[0]
     end = closing_token_id(encoded, tokenizer)
@@ -162,7 +164,8 @@ def machine_checks(
     checks = [Check("end of a turn", ending), Check("trained weights", targets)]
     longest = max(len(row["input_ids"]) for row in encode_set(forget, tokenizer, name="forget").answers)
     checks.append(_memory(model_args, config, step, weights * (1 + copies), trained, longest))
-    checks.append(_disk(args, trained))
+    merged = weights * (config.dtype or torch.float32).itemsize if merges else 0
+    checks.append(_disk(args, trained, merged))
     return checks
 
 
@@ -205,25 +208,30 @@ def _memory(
     states = _CHECKPOINTED if step["gradient_checkpointing"] else _STATES
     batch = 2 * step["per_device_train_batch_size"] * longest * text.hidden_size * 4
     needed = weights * width + trained * _TRAINED_BYTES + batch * text.num_hidden_layers * states
-    if torch.cuda.is_available():
-        free, flag = torch.cuda.mem_get_info()[0], "`--load_in_4bit`"
+    has_cuda = torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if has_cuda else psutil.virtual_memory().available
+    if has_cuda and model_args.use_peft:
+        smaller = None if model_args.load_in_4bit else "`--load_in_4bit`"
     else:
-        free, flag = psutil.virtual_memory().available, "`--dtype bfloat16`"
+        smaller = "`--dtype bfloat16`" if width > torch.bfloat16.itemsize else None
     if weights * width > free:
         raise ValueError(
-            f"The weights of the model take {_size(weights * width)}, and {_size(free)} of memory are free. Try "
-            f"{flag}, or use a machine with more."
+            f"The weights of the model take {_size(weights * width)}, and {_size(free)} of memory are free. "
+            f"{f'Try {smaller}, or use' if smaller else 'Use'} a machine with more."
         )
-    hint = "" if needed <= free else f"; if it does not fit, `--gradient_checkpointing true` or {flag}"
+    hint = ""
+    if needed > free:
+        ways = [None if step["gradient_checkpointing"] else "`--gradient_checkpointing true`", smaller]
+        hint = f"; if it does not fit, {' or '.join(filter(None, ways)) or 'use a machine with more'}"
     return Check("memory", f"about {_size(needed)} of {_size(free)} free{hint}")
 
 
-def _disk(args: BootstrapUnlearnConfig, trained: int) -> Check:
+def _disk(args: BootstrapUnlearnConfig, trained: int, merged: int) -> Check:
     folder = Path(args.output_dir).absolute()
     existing = next(one for one in (folder, *folder.parents) if one.exists())
     free = shutil.disk_usage(existing).free
-    # The result, and a checkpoint with its optimizer and copies of the weights.
-    needed = 4 * trained * (1 + 4)
+    # The result, a checkpoint with its optimizer and copies of the weights, and the bytes of a merged copy.
+    needed = 4 * trained * (1 + 4) + merged
     if needed > free:
         raise ValueError(
             f"`{folder}` needs about {_size(needed)}, and {_size(free)} of the disk are free. Make room, or give "
