@@ -103,6 +103,7 @@ def good(tmp_path):
         (("--forget", "GOOD", "--dry_run", "--review"), "Keep one"),
         (("--forget_dataset", "GOOD", "--subject", "Ada Marlow"), "There is no option `--forget_dataset`"),
         (("--forget", "GOOD", "--push_to_hub"), "without `hub_model_id`"),
+        (("--forget", "GOOD", "--merge", "--no_use_peft"), "there is no adapter to merge"),
         (("--forget", "GOOD", "--lora_target_modules", "attention"), "names no layer of the model"),
         (("--undo", "out", "--forget", "GOOD"), "`undo` is given with a request"),
         (("--undo", "CHECKPOINT"), "holds no `run.json`"),

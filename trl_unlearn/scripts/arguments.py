@@ -175,8 +175,8 @@ class UnlearnArguments:
     panel_prompts: int = option(0, "Forget prompts whose likely answers are followed during training. 0 follows none.")
     max_minutes: float | None = option(
         None,
-        "Minutes after which training ends, wherever it is; with `stop_at` the closest state so far is kept. A run "
-        "that ends by it is not the same on another machine.",
+        "Minutes of training after which it ends, wherever it is; with `stop_at` the closest state so far is kept. "
+        "Checks, planning and evaluation are not counted. A run that ends by it is not the same on another machine.",
     )
 
     def __post_init__(self):

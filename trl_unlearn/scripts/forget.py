@@ -324,6 +324,8 @@ def _read(argv: list[str], prog: str, source: Any) -> Request | None:
         earlier.take_model(model_args)
         given |= {name: value for name, value in vars(model_args).items() if value != typed[name]}
         given.pop("model_name_or_path", None)
+    if args.merge and not model_args.use_peft:
+        raise ValueError("`merge` is given, and all weights are trained: there is no adapter to merge. Leave it out.")
     check_models(model_args, eval_args, training_args.trust_remote_code)
     tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
     config = load_config(model_args, training_args.trust_remote_code)
