@@ -3,6 +3,7 @@
 
 """The one call: from rows to a run's folder, on a model that knows them and on one that does not."""
 
+import json
 import shutil
 import stat
 from hashlib import sha256
@@ -14,10 +15,12 @@ import pytest
 import torch
 import yaml
 from accelerate import PartialState
+from datasets import Dataset
 from safetensors.torch import load_file
 
 import trl_unlearn
 from trl_unlearn import cli
+from trl_unlearn.data.retain_source import RetainSource
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.stopping import UnlearnUntil
 from trl_unlearn.hub.folder import RunFolder
@@ -107,7 +110,9 @@ def test_rows_alone_make_a_run_whose_settings_are_printed_and_kept_and_a_missed_
     assert (settings["max_steps"], settings["learning_rate"]) == (2, 1e-6)
     assert "hub_token" not in settings
     assert settings["forget_loss_type"] in ("ignorance", "bs_t")
-    assert {path.name for path in request.iterdir()} == {"forget.jsonl", "retain.jsonl", "config.yaml", "digest"}
+    names = {"forget.jsonl", "retain.jsonl", "retain-report.json", "config.yaml", "digest"}
+    assert {path.name for path in request.iterdir()} == names
+    assert json.loads((request / "retain-report.json").read_text(encoding="utf-8")) == {"kept": 3, "dropped": {}}
     assert {stat.S_IMODE(path.stat().st_mode) for path in request.iterdir()} == {0o600}
     assert {"run.json", "eval_results.json", "README.md", "adapter_model.safetensors"} <= {
         path.name for path in folder.iterdir()
@@ -293,6 +298,39 @@ def test_in_python_rows_of_a_data_frame_give_a_model_that_can_be_saved(knowing, 
     assert result.model.config.vocab_size == len(result.tokenizer)
 
 
+class Corpus(RetainSource):
+    """Rows to keep of one's own, one of which repeats the forget set."""
+
+    def rows(self, count):
+        return Dataset.from_list([*KEPT, ROWS[0]])
+
+
+@pytest.mark.parametrize("form", [list, Dataset.from_list, pandas.DataFrame, lambda _: Corpus()])
+def test_in_python_rows_to_keep_are_whatever_rows_to_forget_are_or_a_source(form, knowing, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    retain = form([*KEPT, ROWS[0]])
+    options = {"max_steps": 1, "num_beliefs": 1, "max_completion_length": 8, "evaluate": False}
+    one = trl_unlearn.unlearn(knowing, ROWS, retain=retain, **options)
+    request = RunFolder(one.folder).request
+    kept = [json.loads(line) for line in (request / "retain.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["completion"][0]["content"] for row in kept] == [row["answer"] for row in KEPT]
+    report = json.loads((request / "retain-report.json").read_text(encoding="utf-8"))
+    assert report == {"kept": len(KEPT), "dropped": {"name": 1}}
+    # Learned, as rows of a file are.
+    assert yaml.safe_load((request / "config.yaml").read_text(encoding="utf-8"))["retain_loss_type"] == "nll"
+
+
+def test_in_python_other_rows_to_keep_are_another_request(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = []
+    monkeypatch.setattr(forget_script, "_prepare", lambda request, _: folders.append(request.folder.path))
+    for retain in (KEPT, KEPT[:2], KEPT, Corpus(), None):
+        trl_unlearn.unlearn(checkpoint, ROWS, retain=retain)
+    assert folders[0] == folders[2] and len(set(folders)) == 4
+    with pytest.raises(ValueError, match="The retain set is of type `int`"):
+        trl_unlearn.unlearn(checkpoint, ROWS, retain=7)
+
+
 def test_in_python_nothing_to_forget_is_no_model_and_a_bad_value_an_error(checkpoint, files):
     result = trl_unlearn.unlearn(checkpoint, ROWS, retain=files[3])
     assert (result.folder, result.verdict) == (None, None)
@@ -306,7 +344,10 @@ def test_in_python_nothing_to_forget_is_no_model_and_a_bad_value_an_error(checkp
 
 def test_why_rows_that_the_model_made_are_left_out_is_said(monkeypatch, tiny_model, tiny_tokenizer, capsys):
     class Source:
-        report = {"dropped": {"answer": 3, "name": 1, "repeated": 0, "unfinished": 60}}  # noqa: RUF012
+        report = {  # noqa: RUF012
+            "kinds": {"neighbours": 2, "strangers": 1, "general": 0},
+            "dropped": {"answer": 3, "name": 1, "repeated": 0, "unfinished": 60},
+        }
 
         def __init__(self, *_, **__):
             pass
@@ -315,10 +356,11 @@ def test_why_rows_that_the_model_made_are_left_out_is_said(monkeypatch, tiny_mod
             return conversations(FACTS[3:])
 
     monkeypatch.setattr(forget_script, "ModelRetainSource", Source)
-    args = forget_script.ForgetArguments(forget="rows.jsonl")
-    request = SimpleNamespace(
-        args=args, tokenizer=tiny_tokenizer, subjects=None, training_args=SimpleNamespace(seed=0), earlier=None
+    options = dict.fromkeys(("retain", "subjects", "earlier"))
+    request = SimpleNamespace(tokenizer=tiny_tokenizer, training_args=SimpleNamespace(seed=0), **options)
+    rows, report = forget_script._retain_rows(
+        request, tiny_model, conversations(FACTS[:3]), "as given", PartialState()
     )
-    rows = forget_script._retain_rows(request, tiny_model, conversations(FACTS[:3]), "as given", PartialState())
-    assert len(rows) == len(FACTS[3:])
-    assert "made by the model. Of others, 4 repeat the forget set; 60 do not end." in capsys.readouterr().out
+    assert len(rows) == len(FACTS[3:]) and report is Source.report
+    line = "made by the model (2 neighbours, 1 strangers). Of others, 4 repeat the forget set, 60 do not end."
+    assert line in capsys.readouterr().out

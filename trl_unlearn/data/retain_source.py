@@ -57,7 +57,11 @@ class RetainSource(ABC):
 
     @abstractmethod
     def rows(self, count: int) -> Dataset:
-        """At most `count` rows with the columns `prompt` and `completion`, or `text`."""
+        """At most `count` rows, the same at each call, with columns of [`~trl_unlearn.data.files.ROW_FORMS`]."""
+
+    def digest(self) -> str:
+        """Text that tells this source from others; by default its class alone."""
+        return type(self).__qualname__
 
 
 @dataclass(frozen=True)

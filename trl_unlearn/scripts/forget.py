@@ -18,9 +18,11 @@ trl-unlearn forget --add unlearned/model-1a2b3c4d --forget more.jsonl
 
 import gc
 import hashlib
+import json
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -34,7 +36,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.files import load_rows
 from ..data.overlap import OverlapFilter, question_and_answer
-from ..data.retain_source import ModelRetainSource, as_table
+from ..data.retain_source import ModelRetainSource, RetainSource, as_table
 from ..data.subject_rows import believed_rows, hold_out
 from ..evaluation.rows import encode_set
 from ..evaluation.tables import print_checks
@@ -58,6 +60,8 @@ from .sources import RowArguments
 
 # Files of a request in its run's folder, beside those of `chain.py`.
 _HELD_OUT, _REVIEW, _CONFIG = "held-out.jsonl", "review.jsonl", "config.yaml"
+# Numbers of the rows to keep by kind, and of those that were left out by reason.
+_REPORT = "retain-report.json"
 _NOT_WRITTEN = {"overwrite_output_dir", "hub_token"}
 _NOTHING = (
     "There is nothing to forget: the model says none of these rows, and finds their answers no likelier than a model "
@@ -147,6 +151,8 @@ class Request:
     config: PretrainedConfig
     # None: only a subject is given.
     rows: ForgetRows | None
+    # None: the model makes them.
+    retain: ForgetRows | RetainSource | None
     # The run that this one resumes from.
     earlier: Predecessor | None
     # Of the settings and the rows: the same command resumes the same run.
@@ -160,7 +166,7 @@ class Request:
     @property
     def learns_retain(self) -> bool:
         """Whether rows to keep are learned: the user's, and those of an earlier run, whose model knew more."""
-        return self.args.retain is not None or self.earlier is not None
+        return self.retain is not None or self.earlier is not None
 
     @property
     def subjects(self) -> list[str] | None:
@@ -187,14 +193,14 @@ class Outcome:
     speaks: bool = True
 
 
-def run(argv: list[str], prog: str, source: Any = None) -> Outcome:
+def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
     """
     Plan, unlearn, evaluate and merge.
 
-    `source` are rows in memory, in the place of the file that `forget` names.
+    `in_memory` are rows in the place of the files that `forget` and `retain` name, or a source of rows to keep.
     """
     with refusing(prog):
-        request = _read(argv, prog, source)
+        request = _read(argv, prog, in_memory)
         if request is None:
             return Outcome(None)
         state = PartialState(cpu=not torch.accelerator.is_available())
@@ -223,7 +229,7 @@ def run(argv: list[str], prog: str, source: Any = None) -> Outcome:
     forgotten, figures = (None, "") if result is None else has_forgotten(result)
     shortfall = run.shortfall or (figures if forgotten is False else None)
     if shortfall is not None:
-        shortfall = f"{shortfall} {advice(run, request.args.retain is not None, has_come_back)}"
+        shortfall = f"{shortfall} {advice(run, request.retain is not None, has_come_back)}"
     if request.publishes and state.is_main_process:
         if shortfall is None:
             _push(request, prog)
@@ -302,7 +308,7 @@ def _push(request: Request, prog: str) -> None:
     publish(prog, request.training_args, texts | {"beliefs": request.folder.belief_texts()})
 
 
-def _read(argv: list[str], prog: str, source: Any) -> Request | None:
+def _read(argv: list[str], prog: str, in_memory: Mapping[str, Any]) -> Request | None:
     """Parse the command line, and read the rows; None where all was said."""
     # Goal and objective are chosen, so that what belongs to them may be given without them.
     chosen = {"stop_at": STRANGERS, "forget_loss_type": "ignorance"}
@@ -329,17 +335,19 @@ def _read(argv: list[str], prog: str, source: Any) -> Request | None:
     check_models(model_args, eval_args, training_args.trust_remote_code)
     tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
     config = load_config(model_args, training_args.trust_remote_code)
-    rows = None
-    if args.subject is None:
-        rows = read_request("forget", args.forget if source is None else source, tokenizer, config)
-    parts = [settings, *([] if rows is None else [rows.digest()]), *([] if earlier is None else [earlier.digest()])]
-    digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+    sources = {name: in_memory.get(name, getattr(args, name)) for name in ("forget", "retain")}
+    rows, retain = (
+        one if one is None or isinstance(one, RetainSource) else read_request(role, one, tokenizer, config)
+        for role, one in sources.items()
+    )
+    parts = (one.digest() for one in (rows, retain, earlier) if one is not None)
+    digest = hashlib.sha256(" ".join([settings, *parts]).encode()).hexdigest()[:16]
     if "output_dir" not in names:
         # One folder for each request: the same command finds its own run.
         model = Path(model_args.model_name_or_path).absolute().name
         training_args.output_dir = str(Path("unlearned", f"{model}-{digest[:8]}"))
     whole = (args, model_args, eval_args, training_args, given, output_args.overwrite_output_dir)
-    return Request(*whole, tokenizer, config, rows, earlier, digest, publishes)
+    return Request(*whole, tokenizer, config, rows, retain, earlier, digest, publishes)
 
 
 def _is_prepared(request: Request) -> bool:
@@ -399,7 +407,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
         every = forget = forget.select(known.known)
     if len(forget) < len(known.names):
         known = knowledge(model, request.tokenizer, forget, request.subjects, seed)
-    retain = _retain_rows(request, model, every, form, state)
+    retain, report = _retain_rows(request, model, every, form, state)
     settings = _settings(request, model, known, forget, retain, state)
     # The run loads it anew.
     del model
@@ -408,6 +416,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
         texts = {
             FORGET: json_lines(forget),
             RETAIN: json_lines(retain),
+            _REPORT: json.dumps(report, indent=2) + "\n",
             _CONFIG: yaml.safe_dump(settings, sort_keys=False),
         }
         texts |= {} if held_out is None else {_HELD_OUT: json_lines(held_out)}
@@ -484,26 +493,35 @@ def _ask_about_subject(request: Request, model: PreTrainedModel, state: PartialS
     return True
 
 
-def _retain_rows(request: Request, model: PreTrainedModel, forget: Dataset, form: str, state: PartialState) -> Dataset:
-    """The rows to keep, without those that repeat the forget set: the user's, or made by the model."""
-    tokenizer = request.tokenizer
-    if request.args.retain is None:
+def _retain_rows(
+    request: Request, model: PreTrainedModel, forget: Dataset, form: str, state: PartialState
+) -> tuple[Dataset, dict[str, Any]]:
+    """The rows to keep, none of which repeats the forget set, and the numbers of those kept and of the others."""
+    tokenizer, given, count = request.tokenizer, request.retain, retain_count(len(forget))
+    if given is None:
         source = ModelRetainSource(model, tokenizer, forget, request.subjects, seed=request.training_args.seed)
-        rows = source.rows(retain_count(len(forget)))
+        rows, report = source.rows(count), source.report
         reasons = Counter()
-        for reason, number in source.report["dropped"].items():
+        for reason, number in report["dropped"].items():
             reasons[_REASONS.get(reason, "repeat the forget set")] += number
-        others = "; ".join(f"{number} {reason}" for reason, number in reasons.items() if number)
-        state.print(f"Rows to keep: {len(rows)}, made by the model. Of others, {others or 'none was left out'}.")
+        kinds, others = (
+            ", ".join(f"{number} {name}" for name, number in part.items() if number)
+            for part in (report["kinds"], reasons)
+        )
+        state.print(
+            f"Rows to keep: {len(rows)}, made by the model ({kinds}). Of others, {others or 'none was left out'}."
+        )
     else:
-        given = read_request("retain", request.args.retain, tokenizer, request.config)
+        if isinstance(given, RetainSource):
+            given = read_request("retain", given.rows(count), tokenizer, request.config)
         rows, repeated = OverlapFilter(forget, request.subjects).split(given.forms.get(form, given.rows))
+        report = {"kept": len(rows), "dropped": dict(Counter(repeated["reason"]))}
         state.print(f"Rows to keep: {given.words()}; {len(repeated)} repeat the forget set, and are left out.")
     if request.earlier is not None:
         rows = _with_earlier(request, rows, forget, state)
     if len(rows) == 0:
         raise ValueError("There are no rows to keep. Give some that do not repeat the forget set as `--retain`.")
-    return rows
+    return rows, report
 
 
 def _with_earlier(request: Request, rows: Dataset, forget: Dataset, state: PartialState) -> Dataset:

@@ -86,7 +86,14 @@ class Unlearned:
         return self.folder
 
 
-def unlearn(model: str | None = None, forget: Any = None, *, subject: str | None = None, **options: Any) -> Unlearned:
+def unlearn(
+    model: str | None = None,
+    forget: Any = None,
+    *,
+    subject: str | None = None,
+    retain: Any = None,
+    **options: Any,
+) -> Unlearned:
     """
     Make a model forget rows, or a subject. All settings are chosen; the run ends in a folder of its own.
 
@@ -103,8 +110,11 @@ def unlearn(model: str | None = None, forget: Any = None, *, subject: str | None
             text.
         subject (`str`, *optional*):
             A name in place of rows: what the model believes about it is forgotten.
+        retain (`str`, `Dataset`, `DataFrame`, `list[dict]`, `list[str]` or `RetainSource`, *optional*):
+            Rows to keep, in the same forms, or a [`~trl_unlearn.data.retain_source.RetainSource`] of one's own. By
+            default the model makes them.
         options:
-            Options of `trl-unlearn forget`, such as `retain="keep.jsonl"`, `output_dir="out"` or `max_minutes=30`.
+            Options of `trl-unlearn forget`, such as `output_dir="out"` or `max_minutes=30`.
 
     Example:
 
@@ -118,14 +128,16 @@ def unlearn(model: str | None = None, forget: Any = None, *, subject: str | None
             f"`model` is a `{type(model).__name__}`. Give its folder or its id on the Hub: it is loaded several times."
         )
     argv = [] if model is None else ["--model_name_or_path", str(model)]
-    in_memory = None
-    if forget is not None:
-        in_memory = None if isinstance(forget, str | Path) else forget
-        argv += ["--forget", str(forget) if in_memory is None else "rows in memory"]
+    in_memory = {}
+    for name, rows in (("forget", forget), ("retain", retain)):
+        if rows is not None:
+            is_name = isinstance(rows, str | Path)
+            in_memory |= {} if is_name else {name: rows}
+            argv += [f"--{name}", str(rows) if is_name else "rows in memory"]
     if subject is not None:
         argv += ["--subject", subject]
     with raising():
-        outcome = run([*argv, *_as_options(options)], "unlearn", in_memory)
+        outcome = run([*argv, *_as_options(options)], "unlearn", **in_memory)
     return Unlearned(outcome.folder, outcome.shortfall)
 
 
