@@ -32,6 +32,7 @@ _OPENINGS = frozenset(
     "Of On She Tell That The Their There They This To Was Were What When Where Which Who Whom Whose Why Yes "
     "You".split()
 )
+_ARTICLES = ("a", "an", "the")
 # Names for aliases where the retain set has too few.
 _STRANGERS = ("Ansel Brockway", "Mirela Tavish", "Corwin Haldane", "Petra Lindqvist", "Dario Estrada", "Yuna Okabe")
 # Answers about others for each forget row, and how many in all make up for fewer: the rest of the error of their
@@ -75,6 +76,16 @@ def row_texts(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerB
         for row in rows
     ]
     return [prompt for prompt, _ in texts], [answer for _, answer in texts]
+
+
+def is_name(subject: str) -> bool:
+    """Whether a subject is one word with a capital, or more; behind an article, one of them needs a capital."""
+    words = subject.split()
+    is_behind_article = len(words) > 1 and words[0].casefold() in _ARTICLES
+    words = words[is_behind_article:]
+    # Scripts without cases have no lower case.
+    has_capital = any(not word[0].islower() for word in words)
+    return has_capital or (len(words) > 1 and not is_behind_article)
 
 
 def is_named(name: str, text: str) -> bool:

@@ -205,6 +205,14 @@ def test_a_request_goes_on_from_a_finished_run_and_leaves_the_earlier_one_in_its
     assert f"load `{knowing}` without the adapter" in said and f"with the adapter `{first}`" in said
 
 
+@pytest.mark.parametrize("subject", ["Ada", "Ada Marlow", "The Marlows", "bell hooks"])
+def test_a_subject_of_a_single_word_is_taken_with_a_warning(subject, knowing, files, forget, monkeypatch):
+    rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
+    monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
+    code, printed, _ = forget("--model_name_or_path", knowing, "--subject", subject, *files[2:], "--dry_run")
+    assert code == 0 and ("`Ada` is a single word" in printed) == (subject == "Ada")
+
+
 def test_a_third_of_the_answers_about_a_subject_is_held_out_and_measured(knowing, files, forget, monkeypatch):
     rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
     monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)

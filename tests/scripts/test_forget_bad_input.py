@@ -6,10 +6,12 @@
 import shutil
 from types import SimpleNamespace
 
+import httpx
 import psutil
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from huggingface_hub.errors import GatedRepoError
 from transformers import LlamaForCausalLM, LlavaConfig, T5Config
 
 from trl_unlearn import cli
@@ -97,7 +99,10 @@ def good(tmp_path):
         (("--forget", "GOOD", "--subject", "Ada Marlow"), "Both `forget` and `subject` are given"),
         (("--forget", "GOOD", "--hints", "born"), "`hints` are given without `subject`"),
         (("--subject", "bread"), "is no name"),
+        (("--subject", "the bread"), "is no name"),
+        (("--subject", "A cat"), "is no name"),
         (("--subject", " "), "is no name"),
+        (("--subject", "?!"), "expected a name"),
         (("--forget", "GOOD", "--max_utility_loss", "1"), "in (0, 1)"),
         (("--forget", "GOOD", "--max_minutes", "0"), "`max_minutes` must be above 0"),
         (("--forget", "GOOD", "--dry_run", "--review"), "Keep one"),
@@ -168,6 +173,16 @@ def test_a_model_that_cannot_be_unlearned(model, sentence, refused, good, checkp
         config().save_pretrained(folder)
         model = str(folder)
     assert sentence in refused("--forget", good, model=model)
+
+
+def test_a_gated_model_is_refused_with_the_way_to_log_in(refused, good, monkeypatch):
+    def gated(*_, **__):
+        request = httpx.Request("HEAD", "https://hub/org/gated/resolve/main/config.json")
+        raise GatedRepoError("Access to it is restricted.", response=httpx.Response(403, request=request))
+
+    monkeypatch.setattr("transformers.utils.hub.hf_hub_download", gated)
+    said = refused("--forget", good, model="org/gated")
+    assert "The model `org/gated` cannot be read" in said and "a gated or private one needs `hf auth login`" in said
 
 
 def test_a_model_whose_scores_are_not_finite(refused, good, checkpoint):

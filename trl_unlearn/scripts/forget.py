@@ -43,6 +43,7 @@ from ..evaluation.tables import print_checks
 from ..hub.folder import RunFolder
 from ..hub.push import save_merged
 from ..results import Measurement
+from ..subjects import is_name
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
 from ..verdict import has_forgotten
@@ -72,11 +73,6 @@ _NOTHING = (
 _REASONS = {"unfinished": "do not end", "unsure": "are babble", "repeated": "repeat each other"}
 # Rows that are shown of those that were made.
 _SHOWN = 5
-
-
-def _is_name(word: str) -> bool:
-    """Whether a word begins as a name does: not in lower case; scripts without cases have none."""
-    return bool(word.strip()) and not word.strip()[0].islower()
 
 
 @dataclass
@@ -121,9 +117,9 @@ class ForgetArguments:
                 "Both `forget` and `subject` are" if self.forget is not None else "Neither `forget` nor `subject` is"
             )
             raise ValueError(f"{given} given. Give one: rows, or a name.")
-        if self.subject is not None and len(self.subject.split()) < 2 and not _is_name(self.subject):
+        if self.subject is not None and not is_name(self.subject):
             raise ValueError(
-                f"The subject {self.subject!r} is no name, and every row with this word would count as being about "
+                f"The subject {self.subject!r} is no name, and every row with these words would count as being about "
                 "it. Write the name as texts do, with capitals."
             )
         if self.hints is not None and self.subject is None:
@@ -489,6 +485,11 @@ def _ask_about_subject(request: Request, model: PreTrainedModel, state: PartialS
     state.print(
         "Facts that it was not asked about are not among them (`--hints` asks more, `--review` lets you edit them)."
     )
+    if len(args.subject.split()) == 1:
+        state.print(
+            f"`{args.subject}` is a single word: rows with it, in any case and any sense, count as being about the "
+            "subject. A full name is safer."
+        )
     request.rows = ForgetRows({"as it answers": rows.remove_columns("agreement")}, "what the model believes")
     return True
 
