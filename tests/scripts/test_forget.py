@@ -213,6 +213,27 @@ def test_a_subject_of_a_single_word_is_taken_with_a_warning(subject, knowing, fi
     assert code == 0 and ("`Ada` is a single word" in printed) == (subject == "Ada")
 
 
+FORGET = """
+import sys
+from trl_unlearn import cli
+cli.main(["forget", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_request_of_which_the_first_one_speaks_and_writes(
+    knowing, files, launch, tmp_path, capsys
+):
+    argv = ["--model_name_or_path", knowing, *files[:2], *SHORT, "--learning_rate", "1e-6", "--no_evaluate"]
+    assert launch(FORGET, *argv, "--output_dir", tmp_path / "out") == [3, 3]
+    printed = capsys.readouterr().out
+    for line in ("Before a weight moves", "Rows to keep: ", "a second attempt resumes", "not reached: The goal"):
+        assert printed.count(line) == 1, line
+    assert RunFolder(tmp_path / "out").run().world_size == 2
+    (entry,) = RequestLedger.load(tmp_path / "out/requests.json").requests
+    assert (entry.rows, entry.forgotten) == (3, False)
+
+
 def test_a_third_of_the_answers_about_a_subject_is_held_out_and_measured(knowing, files, forget, monkeypatch):
     rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
     monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
