@@ -14,7 +14,7 @@ from trl import SFTConfig
 from trl_unlearn.encoding import padding_token_id
 from trl_unlearn.evaluation.callbacks import ForgettingCurveCallback, SqueezingPanelCallback
 from trl_unlearn.evaluation.rows import encode_set
-from trl_unlearn.scripts import arguments, compare, demo, evaluate, forget, push, sequence, show, unlearn
+from trl_unlearn.scripts import arguments, compare, demo, evaluate, push, sequence, show, unlearn
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
@@ -30,7 +30,7 @@ for folder in ("recipes", "benchmarks", "model_cards"):
 OPTIONS = [
     *(arguments.DataArguments, arguments.EvaluationArguments, arguments.StoppingArguments, arguments.UnlearnArguments),
     *(unlearn.OutputArguments, evaluate.SuiteArguments, compare.CompareArguments, sequence.SequenceArguments),
-    *(evaluate.EvaluateArguments, push.PushArguments, forget.ForgetArguments, show.ShowArguments),
+    *(evaluate.EvaluateArguments, push.PushArguments, arguments.ForgetArguments, show.ShowArguments),
     demo.DemoArguments,
 ]
 OWN_FIELDS = {one.name for one in dataclasses.fields(BootstrapUnlearnConfig)} - {

@@ -16,13 +16,13 @@ from trl_unlearn.scripts import bs_s
 from trl_unlearn.scripts.arguments import (
     DataArguments,
     EvaluationArguments,
+    ForgetArguments,
     StoppingArguments,
     UnlearnArguments,
     UnlearnModelConfig,
 )
 from trl_unlearn.scripts.compare import CompareArguments
 from trl_unlearn.scripts.evaluate import EvaluateArguments, SuiteArguments
-from trl_unlearn.scripts.forget import ForgetArguments
 from trl_unlearn.scripts.sequence import SequenceArguments
 from trl_unlearn.scripts.unlearn import OutputArguments
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig

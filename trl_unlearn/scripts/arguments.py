@@ -22,6 +22,7 @@ from ..evaluation.judge_models import FLUENCY_CLASSIFIER
 from ..evaluation.stopping import STOP_METRICS
 from ..records import settings_digest
 from ..results import PARITIES
+from ..subjects import is_name
 from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.options import refuse_below
 from .launch import recipes
@@ -183,6 +184,63 @@ class UnlearnArguments:
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"`max_minutes` must be above 0, got {self.max_minutes}. Leave it out for no limit.")
         refuse_below(0, self, "panel_prompts")
+
+
+@dataclass
+class ForgetArguments:
+    """A request, and the form of its result."""
+
+    forget: str | None = option(
+        None,
+        "Rows to forget: a file, a folder or an id on the Hub. Files are jsonl, json, csv, parquet or txt, a folder "
+        "holds these or is of `save_to_disk`, and rows have `messages`, `prompt` and `completion`, `question` and "
+        "`answer`, `instruction` and `output`, or `text`.",
+    )
+    subject: str | None = option(
+        None, "Name to forget, in place of rows. The model is asked about it, and its answers are the rows."
+    )
+    hints: list[str] | None = option(None, "Questions or topics about `subject` to ask the model, too.")
+    retain: str | None = option(
+        None, "Rows to keep, in the same forms. Default: rows that the model makes itself, with none of `forget`."
+    )
+    add: str | None = option(
+        None,
+        "Output folder of a finished run of this command, whose model this request resumes from. Its rows to keep "
+        "are kept here, too, and the rows that it has forgotten are measured again.",
+    )
+    undo: str | None = option(
+        None, "Output folder of a run, in place of a request: says how the model from before it is had back."
+    )
+    max_utility_loss: float = option(
+        0.2, "Part of the probability of the rows to keep that may be lost; training ends there. In (0, 1)."
+    )
+    dry_run: bool = option(False, "Whether to end after the checks, before a weight moves. Nothing is written.")
+    review: bool = option(False, "Whether to end after the rows are written, so that they can be edited.")
+    merge: bool = option(False, "Whether to save the adapter merged into the model, too, in the folder `merged`.")
+
+    def __post_init__(self):
+        if self.undo is not None:
+            if not (self.forget is None and self.subject is None and self.add is None):
+                raise ValueError("`undo` is given with a request. It changes nothing: give it alone.")
+            return
+        if (self.forget is None) == (self.subject is None):
+            given = (
+                "Both `forget` and `subject` are" if self.forget is not None else "Neither `forget` nor `subject` is"
+            )
+            raise ValueError(f"{given} given. Give one: rows, or a name.")
+        if self.subject is not None and not is_name(self.subject):
+            raise ValueError(
+                f"The subject {self.subject!r} is no name, and every row with these words would count as being about "
+                "it. Write the name as texts do, with capitals."
+            )
+        if self.hints is not None and self.subject is None:
+            raise ValueError(
+                "`hints` are given without `subject`. Give the name that they are about, or leave them out."
+            )
+        if not 0 < self.max_utility_loss < 1:
+            raise ValueError(f"`max_utility_loss` is {self.max_utility_loss}. Give a part in (0, 1), such as 0.2.")
+        if self.dry_run and self.review:
+            raise ValueError("Both `dry_run` and `review` are given. Keep one: only the second writes rows.")
 
 
 @dataclass

@@ -43,12 +43,19 @@ from ..evaluation.tables import print_checks
 from ..hub.folder import RunFolder
 from ..hub.push import save_merged
 from ..results import Measurement
-from ..subjects import is_name
-from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
 from ..verdict import has_forgotten
 from . import unlearn
-from .arguments import STRANGERS, DataArguments, EvaluationArguments, UnlearnModelConfig, given_options, parse
+from .arguments import (
+    STRANGERS,
+    DataArguments,
+    EvaluationArguments,
+    ForgetArguments,
+    UnlearnModelConfig,
+    given_options,
+    parse,
+)
 from .chain import FORGET, RETAIN, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
 from .exits import clearing, interruptible, miss, on_interrupt, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer
@@ -73,63 +80,6 @@ _NOTHING = (
 _REASONS = {"unfinished": "do not end", "unsure": "are babble", "repeated": "repeat each other"}
 # Rows that are shown of those that were made.
 _SHOWN = 5
-
-
-@dataclass
-class ForgetArguments:
-    """A request, and the form of its result."""
-
-    forget: str | None = option(
-        None,
-        "Rows to forget: a file, a folder or an id on the Hub. Files are jsonl, json, csv, parquet or txt, a folder "
-        "holds these or is of `save_to_disk`, and rows have `messages`, `prompt` and `completion`, `question` and "
-        "`answer`, `instruction` and `output`, or `text`.",
-    )
-    subject: str | None = option(
-        None, "Name to forget, in place of rows. The model is asked about it, and its answers are the rows."
-    )
-    hints: list[str] | None = option(None, "Questions or topics about `subject` to ask the model, too.")
-    retain: str | None = option(
-        None, "Rows to keep, in the same forms. Default: rows that the model makes itself, with none of `forget`."
-    )
-    add: str | None = option(
-        None,
-        "Output folder of a finished run of this command, whose model this request resumes from. Its rows to keep "
-        "are kept here, too, and the rows that it has forgotten are measured again.",
-    )
-    undo: str | None = option(
-        None, "Output folder of a run, in place of a request: says how the model from before it is had back."
-    )
-    max_utility_loss: float = option(
-        0.2, "Part of the probability of the rows to keep that may be lost; training ends there. In (0, 1)."
-    )
-    dry_run: bool = option(False, "Whether to end after the checks, before a weight moves. Nothing is written.")
-    review: bool = option(False, "Whether to end after the rows are written, so that they can be edited.")
-    merge: bool = option(False, "Whether to save the adapter merged into the model, too, in the folder `merged`.")
-
-    def __post_init__(self):
-        if self.undo is not None:
-            if not (self.forget is None and self.subject is None and self.add is None):
-                raise ValueError("`undo` is given with a request. It changes nothing: give it alone.")
-            return
-        if (self.forget is None) == (self.subject is None):
-            given = (
-                "Both `forget` and `subject` are" if self.forget is not None else "Neither `forget` nor `subject` is"
-            )
-            raise ValueError(f"{given} given. Give one: rows, or a name.")
-        if self.subject is not None and not is_name(self.subject):
-            raise ValueError(
-                f"The subject {self.subject!r} is no name, and every row with these words would count as being about "
-                "it. Write the name as texts do, with capitals."
-            )
-        if self.hints is not None and self.subject is None:
-            raise ValueError(
-                "`hints` are given without `subject`. Give the name that they are about, or leave them out."
-            )
-        if not 0 < self.max_utility_loss < 1:
-            raise ValueError(f"`max_utility_loss` is {self.max_utility_loss}. Give a part in (0, 1), such as 0.2.")
-        if self.dry_run and self.review:
-            raise ValueError("Both `dry_run` and `review` are given. Keep one: only the second writes rows.")
 
 
 @dataclass

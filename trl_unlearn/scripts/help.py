@@ -30,7 +30,7 @@ _RUN = (_DATA, _EVALUATION, _STOPPING, _UNLEARN, _CONFIG, _MODEL, ("scripts/unle
 # Command -> file and name of the dataclasses of its options.
 TYPES = {
     # Its rows have options of their own.
-    "forget": (("scripts/forget.py", "ForgetArguments"), *_RUN[1:]),
+    "forget": (("scripts/arguments.py", "ForgetArguments"), *_RUN[1:]),
     "bs-s": _RUN,
     "bs-t": _RUN,
     "compare": (_DATA, _EVALUATION, _SUITES, ("scripts/compare.py", "CompareArguments"), _CONFIG, _MODEL),
