@@ -220,7 +220,8 @@ class _Comparison:
                 outcome = self._tofu.evaluate(loaders["unlearned"])
             else:
                 outcome = measure_suite(name, dataclasses.replace(self.inputs, loaders=loaders))
-            measured = evaluation_result({name: outcome}, eval_args, job.model_args, str(job.folder))
+            protocol = self.inputs.args.holdout()
+            measured = evaluation_result({name: outcome}, eval_args, job.model_args, str(job.folder), protocol)
             # Of the same run with the same settings, or the folder would have been refused.
             result = measured if result is None else measured.with_suites_of(result, result.suites, list(SUITES))
             if PartialState().is_main_process:

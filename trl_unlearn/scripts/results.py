@@ -36,11 +36,12 @@ def evaluation_result(
     protocol: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
     """The record of an evaluation, with the digests of the models: what suites measured, in the order of tables."""
+    rows = {} if eval_args.max_eval_rows is None else {"max_eval_rows": eval_args.max_eval_rows}
     return EvaluationResult.of_suites(
         outcomes,
         parity=eval_args.parity,
         device=PartialState().device.type,
-        protocol=models_protocol(eval_args, model_args, unlearned) | dict(protocol or {}),
+        protocol=models_protocol(eval_args, model_args, unlearned) | rows | dict(protocol or {}),
     )
 
 
