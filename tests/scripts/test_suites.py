@@ -517,6 +517,9 @@ def test_a_quick_evaluation_answers_five_questions_beside_a_retrained_model_and_
     # The last stands in for a retrained model.
     left_out = {"forget/rougeL_recall", "privacy/spv_auc", "depth/uds", "forget/squeezing", "forget/strangers_auc"}
     assert not left_out & set(result.models["unlearned"])
+    # Nothing of the target is read beside a retrained model.
+    assert result.models["target"] is None and "The target is not measured" in done.printed
+    assert result.protocol["weights_sha256"].keys() == {"unlearned", "retrained"}
     # The unlearned model is the retrained one.
     assert [(answer.answer, answer.is_certain) for answer in verdict(result).answers] == [("as", True)] * 5
     assert result.protocol["quick"]["rows"] == 40 and "Quick: 5 rows." in done.printed

@@ -255,6 +255,10 @@ def _run(argv: list[str] | None, prog: str) -> None:
         is_alone = suite_args.quick and unlearned is None
         if is_alone:
             loaders |= {"unlearned": loaders["target"], "target": None}
+        elif suite_args.quick and loaders["retrained"] is not None and not RunFolder(folder).is_run:
+            # The card of a run, and a push, read the target.
+            loaders["target"] = None
+            PartialState().print("The target is not measured: beside a retrained model `quick` reads none of it.")
         # All suites measure the same models: none generates what another one has generated.
         loaders = {role: load and FixedModel(load) for role, load in loaders.items()}
         config = load_config(model_args, args.trust_remote_code)
@@ -276,8 +280,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         protocol = suite_args.holdout() | ({"quick": quick} if suite_args.quick else {})
         result = evaluation_result(outcomes, eval_args, model_args, unlearned, protocol)
         weights = result.protocol["weights_sha256"]
-        if is_alone and "target" in weights:
-            weights["unlearned"] = weights.pop("target")
+        if loaders["target"] is None and (digest := weights.pop("target", None)) and is_alone:
+            weights["unlearned"] = digest
         write_results(folder, with_earlier(result, RunFolder(folder), list(SUITES)))
         if RunFolder(folder).is_run:
             RunFolder(folder).save_row_values([outcome.row_values for outcome in outcomes.values()], result)
