@@ -24,8 +24,13 @@ from ..evaluation.plots import (
 from ..evaluation.tables import print_results, print_summary, print_verdict
 from ..hub.folder import CARD_FILE, RESULTS_FILE, RunFolder
 from ..results import EvaluationResult, SuiteOutcome
+from ..verdict import verdict
 from .arguments import EvaluationArguments, UnlearnModelConfig
 from .models import models_protocol
+
+
+# What the answers to the five questions are called in a log.
+VERDICT_LOGS = ("verdict/says", "verdict/knows", "verdict/comes_back", "verdict/can_be_told", "verdict/works")
 
 
 def evaluation_result(
@@ -110,3 +115,11 @@ def _write_card(folder: RunFolder) -> None:
     own, _ = folder.write_card(run)
     if own.result is None:
         print(f"The card in {folder.path} shows no results: {own.missing}")
+
+
+def verdict_logs(result: EvaluationResult) -> dict[str, str | float]:
+    """The verdict as an entry of a log: the answers in brief, how many show no fault, and the score."""
+    outcome = verdict(result)
+    logs = dict(zip(VERDICT_LOGS, [answer.brief for answer in outcome.answers], strict=True))
+    numbers = {"verdict/passed": outcome.passed, "verdict/score": outcome.score and outcome.score.share}
+    return logs | {name: value for name, value in numbers.items() if value is not None}
