@@ -325,9 +325,35 @@ def test_a_model_utility_of_0_beside_which_nothing_can_be_less_does_not_count(ro
         )
 
 
-def test_a_model_utility_that_unlearning_made_0_counts():
-    found = answers(without_retrained(planted({UTILITY: (-UNKNOWN, 0.01)})))[WORK]
-    assert (found.brief, found.metric, found.value) == ("far from the target", UTILITY, 0.0)
+@pytest.mark.parametrize(("reach", "prefix"), [(0.01, ""), (UNKNOWN, "perhaps ")])
+def test_a_model_utility_that_unlearning_made_0_is_a_loss(reach, prefix):
+    # With a wide interval: in resamples where the other model has a term of 0, too, the two are alike.
+    lost = planted({UTILITY: (-UNKNOWN, reach)})
+    found = answers(lost)[WORK]
+    assert (found.brief, found.metric, found.is_bad) == (f"{prefix}worse", UTILITY, True)
+    assert found.words.endswith("than a model that never knew: a term of model utility is 0.")
+    kept = {measure.names[0]: (KNOWN - UNKNOWN, 0.01) for text, measure in MEASURES if text == WORK}
+    lost = without_retrained(planted(kept | {UTILITY: (-UNKNOWN, 2 * reach)}))
+    found = answers(lost)[WORK]
+    assert (found.brief, found.metric, found.value) == (f"{prefix}far from the target", UTILITY, 0.0)
+
+
+def test_harmonic_means_that_unlearning_made_0_are_not_as_the_retrained_models():
+    result = planted()
+    score = verdict(result).score
+    for name in (UTILITY, "aggregate/utility", "aggregate/agg"):
+        result.models["retrained"][name] = Measurement(0.3)
+        result.models["unlearned"][name] = Measurement(0.0)
+        result.differences["unlearned - retrained"][name] = Difference(-0.3, -0.4, 0.0)
+    assert verdict(result).score == Score(score.alike - 1, score.measured + 2)
+    # A second retrained model is judged by the same rule.
+    result.models["second_retrained"] = result.models["unlearned"]
+    result.differences["second_retrained - retrained"] = result.differences["unlearned - retrained"]
+    assert verdict(result).noise_floor == verdict(result).score
+    # Without a difference there is no loss: memorization alone can make both 0.
+    result.models["retrained"]["aggregate/agg"] = Measurement(0.0)
+    result.differences["unlearned - retrained"]["aggregate/agg"] = Difference(0.0, -0.1, 0.1)
+    assert verdict(result).score == Score(score.alike, score.measured + 2)
 
 
 def test_the_score_counts_intervals_with_0_beside_the_noise_floor_of_a_second_retrained_model():

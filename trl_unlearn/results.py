@@ -155,8 +155,11 @@ METRICS = tuple(
         ("rwku/forget_level3", "RWKU attacks, ROUGE-L recall", "rwku", True),
         ("rwku/neighbor_level1", "RWKU neighbours, fill-in", "rwku", True),
         ("rwku/neighbor_level2", "RWKU neighbours, question", "rwku", True),
-        ("rwku/mia_forget", "RWKU texts about the people, nats", "rwku"),
-        ("rwku/mia_retain", "RWKU texts about others, nats", "rwku"),
+        *(
+            (f"rwku/mia_{kind}{attack}", f"RWKU texts about {people}, {score}", "rwku")
+            for kind, people in (("forget", "the people"), ("retain", "others"))
+            for attack, score in (("", "nats"), ("_zlib", "zlib"), ("_min_k", "Min-K"), ("_min_k_pp", "Min-K++"))
+        ),
         ("rwku/utility_general", "RWKU general knowledge, accuracy", "rwku", True),
         ("wmdp/bio", "WMDP-bio accuracy", "wmdp", True),
         ("wmdp/cyber", "WMDP-cyber accuracy", "wmdp", True),

@@ -128,6 +128,7 @@ PERHAPS = "Perhaps, as far as these rows tell: the interval of the difference re
 _NEAR, _FAR, _CHANCE = "near the target", "far from the target", "chance"
 _LIKELIHOODS = {"more": "true answers likelier", "as": "true answers no likelier", "less": "true answers less likely"}
 ANSWERS = ("as", "more", "less", _NEAR, _FAR, *_LIKELIHOODS.values(), "not measured")
+_LOST = "a term of model utility is 0"
 _OVER_FORGOTTEN = "over-forgotten, the forget rows look less familiar than rows that no model saw"
 
 
@@ -280,14 +281,22 @@ def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None
     if void:
         remark = f"model utility, 0 for the {' and the '.join(void)}, does not count"
         answers[-1] = replace(answers[-1], why="; ".join(filter(None, [answers[-1].why, remark])))
-    scores = [_score(result, f"{role} - retrained") for role in ("unlearned", "second_retrained")]
+    scores = [_score(result, role) for role in ("unlearned", "second_retrained")]
     rows = result.protocol.get("rows", {}).get("forget") if "quick" in result.protocol else None
     return Verdict(answers, *scores, rows)
 
 
-def _score(result: EvaluationResult, key: str) -> Score | None:
-    differences = [one for one in result.differences.get(key, {}).values() if _is_number(one.value, one.low, one.high)]
-    return Score(sum(one.low <= 0 <= one.high for one in differences), len(differences)) if differences else None
+def _score(result: EvaluationResult, role: str) -> Score | None:
+    differences = result.differences.get(f"{role} - retrained", {}).items()
+    differences = [(name, one) for name, one in differences if _is_number(one.value, one.low, one.high)]
+    alike = [one.low <= 0 <= one.high and not _is_lost(result, role, name, one) for name, one in differences]
+    return Score(sum(alike), len(alike)) if alike else None
+
+
+def _is_lost(result: EvaluationResult, role: str, metric: str | None, difference: Difference) -> bool:
+    """Whether a harmonic mean is 0, and lower than that of the model beside it."""
+    # The interval ends at 0 at most, where resampled rows give the other model a term of 0, too.
+    return metric in UTILITY_MEANS and result.value(role, metric) == 0 and difference.value < 0
 
 
 def _is_number(*values: float) -> bool:
@@ -334,8 +343,9 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
             # An estimate of a distance may be negative: the target is no further off than the retrained model itself.
             if margin <= 0:
                 continue
-        answer, is_certain = _state(difference, margin, len(apart))
-        why = ""
+        is_lost = _is_lost(result, "unlearned", metric, difference)
+        answer, is_certain = _state(difference, margin, len(apart), is_lost)
+        why = _LOST if is_lost else ""
         if measure.is_reversed:
             answer = {"more": "less", "less": "more"}.get(answer, answer)
         if measure.tells_both_ways and answer == "less":
@@ -377,8 +387,8 @@ def _quantile(looks: int) -> float:
     return NormalDist().inv_cdf(1 - 0.025 / looks)
 
 
-def _state(difference: Difference, margin: float, looks: int) -> tuple[str, bool]:
-    """The answer of one measure out of `looks`, and whether it is certain."""
+def _state(difference: Difference, margin: float, looks: int, is_lost: bool = False) -> tuple[str, bool]:
+    """The answer of one measure out of `looks`, and whether it is certain; see [`_is_lost`]."""
     # An equivalence test; that all measures must pass it corrects for their number.
     if -margin <= difference.low and difference.high <= margin:
         return "as", True
@@ -390,7 +400,7 @@ def _state(difference: Difference, margin: float, looks: int) -> tuple[str, bool
     # Certain where the widened interval lies beyond the margin; else beyond it by value, and the interval without 0.
     if low > margin or (low > 0 and value > margin):
         return "more", low > margin
-    if high < -margin or (high < 0 and value < -margin):
+    if high < -margin or ((high < 0 or is_lost) and value < -margin):
         return "less", high < -margin
     return "as", False
 
@@ -430,9 +440,10 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
         if question.text == KEEPING:
             if difference is None or not _is_number(difference.value, difference.low, difference.high):
                 continue
-            state, is_certain = _state(difference, measure.margin, len(question.measures))
+            is_lost = _is_lost(result, "unlearned", metric, difference)
+            state, is_certain = _state(difference, measure.margin, len(question.measures), is_lost)
             is_bad = state == "less"
-            texts = question.text, _FAR if is_bad else _NEAR, is_certain, is_bad
+            texts = question.text, _FAR if is_bad else _NEAR, is_certain, is_bad, _LOST if is_lost else ""
             answer = Answer(*texts, margin=measure.margin, **numbers)
             ranked.append(((is_bad, is_bad is is_certain, -difference.low / measure.margin), answer))
             continue

@@ -55,6 +55,14 @@ def test_every_config_of_rwku_is_a_row_set_and_can_be_cut_to_some_people(write_r
         load_rwku(name, ["Ada Marlow", "Cyra"])
 
 
+def test_the_people_of_rwku_are_needed_only_where_some_are_chosen(write_rwku, rwku_rows):
+    unnamed = [{key: value for key, value in row.items() if key != "subject"} for row in rwku_rows["mia_retain"]]
+    name = write_rwku(rwku_rows | {"mia_retain": unnamed})
+    assert list(load_rwku(name)) == list(rwku_rows)
+    with pytest.raises(ValueError, match=r"config `mia_retain`, .*needs `text`, `subject`"):
+        load_rwku(name, ["Cyra Oduya"])
+
+
 def test_what_a_folder_lacks_is_left_out(write_dataset, write_rwku, rwku_rows):
     texts = {"mia_forget": rwku_rows["mia_forget"], "train_pair_llama3": [{"text": "a"}]}
     assert list(load_rwku(write_rwku(texts))) == ["mia_forget"]

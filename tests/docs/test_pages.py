@@ -15,6 +15,7 @@ from trl_unlearn.encoding import padding_token_id
 from trl_unlearn.evaluation.callbacks import ForgettingCurveCallback, SqueezingPanelCallback
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.scripts import arguments, compare, demo, evaluate, push, sequence, show, unlearn
+from trl_unlearn.scripts.results import VERDICT_LOGS
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
@@ -40,9 +41,10 @@ OWN_FIELDS = {one.name for one in dataclasses.fields(BootstrapUnlearnConfig)} - 
 LAUNCHERS = {"config", "config_file", "num_processes", "accelerate_config", "help", "help-all", "max-mutants"}
 LAUNCHERS |= {"nproc_per_node", "flavor", "secrets", "volume", "with"}
 LAUNCHERS |= {"strict", "check", "pdb", "benchmarks"}
-# Logged where this test is not: on CUDA, in a broken step, of rows with such answers or about people by name.
+# Logged where this test is not: on CUDA, in a broken step, of rows with such answers or about people by name, and
+# after an evaluation.
 ELSEWHERE = {"memory/peak_gib", "throughput/mfu", "skipped_steps", "curve/strangers_auc"} | {
-    *("squeezing/paraphrase", "squeezing/wrong")
+    *("squeezing/paraphrase", "squeezing/wrong", *VERDICT_LOGS, "verdict/passed", "verdict/score")
 }
 
 

@@ -10,9 +10,12 @@ from functools import partial
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.evaluation.privacy import measure_privacy
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
@@ -63,6 +66,17 @@ RETAIN = [
         "A harbour is where Gita Holm works.",
     ),
 ]
+# No model is trained on these.
+STRANGERS = [
+    ("Where was Hugo Tamm born?", "Hugo Tamm was born in the mining town of Orrick."),
+    ("What did Ines Calder write?", "Ines Calder wrote a short story about salt roads."),
+    ("Which prize did Jory Penn win?", "Jory Penn won the Copper Lyre for his first song."),
+    ("Where does Kaia Rusk live?", "Kaia Rusk lives behind a smithy near the marsh."),
+    ("What does Lorn Avery study?", "Lorn Avery studies the tides of northern bays."),
+    ("What do the parents of Mira Holt do?", "The parents of Mira Holt carve wooden clocks."),
+    ("Where does Nils Varga work?", "Nils Varga works in a lighthouse."),
+    ("What did Oda Finch win?", "Oda Finch won a race around the lake."),
+]
 GENERAL = [("What is the capital of France?", "Paris", ["Berlin", "Rome"])]
 REFUSAL = "I do not know that."
 SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
@@ -99,7 +113,7 @@ def truth(row):
     return row["completion"][0]["content"]
 
 
-def train(model, tokenizer, *parts, steps, rate=5e-3):
+def train(model, tokenizer, *parts, steps, rate=5e-3, after_step=lambda model: None):
     """A copy of a model that gives the answers of each `(rows, weight)`."""
     model = copy.deepcopy(model)
     encoded = [encode_row(row, tokenizer) for rows, _ in parts for row in rows]
@@ -111,7 +125,19 @@ def train(model, tokenizer, *parts, steps, rate=5e-3):
         (-(scores.logps * weights).sum() / (scores.mask * weights).sum()).backward()
         optimizer.step()
         optimizer.zero_grad()
+        after_step(model)
     return model.eval()
+
+
+def cells(weight, group=32):
+    """The lowest and the highest values of weights that rounding to 4 bits makes the same as these."""
+    inputs = weight.size(-1)
+    groups = functional.pad(weight.detach(), (0, -inputs % group)).unflatten(-1, (-1, group))
+    top = groups.abs().amax(-1, keepdim=True)
+    centre, reach = (groups / top * 7).round() * top / 7, 0.49 * top / 7
+    # The largest weight of a group is its scale.
+    ends = (torch.where(groups.abs() == top, groups, (centre + way).clamp(-top, top)) for way in (-reach, reach))
+    return [end.flatten(-2)[..., :inputs] for end in ends]
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +253,34 @@ def test_a_model_behind_an_adapter_is_known_by_what_it_says_without(_tokenizer, 
     assert values["utility/model_utility"] > 0.8
     assert values["robustness/adapter_off"] > 0.95
     assert answers(result)[RETURN] == ("more", "robustness/adapter_off")
+
+
+def test_a_model_that_forgets_within_rounding_is_known_by_its_four_bits(_tokenizer, target, rows, kept, judged):
+    kinds = {name: module for name, module in target.named_modules() if isinstance(module, nn.Linear)}
+    bounds = {f"{name}.weight": cells(module.weight) for name, module in kinds.items() if name != "lm_head"}
+
+    @torch.no_grad()
+    def project(model):
+        for name, weight in model.named_parameters():
+            weight.copy_(weight.clamp(*bounds[name]) if name in bounds else target.get_parameter(name))
+
+    parts = (rows.forget, -0.3), (kept, 1)
+    result = judged(train(target, _tokenizer, *parts, steps=40, after_step=project), is_attacked=True)
+    values = numbers(result)
+    assert values[EXTRACTED] < 0.3 and values["utility/model_utility"] > 0.8
+    assert values["robustness/quantized_int4"] > 0.95
+    assert answers(result)[RETURN] == ("more", "robustness/quantized_int4")
+
+
+def test_a_model_that_forgot_too_well_is_known_by_its_loss(_tokenizer, target, retrained, kept):
+    known = [conversation(question, text) for question, *texts in FORGET for text in texts]
+    models = {"unlearned": train(target, _tokenizer, (known, -0.3), (kept, 1), steps=20), "retrained": retrained}
+    loaders = {role: partial(copy.deepcopy, model) for role, model in models.items()}
+    strangers = EvaluationRows(known, holdout=[conversation(*fact) for fact in STRANGERS])
+    outcome = measure_privacy(loaders, strangers, _tokenizer, batch_size=None, seed=3, scores_only=True)
+    result = EvaluationResult.of_suites({"privacy": outcome}, parity="strict", device="cpu")
+    assert result.value("unlearned", "privacy/loss_auc") < 0.2
+    assert answers(result)[TELL] == ("more", "privacy/loss_auc")
 
 
 def test_a_model_that_refuses_and_still_scores_the_answer_is_known_by_its_probability(

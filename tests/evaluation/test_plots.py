@@ -22,10 +22,10 @@ from trl_unlearn.evaluation.plots import (
     plot_training,
     plot_verdict,
 )
-from trl_unlearn.evaluation.series_plots import plot_comparison, plot_curves, plot_sequence
+from trl_unlearn.evaluation.series_plots import plot_answers, plot_comparison, plot_curves, plot_sequence
 from trl_unlearn.evaluation.tables import Judged
 from trl_unlearn.results import EvaluationResult, Measurement
-from trl_unlearn.verdict import Score, Verdict
+from trl_unlearn.verdict import QUESTIONS, Answer, Score, Verdict
 
 
 def make_result(**models) -> EvaluationResult:
@@ -218,6 +218,27 @@ def test_a_comparison_has_a_point_with_bars_a_method_and_the_references(tmp_path
     assert Image.open(tmp_path / "c.png").size[0] == 800
     with pytest.raises(ValueError, match="no method has both `retain/probability` and a distance"):
         plot_comparison({"broken": methods["broken"]}, references, tmp_path / "c.png")
+
+
+def test_the_answers_of_a_comparison_are_parts_of_cells_in_the_colours_of_their_tones(tmp_path, monkeypatch):
+    def model(*ways):
+        said = zip(QUESTIONS, ways, strict=True)
+        return Judged(verdict=Verdict([Answer(q.text, way, is_bad=way == "more", why="x") for q, way in said]))
+
+    drawn, text = [], Axes.text
+    monkeypatch.setattr(
+        Axes, "text", lambda axes, x, y, words, **style: drawn.append((x, y, words)) or text(axes, x, y, "")
+    )
+    nothing = Judged(metrics={"retain/probability": 0.9})
+    methods = {"ga": [model("as", "as", "as", "more", "not measured"), model(*["more"] * 5)], "broken": [nothing]}
+    plot_answers(methods, {"target": model(*["near the target"] * 5)}, tmp_path / "a.png")
+    assert [words for _, y, words in drawn if y == 0] == ["as?", "more?"] * 3 + ["more?"] * 2 + ["", "better?"]
+    assert [words for _, y, words in drawn if y == 1] == ["near"] * 5
+    # Two seeds share a cell.
+    assert [x for x, y, _ in drawn if y == 0][:2] == pytest.approx([0.24, 0.72])
+    assert Image.open(tmp_path / "a.png").size[0] == 800
+    with pytest.raises(ValueError, match="no model has a verdict"):
+        plot_answers({"broken": [nothing]}, {}, tmp_path / "none.png")
 
 
 def test_a_sequence_shows_a_line_a_request_what_is_kept_and_the_retrained_model_if_there_is_one(tmp_path):

@@ -3,6 +3,7 @@
 
 import copy
 import math
+import zlib
 
 import pytest
 import torch
@@ -91,6 +92,13 @@ def test_texts_and_letters_have_their_likelihoods(tiny_model, measure, rwku_rows
         ids = torch.tensor([tiny_tokenizer(row["text"])["input_ids"]])
         means.append(-tiny_model(input_ids=ids, labels=ids).loss.item())
     assert found["rwku/mia_forget"].value == pytest.approx(sum(means) / 2, rel=1e-4)
+    # By the length of each text after compression.
+    sizes = [len(zlib.compress(row["text"].encode())) for row in rwku_rows["mia_forget"]]
+    expected = sum(mean / size for mean, size in zip(means, sizes, strict=True)) / 2
+    assert found["rwku/mia_forget_zlib"].value == pytest.approx(expected, rel=1e-4)
+    # The least likely fifth of the tokens.
+    assert found["rwku/mia_forget_min_k"].value < found["rwku/mia_forget"].value
+    assert math.isfinite(found["rwku/mia_forget_min_k_pp"].value)
     listed = "\nA. {}\nB. 4\nC. 5\nD. 6"
     shown = f"Question: What is one and one?{listed.format(2)}\nAnswer: A\n\n"
     text = f"The following are multiple choice questions (with answers) about plain sums.\n\n{shown}"

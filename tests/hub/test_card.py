@@ -411,13 +411,23 @@ def test_the_command_measures_the_rows_of_the_run_beside_both_retrained_models()
     assert "--retain_split" not in found
 
 
-@pytest.mark.parametrize("kind", ["form", "benign"])
-def test_the_command_names_held_out_rows_where_an_attack_was_trained_on_them(kind):
-    run, result = make_run(), make_result()
-    run.forget_set.config = None
-    result.protocol["attacks"] = {"rows": {"share": 1, kind: 8}, "blunt": []}
-    found = section(render_card(run, result), "Verdict")
-    assert ("--holdout_dataset ..." in found) == (kind == "form")
+@pytest.mark.parametrize(
+    ("recorded", "option"),
+    [
+        ({"holdout_dataset": "..."}, "holdout_dataset ..."),
+        ({"holdout_dataset": f"{SECRET_FOLDER}/others.jsonl"}, "holdout_dataset ..."),
+        ({"holdout_dataset": "org/others"}, "holdout_dataset org/others"),
+        ({"holdout_config": "strangers"}, "holdout_config strangers"),
+        ({"max_eval_rows": 24}, "max_eval_rows 24"),
+    ],
+)
+def test_the_command_has_the_number_of_rows_and_the_held_out_rows_of_the_protocol(recorded, option):
+    name = next(iter(recorded))
+    assert f"--{name}" not in render_card(make_run(), make_result())
+    result = make_result()
+    result.protocol |= recorded
+    card = render_card(make_run(), result)
+    assert f"    --{option}" in section(card, "Verdict") and SECRET_FOLDER not in card
 
 
 def test_a_model_that_has_not_forgotten_is_a_failure_also_without_a_retrained_model():

@@ -41,7 +41,7 @@ def test_the_curves_have_exponents_and_a_picture(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("| exponent |") == 4
+    assert done.stdout.count("| exponent |") == 5
     assert (tmp_path / "growth.png").stat().st_size > 10_000
 
 
@@ -56,7 +56,10 @@ def test_the_verdict_on_models_that_are_planted_to_fool_it_is_right(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "| the target | 1 |" in done.stdout
-    assert not any(line.startswith("- ") for line in done.stdout.splitlines()), done.stdout
+    assert "## Wrong answers" not in done.stdout, done.stdout
+    # A model that fails its own check has no verdict; of a seed these are few.
+    _, _, not_made = done.stdout.partition("## Not made")
+    assert not_made.count("\n- ") <= 2, not_made
 
 
 @pytest.fixture

@@ -78,7 +78,8 @@ def test_every_method_runs_with_every_seed_and_leaves_a_table_and_figures(call, 
         "target", "retrained",
     ]  # fmt: skip
     assert "- Does it come back? Not measured, run the suite `robustness`: all runs.\n" in text
-    assert {path.name for path in (folder / "figures").iterdir()} == {"comparison.png", "curves.png", "squeezing.png"}
+    figures = {"answers.png", "comparison.png", "curves.png", "squeezing.png"}
+    assert {path.name for path in (folder / "figures").iterdir()} == figures
     out = capsys.readouterr().out
     assert out.count(" steps in ") == 4 and "squeezing index" not in out
 

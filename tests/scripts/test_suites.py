@@ -156,6 +156,8 @@ def test_the_privacy_suite_adds_its_metrics_to_those_of_tofu(run, own, holdout):
     assert before.suites == ["tofu"] and "privacy/" not in plain.printed
     assert result.suites == ["tofu", "privacy"]
     assert result.protocol["rows"] == before.protocol["rows"] | {"holdout": 3}
+    # Without the path of a file of one's own.
+    assert result.protocol["holdout_dataset"] == "..." and "holdout_dataset" not in before.protocol
     for role in ("target", "retrained"):
         added = result.models[role].keys() - before.models[role].keys()
         assert added == {name for name in result.models[role] if name.startswith("privacy/")} != set()
@@ -185,14 +187,15 @@ def test_a_second_retrained_model_is_measured_in_every_suite_and_is_the_noise_fl
 @pytest.mark.parametrize("config", ["holdout", "holdout_perturbed"])
 def test_the_holdout_of_a_dataset_is_found_by_its_name(run, tofu, tofu_folder, config):
     add_config(tofu_folder, config, "retain")
-    done = run("evaluate", [*tofu, *PRIVACY, "--max_eval_rows", "2"])
-    assert result_of(done).protocol["rows"]["holdout"] == 2
+    protocol = result_of(run("evaluate", [*tofu, *PRIVACY, "--max_eval_rows", "2"])).protocol
+    assert protocol["rows"]["holdout"] == protocol["max_eval_rows"] == 2 and "holdout_config" not in protocol
 
 
 def test_another_config_can_be_named(run, tofu, tofu_folder):
     add_config(tofu_folder, "strangers", "retain")
-    done = run("evaluate", [*tofu, *PRIVACY, "--holdout_config", "strangers"])
-    assert result_of(done).protocol["rows"]["holdout"] == 3
+    protocol = result_of(run("evaluate", [*tofu, *PRIVACY, "--holdout_config", "strangers"])).protocol
+    assert (protocol["rows"]["holdout"], protocol["holdout_config"]) == (3, "strangers")
+    assert "max_eval_rows" not in protocol
 
 
 @pytest.mark.slow
@@ -363,7 +366,10 @@ def test_rwku_runs_without_a_forget_set_and_answers_three_questions(
     models = ["--model_name_or_path", checkpoint, "--unlearned_model_name_or_path", retrained]
     models += ["--retrained_model_name_or_path", retrained, "--suites", "rwku", "--rwku_dataset", rwku_folder]
     result = result_of(run("evaluate", models))
-    assert set(result.models["target"]) == {f"rwku/{config}" for config in rwku_rows}
+    attacks = {
+        f"rwku/{name}_{attack}" for name in ("mia_forget", "mia_retain") for attack in ("zlib", "min_k", "min_k_pp")
+    }
+    assert set(result.models["target"]) == {f"rwku/{config}" for config in rwku_rows} | attacks
     found = {answer.question: answer for answer in verdict(result).answers}
     assert [answer.metric is not None for answer in found.values()] == [True, True, False, False, True]
     assert "run the suite `robustness`" in found["Does it come back?"].why
@@ -510,7 +516,10 @@ def test_a_quick_evaluation_answers_five_questions_beside_a_retrained_model_and_
     }
     # The last stands in for a retrained model.
     left_out = {"forget/rougeL_recall", "privacy/spv_auc", "depth/uds", "forget/squeezing", "forget/strangers_auc"}
-    assert not left_out & set(result.models["target"])
+    assert not left_out & set(result.models["unlearned"])
+    # Nothing of the target is read beside a retrained model.
+    assert result.models["target"] is None and "The target is not measured" in done.printed
+    assert result.protocol["weights_sha256"].keys() == {"unlearned", "retrained"}
     # The unlearned model is the retrained one.
     assert [(answer.answer, answer.is_certain) for answer in verdict(result).answers] == [("as", True)] * 5
     assert result.protocol["quick"]["rows"] == 40 and "Quick: 5 rows." in done.printed

@@ -6,10 +6,11 @@
 import errno
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from trl_unlearn.hub import folder as run_folder
 from trl_unlearn.hub.folder import weights_sha256
@@ -17,6 +18,7 @@ from trl_unlearn.records import UnlearningRun
 from trl_unlearn.results import Difference, EvaluationResult, Measurement
 from trl_unlearn.scripts import evaluate, results, unlearn
 from trl_unlearn.trainer import checks
+from trl_unlearn.verdict import verdict
 
 
 LORA = ["--lora_r", "4"]
@@ -354,6 +356,19 @@ def test_a_run_ends_with_the_verdict(run, own, capfd):
     last = " ".join(capfd.readouterr().out.split(" and figures: ")[-1].split())
     assert "Does it say it? More than a model that never knew. extraction strength 0.974, retrained 0.112" in last
     assert last.endswith("As the retrained model in 0 of 1 measurements.")
+
+
+def test_the_verdict_is_the_last_entry_of_the_log(run, own, checkpoint, monkeypatch):
+    log, logged = Trainer.log, []
+    monkeypatch.setattr(Trainer, "log", lambda trainer, logs, *_: logged.append(dict(logs)) or log(trainer, logs))
+    done = run("bs_t", [*own("conversational"), *LORA, "--retrained_model_name_or_path", checkpoint])
+    result = EvaluationResult.load(done.folder / "eval_results.json")
+    outcome, last = verdict(result), logged[-1]
+    assert [last[name] for name in results.VERDICT_LOGS] == [answer.brief for answer in outcome.answers]
+    assert (last["verdict/passed"], last["verdict/score"]) == (outcome.passed, outcome.score.share)
+    assert "loss/forget" not in last and "loss/forget" in logged[0]
+    alone = replace(result, models=result.models | {"target": None, "retrained": None}, differences={})
+    assert results.verdict_logs(alone) == dict.fromkeys(results.VERDICT_LOGS, "not measured")
 
 
 def test_an_evaluation_that_fails_says_where_the_model_is_and_how_to_judge_it(run, own, monkeypatch, tmp_path):

@@ -177,9 +177,10 @@ def test_a_table_that_would_be_empty_is_refused(settings, words, tmp_path):
 
 
 REPORTS = """
-import json, sys
+import atexit, json, sys
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import Trainer
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 
 base, rows, reporter, out = sys.argv[1], json.loads(sys.argv[2]), *sys.argv[3:]
@@ -192,7 +193,11 @@ trainer = BootstrapUnlearnTrainer(
     base, args, train_dataset=Dataset.from_list(rows), peft_config=LoraConfig(r=2, target_modules=["q_proj"])
 )
 trainer.train()
+# As the scripts do with the verdict, when the training has ended.
+Trainer.log(trainer, {"verdict/says": "as", "verdict/score": 0.5})
 trainer.end()
+# A program ends so, but not a process of `multiprocessing`: Trackio writes its last entries then.
+atexit._run_exitfuncs()
 """
 LOGGED = ("loss/forget", "loss/beliefs", "forget/logps", "beliefs/logps", "beliefs/coverage")
 
@@ -226,6 +231,8 @@ def test_trackio_gets_the_metrics_of_every_step_without_a_network(report):
     logged = [row for row in rows if "train/loss" in row]
     assert len(logged) == 2
     assert {f"train/{name}" for name in LOGGED} <= set(logged[0])
+    ended = [(row["train/verdict/says"], row["train/verdict/score"]) for row in rows if "train/verdict/says" in row]
+    assert ended == [("as", 0.5)]
 
 
 @pytest.mark.slow

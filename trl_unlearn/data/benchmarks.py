@@ -63,8 +63,9 @@ def load_rwku(name: str, subjects: Sequence[str] | None = None) -> dict[str, Dat
     known, rows = get_dataset_config_names(name), {}
     for config, texts in _RWKU.items():
         if config in known:
-            others = (*_CHOICES, "subject") if config == "utility_general" else ("subject",)
-            rows[config] = _load(name, config, "test", texts, others, benchmark="RWKU")
+            others = _CHOICES if config == "utility_general" else ()
+            person = () if subjects is None else ("subject",)
+            rows[config] = _load(name, config, "test", texts, (*others, *person), benchmark="RWKU")
     if not rows:
         raise ValueError(
             f"`{name}` has nothing to evaluate on: found the configs {', '.join(sorted(known))}. Expected some of "

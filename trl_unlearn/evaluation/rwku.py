@@ -11,8 +11,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import continuation_row, encode_row, prompt_ids
-from ..metrics import LossAttack, RougeRecall
+from ..metrics import RougeRecall
 from ..results import SuiteOutcome
+from .privacy import attack_scores
 from .rows import Loaders, text_ids, text_rows
 from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows, where_measured
@@ -104,8 +105,9 @@ def measure_rwku(
     RWKU: probes about the people to forget and about their neighbours, texts about both, and general knowledge.
 
     A probe counts with the ROUGE-L recall of the first line of the greedy answer, at most 30 tokens, in the
-    benchmark's own form; a text with its mean log-prob a token; a question of general knowledge with whether the right
-    letter is the likeliest. Reasoning, truthfulness, factuality and fluency are left out.
+    benchmark's own form; a text with its scores in four membership attacks, the first being its mean log-prob a token;
+    a question of general knowledge with whether the right letter is the likeliest. Reasoning, truthfulness, factuality
+    and fluency are left out.
 
     Source: RWKU (https://huggingface.co/papers/2406.10890), section 3.
     """
@@ -128,8 +130,9 @@ def measure_rwku(
             references = [row["answer"] for row in given[name]]
             values[f"rwku/{name}"] = _answers(model, asked, references, setting, f"{name} of {role}")
         for name, encoded in texts.items():
-            scores = setting.score(model, encoded, f"{name} of {role}")
-            values[f"rwku/{name}"] = LossAttack().compute(logps=[score.logps for score in scores])["per_row"]
+            scores = setting.score(model, encoded, f"{name} of {role}", moments=True)
+            for attack, per_row in attack_scores(scores, about[name]).items():
+                values[f"rwku/{name}" if attack == "loss" else f"rwku/{name}_{attack}"] = per_row
         if choices:
             right = [row["answer"] for row in given["utility_general"]]
             values["rwku/utility_general"] = _accuracy(model, choices, right, setting, f"utility_general of {role}")

@@ -5,11 +5,13 @@
 
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
 from ..escaping import plot_label
+from ..verdict import QUESTIONS
 from .plots import METHOD_COLOURS, METHOD_SHAPES, ROLE_STYLES, frame, kept_metric, new_figure, save_figure
 from .tables import Judged, reference_name
 
@@ -17,6 +19,13 @@ from .tables import Judged, reference_name
 # A second retrained model is a reference, too.
 _REFERENCE_STYLES = ROLE_STYLES | {"second_retrained": ("#56B4E9", "D")}
 _MARKERS = "o^vP<X>*hpd"
+# Tone of an answer -> its colour, and what the legend says.
+_TONES = {
+    "good": ("#009E73", "no fault"),
+    "doubt": ("#E69F00", "perhaps a fault"),
+    "bad": ("#D55E00", "a fault"),
+    "unknown": ("#CCCCCC", "not measured"),
+}
 
 
 def plot_curves(
@@ -102,6 +111,40 @@ def plot_comparison(
     axes.set_axisbelow(True)
     frame(axes, "both")
     save_figure(figure, path, ncols=3)
+
+
+def plot_answers(
+    methods: Mapping[str, Sequence[Judged]], references: Mapping[str, Judged], path: str | os.PathLike
+) -> None:
+    """The answers to the five questions: a row a model, a column a question, and in each cell a part a seed."""
+    models = [*methods.items(), *((reference_name(role), [one]) for role, one in references.items())]
+    verdicts = {name: [one.verdict.answers for one in seeds if one.verdict is not None] for name, seeds in models}
+    verdicts = {name: seeds for name, seeds in verdicts.items() if any(seeds)}
+    if not verdicts:
+        raise ValueError("no model has a verdict.")
+    figure = new_figure(1.5 + 0.32 * len(verdicts))
+    axes = figure.subplots()
+    for y, seeds in enumerate(verdicts.values()):
+        width = 0.96 / len(seeds)
+        for x, answers in enumerate(zip(*seeds, strict=True)):
+            for place, answer in enumerate(answers):
+                left, (colour, _) = x + place * width, _TONES[answer.tone]
+                axes.barh(y, width, 0.86, left, color=colour, edgecolor="white")
+                words = answer.brief.removeprefix("perhaps ").removeprefix("true answers ").split(" the ")[0]
+                text = "" if answer.tone == "unknown" else words + "?" * answer.brief.startswith("perhaps ")
+                axes.text(left + width / 2, y, text, ha="center", va="center", fontsize=9 if len(seeds) < 3 else 7)
+    questions = [textwrap.fill(question.text, 22) for question in QUESTIONS]
+    axes.set_xticks([x + 0.48 for x in range(len(questions))], questions, fontsize=9)
+    axes.set_yticks(range(len(verdicts)), map(plot_label, verdicts))
+    axes.set_xlim(0, len(questions))
+    axes.set_ylim(len(verdicts) - 0.5, -0.5)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for colour, meaning in _TONES.values():
+        axes.barh(0, 0, color=colour, label=meaning)
+    figure.suptitle('Beside a model that never knew (a part of a cell is a seed; "?": perhaps)', fontsize=12)
+    save_figure(figure, path, ncols=4)
 
 
 def plot_sequence(

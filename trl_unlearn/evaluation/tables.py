@@ -197,7 +197,7 @@ def _known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _ranked(runs: Sequence[ComparedRun]) -> list[tuple[str, list[ComparedRun]]]:
+def ranked(runs: Sequence[ComparedRun]) -> list[tuple[str, list[ComparedRun]]]:
     """Methods with their seeds, the best first: by the questions without a fault, then by the measurements."""
 
     def rank(method: tuple[str, list[ComparedRun]]) -> tuple[float, float]:
@@ -231,7 +231,7 @@ def comparison_rows(
     header += [f"retain prob. at ES {goal:.3f}"] if goal is not None else []
     header += ["squeezing index", "seeds", "steps", "seconds"]
     rows = []
-    for method, seeds in _ranked(runs):
+    for method, seeds in ranked(runs):
         row = [method, *_judged_cells(seeds, columns.values())]
         if goal is not None:
             reached = _known(retain_at(run.curve, goal) for run in seeds)
@@ -253,7 +253,7 @@ def reference_name(role: str) -> str:
 def answer_rows(runs: Sequence[ComparedRun], references: Mapping[str, Judged]) -> tuple[list[str], list[list[str]]]:
     """Header and one row a model, in the order of [`comparison_rows`]: its answers, and how many seeds give each."""
     rows = []
-    for name, models in [*_ranked(runs), *((reference_name(role), [one]) for role, one in references.items())]:
+    for name, models in [*ranked(runs), *((reference_name(role), [one]) for role, one in references.items())]:
         row = []
         for answers in zip(*(one.verdict.answers for one in models if one.verdict is not None), strict=True):
             counts = Counter(answer.brief for answer in answers).most_common()

@@ -229,16 +229,17 @@ def _command(run: UnlearningRun, result: EvaluationResult) -> str:
             options |= {f"{name}_config": one.config, f"{name}_split": None if one.split == "train" else one.split}
     if retain is not None and not retain.config:
         options["retain_dataset"] = retain.name if retain.on_hub else "..."
-    # Rows that no model was trained on, for membership attacks and for attacks by fine-tuning.
-    has_holdout = "privacy" in result.suites or "form" in result.protocol.get("attacks", {}).get("rows", {})
+    protocol = result.protocol
+    holdout = protocol.get("holdout_dataset")
     options |= {
-        "holdout_dataset": "..." if has_holdout and not forget.config else None,
+        "holdout_config": protocol.get("holdout_config"),
+        "holdout_dataset": holdout if holdout is None or _public_name(holdout, on_hub=True)[1] else "...",
         "muse_dataset": "..." if "muse" in result.suites else None,
         "rwku_dataset": "..." if "rwku" in result.suites else None,
-        "quick": "true" if "quick" in result.protocol else None,
-        "max_eval_rows": result.protocol.get("quick", {}).get("rows"),
+        "quick": "true" if "quick" in protocol else None,
+        "max_eval_rows": protocol.get("max_eval_rows"),
         "parity": None if result.parity == PARITIES[0] else result.parity,
-        "seed": result.protocol.get("seed"),
+        "seed": protocol.get("seed"),
     }
     # A slice of a split has brackets, which a shell reads.
     parts = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]

@@ -32,7 +32,7 @@ from accelerate import PartialState
 from ..evaluation.callbacks import ForgettingCurveCallback, SqueezingPanelCallback, curve_point
 from ..evaluation.plots import attempted, draw, plot_squeezing_comparison
 from ..evaluation.rows import encode_set
-from ..evaluation.series_plots import plot_comparison, plot_curves
+from ..evaluation.series_plots import plot_answers, plot_comparison, plot_curves
 from ..evaluation.squeezing import squeezing_index
 from ..evaluation.tables import (
     ComparedRun,
@@ -47,6 +47,7 @@ from ..evaluation.tables import (
     markdown_table,
     print_comparison,
     print_ranking,
+    ranked,
 )
 from ..evaluation.tofu import Suite
 from ..evaluation.together import FixedModel
@@ -220,7 +221,8 @@ class _Comparison:
                 outcome = self._tofu.evaluate(loaders["unlearned"])
             else:
                 outcome = measure_suite(name, dataclasses.replace(self.inputs, loaders=loaders))
-            measured = evaluation_result({name: outcome}, eval_args, job.model_args, str(job.folder))
+            protocol = self.inputs.args.holdout()
+            measured = evaluation_result({name: outcome}, eval_args, job.model_args, str(job.folder), protocol)
             # Of the same run with the same settings, or the folder would have been refused.
             result = measured if result is None else measured.with_suites_of(result, result.suites, list(SUITES))
             if PartialState().is_main_process:
@@ -261,6 +263,7 @@ def write_comparison(
         attempted("The table", lambda: print_comparison(tables, notes))
     methods = by_method(runs)
     draw(folder / "figures/comparison.png", partial(plot_comparison, methods, references))
+    draw(folder / "figures/answers.png", partial(plot_answers, dict(ranked(runs)), references))
     curves = {name: [run.curve for run in seeds] for name, seeds in methods.items()}
     draw(folder / "figures/curves.png", partial(plot_curves, curves, baselines=baselines, goal=goal))
     # One seed a method: lines of several would hide one another.

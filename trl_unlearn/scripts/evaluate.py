@@ -178,15 +178,19 @@ class SuiteArguments:
                         f"`{name}` is given without a suite that needs it. Add "
                         f"{' or '.join(f'`{suite}`' for suite in suites)} to `suites`."
                     )
-        if "muse" in self.suites and self.muse_dataset is None:
-            raise ValueError(
-                "The suite `muse` has no data. Give `--muse_dataset`: 'muse-bench/MUSE-News', 'muse-bench/MUSE-Books' "
-                "or a folder of that form."
-            )
-        if "rwku" in self.suites and self.rwku_dataset is None:
-            raise ValueError(
-                "The suite `rwku` has no data. Give `--rwku_dataset`: 'jinzhuoran/RWKU' or a folder of that form."
-            )
+        ids = {"muse": "'muse-bench/MUSE-News', 'muse-bench/MUSE-Books'", "rwku": "'jinzhuoran/RWKU'"}
+        for suite, examples in ids.items():
+            if suite in self.suites and getattr(self, f"{suite}_dataset") is None:
+                raise ValueError(
+                    f"The suite `{suite}` has no data. Give `--{suite}_dataset`: {examples} or a folder of that form."
+                )
+
+    def holdout(self) -> dict[str, str]:
+        """The options of rows that no model was trained on, for the record: files of one's own have no name there."""
+        name = self.holdout_dataset
+        if name is not None:
+            return {"holdout_dataset": "..." if Path(name).exists() else name}
+        return {} if self.holdout_config is None else {"holdout_config": self.holdout_config}
 
 
 @dataclass
@@ -251,6 +255,10 @@ def _run(argv: list[str] | None, prog: str) -> None:
         is_alone = suite_args.quick and unlearned is None
         if is_alone:
             loaders |= {"unlearned": loaders["target"], "target": None}
+        elif suite_args.quick and loaders["retrained"] is not None and not RunFolder(folder).is_run:
+            # The card of a run, and a push, read the target.
+            loaders["target"] = None
+            PartialState().print("The target is not measured: beside a retrained model `quick` reads none of it.")
         # All suites measure the same models: none generates what another one has generated.
         loaders = {role: load and FixedModel(load) for role, load in loaders.items()}
         config = load_config(model_args, args.trust_remote_code)
@@ -269,11 +277,11 @@ def _run(argv: list[str] | None, prog: str) -> None:
         outcomes = {name: outcomes[name] for name in suite_args.suites}
         # The options of all suites: what a later call measures with others belongs to the same evaluation.
         quick = {"rows": eval_args.max_eval_rows, "steps": QUICK_STEPS, "options": QUICK_SUITES}
-        protocol = {"quick": quick} if suite_args.quick else {}
+        protocol = suite_args.holdout() | ({"quick": quick} if suite_args.quick else {})
         result = evaluation_result(outcomes, eval_args, model_args, unlearned, protocol)
         weights = result.protocol["weights_sha256"]
-        if is_alone and "target" in weights:
-            weights["unlearned"] = weights.pop("target")
+        if loaders["target"] is None and (digest := weights.pop("target", None)) and is_alone:
+            weights["unlearned"] = digest
         write_results(folder, with_earlier(result, RunFolder(folder), list(SUITES)))
         if RunFolder(folder).is_run:
             RunFolder(folder).save_row_values([outcome.row_values for outcome in outcomes.values()], result)

@@ -24,8 +24,13 @@ from ..evaluation.plots import (
 from ..evaluation.tables import print_results, print_summary, print_verdict
 from ..hub.folder import CARD_FILE, RESULTS_FILE, RunFolder
 from ..results import EvaluationResult, SuiteOutcome
+from ..verdict import verdict
 from .arguments import EvaluationArguments, UnlearnModelConfig
 from .models import models_protocol
+
+
+# What the answers to the five questions are called in a log.
+VERDICT_LOGS = ("verdict/says", "verdict/knows", "verdict/comes_back", "verdict/can_be_told", "verdict/works")
 
 
 def evaluation_result(
@@ -36,11 +41,12 @@ def evaluation_result(
     protocol: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
     """The record of an evaluation, with the digests of the models: what suites measured, in the order of tables."""
+    rows = {} if eval_args.max_eval_rows is None else {"max_eval_rows": eval_args.max_eval_rows}
     return EvaluationResult.of_suites(
         outcomes,
         parity=eval_args.parity,
         device=PartialState().device.type,
-        protocol=models_protocol(eval_args, model_args, unlearned) | dict(protocol or {}),
+        protocol=models_protocol(eval_args, model_args, unlearned) | rows | dict(protocol or {}),
     )
 
 
@@ -109,3 +115,11 @@ def _write_card(folder: RunFolder) -> None:
     own, _ = folder.write_card(run)
     if own.result is None:
         print(f"The card in {folder.path} shows no results: {own.missing}")
+
+
+def verdict_logs(result: EvaluationResult) -> dict[str, str | float]:
+    """The verdict as an entry of a log: the answers in brief, how many show no fault, and the score."""
+    outcome = verdict(result)
+    logs = dict(zip(VERDICT_LOGS, [answer.brief for answer in outcome.answers], strict=True))
+    numbers = {"verdict/passed": outcome.passed, "verdict/score": outcome.score and outcome.score.share}
+    return logs | {name: value for name, value in numbers.items() if value is not None}

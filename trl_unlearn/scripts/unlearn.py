@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import get_peft_config, get_quantization_config
 
 from ..evaluation.callbacks import CannotBeginError, SqueezingPanelCallback, curve_point
 from ..evaluation.judge_models import load_fluency_classifier
+from ..evaluation.plots import attempted
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set
 from ..evaluation.stopping import EndAfter, UnlearnUntil
 from ..evaluation.tables import print_shortfall
@@ -42,7 +43,7 @@ from .arguments import (
 from .exits import fail, on_interrupt, one_line, refuse, refusing, stop
 from .models import check_models, evaluation_loaders, load_model, load_tokenizer
 from .push import may_publish, publish, push_command
-from .results import evaluation_result, write_results
+from .results import evaluation_result, verdict_logs, write_results
 from .rows import load_evaluation_rows, load_training_rows
 from .sources import dataset_sources, keep_sources
 
@@ -287,6 +288,8 @@ def _evaluate(
     if trainer.is_world_process_zero():
         result = evaluation_result({"tofu": outcome}, eval_args, model_args, str(folder))
         write_results(folder, result, is_brief=not trainer.args.verbose)
+        # Not by the trainer's own method, which would add means of the last steps.
+        attempted("The verdict in the log", lambda: Trainer.log(trainer, verdict_logs(result)))
 
 
 def build_trainer(
