@@ -26,6 +26,8 @@ from trl_unlearn.trainer.inputs import refusal_of, with_refusals
 from trl_unlearn.trainer.run_record import RunClock, build_run_record
 from trl_unlearn.trainer.step import StepRow, retain_index
 
+from ..families import build
+
 
 LORA = {"r": 4, "target_modules": "all-linear"}
 
@@ -159,6 +161,26 @@ def test_beliefs_in_slices_give_the_gradients_of_one_pass(
     assert passes[0] > passes[1]
     assert gradients[1].norm() > 1e-3
     assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < tolerance
+
+
+def test_a_model_that_cannot_share_prompts_trains_without_and_one_warning_says_so(new_trainer, caplog):
+    trained = []
+    for share_prompts in (True, False):
+        trainer = new_trainer(build("mamba"), num_beliefs=1, share_prompts=share_prompts)
+        trainer.train()
+        trained.append([*trainer.model.parameters()])
+        # Not in the second run.
+        assert caplog.text.count("`share_prompts` does nothing") == 1
+    assert all(map(torch.equal, *trained))
+
+
+@pytest.mark.parametrize(
+    ("options", "count"), [({}, 1), ({"lambda_bss": 0.0}, 0), ({"lambda_bss": 0.0, "forget_loss_type": "dpo"}, 1)]
+)
+def test_rows_without_a_prompt_in_common_need_no_warning(new_trainer, caplog, options, count):
+    # Its window is shorter than the rows.
+    new_trainer(build("mistral"), **options)
+    assert caplog.text.count("`share_prompts` does nothing") == count
 
 
 @pytest.fixture(scope="module")
