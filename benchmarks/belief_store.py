@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 r"""
-The belief store at 1,000, 10,000 and 100,000 forget rows: its memory stays flat, its time grows linearly. Linux only.
+The belief store at 1,000 to 1,000,000 forget rows: its memory stays flat, its time grows linearly. Linux only.
 
 The rows are generated and the model is one small random layer, so that the store dominates. Each size runs in a
 process of its own. Prints a Markdown table.
@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl_unlearn.beliefs import BeliefSampling, BeliefStore
 
 
-SIZES = (1_000, 10_000, 100_000)
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
 VOCAB, PAD, EOS = 256, 0, 2
 SAMPLING = BeliefSampling(num_beliefs=3, num_candidates=3, max_completion_length=8)
 # Rows that a training step reads at a time.

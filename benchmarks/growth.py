@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from belief_store import SIZES as STORE_SIZES
 from datasets import Dataset, disable_progress_bars
 from matplotlib.figure import Figure
 from measure import peak_bytes, table
@@ -43,7 +44,7 @@ SIZES = {
     "row length": (64, 128, 256, 512, 1_024, 2_048, 4_096),
     "vocabulary": (16_384, 32_768, 65_536, 131_072, 262_144),
     "rows of an evaluation": (64, 128, 256, 512, 1_024),
-    "rows of a belief store": (1_000, 10_000, 100_000),
+    "rows of a belief store": STORE_SIZES,
 }
 ROUNDS = 3
 
@@ -102,7 +103,7 @@ def evaluation(rows: int) -> Callable[[], None]:
 def _measured(function: Callable[[], None]) -> tuple[float, float]:
     """Least CPU seconds of some rounds, and MiB at the peak of one."""
     function()
-    mib, seconds = peak_bytes(function) / 2**20, []
+    mib, seconds = peak_bytes(function, torch.device("cpu")) / 2**20, []
     for _ in range(ROUNDS):
         started = time.process_time()
         function()
@@ -153,7 +154,7 @@ def _draw(curves: dict[str, tuple[list[int], list[float], list[float]]], path: s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", nargs="?", help="File of a picture of the curves.")
-    parser.add_argument("--points", type=int, default=6, help="Most sizes of a curve, from the smallest.")
+    parser.add_argument("--points", type=int, help="Most sizes of a curve, from the smallest; else all.")
     settings = parser.parse_args()
     disable_progress_bars()
     torch.set_num_threads(1)

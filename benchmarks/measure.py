@@ -45,9 +45,9 @@ def _status(field: str) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(field)) * 1024
 
 
-def peak_bytes(function: Callable[[], object]) -> int:
-    """Bytes that a function adds to the memory at its peak: allocated on CUDA, resident on a CPU (Linux)."""
-    if torch.cuda.is_available():
+def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
+    """Bytes that a function on a device adds to memory at its peak: allocated on CUDA, resident on a CPU (Linux)."""
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         function()

@@ -82,7 +82,7 @@ def main() -> None:
     if settings.memory_of is not None:
         case = _cases(MODULES[settings.memory_of.split("/")[0]])[settings.memory_of]
         # One cold call: a warm-up would hide the memory that libraries keep after it.
-        print(peak_bytes(case(replace(settings, memory_of=None))) / 2**20)
+        print(peak_bytes(case(replace(settings, memory_of=None)), settings.device) / 2**20)
         return
     print(_machine(settings))
     for name in settings.benchmarks:

@@ -49,6 +49,7 @@ WITHOUT_ADAPTER = {
             **{"vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8},
         },
     ),
+    "gpt2": ("GPT2Config", {**SIZE, "n_inner": 64, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}),
     "mamba": ("MambaConfig", {**RECURRENT, "state_size": 8}),
     "rwkv": ("RwkvConfig", RECURRENT),
 }

@@ -53,7 +53,7 @@ class Logs(TrainerCallback):
     ("settings", "kinds"),
     [
         ({}, ("forget", "retain", "beliefs")),
-        ({"lambda_bss": 0.0}, ("forget", "retain")),
+        ({"lambda_bss": 0.0, "bf16": True}, ("forget", "retain")),
         ({"retain_loss_type": "none", "disable_tqdm": True}, ("forget", "beliefs")),
     ],
 )
@@ -65,7 +65,8 @@ def test_in_a_pipe_an_entry_of_the_log_is_a_line_of_the_numbers_that_decide(new_
     numbers.append(f"{last['throughput/rows_per_second']:.0f} rows/s")
     captured = capfd.readouterr()
     first, *lines = captured.out.splitlines()
-    assert first.startswith("Training for 2 steps.")
+    precision = "bfloat16 autocast. " if "bf16" in settings else "float32 (on a CPU `bf16` takes "
+    assert first.startswith(f"Training for 2 steps in {precision}")
     assert len(lines) == 2 and lines[1] == f"step 2: {', '.join(numbers)}"
     assert ("new beliefs, " in lines[0]) == ("beliefs" in kinds)
     assert "2/2" not in captured.err

@@ -26,6 +26,8 @@ from trl_unlearn.trainer.inputs import refusal_of, with_refusals
 from trl_unlearn.trainer.run_record import RunClock, build_run_record
 from trl_unlearn.trainer.step import StepRow, retain_index
 
+from ..families import build
+
 
 LORA = {"r": 4, "target_modules": "all-linear"}
 
@@ -88,16 +90,19 @@ def test_a_belief_ends_where_the_chat_template_closes_an_answer(new_trainer, tin
 
 
 # The model's norms compute in float32, and a prompt's gradient passes them once for all rows that share it.
-@pytest.mark.parametrize("lambda_bss", [0.0, 0.5])
-@pytest.mark.parametrize("num_rows", [8, 7])
+PRECISIONS = [(torch.float64, False, 1e-9), (torch.float64, True, 1e-7), (torch.float32, True, 1e-5)]
+
+
+@pytest.mark.parametrize(("dtype", "share_prompts", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize(("lambda_bss", "num_rows"), [(0.0, 8), (0.5, 8), (0.5, 7)])
 def test_accumulating_gives_the_gradients_of_one_batch(
-    new_trainer, tiny_model, forget_rows, retain_rows, lambda_bss, num_rows
+    new_trainer, tiny_model, forget_rows, retain_rows, lambda_bss, num_rows, dtype, share_prompts, tolerance
 ):
     forget = Dataset.from_list([*forget_rows, *retain_rows, *forget_rows][:num_rows])
     gradients = []
     # 3 x 3 leaves a last micro-batch that is smaller than the others.
     for batch, accumulation in ((8, 1), (1, 8), (3, 3)):
-        model = copy.deepcopy(tiny_model).double()
+        model = copy.deepcopy(tiny_model).to(dtype)
         before = [parameter.detach().clone() for parameter in model.parameters()]
         trainer = new_trainer(
             model,
@@ -106,6 +111,7 @@ def test_accumulating_gives_the_gradients_of_one_batch(
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulation,
             lambda_bss=lambda_bss,
+            share_prompts=share_prompts,
             lr_scheduler_type="constant",
             max_grad_norm=0.0,
         )
@@ -116,9 +122,10 @@ def test_accumulating_gives_the_gradients_of_one_batch(
     scale = gradients[0].norm()
     assert scale > 1e-3
     for other in gradients[1:]:
-        assert (gradients[0] - other).norm() / scale < 1e-7
+        assert (gradients[0] - other).norm() / scale < tolerance
 
 
+@pytest.mark.parametrize(("dtype", "share_prompts", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize(
     "losses",
     [
@@ -129,13 +136,16 @@ def test_accumulating_gives_the_gradients_of_one_batch(
         {"forget_loss_type": "rmu", "retain_loss_type": "hidden"},
     ],
 )
-def test_beliefs_in_slices_give_the_gradients_of_one_pass(new_trainer, tiny_model, losses, monkeypatch):
+def test_beliefs_in_slices_give_the_gradients_of_one_pass(
+    new_trainer, tiny_model, losses, dtype, share_prompts, tolerance, monkeypatch
+):
     def one_pass(rows, padding, *_):
         return [step.collate_rows(rows, **padding) | {"share_prompts": False, "is_last": True}]
 
     gradients, passes = [], []
     for is_whole in (False, True):
-        trainer = new_trainer(copy.deepcopy(tiny_model).double(), num_beliefs=16, **losses)
+        options = {"num_beliefs": 16, "share_prompts": share_prompts}
+        trainer = new_trainer(copy.deepcopy(tiny_model).to(dtype), **options, **losses)
         if is_whole:
             monkeypatch.setattr("trl_unlearn.trainer.bootstrap_unlearn_trainer.passes", one_pass)
         trainer.create_optimizer()
@@ -150,7 +160,27 @@ def test_beliefs_in_slices_give_the_gradients_of_one_pass(new_trainer, tiny_mode
         gradients.append(torch.cat(found).double())
     assert passes[0] > passes[1]
     assert gradients[1].norm() > 1e-3
-    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 1e-7
+    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < tolerance
+
+
+def test_a_model_that_cannot_share_prompts_trains_without_and_one_warning_says_so(new_trainer, caplog):
+    trained = []
+    for share_prompts in (True, False):
+        trainer = new_trainer(build("mamba"), num_beliefs=1, share_prompts=share_prompts)
+        trainer.train()
+        trained.append([*trainer.model.parameters()])
+        # Not in the second run.
+        assert caplog.text.count("`share_prompts` does nothing") == 1
+    assert all(map(torch.equal, *trained))
+
+
+@pytest.mark.parametrize(
+    ("options", "count"), [({}, 1), ({"lambda_bss": 0.0}, 0), ({"lambda_bss": 0.0, "forget_loss_type": "dpo"}, 1)]
+)
+def test_rows_without_a_prompt_in_common_need_no_warning(new_trainer, caplog, options, count):
+    # Its window is shorter than the rows.
+    new_trainer(build("mistral"), **options)
+    assert caplog.text.count("`share_prompts` does nothing") == count
 
 
 @pytest.fixture(scope="module")

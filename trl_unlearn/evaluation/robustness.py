@@ -5,10 +5,10 @@
 
 import logging
 import re
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -254,36 +254,40 @@ def _adapter_off(model: PeftModel, setting: _Setting) -> dict[str, list[float]]:
 _Attack = Callable[[PreTrainedModel, _Setting], dict[str, list[float]]]
 
 
-def _loads(setting: _Setting) -> list[tuple[_Attack, ...]]:
-    """The attacks for each load of a model. All but the last of a load leave the model as it is."""
-    whole, adapters = [], []
-    for attack in setting.attacks:
-        (adapters if attack.weights == "lora" else whole).append(partial(relearn, attack=attack))
-    changing = [*whole, *(partial(_quantization, bits=bits) for bits in QUANTIZATIONS)]
-    changing += [partial(_noise, percent=percent) for percent in NOISE_PERCENT]
-    kept = (_leak_at_k, _prefix_recall, _in_context_recall, _paraphrased_question_recall)
-    return [kept, (*adapters, changing[0]), *((attack,) for attack in changing[1:])]
+def _attacks(setting: _Setting) -> tuple[list[_Attack], list[_Attack]]:
+    """The attacks that leave the weights of a model as they are, and those that change them."""
+    of_weights = [
+        partial(relearn, attack=attack)
+        for attack in sorted(setting.attacks, key=lambda attack: attack.weights == "whole")
+    ]
+    of_weights += [partial(_quantization, bits=bits) for bits in QUANTIZATIONS]
+    of_weights += [partial(_noise, percent=percent) for percent in NOISE_PERCENT]
+    return [_leak_at_k, _prefix_recall, _in_context_recall, _paraphrased_question_recall], of_weights
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    return chain(model.named_parameters(), model.named_buffers())
 
 
 def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -> dict[str, list[float]]:
     """Values of each row under every attack on one model, on merged weights."""
-    values, last = {}, None
-    for number, attacks in enumerate(_loads(setting)):
-        model = load()
-        if last is not None and model is last():
-            raise ValueError(
-                f"The function that loads the {role} model gave the same model twice, but attacks change it. Load it "
-                "anew in every call."
-            )
-        last = weakref.ref(model)
-        if isinstance(model, PeftModel):
-            if role == "unlearned" and number == 0:
-                values |= _adapter_off(model, setting)
-            model = model.merge_and_unload()
-        for attack in attacks:
-            values |= attack(model, setting)
-        del model
-        free_memory()
+    values, model = {}, load()
+    if isinstance(model, PeftModel):
+        if role == "unlearned":
+            values |= _adapter_off(model, setting)
+        model = model.merge_and_unload()
+    by_prompts, of_weights = _attacks(setting)
+    for attack in by_prompts:
+        values |= attack(model, setting)
+    # In main memory: beside them a device holds the gradients and the states of an optimizer.
+    kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(model)}
+    for attack in of_weights:
+        values |= attack(model, setting)
+        # Not in place: fine-tuning makes them float32.
+        for name, tensor in _tensors(model):
+            tensor.data = kept[name].to(tensor.device, copy=True)
+    del model
+    free_memory()
     return values
 
 
@@ -301,9 +305,9 @@ def measure_robustness(
     """
     Attacks that bring back what a model only hides, on merged weights; docs/attacks.md defines the metrics.
 
-    What a retrained model reaches under the same attack is not knowledge: compare with it. Each model is loaded anew
-    for every attack that changes its weights. Rows without an answer (raw text, tokens) have extraction strengths
-    only, and without a retrained model there are no areas.
+    What a retrained model reaches under the same attack is not knowledge: compare with it. Each attack gets the
+    weights as they were. Rows without an answer (raw text, tokens) have extraction strengths only, and without a
+    retrained model there are no areas.
     """
     forget_rows = list(rows.forget)
     forget = rows.encoded("forget", tokenizer)

@@ -27,6 +27,8 @@ from .step import StepRow
 _VALUES = ("loss", "logps", "entropy")
 # Lines of a run at most: with one a step nothing else would be seen.
 _LINES = 20
+# Mixed precision -> the type of the products.
+_AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 class RowMetrics:
@@ -101,7 +103,7 @@ class StepMeter:
         values = {"throughput/tokens_per_second": speed, "throughput/rows_per_second": rows_speed}
         if device.type == "cuda":
             values["memory/peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-            dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(self._accelerator.mixed_precision, "float32")
+            dtype = _AUTOCAST.get(self._accelerator.mixed_precision, "float32")
             peak = get_peak_flops_per_device(self._accelerator, dtype)
             if peak is not None:
                 length = self._tokens // self._rows
@@ -153,8 +155,8 @@ class QuietCallback(ProgressCallback):
             )
         if state.is_world_process_zero and self.label is None:
             say(
-                f"Training for {state.max_steps} steps. Log-probs are means in nats per token; `verbose` shows all "
-                "numbers of every entry of the log."
+                f"Training for {state.max_steps} steps in {_precision(self._trainer)}. Log-probs are means in nats "
+                "per token; `verbose` shows all numbers of every entry of the log."
             )
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -208,6 +210,16 @@ class QuietCallback(ProgressCallback):
                 parts.append(f"{name} {values[key]:.2f}" + ("" if goal is None else f" (goal {goal:.2f})"))
         speed = values.get("throughput/rows_per_second")
         return ", ".join(parts + ([] if speed is None else [f"{speed:.0f} rows/s"]))
+
+
+def _precision(trainer: Trainer) -> str:
+    """The precision of the passes in words, with what is known of the other one on a CPU."""
+    autocast = _AUTOCAST.get(trainer.accelerator.mixed_precision)
+    if autocast is not None:
+        return f"{autocast} autocast"
+    precision = str(trainer.model.dtype).removeprefix("torch.")
+    on_cpu = " (on a CPU `bf16` takes 0.6 to 5 times as long, by processor)"
+    return precision + on_cpu * (trainer.args.device.type == "cpu" and precision == "float32")
 
 
 def _is_of_evaluation(name: str) -> bool:

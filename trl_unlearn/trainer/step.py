@@ -30,7 +30,7 @@ from ..objectives.retain import kl, nll
 from ..prompt_sharing import Layout, RowShape, is_worth_sharing, lay_out, pass_cost, row_shape
 from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score_groups, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
-from .forget_objectives import ForgetObjective, ForgetScores
+from .forget_objectives import FORGET_OBJECTIVES, ForgetObjective, ForgetScores
 from .weights import Weights
 
 
@@ -176,14 +176,16 @@ def step_rows(
 def can_share_prompts(
     args: BootstrapUnlearnConfig, model: nn.Module, forget: Dataset, retain: Dataset | None, is_sharded: bool
 ) -> bool:
-    """Whether rows with the same prompt have it once in a pass; says why a model cannot do that."""
+    """Whether rows with the same prompt have it once in a pass; where a model cannot do that, a warning says why."""
     if not args.share_prompts:
         return False
     longest = max(len(ids) for rows in (forget, retain) if rows is not None for ids in rows["input_ids"])
     if args.lambda_bss > 0:
         longest = max(longest, max(forget["prompt_length"]) + args.max_completion_length)
     obstacle = "it is sharded" if is_sharded else sharing_obstacle(model, longest)
-    if obstacle is not None:
+    # Of other rows each has its own prompt, and some share a sequence at most, which is padded less.
+    have_prompts_in_common = args.lambda_bss > 0 or FORGET_OBJECTIVES[args.forget_loss_type].needs_chosen
+    if obstacle is not None and have_prompts_in_common:
         logger.warning(
             "`share_prompts` does nothing: a prompt passes through the model with each of its answers, because %s.",
             obstacle,
