@@ -39,7 +39,7 @@ _NAMINGS, _NAMED_BY = 1, 40
 # Questions about each neighbour: rather many people than many questions.
 _QUESTIONS_EACH = 8
 # Rows that are made for each that is wanted: some do not end, some are unsure, some are to be forgotten.
-_SPARE = 2
+_SPARE = 1.25
 # Mean log-prob of a token, in nats, below which a greedy answer, or a sampled question, is babble.
 _UNSURE, _UNSURE_QUESTION = -1.0, -2.0
 # Temperature at which it names people: names that it knows come more than once, and few others do.
@@ -117,8 +117,8 @@ class ModelRetainSource(RetainSource):
         wanted = {kind: max(1, round(share * count)) for kind, share in shares.items()}
         self._dropped: Counter[str] = Counter()
         made = self._about_people(wanted) if self._asks else self._texts(count)
-        made += self._own_questions(_SPARE * wanted["own questions"])
-        made += self._general(_SPARE * wanted["general"])
+        made += self._own_questions(_with_spare(wanted["own questions"]))
+        made += self._general(_with_spare(wanted["general"]))
         made = self._without_overlap(self._distinct(made))
         chosen = self._mixed(made, wanted, count)
         kinds = Counter(one.kind for one in chosen)
@@ -138,10 +138,10 @@ class ModelRetainSource(RetainSource):
 
     def _about_people(self, wanted: Mapping[str, int]) -> list[_Made]:
         asked = self._asked_about()
-        neighbours = self._about_neighbours(asked, _SPARE * wanted["neighbours"])
+        neighbours = self._about_neighbours(asked, _with_spare(wanted["neighbours"]))
         # A model that names nobody is asked about more strangers.
         missing = max(0, wanted["neighbours"] - len(neighbours))
-        return neighbours + self._about_strangers(asked, _SPARE * (wanted["strangers"] + missing))
+        return neighbours + self._about_strangers(asked, _with_spare(wanted["strangers"] + missing))
 
     def _texts(self, count: int) -> list[_Made]:
         beginnings = (list(GENERAL_PROMPTS) * -(-count // len(GENERAL_PROMPTS)))[:count]
@@ -277,6 +277,11 @@ class ModelRetainSource(RetainSource):
         chosen = (chosen + spare)[:count]
         random.Random(key_seed((self._seed, "mix"))).shuffle(chosen)
         return chosen
+
+
+def _with_spare(count: int) -> int:
+    """Rows to make for so many that are wanted."""
+    return math.ceil(_SPARE * count)
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> Dataset:

@@ -54,8 +54,8 @@ class Plan:
 
 
 def retain_count(forget_rows: int) -> int:
-    """Retain rows that are made for a forget set: twice as many, and enough to measure what is kept."""
-    return min(400, max(64, 2 * forget_rows))
+    """Retain rows that are made for a forget set: four times as many, and enough to measure what is kept."""
+    return min(400, max(64, 4 * forget_rows))
 
 
 def step_settings(given: Mapping[str, Any], forget_rows: int) -> dict[str, Any]:
