@@ -58,6 +58,15 @@ def questions(rows):
     return [row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows]
 
 
+def test_more_is_written_than_kept_where_more_is_to_spare(scripted, tiny_model, tiny_tokenizer):
+    source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), None, seed=0)
+    numbers = []
+    for spare in (1, 3):
+        rows = source.rows(8, spare)
+        numbers.append((len(rows), len(rows) + sum(source.report["dropped"].values())))
+    assert numbers[0][0] <= numbers[1][0] <= 8 and numbers[0][1] < numbers[1][1]
+
+
 def test_rows_ask_the_forget_questions_about_people_whom_the_model_names(scripted, tiny_model, tiny_tokenizer):
     source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), None, seed=0)
     rows = source.rows(20)

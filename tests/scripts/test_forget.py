@@ -381,14 +381,14 @@ def test_why_rows_that_the_model_made_are_left_out_is_said(monkeypatch, tiny_mod
         def __init__(self, *_, **__):
             pass
 
-        def rows(self, count):
+        def rows(self, count, spare):
             return conversations(FACTS[3:])
 
     monkeypatch.setattr(forget_script, "ModelRetainSource", Source)
     options = dict.fromkeys(("retain", "subjects", "earlier"))
     request = SimpleNamespace(tokenizer=tiny_tokenizer, training_args=SimpleNamespace(seed=0), **options)
     rows, report = forget_script._retain_rows(
-        request, tiny_model, conversations(FACTS[:3]), "as given", PartialState()
+        request, tiny_model, conversations(FACTS[:3]), "as given", False, PartialState()
     )
     assert len(rows) == len(FACTS[3:]) and report is Source.report
     line = "made by the model (2 neighbours, 1 strangers). Of others, 4 repeat the forget set, 60 do not end."

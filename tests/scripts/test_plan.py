@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from trl_unlearn.evaluation.stopping import EndAfter
 from trl_unlearn.scripts import preflight
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
-from trl_unlearn.scripts.plan import advice, plan, second_attempt, step_settings
+from trl_unlearn.scripts.plan import advice, plan, retain_count, second_attempt, step_settings
 from trl_unlearn.scripts.preflight import Knowledge
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 
@@ -191,3 +191,9 @@ def test_only_ways_to_save_memory_that_are_not_taken_yet_are_named(
 def test_rows_that_the_model_made_are_held_and_not_learned(chosen):
     assert [chosen(own=own)[0]["retain_loss_type"] for own in (True, False)] == ["nll", "kl"]
     assert chosen(own=False, retain_loss_type="nll")[0]["retain_loss_type"] == "nll"
+
+
+@pytest.mark.parametrize("is_by_heart, count", [(False, 160), (True, 320)])
+def test_more_rows_to_keep_are_made_where_answers_come_under_any_name(is_by_heart, count):
+    assert retain_count(80, is_by_heart)[0] == count
+    assert retain_count(1, is_by_heart)[0] == 64 and retain_count(1000, is_by_heart)[0] == 400

@@ -38,8 +38,6 @@ _TEXT_SHARES = {"texts": 0.5, "own questions": 0.3, "general": 0.2}
 _NAMINGS, _NAMED_BY = 1, 40
 # Questions about each neighbour: rather many people than many questions.
 _QUESTIONS_EACH = 8
-# Rows that are made for each that is wanted: some do not end, some are unsure, some are to be forgotten.
-_SPARE = 1.25
 # Mean log-prob of a token, in nats, below which a greedy answer, or a sampled question, is babble.
 _UNSURE, _UNSURE_QUESTION = -1.0, -2.0
 # Temperature at which it names people: names that it knows come more than once, and few others do.
@@ -111,14 +109,18 @@ class ModelRetainSource(RetainSource):
         self._writer = RowWriter(model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=most)
         self.report: dict[str, Any] = {}
 
-    def rows(self, count: int) -> Dataset:
-        """At most `count` rows, all kinds mixed."""
+    def rows(self, count: int, spare: float = 2.0) -> Dataset:
+        """
+        At most `count` rows, all kinds mixed, the surest of `spare` times as many: some do not end, some are unsure,
+        some are to be forgotten.
+        """
+        self._spare = spare
         shares = _SHARES if self._asks else _TEXT_SHARES
         wanted = {kind: max(1, round(share * count)) for kind, share in shares.items()}
         self._dropped: Counter[str] = Counter()
         made = self._about_people(wanted) if self._asks else self._texts(count)
-        made += self._own_questions(_with_spare(wanted["own questions"]))
-        made += self._general(_with_spare(wanted["general"]))
+        made += self._own_questions(self._with_spare(wanted["own questions"]))
+        made += self._general(self._with_spare(wanted["general"]))
         made = self._without_overlap(self._distinct(made))
         chosen = self._mixed(made, wanted, count)
         kinds = Counter(one.kind for one in chosen)
@@ -132,16 +134,20 @@ class ModelRetainSource(RetainSource):
             logger.warning(f"{len(chosen)} retain rows could be made of the {count} that were asked for.")
         return as_table([self._row(one) for one in chosen])
 
+    def _with_spare(self, count: int) -> int:
+        """Rows to make for so many that are wanted."""
+        return math.ceil(self._spare * count)
+
     def _row(self, made: _Made) -> dict[str, Any]:
         text = made.written.text
         return {"text": text} if made.prompt is None else self._writer.row(made.prompt, text)
 
     def _about_people(self, wanted: Mapping[str, int]) -> list[_Made]:
         asked = self._asked_about()
-        neighbours = self._about_neighbours(asked, _with_spare(wanted["neighbours"]))
+        neighbours = self._about_neighbours(asked, self._with_spare(wanted["neighbours"]))
         # A model that names nobody is asked about more strangers.
         missing = max(0, wanted["neighbours"] - len(neighbours))
-        return neighbours + self._about_strangers(asked, _with_spare(wanted["strangers"] + missing))
+        return neighbours + self._about_strangers(asked, self._with_spare(wanted["strangers"] + missing))
 
     def _texts(self, count: int) -> list[_Made]:
         beginnings = (list(GENERAL_PROMPTS) * -(-count // len(GENERAL_PROMPTS)))[:count]
@@ -277,11 +283,6 @@ class ModelRetainSource(RetainSource):
         chosen = (chosen + spare)[:count]
         random.Random(key_seed((self._seed, "mix"))).shuffle(chosen)
         return chosen
-
-
-def _with_spare(count: int) -> int:
-    """Rows to make for so many that are wanted."""
-    return math.ceil(_SPARE * count)
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> Dataset:

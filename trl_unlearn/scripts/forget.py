@@ -353,7 +353,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
         every = forget = forget.select(known.known)
     if len(forget) < len(known.names):
         known = knowledge(model, request.tokenizer, forget, request.subjects, seed)
-    retain, report = _retain_rows(request, model, every, form, state)
+    retain, report = _retain_rows(request, model, every, form, known.is_by_heart, state)
     settings = _settings(request, model, known, forget, retain, state)
     # The run loads it anew.
     del model
@@ -445,13 +445,14 @@ def _ask_about_subject(request: Request, model: PreTrainedModel, state: PartialS
 
 
 def _retain_rows(
-    request: Request, model: PreTrainedModel, forget: Dataset, form: str, state: PartialState
+    request: Request, model: PreTrainedModel, forget: Dataset, form: str, is_by_heart: bool, state: PartialState
 ) -> tuple[Dataset, dict[str, Any]]:
     """The rows to keep, none of which repeats the forget set, and the numbers of those kept and of the others."""
-    tokenizer, given, count = request.tokenizer, request.retain, retain_count(len(forget))
+    tokenizer, given = request.tokenizer, request.retain
+    count, spare = retain_count(len(forget), is_by_heart)
     if given is None:
         source = ModelRetainSource(model, tokenizer, forget, request.subjects, seed=request.training_args.seed)
-        rows, report = source.rows(count), source.report
+        rows, report = source.rows(count, spare), source.report
         reasons = Counter()
         for reason, number in report["dropped"].items():
             reasons[_REASONS.get(reason, "repeat the forget set")] += number
