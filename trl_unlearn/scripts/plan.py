@@ -34,8 +34,9 @@ _STEPS, _LOOK, _ASK = 240, 5, 15
 # How often a true answer may be likelier than one about somebody else: as in models that never knew (.58 to .70 on the
 # embedded lab). Further down, training takes twice as long and forgets no fact more.
 _LEVEL = 0.6
-# The same where a copy teaches: a 135M model that was held to its own answers needed 30 steps from .68 to .67.
-_LEVEL_OF_COPY = 0.65
+# The same where a copy teaches. With 300 rows held, a 135M model stayed at .77 from step 90 on, with answers as
+# improbable as a retrained model's, which has .60.
+_LEVEL_OF_COPY = 0.75
 # Extraction strength to come down to where rows name nobody. Common words are guessed.
 _STRENGTH = 0.1
 # A belief need not be longer than the longest answer: hardly a sentence where that is short, some where it is a page.
@@ -182,7 +183,7 @@ def _choose_objective(
         chosen.reasons.append("objective: ignorance, taught by the model itself about people whom it does not know")
     if objective == "ignorance" and moved:
         settings |= {"stop_at": str(level), "stop_metric": "strangers_auc"}
-        goal = f"a true answer is likelier than one about somebody else in {level:.0%}, as where it was never known"
+        goal = f"a true answer is likelier than one about somebody else in {level:.0%}"
     else:
         settings |= {"stop_at": str(_STRENGTH), "stop_metric": "extraction_strength"}
         goal = f"the extraction strength is {_STRENGTH}"
