@@ -139,9 +139,13 @@ def _draw(curves: dict[str, tuple[list[int], list[float], list[float]]], path: s
         for row, (values, unit) in enumerate(zip(both, ("CPU seconds", "MiB"), strict=True)):
             axes = figure.add_subplot(2, len(curves), row * len(curves) + column + 1)
             axes.plot(sizes, values, marker="o")
-            # From 0: a memory that does not grow is a flat line.
-            axes.set_ylim(bottom=0, top=1.15 * max(values))
             axes.set_xscale("log", base=2)
+            if row:
+                # From 0: a memory that does not grow is a flat line.
+                axes.set_ylim(bottom=0, top=1.15 * max(values))
+            else:
+                axes.set_yscale("log")
+                axes.set_yticks(values, [f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in values])
             axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45, fontsize=7)
             axes.minorticks_off()
             axes.set_title(f"exponent {exponent(sizes, values):.2f}", fontsize=9)
