@@ -211,6 +211,83 @@ def test_a_suite_that_was_not_run_is_named_in_the_answer():
     assert "these rows do not allow it" in answers(replace(result, suites=SUITES))[RETURN].words
 
 
+def without(result, *metrics):
+    """The record without some metrics of all models."""
+    models = {role: {k: v for k, v in numbers.items() if k not in metrics} for role, numbers in result.models.items()}
+    return replace(result, models=models)
+
+
+def test_a_good_answer_names_the_suites_that_were_not_asked():
+    others = [name for _, one in MEASURES for name in one.names if name.startswith(("depth/", "elicitation/"))]
+    result = replace(
+        without(planted(), *others), suites=[name for name in SUITES if name not in ("depth", "elicitation")]
+    )
+    assert verdict(result).notes[-1] == (
+        'Not run, and so not in the answer to "Does it know it in second place?": `depth`, `elicitation`.'
+    )
+    assert not verdict(planted()).doubts
+    # A fault needs no further suite, and a quick evaluation speaks of all that it leaves out.
+    worse = replace(result, protocol={"quick": {}, "rows": {"forget": 5}})
+    assert not verdict(worse).doubts
+    known = without(planted({"forget/truth_ratio_knowledge": (0.4, 0.01)}), *others)
+    assert not verdict(replace(known, suites=result.suites)).doubts
+
+
+def test_a_number_that_a_model_evades_is_named():
+    result = planted()
+    del result.models["unlearned"]["depth/uds"], result.models["unlearned"]["robustness/quantized_int4"]
+    evaded = "Measured of the retrained model, and not of this one: `depth/uds`, `robustness/quantized_int4`."
+    assert verdict(result).doubts == [evaded]
+    broken = {"unlearned": {name: Unmeasured(1, 40) for name in ("depth/uds", "robustness/quantized_int4")}}
+    assert not verdict(replace(result, not_measured=broken)).doubts
+    assert "Measured of the target model" in verdict(without_retrained(result)).doubts[0]
+
+
+def with_target(result, changes):
+    """The record with differences of the target to the retrained model: metric -> value and reach."""
+    # Only an unlearned model has an adapter to take off.
+    result = replace(result, models=result.models | {"target": {**result.models["target"]}})
+    result.models["target"].pop("robustness/adapter_off", None)
+    apart = {name: Difference(value, value - reach, value + reach) for name, (value, reach) in changes.items()}
+    return replace(result, differences=result.differences | {"target - retrained": apart})
+
+
+def test_where_the_target_is_as_the_retrained_model_a_question_is_not_answered():
+    same = {measure.names[0]: (0.0, 0.001) for _, measure in MEASURES}
+    assert {one.answer for one in verdict(with_target(planted(), same)).answers[:4]} == {"not measured"}
+    found = answers(with_target(planted(), same | {"forget/rougeL_recall": (0.4, 0.01)}))
+    assert found[SAY].answer == "as" and found[WORK].answer == "as"
+    assert "nothing shows that there was something to forget" in found[KNOW].words
+    # Rows too few to tell the target from it tell nothing of the unlearned model; a fault stays one.
+    unsure = same | {"forget/rougeL_recall": (0.2, 0.5)}
+    assert answers(with_target(planted(), unsure))[SAY].answer == "not measured"
+    assert answers(with_target(planted({"forget/rougeL_recall": (0.4, 0.01)}), same))[SAY].answer == "more"
+
+
+def test_beside_a_target_that_does_not_know_it_nothing_is_near_or_far():
+    result = without_retrained(planted({"forget/extraction_strength": (-0.45, 0.01)}, target=0.08))
+    assert answers(result)[SAY].answer == "not measured" and answers(result)[SAY].words.endswith("to the target.")
+    assert answers(without_retrained(planted(target=0.9)))[SAY].answer != "not measured"
+
+
+def test_a_retrained_model_that_may_know_the_rows_or_is_damaged_is_named():
+    result = planted()
+    result.models["retrained"][STRANGERS] = Measurement(0.97, 40, 0.01)
+    assert "The retrained model itself finds true answers likelier" in verdict(result).doubts[0]
+    result.models["retrained"][STRANGERS] = Measurement(0.7, 40, 0.05)
+    assert not verdict(result).doubts
+    damaged = with_target(result, {"retain/probability": (0.4, 0.01), "utility/fluency": (0.4, 0.01)})
+    assert verdict(damaged).doubts == [
+        "The retrained model itself works worse than the target (`retain/probability` 0.500 beside 0.900): a model "
+        "that works as it does may be damaged, too."
+    ]
+    assert not verdict(with_target(result, {"retain/probability": (0.06, 0.02)})).doubts
+    alone = replace(result, models=result.models | {"target": None})
+    assert verdict(alone).doubts == [
+        "The target was not evaluated, so nothing shows that there was something to forget."
+    ]
+
+
 def test_scores_that_are_no_numbers_are_no_answer_unless_another_number_gives_one():
     broken = {"unlearned": {"forget/extraction_strength": Unmeasured(2, 40)}}
     found = answers(planted({"forget/extraction_strength": None}, not_measured=broken))
@@ -407,9 +484,11 @@ def test_every_metric_of_a_question_has_its_place_in_the_tables_and_a_rule():
         (1.0, 0.56, 0.112, False),
         (1.0, 0.5, None, True),
         (1.0, 0.51, None, False),
-        # Rows that nobody knew.
-        (0.08, 0.08, None, True),
-        (0.08, 0.09, 0.07, True),
+        # Rows that nobody knew, or that the retrained model knows, too.
+        (0.08, 0.08, None, None),
+        (0.08, 0.09, 0.07, None),
+        (0.9, 0.85, 0.88, None),
+        (0.08, 0.5, None, False),
         (None, 0.974, 0.112, None),
         (1.0, None, 0.112, None),
         (1.0, math.nan, 0.112, None),
