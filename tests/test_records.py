@@ -280,6 +280,11 @@ def test_suites_are_joined_in_the_order_of_tables_and_the_first_ones_word_counts
         "seed": 1,
         "weights_sha256": {"target": "a"},
     }
+    notes = replace(
+        result, protocol=result.protocol | {"repeated_rows": {"forget": 2}, "members_in_holdout": 1}
+    ).notes()
+    assert any(note.startswith("2 of 4 rows of the forget set repeat another one") for note in notes)
+    assert any(note.startswith("1 of 3 held-out rows stand in the forget or the retain set") for note in notes)
     assert SuiteOutcome.from_dict(json.loads(json.dumps(other.to_dict()))) == other
     later = EvaluationResult.of_suites({"judge": first}, parity="strict", device="cpu")
     joined = later.with_suites_of(result, ["privacy"], ["tofu", "privacy", "judge"])

@@ -186,3 +186,20 @@ def test_the_combined_attack_has_an_error_and_a_difference_and_needs_five_rows_o
     assert outcome.differences["unlearned - retrained"]["privacy/combined_auc"].value == 0.0
     few = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout[:4]), tiny_tokenizer, batch_size=2, seed=1)
     assert "privacy/combined_auc" not in few.models["unlearned"] and "one of the two sets has 4" in caplog.text
+
+
+def test_held_out_rows_that_models_were_trained_on_and_rows_that_repeat_are_counted(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows
+):
+    loaders = {"target": lambda: tiny_model}
+
+    def protocol(**sets):
+        rows = EvaluationRows(**sets)
+        return measure_privacy(loaders, rows, tiny_tokenizer, batch_size=None, seed=1, scores_only=True).protocol
+
+    clean = protocol(forget=forget_rows, holdout=retain_rows)
+    assert "members_in_holdout" not in clean and not clean["repeated_rows"]
+    assert protocol(forget=forget_rows, retain=retain_rows, holdout=retain_rows)["members_in_holdout"] == 3
+    mixed = protocol(forget=[*forget_rows, forget_rows[0]], holdout=[*retain_rows, forget_rows[0]])
+    assert mixed["members_in_holdout"] == 1 and mixed["repeated_rows"] == {"forget": 1}
+    assert mixed["rows_sha256"]["forget"] != clean["rows_sha256"]["forget"]

@@ -21,7 +21,7 @@ from ..metrics import UnlearningDepth
 from ..results import MEASURED_ROLES, SuiteOutcome
 from ..token_scores import score_batch
 from .facts import entity_rows, no_facts
-from .rows import EvaluationRows, Loaders, encode_set
+from .rows import EvaluationRows, Loaders, encode_set, rows_protocol
 from .together import SuiteSetting, free_memory, shared
 from .uncertainty import summarise_rows
 
@@ -258,7 +258,7 @@ def measure_depth(
         if patches:
             raise no_facts("depth")
         logger.warning(f"`{_LENS}` is left out. {no_facts('depth')}")
-        return SuiteOutcome({}, protocol={"rows": {"forget": len(forget.answers)}, "seed": seed, "depth": protocol})
+        return SuiteOutcome({}, protocol=rows_protocol(forget, seed=seed) | {"depth": protocol})
     if patches and rows.retain is not None and all(models.get(role) is not None for role in ("target", "retrained")):
         chosen = [rows.retain[i] for i in spread_evenly(len(rows.retain), CONTROL_ROWS)]
         retained = entity_rows(encode_set(chosen, tokenizer, name="retain"), tokenizer)
@@ -295,5 +295,5 @@ def measure_depth(
         # It judges the measurement: the retrained model's is no aim.
         differences.pop(_CONTROL, None)
     outcome.curves = curves
-    outcome.protocol = {"rows": {"forget": len(forget.answers)}, "seed": seed, "depth": protocol}
+    outcome.protocol = rows_protocol(forget, seed=seed) | {"depth": protocol}
     return outcome

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import continuation_row
 from ..metrics import FADE
 from ..results import MEASURED_ROLES, Measurement, SuiteOutcome, Unmeasured
-from .rows import EncodedSet, EvaluationRows, Loaders
+from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
 from .together import SuiteSetting, free_memory, load_merged
 from .uncertainty import summarise_rows
 
@@ -203,7 +203,7 @@ def measure_distribution(
     if controlled is not None:
         share, per_row["unlearned"]["distribution/control_forget_es"] = controlled
     outcome = summarise_rows(per_row, seed=seed)
-    outcome.protocol = {"rows": {name: len(encoded.answers) for name, encoded in sets.items()}, "seed": seed}
+    outcome.protocol = rows_protocol(*sets.values(), seed=seed)
     if controlled is not None and math.isfinite(share):
         mix = Measurement(value=share, n=len(sets["retain"].answers))
         outcome.models["unlearned"]["distribution/control_mix"] = mix

@@ -23,7 +23,7 @@ from ..subjects import is_named, misspelt, renamed, row_subjects, row_texts, wor
 from ..token_scores import RowScore
 from .facts import label_words, no_facts, row_facts
 from .robustness import with_examples
-from .rows import EncodedSet, EvaluationRows, Loaders, row_key
+from .rows import EncodedSet, EvaluationRows, Loaders, row_key, rows_protocol
 from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows, where_measured
 
@@ -359,8 +359,7 @@ def measure_elicitation(
     }
     missing = {kind: len(forget.answers) - len(probes.get(kind, ())) for kind in (*FREE_PROBES, *_CLOSED)}
     outcome.protocol = {
-        "rows": {"forget": len(forget.answers)},
-        "seed": seed,
+        **rows_protocol(forget, seed=seed),
         "elicitation": {
             "not_made": {kind: count for kind, count in missing.items() if count},
             "blind": (blind := _drop_blind(outcome, chance)),

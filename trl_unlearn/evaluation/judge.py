@@ -30,7 +30,7 @@ from ..label_states import in_mode
 from ..results import DIFFERENCES, SCALE, SuiteOutcome, join_outcomes
 from ..row_forms import prompt_and_answer
 from .judge_models import Judge
-from .rows import EncodedSet, EvaluationRows, Loaders
+from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
 from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows
 
@@ -352,7 +352,7 @@ def measure_judge(
     for role, row in standin.items():
         per_row[role]["judge/similarity_standin"] = row
     outcome = _summarise(per_row, seed)
-    outcome.protocol = {"rows": {"forget": len(given)}, "seed": seed}
+    outcome.protocol = rows_protocol(encoded, seed=seed)
     if judge is not None:
         outcome.protocol["judge"] = judge.name
     return outcome

@@ -31,7 +31,7 @@ from ..metrics import (
 )
 from ..results import SuiteOutcome, join_outcomes
 from ..token_scores import RowScore
-from .rows import EvaluationRows, Loaders
+from .rows import EvaluationRows, Loaders, row_key, rows_protocol
 from .together import SuiteSetting, free_memory, load_merged, measure_each, measured_once
 from .uncertainty import bootstrap, row_counts, summarise
 
@@ -135,7 +135,11 @@ def measure_privacy(
     leaking = {role: scores[LEAK_ATTACK] for role, scores in attacks.items()}
     leak = summarise_leak(leaking, len(members.answers), name="privacy/privleak", seed=seed)
     outcome = join_outcomes([_summarise(attacks, len(members.answers), seed), leak])
-    outcome.protocol = {"rows": {"forget": len(members.answers), "holdout": len(non_members.answers)}, "seed": seed}
+    outcome.protocol = rows_protocol(members, non_members, seed=seed)
+    trained_on = [members] if rows.retain is None else [members, rows.encoded("retain", tokenizer)]
+    known = {row_key(row) for encoded in trained_on for row in encoded.answers}
+    if count := sum(row_key(row) in known for row in non_members.answers):
+        outcome.protocol["members_in_holdout"] = count
     return outcome
 
 

@@ -34,7 +34,7 @@ from .relearning import (
     hidden_rows,
     relearn,
 )
-from .rows import EvaluationRows, Loaders, row_key
+from .rows import EvaluationRows, Loaders, row_key, rows_protocol
 from .together import free_memory, measured_once
 from .uncertainty import summarise_rows, where_measured
 
@@ -329,7 +329,7 @@ def measure_robustness(
         role: {attack.name: [fmean(point) for point in curve] for attack, curve in attacks.items()}
         for role, attacks in curves.items()
     }
-    outcome.protocol = {"rows": {"forget": len(forget_rows)}, "seed": seed}
+    outcome.protocol = rows_protocol(forget, seed=seed)
     if setting.attacks:
         trained_on = {kind: sum(map(len, parts)) for kind, parts in batches.items()}
         outcome.protocol["attacks"] = {"rows": trained_on, "blunt": blunt_attacks(curves.get("target", {}))}

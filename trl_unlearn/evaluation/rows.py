@@ -77,6 +77,18 @@ def row_key(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(list(row["input_ids"])).encode()).hexdigest()[:16]
 
 
+def rows_protocol(*sets: EncodedSet, seed: int) -> dict[str, Any]:
+    """The row sets of a suite, for its record: their sizes, digests and rows that repeat others; and the seed."""
+    keys = {one.name: [row_key(row) for row in one.answers] for one in sets}
+    repeated = {name: len(rows) - len(set(rows)) for name, rows in keys.items()}
+    return {
+        "rows": {name: len(rows) for name, rows in keys.items()},
+        "rows_sha256": {name: hashlib.sha256("".join(rows).encode()).hexdigest()[:16] for name, rows in keys.items()},
+        "repeated_rows": {name: count for name, count in repeated.items() if count},
+        "seed": seed,
+    }
+
+
 def _column(rows: list[dict[str, Any]], column: str, name: str) -> list[Any] | None:
     missing = [index for index, row in enumerate(rows) if not row.get(column)]
     if len(missing) == len(rows):

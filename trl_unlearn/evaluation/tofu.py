@@ -35,7 +35,7 @@ from ..subjects import MovedAnswers, moved_answers
 from ..token_scores import RowScore
 from .facts import NearFacts, near_facts
 from .judge_models import FluencyClassifier
-from .rows import EncodedSet, EvaluationRows, Loaders
+from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
 from .squeezing import belief_logps, freeze_beliefs
 from .together import SuiteSetting, answer_matches, free_memory, score_rows_together
 from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
@@ -379,10 +379,9 @@ class Suite:
             "fluency_source": "standin" if self._classifier is None else self._classifier.name,
         }
         outcome.protocol = {
-            "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
+            **rows_protocol(*setting.sets.values(), seed=setting.seed),
             "near_facts": {kind: len(rows) for kind, rows in setting.near.items()},
             **({} if self._answers_only else generated),
-            "seed": setting.seed,
             "dtype": self._dtype,
         }
         return outcome
