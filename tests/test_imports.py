@@ -34,7 +34,7 @@ ALLOWED = {
     "verdict": {"records", "results"},
     "beliefs": {"encoding", "generation"},
     "data": {"row_forms", "encoding", "token_scores", "subjects", "generation", "metrics"},
-    "hub": {"escaping", "records", "results", "verdict"},
+    "hub": {"escaping", "records", "results", "subjects", "verdict"},
     "trainer": {
         "row_forms",
         "encoding",

@@ -56,17 +56,17 @@ def test_the_retrained_model_itself_is_as_one_that_never_knew_five_times():
     result = planted()
     result.models["unlearned"] = result.models["retrained"]
     result.differences["unlearned - retrained"] = {name: Difference(0, 0, 0) for name in result.models["retrained"]}
-    found = verdict(result)
-    assert [answer.words for answer in found.answers] == ["As a model that never knew."] * 5
-    assert not any(answer.is_bad for answer in found.answers)
-    assert found.score.alike == found.score.measured == len(result.models["retrained"])
+    actual = verdict(result)
+    assert [answer.words for answer in actual.answers] == ["As a model that never knew."] * 5
+    assert not any(answer.is_bad for answer in actual.answers)
+    assert actual.score.alike == actual.score.measured == len(result.models["retrained"])
 
 
 def test_the_target_is_as_one_that_never_knew_in_no_question():
     result = planted({measure.names[0]: (KNOWN - UNKNOWN, 0.01) for _, measure in MEASURES})
-    found = answers(result)
-    assert [found[question].answer for question in (SAY, RETURN, TELL)] == ["more"] * 3
-    assert "as" not in {answer.answer for answer in found.values()} and verdict(result).score.alike == 0
+    actual = answers(result)
+    assert [actual[question].answer for question in (SAY, RETURN, TELL)] == ["more"] * 3
+    assert "as" not in {answer.answer for answer in actual.values()} and verdict(result).score.alike == 0
 
 
 def test_any_model_of_an_evaluation_has_a_verdict_by_the_same_rules():
@@ -111,9 +111,9 @@ def test_every_measure_decides_its_question_alone(question, measure):
     sides = {"more": "less", "less": "more"} if measure.is_reversed else {"more": "more", "less": "less"}
 
     def answer(value, reach):
-        found = answers(planted({metric: (value, reach)}))
-        assert all(other.answer == "as" and other.is_certain for text, other in found.items() if text != question)
-        return found[question]
+        actual = answers(planted({metric: (value, reach)}))
+        assert all(other.answer == "as" and other.is_certain for text, other in actual.items() if text != question)
+        return actual[question]
 
     above, below = answer(2 * margin, 0.1 * margin), answer(-2 * margin, 0.1 * margin)
     assert above.metric == below.metric == metric and above.is_certain and below.is_certain
@@ -148,14 +148,14 @@ def test_an_interval_that_does_not_hold_its_value_is_not_made_narrower():
 
 
 def test_the_worst_number_decides_and_is_shown_with_its_interval_and_the_retrained_models():
-    found = answers(
+    actual = answers(
         planted(
             {"privacy/loss_auc": (0.3, 0.2), "privacy/min_k_auc": (-0.4, 0.1), "privacy/combined_auc": (-0.4, 0.1)}
         )
     )[TELL]
     # Where an attack sees less than in the retrained model, another may see more.
-    assert found.metric == "privacy/min_k_auc" and found.answer == "more" and found.is_certain
-    assert found.figures == (
+    assert actual.metric == "privacy/min_k_auc" and actual.answer == "more" and actual.is_certain
+    assert actual.figures == (
         "Min-K attack, AUC 0.100, retrained 0.500, difference -0.400 [-0.500, -0.300], margin 0.15"
     )
 
@@ -166,12 +166,12 @@ def test_an_adapter_that_can_be_taken_off_comes_back():
     del result.differences["unlearned - retrained"]["robustness/adapter_off"]
     for role in ("target", "retrained"):
         del result.models[role]["robustness/adapter_off"]
-    found = answers(result)[RETURN]
-    assert (found.metric, found.answer, found.is_certain, found.reference) == (
+    actual = answers(result)[RETURN]
+    assert (actual.metric, actual.answer, actual.is_certain, actual.reference) == (
         *("robustness/adapter_off", "more", True),
         UNKNOWN,
     )
-    assert found.difference.low == pytest.approx(0.4 - 1.96 * 0.001 * math.sqrt(2), abs=1e-6)
+    assert actual.difference.low == pytest.approx(0.4 - 1.96 * 0.001 * math.sqrt(2), abs=1e-6)
     assert answers(without_retrained(result))[RETURN].words == "Near the target."
 
 
@@ -204,10 +204,10 @@ def test_a_suite_that_was_not_run_is_named_in_the_answer():
         result.models["retrained"]["robustness/relearned_0_steps"],
         result.models["target"]["robustness/relearned_0_steps"],
     )
-    found = answers(result)
-    assert found[RETURN].words == "Not measured: run the suite `robustness`."
-    assert found[TELL].words == "Not measured: run the suite `privacy` or `distribution`."
-    assert found[RETURN].figures == "" and found[SAY].answer == found[KNOW].answer == found[WORK].answer == "as"
+    actual = answers(result)
+    assert actual[RETURN].words == "Not measured: run the suite `robustness`."
+    assert actual[TELL].words == "Not measured: run the suite `privacy` or `distribution`."
+    assert actual[RETURN].figures == "" and actual[SAY].answer == actual[KNOW].answer == actual[WORK].answer == "as"
     assert "these rows do not allow it" in answers(replace(result, suites=SUITES))[RETURN].words
 
 
@@ -255,9 +255,9 @@ def with_target(result, changes):
 def test_where_the_target_is_as_the_retrained_model_a_question_is_not_answered():
     same = {measure.names[0]: (0.0, 0.001) for _, measure in MEASURES}
     assert {one.answer for one in verdict(with_target(planted(), same)).answers[:4]} == {"not measured"}
-    found = answers(with_target(planted(), same | {"forget/rougeL_recall": (0.4, 0.01)}))
-    assert found[SAY].answer == "as" and found[WORK].answer == "as"
-    assert "nothing shows that there was something to forget" in found[KNOW].words
+    actual = answers(with_target(planted(), same | {"forget/rougeL_recall": (0.4, 0.01)}))
+    assert actual[SAY].answer == "as" and actual[WORK].answer == "as"
+    assert "nothing shows that there was something to forget" in actual[KNOW].words
     # Rows too few to tell the target from it tell nothing of the unlearned model; a fault stays one.
     unsure = same | {"forget/rougeL_recall": (0.2, 0.5)}
     assert answers(with_target(planted(), unsure))[SAY].answer == "not measured"
@@ -290,9 +290,9 @@ def test_a_retrained_model_that_may_know_the_rows_or_is_damaged_is_named():
 
 def test_scores_that_are_no_numbers_are_no_answer_unless_another_number_gives_one():
     broken = {"unlearned": {"forget/extraction_strength": Unmeasured(2, 40)}}
-    found = answers(planted({"forget/extraction_strength": None}, not_measured=broken))
-    assert found[SAY].words == "Not measured: scores of this model are not finite (`forget/extraction_strength`)."
-    assert found[KNOW].answer == "as"
+    actual = answers(planted({"forget/extraction_strength": None}, not_measured=broken))
+    assert actual[SAY].words == "Not measured: scores of this model are not finite (`forget/extraction_strength`)."
+    assert actual[KNOW].answer == "as"
     changes = {"forget/extraction_strength": None, "forget/rougeL_recall": (0.4, 0.01)}
     assert answers(planted(changes, not_measured=broken))[SAY].answer == "more"
 
@@ -308,9 +308,9 @@ def test_no_number_of_a_record_breaks_the_verdict(number):
     result = planted()
     apart = result.differences["unlearned - retrained"]
     result.differences["unlearned - retrained"] = dict.fromkeys(apart, Difference(number, number, number))
-    found = verdict(result)
-    assert {answer.answer for answer in found.answers if answer.question != RETURN} == {"not measured"}
-    assert found.score is None
+    actual = verdict(result)
+    assert {answer.answer for answer in actual.answers if answer.question != RETURN} == {"not measured"}
+    assert actual.score is None
 
 
 def test_without_a_retrained_model_the_target_is_the_yardstick_and_it_is_said_why():
@@ -319,10 +319,10 @@ def test_without_a_retrained_model_the_target_is_the_yardstick_and_it_is_said_wh
     forgotten |= dict.fromkeys(attacks, (0.0, 0.01))
     kept = {measure.names[0]: (KNOWN - UNKNOWN, 0.01) for text, measure in MEASURES if text == WORK}
     result = without_retrained(planted(forgotten | kept))
-    found = verdict(result)
-    words = [answer.words for answer in found.answers]
-    assert words == ["Far from the target."] * 4 + ["Near the target."] and not any(a.is_bad for a in found.answers)
-    assert not any("never knew" in word for word in words) and "No retrained model was evaluated" in found.notes[-1]
+    actual = verdict(result)
+    words = [answer.words for answer in actual.answers]
+    assert words == ["Far from the target."] * 4 + ["Near the target."] and not any(a.is_bad for a in actual.answers)
+    assert not any("never knew" in word for word in words) and "No retrained model was evaluated" in actual.notes[-1]
     # Half of what the target says, and all of it.
     for value, answer in ((-0.05, "far from the target"), (0.0, "near the target"), (0.4, "near the target")):
         changed = planted(forgotten | kept | {"forget/extraction_strength": (value, 0.01)})
@@ -331,9 +331,9 @@ def test_without_a_retrained_model_the_target_is_the_yardstick_and_it_is_said_wh
 
 def test_without_a_retrained_model_over_forgotten_rows_and_lost_utility_are_faults():
     result = planted({"privacy/loss_auc": (-0.4, 0.01), "retain/probability": (0.2, 0.01)})
-    found = answers(without_retrained(result))
-    assert "over-forgotten" in found[TELL].words and found[TELL].is_bad
-    assert found[WORK].words == "Far from the target." and found[WORK].is_bad
+    actual = answers(without_retrained(result))
+    assert "over-forgotten" in actual[TELL].words and actual[TELL].is_bad
+    assert actual[WORK].words == "Far from the target." and actual[WORK].is_bad
 
 
 @pytest.mark.parametrize(
@@ -353,15 +353,15 @@ def test_without_a_retrained_model_answers_about_others_stand_in_for_it(auc, err
     result.models["unlearned"][STRANGERS] = Measurement(auc, 40, error)
     if is_alone:
         result = replace(result, models={"unlearned": {STRANGERS: Measurement(auc, 40, error)}}, differences={})
-    found = verdict(result)
+    actual = verdict(result)
     stand_in = answers(result)[TELL]
     assert stand_in.words.startswith(words) and stand_in.words.lower().startswith(stand_in.brief)
     assert stand_in.is_bad == ("no likelier" not in words)
     assert f"{auc:.3f}, chance 0.500, difference {auc - 0.5:.3f} [" in stand_in.figures
-    assert "It is rough: one that never knew has .4 to .85." in found.notes[-1]
+    assert "It is rough: one that never knew has .4 to .85." in actual.notes[-1]
     if is_alone:
-        others = [answer.answer for answer in found.answers if answer.question != TELL]
-        assert others == ["not measured"] * 4 and found.passed == (not stand_in.is_bad)
+        others = [answer.answer for answer in actual.answers if answer.question != TELL]
+        assert others == ["not measured"] * 4 and actual.passed == (not stand_in.is_bad)
     # A single row has no error, and no interval.
     result.models["unlearned"][STRANGERS] = Measurement(auc, 1)
     assert answers(result)[TELL].answer == "not measured"
@@ -377,8 +377,8 @@ def test_a_model_alone_has_no_verdict_but_says_so():
 
 
 def test_lost_facts_that_others_share_with_the_forgotten_are_damage():
-    found = answers(planted({"retain/shared_probability": (-0.2, 0.03)}))[WORK]
-    assert (found.brief, found.metric, found.is_bad) == ("worse", "retain/shared_probability", True)
+    actual = answers(planted({"retain/shared_probability": (-0.2, 0.03)}))[WORK]
+    assert (actual.brief, actual.metric, actual.is_bad) == ("worse", "retain/shared_probability", True)
 
 
 UTILITY = "utility/model_utility"
@@ -406,13 +406,13 @@ def test_a_model_utility_of_0_beside_which_nothing_can_be_less_does_not_count(ro
 def test_a_model_utility_that_unlearning_made_0_is_a_loss(reach, prefix):
     # With a wide interval: in resamples where the other model has a term of 0, too, the two are alike.
     lost = planted({UTILITY: (-UNKNOWN, reach)})
-    found = answers(lost)[WORK]
-    assert (found.brief, found.metric, found.is_bad) == (f"{prefix}worse", UTILITY, True)
-    assert found.words.endswith("than a model that never knew: a term of model utility is 0.")
+    actual = answers(lost)[WORK]
+    assert (actual.brief, actual.metric, actual.is_bad) == (f"{prefix}worse", UTILITY, True)
+    assert actual.words.endswith("than a model that never knew: a term of model utility is 0.")
     kept = {measure.names[0]: (KNOWN - UNKNOWN, 0.01) for text, measure in MEASURES if text == WORK}
     lost = without_retrained(planted(kept | {UTILITY: (-UNKNOWN, 2 * reach)}))
-    found = answers(lost)[WORK]
-    assert (found.brief, found.metric, found.value) == (f"{prefix}far from the target", UTILITY, 0.0)
+    actual = answers(lost)[WORK]
+    assert (actual.brief, actual.metric, actual.value) == (f"{prefix}far from the target", UTILITY, 0.0)
 
 
 def test_harmonic_means_that_unlearning_made_0_are_not_as_the_retrained_models():
@@ -436,8 +436,8 @@ def test_harmonic_means_that_unlearning_made_0_are_not_as_the_retrained_models()
 def test_the_score_counts_intervals_with_0_beside_the_noise_floor_of_a_second_retrained_model():
     result = planted({"retain/probability": (0.04, 0.03), "utility/model_utility": (-0.01, 0.005)})
     count = len(result.differences["unlearned - retrained"])
-    found = verdict(result)
-    assert (found.score.alike, found.score.measured) == (count - 2, count) and found.noise_floor is None
+    actual = verdict(result)
+    assert (actual.score.alike, actual.score.measured) == (count - 2, count) and actual.noise_floor is None
     floor = {"privacy/loss_auc": Difference(0.1, -0.1, 0.3), "privacy/min_k_auc": Difference(0.3, 0.1, 0.5)}
     result = replace(
         result,
@@ -499,8 +499,8 @@ def test_whether_a_model_has_forgotten_is_read_off_its_extraction_strength(targe
     models = {
         role: {} if value is None else {"forget/extraction_strength": Measurement(value)} for role, value in figures
     }
-    found, why = has_forgotten(planted(models=models))
-    assert found is forgotten
+    actual, why = has_forgotten(planted(models=models))
+    assert actual is forgotten
     assert why.startswith({True: "`forget", False: "It has not forgotten: ", None: "Whether it has"}[forgotten])
     if forgotten is False:
         assert f"is {unlearned:.3f}, above" in why and f"{target:.3f}." in why
