@@ -238,18 +238,7 @@ def measure_depth(
     seed: int,
     patches: bool = True,
 ) -> SuiteOutcome:
-    """
-    How deep the forget rows' facts are gone: Unlearning Depth Score (UDS) by activation patching, and a logit lens.
-
-    UDS (see [`~metrics.UnlearningDepth`]) puts the hidden states of the retrained and of the unlearned model into the
-    target, layer by layer, where it predicts a token of the fact. It needs a target and a retrained model with layers
-    of the same number and size; some retain rows show whether their states can be exchanged at all. The lens reads
-    the states after each layer by the model's own norm and head: a row counts with exp(mean log-prob) of its fact at
-    the layer where that is highest. Which tokens are the fact, [`~evaluation.facts.fact_words`] decides. Each model is
-    loaded once. Without `patches` there is the lens alone, if there are facts: one pass a row, and not one a layer.
-
-    Source: Measuring the Depth of LLM Unlearning via Activation Patching (https://huggingface.co/papers/2605.24614).
-    """
+    """How deep facts are gone: UDS by patching, and a logit lens; without `patches` the lens alone."""
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
     forget = rows.encoded("forget", tokenizer)
     facts, retained = entity_rows(forget, tokenizer), []

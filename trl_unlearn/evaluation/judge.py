@@ -210,13 +210,7 @@ def answer_similarity(
     *,
     batch_size: int = 32,
 ) -> list[float]:
-    """
-    Cosine of the embeddings of answers and references, in [-1, 1]: a stand-in for a judge of similarity.
-
-    1 for the reference itself, about 0 for a text that is no nearer to its reference than to the others, 0 for an
-    answer without text. It sees what an answer is about and how it is put rather than whether its facts are right: a
-    false answer of the same form scores almost as high as a paraphrase.
-    """
+    """Cosine of the centred embeddings of answers and references; 0 for an answer without text."""
     if len(answers) != len(references):
         raise ValueError(f"There are {len(answers)} answers and {len(references)} references. Give one an answer.")
     if len(set(references)) < 2:
@@ -321,14 +315,7 @@ def measure_judge(
     judge: Judge | None = None,
     replies_path: str | os.PathLike | None = None,
 ) -> SuiteOutcome:
-    """
-    Grades of what every model answers to the forget prompts, and a stand-in that needs no judge.
-
-    All models answer first, greedily; then the judge gets both questions of [`PROMPTS`] about each answer. A reply
-    without a score is requested again with its fault, at most three times in all. An answer that stays without a grade
-    lowers the number of rows. Every reply is appended to the file `replies_path` as a line of JSON, which can hold
-    text of the forget set.
-    """
+    """Grades of what every model answers to the forget prompts, and a stand-in that needs no judge."""
     given = [dict(row) for row in rows.forget]
     encoded = rows.encoded("forget", tokenizer)
     if encoded.texts is None:

@@ -91,14 +91,7 @@ def _complete(model: PreTrainedModel, task: _Task, setting: SuiteSetting, desc: 
 def measure_muse(
     models: Loaders, rows: MuseRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
-    r"""
-    MUSE: verbatim memorisation, knowledge memorisation, utility preservation and privacy leakage of every model.
-
-    Prompts are the benchmark's plain text, also for a model with a chat template: a forget text's beginning, or
-    few-shot examples and a question as `Question: ...\nAnswer: `.
-
-    Source: MUSE (https://huggingface.co/papers/2407.06460), section 3.
-    """
+    """MUSE, in the benchmark's plain text also for a model with a chat template."""
     for name, part in rows.items():
         if len(part) == 0:
             raise ValueError(f"The set `{name}` of MUSE is empty. Give at least one row, or leave it out.")

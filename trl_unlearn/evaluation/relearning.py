@@ -198,10 +198,7 @@ def curves_of(values: dict[str, list[float]], attacks: Iterable[Attack]) -> Curv
 
 
 def excess_areas(curves: Curves, reference: Curves) -> dict[str, list[float]]:
-    """
-    For each row, the mean over a curve of this model's extraction strength minus the reference's: of the published
-    relearning, and of the strongest attack of a kind and of all.
-    """
+    """For each row, the mean over a curve of this model's extraction strength minus the reference's."""
     areas = {
         attack: [fmean(point) for point in zip(*np.subtract(curve, reference[attack]).tolist(), strict=True)]
         for attack, curve in curves.items()

@@ -302,13 +302,7 @@ def _of_rows(values: Mapping[str, list[float]], curves: Curves, setting: _Settin
 def measure_robustness(
     models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
-    """
-    Attacks that bring back what a model only hides, on merged weights; docs/attacks.md defines the metrics.
-
-    What a retrained model reaches under the same attack is not knowledge: compare with it. Each attack gets the
-    weights as they were. Rows without an answer (raw text, tokens) have extraction strengths only, and without a
-    retrained model there are no areas.
-    """
+    """Attacks that bring back what a model only hides; each gets the merged weights as they were."""
     forget_rows = list(rows.forget)
     forget = rows.encoded("forget", tokenizer)
     batches = attack_batches(rows, forget, tokenizer)

@@ -260,12 +260,7 @@ def view_rows(
     batch_size: int | None = None,
     seed: int,
 ) -> tuple[list[RowView], dict[str, str]]:
-    """
-    The views of the rows, least forgotten first, and role -> why its model could not be used.
-
-    Models are loaded one after another. A belief is scored by the model that holds it and by those after it:
-    target, unlearned, retrained. `row_values` is what an evaluation measured: role -> attack -> key of a row -> value.
-    """
+    """The views of the rows, least forgotten first, and role -> why its model could not be used."""
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
     views, failures = _Views(list(rows), setting, num_samples), {}
     for role in MODEL_ROLES:

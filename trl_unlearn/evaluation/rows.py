@@ -111,10 +111,7 @@ def _refuse_types(column: str, values: list[Any], expected: type, name: str) -> 
 
 
 def rows_as_trained(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any, *, name: str) -> Dataset:
-    """
-    Rows that are encoded to the tokens of the training, by its `chat_template_kwargs`, `prompt_length` and
-    `dataset_text_field` in `args` (`None`: the default). A set without answers (raw text, tokens) is encoded, whole.
-    """
+    """Rows for the tokens of the training, whose options are in `args`; without answers they are encoded, whole."""
     rows = with_template_kwargs(rows, args.chat_template_kwargs)
     if all(map(has_answer, rows)):
         return rows

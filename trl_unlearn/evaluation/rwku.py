@@ -101,16 +101,7 @@ def _accuracy(
 def measure_rwku(
     models: Loaders, rows: RwkuRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
-    """
-    RWKU: probes about the people to forget and about their neighbours, texts about both, and general knowledge.
-
-    A probe counts with the ROUGE-L recall of the first line of the greedy answer, at most 30 tokens, in the
-    benchmark's own form; a text with its scores in four membership attacks, the first being its mean log-prob a token;
-    a question of general knowledge with whether the right letter is the likeliest. Reasoning, truthfulness, factuality
-    and fluency are left out.
-
-    Source: RWKU (https://huggingface.co/papers/2406.10890), section 3.
-    """
+    """RWKU: probes about the people to forget and their neighbours, texts about both, and general knowledge."""
     given = {name: list(part) for name, part in rows.items()}
     if empty := [name for name, part in given.items() if not part]:
         raise ValueError(f"The set `{empty[0]}` of RWKU is empty. Give at least one row, or leave it out.")

@@ -220,11 +220,7 @@ def _judged_cells(models: Sequence[Judged], metrics: Iterable[str]) -> list[str]
 def comparison_rows(
     runs: Sequence[ComparedRun], references: Mapping[str, Judged], goal: float | None
 ) -> tuple[list[str], list[list[str]]]:
-    """
-    Header, one row a method, the best first, and one a reference: mean and standard deviation over seeds.
-
-    Columns that no model has a number for, and without a goal that of equal forgetting, are left out.
-    """
+    """Header, a row a method, the best first, and a row a reference; columns without any number are left out."""
     models = [*runs, *references.values()]
     columns = {name: metric for name, metric in COMPARISON_COLUMNS.items() if _known(m.value(metric) for m in models)}
     header = ["method", f"as, of {len(QUESTIONS)} questions", "as, measurements", *columns]

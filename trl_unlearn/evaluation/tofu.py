@@ -85,11 +85,7 @@ def score_set(
     batch_size: int = 32,
     near: NearFacts | None = None,
 ) -> dict[str, list[float]]:
-    """
-    Metric name -> value of each row (NaN where scores are not finite), of the metrics that need no generation.
-
-    `forget/log_ratio` is the log R of forget quality. `near` are facts of retain rows, see [`near_facts`].
-    """
+    """Metric -> value of each row (NaN where not finite), of the metrics that need no generation."""
     name = encoded.name
     # One pass for all metrics: true answers, then paraphrased ones, then the wrong ones of each row.
     flat = [*encoded.answers, *(encoded.paraphrases or []), *(row for rows in encoded.wrong or [] for row in rows)]
@@ -253,23 +249,7 @@ def _moved(sets: Mapping[str, EncodedSet], tokenizer: PreTrainedTokenizerBase, *
 
 
 class Suite:
-    """
-    The TOFU suite with a target and retrained models that are measured once, for any number of unlearned ones.
-
-    What a row set has no columns for is left out of the result: paraphrase probability needs `paraphrased_answer`,
-    truth ratios, forget quality and Mem `perturbed_answer` too, model utility and Util `real_authors` and
-    `world_facts`, generated answers a prompt. Fluency, which Util uses, is `utility/fluency` with a classifier, and
-    [`~metrics.FluencyStandin`] (`utility/fluency_standin`) without.
-
-    With `answers_only` the true answers of forget and retain set are scored, without a retrained model beside one
-    answer about somebody else a row, and nothing is generated: no ROUGE-L, no fluency, no squeezing, no paraphrased or
-    wrong answers.
-
-    Models are loaded one after another and dropped after use; the target is needed (but for `answers_only`), and
-    loaded again where fluency is judged. `num_squeezing_beliefs` are samples of the target a forget row, for
-    `forget/squeezing`. `per_row` has role -> metric -> value of each row, with the terms of forget quality and of
-    model utility.
-    """
+    """The TOFU suite with a target and retrained models that are measured once, for any number of unlearned ones."""
 
     def __init__(
         self,
@@ -286,6 +266,7 @@ class Suite:
         seed: int = 42,
     ):
         _check(models, parity, num_squeezing_beliefs, answers_only)
+        # `answers_only`: true answers of two sets, no paraphrased or wrong ones, and nothing is generated.
         names = ("forget", "retain") if answers_only else ("forget", "retain", "real_authors", "world_facts")
         encoded = {name: rows.encoded(name, tokenizer) for name in names if getattr(rows, name) is not None}
         # Before the paraphrased and wrong answers go, which tell what the fact of a row is.

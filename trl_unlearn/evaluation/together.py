@@ -84,12 +84,7 @@ class SuiteSetting:
         indices: Sequence[int] | None = None,
         desc: str,
     ) -> list[tuple[list[int], list[int], list[Completion]]]:
-        """
-        Prompt and answer of each encoded row, and `count` samples at temperature 1.
-
-        The random numbers, the same for every model, are those of the seed, the `stream`, and the row's index (or that
-        of `indices`), and not of its place in a batch.
-        """
+        """Prompt, answer and `count` samples of each encoded row, drawn by seed, `stream` and the row's index."""
         indices = range(len(rows)) if indices is None else indices
         prompts, answers = [prompt_ids(row) for row in rows], [answer_ids(row) for row in rows]
         samples = iter(
