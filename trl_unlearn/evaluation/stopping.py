@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 # Metric -> distance from its goal that counts as reached. An AUC of 24 rows has a standard error of 0.06.
 STOP_METRICS = {"extraction_strength": 0.02, "forget_logp": 0.02, "strangers_auc": 0.05}
-# Unlearning falls slowly and then all at once: the way between the best state and one past the goals is halved so often.
+# Unlearning falls slowly and then all at once: so often is the way from the best state to one past the goals halved.
 _HALVINGS = 7
 
 
