@@ -22,7 +22,7 @@ from ..results import MEASURED_ROLES, SuiteOutcome
 from ..token_scores import score_batch
 from .facts import entity_rows, no_facts
 from .rows import EvaluationRows, Loaders, encode_set, rows_protocol
-from .together import SuiteSetting, free_memory, shared
+from .together import SuiteSetting, measure_each, shared
 from .uncertainty import summarise_rows
 
 
@@ -146,11 +146,9 @@ def _in_order(parts: Sequence[Tensor], batches: Sequence[_Batch]) -> np.ndarray:
 def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting, patches: bool) -> _Tables:
     """All models on some rows, with one model in memory at a time."""
     tables, states, batches = {"lens": {}, "patched": {}}, {}, _batches(rows, setting)
-    # The target last: it needs the states of the others.
-    for role in reversed(MEASURED_ROLES):
-        if models.get(role) is None or not batches:
-            continue
-        model = models[role]().eval()
+
+    def read(role: str, model: nn.Module) -> None:
+        model.eval()
         pairs = [_lens(model, batch) for batch in tqdm(batches, desc=f"Reading layers of {role}", disable=None)]
         states[role], logps = zip(*pairs, strict=True)
         tables["lens"][role] = _in_order(logps, batches)
@@ -160,8 +158,9 @@ def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting
                 continue
             pairs = tqdm(list(zip(batches, states[source], strict=True)), desc=f"Patching {source}", disable=None)
             tables["patched"][source] = _in_order([_patched(model, *pair) for pair in pairs], batches)
-        del model
-        free_memory()
+
+    # The target last: it needs the states of the others.
+    measure_each({role: models.get(role) for role in reversed(MEASURED_ROLES)} if batches else {}, read)
     return tables
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import continuation_row, ends_turn, prompt_ids, spread_evenly
+from ..encoding import continuation_row, ends_turn, spread_evenly
 from ..generation import key_seed
 from ..metrics import (
     CombinedAttack,
@@ -120,7 +120,7 @@ def measure_privacy(
             scores["combined"] = combined_scores(scores, row_scores[role], len(members.answers))
     if not scores_only and retrained is not None and None not in (members.texts, non_members.texts):
         prompted = non_members if rows.retain is None else rows.encoded("retain", tokenizer)
-        prompts = [prompt_ids(row) for row in prompted.answers]
+        prompts = prompted.prompts()
         for role, scores in attacks.items():
             desc, pair = f"Attacking {role} beside its neighbours", (models[role], models["retrained"])
             scores["spv"] = measured_once(pair[0], "spv", partial(spv_scores, *pair, answers, prompts, setting, desc))

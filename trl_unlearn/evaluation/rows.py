@@ -12,7 +12,15 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import closing_token_id, encode_dataset, encode_row, warn_of_other_prompt, without_end
+from ..encoding import (
+    answer_ids,
+    closing_token_id,
+    encode_dataset,
+    encode_row,
+    prompt_ids,
+    warn_of_other_prompt,
+    without_end,
+)
 from ..row_forms import answer_text, has_answer, naming, with_answer, with_template_kwargs
 
 
@@ -70,6 +78,15 @@ class EncodedSet:
     def true_answers(self) -> "EncodedSet":
         """The set without paraphrased and wrong answers."""
         return EncodedSet(self.name, self.answers, self.closed)
+
+    def prompts(self) -> list[list[int]]:
+        """Tokens of the prompts."""
+        return [prompt_ids(row) for row in self.answers]
+
+    def bare_answers(self) -> list[list[int]]:
+        """Tokens of the answers without their end."""
+        pairs = zip(self.answers, self.closed, strict=True)
+        return [without_end(answer_ids(row), closed) for row, closed in pairs]
 
 
 def row_key(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import continuation_row, prompt_ids, without_end
+from ..encoding import continuation_row, without_end
 from ..generation import Completion
 from ..metrics import (
     ExactMemorization,
@@ -186,7 +186,7 @@ def _answer_logps(
     judge: PreTrainedModel, role: str, answers: list[Completion], setting: TofuSetting
 ) -> list[list[float]]:
     """Log-probs under the target of the tokens of a model's answers to the forget set, with their end."""
-    prompts = [prompt_ids(row) for row in setting.sets["forget"].answers]
+    prompts = setting.sets["forget"].prompts()
     texts = [_text_ids(answer) for answer in answers]
     # A text that was cut has no end to judge.
     ends = [

@@ -68,10 +68,10 @@ class SuiteSetting:
         load: Callable[[], PreTrainedModel] | None = None,
     ) -> list[Completion]:
         """Greedy answers to the prompts of a set; generated once where `load` is a [`FixedModel`] of the model."""
-        rows, desc = encoded.answers, f"Answering the {encoded.name} set"
-        prompts, limit = [prompt_ids(row) for row in rows], {"max_new_tokens": max_new_tokens}
+        options = {"max_new_tokens": max_new_tokens, "desc": f"Answering the {encoded.name} set"}
         name = f"answers to the {encoded.name} set of at most {max_new_tokens} tokens"
-        return measured_once(load, name, lambda: self.generate(model, prompts, rows, desc=desc, **limit))
+        rows = encoded.answers
+        return measured_once(load, name, lambda: self.generate(model, encoded.prompts(), rows, **options))
 
     def sample(
         self,
