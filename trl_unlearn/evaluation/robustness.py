@@ -67,10 +67,8 @@ def _recall(
         )
         return {}
     longest_answer = max(len(answer) + 1 for answer in setting.forget.bare_answers())
-    completions = setting.generate(model, prompts, setting.forget.answers, max_new_tokens=longest_answer, desc=desc)
-    texts = [setting.text(completion.ids) for completion in completions]
-    recall = RougeRecall().compute(predictions=texts, references=references)["per_row"]
-    return {name: where_measured(recall, completions)}
+    options = {"rows": setting.forget.answers, "max_new_tokens": longest_answer, "desc": desc}
+    return {name: setting.overlap(RougeRecall(), model, prompts, references, **options)}
 
 
 def _leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import answer_ids, pad_rows, padding_token_id, prompt_ids, without_end
 from ..generation import Completion, eos_token_ids, generate
-from ..metrics import ExtractionStrength
+from ..metrics import ExtractionStrength, RougeF1, RougeRecall
 from ..token_scores import RowScore, gains_by_sharing, score_batch, score_rows
 from .rows import EncodedSet, Loaders
 from .uncertainty import where_measured
@@ -72,6 +72,22 @@ class SuiteSetting:
         name = f"answers to the {encoded.name} set of at most {max_new_tokens} tokens"
         rows = encoded.answers
         return measured_once(load, name, lambda: self.generate(model, encoded.prompts(), rows, **options))
+
+    def overlap(
+        self,
+        metric: RougeRecall | RougeF1,
+        model: PreTrainedModel,
+        prompts: Sequence[list[int]],
+        references: Sequence[str],
+        *,
+        rows: Sequence[dict[str, Any]] = (),
+        cut: Callable[[str], str] = str.strip,
+        **kwargs: Any,
+    ) -> list[float]:
+        """A metric of each prompt's greedy completion, as far as it is not cut; NaN where scores are not finite."""
+        completions = self.generate(model, prompts, rows, **kwargs)
+        texts = [cut(self.tokenizer.decode(one.ids, skip_special_tokens=True)) for one in completions]
+        return where_measured(metric.compute(predictions=texts, references=references)["per_row"], completions)
 
     def sample(
         self,
