@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import padding_token_id
+from ..encoding import pad_rows, padding_token_id
 from ..label_states import in_mode
 from ..results import DIFFERENCES, SCALE, SuiteOutcome, join_outcomes
 from ..row_forms import prompt_and_answer
@@ -180,24 +180,20 @@ def _embed(
     device = next(model.parameters()).device
     # Special tokens do not count: the one that every text starts with says nothing about it, but dominates a mean.
     encoded = tokenizer(list(texts), truncation=True, max_length=_MAX_EMBEDDED_LENGTH, return_special_tokens_mask=True)
-    rows = list(zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True))
-    counted = torch.tensor([any(not special for special in mask) for _, mask in rows])
-    order = sorted(torch.nonzero(counted)[:, 0].tolist(), key=lambda i: -len(rows[i][0]))
+    rows = [
+        {"input_ids": ids, "labels": [-100 if special else token for token, special in zip(ids, mask, strict=True)]}
+        for ids, mask in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+    ]
+    counted = torch.tensor([any(label != -100 for label in row["labels"]) for row in rows])
+    order = sorted(torch.nonzero(counted)[:, 0].tolist(), key=lambda i: -len(rows[i]["input_ids"]))
     means = torch.zeros(len(rows), model.config.get_text_config().hidden_size)
     with in_mode(model, training=False):
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
-            shape = (len(indices), len(rows[indices[0]][0]))
-            input_ids = torch.full(shape, padding_token_id(tokenizer))
-            present, weights = torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
-            for k, (ids, mask) in enumerate(rows[i] for i in indices):
-                input_ids[k, : len(ids)] = torch.tensor(ids)
-                present[k, : len(ids)] = 1
-                weights[k, : len(ids)] = 1 - torch.tensor(mask, dtype=torch.float)
+            batch = pad_rows([rows[i] for i in indices], padding_token_id(tokenizer))
+            weights = (batch.pop("labels") != -100).float()
             # The model without its head: no logits are needed.
-            states = whole.base_model(
-                input_ids=input_ids.to(device), attention_mask=present.to(device)
-            ).last_hidden_state
+            states = whole.base_model(**{name: ids.to(device) for name, ids in batch.items()}).last_hidden_state
             means[indices] = (states.float().cpu() * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
     return means, counted
 

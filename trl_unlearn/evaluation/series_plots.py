@@ -42,7 +42,7 @@ def plot_curves(
         line, marker = METHOD_SHAPES[rounds % len(METHOD_SHAPES)]
         style = {"linestyle": line, "marker": marker, "color": METHOD_COLOURS[colour]}
         for j, curve in enumerate(seeds):
-            x, y = zip(*((point["extraction_strength"], point["retain_probability"]) for point in curve), strict=True)
+            x, y = ([point[name] for point in curve] for name in ("extraction_strength", "retain_probability"))
             label = plot_label(name) if j == 0 else None
             axes.plot(x, y, markersize=3, linewidth=1.2, alpha=0.8, label=label, **style)
     for role, point in baselines.items():

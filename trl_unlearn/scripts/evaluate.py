@@ -248,7 +248,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         check_output_dir(folder)
         if suite_args.quick:
             _make_quick(eval_args, folder)
-        _refuse_other_rows(eval_args.max_eval_rows, suite_args.suites, RunFolder(folder))
+        _refuse_other_rows(eval_args.max_eval_rows, suite_args, RunFolder(folder))
         _evaluate_as_trained(args, model_args, unlearned)
         refuse_quantized(suite_args.suites, model_args, eval_args.retrained_model_name_or_path)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
@@ -310,10 +310,13 @@ def _make_quick(eval_args: EvaluationArguments, folder: Path) -> None:
     eval_args.max_eval_rows = eval_args.max_eval_rows or QUICK_ROWS
 
 
-def _refuse_other_rows(max_rows: int | None, suites: list[str], folder: RunFolder) -> None:
+def _refuse_other_rows(max_rows: int | None, args: SuiteArguments, folder: RunFolder) -> None:
     """Refuse to add suites to those that were measured on another number of rows."""
     earlier = folder.results()
-    kept = [] if earlier is None else [name for name in earlier.suites if name not in suites]
+    # A whole evaluation replaces a quick one.
+    if earlier is None or ("quick" in earlier.protocol) != args.quick:
+        return
+    kept = [name for name in earlier.suites if name not in args.suites]
     if kept and earlier.protocol.get("max_eval_rows") != max_rows:
         raise ValueError(
             f"`{folder.path / RESULTS_FILE}` holds {', '.join(kept)} with `max_eval_rows` "
