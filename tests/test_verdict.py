@@ -233,6 +233,14 @@ def test_a_good_answer_names_the_suites_that_were_not_asked():
     assert not verdict(replace(known, suites=result.suites)).doubts
 
 
+def test_rows_that_a_mean_hides_are_counted():
+    kept = {"kept_rows": {"unlearned": 1, "second_retrained": 0}, "rows": {"forget": 24}}
+    assert verdict(planted(protocol=kept)).doubts[0].startswith("1 of 24 forget rows are kept, whatever the means say")
+    # Where the answer is a fault, it says more than a row.
+    known = planted({"forget/rougeL_recall": (0.4, 0.01)}, protocol=kept)
+    assert not verdict(known).doubts and not verdict(planted(protocol=kept), "retrained").doubts
+
+
 def test_a_number_that_a_model_evades_is_named():
     result = planted()
     del result.models["unlearned"]["depth/uds"], result.models["unlearned"]["robustness/quantized_int4"]

@@ -184,7 +184,7 @@ def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None
         answers[-1] = replace(answers[-1], why="; ".join(filter(None, [answers[-1].why, remark])))
     scores = [_score(result, role) for role in ("unlearned", "second_retrained")]
     rows = result.protocol.get("rows", {}).get("forget") if "quick" in result.protocol else None
-    return Verdict(answers, *scores, rows, _doubts(answers, result))
+    return Verdict(answers, *scores, rows, _doubts(answers, result, role))
 
 
 def _as_unlearned(result: EvaluationResult, role: str) -> EvaluationResult:
@@ -197,9 +197,14 @@ def _as_unlearned(result: EvaluationResult, role: str) -> EvaluationResult:
     return replace(result, models=models, differences={"unlearned - retrained": apart}, not_measured=missing)
 
 
-def _doubts(answers: Sequence[Answer], result: EvaluationResult) -> list[str]:
+def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> list[str]:
     """Sentences on what good answers do not see, and on a retrained model that is no model that never knew."""
-    doubts = []
+    doubts, kept = [], result.protocol.get("kept_rows", {}).get(role)
+    if kept and not answers[0].is_bad:
+        doubts.append(
+            f"{kept} of {result.protocol['rows']['forget']} forget rows are kept, whatever the means say: their "
+            "answers are nearer to the target's probability than to that of a model that never knew."
+        )
     for question, answer in zip(QUESTIONS, answers, strict=True):
         # A quick evaluation, and one beside answers about others, say that they see less.
         is_said = "quick" in result.protocol or answer.beside == _CHANCE

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from trl_unlearn.evaluation.tofu import aggregate_values, summarise_tofu
+from trl_unlearn.evaluation.tofu import aggregate_values, kept_rows, summarise_tofu
 from trl_unlearn.evaluation.uncertainty import bootstrap_indices
 from trl_unlearn.metrics import ForgetQuality, HarmonicMean
 
@@ -35,6 +35,21 @@ def test_the_aggregates_are_harmonic_means_of_their_terms():
             "aggregate/agg": 4 / 11,
         }
     )
+
+
+def test_a_row_is_kept_where_it_is_nearer_to_the_target_that_knows_it():
+    p = {
+        "target": [0.9, 0.9, 0.9, 0.15, 0.9],
+        "retrained": [0.1, 0.1, 0.5, 0.1, 0.1],
+        "unlearned": [0.6, 0.4, 0.6, 0.15, np.nan],
+        "second_retrained": [0.1, 0.55, 0.9, 0.1, 0.2],
+    }
+    per_row = {role: {"forget/probability": row} for role, row in p.items()}
+    assert kept_rows(per_row) == {"unlearned": 1, "second_retrained": 2}
+    del per_row["retrained"]
+    assert kept_rows(per_row)["unlearned"] == 3
+    del per_row["target"]
+    assert kept_rows(per_row) == {}
 
 
 def test_the_published_classifier_goes_before_the_stand_in():

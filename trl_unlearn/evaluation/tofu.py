@@ -33,6 +33,7 @@ from ..metrics.text import is_refusal
 from ..results import MEASURED_ROLES, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
 from ..token_scores import RowScore
+from .elicitation import LEAST_KNOWN
 from .facts import NearFacts, near_facts
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
@@ -362,6 +363,7 @@ class Suite:
         outcome.protocol = {
             **rows_protocol(*setting.sets.values(), seed=setting.seed),
             "near_facts": {kind: len(rows) for kind, rows in setting.near.items()},
+            "kept_rows": kept_rows(self.per_row),
             **({} if self._answers_only else generated),
             "dtype": self._dtype,
         }
@@ -373,6 +375,17 @@ def evaluate_models(
 ) -> SuiteOutcome:
     """Run the TOFU suite once, on a target, an unlearned and a retrained model; options as in [`Suite`]."""
     return Suite(models, rows, tokenizer, **options).evaluate(models.get("unlearned"))
+
+
+def kept_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, int]:
+    """Role -> forget rows with a p(answer) nearer to the target's than to the retrained model's (0 without one)."""
+    p = {role: np.array(metrics["forget/probability"]) for role, metrics in per_row.items()}
+    if "target" not in p:
+        return {}
+    floor = p.pop("retrained", np.zeros(len(p["target"])))
+    known = p.pop("target") - floor
+    # Rows that the target hardly knows better tell nothing. A comparison with NaN is false.
+    return {role: int(((known > LEAST_KNOWN) & (own - floor > known / 2)).sum()) for role, own in p.items()}
 
 
 def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:
