@@ -201,9 +201,10 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
     """Sentences on what good answers do not see, and on a retrained model that is no model that never knew."""
     doubts, kept = [], result.protocol.get("kept_rows", {}).get(role)
     if kept and not answers[0].is_bad:
+        total = result.protocol.get("rows", {}).get("forget", "the")
         doubts.append(
-            f"{kept} of {result.protocol['rows']['forget']} forget rows are kept, whatever the means say: their "
-            "answers are nearer to the target's probability than to that of a model that never knew."
+            f"{kept} of {total} forget rows are kept, whatever the means say: their answers are nearer to the "
+            "target's probability than to that of a model that never knew."
         )
     for question, answer in zip(QUESTIONS, answers, strict=True):
         # A quick evaluation, and one beside answers about others, say that they see less.
