@@ -85,7 +85,7 @@ class SuiteSetting:
         **kwargs: Any,
     ) -> list[float]:
         """A metric of each prompt's greedy completion, as far as it is not cut; NaN where scores are not finite."""
-        completions = self.generate(model, prompts, rows, **kwargs)
+        completions = self.generate(model, prompts, rows=rows, **kwargs)
         texts = [cut(self.tokenizer.decode(one.ids, skip_special_tokens=True)) for one in completions]
         return where_measured(metric.compute(predictions=texts, references=references)["per_row"], completions)
 
