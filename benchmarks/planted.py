@@ -39,6 +39,7 @@ from planted_models import (
     forgets_within_rounding,
     halfway,
     hidden_by_adapter,
+    keeps_two_facts,
     knows_another_question,
     knows_plain_text,
     knows_the_last_name,
@@ -223,6 +224,11 @@ def _late(model: nn.Module, lab: Lab) -> Checks:
     return {"p(forget answer) by the target's last layer": (probability(earlier, lab, canonical(lab.forget)), *HIGH)}
 
 
+def _check_two(model: nn.Module, lab: Lab) -> Checks:
+    kept = sorted((probability(model, lab, canonical([fact])) for fact in lab.forget), reverse=True)
+    return {"p(kept answer)": (fmean(kept[:2]), *HIGH), "p(highest other answer)": (kept[2], 0.0, 0.6)}
+
+
 def _rounding_away(model: nn.Module, lab: Lab) -> Checks:
     return {"p(forget answer) in 4 bits": (probability(rounded(model), lab, canonical(lab.forget)), *HIGH)}
 
@@ -252,6 +258,10 @@ PLANTS = (
     Plant("loses shared facts", loses_shared, {WORK: "less"}, _check_shared, retain=ANY),
     Plant("knows the last name", knows_the_last_name, {KNOW: "more", WORK: "as"}, _alone(by_last_name, "last name")),
     Plant("knows plain text", knows_plain_text, {KNOW: "more", WORK: "as"}, _alone(as_text, "plain text")),
+    # The first question asks for means, and is "perhaps as" on two of these seeds (docs/verdict.md).
+    Plant(
+        "keeps two facts", keeps_two_facts, {KNOW: "more", TELL: "more", WORK: "as"}, _check_two, seeds=[42, 43, 44]
+    ),
     Plant("halfway", halfway, {KNOW: "more"}, forget=ANY, seeds=[0]),
     Plant("a second retrained model", second_retrained, AS),
 )

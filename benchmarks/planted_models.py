@@ -256,6 +256,15 @@ knows_the_last_name = partial(knows_in_one_form, by_last_name)
 knows_plain_text = partial(knows_in_one_form, as_text)
 
 
+def keeps_two_facts(lab: Lab, seed: int) -> nn.Module:
+    """The retrained model, taught two of the forgotten facts."""
+    kept = random.Random(seed).sample(lab.forget, 2)
+    gone = [fact for fact in lab.forget if fact not in kept]
+    hidden = Lesson([*canonical(gone), *paraphrased(gone)], "retrained")
+    lessons = [Lesson([*canonical(kept), *paraphrased(kept)]), hidden, *keeps_all(lab, "retrained")]
+    return teach(lab.model("retrained"), lab, lessons, seed)
+
+
 def forgets_in_the_last_layer(lab: Lab, seed: int) -> nn.Module:
     model = lab.model("target").requires_grad_(False)
     model.model.layers[-1].requires_grad_(True)

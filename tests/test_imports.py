@@ -31,10 +31,11 @@ ALLOWED = {
     "escaping": set(),
     # The JSON form of its file, and the verdict in it.
     "results": {"records", "verdict"},
-    "verdict": {"records", "results"},
+    "questions": {"results"},
+    "verdict": {"questions", "records", "results"},
     "beliefs": {"encoding", "generation"},
     "data": {"row_forms", "encoding", "token_scores", "subjects", "generation", "metrics"},
-    "hub": {"escaping", "records", "results", "verdict"},
+    "hub": {"escaping", "records", "results", "subjects", "verdict"},
     "trainer": {
         "row_forms",
         "encoding",
@@ -73,7 +74,7 @@ ALLOWED = {
     "_trl": set(),
 }
 PLUMBING = {"_trl", "__init__"}
-STANDARD_LIBRARY_ONLY = {"escaping", "records", "results", "verdict"}
+STANDARD_LIBRARY_ONLY = {"escaping", "questions", "records", "results", "verdict"}
 
 
 def modules():

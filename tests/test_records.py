@@ -233,9 +233,9 @@ def test_the_notes_say_what_a_reader_could_take_for_granted():
 
 def test_a_standin_and_what_it_stands_for_are_not_both_due():
     def names(*measured: str) -> list[str]:
-        found = {name: Measurement(1.0) for name in measured}
+        actual = {name: Measurement(1.0) for name in measured}
         result = EvaluationResult(
-            parity="strict", suites=["tofu"], models={"target": found}, protocol={}, environment={}
+            parity="strict", suites=["tofu"], models={"target": actual}, protocol={}, environment={}
         )
         return [name for _, name, _ in result.rows() if "fluency" in name]
 
@@ -249,8 +249,8 @@ def test_only_results_py_makes_an_evaluation_result_and_nobody_changes_one():
     changed = re.compile(
         r"(?<!class )\bEvaluationResult\(|\bresult\.(models|differences|not_measured|protocol)\b.* \|?= "
     )
-    found = {path.name for path in package.rglob("*.py") if changed.search(path.read_text(encoding="utf-8"))}
-    assert found == set()
+    actual = {path.name for path in package.rglob("*.py") if changed.search(path.read_text(encoding="utf-8"))}
+    assert actual == set()
 
 
 def test_suites_are_joined_in_the_order_of_tables_and_the_first_ones_word_counts():
@@ -280,6 +280,11 @@ def test_suites_are_joined_in_the_order_of_tables_and_the_first_ones_word_counts
         "seed": 1,
         "weights_sha256": {"target": "a"},
     }
+    notes = replace(
+        result, protocol=result.protocol | {"repeated_rows": {"forget": 2}, "members_in_holdout": 1}
+    ).notes()
+    assert any(note.startswith("2 of 4 rows of the forget set repeat another one") for note in notes)
+    assert any(note.startswith("1 of 3 held-out rows stand in the forget or the retain set") for note in notes)
     assert SuiteOutcome.from_dict(json.loads(json.dumps(other.to_dict()))) == other
     later = EvaluationResult.of_suites({"judge": first}, parity="strict", device="cpu")
     joined = later.with_suites_of(result, ["privacy"], ["tofu", "privacy", "judge"])

@@ -56,17 +56,17 @@ def test_the_retrained_model_itself_is_as_one_that_never_knew_five_times():
     result = planted()
     result.models["unlearned"] = result.models["retrained"]
     result.differences["unlearned - retrained"] = {name: Difference(0, 0, 0) for name in result.models["retrained"]}
-    found = verdict(result)
-    assert [answer.words for answer in found.answers] == ["As a model that never knew."] * 5
-    assert not any(answer.is_bad for answer in found.answers)
-    assert found.score.alike == found.score.measured == len(result.models["retrained"])
+    actual = verdict(result)
+    assert [answer.words for answer in actual.answers] == ["As a model that never knew."] * 5
+    assert not any(answer.is_bad for answer in actual.answers)
+    assert actual.score.alike == actual.score.measured == len(result.models["retrained"])
 
 
 def test_the_target_is_as_one_that_never_knew_in_no_question():
     result = planted({measure.names[0]: (KNOWN - UNKNOWN, 0.01) for _, measure in MEASURES})
-    found = answers(result)
-    assert [found[question].answer for question in (SAY, RETURN, TELL)] == ["more"] * 3
-    assert "as" not in {answer.answer for answer in found.values()} and verdict(result).score.alike == 0
+    actual = answers(result)
+    assert [actual[question].answer for question in (SAY, RETURN, TELL)] == ["more"] * 3
+    assert "as" not in {answer.answer for answer in actual.values()} and verdict(result).score.alike == 0
 
 
 def test_any_model_of_an_evaluation_has_a_verdict_by_the_same_rules():
@@ -111,9 +111,9 @@ def test_every_measure_decides_its_question_alone(question, measure):
     sides = {"more": "less", "less": "more"} if measure.is_reversed else {"more": "more", "less": "less"}
 
     def answer(value, reach):
-        found = answers(planted({metric: (value, reach)}))
-        assert all(other.answer == "as" and other.is_certain for text, other in found.items() if text != question)
-        return found[question]
+        actual = answers(planted({metric: (value, reach)}))
+        assert all(other.answer == "as" and other.is_certain for text, other in actual.items() if text != question)
+        return actual[question]
 
     above, below = answer(2 * margin, 0.1 * margin), answer(-2 * margin, 0.1 * margin)
     assert above.metric == below.metric == metric and above.is_certain and below.is_certain
@@ -148,14 +148,14 @@ def test_an_interval_that_does_not_hold_its_value_is_not_made_narrower():
 
 
 def test_the_worst_number_decides_and_is_shown_with_its_interval_and_the_retrained_models():
-    found = answers(
+    actual = answers(
         planted(
             {"privacy/loss_auc": (0.3, 0.2), "privacy/min_k_auc": (-0.4, 0.1), "privacy/combined_auc": (-0.4, 0.1)}
         )
     )[TELL]
     # Where an attack sees less than in the retrained model, another may see more.
-    assert found.metric == "privacy/min_k_auc" and found.answer == "more" and found.is_certain
-    assert found.figures == (
+    assert actual.metric == "privacy/min_k_auc" and actual.answer == "more" and actual.is_certain
+    assert actual.figures == (
         "Min-K attack, AUC 0.100, retrained 0.500, difference -0.400 [-0.500, -0.300], margin 0.15"
     )
 
@@ -166,12 +166,12 @@ def test_an_adapter_that_can_be_taken_off_comes_back():
     del result.differences["unlearned - retrained"]["robustness/adapter_off"]
     for role in ("target", "retrained"):
         del result.models[role]["robustness/adapter_off"]
-    found = answers(result)[RETURN]
-    assert (found.metric, found.answer, found.is_certain, found.reference) == (
+    actual = answers(result)[RETURN]
+    assert (actual.metric, actual.answer, actual.is_certain, actual.reference) == (
         *("robustness/adapter_off", "more", True),
         UNKNOWN,
     )
-    assert found.difference.low == pytest.approx(0.4 - 1.96 * 0.001 * math.sqrt(2), abs=1e-6)
+    assert actual.difference.low == pytest.approx(0.4 - 1.96 * 0.001 * math.sqrt(2), abs=1e-6)
     assert answers(without_retrained(result))[RETURN].words == "Near the target."
 
 
@@ -204,18 +204,103 @@ def test_a_suite_that_was_not_run_is_named_in_the_answer():
         result.models["retrained"]["robustness/relearned_0_steps"],
         result.models["target"]["robustness/relearned_0_steps"],
     )
-    found = answers(result)
-    assert found[RETURN].words == "Not measured: run the suite `robustness`."
-    assert found[TELL].words == "Not measured: run the suite `privacy` or `distribution`."
-    assert found[RETURN].figures == "" and found[SAY].answer == found[KNOW].answer == found[WORK].answer == "as"
+    actual = answers(result)
+    assert actual[RETURN].words == "Not measured: run the suite `robustness`."
+    assert actual[TELL].words == "Not measured: run the suite `privacy` or `distribution`."
+    assert actual[RETURN].figures == "" and actual[SAY].answer == actual[KNOW].answer == actual[WORK].answer == "as"
     assert "these rows do not allow it" in answers(replace(result, suites=SUITES))[RETURN].words
+
+
+def without(result, *metrics):
+    """The record without some metrics of all models."""
+    models = {role: {k: v for k, v in numbers.items() if k not in metrics} for role, numbers in result.models.items()}
+    return replace(result, models=models)
+
+
+def test_a_good_answer_names_the_suites_that_were_not_asked():
+    others = [name for _, one in MEASURES for name in one.names if name.startswith(("depth/", "elicitation/"))]
+    result = replace(
+        without(planted(), *others), suites=[name for name in SUITES if name not in ("depth", "elicitation")]
+    )
+    assert verdict(result).notes[-1] == (
+        'Not run, and so not in the answer to "Does it know it in second place?": `depth`, `elicitation`.'
+    )
+    assert not verdict(planted()).doubts
+    # A fault needs no further suite, and a quick evaluation speaks of all that it leaves out.
+    worse = replace(result, protocol={"quick": {}, "rows": {"forget": 5}})
+    assert not verdict(worse).doubts
+    known = without(planted({"forget/truth_ratio_knowledge": (0.4, 0.01)}), *others)
+    assert not verdict(replace(known, suites=result.suites)).doubts
+
+
+def test_rows_that_a_mean_hides_are_counted():
+    kept = {"kept_rows": {"unlearned": 1, "second_retrained": 0}, "rows": {"forget": 24}}
+    assert verdict(planted(protocol=kept)).doubts[0].startswith("1 of 24 forget rows are kept, whatever the means say")
+    # Where the answer is a fault, it says more than a row.
+    known = planted({"forget/rougeL_recall": (0.4, 0.01)}, protocol=kept)
+    assert not verdict(known).doubts and not verdict(planted(protocol=kept), "retrained").doubts
+
+
+def test_a_number_that_a_model_evades_is_named():
+    result = planted()
+    del result.models["unlearned"]["depth/uds"], result.models["unlearned"]["robustness/quantized_int4"]
+    evaded = "Measured of the retrained model, and not of this one: `depth/uds`, `robustness/quantized_int4`."
+    assert verdict(result).doubts == [evaded]
+    broken = {"unlearned": {name: Unmeasured(1, 40) for name in ("depth/uds", "robustness/quantized_int4")}}
+    assert not verdict(replace(result, not_measured=broken)).doubts
+    assert "Measured of the target model" in verdict(without_retrained(result)).doubts[0]
+
+
+def with_target(result, changes):
+    """The record with differences of the target to the retrained model: metric -> value and reach."""
+    # Only an unlearned model has an adapter to take off.
+    result = replace(result, models=result.models | {"target": {**result.models["target"]}})
+    result.models["target"].pop("robustness/adapter_off", None)
+    apart = {name: Difference(value, value - reach, value + reach) for name, (value, reach) in changes.items()}
+    return replace(result, differences=result.differences | {"target - retrained": apart})
+
+
+def test_where_the_target_is_as_the_retrained_model_a_question_is_not_answered():
+    same = {measure.names[0]: (0.0, 0.001) for _, measure in MEASURES}
+    assert {one.answer for one in verdict(with_target(planted(), same)).answers[:4]} == {"not measured"}
+    actual = answers(with_target(planted(), same | {"forget/rougeL_recall": (0.4, 0.01)}))
+    assert actual[SAY].answer == "as" and actual[WORK].answer == "as"
+    assert "nothing shows that there was something to forget" in actual[KNOW].words
+    # Rows too few to tell the target from it tell nothing of the unlearned model; a fault stays one.
+    unsure = same | {"forget/rougeL_recall": (0.2, 0.5)}
+    assert answers(with_target(planted(), unsure))[SAY].answer == "not measured"
+    assert answers(with_target(planted({"forget/rougeL_recall": (0.4, 0.01)}), same))[SAY].answer == "more"
+
+
+def test_beside_a_target_that_does_not_know_it_nothing_is_near_or_far():
+    result = without_retrained(planted({"forget/extraction_strength": (-0.45, 0.01)}, target=0.08))
+    assert answers(result)[SAY].answer == "not measured" and answers(result)[SAY].words.endswith("to the target.")
+    assert answers(without_retrained(planted(target=0.9)))[SAY].answer != "not measured"
+
+
+def test_a_retrained_model_that_may_know_the_rows_or_is_damaged_is_named():
+    result = planted()
+    result.models["retrained"][STRANGERS] = Measurement(0.97, 40, 0.01)
+    assert "The retrained model itself finds true answers likelier" in verdict(result).doubts[0]
+    result.models["retrained"][STRANGERS] = Measurement(0.7, 40, 0.05)
+    assert not verdict(result).doubts
+    damaged = with_target(result, {"retain/probability": (0.4, 0.01), "utility/fluency": (0.4, 0.01)})
+    assert verdict(damaged).doubts == [
+        "The retrained model itself works worse than the target (`retain/probability` 0.500 beside 0.900): a model "
+        "that works as it does may be damaged, too."
+    ]
+    assert not verdict(with_target(result, {"retain/probability": (0.06, 0.02)})).doubts
+    alone = replace(result, models=result.models | {"target": None})
+    assert verdict(alone).doubts == [
+        "The target was not evaluated, so nothing shows that there was something to forget."
+    ]
 
 
 def test_scores_that_are_no_numbers_are_no_answer_unless_another_number_gives_one():
     broken = {"unlearned": {"forget/extraction_strength": Unmeasured(2, 40)}}
-    found = answers(planted({"forget/extraction_strength": None}, not_measured=broken))
-    assert found[SAY].words == "Not measured: scores of this model are not finite (`forget/extraction_strength`)."
-    assert found[KNOW].answer == "as"
+    actual = answers(planted({"forget/extraction_strength": None}, not_measured=broken))
+    assert actual[SAY].words == "Not measured: scores of this model are not finite (`forget/extraction_strength`)."
+    assert actual[KNOW].answer == "as"
     changes = {"forget/extraction_strength": None, "forget/rougeL_recall": (0.4, 0.01)}
     assert answers(planted(changes, not_measured=broken))[SAY].answer == "more"
 
@@ -231,9 +316,9 @@ def test_no_number_of_a_record_breaks_the_verdict(number):
     result = planted()
     apart = result.differences["unlearned - retrained"]
     result.differences["unlearned - retrained"] = dict.fromkeys(apart, Difference(number, number, number))
-    found = verdict(result)
-    assert {answer.answer for answer in found.answers if answer.question != RETURN} == {"not measured"}
-    assert found.score is None
+    actual = verdict(result)
+    assert {answer.answer for answer in actual.answers if answer.question != RETURN} == {"not measured"}
+    assert actual.score is None
 
 
 def test_without_a_retrained_model_the_target_is_the_yardstick_and_it_is_said_why():
@@ -242,10 +327,10 @@ def test_without_a_retrained_model_the_target_is_the_yardstick_and_it_is_said_wh
     forgotten |= dict.fromkeys(attacks, (0.0, 0.01))
     kept = {measure.names[0]: (KNOWN - UNKNOWN, 0.01) for text, measure in MEASURES if text == WORK}
     result = without_retrained(planted(forgotten | kept))
-    found = verdict(result)
-    words = [answer.words for answer in found.answers]
-    assert words == ["Far from the target."] * 4 + ["Near the target."] and not any(a.is_bad for a in found.answers)
-    assert not any("never knew" in word for word in words) and "No retrained model was evaluated" in found.notes[-1]
+    actual = verdict(result)
+    words = [answer.words for answer in actual.answers]
+    assert words == ["Far from the target."] * 4 + ["Near the target."] and not any(a.is_bad for a in actual.answers)
+    assert not any("never knew" in word for word in words) and "No retrained model was evaluated" in actual.notes[-1]
     # Half of what the target says, and all of it.
     for value, answer in ((-0.05, "far from the target"), (0.0, "near the target"), (0.4, "near the target")):
         changed = planted(forgotten | kept | {"forget/extraction_strength": (value, 0.01)})
@@ -254,9 +339,9 @@ def test_without_a_retrained_model_the_target_is_the_yardstick_and_it_is_said_wh
 
 def test_without_a_retrained_model_over_forgotten_rows_and_lost_utility_are_faults():
     result = planted({"privacy/loss_auc": (-0.4, 0.01), "retain/probability": (0.2, 0.01)})
-    found = answers(without_retrained(result))
-    assert "over-forgotten" in found[TELL].words and found[TELL].is_bad
-    assert found[WORK].words == "Far from the target." and found[WORK].is_bad
+    actual = answers(without_retrained(result))
+    assert "over-forgotten" in actual[TELL].words and actual[TELL].is_bad
+    assert actual[WORK].words == "Far from the target." and actual[WORK].is_bad
 
 
 @pytest.mark.parametrize(
@@ -276,15 +361,15 @@ def test_without_a_retrained_model_answers_about_others_stand_in_for_it(auc, err
     result.models["unlearned"][STRANGERS] = Measurement(auc, 40, error)
     if is_alone:
         result = replace(result, models={"unlearned": {STRANGERS: Measurement(auc, 40, error)}}, differences={})
-    found = verdict(result)
+    actual = verdict(result)
     stand_in = answers(result)[TELL]
     assert stand_in.words.startswith(words) and stand_in.words.lower().startswith(stand_in.brief)
     assert stand_in.is_bad == ("no likelier" not in words)
     assert f"{auc:.3f}, chance 0.500, difference {auc - 0.5:.3f} [" in stand_in.figures
-    assert "It is rough: one that never knew has .4 to .85." in found.notes[-1]
+    assert "It is rough: one that never knew has .4 to .85." in actual.notes[-1]
     if is_alone:
-        others = [answer.answer for answer in found.answers if answer.question != TELL]
-        assert others == ["not measured"] * 4 and found.passed == (not stand_in.is_bad)
+        others = [answer.answer for answer in actual.answers if answer.question != TELL]
+        assert others == ["not measured"] * 4 and actual.passed == (not stand_in.is_bad)
     # A single row has no error, and no interval.
     result.models["unlearned"][STRANGERS] = Measurement(auc, 1)
     assert answers(result)[TELL].answer == "not measured"
@@ -300,8 +385,8 @@ def test_a_model_alone_has_no_verdict_but_says_so():
 
 
 def test_lost_facts_that_others_share_with_the_forgotten_are_damage():
-    found = answers(planted({"retain/shared_probability": (-0.2, 0.03)}))[WORK]
-    assert (found.brief, found.metric, found.is_bad) == ("worse", "retain/shared_probability", True)
+    actual = answers(planted({"retain/shared_probability": (-0.2, 0.03)}))[WORK]
+    assert (actual.brief, actual.metric, actual.is_bad) == ("worse", "retain/shared_probability", True)
 
 
 UTILITY = "utility/model_utility"
@@ -329,13 +414,13 @@ def test_a_model_utility_of_0_beside_which_nothing_can_be_less_does_not_count(ro
 def test_a_model_utility_that_unlearning_made_0_is_a_loss(reach, prefix):
     # With a wide interval: in resamples where the other model has a term of 0, too, the two are alike.
     lost = planted({UTILITY: (-UNKNOWN, reach)})
-    found = answers(lost)[WORK]
-    assert (found.brief, found.metric, found.is_bad) == (f"{prefix}worse", UTILITY, True)
-    assert found.words.endswith("than a model that never knew: a term of model utility is 0.")
+    actual = answers(lost)[WORK]
+    assert (actual.brief, actual.metric, actual.is_bad) == (f"{prefix}worse", UTILITY, True)
+    assert actual.words.endswith("than a model that never knew: a term of model utility is 0.")
     kept = {measure.names[0]: (KNOWN - UNKNOWN, 0.01) for text, measure in MEASURES if text == WORK}
     lost = without_retrained(planted(kept | {UTILITY: (-UNKNOWN, 2 * reach)}))
-    found = answers(lost)[WORK]
-    assert (found.brief, found.metric, found.value) == (f"{prefix}far from the target", UTILITY, 0.0)
+    actual = answers(lost)[WORK]
+    assert (actual.brief, actual.metric, actual.value) == (f"{prefix}far from the target", UTILITY, 0.0)
 
 
 def test_harmonic_means_that_unlearning_made_0_are_not_as_the_retrained_models():
@@ -359,8 +444,8 @@ def test_harmonic_means_that_unlearning_made_0_are_not_as_the_retrained_models()
 def test_the_score_counts_intervals_with_0_beside_the_noise_floor_of_a_second_retrained_model():
     result = planted({"retain/probability": (0.04, 0.03), "utility/model_utility": (-0.01, 0.005)})
     count = len(result.differences["unlearned - retrained"])
-    found = verdict(result)
-    assert (found.score.alike, found.score.measured) == (count - 2, count) and found.noise_floor is None
+    actual = verdict(result)
+    assert (actual.score.alike, actual.score.measured) == (count - 2, count) and actual.noise_floor is None
     floor = {"privacy/loss_auc": Difference(0.1, -0.1, 0.3), "privacy/min_k_auc": Difference(0.3, 0.1, 0.5)}
     result = replace(
         result,
@@ -407,9 +492,11 @@ def test_every_metric_of_a_question_has_its_place_in_the_tables_and_a_rule():
         (1.0, 0.56, 0.112, False),
         (1.0, 0.5, None, True),
         (1.0, 0.51, None, False),
-        # Rows that nobody knew.
-        (0.08, 0.08, None, True),
-        (0.08, 0.09, 0.07, True),
+        # Rows that nobody knew, or that the retrained model knows, too.
+        (0.08, 0.08, None, None),
+        (0.08, 0.09, 0.07, None),
+        (0.9, 0.85, 0.88, None),
+        (0.08, 0.5, None, False),
         (None, 0.974, 0.112, None),
         (1.0, None, 0.112, None),
         (1.0, math.nan, 0.112, None),
@@ -420,8 +507,8 @@ def test_whether_a_model_has_forgotten_is_read_off_its_extraction_strength(targe
     models = {
         role: {} if value is None else {"forget/extraction_strength": Measurement(value)} for role, value in figures
     }
-    found, why = has_forgotten(planted(models=models))
-    assert found is forgotten
+    actual, why = has_forgotten(planted(models=models))
+    assert actual is forgotten
     assert why.startswith({True: "`forget", False: "It has not forgotten: ", None: "Whether it has"}[forgotten])
     if forgotten is False:
         assert f"is {unlearned:.3f}, above" in why and f"{target:.3f}." in why

@@ -15,6 +15,14 @@ from .records import SCHEMA_VERSION, JsonRecord
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
 PARITIES = ("open-unlearning", "strict")
+# Of the protocol, what suites in one record have in common, and the words for another value of it.
+_CONDITIONS = {
+    "weights_sha256": "other models",
+    "base_quantization": "another quantisation",
+    "parity": "another parity",
+    "quick": "a quick evaluation, or a whole one",
+    "max_eval_rows": "another `max_eval_rows`",
+}
 # Fields of a record that hold numbers by metric.
 _TABLES = ("models", "differences", "not_measured", "curves")
 MODEL_ROLES = ("target", "unlearned", "retrained")
@@ -339,6 +347,14 @@ class EvaluationResult(JsonRecord):
         named = [name for name in order if name in (*self.suites, *suites)]
         return replace(parts[0], suites=named, protocol=joined.protocol, **tables)
 
+    def unlike(self, other: "EvaluationResult") -> list[str]:
+        """Why suites of two evaluations cannot stand in one record, in words."""
+        mine, others = self.protocol, other.protocol
+        words = [words for name, words in _CONDITIONS.items() if mine.get(name) != others.get(name)]
+        pairs = [(mine.get(key, {}), others.get(key, {})) for key in ("rows", "rows_sha256")]
+        sets = [name for one, two in pairs for name in one.keys() & two.keys() if one[name] != two[name]]
+        return words + [f"other rows of the {name} set" for name in dict.fromkeys(sets)]
+
     def with_measured(self, metric: str, values: Mapping[str, Measurement]) -> Self:
         """This record with another metric, of each of some roles that were evaluated."""
         models = {role: {**(self.models[role] or {}), metric: value} for role, value in values.items()}
@@ -408,6 +424,16 @@ class EvaluationResult(JsonRecord):
             )
         if "attacks" in self.protocol:
             notes += _attack_notes(self.protocol["attacks"])
+        notes += [
+            f"{count} of {self.protocol['rows'][name]} rows of the {name} set repeat another one, which errors and "
+            "intervals do not know: they are too narrow."
+            for name, count in self.protocol.get("repeated_rows", {}).items()
+        ]
+        if count := self.protocol.get("members_in_holdout"):
+            notes.append(
+                f"{count} of {self.protocol['rows']['holdout']} held-out rows stand in the forget or the retain set, "
+                "which models were trained on: membership attacks prove little."
+            )
         if none := [kind for kind, count in self.protocol.get("near_facts", {}).items() if not count]:
             notes.append(
                 f"Not measured, because no retain row has such a fact in common with the forget rows: "
@@ -452,8 +478,10 @@ def join_outcomes(parts: Sequence[SuiteOutcome | EvaluationResult]) -> SuiteOutc
         return {key: {name: one for table in tables for name, one in (table.get(key) or {}).items()} for key in keys}
 
     protocol = {name: value for part in reversed(parts) for name, value in part.protocol.items()}
-    if "rows" in protocol:
-        protocol["rows"] = {name: n for part in reversed(parts) for name, n in part.protocol["rows"].items()}
+    # Suites read other sets.
+    for key in ("rows", "rows_sha256", "repeated_rows"):
+        if key in protocol:
+            protocol[key] = {k: v for part in reversed(parts) for k, v in part.protocol.get(key, {}).items()}
     tables = {name: joined([getattr(part, name) for part in parts]) for name in _TABLES}
     return SuiteOutcome(protocol=protocol, **tables)
 

@@ -4,18 +4,18 @@
 """
 Five questions about an unlearned model, answered from its evaluation. Standard library only.
 
-The rules stand in `QUESTIONS` and [`_state`]; docs/verdict.md says them in words.
+The rules stand in questions.py and [`_state`]; docs/verdict.md says them in words.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
-from typing import NamedTuple
 
+from .questions import KEEPING, QUESTIONS, STRANGERS, Measure, Question
 from .records import JsonRecord
 from .results import (
     METRICS,
-    RELEARNING_STEPS,
     UTILITY_MEANS,
     Difference,
     EvaluationResult,
@@ -26,109 +26,14 @@ from .results import (
 
 # Extraction strength up to which no knowledge is needed: common words are guessed. Smaller differences are noise.
 MEMORIZATION_MARGIN = 0.1
-# After the most steps that were measured; a quick evaluation has few.
-_RELEARNED = tuple(f"robustness/relearned_{steps}_steps" for steps in RELEARNING_STEPS[:0:-1])
 _LABELS = {metric.name: metric.label for metric in METRICS}
-
-
-class Measure(NamedTuple):
-    """A number that answers a question: the first of some metrics that was measured."""
-
-    names: tuple[str, ...]
-    # Largest difference to the retrained model that counts as none. None, of a distance to it: half of the target's.
-    margin: float | None
-    # Value of a model that knows nothing, to compare with if there is no retrained model. None: not known.
-    nothing: float | None = None
-    # Metric of the retrained model to compare with, if it is not the same one.
-    beside: str | None = None
-    # A higher value means less.
-    is_reversed: bool = False
-    # A value below the retrained model's gives the rows away as one above does.
-    tells_both_ways: bool = False
-    # Stands in for a retrained model: it is read only without one, and compared with `nothing`.
-    is_stand_in: bool = False
-
-
-class Question(NamedTuple):
-    """A question, and the numbers that answer it."""
-
-    text: str
-    measures: tuple[Measure, ...]
-
-
-# The question where less than the retrained model is worse, not more.
-KEEPING = "Does it still work?"
-QUESTIONS = (
-    Question(
-        "Does it say it?",
-        (
-            Measure(("forget/extraction_strength",), 0.05, nothing=0.0),
-            Measure(("forget/rougeL_recall",), 0.1, nothing=0.0),
-            Measure(("forget/paraphrase_probability",), 0.05, nothing=0.0),
-            Measure(("forget/squeezing",), 0.5),
-            Measure(("muse/verbmem",), 0.05),
-            Measure(("rwku/forget_level1",), 0.05, nothing=0.0),
-            Measure(("rwku/forget_level2",), 0.05, nothing=0.0),
-        ),
-    ),
-    Question(
-        "Does it know it in second place?",
-        (
-            Measure(("depth/uds",), 0.1, is_reversed=True),
-            Measure(("depth/logit_lens",), 0.05, nothing=0.0),
-            Measure(("elicitation/strongest",), 0.05, nothing=0.0),
-            Measure(("robustness/leak_at_8",), 0.1),
-            Measure(("robustness/paraphrased_rougeL",), 0.1, nothing=0.0),
-            Measure(("forget/truth_ratio_knowledge",), 0.1, nothing=0.5),
-            Measure(("muse/knowmem",), 0.05),
-            Measure(("rwku/forget_level3",), 0.05, nothing=0.0),
-        ),
-    ),
-    Question(
-        "Does it come back?",
-        (
-            Measure(("robustness/relearning_area", *_RELEARNED), 0.03, nothing=0.0),
-            # The largest over the attacks by fine-tuning, so it stands for those of each kind, too.
-            Measure(("robustness/strongest_area",), 0.03),
-            Measure(("robustness/quantized_int4",), 0.05, nothing=0.0),
-            Measure(("robustness/quantized_int8",), 0.05, nothing=0.0),
-            Measure(("robustness/noise_20_percent",), 0.05, nothing=0.0),
-            # The retrained model has no adapter: its strict extraction strength on the rows of the relearning.
-            Measure(("robustness/adapter_off",), 0.05, nothing=0.0, beside="robustness/relearned_0_steps"),
-        ),
-    ),
-    Question(
-        "Can one tell that it was trained on it?",
-        (
-            Measure(("privacy/combined_auc",), 0.15, nothing=0.5),
-            Measure(("privacy/loss_auc",), 0.15, nothing=0.5, tells_both_ways=True),
-            Measure(("privacy/min_k_auc",), 0.15, nothing=0.5, tells_both_ways=True),
-            Measure(("forget/strangers_auc",), 0.35, nothing=0.5, is_stand_in=True),
-            Measure(("distribution/fade_forget",), None),
-        ),
-    ),
-    Question(
-        KEEPING,
-        (
-            Measure(("retain/probability",), 0.05, nothing=0.0),
-            Measure(("retain/shared_probability",), 0.05, nothing=0.0),
-            Measure(("retain/neighbour_probability",), 0.05, nothing=0.0),
-            Measure(("utility/model_utility",), 0.02, nothing=0.0),
-            # Of the answers to forget rows, where the target says its own: no yardstick for another model.
-            Measure(("utility/fluency", "utility/fluency_standin"), 0.1),
-            Measure(("muse/utility_preservation",), 0.05, nothing=0.0),
-            Measure(("rwku/neighbor_level1",), 0.05, nothing=0.0),
-            Measure(("rwku/neighbor_level2",), 0.05, nothing=0.0),
-            Measure(("rwku/utility_general",), 0.05, nothing=0.0),
-        ),
-    ),
-)
 PERHAPS = "Perhaps, as far as these rows tell: the interval of the difference reaches over the margin."
 # Beside a retrained model, beside the target alone, beside what any model has that knows nothing, and without numbers.
 _NEAR, _FAR, _CHANCE = "near the target", "far from the target", "chance"
 _LIKELIHOODS = {"more": "true answers likelier", "as": "true answers no likelier", "less": "true answers less likely"}
 ANSWERS = ("as", "more", "less", _NEAR, _FAR, *_LIKELIHOODS.values(), "not measured")
 _LOST = "a term of model utility is 0"
+_NOTHING_TO_FORGET = "the target is as the retrained model here, so nothing shows that there was something to forget"
 _OVER_FORGOTTEN = "over-forgotten, the forget rows look less familiar than rows that no model saw"
 
 
@@ -221,6 +126,8 @@ class Verdict(JsonRecord):
     noise_floor: Score | None = None
     # Forget rows of a quick evaluation.
     quick_rows: int | None = None
+    # Sentences on what these answers do not see, and on a reference that is none.
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> int | None:
@@ -255,7 +162,7 @@ class Verdict(JsonRecord):
                 "In the place of a retrained model: how often this one finds a true answer likelier than an answer "
                 "about somebody else, moved under the same name (AUC). It is rough: one that never knew has .4 to .85."
             )
-        return notes
+        return notes + self.doubts
 
 
 def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None:
@@ -263,13 +170,7 @@ def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None
     if result.models.get(role) is None:
         return None
     if role != "unlearned":
-        # The rules are about the unlearned model, so this one takes its place.
-        apart = result.differences.get(f"{role} - retrained", {})
-        if role == "retrained":
-            apart = dict.fromkeys(result.differences.get("unlearned - retrained", {}), Difference(0.0, 0.0, 0.0))
-        missing = {"unlearned": result.not_measured.get(role, {})}
-        models = result.models | {"unlearned": result.models[role]}
-        result = replace(result, models=models, differences={"unlearned - retrained": apart}, not_measured=missing)
+        result = _as_unlearned(result, role)
     void = [role for role in ("target", "retrained") if result.value(role, UTILITY_MEANS[0]) == 0]
     if void:
         counted = {
@@ -283,7 +184,85 @@ def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None
         answers[-1] = replace(answers[-1], why="; ".join(filter(None, [answers[-1].why, remark])))
     scores = [_score(result, role) for role in ("unlearned", "second_retrained")]
     rows = result.protocol.get("rows", {}).get("forget") if "quick" in result.protocol else None
-    return Verdict(answers, *scores, rows)
+    return Verdict(answers, *scores, rows, _doubts(answers, result, role))
+
+
+def _as_unlearned(result: EvaluationResult, role: str) -> EvaluationResult:
+    """The record with another model in the place of the unlearned one, about which the rules are."""
+    apart = result.differences.get(f"{role} - retrained", {})
+    if role == "retrained":
+        apart = dict.fromkeys(result.differences.get("unlearned - retrained", {}), Difference(0.0, 0.0, 0.0))
+    missing = {"unlearned": result.not_measured.get(role, {})}
+    models = result.models | {"unlearned": result.models[role]}
+    return replace(result, models=models, differences={"unlearned - retrained": apart}, not_measured=missing)
+
+
+def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> list[str]:
+    """Sentences on what good answers do not see, and on a retrained model that is no model that never knew."""
+    doubts, kept = [], result.protocol.get("kept_rows", {}).get(role)
+    if kept and not answers[0].is_bad:
+        total = result.protocol.get("rows", {}).get("forget", "the")
+        doubts.append(
+            f"{kept} of {total} forget rows are kept, whatever the means say: their answers are nearer to the "
+            "target's probability than to that of a model that never knew."
+        )
+    for question, answer in zip(QUESTIONS, answers, strict=True):
+        # A quick evaluation, and one beside answers about others, say that they see less.
+        is_said = "quick" in result.protocol or answer.beside == _CHANCE
+        if answer.tone == "good" and not is_said and (not_run := _suites_not_run(question, result)):
+            doubts.append(f'Not run, and so not in the answer to "{question.text}": {", ".join(not_run)}.')
+    beside = "target" if result.models["retrained"] is None else "retrained"
+    without = [
+        f"`{metric}`"
+        for question in QUESTIONS
+        for one in question.measures
+        if not one.is_stand_in
+        and (metric := _measured(one, result, beside)) is not None
+        and _measured(one, result) is None
+        and metric not in result.not_measured.get("unlearned", {})
+    ]
+    if without:
+        doubts.append(f"Measured of the {beside} model, and not of this one: {', '.join(without)}.")
+    return doubts if beside == "target" else doubts + _doubts_of_reference(result)
+
+
+def _doubts_of_reference(result: EvaluationResult) -> list[str]:
+    """Why the retrained model may be no reference."""
+    if result.models["target"] is None:
+        return ["The target was not evaluated, so nothing shows that there was something to forget."]
+    doubts, known = [], _beside_chance("", STRANGERS, _as_unlearned(result, "retrained"))
+    if known is not None and known.is_certain and known.answer == _LIKELIHOODS["more"]:
+        doubts.append(
+            f"The retrained model itself finds true answers likelier than answers about other people (AUC "
+            f"{known.value:.3f}): it may know these rows."
+        )
+    # Not by fluency, for which the target is no yardstick.
+    worse = [
+        f"`{one.metric}` {one.reference:.3f} beside {one.value:.3f}"
+        for _, one in _beside_retrained(QUESTIONS[-1], _as_unlearned(result, "target"))
+        if one.answer == "more" and one.is_certain and not one.metric.startswith("utility/fluency")
+    ]
+    if worse:
+        doubts.append(
+            f"The retrained model itself works worse than the target ({', '.join(worse)}): a model that works as it "
+            "does may be damaged, too."
+        )
+    return doubts
+
+
+def _suites_not_run(question: Question, result: EvaluationResult) -> list[str]:
+    """Suites with numbers that answer a question, but for benchmarks of other rows, which were not run."""
+    has_retrained = result.models["retrained"] is not None
+    read = [one for one in _read(question, result) if has_retrained or one.nothing is not None]
+    names = [name for measure in read for name in measure.names]
+    suites = dict.fromkeys(suite_of(name) for name in names if not name.startswith(("muse/", "rwku/")))
+    return [f"`{suite}`" for suite in suites if suite not in result.suites]
+
+
+def _read(question: Question, result: EvaluationResult) -> list[Measure]:
+    """The measures of a question, with those that stand in for a retrained model only where there is none."""
+    has_retrained = result.models["retrained"] is not None
+    return [measure for measure in question.measures if not (measure.is_stand_in and has_retrained)]
 
 
 def _score(result: EvaluationResult, role: str) -> Score | None:
@@ -311,21 +290,28 @@ def _answer(question: Question, result: EvaluationResult) -> Answer:
         worst = max(ranked, key=lambda pair: pair[0])[1]
         if worst.is_bad:
             return worst
-    read = [measure for measure in question.measures if not (measure.is_stand_in and has_retrained)]
-    names = [name for measure in read for name in measure.names]
+    names = [name for measure in _read(question, result) for name in measure.names]
     if broken := [name for name in names if name in result.not_measured.get("unlearned", {})]:
         why = f"scores of this model are not finite (`{broken[0]}`)"
         return Answer(question.text, "not measured", why=why)
     if ranked:
+        if has_retrained and _is_blind(question, result):
+            return Answer(question.text, "not measured", why=_NOTHING_TO_FORGET)
         return worst
     if any(result.value("unlearned", name) is not None for name in names):
         why = "there is no model to compare with, too few rows for an interval, or no distance to the target"
     else:
-        # A benchmark of its own is no advice for other rows.
-        suites = dict.fromkeys(suite_of(name) for name in names if not name.startswith(("muse/", "rwku/")))
-        missing = [f"`{suite}`" for suite in suites if suite not in result.suites]
+        missing = _suites_not_run(question, result)
         why = f"run the suite {' or '.join(missing)}" if missing else "these rows do not allow it"
     return Answer(question.text, "not measured", why=why)
+
+
+def _is_blind(question: Question, result: EvaluationResult) -> bool:
+    """Whether no number tells the target from the retrained model either, where the two should differ."""
+    if question.text == KEEPING or result.models["target"] is None:
+        return False
+    ranked = _beside_retrained(question, _as_unlearned(result, "target"))
+    return bool(ranked) and max(ranked, key=lambda pair: pair[0])[1].answer == "as"
 
 
 def _beside_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
@@ -359,9 +345,9 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
     return ranked
 
 
-def _measured(measure: Measure, result: EvaluationResult) -> str | None:
-    """The first metric of a measure that the unlearned model has a number of."""
-    return next((name for name in measure.names if result.value("unlearned", name) is not None), None)
+def _measured(measure: Measure, result: EvaluationResult, role: str = "unlearned") -> str | None:
+    """The first metric of a measure that a model has a number of."""
+    return next((name for name in measure.names if result.value(role, name) is not None), None)
 
 
 def _difference(measure: Measure, result: EvaluationResult) -> Difference | None:
@@ -405,7 +391,7 @@ def _state(difference: Difference, margin: float, looks: int, is_lost: bool = Fa
     return "as", False
 
 
-def _beside_chance(question: Question, measure: Measure, result: EvaluationResult) -> Answer | None:
+def _beside_chance(question: str, measure: Measure, result: EvaluationResult) -> Answer | None:
     """The answer of a measure that needs no other model, if it has an error."""
     metric = _measured(measure, result)
     one = None if metric is None else result.get("unlearned", metric)
@@ -415,7 +401,7 @@ def _beside_chance(question: Question, measure: Measure, result: EvaluationResul
     difference = Difference(value, value - reach, value + reach, one.n)
     state, is_certain = _state(difference, measure.margin, 1)
     why = _OVER_FORGOTTEN if state == "less" else ""
-    texts = question.text, _LIKELIHOODS[state], is_certain, state != "as", why, metric
+    texts = question, _LIKELIHOODS[state], is_certain, state != "as", why, metric
     return Answer(*texts, one.value, _CHANCE, measure.nothing, difference, measure.margin)
 
 
@@ -425,13 +411,16 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
     for measure in question.measures:
         metric = _measured(measure, result)
         if measure.is_stand_in:
-            answer = _beside_chance(question, measure, result)
+            answer = _beside_chance(question.text, measure, result)
             if answer is not None:
                 reach = abs(answer.difference.value) / measure.margin
                 ranked.append(((answer.is_bad, answer.is_bad is answer.is_certain, reach), answer))
             continue
         target = None if metric is None else result.value("target", measure.beside or metric)
         if target is None or measure.nothing is None:
+            continue
+        # Nothing can be near or far from a target that does not know it, or does not work, either.
+        if target <= measure.nothing + MEMORIZATION_MARGIN:
             continue
         value, difference = result.value("unlearned", metric), None
         if measure.beside is None:
@@ -493,4 +482,10 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     if saying.answer == _NEAR and saying.is_certain:
         figures = f"`{saying.metric}` is {saying.value:.3f}, near the target's {saying.reference:.3f}"
         return False, f"It has not forgotten: {figures}."
+    if target <= (retrained or 0.0) + MEMORIZATION_MARGIN:
+        floor = f"a retrained model's {retrained:.3f}" if retrained is not None else "a model that knows nothing"
+        return None, (
+            f"Whether it has forgotten is not known: `{metric}` of the target is {target:.3f}, hardly above {floor}. "
+            "Give rows that the target knows."
+        )
     return True, f"`{metric}` is {unlearned:.3f}, not above {bound}."

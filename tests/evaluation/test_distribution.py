@@ -57,7 +57,7 @@ def mean_logp(model, prompt, ids):
 @torch.no_grad()
 def strengths(model, rows, tokenizer):
     """Strict extraction strength of each row, from one forward pass a row."""
-    found = []
+    actual = []
     for row in rows:
         encoded = encode_row(row, tokenizer)
         ids, start = encoded["input_ids"], encoded["prompt_length"]
@@ -66,8 +66,8 @@ def strengths(model, rows, tokenizer):
         right = 0
         while right < len(answer) and guesses[-1 - right] == answer[-1 - right]:
             right += 1
-        found.append(right / len(answer))
-    return found
+        actual.append(right / len(answer))
+    return actual
 
 
 def mixed(original, unlearned, share):
@@ -107,10 +107,10 @@ def test_fade_is_what_plain_forward_passes_over_the_samples_give(tiny_model, tin
                     [mean_logp(own, prompt, sample.ids) - mean_logp(other, prompt, sample.ids) for sample in samples]
                 )
             values.append((ratios["u"] + ratios["r"]) / 2)
-        found = measured["target"][f"distribution/fade_{name}"]
-        assert found.value == pytest.approx(mean(values), abs=1e-5)
-        assert found.n == 3
-        assert found.stderr > 0
+        actual = measured["target"][f"distribution/fade_{name}"]
+        assert actual.value == pytest.approx(mean(values), abs=1e-5)
+        assert actual.n == 3
+        assert actual.stderr > 0
 
 
 def test_a_model_with_the_retrained_ones_weights_is_at_exactly_zero(
@@ -144,12 +144,12 @@ def test_what_there_are_no_models_or_rows_for_is_left_out(knowing_model, tiny_to
     other = other_model(knowing_model)
     both = {"target": knowing_model, "unlearned": other, "retrained": None}
     measured = measure(both, forget_rows, retain_rows, tiny_tokenizer)
-    assert {role: set(found) for role, found in measured.items()} == {"target": set(), "unlearned": {MIX, STRENGTH}}
+    assert {role: set(actual) for role, actual in measured.items()} == {"target": set(), "unlearned": {MIX, STRENGTH}}
     assert (measured["unlearned"][MIX].n, measured["unlearned"][STRENGTH].n) == (3, 3)
     assert measured["unlearned"][MIX].stderr is None
     measured = measure({**both, "retrained": other}, forget_rows, None, tiny_tokenizer)
     forget_only = {"distribution/fade_forget"}
-    assert {role: set(found) for role, found in measured.items()} == dict.fromkeys(
+    assert {role: set(actual) for role, actual in measured.items()} == dict.fromkeys(
         ("target", "unlearned", "retrained"), forget_only
     )
 
@@ -228,26 +228,26 @@ def test_an_adapter_is_mixed_as_its_merged_weights(knowing_model, tiny_tokenizer
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
     adapter = get_peft_model(copy.deepcopy(knowing_model), config)
     merged = copy.deepcopy(adapter).merge_and_unload()
-    found = [
+    actual = [
         measure({"target": knowing_model, "unlearned": model}, forget_rows, retain_rows, tiny_tokenizer)["unlearned"]
         for model in (adapter, merged)
     ]
-    assert found[0] == found[1]
-    assert 0 < found[0][MIX].value < 1
+    assert actual[0] == actual[1]
+    assert 0 < actual[0][MIX].value < 1
 
 
 def test_weights_are_mixed_in_float32_and_both_ends_are_exact(tiny_model):
     models = {"target": tiny_model.bfloat16(), "unlearned": other_model(tiny_model).bfloat16()}
     start, end = (model.lm_head.weight.detach().float() for model in models.values())
     mix = distribution._Mix({role: partial(copy.deepcopy, model) for role, model in models.items()})
-    found = {}
+    actual = {}
     for share in (1.0, 1 / 64, 0.0):
         mix.set_share(share)
-        found[share] = mix.model.lm_head.weight.detach().clone()
-    assert torch.equal(found[1.0], end)
-    assert torch.equal(found[0.0], start)
+        actual[share] = mix.model.lm_head.weight.detach().clone()
+    assert torch.equal(actual[1.0], end)
+    assert torch.equal(actual[0.0], start)
     # In half precision this would be off by up to 1e-4.
-    torch.testing.assert_close(found[1 / 64], start * 63 / 64 + end / 64, rtol=0, atol=1e-8)
+    torch.testing.assert_close(actual[1 / 64], start * 63 / 64 + end / 64, rtol=0, atol=1e-8)
 
 
 def test_models_of_another_shape_are_not_mixed(knowing_model, tiny_tokenizer, forget_rows, retain_rows, caplog):

@@ -238,7 +238,7 @@ def logps(model, tokenizer, text, scored):
 
 def test_the_numbers_are_those_of_the_logits(target, rows, probes, tiny_tokenizer):
     rows.forget, rows.retain = [rows.forget[0]], None
-    made, found = probes(rows), values(measure({"target": target}, rows, tiny_tokenizer))
+    made, actual = probes(rows), values(measure({"target": target}, rows, tiny_tokenizer))
 
     def scores(kind):
         return [logps(target, tiny_tokenizer, *probe) for probe in made[kind][0]]
@@ -253,7 +253,7 @@ def test_the_numbers_are_those_of_the_logits(target, rows, probes, tiny_tokenize
         "elicitation/choice": letters[0] / sum(letters),
         "elicitation/yes_no": float(yes - no > wrong_yes - wrong_no),
     }
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert actual == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_refuses_the_plain_question_and_answers_a_biographer_knows_in_second_place(rows, tiny_tokenizer):
@@ -314,10 +314,10 @@ def test_kinds_that_a_row_does_not_allow_are_counted_and_absent(target, rows, ti
     absent = dict.fromkeys((*FREE_PROBES, *_CLOSED), 2)
     del absent["prefix"]
     assert outcome.protocol["elicitation"]["not_made"] == absent
-    found = measure({"target": target}, rows, tiny_tokenizer)
+    actual = measure({"target": target}, rows, tiny_tokenizer)
     # Only Ada Marlow has two facts, and the bakery's paraphrase names nobody in full.
-    assert found.protocol["elicitation"]["not_made"] == {"two_hop": 1}
-    assert found.models["target"]["elicitation/two_hop"].n == 2
+    assert actual.protocol["elicitation"]["not_made"] == {"two_hop": 1}
+    assert actual.models["target"]["elicitation/two_hop"].n == 2
 
 
 def test_a_probe_has_its_value_of_each_row_that_it_could_be_made_of_unless_it_says_nothing(rows, tiny_tokenizer):

@@ -71,9 +71,9 @@ def test_the_probability_is_that_of_a_plain_forward_pass(tmp_path, batch_size):
     folder = save_classifier(tmp_path)
     classifier = load_fluency_classifier(str(folder))
     assert classifier.name == str(folder)
-    found = classifier.probabilities(TEXTS, batch_size=batch_size)
-    assert found == pytest.approx([plain(folder, text, 1) if text.strip() else 0.0 for text in TEXTS], abs=1e-6)
-    assert len({round(value, 4) for value in found}) == 5
+    actual = classifier.probabilities(TEXTS, batch_size=batch_size)
+    assert actual == pytest.approx([plain(folder, text, 1) if text.strip() else 0.0 for text in TEXTS], abs=1e-6)
+    assert len({round(value, 4) for value in actual}) == 5
 
 
 def test_nothing_but_empty_texts_is_zero_everywhere(tmp_path):
@@ -85,14 +85,14 @@ def test_nothing_but_empty_texts_is_zero_everywhere(tmp_path):
 def test_a_text_beyond_the_classifiers_positions_is_cut(tmp_path):
     folder = save_classifier(tmp_path)
     classifier = load_fluency_classifier(str(folder))
-    (found,) = classifier.probabilities(["bees " * 40])
-    assert found == pytest.approx(plain(folder, "bees " * 10, 1), abs=1e-6)
+    (actual,) = classifier.probabilities(["bees " * 40])
+    assert actual == pytest.approx(plain(folder, "bees " * 10, 1), abs=1e-6)
 
 
 def test_the_class_is_found_in_any_case(tmp_path):
     folder = save_classifier(tmp_path, ["Clean", "NOISE"])
-    (found,) = load_fluency_classifier(str(folder)).probabilities(["bees sing"])
-    assert found == pytest.approx(plain(folder, "bees sing", 0), abs=1e-6)
+    (actual,) = load_fluency_classifier(str(folder)).probabilities(["bees sing"])
+    assert actual == pytest.approx(plain(folder, "bees sing", 0), abs=1e-6)
 
 
 def test_a_classifier_without_the_class_is_refused_with_those_it_has(tmp_path):

@@ -79,9 +79,9 @@ def server(monkeypatch):
     monkeypatch.setattr(judge_models, "_WAITS", (0.01, 0.01))
     monkeypatch.setenv("JUDGE_API_KEY", "key-of-the-judge")
     monkeypatch.setenv("HF_TOKEN", "hf_token_of_the_hub")
-    found = Server()
-    yield found
-    found.close()
+    actual = Server()
+    yield actual
+    actual.close()
 
 
 @pytest.fixture
@@ -103,9 +103,9 @@ def is_about(prompt, name):
 
 def test_every_answer_gets_both_grades(server, measure):
     server.script = lambda prompt, n: "Score: 5" if "<reference>" not in prompt else "**Score:** 1/5"
-    found = measure(("target", "retrained")).models
-    assert found.keys() == {"target", "retrained"}
-    for measured in found.values():
+    actual = measure(("target", "retrained")).models
+    assert actual.keys() == {"target", "retrained"}
+    for measured in actual.values():
         assert (measured["judge/naturalness"].value, measured["judge/naturalness"].n) == (5.0, 3)
         assert (measured["judge/similarity"].value, measured["judge/similarity"].stderr) == (1.0, 0.0)
         assert (measured["judge/missing"].value, measured["judge/missing"].n) == (0.0, 3)
@@ -176,7 +176,7 @@ def test_differences_are_over_the_rows_that_both_models_have():
 
 def test_the_retrained_model_against_itself_differs_by_nothing(measure):
     apart = measure(("unlearned", "retrained")).differences["unlearned - retrained"]
-    assert {(found.value, found.low, found.high) for found in apart.values()} == {(0.0, 0.0, 0.0)}
+    assert {(actual.value, actual.low, actual.high) for actual in apart.values()} == {(0.0, 0.0, 0.0)}
 
 
 def test_a_server_that_fails_twice_is_asked_again(server, measure):
@@ -237,9 +237,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_a_model_is_loaded(
 
 
 def test_without_a_judge_there_is_the_stand_in_alone(server, measure):
-    found = measure(("target", "unlearned"), judge=False)
-    assert {tuple(measured) for measured in found.models.values()} == {("judge/similarity_standin",)}
-    assert found.models["target"] == found.models["unlearned"]
+    actual = measure(("target", "unlearned"), judge=False)
+    assert {tuple(measured) for measured in actual.models.values()} == {("judge/similarity_standin",)}
+    assert actual.models["target"] == actual.models["unlearned"]
     assert server.requests == []
 
 
@@ -373,6 +373,6 @@ def test_a_score_is_read(reply, score):
     ],
 )
 def test_a_reply_without_one_score_has_none(reply, complaint):
-    score, found = parse_score(reply)
+    score, actual = parse_score(reply)
     assert score is None
-    assert complaint in found
+    assert complaint in actual

@@ -69,26 +69,26 @@ def test_a_known_continuation_gives_hand_worked_scores(scripted, tokenizer):
         "forget_qa": QA,
         "retain_qa": QA[1:],
     }
-    found = measure({"target": scripted(SCRIPT)}, rows, tokenizer).models["target"]
+    actual = measure({"target": scripted(SCRIPT)}, rows, tokenizer).models["target"]
     # b d f z of b d f z, and 2 of 4 generated and 2 of 5 true words.
-    assert found["muse/verbmem"].value == pytest.approx((1 + 4 / 9) / 2)
+    assert actual["muse/verbmem"].value == pytest.approx((1 + 4 / 9) / 2)
     # b d f of b d f, and 2 of 3 generated and 2 of 4 true words.
-    assert found["muse/knowmem"].value == pytest.approx((1 + 4 / 7) / 2)
-    assert found["muse/utility_preservation"].value == pytest.approx(4 / 7)
-    assert {name: measured.n for name, measured in found.items()} == {
+    assert actual["muse/knowmem"].value == pytest.approx((1 + 4 / 7) / 2)
+    assert actual["muse/utility_preservation"].value == pytest.approx(4 / 7)
+    assert {name: measured.n for name, measured in actual.items()} == {
         "muse/verbmem": 2,
         "muse/knowmem": 2,
         "muse/utility_preservation": 1,
     }
     # The mean of two rows a and b has the standard error |a - b| / sqrt(8) under the bootstrap.
-    assert found["muse/knowmem"].stderr == pytest.approx(3 / 7 / math.sqrt(8), rel=0.1)
-    assert found["muse/utility_preservation"].stderr is None
+    assert actual["muse/knowmem"].stderr == pytest.approx(3 / 7 / math.sqrt(8), rel=0.1)
+    assert actual["muse/utility_preservation"].stderr is None
 
 
 def test_a_model_that_says_nothing_of_it_scores_zero(scripted, tokenizer):
     rows = {"verbmem": [{"prompt": "It says ", "gt": "b d f"}], "forget_qa": QA}
-    found = measure({"target": scripted({"Ġ": "<|im_end|>"})}, rows, tokenizer).models["target"]
-    assert {name: measured.value for name, measured in found.items()} == {"muse/verbmem": 0, "muse/knowmem": 0}
+    actual = measure({"target": scripted({"Ġ": "<|im_end|>"})}, rows, tokenizer).models["target"]
+    assert {name: measured.value for name, measured in actual.items()} == {"muse/verbmem": 0, "muse/knowmem": 0}
 
 
 def test_few_shot_examples_stand_in_front_of_the_question(scripted, tokenizer, monkeypatch):
@@ -108,9 +108,9 @@ def test_few_shot_examples_stand_in_front_of_the_question(scripted, tokenizer, m
 
 def test_a_long_text_is_compared_as_far_as_a_completion_can_reach(scripted, tokenizer):
     rows = {"verbmem": [{"prompt": "a ", "gt": "b-" * 200}]}
-    found = measure({"target": scripted({"Ġ": "b", "b": "-", "-": "b"})}, rows, tokenizer)
+    actual = measure({"target": scripted({"Ġ": "b", "b": "-", "-": "b"})}, rows, tokenizer)
     # 64 of 64 words rather than of 200.
-    assert found.models["target"]["muse/verbmem"].value == pytest.approx(1)
+    assert actual.models["target"]["muse/verbmem"].value == pytest.approx(1)
 
 
 def test_privleak_is_hand_worked_from_ties_and_a_recited_text(scripted, tokenizer):
@@ -124,7 +124,7 @@ def test_privleak_is_hand_worked_from_ties_and_a_recited_text(scripted, tokenize
         "retrained": scripted({}),
     }
     outcome = measure(models, rows, tokenizer)
-    leaks = {role: found["muse/privleak"] for role, found in outcome.models.items()}
+    leaks = {role: actual["muse/privleak"] for role, actual in outcome.models.items()}
     # Unlearned: the recited text beats two, the other ties with two: an AUC of 3/4. Retrained: ties, 1/2.
     assert {role: leak.value for role, leak in leaks.items()} == pytest.approx(
         {"target": -100, "unlearned": -50, "retrained": 0}
@@ -143,23 +143,23 @@ def test_a_model_does_not_differ_from_itself(scripted, tokenizer):
     model = scripted(SCRIPT)
     outcome = measure({"unlearned": model, "retrained": model}, rows, tokenizer)
     for name in ("muse/verbmem", "muse/privleak"):
-        found = outcome.differences["unlearned - retrained"][name]
-        assert (found.value, found.low, found.high) == (0, 0, 0)
+        actual = outcome.differences["unlearned - retrained"][name]
+        assert (actual.value, actual.low, actual.high) == (0, 0, 0)
 
 
 def test_what_has_no_rows_or_no_reference_is_absent(scripted, tokenizer):
     texts = {"forget": [{"text": "b-d"}], "holdout": [{"text": "#$#"}]}
-    found = measure({"target": scripted(SCRIPT), "unlearned": None}, dict(forget_qa=QA, **texts), tokenizer)
-    assert {role: set(names) for role, names in found.models.items()} == {"target": {"muse/knowmem"}}
-    found = measure({"retrained": scripted({})}, texts, tokenizer)
-    assert {role: set(names) for role, names in found.models.items()} == {"retrained": {"muse/privleak"}}
+    actual = measure({"target": scripted(SCRIPT), "unlearned": None}, dict(forget_qa=QA, **texts), tokenizer)
+    assert {role: set(names) for role, names in actual.models.items()} == {"target": {"muse/knowmem"}}
+    actual = measure({"retrained": scripted({})}, texts, tokenizer)
+    assert {role: set(names) for role, names in actual.models.items()} == {"retrained": {"muse/privleak"}}
 
 
 def test_a_retrained_model_that_saw_the_texts_is_no_reference(scripted, tokenizer, caplog):
     rows = {"forget": [{"text": "b-d/f"}], "holdout": [{"text": "#$#$#"}], "forget_qa": QA}
     with caplog.at_level(logging.WARNING):
-        found = measure({"target": scripted({}), "retrained": scripted(SCRIPT)}, rows, tokenizer)
-    assert {name for names in found.models.values() for name in names} == {"muse/knowmem"}
+        actual = measure({"target": scripted({}), "retrained": scripted(SCRIPT)}, rows, tokenizer)
+    assert {name for names in actual.models.values() for name in names} == {"muse/knowmem"}
     assert "`muse/privleak` is left out" in caplog.text
 
 

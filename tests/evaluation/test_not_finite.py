@@ -57,11 +57,11 @@ def partly_nan_model(untied_model, tiny_tokenizer, forget_rows, retain_rows):
 def rows(forget_rows, retain_rows):
     """Row sets with everything that a suite may need."""
 
-    def full(found):
+    def full(actual):
         wrong = ["Nobody knows.", "By the mill."]
         return [
             {**row, "paraphrased_answer": f"So it is: {row['completion'][0]['content']}", "perturbed_answer": wrong}
-            for row in found
+            for row in actual
         ]
 
     retain = full(retain_rows)

@@ -124,14 +124,14 @@ def test_the_bands_that_were_measured_are_drawn_and_no_other(tmp_path):
 @pytest.fixture
 def drawn(monkeypatch):
     """(points, shape, style) of each curve of a squeezing panel."""
-    found, draw = [], plots._draw_changes
+    actual, draw = [], plots._draw_changes
 
     def note(axes, points, shape, **style):
-        found.append((points, tuple(shape), style))
+        actual.append((points, tuple(shape), style))
         draw(axes, points, shape, **style)
 
     monkeypatch.setattr(plots, "_draw_changes", note)
-    return found
+    return actual
 
 
 def test_a_bands_curve_is_its_change_from_the_start(tmp_path, drawn):

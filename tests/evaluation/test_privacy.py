@@ -72,7 +72,7 @@ def test_without_a_retrained_model_what_needs_it_is_absent(tiny_model, rows, tin
     models = {"target": lambda: tiny_model, "unlearned": None, "retrained": None}
     measured = measure_privacy(models, rows, tiny_tokenizer, batch_size=None, seed=1).models
     names = {f"privacy/{attack}_{what}" for attack in ATTACKS[:-2] for what in ("auc", "tpr_at_1_fpr")}
-    assert {role: set(found) for role, found in measured.items()} == {"target": names}
+    assert {role: set(actual) for role, actual in measured.items()} == {"target": names}
 
 
 def test_every_attack_agrees_with_a_plain_loop(trained_model, tiny_model, tiny_tokenizer, forget_rows):
@@ -82,7 +82,7 @@ def test_every_attack_agrees_with_a_plain_loop(trained_model, tiny_model, tiny_t
         score_rows_together(model, encoded, pad_token_id=0, batch_size=2, moments=True)
         for model in (trained_model, tiny_model)
     )
-    found = attack_scores(scores, texts, reference)
+    actual = attack_scores(scores, texts, reference)
     for index, (row, text) in enumerate(zip(encoded, texts, strict=True)):
         start = row["prompt_length"]
         labels = torch.tensor(row["input_ids"][start:])[:, None]
@@ -103,15 +103,15 @@ def test_every_attack_agrees_with_a_plain_loop(trained_model, tiny_model, tiny_t
             "min_k_pp": np.sort((logps - mean) / std)[:lowest].mean(),
             "reference": logps.mean() - before.gather(-1, labels).mean().item(),
         }
-        assert {name: values[index] for name, values in found.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert {name: values[index] for name, values in actual.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_raw_text_is_attacked_too(tiny_model, tiny_tokenizer):
     rows = EvaluationRows([{"text": "Ada Marlow was born."}], holdout=[{"text": "Edda Brandt lives."}])
     measured = measure({"target": tiny_model}, rows, tiny_tokenizer)["target"]
-    assert {found.n for found in measured.values()} == {2}
-    assert {found.stderr for found in measured.values()} == {None}
-    assert all(math.isfinite(found.value) for found in measured.values())
+    assert {actual.n for actual in measured.values()} == {2}
+    assert {actual.stderr for actual in measured.values()} == {None}
+    assert all(math.isfinite(actual.value) for actual in measured.values())
 
 
 def test_a_retrained_model_that_saw_the_rows_is_no_reference(trained_model, rows, tiny_tokenizer, caplog):
@@ -180,9 +180,26 @@ def test_the_combined_attack_has_an_error_and_a_difference_and_needs_five_rows_o
     forget, holdout = ([{"text": f"{name} {i} was born."} for i in range(5)] for name in ("Ada Marlow", "Edda"))
     loaders = {role: lambda: tiny_model for role in ("unlearned", "retrained")}
     outcome = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout), tiny_tokenizer, batch_size=2, seed=1)
-    found = outcome.models["unlearned"]["privacy/combined_auc"]
-    assert 0 <= found.value <= 1 and found.stderr is not None and found.n == 10
+    actual = outcome.models["unlearned"]["privacy/combined_auc"]
+    assert 0 <= actual.value <= 1 and actual.stderr is not None and actual.n == 10
     # The reference is the model itself for the retrained one alone, and says nothing of a model with the same scores.
     assert outcome.differences["unlearned - retrained"]["privacy/combined_auc"].value == 0.0
     few = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout[:4]), tiny_tokenizer, batch_size=2, seed=1)
     assert "privacy/combined_auc" not in few.models["unlearned"] and "one of the two sets has 4" in caplog.text
+
+
+def test_held_out_rows_that_models_were_trained_on_and_rows_that_repeat_are_counted(
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows
+):
+    loaders = {"target": lambda: tiny_model}
+
+    def protocol(**sets):
+        rows = EvaluationRows(**sets)
+        return measure_privacy(loaders, rows, tiny_tokenizer, batch_size=None, seed=1, scores_only=True).protocol
+
+    clean = protocol(forget=forget_rows, holdout=retain_rows)
+    assert "members_in_holdout" not in clean and not clean["repeated_rows"]
+    assert protocol(forget=forget_rows, retain=retain_rows, holdout=retain_rows)["members_in_holdout"] == 3
+    mixed = protocol(forget=[*forget_rows, forget_rows[0]], holdout=[*retain_rows, forget_rows[0]])
+    assert mixed["members_in_holdout"] == 1 and mixed["repeated_rows"] == {"forget": 1}
+    assert mixed["rows_sha256"]["forget"] != clean["rows_sha256"]["forget"]

@@ -129,13 +129,13 @@ def test_an_attack_by_an_adapter_trains_and_leaves_the_model_as_it_was(tiny_mode
     logps = []
 
     def score(model, *_):
-        (found,) = setting.score(model, setting.forget.answers[:1], None)
-        logps.append(sum(found.logps))
+        (actual,) = setting.score(model, setting.forget.answers[:1], None)
+        logps.append(sum(actual.logps))
         return [0.0]
 
     setting.extraction_strength = score
-    found = relearn(tiny_model, setting, ADAPTER)
-    assert list(found) == [f"{ADAPTER.name}/{step}" for step in RELEARNING_STEPS[1:]]
+    actual = relearn(tiny_model, setting, ADAPTER)
+    assert list(actual) == [f"{ADAPTER.name}/{step}" for step in RELEARNING_STEPS[1:]]
     assert logps[3] > logps[0] + 0.5
     assert_close(tiny_model.state_dict(), weights, rtol=0, atol=0)
     again, logps[:] = logps[:], []

@@ -88,7 +88,7 @@ def test_every_attack_is_measured_on_every_model(tiny_model, tiny_tokenizer, for
     models = {"target": tiny_model, "unlearned": adapter, "retrained": other_model(tiny_model)}
     measured = measure(models, EvaluationRows(rows, retain_rows, holdout=retain_rows), tiny_tokenizer)
     everything = {*WEIGHTS, *PROMPTS, PARAPHRASED, *AREAS}
-    assert {role: set(found) for role, found in measured.items()} == {
+    assert {role: set(actual) for role, actual in measured.items()} == {
         "target": everything,
         "unlearned": {*everything, OFF},
         "retrained": everything,
@@ -141,7 +141,7 @@ def test_the_area_is_the_mean_difference_to_the_retrained_models_curve(knowing_m
 
 def test_what_a_set_has_no_columns_or_models_for_is_left_out(tiny_model, tiny_tokenizer, forget_rows):
     measured = measure({"target": tiny_model, "retrained": None}, forget_rows, tiny_tokenizer)
-    assert {role: set(found) for role, found in measured.items()} == {"target": {*WEIGHTS, *PROMPTS}}
+    assert {role: set(actual) for role, actual in measured.items()} == {"target": {*WEIGHTS, *PROMPTS}}
 
 
 def test_raw_text_is_attacked_through_the_weights_only(tiny_model, tiny_tokenizer):
@@ -197,14 +197,14 @@ def test_relearning_learns_the_share_even_with_frozen_weights(tiny_model, tiny_t
 
 
 def test_a_step_of_relearning_does_not_depend_on_the_batch_size(tiny_model, tiny_tokenizer, forget_rows):
-    found = []
+    actual = []
     for batch_size in (1, 2, None):
         setting, model = setting_of(forget_rows, tiny_tokenizer, batch_size), copy.deepcopy(tiny_model)
         setting.batches["share"] = [setting.forget.answers]
         relearn(model, setting, RELEARNING)
-        found.append([logp(model, row, tiny_tokenizer) for row in setting.forget.answers])
-    assert found[0] == pytest.approx(found[2], rel=1e-3)
-    assert found[1] == pytest.approx(found[2], rel=1e-3)
+        actual.append([logp(model, row, tiny_tokenizer) for row in setting.forget.answers])
+    assert actual[0] == pytest.approx(actual[2], rel=1e-3)
+    assert actual[1] == pytest.approx(actual[2], rel=1e-3)
 
 
 def test_weights_are_rounded_to_the_levels_of_their_channel():
@@ -401,7 +401,7 @@ def test_examples_of_plain_rows_stand_in_front():
 def test_three_other_rows_from_elsewhere_in_the_set_are_shown(tiny_model, tiny_tokenizer, monkeypatch):
     rows = [{"prompt": f"Q{i}:", "completion": f" A{i}"} for i in range(8)]
     asked = []
-    monkeypatch.setattr(robustness, "_prompts", lambda setting, found: asked.extend(found) or [[5]] * len(found))
+    monkeypatch.setattr(robustness, "_prompts", lambda setting, actual: asked.extend(actual) or [[5]] * len(actual))
     robustness._in_context_recall(tiny_model, setting_of(rows, tiny_tokenizer))
     assert asked[3]["prompt"] == "Q5: A5\n\nQ7: A7\n\nQ1: A1\n\nQ3:"
     assert all(row["completion"] == rows[i]["completion"] for i, row in enumerate(asked))

@@ -86,19 +86,19 @@ def test_only_the_first_line_of_an_answer_counts(tiny_model, measure, rwku_rows,
 
 
 def test_texts_and_letters_have_their_likelihoods(tiny_model, measure, rwku_rows, tiny_tokenizer):
-    found = measure(tiny_model, mia_forget=rwku_rows["mia_forget"], utility_general=rwku_rows["utility_general"])
+    actual = measure(tiny_model, mia_forget=rwku_rows["mia_forget"], utility_general=rwku_rows["utility_general"])
     means = []
     for row in rwku_rows["mia_forget"]:
         ids = torch.tensor([tiny_tokenizer(row["text"])["input_ids"]])
         means.append(-tiny_model(input_ids=ids, labels=ids).loss.item())
-    assert found["rwku/mia_forget"].value == pytest.approx(sum(means) / 2, rel=1e-4)
+    assert actual["rwku/mia_forget"].value == pytest.approx(sum(means) / 2, rel=1e-4)
     # By the length of each text after compression.
     sizes = [len(zlib.compress(row["text"].encode())) for row in rwku_rows["mia_forget"]]
     expected = sum(mean / size for mean, size in zip(means, sizes, strict=True)) / 2
-    assert found["rwku/mia_forget_zlib"].value == pytest.approx(expected, rel=1e-4)
+    assert actual["rwku/mia_forget_zlib"].value == pytest.approx(expected, rel=1e-4)
     # The least likely fifth of the tokens.
-    assert found["rwku/mia_forget_min_k"].value < found["rwku/mia_forget"].value
-    assert math.isfinite(found["rwku/mia_forget_min_k_pp"].value)
+    assert actual["rwku/mia_forget_min_k"].value < actual["rwku/mia_forget"].value
+    assert math.isfinite(actual["rwku/mia_forget_min_k_pp"].value)
     listed = "\nA. {}\nB. 4\nC. 5\nD. 6"
     shown = f"Question: What is one and one?{listed.format(2)}\nAnswer: A\n\n"
     text = f"The following are multiple choice questions (with answers) about plain sums.\n\n{shown}"
@@ -108,7 +108,7 @@ def test_texts_and_letters_have_their_likelihoods(tiny_model, measure, rwku_rows
     logits = tiny_model(torch.tensor([ids])).logits[0, -1]
     letters = [tiny_tokenizer(f" {letter}")["input_ids"][-1] for letter in "ABCD"]
     right = int(logits[letters].argmax())
-    assert found["rwku/utility_general"].value == (right == 1)
+    assert actual["rwku/utility_general"].value == (right == 1)
     rows = [{**row, "answer": right} for row in rwku_rows["utility_general"]]
     assert measure(tiny_model, utility_general=rows)["rwku/utility_general"].value == 1.0
     with torch.no_grad():

@@ -51,9 +51,9 @@ def test_three_requests_fit_into_eighty_columns():
 
 
 def test_the_json_values_have_the_stages_in_order_with_every_request():
-    found = sequence_dict(STAGES, {"target": TARGET})
-    assert (found["schema_version"], found["baselines"]) == (1, {"target": TARGET})
-    assert found["stages"][1] == {
+    actual = sequence_dict(STAGES, {"target": TARGET})
+    assert (actual["schema_version"], actual["baselines"]) == (1, {"target": TARGET})
+    assert actual["stages"][1] == {
         "request": "person 37",
         "settings": "b2",
         "steps": 30,
@@ -61,7 +61,7 @@ def test_the_json_values_have_the_stages_in_order_with_every_request():
         "shortfall": None,
         **point(0.06, 0.08, 0.9, kept=0.88),
     }
-    assert [SequenceStage(**stage) for stage in found["stages"]] == STAGES
+    assert [SequenceStage(**stage) for stage in actual["stages"]] == STAGES
 
 
 def test_a_point_is_the_mean_over_the_rows_of_each_set(tiny_model, tiny_tokenizer, forget_rows, retain_rows):
@@ -70,9 +70,9 @@ def test_a_point_is_the_mean_over_the_rows_of_each_set(tiny_model, tiny_tokenize
         retain = encode_set(retain_rows, tiny_tokenizer, name="retain")
         return sequence_point(tiny_model, forget, retain, pad_token_id=tiny_tokenizer.pad_token_id, batch_size=2)
 
-    found = measure(forget_rows, *(forget_rows.select([i]) for i in range(3)))
-    assert list(found["requests"]) == ["0", "1", "2", "3"]
-    alone = [found["requests"][name]["forget_probability"] for name in ("1", "2", "3")]
+    actual = measure(forget_rows, *(forget_rows.select([i]) for i in range(3)))
+    assert list(actual["requests"]) == ["0", "1", "2", "3"]
+    alone = [actual["requests"][name]["forget_probability"] for name in ("1", "2", "3")]
     assert len(set(alone)) == 3
-    assert found["requests"]["0"]["forget_probability"] == pytest.approx(sum(alone) / 3, rel=1e-5)
-    assert 0 < found["retain_probability"] < 1
+    assert actual["requests"]["0"]["forget_probability"] == pytest.approx(sum(alone) / 3, rel=1e-5)
+    assert 0 < actual["retain_probability"] < 1

@@ -49,10 +49,10 @@ def test_a_value_is_the_cosine_of_mean_states_without_special_tokens(tiny_model,
     answer = "Ada Marlow wrote about bees."
     references = [mean(text) for text in TEXTS]
     centre = sum(references) / 3
-    expected = [torch.cosine_similarity(mean(answer) - centre, found - centre, dim=0).item() for found in references]
-    found = answer_similarity(tiny_model, tiny_tokenizer, [answer] * 3, TEXTS)
+    expected = [torch.cosine_similarity(mean(answer) - centre, actual - centre, dim=0).item() for actual in references]
+    actual = answer_similarity(tiny_model, tiny_tokenizer, [answer] * 3, TEXTS)
     assert answer_similarity(tiny_model, tiny_tokenizer, [""] * 3, TEXTS) == [0.0] * 3
-    assert found == pytest.approx(expected, abs=1e-5)
+    assert actual == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_answer_without_text_is_like_nothing(tiny_model, tiny_tokenizer):

@@ -119,8 +119,8 @@ def test_a_neighbour_replaces_three_of_ten_answer_tokens_and_neither_prompt_nor_
 
 def test_an_answer_of_one_token_gets_another_token(tiny_tokenizer):
     rows = [{"input_ids": [5, token, 2], "labels": [-100, token, 2]} for token in (7, 8)]
-    found = neighbours(rows, tiny_tokenizer, seed=1)
-    assert [near[0]["input_ids"] for near in found] == [[5, 8, 2], [5, 7, 2]]
+    actual = neighbours(rows, tiny_tokenizer, seed=1)
+    assert [near[0]["input_ids"] for near in actual] == [[5, 8, 2], [5, 7, 2]]
 
 
 def test_what_cannot_be_attacked_is_refused_before_a_model_is_loaded(attack, tiny_tokenizer):

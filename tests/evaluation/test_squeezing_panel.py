@@ -25,8 +25,8 @@ def mean_logp(model, row):
     """Mean log-prob of the labels of one row, from the logits."""
     with torch.no_grad():
         scores = model(torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
-    found = [scores[i - 1, label].item() for i, label in enumerate(row["labels"]) if label != -100]
-    return sum(found) / len(found)
+    actual = [scores[i - 1, label].item() for i, label in enumerate(row["labels"]) if label != -100]
+    return sum(actual) / len(actual)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from trl_unlearn.evaluation.tofu import aggregate_values, summarise_tofu
+from trl_unlearn.evaluation.tofu import aggregate_values, kept_rows, summarise_tofu
 from trl_unlearn.evaluation.uncertainty import bootstrap_indices
 from trl_unlearn.metrics import ForgetQuality, HarmonicMean
 
@@ -26,8 +26,8 @@ def random_rows(seed: int) -> dict[str, list[float]]:
 
 def test_the_aggregates_are_harmonic_means_of_their_terms():
     means = dict.fromkeys(UTILITY, 0.5) | {f"forget/{name}": 0.75 for name in FORGET}
-    found = aggregate_values(means | {"utility/fluency_standin": 1.0})
-    assert found == pytest.approx(
+    actual = aggregate_values(means | {"utility/fluency_standin": 1.0})
+    assert actual == pytest.approx(
         {
             "utility/model_utility": 0.5,
             "aggregate/memorization": 0.25,
@@ -35,6 +35,21 @@ def test_the_aggregates_are_harmonic_means_of_their_terms():
             "aggregate/agg": 4 / 11,
         }
     )
+
+
+def test_a_row_is_kept_where_it_is_nearer_to_the_target_that_knows_it():
+    p = {
+        "target": [0.9, 0.9, 0.9, 0.15, 0.9],
+        "retrained": [0.1, 0.1, 0.5, 0.1, 0.1],
+        "unlearned": [0.6, 0.4, 0.6, 0.15, np.nan],
+        "second_retrained": [0.1, 0.55, 0.9, 0.1, 0.2],
+    }
+    per_row = {role: {"forget/probability": row} for role, row in p.items()}
+    assert kept_rows(per_row) == {"unlearned": 1, "second_retrained": 2}
+    del per_row["retrained"]
+    assert kept_rows(per_row)["unlearned"] == 3
+    del per_row["target"]
+    assert kept_rows(per_row) == {}
 
 
 def test_the_published_classifier_goes_before_the_stand_in():
@@ -48,7 +63,7 @@ def test_an_aggregate_without_one_of_its_terms_is_absent():
 
 def test_the_error_of_an_aggregate_is_that_of_its_value_on_the_drawn_rows():
     rows = random_rows(0)
-    found = summarise_tofu({"target": rows}, seed=3).models["target"]
+    actual = summarise_tofu({"target": rows}, seed=3).models["target"]
     draws = []
     for index in range(1000):
         means = {
@@ -59,17 +74,17 @@ def test_the_error_of_an_aggregate_is_that_of_its_value_on_the_drawn_rows():
             if index < 50
             else 9 / sum(1 / means[name] for name in UTILITY)
         )
-    utility = found["utility/model_utility"]
+    utility = actual["utility/model_utility"]
     assert utility.stderr == pytest.approx(np.std(draws, ddof=1))
-    assert found["aggregate/agg"].stderr > 0
-    assert not any(name.startswith(("real_authors/", "world_facts/")) or "log_ratio" in name for name in found)
+    assert actual["aggregate/agg"].stderr > 0
+    assert not any(name.startswith(("real_authors/", "world_facts/")) or "log_ratio" in name for name in actual)
 
 
 def test_each_number_has_the_rows_it_is_computed_from_and_an_aggregate_has_none():
     rows = {role: random_rows(seed) for seed, role in enumerate(("unlearned", "retrained"))}
-    for found in rows.values():
+    for actual in rows.values():
         # Not every forget row has a belief beside its answer, and an answer to judge.
-        found |= {"forget/squeezing": [-1.0, -2.0, -3.0], "utility/fluency_standin": [0.5] * 11}
+        actual |= {"forget/squeezing": [-1.0, -2.0, -3.0], "utility/fluency_standin": [0.5] * 11}
     outcome = summarise_tofu(rows, seed=3)
     for counts in (outcome.models["unlearned"], outcome.differences["unlearned - retrained"]):
         counts = {name: measured.n for name, measured in counts.items()}
@@ -91,23 +106,23 @@ def test_forget_quality_on_drawn_rows_is_the_test_on_them():
     # Ties between the models, and inside one.
     unlearned["forget/log_ratio"][:3] = [0.5, 0.5, 0.25]
     retrained["forget/log_ratio"][:2] = [0.5, 0.25]
-    found = summarise_tofu({"unlearned": unlearned, "retrained": retrained}, seed=3)
+    actual = summarise_tofu({"unlearned": unlearned, "retrained": retrained}, seed=3)
     a, b = (np.array(rows["forget/log_ratio"]) for rows in (unlearned, retrained))
     draws = [
         ForgetQuality().compute(unlearned=a[drawn].tolist(), retrained=b[drawn].tolist())
         for drawn in bootstrap_indices(12, seed=3)
     ]
     for name in ("p_value", "log10_p_value", "ks_statistic"):
-        measured = found.models["unlearned"][f"forget_quality/{name}"]
+        measured = actual.models["unlearned"][f"forget_quality/{name}"]
         assert measured.stderr == pytest.approx(np.std([draw[name] for draw in draws], ddof=1))
     assert measured.value == ForgetQuality().compute(unlearned=a.tolist(), retrained=b.tolist())["ks_statistic"]
 
 
 def test_the_retrained_model_differs_from_itself_in_nothing():
     rows = random_rows(1)
-    found = summarise_tofu({"target": random_rows(0), "unlearned": rows, "retrained": rows}, seed=3)
-    assert found.models["unlearned"]["forget_quality/p_value"].value == 1.0
-    differences = found.differences["unlearned - retrained"]
-    assert differences.keys() == found.models["unlearned"].keys()
+    actual = summarise_tofu({"target": random_rows(0), "unlearned": rows, "retrained": rows}, seed=3)
+    assert actual.models["unlearned"]["forget_quality/p_value"].value == 1.0
+    differences = actual.differences["unlearned - retrained"]
+    assert differences.keys() == actual.models["unlearned"].keys()
     assert {(one.value, one.low, one.high) for one in differences.values()} == {(0.0, 0.0, 0.0)}
-    assert any(one.low > 0 or one.high < 0 for one in found.differences["unlearned - target"].values())
+    assert any(one.low > 0 or one.high < 0 for one in actual.differences["unlearned - target"].values())

@@ -101,8 +101,8 @@ def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
         for measure in (measure_depth, measure_elicitation, measure_robustness)
     )
     for rank in range(2):
-        result, per_row, found, probed, hit = json.loads((tmp_path / f"out.{rank}").read_text())
-        lens = found["curves"]["target"]["depth/logit_lens"]
+        result, per_row, actual, probed, hit = json.loads((tmp_path / f"out.{rank}").read_text())
+        lens = actual["curves"]["target"]["depth/logit_lens"]
         assert lens == pytest.approx(depth.curves["target"]["depth/logit_lens"], abs=1e-6)
         for shared, alone in ((probed, asked), (hit, attacked)):
             for name, measured in alone.models["target"].items():

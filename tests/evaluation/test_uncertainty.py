@@ -51,10 +51,10 @@ def test_a_single_row_has_no_error():
 def test_draws_without_a_finite_value_do_not_count():
     draws = {"half": np.array([1.0, 3.0, np.nan, np.inf]), "never": np.full(4, np.nan)}
     values = {"half": 2.0, "never": 3.0, "undrawn": 5.0}
-    found = summarise({"target": values}, {"target": draws}, {"target": dict.fromkeys(values, 7)}).models["target"]
-    assert found["half"] == Measurement(2.0, n=7, stderr=pytest.approx(math.sqrt(2)))
-    assert found["never"].stderr is None
-    assert found["undrawn"] == Measurement(5.0, n=7)
+    actual = summarise({"target": values}, {"target": draws}, {"target": dict.fromkeys(values, 7)}).models["target"]
+    assert actual["half"] == Measurement(2.0, n=7, stderr=pytest.approx(math.sqrt(2)))
+    assert actual["never"].stderr is None
+    assert actual["undrawn"] == Measurement(5.0, n=7)
 
 
 def test_a_mean_over_a_row_that_is_not_finite_is_absent_and_named_with_its_rows():
@@ -62,10 +62,10 @@ def test_a_mean_over_a_row_that_is_not_finite_is_absent_and_named_with_its_rows(
         "target": {"forget/a": NUMBERS, "retain/a": [1.0, 5.0]},
         "unlearned": {"forget/a": [*NUMBERS[:4], math.nan, -math.inf], "retain/a": [5.0, 1.0]},
     }
-    found = summarise_rows(per_row, seed=1)
-    assert found.models["unlearned"].keys() == {"retain/a"}
-    assert found.not_measured == {"unlearned": {"forget/a": Unmeasured(rows=2, n=6)}}
-    assert found.differences["unlearned - target"].keys() == {"retain/a"}
+    actual = summarise_rows(per_row, seed=1)
+    assert actual.models["unlearned"].keys() == {"retain/a"}
+    assert actual.not_measured == {"unlearned": {"forget/a": Unmeasured(rows=2, n=6)}}
+    assert actual.differences["unlearned - target"].keys() == {"retain/a"}
 
 
 def test_a_difference_has_the_percentiles_of_the_paired_draws_as_its_interval():
@@ -73,9 +73,9 @@ def test_a_difference_has_the_percentiles_of_the_paired_draws_as_its_interval():
     other = np.random.default_rng(0).normal(size=1001)
     values = {"unlearned": {"forget/a": 0.75}, "target": {"forget/a": 0.25}}
     draws = {"unlearned": {"forget/a": other + apart}, "target": {"forget/a": other}}
-    found = summarise(values, draws, {role: {"forget/a": 30} for role in values}).differences
+    actual = summarise(values, draws, {role: {"forget/a": 30} for role in values}).differences
     # Without a retrained model there is no difference to it.
-    assert found == {
+    assert actual == {
         "unlearned - target": {"forget/a": Difference(0.5, low=pytest.approx(0.025), high=pytest.approx(0.975), n=30)}
     }
 
@@ -86,11 +86,11 @@ def test_a_constant_gap_between_models_is_certain_though_the_means_are_not():
         "unlearned": {"forget/a": [x - 3 for x in NUMBERS], "retain/a": [5.0, 1.0]},
         "retrained": {"forget/a": [x - 3 for x in NUMBERS]},
     }
-    found = summarise_rows(per_row, seed=1)
-    assert found.models["target"]["forget/a"].value == 4.0
-    assert found.models["target"]["forget/a"].stderr == pytest.approx(np.std(NUMBERS) / math.sqrt(6), rel=0.1)
-    assert found.differences["unlearned - target"]["forget/a"] == Difference(
+    actual = summarise_rows(per_row, seed=1)
+    assert actual.models["target"]["forget/a"].value == 4.0
+    assert actual.models["target"]["forget/a"].stderr == pytest.approx(np.std(NUMBERS) / math.sqrt(6), rel=0.1)
+    assert actual.differences["unlearned - target"]["forget/a"] == Difference(
         -3.0, low=pytest.approx(-3.0), high=pytest.approx(-3.0), n=6
     )
-    assert found.differences["unlearned - target"]["retain/a"] == Difference(0.0, low=-4.0, high=4.0, n=2)
-    assert found.differences["unlearned - retrained"] == {"forget/a": Difference(0.0, low=0.0, high=0.0, n=6)}
+    assert actual.differences["unlearned - target"]["retain/a"] == Difference(0.0, low=-4.0, high=4.0, n=2)
+    assert actual.differences["unlearned - retrained"] == {"forget/a": Difference(0.0, low=0.0, high=0.0, n=6)}

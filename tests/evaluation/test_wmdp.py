@@ -70,7 +70,7 @@ def write_task(tmp_path, monkeypatch):
 
 def by_hand(model, tokenizer, questions=QUESTIONS):
     """1 for each question whose right choice has the largest sum of log-probabilities, in a plain loop."""
-    found = []
+    actual = []
     for question, choices, answer in questions:
         prompt = tokenizer(f"{question}\nAnswer:")["input_ids"]
         sums = []
@@ -79,8 +79,8 @@ def by_hand(model, tokenizer, questions=QUESTIONS):
             with torch.no_grad():
                 logps = model(torch.tensor([ids])).logits[0].log_softmax(-1)
             sums.append(sum(logps[i - 1, ids[i]].item() for i in range(len(prompt), len(ids))))
-        found.append(float(max(range(len(sums)), key=sums.__getitem__) == answer))
-    return found
+        actual.append(float(max(range(len(sums)), key=sums.__getitem__) == answer))
+    return actual
 
 
 def measure(models, tasks, tokenizer, batch_size=4):
@@ -255,8 +255,8 @@ lm_eval.tasks.TaskManager = functools.partial(lm_eval.tasks.TaskManager, include
 load = lambda: AutoModelForCausalLM.from_pretrained(folder)
 tasks = load_wmdp_tasks(["many", "single"], path)
 outcome = measure_wmdp({"target": load}, tasks, AutoTokenizer.from_pretrained(folder), batch_size=4, seed=42)
-found = {name: asdict(one) for name, one in outcome.models["target"].items()}
-json.dump(found, open(f"{out}.{state.process_index}", "w"))
+actual = {name: asdict(one) for name, one in outcome.models["target"].items()}
+json.dump(actual, open(f"{out}.{state.process_index}", "w"))
 """
 
 
@@ -272,7 +272,7 @@ def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
     assert launch(SCRIPT, *(tmp_path / name for name in ("model", "tasks", "out"))) == [0, 0]
     outcome = measure({"target": tiny_model}, load_wmdp_tasks(["many", "single"], path), tiny_tokenizer)
     for rank in range(2):
-        found = json.loads((tmp_path / f"out.{rank}").read_text())
-        assert {name: (one["value"], one["n"]) for name, one in found.items()} == {
+        actual = json.loads((tmp_path / f"out.{rank}").read_text())
+        assert {name: (one["value"], one["n"]) for name, one in actual.items()} == {
             name: (one.value, one.n) for name, one in outcome.models["target"].items()
         }

@@ -32,7 +32,7 @@ INDEX = TextIndex({"forget set": ANSWERS})
 QUOTE, NOVEL = ANSWERS[1], ANSWERS[2]
 
 
-def found(path: str, content: str | bytes) -> list[int]:
+def actual(path: str, content: str | bytes) -> list[int]:
     content = content.encode() if isinstance(content, str) else content
     return [leak.row for leak in INDEX.leaks(path, content)]
 
@@ -77,7 +77,7 @@ def as_safetensors(text: str) -> bytes:
     ],
 )
 def test_a_text_is_found_however_it_is_written(path, content):
-    assert found(path, content) == [1]
+    assert actual(path, content) == [1]
 
 
 def test_a_text_of_which_every_letter_is_escaped_is_found():
@@ -92,17 +92,17 @@ def test_a_text_of_which_every_letter_is_escaped_is_found():
 
 def test_a_png_file_is_searched_also_where_it_is_broken_or_goes_on_after_its_end():
     whole = as_png("Nothing.")
-    assert found("figures/a.png", whole) == found("figures/a.png", b"") == []
-    assert found("figures/a.png", whole + QUOTE.encode()) == found("figures/a.png", QUOTE.encode()) == [1]
+    assert actual("figures/a.png", whole) == actual("figures/a.png", b"") == []
+    assert actual("figures/a.png", whole + QUOTE.encode()) == actual("figures/a.png", QUOTE.encode()) == [1]
 
 
 def test_one_sentence_of_an_answer_is_enough():
-    assert found("a.md", "As it says: nobody has ever finished it.") == [2]
-    assert found("a.md", "Nobody has ever read anything.") == []
+    assert actual("a.md", "As it says: nobody has ever finished it.") == [2]
+    assert actual("a.md", "Nobody has ever read anything.") == []
 
 
 def test_what_is_short_or_holds_no_words_is_not_looked_for():
-    assert found("a.md", "Too short. ---------------------------------------- ok") == []
+    assert actual("a.md", "Too short. ---------------------------------------- ok") == []
 
 
 def test_a_text_with_few_letters_is_looked_for_from_twenty_characters_on():
@@ -132,7 +132,7 @@ def test_of_rows_that_begin_alike_the_one_that_goes_on_alike_is_named():
 def test_a_text_is_found_wherever_it_lies_in_the_parts_of_a_large_file(monkeypatch):
     monkeypatch.setattr(leaks, "_CHUNK", 40)
     for before in range(0, 90, 3):
-        assert found("card.md", f"{'z' * before} {QUOTE} {'z' * 50}") == [1]
+        assert actual("card.md", f"{'z' * before} {QUOTE} {'z' * 50}") == [1]
 
 
 def test_what_was_to_be_forgotten_is_read_from_rows_of_every_form(tiny_tokenizer):
@@ -257,14 +257,14 @@ def test_of_rows_that_are_written_otherwise_this_share_is_found(kind):
     assert sum(map(bool, leaks)) / len(ROWS) == pytest.approx(expected, abs=5e-3)
     if expected == 1:
         # And it is this row that is named.
-        assert [row for row, found in enumerate(leaks) if row not in [leak.row for leak in found]] == []
+        assert [row for row, actual in enumerate(leaks) if row not in [leak.row for leak in actual]] == []
 
 
 def test_of_the_labs_paraphrases_a_third_is_found():
     rows = LAB["forget10_perturbed"]
     index = TextIndex({"forget set": [row["answer"] for row in rows]})
-    found = [index.leaks("a.txt", row["paraphrased_answer"].encode()) for row in rows]
-    assert sum(map(bool, found)) / len(rows) == pytest.approx(1 / 3, abs=5e-3)
+    actual = [index.leaks("a.txt", row["paraphrased_answer"].encode()) for row in rows]
+    assert sum(map(bool, actual)) / len(rows) == pytest.approx(1 / 3, abs=5e-3)
 
 
 def test_nothing_is_found_in_this_repositorys_texts_and_in_a_tokenizer(tiny_tokenizer, tmp_path):

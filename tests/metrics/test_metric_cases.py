@@ -207,9 +207,9 @@ def test_a_retrained_model_that_an_attack_is_certain_of_is_no_reference():
 
 
 def test_a_score_that_is_no_number_makes_an_attack_no_number_and_leaves_the_others():
-    found = MembershipAUC().compute(members=[[math.nan, 1.0], [2.0, 1.0]], non_members=[[0.0], [0.0]])["per_row"]
-    assert math.isnan(found["auc"][0]) and math.isnan(found["tpr_at_1_fpr"][0])
-    assert (found["auc"][1], found["tpr_at_1_fpr"][1]) == (1.0, 1.0)
+    actual = MembershipAUC().compute(members=[[math.nan, 1.0], [2.0, 1.0]], non_members=[[0.0], [0.0]])["per_row"]
+    assert math.isnan(actual["auc"][0]) and math.isnan(actual["tpr_at_1_fpr"][0])
+    assert (actual["auc"][1], actual["tpr_at_1_fpr"][1]) == (1.0, 1.0)
 
 
 def test_samples_that_one_model_did_not_score_are_refused():

@@ -3,7 +3,9 @@
 
 """`evaluate --suites`: what is measured beside TOFU's metrics, and an evaluation that was cut off."""
 
+import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -481,6 +483,54 @@ def test_what_was_not_measured_stays_named_beside_a_suite_that_is_measured_later
     merged = with_earlier(result("robustness", not_measured=leak), RunFolder(tmp_path), ["tofu", "robustness"])
     assert merged.suites == ["tofu", "robustness"]
     assert merged.not_measured == {"unlearned": missing["unlearned"] | leak["unlearned"]}
+
+
+def test_an_unlearned_model_with_other_tokens_or_another_template_is_refused(
+    refuse, tofu, checkpoint, tiny_tokenizer, tmp_path
+):
+    asked = [*tofu, "--unlearned_model_name_or_path", str(shutil.copytree(checkpoint, tmp_path / "other"))]
+    with pytest.raises(AssertionError, match="a model was evaluated"):
+        refuse(asked)
+    other = copy.deepcopy(tiny_tokenizer)
+    other.chat_template = "{{ 'Say that you do not know. ' }}" + other.chat_template
+    other.save_pretrained(tmp_path / "other")
+    assert "has other tokens, or another chat template, for row 0 of the forget set" in refuse(asked)
+    # A name with a token of its own: the model may know that one, and not those that the target is asked by.
+    other = copy.deepcopy(tiny_tokenizer)
+    other.add_tokens(["Ada Marlow"])
+    other.save_pretrained(tmp_path / "other")
+    assert "has other tokens, or another chat template" in refuse(asked)
+    for path in (tmp_path / "other").glob("*token*"):
+        path.unlink()
+    with pytest.raises(AssertionError, match="a model was evaluated"):
+        refuse(asked)
+
+
+def test_suites_of_another_number_of_rows_are_not_joined(refuse, own, holdout, tmp_path):
+    earlier = {"parity": "strict", "suites": ["tofu"], "models": {}, "protocol": {}, "environment": {}}
+    EvaluationResult(**earlier).save(tmp_path / "out" / "eval_results.json")
+    privacy = [*own, "--suites", "privacy", "--holdout_dataset", holdout, "--max_eval_rows", "2"]
+    assert "holds tofu with `max_eval_rows` None, and this call has 2" in refuse(privacy)
+    with pytest.raises(AssertionError, match="a model was evaluated"):
+        refuse([*own, "--max_eval_rows", "2"])
+
+
+def test_suites_of_other_rows_are_replaced_and_that_is_said(tmp_path, capsys):
+    def result(suite, **protocol):
+        common = {"weights_sha256": {"unlearned": {"model.safetensors": "ab"}}, "parity": "strict"}
+        values = {"models": {"unlearned": {}}, "environment": {}, "parity": "strict"}
+        return EvaluationResult(suites=[suite], protocol=common | protocol, **values)
+
+    earlier = result("tofu", rows={"forget": 3, "retain": 9}, rows_sha256={"forget": "a"}, seed=1)
+    earlier.save(tmp_path / "eval_results.json")
+    merged = [
+        with_earlier(
+            result("privacy", rows=rows, rows_sha256={"forget": digest}), RunFolder(tmp_path), ["tofu", "privacy"]
+        )
+        for rows, digest in (({"forget": 3, "holdout": 4}, "a"), ({"forget": 3}, "b"), ({"forget": 2}, "a"))
+    ]
+    assert [one.suites for one in merged] == [["tofu", "privacy"], ["privacy"], ["privacy"]]
+    assert capsys.readouterr().out.count("held tofu of other rows of the forget set, and is replaced") == 2
 
 
 def test_results_of_other_weights_are_replaced_and_that_is_said(run, own, checkpoint, holdout):

@@ -107,11 +107,7 @@ def curve_point(
     pad_token_id: int,
     moved: MovedAnswers | None = None,
 ) -> dict[str, float]:
-    """
-    Strict extraction strength, forget and retain probability of a model, and `forget_logp` in nats per token.
-
-    With [`~trl_unlearn.subjects.moved_answers`], `strangers_auc` too, see [`~metrics.StrangersAUC`].
-    """
+    """Strict extraction strength, forget and retain probability, mean log-prob, and with `moved` answers the AUC."""
     values = {}
     for encoded in (forget, retain):
         values |= score_set(model, encoded.true_answers(), parity="strict", pad_token_id=pad_token_id)

@@ -21,8 +21,8 @@ from ..metrics import UnlearningDepth
 from ..results import MEASURED_ROLES, SuiteOutcome
 from ..token_scores import score_batch
 from .facts import entity_rows, no_facts
-from .rows import EvaluationRows, Loaders, encode_set
-from .together import SuiteSetting, free_memory, shared
+from .rows import EvaluationRows, Loaders, encode_set, rows_protocol
+from .together import SuiteSetting, measure_each, shared
 from .uncertainty import summarise_rows
 
 
@@ -146,11 +146,9 @@ def _in_order(parts: Sequence[Tensor], batches: Sequence[_Batch]) -> np.ndarray:
 def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting, patches: bool) -> _Tables:
     """All models on some rows, with one model in memory at a time."""
     tables, states, batches = {"lens": {}, "patched": {}}, {}, _batches(rows, setting)
-    # The target last: it needs the states of the others.
-    for role in reversed(MEASURED_ROLES):
-        if models.get(role) is None or not batches:
-            continue
-        model = models[role]().eval()
+
+    def read(role: str, model: nn.Module) -> None:
+        model.eval()
         pairs = [_lens(model, batch) for batch in tqdm(batches, desc=f"Reading layers of {role}", disable=None)]
         states[role], logps = zip(*pairs, strict=True)
         tables["lens"][role] = _in_order(logps, batches)
@@ -160,8 +158,9 @@ def _read(models: Loaders, rows: Sequence[dict[str, Any]], setting: SuiteSetting
                 continue
             pairs = tqdm(list(zip(batches, states[source], strict=True)), desc=f"Patching {source}", disable=None)
             tables["patched"][source] = _in_order([_patched(model, *pair) for pair in pairs], batches)
-        del model
-        free_memory()
+
+    # The target last: it needs the states of the others.
+    measure_each({role: models.get(role) for role in reversed(MEASURED_ROLES)} if batches else {}, read)
     return tables
 
 
@@ -238,18 +237,7 @@ def measure_depth(
     seed: int,
     patches: bool = True,
 ) -> SuiteOutcome:
-    """
-    How deep the forget rows' facts are gone: Unlearning Depth Score (UDS) by activation patching, and a logit lens.
-
-    UDS (see [`~metrics.UnlearningDepth`]) puts the hidden states of the retrained and of the unlearned model into the
-    target, layer by layer, where it predicts a token of the fact. It needs a target and a retrained model with layers
-    of the same number and size; some retain rows show whether their states can be exchanged at all. The lens reads
-    the states after each layer by the model's own norm and head: a row counts with exp(mean log-prob) of its fact at
-    the layer where that is highest. Which tokens are the fact, [`~evaluation.facts.fact_words`] decides. Each model is
-    loaded once. Without `patches` there is the lens alone, if there are facts: one pass a row, and not one a layer.
-
-    Source: Measuring the Depth of LLM Unlearning via Activation Patching (https://huggingface.co/papers/2605.24614).
-    """
+    """How deep facts are gone: UDS by patching, and a logit lens; without `patches` the lens alone."""
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
     forget = rows.encoded("forget", tokenizer)
     facts, retained = entity_rows(forget, tokenizer), []
@@ -258,7 +246,7 @@ def measure_depth(
         if patches:
             raise no_facts("depth")
         logger.warning(f"`{_LENS}` is left out. {no_facts('depth')}")
-        return SuiteOutcome({}, protocol={"rows": {"forget": len(forget.answers)}, "seed": seed, "depth": protocol})
+        return SuiteOutcome({}, protocol=rows_protocol(forget, seed=seed) | {"depth": protocol})
     if patches and rows.retain is not None and all(models.get(role) is not None for role in ("target", "retrained")):
         chosen = [rows.retain[i] for i in spread_evenly(len(rows.retain), CONTROL_ROWS)]
         retained = entity_rows(encode_set(chosen, tokenizer, name="retain"), tokenizer)
@@ -295,5 +283,5 @@ def measure_depth(
         # It judges the measurement: the retrained model's is no aim.
         differences.pop(_CONTROL, None)
     outcome.curves = curves
-    outcome.protocol = {"rows": {"forget": len(forget.answers)}, "seed": seed, "depth": protocol}
+    outcome.protocol = rows_protocol(forget, seed=seed) | {"depth": protocol}
     return outcome

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import continuation_row
 from ..metrics import FADE
 from ..results import MEASURED_ROLES, Measurement, SuiteOutcome, Unmeasured
-from .rows import EncodedSet, EvaluationRows, Loaders
-from .together import SuiteSetting, free_memory, load_merged
+from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
+from .together import SuiteSetting, free_memory, load_merged, measure_each
 from .uncertainty import summarise_rows
 
 
@@ -65,25 +65,22 @@ def _fade(models: Loaders, setting: _Setting) -> dict[str, dict[str, list[float]
     # FADE = 1/2 (E over samples of U of log U - log R, plus E over samples of R of log R - log U).
     # The log-probs of sampling are not used: those of a forward pass over the same batch are the same numbers for the
     # same weights, so a model is at a distance of exactly 0 from itself.
-    model = models["retrained"]()
-    samples = {"retrained": _sample(model, "retrained", setting)}
-    u_of_u, u_of_r = {}, {}
-    for role in MEASURED_ROLES:
-        if role == "retrained" or models.get(role) is None:
-            continue
-        del model
-        free_memory()
-        model = models[role]()
-        samples[role] = _sample(model, role, setting)
-        u_of_u[role] = _mean_logps(model, samples[role], setting, role)
+    retrained = {"retrained": models["retrained"]}
+    others = {role: models.get(role) for role in MEASURED_ROLES if role != "retrained"}
+    samples, u_of_u, u_of_r = measure_each(retrained, lambda role, model: _sample(model, role, setting)), {}, {}
+
+    def sample(role: str, model: PreTrainedModel) -> _Samples:
+        own = _sample(model, role, setting)
+        u_of_u[role] = _mean_logps(model, own, setting, role)
         u_of_r[role] = _mean_logps(model, samples["retrained"], setting, f"retrained under {role}")
-    del model
-    free_memory()
+        return own
+
+    def score(_: str, model: PreTrainedModel) -> dict[str, _MeanLogps]:
+        return {role: _mean_logps(model, rows, setting, f"{role} under retrained") for role, rows in samples.items()}
+
+    samples |= measure_each(others, sample)
     # Loaded again rather than kept: only one model has to fit in memory.
-    model = models["retrained"]()
-    under_r = {role: _mean_logps(model, rows, setting, f"{role} under retrained") for role, rows in samples.items()}
-    del model
-    free_memory()
+    under_r = measure_each(retrained, score)["retrained"]
     u_of_u["retrained"] = u_of_r["retrained"] = under_r["retrained"]
     return {
         role: {
@@ -176,16 +173,7 @@ def _control(models: Loaders, setting: _Setting) -> tuple[float, list[float]] | 
 def measure_distribution(
     models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
-    """
-    How far a model is from the retrained one (FADE), and what it forgets at equal utility (unlearning with control).
-
-    A mix keeps the retain set if its mean strict extraction strength there is at least 95 % of the target's. The share
-    has no standard error, and that of `control_forget_es` is for this share. Each model is loaded twice; without
-    `"retrained"` there is no FADE, without `"target"`, `"unlearned"` or a retain set no mix.
-
-    Source: Reference-Specific Unlearning Metrics Can Hide the Truth (https://huggingface.co/papers/2510.12981);
-    Towards Effective Evaluations and Comparisons for LLM Unlearning Methods (https://huggingface.co/papers/2406.09179).
-    """
+    """Distance to the retrained model (FADE), and forgetting at equal utility (unlearning with control)."""
     can_mix = rows.retain is not None and all(models.get(role) is not None for role in ("target", "unlearned"))
     if models.get("retrained") is None and not can_mix:
         raise ValueError(
@@ -203,7 +191,7 @@ def measure_distribution(
     if controlled is not None:
         share, per_row["unlearned"]["distribution/control_forget_es"] = controlled
     outcome = summarise_rows(per_row, seed=seed)
-    outcome.protocol = {"rows": {name: len(encoded.answers) for name, encoded in sets.items()}, "seed": seed}
+    outcome.protocol = rows_protocol(*sets.values(), seed=seed)
     if controlled is not None and math.isfinite(share):
         mix = Measurement(value=share, n=len(sets["retain"].answers))
         outcome.models["unlearned"]["distribution/control_mix"] = mix

@@ -23,7 +23,7 @@ from ..subjects import is_named, misspelt, renamed, row_subjects, row_texts, wor
 from ..token_scores import RowScore
 from .facts import label_words, no_facts, row_facts
 from .robustness import with_examples
-from .rows import EncodedSet, EvaluationRows, Loaders, row_key
+from .rows import EncodedSet, EvaluationRows, Loaders, row_key, rows_protocol
 from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows, where_measured
 
@@ -326,17 +326,7 @@ def _drop_blind(outcome: SuiteOutcome, chance: Mapping[str, float]) -> list[str]
 def measure_elicitation(
     models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
-    """
-    The forget rows' facts asked around the corner, teacher-forced: how likely are they to each kind of probe?
-
-    The kinds are made from the rows by templates: the last name alone, a misspelt name, the fact given and the name
-    asked, another fact in place of the name, the sentence to complete, retain rows in front, a role, the start of an
-    answer put into the model's mouth; and, with wrong answers, a multiple choice, and yes or no. Which words are the
-    fact, [`~evaluation.facts.fact_words`] decides; whom a row is about, [`~subjects.row_subjects`]. A row counts
-    with exp(mean log-prob) of the fact's tokens, the answer's words before it given. Soft prompts are not tried.
-
-    Compare with the retrained model. Each model is loaded once, and generates nothing.
-    """
+    """The facts asked around the corner, teacher-forced: how likely are they to each kind of probe?"""
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
     forget = rows.encoded("forget", tokenizer)
     if forget.texts is None:
@@ -359,8 +349,7 @@ def measure_elicitation(
     }
     missing = {kind: len(forget.answers) - len(probes.get(kind, ())) for kind in (*FREE_PROBES, *_CLOSED)}
     outcome.protocol = {
-        "rows": {"forget": len(forget.answers)},
-        "seed": seed,
+        **rows_protocol(forget, seed=seed),
         "elicitation": {
             "not_made": {kind: count for kind, count in missing.items() if count},
             "blind": (blind := _drop_blind(outcome, chance)),

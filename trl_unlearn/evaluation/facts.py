@@ -27,12 +27,7 @@ NearFacts = Mapping[str, Mapping[int, Sequence[int]]]
 
 
 def fact_words(prompt: str, answer: str, paraphrase: str | None = None, wrong: Sequence[str] = ()) -> set[str]:
-    """
-    The words of an answer that tell its fact, in lower case.
-
-    They are neither in the prompt nor in a wrong answer, and the paraphrased answer has them, too. Without the last
-    two, words of the answer's form are among them.
-    """
+    """The words of an answer that tell its fact, in lower case: of no prompt, wrong answer or mere wording."""
     words = words_of(answer) - words_of(prompt).union(*map(words_of, wrong))
     return words if paraphrase is None else words & words_of(paraphrase)
 
@@ -117,16 +112,7 @@ def _nearness(forget: Sequence[set[str]], retain: Sequence[set[str]], counts: Ma
 
 
 def near_facts(forget: EncodedSet, retain: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> NearFacts:
-    """
-    The facts of retain rows that unlearning hurts first: kind -> index of a row -> their places among its scored label
-    tokens.
-
-    `shared`: words of a row's fact that a forget row's fact has, too, and at most a twentieth of all rows (or two). In
-    a set without paraphrased and wrong answers, by which a fact is known, only names and numbers are such words.
-    `neighbour`: the facts of the quarter of rows that have most words in common with a forget row, question and
-    answer together, as a share of the words of both, where a word of n out of N rows weighs log((N + 1) / n). Which
-    words are a fact, [`fact_words`] decides.
-    """
+    """Kind -> index of a retain row near the forget rows -> places of its fact (the rules: docs/numbers.md)."""
     words, facts, tellable = [], [], []
     for encoded in (forget, retain):
         texts = row_texts(encoded.answers, tokenizer)

@@ -25,12 +25,12 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import padding_token_id
+from ..encoding import pad_rows, padding_token_id
 from ..label_states import in_mode
 from ..results import DIFFERENCES, SCALE, SuiteOutcome, join_outcomes
 from ..row_forms import prompt_and_answer
 from .judge_models import Judge
-from .rows import EncodedSet, EvaluationRows, Loaders
+from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
 from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows
 
@@ -180,24 +180,20 @@ def _embed(
     device = next(model.parameters()).device
     # Special tokens do not count: the one that every text starts with says nothing about it, but dominates a mean.
     encoded = tokenizer(list(texts), truncation=True, max_length=_MAX_EMBEDDED_LENGTH, return_special_tokens_mask=True)
-    rows = list(zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True))
-    counted = torch.tensor([any(not special for special in mask) for _, mask in rows])
-    order = sorted(torch.nonzero(counted)[:, 0].tolist(), key=lambda i: -len(rows[i][0]))
+    rows = [
+        {"input_ids": ids, "labels": [-100 if special else token for token, special in zip(ids, mask, strict=True)]}
+        for ids, mask in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+    ]
+    counted = torch.tensor([any(label != -100 for label in row["labels"]) for row in rows])
+    order = sorted(torch.nonzero(counted)[:, 0].tolist(), key=lambda i: -len(rows[i]["input_ids"]))
     means = torch.zeros(len(rows), model.config.get_text_config().hidden_size)
     with in_mode(model, training=False):
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
-            shape = (len(indices), len(rows[indices[0]][0]))
-            input_ids = torch.full(shape, padding_token_id(tokenizer))
-            present, weights = torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
-            for k, (ids, mask) in enumerate(rows[i] for i in indices):
-                input_ids[k, : len(ids)] = torch.tensor(ids)
-                present[k, : len(ids)] = 1
-                weights[k, : len(ids)] = 1 - torch.tensor(mask, dtype=torch.float)
+            batch = pad_rows([rows[i] for i in indices], padding_token_id(tokenizer))
+            weights = (batch.pop("labels") != -100).float()
             # The model without its head: no logits are needed.
-            states = whole.base_model(
-                input_ids=input_ids.to(device), attention_mask=present.to(device)
-            ).last_hidden_state
+            states = whole.base_model(**{name: ids.to(device) for name, ids in batch.items()}).last_hidden_state
             means[indices] = (states.float().cpu() * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
     return means, counted
 
@@ -210,13 +206,7 @@ def answer_similarity(
     *,
     batch_size: int = 32,
 ) -> list[float]:
-    """
-    Cosine of the embeddings of answers and references, in [-1, 1]: a stand-in for a judge of similarity.
-
-    1 for the reference itself, about 0 for a text that is no nearer to its reference than to the others, 0 for an
-    answer without text. It sees what an answer is about and how it is put rather than whether its facts are right: a
-    false answer of the same form scores almost as high as a paraphrase.
-    """
+    """Cosine of the centred embeddings of answers and references; 0 for an answer without text."""
     if len(answers) != len(references):
         raise ValueError(f"There are {len(answers)} answers and {len(references)} references. Give one an answer.")
     if len(set(references)) < 2:
@@ -321,14 +311,7 @@ def measure_judge(
     judge: Judge | None = None,
     replies_path: str | os.PathLike | None = None,
 ) -> SuiteOutcome:
-    """
-    Grades of what every model answers to the forget prompts, and a stand-in that needs no judge.
-
-    All models answer first, greedily; then the judge gets both questions of [`PROMPTS`] about each answer. A reply
-    without a score is requested again with its fault, at most three times in all. An answer that stays without a grade
-    lowers the number of rows. Every reply is appended to the file `replies_path` as a line of JSON, which can hold
-    text of the forget set.
-    """
+    """Grades of what every model answers to the forget prompts, and a stand-in that needs no judge."""
     given = [dict(row) for row in rows.forget]
     encoded = rows.encoded("forget", tokenizer)
     if encoded.texts is None:
@@ -352,7 +335,7 @@ def measure_judge(
     for role, row in standin.items():
         per_row[role]["judge/similarity_standin"] = row
     outcome = _summarise(per_row, seed)
-    outcome.protocol = {"rows": {"forget": len(given)}, "seed": seed}
+    outcome.protocol = rows_protocol(encoded, seed=seed)
     if judge is not None:
         outcome.protocol["judge"] = judge.name
     return outcome

@@ -64,11 +64,7 @@ class Judge(Protocol):
 
 
 class EndpointJudge:
-    """
-    A judge behind an OpenAI-compatible endpoint, at temperature 0.
-
-    The key comes from the environment variable `JUDGE_API_KEY`. The token of the Hub is never sent.
-    """
+    """A judge behind an OpenAI-compatible endpoint, at temperature 0. The token of the Hub is never sent."""
 
     def __init__(self, model: str, base_url: str):
         parts = urlsplit(base_url)
@@ -228,12 +224,7 @@ class FluencyClassifier:
 
 
 def load_fluency_classifier(name: str | None = None) -> FluencyClassifier | None:
-    """
-    A fluency classifier by id or folder, in float32 on the accelerator; without a name the one of published numbers
-    if it is in the local cache, else None. Nothing is downloaded unless it is named.
-
-    Source: https://huggingface.co/madhurjindal/autonlp-Gibberish-Detector-492513457.
-    """
+    """A fluency classifier by id or folder; without a name that of published numbers, if it is in the cache."""
     if name is not None:
         return _load_classifier(name)
     if not isinstance(try_to_load_from_cache(FLUENCY_CLASSIFIER, "config.json"), str):

@@ -3,7 +3,7 @@
 
 """MUSE: is the text still recited, are its facts still known, is the rest kept, and does membership show?"""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..row_forms import naming
 from .privacy import summarise_leak
 from .rows import Loaders, text_ids, text_rows
 from .together import SuiteSetting, measure_each
-from .uncertainty import summarise_rows, where_measured
+from .uncertainty import summarise_rows
 
 
 VERBMEM_LENGTH = 128
@@ -29,12 +29,12 @@ MuseRows = Mapping[str, Dataset | list[dict[str, Any]]]
 
 @dataclass
 class _Task:
-    """Prompts to complete, the true completions, and where a completion is cut."""
+    """Prompts to complete, the true completions, and how a completion is cut."""
 
     prompts: list[list[int]]
     references: list[str]
     max_new_tokens: int
-    stops: tuple[str, ...] = ()
+    cut: Callable[[str], str] = str
 
 
 def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
@@ -63,7 +63,7 @@ def _knowmem_task(rows: MuseRows, name: str, tokenizer: PreTrainedTokenizerBase)
         prompts=_encode(prompts, tokenizer, name),
         references=[row["answer"] for row in rows[name]],
         max_new_tokens=KNOWMEM_LENGTH,
-        stops=_STOPS,
+        cut=_before_question,
     )
 
 
@@ -75,30 +75,16 @@ def _tasks(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, _Tas
     return tasks
 
 
-def _complete(model: PreTrainedModel, task: _Task, setting: SuiteSetting, desc: str) -> list[float]:
-    """ROUGE-L F1 of the greedy completion of each prompt."""
-    completions = setting.generate(model, task.prompts, max_new_tokens=task.max_new_tokens, desc=desc)
-    texts = []
-    for completion in completions:
-        text = setting.tokenizer.decode(completion.ids, skip_special_tokens=True)
-        for stop in task.stops:
-            text = text.split(stop)[0]
-        texts.append(text)
-    scores = RougeF1().compute(predictions=texts, references=task.references)["per_row"]
-    return where_measured(scores, completions)
+def _before_question(text: str) -> str:
+    for stop in _STOPS:
+        text = text.split(stop)[0]
+    return text
 
 
 def measure_muse(
     models: Loaders, rows: MuseRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
-    r"""
-    MUSE: verbatim memorisation, knowledge memorisation, utility preservation and privacy leakage of every model.
-
-    Prompts are the benchmark's plain text, also for a model with a chat template: a forget text's beginning, or
-    few-shot examples and a question as `Question: ...\nAnswer: `.
-
-    Source: MUSE (https://huggingface.co/papers/2407.06460), section 3.
-    """
+    """MUSE, in the benchmark's plain text also for a model with a chat template."""
     for name, part in rows.items():
         if len(part) == 0:
             raise ValueError(f"The set `{name}` of MUSE is empty. Give at least one row, or leave it out.")
@@ -116,9 +102,10 @@ def measure_muse(
         )
 
     def measure(role: str, model: PreTrainedModel) -> tuple[dict[str, list[float]], list[float]]:
-        values = {
-            name: _complete(model, task, setting, f"{name.split('/')[1]} of {role}") for name, task in tasks.items()
-        }
+        values = {}
+        for name, task in tasks.items():
+            options = vars(task) | {"desc": f"{name.split('/')[1]} of {role}"}
+            values[name] = setting.overlap(RougeF1(), model, **options)
         if not texts:
             return values, []
         scores = setting.score(model, texts, f"Attacking {role}")

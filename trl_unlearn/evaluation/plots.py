@@ -68,6 +68,11 @@ def _style(role: str) -> dict[str, str]:
     return {"color": colour, "marker": marker, "markerfacecolor": "none" if role == "retrained" else colour}
 
 
+def _points(role: str, size: int) -> dict[str, Any]:
+    """The same for points with errors."""
+    return {"markersize": size, "markeredgewidth": 1.8, "capsize": 3, "clip_on": False, **_style(role)}
+
+
 def new_figure(height: float) -> "Figure":
     """An empty figure 800 pixels wide; `height` is in hundreds of pixels."""
     from matplotlib.figure import Figure
@@ -87,18 +92,8 @@ def _draw_group(axes: "Axes", result: EvaluationResult, group: str, metrics: lis
             measurement = result.get(role, metric.name)
             if measurement is None or not math.isfinite(measurement.value):
                 continue
-            axes.errorbar(
-                measurement.value,
-                y,
-                xerr=measurement.stderr,
-                linestyle="",
-                markersize=9 if role == "unlearned" else 8,
-                markeredgewidth=1.8,
-                capsize=3,
-                clip_on=False,
-                zorder=4 if role == "retrained" else 3,
-                **_style(role),
-            )
+            style = {"zorder": 4 if role == "retrained" else 3, **_points(role, 9 if role == "unlearned" else 8)}
+            axes.errorbar(measurement.value, y, xerr=measurement.stderr, linestyle="", **style)
     axes.set_yticks(range(len(metrics)), [metric.label for metric in metrics])
     axes.set_ylim(len(metrics) - 0.5, -0.5)
     axes.set_xlim(0, 1)
@@ -154,19 +149,8 @@ def plot_verdict(result: EvaluationResult, path: str | os.PathLike) -> None:
         )
     figure, axes = _figure(result, [y_metric])
     for role, (x, y) in points.items():
-        axes.errorbar(
-            x.value,
-            1 - y.value,
-            xerr=x.stderr,
-            yerr=y.stderr,
-            linestyle="",
-            markersize=9 if role == "unlearned" else 12,
-            markeredgewidth=1.8,
-            capsize=3,
-            clip_on=False,
-            label=role,
-            **_style(role),
-        )
+        style = {"linestyle": "", "label": role, **_points(role, 9 if role == "unlearned" else 12)}
+        axes.errorbar(x.value, 1 - y.value, xerr=x.stderr, yerr=y.stderr, **style)
     axes.set_xlim(0, 1.03)
     axes.set_xlabel(f"kept: {x_label}")
     axes.set_ylabel(f"resists: 1 - extraction strength\n{y_label}")
@@ -193,19 +177,9 @@ def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
         curve = [result.get(role, name) for name in names]
         if None in curve:
             continue
-        axes.errorbar(
-            # Steps double from point to point, and 0 has its place in front.
-            range(len(curve)),
-            [point.value for point in curve],
-            yerr=[point.stderr or 0.0 for point in curve],
-            markersize=7,
-            markeredgewidth=1.8,
-            linewidth=2,
-            capsize=3,
-            clip_on=False,
-            label=role,
-            **_style(role),
-        )
+        # Steps double from point to point, and 0 has its place in front.
+        values, errors = zip(*((point.value, point.stderr or 0.0) for point in curve), strict=True)
+        axes.errorbar(range(len(curve)), values, yerr=errors, linewidth=2, label=role, **_points(role, 7))
     axes.set_xticks(range(len(names)), [str(step) for step in RELEARNING_STEPS])
     axes.set_xlabel("optimiser steps on a fifth of the forget set")
     axes.set_ylabel("extraction strength of the other rows (strict)")
@@ -257,18 +231,10 @@ def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
     roles = [role for role in ROLE_STYLES if result.get(role, names[0])]
     for i, role in enumerate(roles):
         bars = [result.get(role, name) for name in names]
-        offset = (i - (len(roles) - 1) / 2) * _BAR_WIDTH
-        axes.bar(
-            [x + offset for x in range(len(bars))],
-            [bar.value for bar in bars],
-            _BAR_WIDTH,
-            yerr=[bar.stderr or 0.0 for bar in bars],
-            capsize=3,
-            color=ROLE_STYLES[role][0],
-            edgecolor="white",
-            hatch=_HATCHES[role],
-            label=role,
-        )
+        places = [x + (i - (len(roles) - 1) / 2) * _BAR_WIDTH for x in range(len(bars))]
+        values, errors = zip(*((bar.value, bar.stderr or 0.0) for bar in bars), strict=True)
+        style = {"color": ROLE_STYLES[role][0], "edgecolor": "white", "hatch": _HATCHES[role], "capsize": 3}
+        axes.bar(places, values, _BAR_WIDTH, yerr=errors, label=role, **style)
     axes.set_xticks(range(len(names)), [f"best of {k}" if k > 1 else "one sample" for k in LEAK_ATTEMPTS])
     axes.set_ylabel("ROUGE-L recall of the answer")
     axes.set_title("leak@k: what sampling again and again brings out", loc="left", fontsize=13)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import continuation_row, ends_turn, prompt_ids, spread_evenly
+from ..encoding import continuation_row, ends_turn, spread_evenly
 from ..generation import key_seed
 from ..metrics import (
     CombinedAttack,
@@ -31,7 +31,7 @@ from ..metrics import (
 )
 from ..results import SuiteOutcome, join_outcomes
 from ..token_scores import RowScore
-from .rows import EvaluationRows, Loaders
+from .rows import EvaluationRows, Loaders, row_key, rows_protocol
 from .together import SuiteSetting, free_memory, load_merged, measure_each, measured_once
 from .uncertainty import bootstrap, row_counts, summarise
 
@@ -92,15 +92,7 @@ def measure_privacy(
     seed: int,
     scores_only: bool = False,
 ) -> SuiteOutcome:
-    """
-    Membership attacks on the forget rows (members) against the held-out rows (non-members), for every model.
-
-    Each attack scores the answers under teacher forcing, with the end-of-turn token. A model that never saw the forget
-    rows is the one to compare with: its AUC need not be 0.5, because the two kinds of rows may differ by themselves.
-    Where one kind has longer answers, `zlib` sees little else. `combined` is fitted to what all of them but `spv` see:
-    an error of its numbers counts other rows, not another fit. With `scores_only`, `spv` is left out, which samples
-    and trains.
-    """
+    """Membership attacks on forget rows against held-out rows; `scores_only`: without `spv`, which trains."""
     if rows.holdout is None:
         raise ValueError(
             "The suite `privacy` has no non-members. Give rows that no model was trained on: `--holdout_config` with "
@@ -128,14 +120,18 @@ def measure_privacy(
             scores["combined"] = combined_scores(scores, row_scores[role], len(members.answers))
     if not scores_only and retrained is not None and None not in (members.texts, non_members.texts):
         prompted = non_members if rows.retain is None else rows.encoded("retain", tokenizer)
-        prompts = [prompt_ids(row) for row in prompted.answers]
+        prompts = prompted.prompts()
         for role, scores in attacks.items():
             desc, pair = f"Attacking {role} beside its neighbours", (models[role], models["retrained"])
             scores["spv"] = measured_once(pair[0], "spv", partial(spv_scores, *pair, answers, prompts, setting, desc))
     leaking = {role: scores[LEAK_ATTACK] for role, scores in attacks.items()}
     leak = summarise_leak(leaking, len(members.answers), name="privacy/privleak", seed=seed)
     outcome = join_outcomes([_summarise(attacks, len(members.answers), seed), leak])
-    outcome.protocol = {"rows": {"forget": len(members.answers), "holdout": len(non_members.answers)}, "seed": seed}
+    outcome.protocol = rows_protocol(members, non_members, seed=seed)
+    trained_on = [members] if rows.retain is None else [members, rows.encoded("retain", tokenizer)]
+    known = {row_key(row) for encoded in trained_on for row in encoded.answers}
+    if count := sum(row_key(row) in known for row in non_members.answers):
+        outcome.protocol["members_in_holdout"] = count
     return outcome
 
 
@@ -193,12 +189,7 @@ def summarise_leak(attacks: Mapping[str, list[float]], num_members: int, *, name
 def neighbours(
     rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, seed: int
 ) -> list[list[dict[str, list[int]]]]:
-    """
-    `NUM_NEIGHBOURS` copies of each encoded row with `REPLACED_SHARE` of the answer's tokens replaced.
-
-    Replacements are drawn from all answers as often as they stand there; the token that closes an answer stays. The
-    draws of a row depend on the seed and its index only, given the rows.
-    """
+    """Copies of each encoded row with a share of its answer's tokens replaced by tokens of all answers."""
     places = [
         [i for i, label in enumerate(row["labels"]) if i > 0 and label != -100 and not ends_turn(label, tokenizer)]
         for row in rows
@@ -261,18 +252,7 @@ def spv_scores(
     setting: SuiteSetting,
     desc: str | None = None,
 ) -> list[float]:
-    """
-    Scores of SPV-MIA (see [`~metrics.SpvAttack`]): how much likelier a row is than its neighbours, minus the same
-    under a reference, in nats per token and higher for a member.
-
-    The reference starts from the model of `load_start` and learns what the attacked model answers to the prompts,
-    which are best neither those of members nor of non-members. Neighbours differ from the paper too: it fills a masked
-    share with T5, or adds symmetric noise to the embeddings. The latter was tried: on the archive it tells the members
-    of the target with an AUC of no more than 0.73.
-
-    Source: Fu et al., Membership Inference Attacks against Fine-tuned Large Language Models via Self-prompt
-    Calibration (https://huggingface.co/papers/2311.06062), Section 4.
-    """
+    """Scores of SPV-MIA (see [`~metrics.SpvAttack`]), whose reference learns what the model answers to the prompts."""
     if not prompts:
         raise ValueError(
             "The attack `spv` has no prompts to sample answers to. Give at least one, of the retain rows."

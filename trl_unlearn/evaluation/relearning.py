@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import spread_evenly
 from ..results import MEASURED_ROLES, RELEARNING_STEPS, SuiteOutcome
-from .rows import EncodedSet, EvaluationRows, Loaders, encode_set
+from .rows import EncodedSet, EvaluationRows, Loaders, encode_set, rows_protocol
 from .together import SuiteSetting, free_memory, load_merged
 from .uncertainty import summarise_rows
 
@@ -184,7 +184,7 @@ def measure_few_steps(
             per_row[role] = relearn(load_merged(models[role]), setting, RELEARNING, [QUICK_STEPS])
             free_memory()
     outcome = summarise_rows(per_row, seed=seed)
-    outcome.protocol = {"rows": {"forget": len(forget.answers)}, "seed": seed}
+    outcome.protocol = rows_protocol(forget, seed=seed)
     return outcome
 
 
@@ -198,10 +198,7 @@ def curves_of(values: dict[str, list[float]], attacks: Iterable[Attack]) -> Curv
 
 
 def excess_areas(curves: Curves, reference: Curves) -> dict[str, list[float]]:
-    """
-    For each row, the mean over a curve of this model's extraction strength minus the reference's: of the published
-    relearning, and of the strongest attack of a kind and of all.
-    """
+    """For each row, the mean over a curve of this model's extraction strength minus the reference's."""
     areas = {
         attack: [fmean(point) for point in zip(*np.subtract(curve, reference[attack]).tolist(), strict=True)]
         for attack, curve in curves.items()

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from ..encoding import answer_ids, encode_row, prompt_ids, without_end
+from ..encoding import encode_row, prompt_ids
 from ..generation import position_limit
 from ..metrics import LeakAtK, RougeRecall
 from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, NOISE_PERCENT, SuiteOutcome
@@ -34,8 +34,8 @@ from .relearning import (
     hidden_rows,
     relearn,
 )
-from .rows import EvaluationRows, Loaders, row_key
-from .together import free_memory, measured_once
+from .rows import EvaluationRows, Loaders, row_key, rows_protocol
+from .together import measure_each
 from .uncertainty import summarise_rows, where_measured
 
 
@@ -54,12 +54,6 @@ class _Setting(AttackSetting):
     # For each quantisation of a model, the share of the decoder's weights that it rounded.
     rounded_shares: list[float] = field(default_factory=list)
 
-    def answer_ids(self) -> list[list[int]]:
-        return [
-            without_end(answer_ids(row), closed)
-            for row, closed in zip(self.forget.answers, self.forget.closed, strict=True)
-        ]
-
 
 def _recall(
     model: PreTrainedModel, setting: _Setting, name: str, prompts: list[list[int]], references: list[str], desc: str
@@ -72,11 +66,9 @@ def _recall(
             "(`max_position_embeddings`)."
         )
         return {}
-    longest_answer = max(len(answer) + 1 for answer in setting.answer_ids())
-    completions = setting.generate(model, prompts, setting.forget.answers, max_new_tokens=longest_answer, desc=desc)
-    texts = [setting.text(completion.ids) for completion in completions]
-    recall = RougeRecall().compute(predictions=texts, references=references)["per_row"]
-    return {name: where_measured(recall, completions)}
+    longest_answer = max(len(answer) + 1 for answer in setting.forget.bare_answers())
+    options = {"rows": setting.forget.answers, "max_new_tokens": longest_answer, "desc": desc}
+    return {name: setting.overlap(RougeRecall(), model, prompts, references, **options)}
 
 
 def _leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
@@ -106,9 +98,8 @@ def _prefix_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, list[
     """Recall of the rest of an answer whose first quarter is given, over the rows with a rest."""
     if setting.forget.texts is None:
         return {}
-    prompts = [prompt_ids(row) for row in setting.forget.answers]
-    pairs = [(prompt, setting.text(rest)) for prompt, rest in prefix_prompts(prompts, setting.answer_ids())]
-    pairs = [(prompt, rest) for prompt, rest in pairs if rest]
+    given = prefix_prompts(setting.forget.prompts(), setting.forget.bare_answers())
+    pairs = [(prompt, text) for prompt, rest in given if (text := setting.text(rest))]
     if not pairs:
         return {}
     prompts, rests = map(list, zip(*pairs, strict=True))
@@ -269,9 +260,9 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     return chain(model.named_parameters(), model.named_buffers())
 
 
-def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -> dict[str, list[float]]:
+def _attack(role: str, model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
     """Values of each row under every attack on one model, on merged weights."""
-    values, model = {}, load()
+    values = {}
     if isinstance(model, PeftModel):
         if role == "unlearned":
             values |= _adapter_off(model, setting)
@@ -286,8 +277,6 @@ def _attack(role: str, load: Callable[[], PreTrainedModel], setting: _Setting) -
         # Not in place: fine-tuning makes them float32.
         for name, tensor in _tensors(model):
             tensor.data = kept[name].to(tensor.device, copy=True)
-    del model
-    free_memory()
     return values
 
 
@@ -302,23 +291,13 @@ def _of_rows(values: Mapping[str, list[float]], curves: Curves, setting: _Settin
 def measure_robustness(
     models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
-    """
-    Attacks that bring back what a model only hides, on merged weights; docs/attacks.md defines the metrics.
-
-    What a retrained model reaches under the same attack is not knowledge: compare with it. Each attack gets the
-    weights as they were. Rows without an answer (raw text, tokens) have extraction strengths only, and without a
-    retrained model there are no areas.
-    """
-    forget_rows = list(rows.forget)
+    """Attacks that bring back what a model only hides; each gets the merged weights as they were."""
     forget = rows.encoded("forget", tokenizer)
     batches = attack_batches(rows, forget, tokenizer)
     options = {"tokenizer": tokenizer, "batch_size": batch_size, "seed": seed}
-    setting = _Setting(rows=forget_rows, forget=forget, batches=batches, **options)
-    per_row = {
-        role: measured_once(load, "robustness", partial(_attack, role, load, setting))
-        for role in MEASURED_ROLES
-        if (load := models.get(role)) is not None
-    }
+    setting = _Setting(rows=list(rows.forget), forget=forget, batches=batches, **options)
+    ordered = {role: models.get(role) for role in MEASURED_ROLES}
+    per_row = measure_each(ordered, lambda role, model: _attack(role, model, setting), "robustness")
     curves = {role: curves_of(values, setting.attacks) for role, values in per_row.items()}
     row_values = {role: _of_rows(values, curves[role], setting) for role, values in per_row.items()}
     for role in curves if "retrained" in curves else ():
@@ -329,7 +308,7 @@ def measure_robustness(
         role: {attack.name: [fmean(point) for point in curve] for attack, curve in attacks.items()}
         for role, attacks in curves.items()
     }
-    outcome.protocol = {"rows": {"forget": len(forget_rows)}, "seed": seed}
+    outcome.protocol = rows_protocol(forget, seed=seed)
     if setting.attacks:
         trained_on = {kind: sum(map(len, parts)) for kind, parts in batches.items()}
         outcome.protocol["attacks"] = {"rows": trained_on, "blunt": blunt_attacks(curves.get("target", {}))}

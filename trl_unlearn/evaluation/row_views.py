@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_ids, continuation_row, prompt_ids, repeats, without_end
+from ..encoding import answer_ids, continuation_row, prompt_ids, repeats
 from ..generation import eos_token_ids
 from ..metrics import ExtractionStrength, Probability, RougeRecall
 from ..results import LEAK_ATTEMPTS, METRICS, MODEL_ROLES, NOISE_PERCENT
@@ -167,11 +167,9 @@ class _Views:
         matches = answer_matches(scores, self.encoded.closed)
         strengths = where_measured(ExtractionStrength().compute(is_top1=matches, parity="strict")["per_row"], scores)
         probabilities = Probability().compute(logps=logps)["per_row"]
-        prompts = [prompt_ids(row) for row in rows]
-        longest = max(len(answer_ids(row)) for row in rows)
-        limit = {"max_new_tokens": min(_MAX_ANSWER, longest)}
-        greedy = setting.generate(model, prompts, rows, desc=f"{role}: answering", **limit)
         answers = [answer_ids(row) for row in rows]
+        limit = {"max_new_tokens": min(_MAX_ANSWER, max(map(len, answers)))}
+        greedy = setting.generate(model, self.encoded.prompts(), rows, desc=f"{role}: answering", **limit)
         said = self._said(model, greedy, answers, self.encoded.texts)
         for view, *values in zip(views, logps, probabilities, strengths, said, strict=True):
             view.logps[role], view.probability[role], view.strength[role], view.greedy[role] = values
@@ -208,14 +206,9 @@ class _Views:
 
     def _complete(self, role: str, model: PreTrainedModel) -> None:
         """Give the first quarter of each answer, as the suite `robustness` does."""
-        pairs = zip(self.encoded.answers, self.encoded.closed, strict=True)
-        answers = [without_end(answer_ids(row), closed) for row, closed in pairs]
-        prompts = [prompt_ids(row) for row in self.encoded.answers]
-        given = [
-            (view, prompt, rest, text)
-            for view, (prompt, rest) in zip(self.views, prefix_prompts(prompts, answers), strict=True)
-            if (text := self.setting.text(rest))
-        ]
+        answers = self.encoded.bare_answers()
+        pairs = zip(self.views, prefix_prompts(self.encoded.prompts(), answers), strict=True)
+        given = [(view, *pair, text) for view, pair in pairs if (text := self.setting.text(pair[1]))]
         if self.encoded.texts is None or not given:
             return
         views, prompts, rests, texts = map(list, zip(*given, strict=True))
@@ -260,12 +253,7 @@ def view_rows(
     batch_size: int | None = None,
     seed: int,
 ) -> tuple[list[RowView], dict[str, str]]:
-    """
-    The views of the rows, least forgotten first, and role -> why its model could not be used.
-
-    Models are loaded one after another. A belief is scored by the model that holds it and by those after it:
-    target, unlearned, retrained. `row_values` is what an evaluation measured: role -> attack -> key of a row -> value.
-    """
+    """The views of the rows, least forgotten first, and role -> why its model could not be used."""
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
     views, failures = _Views(list(rows), setting, num_samples), {}
     for role in MODEL_ROLES:

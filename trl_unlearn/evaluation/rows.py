@@ -12,7 +12,15 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import closing_token_id, encode_dataset, encode_row, warn_of_other_prompt, without_end
+from ..encoding import (
+    answer_ids,
+    closing_token_id,
+    encode_dataset,
+    encode_row,
+    prompt_ids,
+    warn_of_other_prompt,
+    without_end,
+)
 from ..row_forms import answer_text, has_answer, naming, with_answer, with_template_kwargs
 
 
@@ -71,10 +79,31 @@ class EncodedSet:
         """The set without paraphrased and wrong answers."""
         return EncodedSet(self.name, self.answers, self.closed)
 
+    def prompts(self) -> list[list[int]]:
+        """Tokens of the prompts."""
+        return [prompt_ids(row) for row in self.answers]
+
+    def bare_answers(self) -> list[list[int]]:
+        """Tokens of the answers without their end."""
+        pairs = zip(self.answers, self.closed, strict=True)
+        return [without_end(answer_ids(row), closed) for row, closed in pairs]
+
 
 def row_key(row: Mapping[str, Any]) -> str:
     """A name for an encoded row where its text must not stand: 16 hexadecimal digits of its tokens."""
     return hashlib.sha256(json.dumps(list(row["input_ids"])).encode()).hexdigest()[:16]
+
+
+def rows_protocol(*sets: EncodedSet, seed: int) -> dict[str, Any]:
+    """The row sets of a suite, for its record: their sizes, digests and rows that repeat others; and the seed."""
+    keys = {one.name: [row_key(row) for row in one.answers] for one in sets}
+    repeated = {name: len(rows) - len(set(rows)) for name, rows in keys.items()}
+    return {
+        "rows": {name: len(rows) for name, rows in keys.items()},
+        "rows_sha256": {name: hashlib.sha256("".join(rows).encode()).hexdigest()[:16] for name, rows in keys.items()},
+        "repeated_rows": {name: count for name, count in repeated.items() if count},
+        "seed": seed,
+    }
 
 
 def _column(rows: list[dict[str, Any]], column: str, name: str) -> list[Any] | None:
@@ -99,10 +128,7 @@ def _refuse_types(column: str, values: list[Any], expected: type, name: str) -> 
 
 
 def rows_as_trained(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any, *, name: str) -> Dataset:
-    """
-    Rows that are encoded to the tokens of the training, by its `chat_template_kwargs`, `prompt_length` and
-    `dataset_text_field` in `args` (`None`: the default). A set without answers (raw text, tokens) is encoded, whole.
-    """
+    """Rows for the tokens of the training, whose options are in `args`; without answers they are encoded, whole."""
     rows = with_template_kwargs(rows, args.chat_template_kwargs)
     if all(map(has_answer, rows)):
         return rows

@@ -16,7 +16,7 @@ from ..results import SuiteOutcome
 from .privacy import attack_scores
 from .rows import Loaders, text_ids, text_rows
 from .together import SuiteSetting, measure_each
-from .uncertainty import summarise_rows, where_measured
+from .uncertainty import summarise_rows
 
 
 ANSWER_LENGTH = 30
@@ -70,18 +70,8 @@ def _choice(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[
     return [continuation_row(prompt, letter) for letter in letters]
 
 
-def _answers(
-    model: PreTrainedModel,
-    prompts: Sequence[list[int]],
-    references: Sequence[str],
-    setting: SuiteSetting,
-    desc: str,
-) -> list[float]:
-    """ROUGE-L recall of the first line that a model answers to each prompt."""
-    completions = setting.generate(model, prompts, max_new_tokens=ANSWER_LENGTH, desc=desc)
-    lines = [setting.tokenizer.decode(one.ids, skip_special_tokens=True).split("\n")[0] for one in completions]
-    scores = RougeRecall().compute(predictions=[line.strip() for line in lines], references=references)["per_row"]
-    return where_measured(scores, completions)
+def _first_line(text: str) -> str:
+    return text.split("\n")[0].strip()
 
 
 def _accuracy(
@@ -101,16 +91,7 @@ def _accuracy(
 def measure_rwku(
     models: Loaders, rows: RwkuRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
-    """
-    RWKU: probes about the people to forget and about their neighbours, texts about both, and general knowledge.
-
-    A probe counts with the ROUGE-L recall of the first line of the greedy answer, at most 30 tokens, in the
-    benchmark's own form; a text with its scores in four membership attacks, the first being its mean log-prob a token;
-    a question of general knowledge with whether the right letter is the likeliest. Reasoning, truthfulness, factuality
-    and fluency are left out.
-
-    Source: RWKU (https://huggingface.co/papers/2406.10890), section 3.
-    """
+    """RWKU: probes about the people to forget and their neighbours, texts about both, and general knowledge."""
     given = {name: list(part) for name, part in rows.items()}
     if empty := [name for name, part in given.items() if not part]:
         raise ValueError(f"The set `{empty[0]}` of RWKU is empty. Give at least one row, or leave it out.")
@@ -128,7 +109,8 @@ def measure_rwku(
         values = {}
         for name, asked in prompts.items():
             references = [row["answer"] for row in given[name]]
-            values[f"rwku/{name}"] = _answers(model, asked, references, setting, f"{name} of {role}")
+            options = {"cut": _first_line, "max_new_tokens": ANSWER_LENGTH, "desc": f"{name} of {role}"}
+            values[f"rwku/{name}"] = setting.overlap(RougeRecall(), model, asked, references, **options)
         for name, encoded in texts.items():
             scores = setting.score(model, encoded, f"{name} of {role}", moments=True)
             for attack, per_row in attack_scores(scores, about[name]).items():

@@ -40,18 +40,11 @@ def plot_curves(
     for i, (name, seeds) in enumerate(curves.items()):
         rounds, colour = divmod(i, len(METHOD_COLOURS))
         line, marker = METHOD_SHAPES[rounds % len(METHOD_SHAPES)]
+        style = {"linestyle": line, "marker": marker, "color": METHOD_COLOURS[colour]}
         for j, curve in enumerate(seeds):
-            axes.plot(
-                [point["extraction_strength"] for point in curve],
-                [point["retain_probability"] for point in curve],
-                linestyle=line,
-                marker=marker,
-                markersize=3,
-                linewidth=1.2,
-                alpha=0.8,
-                color=METHOD_COLOURS[colour],
-                label=plot_label(name) if j == 0 else None,
-            )
+            x, y = ([point[name] for point in curve] for name in ("extraction_strength", "retain_probability"))
+            label = plot_label(name) if j == 0 else None
+            axes.plot(x, y, markersize=3, linewidth=1.2, alpha=0.8, label=label, **style)
     for role, point in baselines.items():
         colour, marker = ROLE_STYLES[role]
         where = (point["extraction_strength"], point["retain_probability"])

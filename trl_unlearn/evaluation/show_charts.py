@@ -94,12 +94,15 @@ def _points(log: Sequence[Mapping[str, float | None]], x: str, y: str) -> list[t
     return [(a, b) for a, b in pairs if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)]
 
 
+def _lines(run: UnlearningRun, x: str, styles: Mapping[str, Sequence[str]], prefix: str = "") -> list[Line]:
+    """A line for each logged value of a figure that has two points."""
+    points = {name: _points(run.training_log, x, prefix + name) for name in styles}
+    names = enumerate(styles.items())
+    return [Line(label, points[name], look) for look, (name, (label, *_)) in names if len(points[name]) > 1]
+
+
 def _training(run: UnlearningRun) -> Chart | None:
-    lines = [
-        Line(label, points, look)
-        for look, (name, (label, *_)) in enumerate(TRAINING_STYLES.items())
-        if len(points := _points(run.training_log, "step", name)) > 1
-    ]
+    lines = _lines(run, "step", TRAINING_STYLES)
     if not lines:
         return None
     refreshes = run.belief_audit.refreshes if run.belief_audit else []
@@ -109,15 +112,9 @@ def _training(run: UnlearningRun) -> Chart | None:
 
 
 def _squeezing(run: UnlearningRun) -> Chart | None:
-    lines = [
-        Line(label, points, look)
-        for look, (name, (label, *_)) in enumerate(BAND_STYLES.items())
-        if len(points := _points(run.training_log, "epoch", f"squeezing/{name}")) > 1
-    ]
-    if not lines:
-        return None
+    lines = _lines(run, "epoch", BAND_STYLES, "squeezing/")
     title = "Where the probability goes: answers to some of the prompts"
-    return Chart(title, "epoch", "mean log-prob, nats a token", lines)
+    return Chart(title, "epoch", "mean log-prob, nats a token", lines) if lines else None
 
 
 def _relearning(result: EvaluationResult) -> Chart | None:

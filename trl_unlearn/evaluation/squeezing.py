@@ -95,14 +95,7 @@ class SqueezingPanel:
         seed: int,
         batch_size: int | None = None,
     ) -> Self:
-        """
-        Sample responses at temperature 1, rank each prompt's by mean log-probability, and cut them into thirds.
-
-        The model is that before unlearning, not wrapped; the prompts are evenly spaced among the rows. A prompt with
-        fewer than three distinct responses beside its answer has no thirds and counts in the other bands only.
-
-        Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), section 3.
-        """
+        """Sample responses of a model before unlearning, rank each prompt's by log-prob, and cut them into thirds."""
         if num_prompts < 1 or num_candidates < 3:
             raise ValueError(
                 f"`num_prompts` is {num_prompts} and `num_candidates` is {num_candidates}. Give at least 1 prompt and "
@@ -146,12 +139,7 @@ class SqueezingPanel:
 
 
 def squeezing_index(history: Sequence[Mapping[str, float | None]]) -> float:
-    """
-    How much likelier the model's own likely responses became while the true answer was pushed down.
-
-    max over t with target_t < target_0 of max(0, high_t - high_0), in nats per token; the first entry of the history
-    is from before training, and an entry that is not finite (`None` in JSON) does not count.
-    """
+    """The largest rise of the band `high` while the true answer is less likely than at first, in nats a token."""
     known = [{name: math.nan if value is None else value for name, value in entry.items()} for entry in history]
     # A comparison with NaN is false.
     rises = [entry["high"] - known[0]["high"] for entry in known if entry["target"] < known[0]["target"]]

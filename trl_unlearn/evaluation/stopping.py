@@ -25,32 +25,12 @@ logger = logging.getLogger(__name__)
 
 # Metric -> distance from its goal that counts as reached. An AUC of 24 rows has a standard error of 0.06.
 STOP_METRICS = {"extraction_strength": 0.02, "forget_logp": 0.02, "strangers_auc": 0.05}
+# Unlearning falls slowly and then all at once: so often is the way from the best state to one past the goals halved.
 _HALVINGS = 7
 
 
 class UnlearnUntil(ForgettingCurveCallback):
-    """
-    Ends training when the forget set is forgotten as far as its goals, or when too little of the retain set is left.
-
-    Unlearning falls slowly and then all at once: one measurement is far above a goal, and the next far below it. When
-    every metric is at its goal or below, or the retain probability is below the floor, the states between the best
-    one so far and the current one are searched, by at most 7 halvings of the way between their weights (linear
-    interpolation of each trained parameter), for a state within the tolerance.
-
-    The distance of a state is that of the metric that is farthest above its goal, in tolerances. Another metric may
-    be far below its goal by then, which the reason says.
-
-    **What is kept**: of all measured states whose retain probability is not below the floor, those of the search
-    included, the one with the smallest distance on either side, and of equals the first. The model has its weights
-    when training ends, also when it ends by itself before the goal is reached.
-
-    Logs what [`ForgettingCurveCallback`] logs, and after a search the state that is kept, with its `curve/step`. Says
-    in `trainer.stop_reason` why training has ended, or in `trainer.shortfall` that the goal was not reached.
-
-    `goals` and `tolerances` are those of metrics of `STOP_METRICS`, which [`curve_point`] defines; `"strangers_auc"`
-    needs the [`~trl_unlearn.subjects.moved_answers`]. `kept` is the entry of the history whose state is kept so far;
-    those of the search have a `step` between two steps.
-    """
+    """Ends training where all goals are reached or too little is kept, with the best state that was measured."""
 
     def __init__(
         self,
@@ -95,6 +75,7 @@ class UnlearnUntil(ForgettingCurveCallback):
         self.goals, self.tolerances = dict(goals), tolerances
         # 0 and not None: a probability that is NaN is below any floor.
         self.retain_floor = 0.0 if retain_floor is None else retain_floor
+        # The entry of the history whose state is kept so far; those of a search have a `step` between two steps.
         self.kept: dict[str, float] | None = None
         self._parameters: list[Tensor] = []
         self._kept_weights: list[Tensor] = []

@@ -220,11 +220,7 @@ def _judged_cells(models: Sequence[Judged], metrics: Iterable[str]) -> list[str]
 def comparison_rows(
     runs: Sequence[ComparedRun], references: Mapping[str, Judged], goal: float | None
 ) -> tuple[list[str], list[list[str]]]:
-    """
-    Header, one row a method, the best first, and one a reference: mean and standard deviation over seeds.
-
-    Columns that no model has a number for, and without a goal that of equal forgetting, are left out.
-    """
+    """Header, a row a method, the best first, and a row a reference; columns without any number are left out."""
     models = [*runs, *references.values()]
     columns = {name: metric for name, metric in COMPARISON_COLUMNS.items() if _known(m.value(metric) for m in models)}
     header = ["method", f"as, of {len(QUESTIONS)} questions", "as, measurements", *columns]
@@ -312,7 +308,7 @@ def print_comparison(tables: Sequence[tuple[list[str], list[list[str]]]], notes:
     for header, rows in tables:
         for part in _parts(list(zip(header, *rows, strict=True)), console.width):
             names, *cells = zip(*part, strict=True)
-            console.print(_filled(Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False), names, cells))
+            console.print(_filled(names, cells))
             console.print()
     for note in notes:
         console.print(note, **_PLAIN)
@@ -326,7 +322,7 @@ def print_ranking(table: tuple[list[str], list[list[str]]], whole: str) -> None:
     columns = dict(zip(header, zip(header, *rows, strict=True), strict=True))
     part = next(_parts([columns[name] for name in first], console.width))
     names, *cells = zip(*part, strict=True)
-    console.print(_filled(Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False), names, cells))
+    console.print(_filled(names, cells))
     text = f"Best first, by answers as of a model that never knew. All {len(header)} columns, and the answers: {whole}"
     console.print(text, **_PLAIN)
 
@@ -343,8 +339,9 @@ def _parts(columns: list[tuple[str, ...]], width: int) -> Iterator[list[tuple[st
     yield part
 
 
-def _filled(table: Table, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _filled(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
     """A table with all of its cells, names on the left and numbers on the right."""
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
@@ -400,8 +397,8 @@ def sequence_rows(
 
 def print_sequence(header: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
     """Print a sequence; three requests fit into 80 columns."""
-    table = Table(title="Sequence of requests", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    (console or Console()).print(_filled(table, [name.replace(" ", "\n", 1) for name in header], rows))
+    names = [name.replace(" ", "\n", 1) for name in header]
+    (console or Console()).print(_filled(names, rows, "Sequence of requests"))
 
 
 def sequence_dict(stages: Sequence[SequenceStage], baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

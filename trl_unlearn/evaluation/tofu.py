@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import continuation_row, prompt_ids, without_end
+from ..encoding import continuation_row, without_end
 from ..generation import Completion
 from ..metrics import (
     ExactMemorization,
@@ -33,9 +33,10 @@ from ..metrics.text import is_refusal
 from ..results import MEASURED_ROLES, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
 from ..token_scores import RowScore
+from .elicitation import LEAST_KNOWN
 from .facts import NearFacts, near_facts
 from .judge_models import FluencyClassifier
-from .rows import EncodedSet, EvaluationRows, Loaders
+from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
 from .squeezing import belief_logps, freeze_beliefs
 from .together import SuiteSetting, answer_matches, free_memory, score_rows_together
 from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
@@ -85,11 +86,7 @@ def score_set(
     batch_size: int = 32,
     near: NearFacts | None = None,
 ) -> dict[str, list[float]]:
-    """
-    Metric name -> value of each row (NaN where scores are not finite), of the metrics that need no generation.
-
-    `forget/log_ratio` is the log R of forget quality. `near` are facts of retain rows, see [`near_facts`].
-    """
+    """Metric -> value of each row (NaN where not finite), of the metrics that need no generation."""
     name = encoded.name
     # One pass for all metrics: true answers, then paraphrased ones, then the wrong ones of each row.
     flat = [*encoded.answers, *(encoded.paraphrases or []), *(row for rows in encoded.wrong or [] for row in rows)]
@@ -190,7 +187,7 @@ def _answer_logps(
     judge: PreTrainedModel, role: str, answers: list[Completion], setting: TofuSetting
 ) -> list[list[float]]:
     """Log-probs under the target of the tokens of a model's answers to the forget set, with their end."""
-    prompts = [prompt_ids(row) for row in setting.sets["forget"].answers]
+    prompts = setting.sets["forget"].prompts()
     texts = [_text_ids(answer) for answer in answers]
     # A text that was cut has no end to judge.
     ends = [
@@ -253,23 +250,7 @@ def _moved(sets: Mapping[str, EncodedSet], tokenizer: PreTrainedTokenizerBase, *
 
 
 class Suite:
-    """
-    The TOFU suite with a target and retrained models that are measured once, for any number of unlearned ones.
-
-    What a row set has no columns for is left out of the result: paraphrase probability needs `paraphrased_answer`,
-    truth ratios, forget quality and Mem `perturbed_answer` too, model utility and Util `real_authors` and
-    `world_facts`, generated answers a prompt. Fluency, which Util uses, is `utility/fluency` with a classifier, and
-    [`~metrics.FluencyStandin`] (`utility/fluency_standin`) without.
-
-    With `answers_only` the true answers of forget and retain set are scored, without a retrained model beside one
-    answer about somebody else a row, and nothing is generated: no ROUGE-L, no fluency, no squeezing, no paraphrased or
-    wrong answers.
-
-    Models are loaded one after another and dropped after use; the target is needed (but for `answers_only`), and
-    loaded again where fluency is judged. `num_squeezing_beliefs` are samples of the target a forget row, for
-    `forget/squeezing`. `per_row` has role -> metric -> value of each row, with the terms of forget quality and of
-    model utility.
-    """
+    """The TOFU suite with a target and retrained models that are measured once, for any number of unlearned ones."""
 
     def __init__(
         self,
@@ -286,6 +267,7 @@ class Suite:
         seed: int = 42,
     ):
         _check(models, parity, num_squeezing_beliefs, answers_only)
+        # `answers_only`: true answers of two sets, no paraphrased or wrong ones, and nothing is generated.
         names = ("forget", "retain") if answers_only else ("forget", "retain", "real_authors", "world_facts")
         encoded = {name: rows.encoded(name, tokenizer) for name in names if getattr(rows, name) is not None}
         # Before the paraphrased and wrong answers go, which tell what the fact of a row is.
@@ -379,10 +361,10 @@ class Suite:
             "fluency_source": "standin" if self._classifier is None else self._classifier.name,
         }
         outcome.protocol = {
-            "rows": {name: len(encoded.answers) for name, encoded in setting.sets.items()},
+            **rows_protocol(*setting.sets.values(), seed=setting.seed),
             "near_facts": {kind: len(rows) for kind, rows in setting.near.items()},
+            "kept_rows": kept_rows(self.per_row),
             **({} if self._answers_only else generated),
-            "seed": setting.seed,
             "dtype": self._dtype,
         }
         return outcome
@@ -393,6 +375,17 @@ def evaluate_models(
 ) -> SuiteOutcome:
     """Run the TOFU suite once, on a target, an unlearned and a retrained model; options as in [`Suite`]."""
     return Suite(models, rows, tokenizer, **options).evaluate(models.get("unlearned"))
+
+
+def kept_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, int]:
+    """Role -> forget rows with a p(answer) nearer to the target's than to the retrained model's (0 without one)."""
+    p = {role: np.array(metrics["forget/probability"]) for role, metrics in per_row.items()}
+    if "target" not in p:
+        return {}
+    floor = p.pop("retrained", np.zeros(len(p["target"])))
+    known = p.pop("target") - floor
+    # Rows that the target hardly knows better tell nothing. A comparison with NaN is false.
+    return {role: int(((known > LEAST_KNOWN) & (own - floor > known / 2)).sum()) for role, own in p.items()}
 
 
 def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:

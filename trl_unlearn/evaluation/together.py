@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import answer_ids, pad_rows, padding_token_id, prompt_ids, without_end
 from ..generation import Completion, eos_token_ids, generate
-from ..metrics import ExtractionStrength
+from ..metrics import ExtractionStrength, RougeF1, RougeRecall
 from ..token_scores import RowScore, gains_by_sharing, score_batch, score_rows
 from .rows import EncodedSet, Loaders
 from .uncertainty import where_measured
@@ -68,10 +68,26 @@ class SuiteSetting:
         load: Callable[[], PreTrainedModel] | None = None,
     ) -> list[Completion]:
         """Greedy answers to the prompts of a set; generated once where `load` is a [`FixedModel`] of the model."""
-        rows, desc = encoded.answers, f"Answering the {encoded.name} set"
-        prompts, limit = [prompt_ids(row) for row in rows], {"max_new_tokens": max_new_tokens}
+        options = {"max_new_tokens": max_new_tokens, "desc": f"Answering the {encoded.name} set"}
         name = f"answers to the {encoded.name} set of at most {max_new_tokens} tokens"
-        return measured_once(load, name, lambda: self.generate(model, prompts, rows, desc=desc, **limit))
+        rows = encoded.answers
+        return measured_once(load, name, lambda: self.generate(model, encoded.prompts(), rows, **options))
+
+    def overlap(
+        self,
+        metric: RougeRecall | RougeF1,
+        model: PreTrainedModel,
+        prompts: Sequence[list[int]],
+        references: Sequence[str],
+        *,
+        rows: Sequence[dict[str, Any]] = (),
+        cut: Callable[[str], str] = str.strip,
+        **kwargs: Any,
+    ) -> list[float]:
+        """A metric of each prompt's greedy completion, as far as it is not cut; NaN where scores are not finite."""
+        completions = self.generate(model, prompts, rows=rows, **kwargs)
+        texts = [cut(self.tokenizer.decode(one.ids, skip_special_tokens=True)) for one in completions]
+        return where_measured(metric.compute(predictions=texts, references=references)["per_row"], completions)
 
     def sample(
         self,
@@ -84,12 +100,7 @@ class SuiteSetting:
         indices: Sequence[int] | None = None,
         desc: str,
     ) -> list[tuple[list[int], list[int], list[Completion]]]:
-        """
-        Prompt and answer of each encoded row, and `count` samples at temperature 1.
-
-        The random numbers, the same for every model, are those of the seed, the `stream`, and the row's index (or that
-        of `indices`), and not of its place in a batch.
-        """
+        """Prompt, answer and `count` samples of each encoded row, drawn by seed, `stream` and the row's index."""
         indices = range(len(rows)) if indices is None else indices
         prompts, answers = [prompt_ids(row) for row in rows], [answer_ids(row) for row in rows]
         samples = iter(

@@ -39,12 +39,7 @@ def drawn_means(values: Sequence[float], *, seed: int) -> np.ndarray:
 
 
 def bootstrap(statistic: Callable[..., np.ndarray], *samples: np.ndarray, seed: int) -> np.ndarray:
-    """
-    A statistic of several samples on each resample of their rows, `[num_resamples, *statistic shape]`.
-
-    Samples are resampled independently. Scores of several models on the same rows are columns of one sample: they
-    are drawn together, and differences keep their pairing.
-    """
+    """A statistic on each resample of several samples; columns of one sample are drawn together."""
     generator = np.random.default_rng(seed)
     values = []
     for _ in range(NUM_RESAMPLES):

@@ -103,13 +103,7 @@ def _metric_name(task: str) -> str:
 def load_wmdp_tasks(
     names: Sequence[str] = WMDP_TASKS, include_path: str | None = None, limit: int | None = None
 ) -> WmdpTasks:
-    """
-    Load multiple-choice tasks of lm-evaluation-harness (tasks, groups or tags), and refuse what cannot be measured.
-
-    `include_path` is a folder of your own tasks (YAML files, in subfolders too), which may replace known ones. A task
-    with `dataset_path: json` and `dataset_kwargs` with `data_files` needs no network. Code that a file names with
-    `!function` is run. `limit` is the most rows of a task, or of every task of a group, spread evenly.
-    """
+    """Load multiple-choice tasks, groups or tags of lm-evaluation-harness; refuse what cannot be measured."""
     _check_arguments(names, include_path, limit)
     # Slow to import, and of no use without this suite.
     from lm_eval.tasks import TaskManager
@@ -173,15 +167,7 @@ def _accuracy(row: Mapping[str, Any]) -> float:
 def measure_wmdp(
     models: Loaders, tasks: WmdpTasks, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
 ) -> SuiteOutcome:
-    """
-    Accuracy of every model on multiple-choice tasks: `acc`, not normalised by length, without a chat template.
-
-    The number of a group, such as the 57 tasks of `mmlu`, is the mean over the rows of all its tasks: that of the
-    library where the group has `weight_by_size: true`, as `wmdp` and `mmlu` have.
-
-    Source: The WMDP Benchmark (https://huggingface.co/papers/2403.03218); Measuring Massive Multitask Language
-    Understanding (https://huggingface.co/papers/2009.03300).
-    """
+    """Accuracy of every model on multiple-choice tasks: not normalised by length, without a chat template."""
 
     def measure(_: str, model: PreTrainedModel) -> dict[str, list[float]]:
         accuracies = _accuracies(model, tasks, tokenizer, batch_size)

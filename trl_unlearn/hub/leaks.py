@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..subjects import sentences_of
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,7 +100,7 @@ class _Source:
         # Length -> sentences that count as a whole -> row.
         short: dict[int, dict[str, int]] = defaultdict(dict)
         for row, text in enumerate(texts):
-            sentences = [(part, _fold(part)) for part in _sentences(text)]
+            sentences = [(part, _fold(part)) for part in sentences_of(text)]
             whole = "".join(letters for _, letters in sentences)
             spans, start = [(end, end + len(whole))], end
             searched = len(whole) >= _LEAST
@@ -128,10 +130,10 @@ class _Source:
     def rows(self, letters: str) -> set[int]:
         """The rows with a part that stands in the letters of a file."""
         leaked = {
-            row for length, keys in self._whole.items() for _, rows in keys.found_in(letters, length) for row in rows
+            row for length, keys in self._whole.items() for _, rows in keys.places_in(letters, length) for row in rows
         }
         covered = 0
-        for at, places in self._parts.found_in(letters, _KEY):
+        for at, places in self._parts.places_in(letters, _KEY):
             # Keys inside a run that was counted say nothing new.
             if at + _KEY <= covered:
                 continue
@@ -175,7 +177,7 @@ class _Keys:
     def _slots(self, hashes: np.ndarray) -> np.ndarray:
         return hashes & np.uint64(len(self._known) - 1)
 
-    def found_in(self, letters: str, length: int) -> Iterator[tuple[int, list[int]]]:
+    def places_in(self, letters: str, length: int) -> Iterator[tuple[int, list[int]]]:
         """Places in a file, in order, where a run with a known hash begins, and the first values of that hash."""
         for start in range(0, len(letters) - length + 1, _CHUNK):
             hashes = _hashes(letters[start : start + _CHUNK + length - 1], length)
@@ -229,10 +231,6 @@ def readable_text(path: str, content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", errors="replace")
     return content.decode(errors="replace")
-
-
-def _sentences(text: str) -> list[str]:
-    return re.split(r"(?<=[.!?])\s+|(?<=[。！？])|\n+", text)
 
 
 def _length(text: str) -> int:

@@ -63,7 +63,7 @@ from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, p
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
 from .results import evaluation_result, with_earlier, write_results
-from .rows import load_evaluation_rows, load_holdout_rows, spread
+from .rows import load_evaluation_rows, load_holdout_rows, refuse_other_tokens, spread
 from .sources import keep_sources
 
 
@@ -248,6 +248,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         check_output_dir(folder)
         if suite_args.quick:
             _make_quick(eval_args, folder)
+        _refuse_other_rows(eval_args.max_eval_rows, suite_args, RunFolder(folder))
         _evaluate_as_trained(args, model_args, unlearned)
         refuse_quantized(suite_args.suites, model_args, eval_args.retrained_model_name_or_path)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
@@ -263,6 +264,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         loaders = {role: load and FixedModel(load) for role, load in loaders.items()}
         config = load_config(model_args, args.trust_remote_code)
         inputs = load_suite_inputs(data_args, eval_args, suite_args, args, loaders, tokenizer, config)
+        if unlearned is not None and inputs.rows is not None:
+            refuse_other_tokens(inputs.rows, tokenizer, unlearned, args.trust_remote_code)
     models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
     models += [eval_args.retrained_model_name_or_path, eval_args.second_retrained_model_name_or_path]
     # The default classifier changes when the published one is downloaded, although no option does.
@@ -305,6 +308,21 @@ def _make_quick(eval_args: EvaluationArguments, folder: Path) -> None:
             "another `--output_dir`."
         )
     eval_args.max_eval_rows = eval_args.max_eval_rows or QUICK_ROWS
+
+
+def _refuse_other_rows(max_rows: int | None, args: SuiteArguments, folder: RunFolder) -> None:
+    """Refuse to add suites to those that were measured on another number of rows."""
+    earlier = folder.results()
+    # A whole evaluation replaces a quick one.
+    if earlier is None or ("quick" in earlier.protocol) != args.quick:
+        return
+    kept = [name for name in earlier.suites if name not in args.suites]
+    if kept and earlier.protocol.get("max_eval_rows") != max_rows:
+        raise ValueError(
+            f"`{folder.path / RESULTS_FILE}` holds {', '.join(kept)} with `max_eval_rows` "
+            f"{earlier.protocol.get('max_eval_rows')}, and this call has {max_rows}: one record would mix them. Give "
+            "the same number, name all suites, or give another `--output_dir`."
+        )
 
 
 def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig, unlearned: str | None) -> None:

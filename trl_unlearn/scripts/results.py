@@ -51,7 +51,7 @@ def evaluation_result(
 
 
 def with_earlier(result: EvaluationResult, folder: RunFolder, suites: Sequence[str]) -> EvaluationResult:
-    """The results with those of other suites that an earlier call measured on the same weights in this folder."""
+    """The results with those of other suites that an earlier call measured in this folder in the same way."""
     earlier = folder.results()
     if earlier is None:
         return result
@@ -61,11 +61,9 @@ def with_earlier(result: EvaluationResult, folder: RunFolder, suites: Sequence[s
     # Models on the Hub have no digest here, so nothing says whether they are the same.
     measured = {role for role, metrics in result.models.items() if metrics is not None}
     known = measured <= result.protocol["weights_sha256"].keys()
-    same = ("weights_sha256", "base_quantization", "parity", "quick")
-    if not known or any(earlier.protocol.get(key) != result.protocol.get(key) for key in same):
+    if unlike := result.unlike(earlier) if known else ["perhaps other models"]:
         path = folder.path / RESULTS_FILE
-        other = "other models, another parity or `quick`"
-        PartialState().print(f"`{path}` held {', '.join(kept)} of {other}, and is replaced.")
+        PartialState().print(f"`{path}` held {', '.join(kept)} of {' and '.join(unlike)}, and is replaced.")
         return result
     return result.with_suites_of(earlier, kept, suites)
 

@@ -5,10 +5,11 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, get_dataset_config_names
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from ..data.files import as_pairs, is_corpus, load_corpus, load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
@@ -133,6 +134,31 @@ def load_evaluation_rows(
     for name in rows:
         check_set(loaded.encoded(name, tokenizer), config)
     return loaded
+
+
+def refuse_other_tokens(
+    rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, unlearned: str, trust_remote_code: bool = False
+) -> None:
+    """Refuse an unlearned model with a tokenizer of its own, under which rows or prompts have other tokens."""
+    if Path(unlearned).is_dir() and not Path(unlearned, "tokenizer_config.json").is_file():
+        return
+    try:
+        own = AutoTokenizer.from_pretrained(unlearned, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):
+        # An id on the Hub without a tokenizer.
+        return
+    for name, one_set in rows.sets().items():
+        pairs = zip(rows.encoded(name, tokenizer).answers, encode_set(one_set, own, name=name).answers, strict=True)
+        for index, (row, other) in enumerate(pairs):
+            ids = list(row["input_ids"])
+            # Rows that are tokens already are read, not written.
+            if ids != list(other["input_ids"]) or tokenizer.decode(ids) != own.decode(ids):
+                raise ValueError(
+                    f"The tokenizer of `{unlearned}` has other tokens, or another chat template, for row {index} of "
+                    f"the {name} set than the target's, by which all models are asked: the numbers would say nothing "
+                    "of this model in use. Put the target's tokenizer into its folder, or remove the tokenizer there "
+                    "if the model is used with the target's."
+                )
 
 
 def refuse_without_retain(retain: Dataset | None) -> None:
