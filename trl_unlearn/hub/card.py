@@ -400,7 +400,9 @@ def known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list[
     forgotten, why = has_forgotten(result)
     if forgotten is False:
         findings.append(why)
-    return findings + _against_retrained(result) + _side_effects(result) + _attacks(result)
+    findings += _against_retrained(result) + _side_effects(result) + _attacks(result)
+    # A fault by the verdict, also a doubtful one, and a question without an answer: neither is a check that passed.
+    return findings + [f"{one.question} {one.words}" for one in verdict(result).answers if one.tone != "good"]
 
 
 def render_card(
