@@ -94,7 +94,7 @@ def test_the_help_fits_120_lines_of_80_columns_and_describes_inherited_options(c
     assert len(lines) <= 120 and max(map(len, lines)) <= 80
     assert lines[0].startswith(f"usage: trl-unlearn {command} ")
     if command != "push":
-        assert "  --model_name_or_path     Model checkpoint for weights initialization" in lines
+        assert any(line.startswith("  --model_name_or_path     The target, which knows") for line in lines)
     # The default of the command: that of the class is 0.5.
     if command == "bs-t":
         assert "[0.0]" in " ".join(lines).partition("--lambda_bss ")[2].partition("--num_beliefs")[0]

@@ -80,9 +80,7 @@ class EvaluationArguments:
         "open-unlearning",
         "Metric definitions: 'open-unlearning' for numbers to put beside published ones, or 'strict'.",
     )
-    max_eval_rows: int | None = option(
-        None, "Highest number of rows of a set that are evaluated, spread evenly over the set."
-    )
+    max_eval_rows: int | None = option(None, "Most rows of a set that are evaluated, spread evenly over the set.")
     evaluation_batch_size: int | None = option(
         None, "Rows in a forward pass or a `generate` call of the evaluation. Default: from free memory."
     )
@@ -176,7 +174,7 @@ class UnlearnArguments:
     panel_prompts: int = option(0, "Forget prompts whose likely answers are followed during training. 0 follows none.")
     max_minutes: float | None = option(
         None,
-        "Minutes of training after which it ends, wherever it is; with `stop_at` the closest state so far is kept. "
+        "Most minutes of training; with `stop_at` the state that is closest to the goal by then is kept. "
         "Checks, planning and evaluation are not counted. A run that ends by it is not the same on another machine.",
     )
 
@@ -201,21 +199,22 @@ class ForgetArguments:
     )
     hints: list[str] | None = option(None, "Questions or topics about `subject` to ask the model, too.")
     retain: str | None = option(
-        None, "Rows to keep, in the same forms. Default: rows that the model makes itself, with none of `forget`."
+        None,
+        "Rows to keep, in the same forms; without any the model makes them itself. None of them repeats `forget`.",
     )
     add: str | None = option(
         None,
-        "Output folder of a finished run of this command, whose model this request resumes from. Its rows to keep "
-        "are kept here, too, and the rows that it has forgotten are measured again.",
+        "Output folder of a finished run of this command: this request is served on top of its model. The rows to "
+        "keep of that run are kept here, too, and the rows that it has forgotten are measured again.",
     )
     undo: str | None = option(
-        None, "Output folder of a run, in place of a request: says how the model from before it is had back."
+        None, "Output folder of a run, in place of a request: prints how to have the model back as it was before."
     )
     max_utility_loss: float = option(
         0.2, "Part of the probability of the rows to keep that may be lost; training ends there. In (0, 1)."
     )
     dry_run: bool = option(False, "Whether to end after the checks, before a weight moves. Nothing is written.")
-    review: bool = option(False, "Whether to end after the rows are written, so that they can be edited.")
+    review: bool = option(False, "Whether to only write the rows to forget to a file, for you to edit.")
     merge: bool = option(False, "Whether to save the adapter merged into the model, too, in the folder `merged`.")
 
     def __post_init__(self):
@@ -254,8 +253,8 @@ class UnlearnModelConfig(ModelConfig):
     lora_target_modules: list[str] | None = option(["all-linear"], "LoRA target modules.")
     adapter_name_or_path: str | None = option(
         None,
-        "Adapter that makes the target out of `model_name_or_path`. It is trained further, for instance to unlearn a "
-        "second forget set after a first.",
+        "Adapter that belongs to the target, on the base `model_name_or_path`. It is trained further, for instance to "
+        "unlearn a second forget set after a first.",
     )
 
     def __post_init__(self):

@@ -92,15 +92,15 @@ class SuiteArguments:
 
     suites: list[str] | None = option(
         None,
-        "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, depth, "
-        "elicitation, muse, rwku, wmdp, judge. Default: tofu.",
+        "Suites to run, separated by commas or spaces: tofu (the default), privacy, robustness, distribution, depth, "
+        "elicitation, muse, rwku, wmdp, judge.",
     )
     quick: bool = option(
         False,
-        "Whether to answer the five questions of the verdict in minutes: from at most 40 rows of a set "
-        "(`max_eval_rows` sets another number), half as many of the retain set, by true answers without generation, "
-        "a logit lens, 2 steps of relearning and, where rows are given that no model was trained on, membership "
-        "attacks. Without an unlearned model `model_name_or_path` is judged itself.",
+        "Whether to answer the five questions of the verdict in minutes, from 40 rows of a set and without "
+        "generation. `max_eval_rows` sets another number; of the retain set half as many are read. It takes a logit "
+        "lens, 2 steps of relearning and, where rows are given that no model was trained on, membership attacks. "
+        "Without an unlearned model `model_name_or_path` is judged itself.",
     )
     holdout_config: str | None = option(
         None,
@@ -206,9 +206,7 @@ class EvaluateArguments:
         None, "First tokens of a raw text that are its prompt. Default: as in the judged run, or 64."
     )
     dataset_text_field: str | None = option(None, "Column of raw text. Default: that of the judged run, or 'text'.")
-    seed: int = option(
-        42, "Seed of the frozen beliefs of squeezing, of random draws in the suites, and of the bootstrap."
-    )
+    seed: int = option(42, "Seed of all random draws: of beliefs, in the suites, and of the bootstrap.")
     unlearned_model_name_or_path: str | None = option(None, "Unlearned model, or its adapter on the target's base.")
     output_dir: str | None = option(
         None,

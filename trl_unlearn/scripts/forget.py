@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Make a model forget rows, or a subject. All settings are chosen.
+Make a model forget rows, or what it knows about a name. All settings are chosen for you.
 
 ```bash
 # Rows in any form: messages, prompt and completion, question and answer, instruction and output, or text

@@ -103,6 +103,22 @@ TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("hub_license",),
     ),
 }
+# Inherited options whose library does not say what they are to a run of this project.
+_WORDS = {
+    "model_name_or_path": "The target, which knows what is to be forgotten: an id on the Hub or a folder",
+    "max_length": "Most tokens of a row; what is longer is cut off",
+    "learning_rate": "Learning rate of AdamW at the start",
+    "per_device_train_batch_size": "Forget rows of a step, in each process",
+    "seed": "Seed of all random numbers",
+    "output_dir": "Folder of the run: adapter or model, card, records and figures",
+    "logging_steps": "Steps between two entries of the log",
+    "report_to": "Trackers that get the log, such as trackio or tensorboard",
+    "push_to_hub": "Whether to publish the run at its end, as `hub_model_id`",
+    "hub_model_id": "Repository to publish to, such as 'me/unlearned'",
+    "hub_revision": "Branch to publish to",
+}
+# Command -> options of its dataclasses without a meaning for it.
+_UNUSED = {"evaluate": ("use_peft", "lora_r", "lora_dropout", "lora_target_modules")}
 # Command -> topics whose options it chooses itself, which only `--help-all` has, but for those that it cannot know.
 _CHOSEN = {"forget": ("data", "method", "training", "ignorance", "beliefs", "goal")}
 _NOT_CHOSEN = ("seed", "max_minutes")
@@ -124,7 +140,11 @@ def show_help(command: str, prog: str) -> None:
     changed = _assigned(script, "DEFAULTS") if _has(script, "DEFAULTS") else {}
     options = {one.name: one._replace(default=changed.get(one.name, one.default)) for one in own_options(command)}
     # Of the classes that have one, the nearest to ours says it.
-    inherited = {one.name: one for one in reversed(list(_inherited(command)))}
+    inherited = {
+        one.name: one._replace(text=_WORDS.get(one.name, one.text)) for one in reversed(list(_inherited(command)))
+    }
+    for name in _UNUSED.get(command, ()):
+        del options[name]
     lines = [f"usage: {prog} [--config FILE] [--option VALUE ...]", "", *_wrapped(description, 0)]
     chosen = _CHOSEN.get(command, ())
     for topic, (explained, named) in TOPICS.items():
