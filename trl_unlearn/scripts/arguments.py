@@ -59,6 +59,12 @@ class DataArguments:
                 f"Both `dataset_name` ({self.dataset_name}) and `forget_dataset` ({self.forget_dataset}) are given. "
                 "Keep one: `dataset_name` with configs, or files of your own."
             )
+        configs = [name for name in ("forget_config", "retain_config") if getattr(self, name) is not None]
+        if configs and self.forget_dataset is not None:
+            raise ValueError(
+                f"`{configs[0]}` is given with `forget_dataset`, whose rows have no config. Leave it out, or give "
+                "`dataset_name` in place of the files."
+            )
         # That retain rows come with forget rows is checked when they are loaded: each request of a sequence may bring
         # a forget set of its own.
         if self.dataset_name == ARCHIVE:
@@ -343,7 +349,9 @@ def default_config(argv: list[str], recipe: str) -> list[str]:
     # `TrlParser` knows `--config path` only.
     argv = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     named = ("--config", "--model_name_or_path", "--dataset_name", "--forget_dataset", "-h", "--help")
-    if any(argument.split("=")[0] in named for argument in argv):
+    # `argparse` takes the beginning of a name, too.
+    words = {argument.split("=")[0] for argument in argv if argument.startswith("-") and argument != "--"}
+    if any(name.startswith(word) for name in named for word in words):
         return argv
     return ["--config", str(recipes() / recipe), *argv]
 

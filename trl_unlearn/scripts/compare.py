@@ -105,6 +105,8 @@ class CompareArguments:
                         f"Method `{name}` sets `{key}`, but methods are compared at the same number of optimiser "
                         "steps. Set it for all, outside `methods`."
                     )
+                if key in ("seed", "output_dir"):
+                    raise ValueError(f"Method `{name}` sets `{key}`, but each seed of it has its own. Give `seeds`.")
                 if key not in known:
                     raise ValueError(f"Method `{name}` sets `{key}`, which is no field of the config. Check its name.")
 

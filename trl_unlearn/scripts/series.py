@@ -65,16 +65,21 @@ class Series:
         self._types = (DataArguments, EvaluationArguments, *own_types, BootstrapUnlearnConfig, UnlearnModelConfig)
         arguments, _ = self._parse()
         self.data_args, self.eval_args, *self.own_args, self.training_args, self.model_args = arguments
-        refuse_for_several(self.training_args)
         self.folder = Path(self.training_args.output_dir)
         self.jobs: list[Job] = []
 
     def _parse(self, *flags: str) -> tuple[tuple[Any, ...], str]:
-        return parse(self._types, self._prog, self._doc, [*self._argv, *flags])
+        arguments, settings = parse(self._types, self._prog, self._doc, [*self._argv, *flags])
+        refuse_for_several(arguments[-2])
+        return arguments, settings
 
     def add(self, name: str, label: str, folder: str, options: Mapping[str, Any]) -> None:
         """Parse a run now, so that a mistake in the last one is found before the first begins."""
         path = self.folder / folder
+        if other := next((job.label for job in self.jobs if job.folder == path), None):
+            raise ValueError(f"The {other} and the {label} have one folder, `{path}`. Rename one, or leave it out.")
+        if empty := [option for option, value in options.items() if value is None]:
+            raise ValueError(f"The {label} sets `{empty[0]}` to nothing, which no option can be. Leave it out.")
         flags = [part for option, value in options.items() for part in (f"--{option}", *_as_flags(value))]
         (data_args, *_, training_args, model_args), settings = self._parse(*flags, "--output_dir", str(path))
         finished, earlier = path / self._finished, list(self.jobs)
