@@ -13,6 +13,7 @@ import pytest
 from trl import SFTConfig
 
 from trl_unlearn.scripts import arguments, help, launch
+from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -75,6 +76,12 @@ def test_the_help_has_the_options_of_the_parser_with_their_defaults_and_texts(ty
                 default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
                 expected[field.name] = (default, field.metadata["help"])
     assert {one.name: (one.default, one.text) for one in help.own_options(command)} == expected
+
+
+@pytest.mark.parametrize("cls", [BootstrapUnlearnConfig, arguments.UnlearnModelConfig])
+def test_inherited_options_have_the_defaults_of_the_parser(cls):
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    assert all(defaults[one.name] == one.default for one in help.INHERITED[cls.__name__])
 
 
 def test_each_option_of_this_project_stands_under_one_topic():
