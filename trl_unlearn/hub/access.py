@@ -33,6 +33,11 @@ class PushError(RuntimeError):
     """A push was refused or did not get through; the message says what to do."""
 
 
+def is_repo_id(name: str) -> bool:
+    """Whether a name has the form of an id on the Hub, with an owner or without."""
+    return re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name, re.ASCII) is not None
+
+
 def check_repo_id(repo_id: str) -> None:
     """Refuse an id without an owner: the Hub would take the token's user, who may be somebody else tomorrow."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):

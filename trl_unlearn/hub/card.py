@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -27,12 +27,12 @@ from ..results import (
     PARITIES,
     RELEARNING_STEPS,
     EvaluationResult,
-    Measurement,
     format_difference,
     format_measurement,
     suite_of,
 )
 from ..verdict import MEMORIZATION_MARGIN, Verdict, has_forgotten, verdict
+from .access import is_repo_id
 
 
 # PEFT's names of the kinds -> their authors' spelling.
@@ -61,7 +61,7 @@ def _last_part(name: str) -> str:
 def _public_name(name: str, on_hub: bool) -> tuple[str, bool]:
     """A name without a path, and whether it is an id on the Hub."""
     # A record may err: when it was written, a folder that had been moved looked like an id on the Hub.
-    on_hub = on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name, re.ASCII) is not None
+    on_hub = on_hub and is_repo_id(name)
     # A folder may be called anything.
     return (name if on_hub else visible(_last_part(name))), on_hub
 
@@ -107,10 +107,6 @@ def _method_settings(run: UnlearningRun) -> list[str]:
     if run.hyperparameters["lambda_bss"] > 0:
         names += SEQUENCE_SETTINGS
     return names
-
-
-def _dataset_label(dataset: DatasetRecord) -> str:
-    return ", ".join(markdown_code(part) for part in (dataset.name, dataset.config, dataset.split) if part)
 
 
 def _slug(text: str) -> str:
@@ -246,12 +242,16 @@ def _command(run: UnlearningRun, result: EvaluationResult) -> str:
     return " \\\n    ".join(["trl-unlearn evaluate", *parts])
 
 
+def _counts(numbers: Iterable[Any]) -> str:
+    """The numbers of rows behind some results or differences."""
+    return " / ".join(map(str, sorted({one.n for one in numbers if getattr(one, "n", None) is not None})))
+
+
 def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]]:
     """(heading, rows of cells) for each group; cells: metric, the three models, n."""
     groups: dict[str, list[list[str]]] = {}
     for group, name, measurements in result.rows():
-        counts = sorted({m.n for m in measurements if isinstance(m, Measurement) and m.n is not None})
-        cells = [f"`{name}`", *map(format_measurement, measurements), " / ".join(map(str, counts))]
+        cells = [f"`{name}`", *map(format_measurement, measurements), _counts(measurements)]
         groups.setdefault(group, []).append(cells)
     headings = {group: f"{group.capitalize()}: {hint}" for group, hint in METRIC_GROUPS.items()}
     return [(headings.get(group, group.capitalize()), rows) for group, rows in groups.items()]
@@ -259,11 +259,10 @@ def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]
 
 def _differences(result: EvaluationResult) -> list[list[str]]:
     """Rows of cells: metric, the differences, n."""
-    rows = []
-    for _, name, differences in result.difference_rows():
-        counts = sorted({one.n for one in differences if one is not None and one.n is not None})
-        rows.append([f"`{name}`", *map(format_difference, differences), " / ".join(map(str, counts))])
-    return rows
+    return [
+        [f"`{name}`", *map(format_difference, differences), _counts(differences)]
+        for _, name, differences in result.difference_rows()
+    ]
 
 
 def _roles(result: EvaluationResult) -> str:
@@ -291,16 +290,6 @@ def _weights(result: EvaluationResult) -> list[tuple[str, str, str]]:
         *(("Measured on", *pair) for pair in measured.items()),
         *(("Merged, after the measurement, to", *pair) for pair in merged.items()),
     ]
-
-
-def _protocol(result: EvaluationResult) -> dict[str, str]:
-    shown = _public_settings(result.protocol | result.environment)
-    return {name: value for name, value in shown.items() if not name.endswith("weights_sha256")}
-
-
-def _target_modules(run: UnlearningRun) -> str:
-    modules = run.adapter.target_modules if run.adapter else None
-    return ", ".join(map(markdown_code, [modules] if isinstance(modules, str) else modules or []))
 
 
 def _against_retrained(result: EvaluationResult) -> list[str]:
@@ -425,6 +414,8 @@ def render_card(
             )
     run, judged = _public_run(run), verdict(result) if result is not None else None
     settings, of_method = _public_settings(run.hyperparameters), _method_settings(run)
+    protocol = _public_settings(result.protocol | result.environment) if result is not None else {}
+    modules = (run.adapter and run.adapter.target_modules) or []
     template = files(__package__).joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -446,12 +437,16 @@ def render_card(
         weights=_weights(result) if result is not None else [],
         adapter_type=run.adapter and _ADAPTER_NAMES.get(run.adapter.type, run.adapter.type),
         continued_from=run.adapter and run.adapter.continued_from and _last_part(run.adapter.continued_from),
-        target_modules=_target_modules(run),
+        target_modules=", ".join(map(markdown_code, [modules] if isinstance(modules, str) else modules)),
         quantization=quantization_label(run.base_quantization),
         method_settings={name: settings[name] for name in of_method if name in settings},
         other_settings={name: value for name, value in settings.items() if name not in of_method},
         datasets=[
-            (role, dataset, _dataset_label(dataset))
+            (
+                role,
+                dataset,
+                ", ".join(markdown_code(one) for one in (dataset.name, dataset.config, dataset.split) if one),
+            )
             for role, dataset in (("forget", run.forget_set), ("retain", run.retain_set))
             if dataset is not None
         ],
@@ -465,7 +460,7 @@ def render_card(
         attacked=result is not None and "robustness" in result.suites,
         difference_names=tuple(DIFFERENCES),
         differences=_differences(result) if result is not None else [],
-        protocol=_protocol(result) if result is not None else {},
+        protocol={name: value for name, value in protocol.items() if not name.endswith("weights_sha256")},
         failures=known_failures(run, result),
     )
     return f"---\n{_card_data(run, result).to_yaml()}\n---\n\n{body}"

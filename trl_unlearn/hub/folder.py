@@ -22,6 +22,7 @@ from huggingface_hub import ModelCard
 
 from ..records import UnlearningRun
 from ..results import EvaluationResult
+from .access import is_repo_id
 from .card import eval_result_files, render_card
 from .private import PRIVATE_FILES, PrivateFiles
 
@@ -97,11 +98,6 @@ class PushFile:
         """`int`: In bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
-    @property
-    def is_weights(self) -> bool:
-        """`bool`: Whether it holds weights."""
-        return re.fullmatch(_WEIGHTS, self.path) is not None
-
     @cached_property
     def sha256(self) -> str:
         """`str`: SHA-256 of the content, hexadecimal."""
@@ -136,7 +132,7 @@ class RepoContents:
 
     def weights(self) -> dict[str, str]:
         """`dict[str, str]`: Path of each file of weights -> its SHA-256."""
-        return {path: file.sha256 for path, file in sorted(self.files.items()) if file.is_weights}
+        return {path: file.sha256 for path, file in sorted(self.files.items()) if re.fullmatch(_WEIGHTS, path)}
 
     def put(self, path: str, content: str | bytes) -> None:
         """Add a file, or replace it."""
@@ -459,7 +455,7 @@ def base_is_local(base: str | None, run: UnlearningRun) -> bool:
     """Whether an adapter's base is a folder of this machine and not on the Hub; a `ValueError` if it is neither."""
     if base and Path(base).is_dir():
         return True
-    if base and run.base_model_on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base):
+    if base and run.base_model_on_hub and is_repo_id(base):
         return False
     if not base:
         raise ValueError("The adapter does not name its base. Name where that is on the Hub with `base_model_id`.")

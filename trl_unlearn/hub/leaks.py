@@ -65,11 +65,8 @@ class TextIndex:
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]]):
-        self.too_short: dict[str, list[int]] = {}
         self._sources = {source: _Source(rows) for source, rows in texts.items()}
-        for source, index in self._sources.items():
-            if index.too_short:
-                self.too_short[source] = index.too_short
+        self.too_short = {source: index.too_short for source, index in self._sources.items() if index.too_short}
 
     def leaks(self, path: str, content: bytes) -> list[Leak]:
         """
@@ -77,14 +74,9 @@ class TextIndex:
 
         The ending of `path` says how `content` is read. The pixels of a PNG are not searched.
         """
-        versions = {_fold(version) for version in _versions(readable_text(path, content))}
-        rows = {
-            (source, row)
-            for letters in versions
-            for source, index in self._sources.items()
-            for row in index.rows(letters)
-        }
-        return [Leak(path, source, row) for source, row in sorted(rows)]
+        versions = {_fold(version) for version in _versions(_readable_text(path, content))}
+        leaks = {(name, row) for one in versions for name, index in self._sources.items() for row in index.rows(one)}
+        return [Leak(path, source, row) for source, row in sorted(leaks)]
 
 
 class _Source:
@@ -103,7 +95,7 @@ class _Source:
             spans, start = [(end, end + len(whole))], end
             searched = len(whole) >= _LEAST
             for part, letters in [(text, whole), *sentences]:
-                if _MIN_LETTERS <= len(letters) < _LEAST and _length(part) >= MIN_CHARACTERS:
+                if _MIN_LETTERS <= len(letters) < _LEAST and len(" ".join(part.split())) >= MIN_CHARACTERS:
                     short[len(letters)].setdefault(letters, row)
                     searched = True
             for _, letters in sentences:
@@ -215,7 +207,7 @@ def answer_texts(
     return [text(row) for row in rows]
 
 
-def readable_text(path: str, content: bytes) -> str:
+def _readable_text(path: str, content: bytes) -> str:
     """The text of a file: of safetensors the header, of a PNG its compressed texts too, of others all of it."""
     if path.endswith(".png"):
         texts = [content.decode(errors="replace")]
@@ -233,10 +225,6 @@ def readable_text(path: str, content: bytes) -> str:
 
 def _sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+|(?<=[。！？])|\n+", text)
-
-
-def _length(text: str) -> int:
-    return len(" ".join(text.split()))
 
 
 def _fold(text: str) -> str:

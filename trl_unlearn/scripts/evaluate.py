@@ -67,8 +67,6 @@ from .rows import load_evaluation_rows, load_holdout_rows, spread
 from .sources import keep_sources
 
 
-# Suites that read the forget rows of the data arguments.
-_ON_ROWS = ("tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "judge")
 # Suites that change the weights of every model, and so need weights that are not packed.
 _CHANGING = ("robustness", "distribution")
 # `--quick`: the highest number of rows of a set, and suite -> the options by which it takes seconds. The attack on
@@ -450,7 +448,7 @@ def load_suite_inputs(
     if "rwku" in args.suites:
         sets = load_rwku(args.rwku_dataset, args.rwku_subjects)
         inputs.rwku = {name: spread(rows, max_rows) for name, rows in sets.items()}
-    if set(args.suites) & set(_ON_ROWS):
+    if any(SUITES[name][1] == "rows" for name in args.suites):
         inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, trained)
         if args.quick and inputs.rows.retain is not None:
             inputs.rows.retain = spread(inputs.rows.retain, max(1, max_rows // 2))

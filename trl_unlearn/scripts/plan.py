@@ -173,14 +173,13 @@ def _choose_objective(
             teacher = f"`{base}`, which does not know the rows"
         else:
             level = _LEVEL_OF_COPY
-            if subjects is not None:
-                settings["forget_subjects"] = list(subjects)
-        chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
     else:
         settings["forget_loss_kwargs"] = {"penalty": 0.5, "margin": 1.0}
-        if subjects is not None:
+        teacher = "the model itself about people whom it does not know"
+    if objective == "ignorance":
+        chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
+        if subjects is not None and base is None:
             settings["forget_subjects"] = list(subjects)
-        chosen.reasons.append("objective: ignorance, taught by the model itself about people whom it does not know")
     if objective == "ignorance" and moved:
         settings |= {"stop_at": str(level), "stop_metric": "strangers_auc"}
         goal = f"a true answer is likelier than one about somebody else in {level:.0%}"

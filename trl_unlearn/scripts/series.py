@@ -95,7 +95,11 @@ class Series:
             # Jobs were parsed before the embedded lab had a folder. Their settings are digested already.
             job.data_args.dataset_name = self.data_args.dataset_name
             job.model_args.model_name_or_path = self.model_args.model_name_or_path
-            refuse_other_settings(job.finished, job.settings)
+            if job.finished.is_file() and json.loads(job.finished.read_text("utf-8")).get("settings") != job.settings:
+                raise ValueError(
+                    f"`{job.folder}` holds a finished run with other settings. Delete the folder, or give another "
+                    "`--output_dir`."
+                )
         trust_remote_code = self.training_args.trust_remote_code
         checked = set()
         for model_args in (self.model_args, *(job.model_args for job in self.jobs)):
@@ -168,15 +172,6 @@ def refuse_for_several(args: BootstrapUnlearnConfig) -> None:
         raise ValueError(
             "This trains several models in one process, which DeepSpeed does not allow. Launch it with DDP or FSDP "
             "(`recipes/accelerate/ddp.yaml`)."
-        )
-
-
-def refuse_other_settings(finished: Path, settings: str) -> None:
-    """Refuse to take over a finished run (its last file, with `settings`) whose settings differ."""
-    if finished.is_file() and json.loads(finished.read_text(encoding="utf-8")).get("settings") != settings:
-        raise ValueError(
-            f"`{finished.parent}` holds a finished run with other settings. Delete the folder, or give another "
-            "`--output_dir`."
         )
 
 

@@ -233,18 +233,12 @@ def run_loaders(
     if not has_target:
         loaders["target"] = None
     recorded = {} if result is None else result.protocol.get("weights_sha256") or {}
-    if recorded:
-        _compare_weights(models_protocol(eval_args, model_args, unlearned)["weights_sha256"], recorded, notes)
-    return loaders
-
-
-def _compare_weights(
-    weights: Mapping[str, dict[str, str]], recorded: Mapping[str, dict[str, str]], notes: list[str]
-) -> None:
-    """Note models whose weights are not those that were evaluated; the run's own were compared before."""
+    weights = models_protocol(eval_args, model_args, unlearned)["weights_sha256"] if recorded else {}
+    # The run's own weights were compared before.
     for role in ("target", "retrained"):
         if role in weights and role in recorded and weights[role] != recorded[role]:
             notes.append(
                 f"The {role} model is another one than was evaluated: "
                 f"{differing(recorded[role], weights[role])} differ. Name the one that was."
             )
+    return loaders
