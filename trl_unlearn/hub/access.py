@@ -45,11 +45,7 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def check_access(repo_id: str, *, private: bool = True, token: str | None = None) -> None:
-    """
-    Check that a token may push to a repository, which must not be public if it is to be private.
-
-    A `ValueError` for an id without an owner, a [`PushError`] for everything else.
-    """
+    """Check that a token may push to a repository, which must not be public if it is to be private."""
     check_repo_id(repo_id)
     api = HfApi(token=token)
     with explaining("log in"):
@@ -109,11 +105,7 @@ def retried(call: Callable[[], T]) -> T:
 
 @contextmanager
 def explaining(doing: str, repo_id: str = "", user: str = "") -> Iterator[None]:
-    """
-    Turn errors of the client into a [`PushError`] that says what to do.
-
-    `doing` is a verb phrase, `repo_id` its object, and `user` the token's.
-    """
+    """Turn errors of the client into a [`PushError`] that says what to do; `repo_id` is the object of `doing`."""
     try:
         yield
     except LocalTokenNotFoundError as error:

@@ -119,10 +119,7 @@ def _dataset_of(run: UnlearningRun, metric: str) -> DatasetRecord:
 
 
 def eval_result_files(run: UnlearningRun, result: EvaluationResult) -> dict[str, str]:
-    """
-    Path -> text of the files of `.eval_results/`, the form of results that the Hub shows beside a benchmark: one a
-    suite, config of the forget set and parity. There are none for data that are not on the Hub.
-    """
+    """Path -> text of `.eval_results/`: the results that the Hub shows beside a benchmark, of data that are there."""
     run, labels = _public_run(run), {metric.name: metric.label for metric in METRICS}
     quick = ", quick evaluation" if "quick" in result.protocol else ""
     files: dict[str, list[EvalResultEntry]] = {}
@@ -400,12 +397,7 @@ def render_card(
     figures: Sequence[str] = (),
     missing: str = "this model has not been evaluated yet.",
 ) -> str:
-    """
-    Text of the model card, `README.md`: a YAML head with the `model-index`, and Markdown.
-
-    `result` holds the results of the run's weights; without any, the card says why by `missing`, the end of a
-    sentence. `figures` are PNG files as paths relative to the card.
-    """
+    """Text of the model card; without results of the run's weights it says why by `missing`, the end of a sentence."""
     for figure in figures:
         if re.match(r"[/\\~]|[A-Za-z]:", figure) or ".." in PurePosixPath(figure).parts:
             raise ValueError(

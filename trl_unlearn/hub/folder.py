@@ -274,11 +274,7 @@ class RunFolder(PrivateFiles):
         result.save(self.path / RESULTS_FILE)
 
     def own_results(self, run: UnlearningRun, *, is_saved: bool = True) -> OwnResults:
-        """
-        The results that a card may print: those of the weights in this folder.
-
-        `is_saved=False`: the model of `run` has other weights than lie here.
-        """
+        """The results of the weights in this folder, none if they are not those of `run` (`is_saved=False`)."""
         result = self.results()
         if result is None:
             return OwnResults(None, "this model has not been evaluated yet.")
@@ -386,12 +382,7 @@ class RunFolder(PrivateFiles):
     # What is published
 
     def collect(self, repo_id: str, own: OwnResults, base_model_id: str | None = None) -> list[RepoContents]:
-        """
-        The repositories to publish, in order: the model or adapter, and before it the adapter's base, if that is a
-        folder, which nobody else can load.
-
-        `base_model_id` names where the base is on the Hub; without it the base goes to `<repo_id>-base`.
-        """
+        """The repositories to publish; first a base that is a folder, as `<repo_id>-base` if it has no id."""
         run = self.run()
         contents = read_folder(self.path, repo_id, "adapter" if run.is_adapter else "model")
         if self.in_training and own.result is None:
@@ -424,12 +415,7 @@ class RunFolder(PrivateFiles):
     def collect_merged(
         self, merged: Path, repo_id: str, own: OwnResults, base_model_id: str | None = None
     ) -> list[RepoContents]:
-        """
-        The repository to publish once the adapter is merged into the model in the folder `merged`.
-
-        The card is written anew, so that it names the merged weights, and so do the results, beside those of the
-        adapter (`merged_weights_sha256`).
-        """
+        """The repository of the merged model in a folder, with a card and results that name the merged weights."""
         run = self.run()
         contents = read_folder(self.path, repo_id, "merged model")
         contents.leave_out(_MODEL, "merged")

@@ -58,22 +58,14 @@ class Leak:
 
 
 class TextIndex:
-    """
-    An index over texts that must not be published: name of a source -> its texts, in the order of its rows.
-
-    `too_short` maps a source to the rows that cannot be searched for, because no sentence of them is long enough.
-    """
+    """An index over texts by their source; `too_short` are the rows that cannot be searched for."""
 
     def __init__(self, texts: Mapping[str, Sequence[str]]):
         self._sources = {source: _Source(rows) for source, rows in texts.items()}
         self.too_short = {source: index.too_short for source, index in self._sources.items() if index.too_short}
 
     def leaks(self, path: str, content: bytes) -> list[Leak]:
-        """
-        One leak for each row that stands in a file; of rows that share the part that was found, the first.
-
-        The ending of `path` says how `content` is read. The pixels of a PNG are not searched.
-        """
+        """One leak for each row in a file, whose ending says how it is read; of rows that share a part, the first."""
         versions = {_fold(version) for version in _versions(_readable_text(path, content))}
         leaks = {(name, row) for one in versions for name, index in self._sources.items() for row in index.rows(one)}
         return [Leak(path, source, row) for source, row in sorted(leaks)]
@@ -95,7 +87,7 @@ class _Source:
             spans, start = [(end, end + len(whole))], end
             searched = len(whole) >= _LEAST
             for part, letters in [(text, whole), *sentences]:
-                if _MIN_LETTERS <= len(letters) < _LEAST and len(" ".join(part.split())) >= MIN_CHARACTERS:
+                if _MIN_LETTERS <= len(letters) < _LEAST and _length(part) >= MIN_CHARACTERS:
                     short[len(letters)].setdefault(letters, row)
                     searched = True
             for _, letters in sentences:
@@ -225,6 +217,10 @@ def _readable_text(path: str, content: bytes) -> str:
 
 def _sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+|(?<=[。！？])|\n+", text)
+
+
+def _length(text: str) -> int:
+    return len(" ".join(text.split()))
 
 
 def _fold(text: str) -> str:

@@ -275,19 +275,15 @@ class UnlearnModelConfig(ModelConfig):
 def parse(
     types: tuple[type, ...], prog: str, doc: str, argv: list[str] | None, recipe: str | None = None, **defaults: Any
 ) -> tuple[tuple[Any, ...], str]:
-    """
-    Parse a command line (None: that of the process) into dataclasses; returns them and the digest of their settings.
-
-    The first line of `doc` describes the program in its help. The recipe `recipe` is read where neither a model nor
-    data is named. `defaults` replace those of the dataclasses.
-    """
+    """Parse a command line, by default of the process, into dataclasses; returns them and their settings' digest."""
+    # `recipe` is read where neither a model nor data is named; `defaults` replace those of the dataclasses.
     argv = sys.argv[1:] if argv is None else argv
     parser = TrlParser(
         types,
         prog=prog,
         # The usage that argparse makes of hundreds of options would hide an error behind it.
         usage=f"{prog} [--config FILE] [--option VALUE ...]",
-        description=doc.strip().splitlines()[0],
+        description=doc,
         epilog="--config reads options from a YAML file; those on the command line win.",
     )
     # Before the config file is read: its values win.

@@ -1,17 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Ask the target, the unlearned and the retrained model of a run the same, side by side, in a browser.
-
-```bash
-# All models are found from the folder of the run
-trl-unlearn demo unlearned
-
-# The same as a Space, which loads the model that was pushed
-trl-unlearn demo unlearned --push_space me/unlearned-demo --hub_model_id me/unlearned
-```
-"""
+"""Ask the target, the unlearned and the retrained model of a run the same, side by side, in a browser."""
 
 import json
 import sys
@@ -167,12 +157,8 @@ def ask(
     question: Question,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Reply:
-    """
-    What a model answers, and how likely it finds the answer of the question. A `ValueError` if it cannot be asked.
-
-    `template_kwargs` are variables of the chat template, as in training. Samples have the same random numbers for
-    every model.
-    """
+    """A model's answers, and how likely it finds that of the question; `template_kwargs` go to the chat template."""
+    # Samples have the same random numbers for every model.
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=None, seed=question.seed)
     with naming("The prompt with its candidate answer"):
         row = encode_row(_row(question, template_kwargs), tokenizer)

@@ -1,30 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Judge an unlearned model beside the target and a retrained reference.
-
-```bash
-# The embedded lab: target and retrained model
-accelerate launch recipes/evaluate.py
-
-# An adapter or a model that was unlearned from a target
-accelerate launch recipes/evaluate.py \
-    --model_name_or_path org/target --unlearned_model_name_or_path unlearned \
-    --retrained_model_name_or_path org/retrained \
-    --dataset_name locuslab/TOFU --forget_config forget10 --retain_config retain90
-
-# With membership attacks, and attacks that bring knowledge back; the same command resumes an interrupted evaluation
-accelerate launch recipes/evaluate.py --suites tofu,privacy,robustness
-
-# Five questions in two minutes, about an unlearned model or any other, from forget rows alone if there are no others
-accelerate launch recipes/evaluate.py --quick --model_name_or_path org/model --forget_dataset forget.jsonl
-
-# Hazardous knowledge, and the general knowledge that is left
-accelerate launch recipes/evaluate.py --suites wmdp \
-    --model_name_or_path org/target --unlearned_model_name_or_path unlearned
-```
-"""
+"""Judge an unlearned model beside the target and a retrained reference."""
 
 import hashlib
 import json

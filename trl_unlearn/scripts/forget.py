@@ -1,20 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Make a model forget rows, or what it knows about a name. All settings are chosen for you.
-
-```bash
-# Rows in any form: messages, prompt and completion, question and answer, instruction and output, or text
-trl-unlearn forget --model_name_or_path org/model --forget rows.jsonl
-
-# Only a name: what the model believes about it is the forget set
-trl-unlearn forget --model_name_or_path org/model --subject "Ada Marlow"
-
-# The next request, on top of a finished run
-trl-unlearn forget --add unlearned/model-1a2b3c4d --forget more.jsonl
-```
-"""
+"""Make a model forget rows, or what it knows about a name. All settings are chosen for you."""
 
 import gc
 import hashlib
@@ -145,11 +132,7 @@ class Outcome:
 
 
 def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
-    """
-    Plan, unlearn, evaluate and merge.
-
-    `in_memory` are rows in the place of the files that `forget` and `retain` name, or a source of rows to keep.
-    """
+    """Plan, unlearn, evaluate and merge; `in_memory` are rows in the place of the files of `forget` and `retain`."""
     with refusing(prog):
         request = _read(argv, prog, in_memory)
         if request is None:

@@ -131,7 +131,7 @@ _WIDTH, _COLUMN = 119, 27
 def show_help(command: str, prog: str) -> None:
     """Print the help of a command of `TYPES`."""
     script = _PACKAGE / f"scripts/{command.replace('-', '_')}.py"
-    description = ast.get_docstring(_tree(script)).splitlines()[0]
+    description = ast.get_docstring(_tree(script))
     changed = _assigned(script, "DEFAULTS") if _has(script, "DEFAULTS") else {}
     options = {one.name: one for _, name in TYPES[command] for one in INHERITED.get(name, ())}
     options |= {one.name: one._replace(default=changed.get(one.name, one.default)) for one in own_options(command)}

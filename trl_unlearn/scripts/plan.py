@@ -86,12 +86,7 @@ def plan(
     seed: int,
     learns_retain: bool,
 ) -> Plan:
-    """
-    Choose the settings of a run; those that are `given` win, and choices follow them.
-
-    `retain_floor` is the probability of retain rows below which it ends, and `base` a model that never knew.
-    `learns_retain` says whether the retain rows are to be learned: they are more than the answers of this model.
-    """
+    """The settings of a run; those that are `given` win, and others follow them. `base` is a model that never knew."""
     sets = [encode_set(rows, tokenizer, name=name).answers for name, rows in (("forget", forget), ("retain", retain))]
     of_step = step_settings(given, len(forget))
     epoch = math.ceil(len(forget) / of_step["per_device_train_batch_size"])
@@ -210,12 +205,7 @@ def _why_not_strangers(
 
 
 def second_attempt(trainer: BootstrapUnlearnTrainer) -> bool:
-    """
-    After a missed goal, change the setting that is likeliest to help, for another call of `train`.
-
-    That begins with the weights as they are, and has at most as many steps again, and of `max_minutes` what is left.
-    Returns whether there is one.
-    """
+    """Change the setting likeliest to help after a missed goal; returns whether to train again."""
     if trainer.shortfall is None:
         return False
     limits = [one for one in trainer.callback_handler.callbacks if isinstance(one, EndAfter)]

@@ -147,12 +147,7 @@ def machine_checks(
     copies: int,
     merges: bool,
 ) -> list[Check]:
-    """
-    Whether the model can be trained here and its result be kept; a `ValueError` says why not.
-
-    `step` are the settings of `plan.step_settings`, and `copies` the models beside the one in training.
-    `merges` says whether a merged copy is saved, too.
-    """
+    """Whether the model can be trained beside `copies`, and the result be kept; a `ValueError` says why not."""
     encoded = encode_set(forget.select(range(1)), tokenizer, name="forget").answers[0]
     end = closing_token_id(encoded, tokenizer)
     ending = "none: the model does not learn where an answer ends" if end is None else f"`{tokenizer.decode(end)}`"

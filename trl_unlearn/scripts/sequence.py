@@ -1,19 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Serve unlearning requests one after another, each on top of those before, and see whether these stay forgotten.
-
-```bash
-# The embedded lab: three people ask, one after another
-accelerate launch recipes/sequence.py
-
-# Requests of your own; the same command resumes an interrupted sequence with its first unfinished request
-accelerate launch recipes/sequence.py --config my_requests.yaml --output_dir out/mine
-```
-
-The YAML file is that of a single run, with `requests` (name -> fields that differ), in the order of serving.
-"""
+"""Serve unlearning requests one after another, each on top of those before, and see whether these stay forgotten."""
 
 import dataclasses
 import gc

@@ -49,11 +49,7 @@ class Job:
 
 
 class Series:
-    """
-    The runs of one command line, each with options of its own behind it.
-
-    `own_types` are the dataclasses of the script's own options; `finished` is the file that a run writes last.
-    """
+    """The runs of one command line, each with own options behind it; `finished` is the file that a run writes last."""
 
     def __init__(
         self, own_types: tuple[type, ...], prog: str, doc: str, argv: list[str] | None, recipe: str, finished: str
@@ -110,11 +106,7 @@ class Series:
         return load_tokenizer(self.model_args, trust_remote_code), load_config(self.model_args, trust_remote_code)
 
     def run(self, work: Callable[[Job], None], desc: str, chained: bool = False) -> Iterator[dict[str, Any]]:
-        """
-        Do the work of every run that is not finished; yields what each wrote with [`Job.finish`].
-
-        `chained`: each run builds on the model of the one before, so all after an unfinished one are done again.
-        """
+        """Do the work of each unfinished run, and of all after it if `chained`; yields the record of each run."""
         is_stale = False
         is_main = PartialState().is_main_process
         for number, job in enumerate(tqdm(self.jobs, desc=desc, disable=None if is_main else True), 1):

@@ -63,11 +63,7 @@ TYPES += (BootstrapUnlearnConfig, UnlearnModelConfig, OutputArguments)
 
 
 class OutputFolder:
-    """
-    The output folder of the run of one command, whose settings have the digest `settings`.
-
-    A `ValueError` if the folder holds a finished run, or an unfinished one with other settings.
-    """
+    """The output folder of a run; a `ValueError` if it holds a finished run, or one with other settings."""
 
     def __init__(self, args: BootstrapUnlearnConfig, output_args: OutputArguments, settings: str):
         self.path, self._settings = Path(args.output_dir), settings
@@ -206,11 +202,7 @@ def main(
     earlier_requests: Sequence[ChainLink] = (),
     try_again: Callable[[BootstrapUnlearnTrainer], bool] | None = None,
 ) -> None:
-    """
-    Parse the command line, unlearn, evaluate, write the output folder and, if `push_to_hub` is set, publish it.
-
-    `try_again` is called after the training: whether to train once more, from the weights as they are.
-    """
+    """Parse the command line, unlearn (again, if `try_again` says so), evaluate, write the folder and publish."""
     with refusing(prog):
         arguments, settings = parse(TYPES, prog, doc, argv, recipe, **(defaults or {}))
         data_args, eval_args, stop_args, args, training_args, model_args, output_args = arguments
