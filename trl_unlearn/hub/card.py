@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -27,6 +27,7 @@ from ..results import (
     PARITIES,
     RELEARNING_STEPS,
     EvaluationResult,
+    Measurement,
     format_difference,
     format_measurement,
     suite_of,
@@ -47,6 +48,7 @@ TOKEN_SETTINGS = ("lambda_schedule", "lambda_bst", "belief_top_k", "belief_tempe
 SEQUENCE_SETTINGS = ("lambda_schedule", "lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
 # The card calls the retained rows damaged below this share of the target's probability.
 RETAIN_SHARE = 0.8
+_LABELS = {metric.name: metric.label for metric in METRICS}
 _REFERENCES = ("retrained", "second_retrained")
 _VERDICT_FIGURE = "figures/verdict.png"
 # Secrets and paths: they are on no card, whatever a record of any version holds.
@@ -113,21 +115,23 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
 
 
-def _dataset_of(run: UnlearningRun, metric: str) -> DatasetRecord:
-    """The set that the Hub shows a metric under."""
-    return run.retain_set if metric.startswith("retain/") and run.retain_set is not None else run.forget_set
+def _finite(run: UnlearningRun, result: EvaluationResult) -> Iterator[tuple[str, Measurement, DatasetRecord]]:
+    """Each finite number of the unlearned model, and the set that the Hub shows it under."""
+    for name, one in (result.models["unlearned"] or {}).items():
+        if math.isfinite(one.value):
+            is_of_retain = name.startswith("retain/") and run.retain_set is not None
+            yield name, one, run.retain_set if is_of_retain else run.forget_set
 
 
 def eval_result_files(run: UnlearningRun, result: EvaluationResult) -> dict[str, str]:
     """Path -> text of `.eval_results/`: the results that the Hub shows beside a benchmark, of data that are there."""
-    run, labels = _public_run(run), {metric.name: metric.label for metric in METRICS}
+    run = _public_run(run)
     quick = ", quick evaluation" if "quick" in result.protocol else ""
     files: dict[str, list[EvalResultEntry]] = {}
-    for name, measurement in (result.models["unlearned"] or {}).items():
-        dataset = _dataset_of(run, name)
-        if not dataset.on_hub or not math.isfinite(measurement.value):
+    for name, measurement, dataset in _finite(run, result):
+        if not dataset.on_hub:
             continue
-        notes = [labels.get(name, name), f"definitions: {result.parity}{quick}"]
+        notes = [_LABELS.get(name, name), f"definitions: {result.parity}{quick}"]
         notes += [f"config {dataset.config}"] if dataset.config else []
         notes += [f"n = {measurement.n}"] if measurement.n is not None else []
         notes += [f"standard error {measurement.stderr:.3g}"] if measurement.stderr is not None else []
@@ -142,12 +146,8 @@ def eval_result_files(run: UnlearningRun, result: EvaluationResult) -> dict[str,
 
 def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResult]:
     """Entries of the `model-index`: finite values of the unlearned model, each under its data set."""
-    labels = {metric.name: metric.label for metric in METRICS}
     entries = []
-    for name, measurement in (result.models["unlearned"] or {}).items():
-        if not math.isfinite(measurement.value):
-            continue
-        dataset = _dataset_of(run, name)
+    for name, measurement, dataset in _finite(run, result):
         config, split = dataset.config, dataset.split
         if not name.startswith("forget") and dataset is run.forget_set:
             # Measured on several sets: the Hub shows the suite as the config of the whole data set.
@@ -163,7 +163,7 @@ def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResu
                 dataset_config=config,
                 dataset_split=split,
                 metric_type=name,
-                metric_name=labels.get(name, name),
+                metric_name=_LABELS.get(name, name),
                 metric_value=measurement.value,
             )
         )

@@ -241,13 +241,12 @@ def _run(argv: list[str] | None, prog: str) -> None:
     # The default classifier changes when the published one is downloaded, although no option does.
     classifier = inputs.classifier and inputs.classifier.name
     stages = _Stages(folder / "stages", f"{settings} {_content_digest(inputs.row_sets, *models)} {classifier}")
-    outcomes = stages.finished(suite_args.suites)
-    for name in suite_args.suites:
-        if name not in outcomes:
-            outcomes[name] = stages.keep(name, measure_suite(name, inputs))
+    finished = stages.finished(suite_args.suites)
+    outcomes = {
+        name: finished[name] if name in finished else stages.keep(name, measure_suite(name, inputs))
+        for name in suite_args.suites
+    }
     if PartialState().is_main_process:
-        # Finished suites come first in `outcomes`; the record has them in the order of the table.
-        outcomes = {name: outcomes[name] for name in suite_args.suites}
         # The options of all suites: what a later call measures with others belongs to the same evaluation.
         quick = {"rows": eval_args.max_eval_rows, "steps": QUICK_STEPS, "options": QUICK_SUITES}
         protocol = suite_args.holdout() | ({"quick": quick} if suite_args.quick else {})

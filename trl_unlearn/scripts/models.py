@@ -80,16 +80,14 @@ def take_as_target(model_args: UnlearnModelConfig, folder: Path) -> None:
 
 
 def load_config(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=trust_remote_code
-    )
+    options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    return AutoConfig.from_pretrained(model_args.model_name_or_path, **options)
 
 
 def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Tokenizer of the target, with the EOS token as padding if it has none."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=trust_remote_code
-    )
+    options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, **options)
     # Padding is masked in every pass: any token that the model knows does.
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
