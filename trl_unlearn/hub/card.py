@@ -26,6 +26,7 @@ from ..results import (
     MODEL_ROLES,
     PARITIES,
     RELEARNING_STEPS,
+    Difference,
     EvaluationResult,
     Measurement,
     format_difference,
@@ -241,7 +242,8 @@ def _command(run: UnlearningRun, result: EvaluationResult) -> str:
 
 def _counts(numbers: Iterable[Any]) -> str:
     """The numbers of rows behind some results or differences."""
-    return " / ".join(map(str, sorted({one.n for one in numbers if getattr(one, "n", None) is not None})))
+    counts = {one.n for one in numbers if isinstance(one, Measurement | Difference)} - {None}
+    return " / ".join(map(str, sorted(counts)))
 
 
 def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]]:
