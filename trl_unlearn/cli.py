@@ -18,7 +18,7 @@ PROG = "trl-unlearn"
 
 # Command -> what it does.
 COMMANDS = {
-    "forget": "forget rows or a name, with all settings chosen",
+    "forget": "forget rows or a name; all settings are chosen for you",
     "bs-s": "unlearn the answers and the model's own likely answers (BS-S)",
     "bs-t": "unlearn the answers and the tokens likely beside them (BS-T)",
     "compare": "compare methods on the same target, over several seeds",
@@ -55,15 +55,15 @@ The same from a file:     trl-unlearn <command> --config settings.yaml
 The command line wins over the file. bs-s, bs-t, compare, sequence and evaluate
 run on the embedded lab where neither a model nor data is named.
 
-A command runs in one process. In several, with a GPU each:
-  accelerate launch -m trl_unlearn bs-s --config settings.yaml
+A command runs in one process. In four, with a GPU each:
+  trl-unlearn bs-s --config settings.yaml --num_processes 4
 
 exit codes:
   0  done
   1  failed
   2  bad usage: an option, a file or data that cannot be used
-  3  stopped by a guard: training diverged; or forget did not reach its goal
-  130  interrupted by Ctrl-C, 143 by SIGTERM: the message says how to resume"""
+  3  training diverged, or forget did not reach its goal
+  130  interrupted by Ctrl-C (143: by SIGTERM); the message says how to resume"""
 
 
 def _parser() -> argparse.ArgumentParser:

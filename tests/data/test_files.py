@@ -102,6 +102,41 @@ def test_a_folder_without_rows_is_refused_with_what_it_holds(name, tmp_path):
         load_rows(str(folder))
 
 
+@pytest.mark.parametrize("whole_texts", [False, True])
+@pytest.mark.parametrize("row", [None, ROWS[0]])
+def test_files_of_a_folder_that_are_not_read_are_counted_by_kind(row, whole_texts, tmp_path, caplog):
+    folder = tmp_path / "folder"
+    for name in ("a.pdf", "b.PDF", "sub/c.docx", "LICENSE", ".gitattributes", "README.md", "note.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("Ada Marlow was born in Veldt.", encoding="utf-8")
+    if row is not None:
+        for name in ("a.jsonl", "sub/b.jsonl"):
+            (folder / name).write_text(json.dumps(row), encoding="utf-8")
+    rows = load_rows(str(folder), whole_texts=whole_texts)
+    assert list(rows) == [{"text": "Ada Marlow was born in Veldt."}] if row is None else [ROWS[0]] * 2
+    counted = "1 .docx, 2 .pdf, 1 .txt, 1 LICENSE" if row else "1 .docx, 2 .pdf, 1 LICENSE"
+    assert f"Not read in `{folder}`: {counted}." in caplog.text
+
+
+@pytest.mark.parametrize("ending", [".pdf", ".png"])
+def test_rows_are_read_beside_more_documents_or_pictures(ending, tmp_path, caplog):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}{ending}").touch()
+    write(folder / "rows.jsonl")
+    assert list(load_rows(str(folder), split="train[1:]")) == ROWS[1:]
+    assert f"Not read in `{folder}`: 10 {ending}." in caplog.text
+
+
+def test_a_folder_with_a_broken_file_is_refused_with_the_reason(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text('{"text": "a"}\n{broken\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"The folder `.*` cannot be read as json: .*\. Correct it"):
+        load_rows(str(folder))
+
+
 def test_questions_become_turns_of_a_conversation_or_plain_text():
     rows = Dataset.from_list([{"instruction": "Add.", "input": "1 and 2", "output": "3", "id": 7}])
     (row,) = as_pairs(rows, conversational=True)

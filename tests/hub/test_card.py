@@ -144,7 +144,7 @@ def test_what_a_card_says_is_true_of_every_combination(kind, hub, retrained, sui
     relation = "adapter" if kind == "adapter" else "finetune"
     assert data.get("base_model_relation") == (relation if hub else None)
     assert data.license is None
-    assert "None" not in content.replace("None of the automatic checks", "")
+    assert "None" not in content
     assert SECRET_FOLDER not in content and "hub_" not in content
 
     assert ("A LoRA adapter for" in text) == ("can be taken off again" in text) == (kind == "adapter")
@@ -167,8 +167,9 @@ def test_what_a_card_says_is_true_of_every_combination(kind, hub, retrained, sui
     assert ("never saw the forget set; not evaluated here." in results) == none
     assert ("No retrained model was evaluated" in failures(text)) == none
     assert ("This model has not been evaluated" in failures(text)) == (suites is None)
-    assert not (none and re.search("above the retrained|below the retrained|failed: memorization", text))
-    assert ("None of the automatic checks failed" in failures(text)) == (retrained and "tofu" in (suites or ()))
+    assert not (none and re.search("above the retrained|below the retrained", text))
+    # No question can be answered: there is no interval.
+    assert "None of the automatic checks failed" not in failures(text)
 
 
 @pytest.mark.parametrize(
@@ -447,10 +448,46 @@ def test_a_model_that_has_not_forgotten_is_a_failure_also_without_a_retrained_mo
     ],
 )
 def test_a_failure_is_read_off_the_figures(changes, word):
-    assert "None of the automatic checks failed" in failures(render_card(make_run(), make_result()))
-    found = failures(render_card(make_run(), make_result(**changes)))
-    assert word in found
-    assert found.count("\n- ") == 1
+    before, found = (failures(render_card(make_run(), one)) for one in (make_result(), make_result(**changes)))
+    assert word in found and word not in before
+    assert found.count("\n- ") == before.count("\n- ") + 1
+
+
+KEPT = "retain/probability"
+# One number for each question of the verdict.
+DECIDING = {
+    "Does it say it?": "forget/extraction_strength",
+    "Does it know it in second place?": "forget/truth_ratio_knowledge",
+    "Does it come back?": "robustness/quantized_int4",
+    "Can one tell that it was trained on it?": "privacy/combined_auc",
+    "Does it still work?": KEPT,
+}
+
+
+def result_of_every_question(apart) -> EvaluationResult:
+    """Results without a fault but for differences of one's own: metric -> difference."""
+    base = make_result()
+    numbers = {
+        name: Measurement(0.95 if name == "retain/probability" else 0.1, 80, 0.01) for name in DECIDING.values()
+    }
+    models = {role: measured | numbers for role, measured in base.models.items()}
+    differences = dict.fromkeys(numbers, Difference(0.0, -0.01, 0.01, 80)) | apart
+    return replace(base, models=models, differences={"unlearned - retrained": differences})
+
+
+def test_a_card_says_that_nothing_failed_only_where_every_question_has_an_answer_without_a_fault():
+    assert "None of the automatic checks failed" in failures(render_card(make_run(), result_of_every_question({})))
+
+
+@pytest.mark.parametrize(("question", "metric"), DECIDING.items())
+@pytest.mark.parametrize("low", [0.3, 0.001, math.nan], ids=["certain", "perhaps", "not measured"])
+def test_an_answer_that_speaks_against_the_model_or_is_missing_is_a_failure(question, metric, low):
+    sign = -1 if metric == KEPT else 1
+    apart = Difference(sign * 0.4, *sorted([sign * low, sign * 0.5]), 80)
+    found = failures(render_card(make_run(), result_of_every_question({metric: apart})))
+    words = "Not measured: " if math.isnan(low) else "Worse than a model" if sign < 0 else "More than a model"
+    words = words if low != 0.001 else f"Perhaps {words.lower()}"
+    assert f"- {question} {words}" in found and "None of the automatic checks" not in found
 
 
 def test_what_attacks_bring_out_is_a_failure_where_the_rows_are_enough_to_tell():
@@ -460,7 +497,7 @@ def test_what_attacks_bring_out_is_a_failure_where_the_rows_are_enough_to_tell()
     result.models["retrained"] |= {name: Measurement(0.5, 8, 0.1) for name in names}
     back = Difference(0.2, 0.1, 0.3, 8)
     result.differences = {"unlearned - retrained": dict(zip(names, (sure, unsure, back, back), strict=True))}
-    attacked, returned = failures(render_card(make_run(), result)).strip().split("\n")
+    attacked, returned, *_ = failures(render_card(make_run(), result)).strip().split("\n")
     assert "`privacy/min_k_auc` 0.200 (retrained 0.500)" in attacked and "loss_auc" not in attacked
     assert "`robustness/relearned_8_steps`" in returned and "_4_" not in returned
 

@@ -241,6 +241,16 @@ def test_both_a_dataset_and_files(good, refuse):
     assert "`dataset_name`" in sentence and "`forget_dataset`" in sentence
 
 
+@pytest.mark.parametrize("config", ["forget_config", "retain_config"])
+def test_a_config_beside_files(good, refuse, config):
+    assert f"`{config}` is given with `forget_dataset`" in refuse("bs_s", [*good, f"--{config}", "forget10"])
+
+
+def test_a_holdout_config_of_no_dataset(good, refuse):
+    sentence = refuse("evaluate", [*good[:-2], "--suites", "robustness", "--holdout_config", "holdout10"])
+    assert "`holdout_config` is given without `dataset_name`" in sentence
+
+
 def test_an_unknown_argument(good, refuse):
     assert "lambda_bsss" in refuse("bs_s", [*good, "--lambda_bsss", "0.5"])
 

@@ -89,13 +89,14 @@ def test_earlier_rows_that_come_back_are_a_missed_goal(finished, monkeypatch, ca
     _, folder = finished()
     back = ServedRequest("cd" * 32, 2, "2026-01-01T00:00:00+00:00", {}, 1.0, 0.8, False, "It is back.")
     monkeypatch.setattr(forget, "earlier_now", lambda *_: [back])
-    monkeypatch.setattr(forget, "evaluation_loaders", lambda *_: {"unlearned": torch.nn.Identity})
-    args = {
-        "args": SimpleNamespace(merge=False, subject=None),
-        "training_args": SimpleNamespace(trust_remote_code=False),
-    }
-    none = dict.fromkeys(("eval_args", "model_args", "tokenizer"))
-    assert forget._finish(SimpleNamespace(folder=folder, earlier=object(), **args, **none))
+    request = SimpleNamespace(
+        folder=folder,
+        earlier=object(),
+        tokenizer=None,
+        args=SimpleNamespace(merge=False, subject=None),
+        loaders=lambda _: {"unlearned": torch.nn.Identity},
+    )
+    assert forget._finish(request)
     assert "Request 1, of 2 rows, now: It is back." in capsys.readouterr().out
     assert folder.run().shortfall == "Rows of earlier requests are not forgotten: of request 1."
     entries = RequestLedger.load(folder.path / "requests.json").requests

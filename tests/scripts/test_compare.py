@@ -165,6 +165,11 @@ def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_res
         ({"long": {"num_train_epochs": 9}}, "same number of optimiser steps"),
         ({"typo": {"lambda_bs": 0.5}}, "no field of the config"),
         ({"bad": {"lambda_bst": 3}}, r"`lambda_bst` must be in \[0, 1\]"),
+        ({"seeded": {"seed": 7}}, "Method `seeded` sets `seed`"),
+        ({"placed": {"output_dir": "x"}}, "Method `placed` sets `output_dir`"),
+        ({"a b": {}, "a-b": {}}, "method `a b`, seed 1 and the method `a-b`, seed 1 have one folder"),
+        ({"empty": {"forget_aliases": None}}, "method `empty`, seed 1 sets `forget_aliases` to nothing"),
+        ({"pushed": {"push_to_hub": True, "hub_model_id": "me/x"}}, "`push_to_hub` is set, but this makes several"),
         ({}, "`methods` is missing"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from trl import SFTConfig
 
 from trl_unlearn.scripts import arguments, help, launch
+from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -77,6 +78,12 @@ def test_the_help_has_the_options_of_the_parser_with_their_defaults_and_texts(ty
     assert {one.name: (one.default, one.text) for one in help.own_options(command)} == expected
 
 
+@pytest.mark.parametrize("cls", [BootstrapUnlearnConfig, arguments.UnlearnModelConfig])
+def test_inherited_options_have_the_defaults_of_the_parser(cls):
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    assert all(defaults[one.name] == one.default for one in help.INHERITED[cls.__name__])
+
+
 def test_each_option_of_this_project_stands_under_one_topic():
     listed = Counter(name for parts in help.TOPICS.values() for part in parts for name in part)
     assert max(listed.values()) == 1
@@ -94,7 +101,7 @@ def test_the_help_fits_120_lines_of_80_columns_and_describes_inherited_options(c
     assert len(lines) <= 120 and max(map(len, lines)) <= 80
     assert lines[0].startswith(f"usage: trl-unlearn {command} ")
     if command != "push":
-        assert "  --model_name_or_path     Model checkpoint for weights initialization" in lines
+        assert any(line.startswith("  --model_name_or_path     The target, which knows") for line in lines)
     # The default of the command: that of the class is 0.5.
     if command == "bs-t":
         assert "[0.0]" in " ".join(lines).partition("--lambda_bss ")[2].partition("--num_beliefs")[0]

@@ -167,6 +167,23 @@ def test_memory_is_estimated_for_the_steps_that_are_planned_and_disk_for_a_merge
     assert mebibytes(machine(merges=True)["disk"]) - disk == pytest.approx(weights, abs=1e-3)
 
 
+@pytest.mark.parametrize("model_args", [{}, {"load_in_4bit": True}, {"dtype": "bfloat16"}])
+def test_merging_needs_main_memory_for_the_base_in_float32_however_it_was_loaded(
+    machine, tiny_model, monkeypatch, model_args
+):
+    weights = sum(parameter.numel() for parameter in tiny_model.parameters()) * 4
+    assert "memory to merge" not in machine(model_args=model_args)
+    found = machine(model_args=model_args, merges=True)["memory to merge"]
+    assert float(found.split()[0]) == pytest.approx(weights / 2**20, abs=1e-3)
+    # The model is on the GPU.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**40, 2**40))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=weights - 1))
+    machine(model_args=model_args)
+    with pytest.raises(ValueError, match="Leave `merge` out"):
+        machine(model_args=model_args, merges=True)
+
+
 @pytest.mark.parametrize(
     ("cuda", "model_args", "checkpointing", "ways"),
     [

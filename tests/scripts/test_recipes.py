@@ -121,6 +121,7 @@ def test_the_command_line_wins_over_the_recipe(parse):
     [
         ["--model_name_or_path", "org/model"],
         ["--model_name_or_path=org/model"],
+        ["--model_name", "org/model"],
         ["--dataset_name", "org/data"],
         ["--forget_dataset", "forget.jsonl"],
         ["--config", "mine.yaml"],

@@ -3,8 +3,6 @@
 
 """How the rows of a request are read, whatever their form is."""
 
-import json
-
 import pandas
 import pytest
 from datasets import Dataset
@@ -58,21 +56,6 @@ def test_a_long_text_is_cut_into_pieces_that_the_model_can_be_asked_about(read, 
     assert 1 < len(pieces) == len(set(pieces))
     assert max(len(tiny_tokenizer(piece)["input_ids"]) for piece in pieces) <= 256
     assert text.startswith(pieces[0])
-
-
-@pytest.mark.parametrize("row", [None, ROW])
-def test_files_of_a_folder_that_are_not_read_are_counted_by_kind(row, read, tmp_path):
-    folder = tmp_path / "folder"
-    for name in ("a.pdf", "b.PDF", "sub/c.docx", "LICENSE", ".gitattributes", "README.md", "note.txt"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("Ada Marlow was born in Veldt.", encoding="utf-8")
-    if row is not None:
-        for name in ("a.jsonl", "sub/b.jsonl"):
-            (folder / name).write_text(json.dumps(row), encoding="utf-8")
-    left_out = "left out: 4 other files (1 .docx, 2 .pdf, 1 LICENSE)"
-    if row is not None:
-        left_out = "left out: 1 repeated, 5 other files (1 .docx, 2 .pdf, 1 .txt, 1 LICENSE)"
-    assert read(str(folder)).words() == f"1 row, {'text' if row is None else 'question -> answer'}; {left_out}"
 
 
 def test_what_is_no_rows_is_refused_by_its_type(read):

@@ -19,6 +19,8 @@ from trl_unlearn.evaluation.rows import row_key
 from trl_unlearn.hub.folder import RunFolder, read_folder
 from trl_unlearn.results import SuiteOutcome
 from trl_unlearn.scripts import evaluate
+from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
+from trl_unlearn.scripts.sources import keep_sources
 
 from .conftest import write_jsonl
 
@@ -144,6 +146,18 @@ def test_a_folder_from_elsewhere_is_shown_as_far_as_its_record_tells(run, own, s
     assert "No retrained model is known to the run" in error
     rows, _, error = show(done.folder, "--forget_dataset", forget, "--retrained_model_name_or_path", checkpoint)
     assert all("retrained" in row["logps"] for row in rows)
+
+
+def test_rows_of_a_later_evaluation_take_the_place_of_those_of_the_run(tmp_path):
+    models = EvaluationArguments(), UnlearnModelConfig(model_name_or_path="org/model")
+    rows = {"dataset_name": "org/data", "forget_config": "forget10", "forget_split": "train[:20]"}
+    for one in (DataArguments(**rows), DataArguments()):
+        keep_sources(tmp_path, one, *models)
+        assert rows.items() <= RunFolder(tmp_path).sources().items()
+    keep_sources(tmp_path, DataArguments(forget_dataset="rows.jsonl"), *models)
+    kept = {"forget_dataset": "rows.jsonl", "forget_split": "train", "model_name_or_path": "org/model"}
+    assert kept.items() <= RunFolder(tmp_path).sources().items()
+    assert not {"dataset_name", "forget_config"} & RunFolder(tmp_path).sources().keys()
 
 
 def test_another_model_than_was_evaluated_is_named(run, own, show, checkpoint, tiny_model, tmp_path):

@@ -64,10 +64,12 @@ def test_in_a_pipe_an_entry_of_the_log_is_a_line_of_the_numbers_that_decide(new_
     numbers = [f"{kind} {last[f'{kind}/logps']:.2f}" for kind in kinds]
     numbers.append(f"{last['throughput/rows_per_second']:.0f} rows/s")
     captured = capfd.readouterr()
-    first, *lines = captured.out.splitlines()
-    precision = "bfloat16 autocast. " if "bf16" in settings else "float32 (on a CPU `bf16` takes "
-    assert first.startswith(f"Training for 2 steps in {precision}")
-    assert len(lines) == 2 and lines[1] == f"step 2: {', '.join(numbers)}"
+    precision = "bfloat16 autocast" if "bf16" in settings else "float32"
+    first, *start, second, third = captured.out.splitlines()
+    lines = [second, third]
+    assert first == f"Training: 2 steps in {precision}."
+    assert [line.split(":")[0] for line in start] == ["Precision"] * (precision == "float32") + ["Log-probs"]
+    assert lines[1] == f"step 2: {', '.join(numbers)}"
     assert ("new beliefs, " in lines[0]) == ("beliefs" in kinds)
     assert "2/2" not in captured.err
 

@@ -15,6 +15,7 @@ from pyarrow import ArrowException
 from transformers import PreTrainedTokenizerBase
 
 from ..encoding import map_rows
+from ..row_forms import warn_once
 
 
 logger = logging.getLogger(__name__)
@@ -34,21 +35,17 @@ def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> 
     """
     Rows with their own columns, of a file, a folder (`save_to_disk`, too) or an id on the Hub.
 
-    A text file has a row a line, with `whole_texts` one row.
+    A text file has a row a line, with `whole_texts` one row. A warning counts the files of a folder that are not read.
     """
     path = Path(name)
     if path.is_dir():
-        _refuse_folder(path)
-    if whole_texts and (texts := _text_files(path)):
-        return _whole_texts(texts)
-    if _is_saved(path):
-        return _from_disk(path, split)
+        return _folder_rows(path, split, whole_texts)
     builder = _BUILDERS.get(path.suffix.lower())
-    if builder is None and path.is_file():
-        raise ValueError(
-            f"The dataset file `{name}` has the ending `{path.suffix}`. Use one of {', '.join(_BUILDERS)}."
-        )
-    if builder is None or path.is_dir():
+    if builder is None:
+        if path.is_file():
+            raise ValueError(
+                f"The dataset file `{name}` has the ending `{path.suffix}`. Use one of {', '.join(_BUILDERS)}."
+            )
         return load_dataset(name, split=split)
     if not path.is_file():
         raise ValueError(f"The dataset file `{name}` does not exist. Check the path.")
@@ -56,13 +53,56 @@ def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> 
         raise ValueError(f"The dataset file `{name}` is empty. Give at least one row.")
     if builder != "parquet":
         _refuse_encoding(path)
+    if whole_texts and builder == "text":
+        return _whole_texts([path])
+    return _read(f"dataset file `{name}`", split, path=builder, data_files=name)
+
+
+def _read(what: str, split: str, **source: Any) -> Dataset:
+    """Rows that `datasets` reads; a `ValueError` says why it cannot."""
     try:
-        return load_dataset(builder, data_files=name, split=split)
+        return load_dataset(**source, split=split)
     except (DatasetGenerationError, ArrowException) as error:
-        cause = str(error.__cause__ or error).rstrip(" .")
-        raise ValueError(
-            f"The dataset file `{name}` cannot be read as {builder}: {cause}. Correct the file, or give another."
-        ) from error
+        kind, cause = load_dataset_builder(**source).name, str(error.__cause__ or error).rstrip(" .")
+        raise ValueError(f"The {what} cannot be read as {kind}: {cause}. Correct it, or give another.") from error
+
+
+def _folder_rows(path: Path, split: str, whole_texts: bool) -> Dataset:
+    """Rows of the files of a folder, or of its `save_to_disk`."""
+    _refuse_folder(path)
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return _from_disk(path, split)
+    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _BUILDERS]
+    if whole_texts and files and all(file.suffix.lower() == ".txt" for file in files):
+        _warn_of_unread(path, files)
+        return _whole_texts(files)
+    source: dict[str, Any] = {"path": str(path)}
+    if files and load_dataset_builder(**source).name not in (*_BUILDERS.values(), "arrow"):
+        # `datasets` reads the files of the commonest ending: here pictures or other documents.
+        kinds = [_BUILDERS[file.suffix.lower()] for file in files]
+        kind = max(kinds, key=kinds.count)
+        source = {"path": kind, "data_files": [str(one) for one in files if _BUILDERS[one.suffix.lower()] == kind]}
+    rows = _read(f"folder `{path}`", split, **source)
+    names = [part.partition("[")[0].strip() for part in split.split("+")]
+    of_splits = load_dataset_builder(**source).config.data_files
+    # A file in an archive has the path of the archive at its end.
+    _warn_of_unread(path, [Path(file.rpartition("::")[2]) for name in names for file in of_splits.get(name, ())])
+    return rows
+
+
+def _warn_of_unread(path: Path, read: Iterable[Path]) -> None:
+    """Count the files of a folder that are not read; hidden ones, and a README that describes it, are none."""
+    known = {file.resolve() for file in read}
+    files = [file for file in path.rglob("*") if file.is_file() and file.resolve() not in known]
+    shown = [
+        file
+        for file in files
+        if file.name != "README.md" and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    if shown:
+        endings = Counter(file.suffix.lower() or file.name for file in shown)
+        kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+        warn_once(f"Not read in `{path}`: {kinds}. If these belong to the rows, convert them.")
 
 
 def _refuse_folder(path: Path) -> None:
@@ -76,30 +116,6 @@ def _refuse_folder(path: Path) -> None:
         )
 
 
-def unread_files(name: str, *, split: str = "train") -> Counter[str]:
-    """
-    Ending -> number of the files of a folder that [`load_rows`] has no rows of, with `whole_texts`.
-
-    Hidden files, and a README that describes the folder, are none.
-    """
-    path = Path(name)
-    if not path.is_dir() or _is_saved(path):
-        return Counter()
-    if not (read := set(_text_files(path))):
-        of_split = split.partition("[")[0]
-        files = next(paths for key, paths in load_dataset_builder(name).config.data_files.items() if key == of_split)
-        # A file in an archive has the path of the archive at its end.
-        read = {Path(file.rpartition("::")[2]).resolve() for file in files}
-    files = [one for one in path.rglob("*") if one.is_file() and one.name != "README.md"]
-    shown = [one for one in files if not any(part.startswith(".") for part in one.relative_to(path).parts)]
-    return Counter(one.suffix.lower() or one.name for one in shown if one not in read and one.resolve() not in read)
-
-
-def _is_saved(path: Path) -> bool:
-    """Whether a folder is of `save_to_disk`."""
-    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
-
-
 def _refuse_encoding(path: Path) -> None:
     """Refuse a file that is not UTF-8: `datasets` would read it, and fail on the row, without naming the file."""
     try:
@@ -110,14 +126,6 @@ def _refuse_encoding(path: Path) -> None:
         raise ValueError(
             f"The dataset file `{path}` cannot be read as text: it is not UTF-8 ({error}). Convert the file."
         ) from error
-
-
-def _text_files(path: Path) -> list[Path]:
-    """The text file, or those of a folder that holds no other rows."""
-    if path.is_file():
-        return [path] if path.suffix.lower() == ".txt" else []
-    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _BUILDERS]
-    return files if all(file.suffix.lower() == ".txt" for file in files) else []
 
 
 def _whole_texts(paths: list[Path]) -> Dataset:

@@ -33,6 +33,11 @@ class PushError(RuntimeError):
     """A push was refused or did not get through; the message says what to do."""
 
 
+def is_repo_id(name: str) -> bool:
+    """Whether a name has the form of an id on the Hub, with an owner or without."""
+    return re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name, re.ASCII) is not None
+
+
 def check_repo_id(repo_id: str) -> None:
     """Refuse an id without an owner: the Hub would take the token's user, who may be somebody else tomorrow."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
@@ -40,11 +45,7 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def check_access(repo_id: str, *, private: bool = True, token: str | None = None) -> None:
-    """
-    Check that a token may push to a repository, which must not be public if it is to be private.
-
-    A `ValueError` for an id without an owner, a [`PushError`] for everything else.
-    """
+    """Check that a token may push to a repository, which must not be public if it is to be private."""
     check_repo_id(repo_id)
     api = HfApi(token=token)
     with explaining("log in"):
@@ -104,11 +105,7 @@ def retried(call: Callable[[], T]) -> T:
 
 @contextmanager
 def explaining(doing: str, repo_id: str = "", user: str = "") -> Iterator[None]:
-    """
-    Turn errors of the client into a [`PushError`] that says what to do.
-
-    `doing` is a verb phrase, `repo_id` its object, and `user` the token's.
-    """
+    """Turn errors of the client into a [`PushError`] that says what to do; `repo_id` is the object of `doing`."""
     try:
         yield
     except LocalTokenNotFoundError as error:

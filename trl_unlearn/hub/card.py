@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -26,6 +26,7 @@ from ..results import (
     MODEL_ROLES,
     PARITIES,
     RELEARNING_STEPS,
+    Difference,
     EvaluationResult,
     Measurement,
     format_difference,
@@ -33,6 +34,7 @@ from ..results import (
     suite_of,
 )
 from ..verdict import MEMORIZATION_MARGIN, Verdict, has_forgotten, verdict
+from .access import is_repo_id
 
 
 # PEFT's names of the kinds -> their authors' spelling.
@@ -47,6 +49,7 @@ TOKEN_SETTINGS = ("lambda_schedule", "lambda_bst", "belief_top_k", "belief_tempe
 SEQUENCE_SETTINGS = ("lambda_schedule", "lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
 # The card calls the retained rows damaged below this share of the target's probability.
 RETAIN_SHARE = 0.8
+_LABELS = {metric.name: metric.label for metric in METRICS}
 _REFERENCES = ("retrained", "second_retrained")
 _VERDICT_FIGURE = "figures/verdict.png"
 # Secrets and paths: they are on no card, whatever a record of any version holds.
@@ -61,7 +64,7 @@ def _last_part(name: str) -> str:
 def _public_name(name: str, on_hub: bool) -> tuple[str, bool]:
     """A name without a path, and whether it is an id on the Hub."""
     # A record may err: when it was written, a folder that had been moved looked like an id on the Hub.
-    on_hub = on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name, re.ASCII) is not None
+    on_hub = on_hub and is_repo_id(name)
     # A folder may be called anything.
     return (name if on_hub else visible(_last_part(name))), on_hub
 
@@ -109,32 +112,27 @@ def _method_settings(run: UnlearningRun) -> list[str]:
     return names
 
 
-def _dataset_label(dataset: DatasetRecord) -> str:
-    return ", ".join(markdown_code(part) for part in (dataset.name, dataset.config, dataset.split) if part)
-
-
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
 
 
-def _dataset_of(run: UnlearningRun, metric: str) -> DatasetRecord:
-    """The set that the Hub shows a metric under."""
-    return run.retain_set if metric.startswith("retain/") and run.retain_set is not None else run.forget_set
+def _finite(run: UnlearningRun, result: EvaluationResult) -> Iterator[tuple[str, Measurement, DatasetRecord]]:
+    """Each finite number of the unlearned model, and the set that the Hub shows it under."""
+    for name, one in (result.models["unlearned"] or {}).items():
+        if math.isfinite(one.value):
+            is_of_retain = name.startswith("retain/") and run.retain_set is not None
+            yield name, one, run.retain_set if is_of_retain else run.forget_set
 
 
 def eval_result_files(run: UnlearningRun, result: EvaluationResult) -> dict[str, str]:
-    """
-    Path -> text of the files of `.eval_results/`, the form of results that the Hub shows beside a benchmark: one a
-    suite, config of the forget set and parity. There are none for data that are not on the Hub.
-    """
-    run, labels = _public_run(run), {metric.name: metric.label for metric in METRICS}
+    """Path -> text of `.eval_results/`: the results that the Hub shows beside a benchmark, of data that are there."""
+    run = _public_run(run)
     quick = ", quick evaluation" if "quick" in result.protocol else ""
     files: dict[str, list[EvalResultEntry]] = {}
-    for name, measurement in (result.models["unlearned"] or {}).items():
-        dataset = _dataset_of(run, name)
-        if not dataset.on_hub or not math.isfinite(measurement.value):
+    for name, measurement, dataset in _finite(run, result):
+        if not dataset.on_hub:
             continue
-        notes = [labels.get(name, name), f"definitions: {result.parity}{quick}"]
+        notes = [_LABELS.get(name, name), f"definitions: {result.parity}{quick}"]
         notes += [f"config {dataset.config}"] if dataset.config else []
         notes += [f"n = {measurement.n}"] if measurement.n is not None else []
         notes += [f"standard error {measurement.stderr:.3g}"] if measurement.stderr is not None else []
@@ -149,12 +147,8 @@ def eval_result_files(run: UnlearningRun, result: EvaluationResult) -> dict[str,
 
 def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResult]:
     """Entries of the `model-index`: finite values of the unlearned model, each under its data set."""
-    labels = {metric.name: metric.label for metric in METRICS}
     entries = []
-    for name, measurement in (result.models["unlearned"] or {}).items():
-        if not math.isfinite(measurement.value):
-            continue
-        dataset = _dataset_of(run, name)
+    for name, measurement, dataset in _finite(run, result):
         config, split = dataset.config, dataset.split
         if not name.startswith("forget") and dataset is run.forget_set:
             # Measured on several sets: the Hub shows the suite as the config of the whole data set.
@@ -170,7 +164,7 @@ def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResu
                 dataset_config=config,
                 dataset_split=split,
                 metric_type=name,
-                metric_name=labels.get(name, name),
+                metric_name=_LABELS.get(name, name),
                 metric_value=measurement.value,
             )
         )
@@ -246,12 +240,17 @@ def _command(run: UnlearningRun, result: EvaluationResult) -> str:
     return " \\\n    ".join(["trl-unlearn evaluate", *parts])
 
 
+def _counts(numbers: Iterable[Any]) -> str:
+    """The numbers of rows behind some results or differences."""
+    counts = {one.n for one in numbers if isinstance(one, Measurement | Difference)} - {None}
+    return " / ".join(map(str, sorted(counts)))
+
+
 def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]]:
     """(heading, rows of cells) for each group; cells: metric, the three models, n."""
     groups: dict[str, list[list[str]]] = {}
     for group, name, measurements in result.rows():
-        counts = sorted({m.n for m in measurements if isinstance(m, Measurement) and m.n is not None})
-        cells = [f"`{name}`", *map(format_measurement, measurements), " / ".join(map(str, counts))]
+        cells = [f"`{name}`", *map(format_measurement, measurements), _counts(measurements)]
         groups.setdefault(group, []).append(cells)
     headings = {group: f"{group.capitalize()}: {hint}" for group, hint in METRIC_GROUPS.items()}
     return [(headings.get(group, group.capitalize()), rows) for group, rows in groups.items()]
@@ -259,11 +258,10 @@ def _result_groups(result: EvaluationResult) -> list[tuple[str, list[list[str]]]
 
 def _differences(result: EvaluationResult) -> list[list[str]]:
     """Rows of cells: metric, the differences, n."""
-    rows = []
-    for _, name, differences in result.difference_rows():
-        counts = sorted({one.n for one in differences if one is not None and one.n is not None})
-        rows.append([f"`{name}`", *map(format_difference, differences), " / ".join(map(str, counts))])
-    return rows
+    return [
+        [f"`{name}`", *map(format_difference, differences), _counts(differences)]
+        for _, name, differences in result.difference_rows()
+    ]
 
 
 def _roles(result: EvaluationResult) -> str:
@@ -291,16 +289,6 @@ def _weights(result: EvaluationResult) -> list[tuple[str, str, str]]:
         *(("Measured on", *pair) for pair in measured.items()),
         *(("Merged, after the measurement, to", *pair) for pair in merged.items()),
     ]
-
-
-def _protocol(result: EvaluationResult) -> dict[str, str]:
-    shown = _public_settings(result.protocol | result.environment)
-    return {name: value for name, value in shown.items() if not name.endswith("weights_sha256")}
-
-
-def _target_modules(run: UnlearningRun) -> str:
-    modules = run.adapter.target_modules if run.adapter else None
-    return ", ".join(map(markdown_code, [modules] if isinstance(modules, str) else modules or []))
 
 
 def _against_retrained(result: EvaluationResult) -> list[str]:
@@ -400,7 +388,9 @@ def known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list[
     forgotten, why = has_forgotten(result)
     if forgotten is False:
         findings.append(why)
-    return findings + _against_retrained(result) + _side_effects(result) + _attacks(result)
+    findings += _against_retrained(result) + _side_effects(result) + _attacks(result)
+    # A fault by the verdict, also a doubtful one, and a question without an answer: neither is a check that passed.
+    return findings + [f"{one.question} {one.words}" for one in verdict(result).answers if one.tone != "good"]
 
 
 def render_card(
@@ -409,12 +399,7 @@ def render_card(
     figures: Sequence[str] = (),
     missing: str = "this model has not been evaluated yet.",
 ) -> str:
-    """
-    Text of the model card, `README.md`: a YAML head with the `model-index`, and Markdown.
-
-    `result` holds the results of the run's weights; without any, the card says why by `missing`, the end of a
-    sentence. `figures` are PNG files as paths relative to the card.
-    """
+    """Text of the model card; without results of the run's weights it says why by `missing`, the end of a sentence."""
     for figure in figures:
         if re.match(r"[/\\~]|[A-Za-z]:", figure) or ".." in PurePosixPath(figure).parts:
             raise ValueError(
@@ -423,6 +408,8 @@ def render_card(
             )
     run, judged = _public_run(run), verdict(result) if result is not None else None
     settings, of_method = _public_settings(run.hyperparameters), _method_settings(run)
+    protocol = _public_settings(result.protocol | result.environment) if result is not None else {}
+    modules = (run.adapter and run.adapter.target_modules) or []
     template = files(__package__).joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -444,12 +431,16 @@ def render_card(
         weights=_weights(result) if result is not None else [],
         adapter_type=run.adapter and _ADAPTER_NAMES.get(run.adapter.type, run.adapter.type),
         continued_from=run.adapter and run.adapter.continued_from and _last_part(run.adapter.continued_from),
-        target_modules=_target_modules(run),
+        target_modules=", ".join(map(markdown_code, [modules] if isinstance(modules, str) else modules)),
         quantization=quantization_label(run.base_quantization),
         method_settings={name: settings[name] for name in of_method if name in settings},
         other_settings={name: value for name, value in settings.items() if name not in of_method},
         datasets=[
-            (role, dataset, _dataset_label(dataset))
+            (
+                role,
+                dataset,
+                ", ".join(markdown_code(one) for one in (dataset.name, dataset.config, dataset.split) if one),
+            )
             for role, dataset in (("forget", run.forget_set), ("retain", run.retain_set))
             if dataset is not None
         ],
@@ -463,7 +454,7 @@ def render_card(
         attacked=result is not None and "robustness" in result.suites,
         difference_names=tuple(DIFFERENCES),
         differences=_differences(result) if result is not None else [],
-        protocol=_protocol(result) if result is not None else {},
+        protocol={name: value for name, value in protocol.items() if not name.endswith("weights_sha256")},
         failures=known_failures(run, result),
     )
     return f"---\n{_card_data(run, result).to_yaml()}\n---\n\n{body}"

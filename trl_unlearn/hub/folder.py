@@ -22,6 +22,7 @@ from huggingface_hub import ModelCard
 
 from ..records import UnlearningRun
 from ..results import EvaluationResult
+from .access import is_repo_id
 from .card import eval_result_files, render_card
 from .private import PRIVATE_FILES, PrivateFiles
 
@@ -97,11 +98,6 @@ class PushFile:
         """`int`: In bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
-    @property
-    def is_weights(self) -> bool:
-        """`bool`: Whether it holds weights."""
-        return re.fullmatch(_WEIGHTS, self.path) is not None
-
     @cached_property
     def sha256(self) -> str:
         """`str`: SHA-256 of the content, hexadecimal."""
@@ -136,7 +132,7 @@ class RepoContents:
 
     def weights(self) -> dict[str, str]:
         """`dict[str, str]`: Path of each file of weights -> its SHA-256."""
-        return {path: file.sha256 for path, file in sorted(self.files.items()) if file.is_weights}
+        return {path: file.sha256 for path, file in sorted(self.files.items()) if re.fullmatch(_WEIGHTS, path)}
 
     def put(self, path: str, content: str | bytes) -> None:
         """Add a file, or replace it."""
@@ -278,11 +274,7 @@ class RunFolder(PrivateFiles):
         result.save(self.path / RESULTS_FILE)
 
     def own_results(self, run: UnlearningRun, *, is_saved: bool = True) -> OwnResults:
-        """
-        The results that a card may print: those of the weights in this folder.
-
-        `is_saved=False`: the model of `run` has other weights than lie here.
-        """
+        """The results of the weights in this folder, none if they are not those of `run` (`is_saved=False`)."""
         result = self.results()
         if result is None:
             return OwnResults(None, "this model has not been evaluated yet.")
@@ -390,12 +382,7 @@ class RunFolder(PrivateFiles):
     # What is published
 
     def collect(self, repo_id: str, own: OwnResults, base_model_id: str | None = None) -> list[RepoContents]:
-        """
-        The repositories to publish, in order: the model or adapter, and before it the adapter's base, if that is a
-        folder, which nobody else can load.
-
-        `base_model_id` names where the base is on the Hub; without it the base goes to `<repo_id>-base`.
-        """
+        """The repositories to publish; first a base that is a folder, as `<repo_id>-base` if it has no id."""
         run = self.run()
         contents = read_folder(self.path, repo_id, "adapter" if run.is_adapter else "model")
         if self.in_training and own.result is None:
@@ -428,12 +415,7 @@ class RunFolder(PrivateFiles):
     def collect_merged(
         self, merged: Path, repo_id: str, own: OwnResults, base_model_id: str | None = None
     ) -> list[RepoContents]:
-        """
-        The repository to publish once the adapter is merged into the model in the folder `merged`.
-
-        The card is written anew, so that it names the merged weights, and so do the results, beside those of the
-        adapter (`merged_weights_sha256`).
-        """
+        """The repository of the merged model in a folder, with a card and results that name the merged weights."""
         run = self.run()
         contents = read_folder(self.path, repo_id, "merged model")
         contents.leave_out(_MODEL, "merged")
@@ -459,7 +441,7 @@ def base_is_local(base: str | None, run: UnlearningRun) -> bool:
     """Whether an adapter's base is a folder of this machine and not on the Hub; a `ValueError` if it is neither."""
     if base and Path(base).is_dir():
         return True
-    if base and run.base_model_on_hub and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", base):
+    if base and run.base_model_on_hub and is_repo_id(base):
         return False
     if not base:
         raise ValueError("The adapter does not name its base. Name where that is on the Hub with `base_model_id`.")

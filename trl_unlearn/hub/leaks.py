@@ -60,33 +60,17 @@ class Leak:
 
 
 class TextIndex:
-    """
-    An index over texts that must not be published: name of a source -> its texts, in the order of its rows.
-
-    `too_short` maps a source to the rows that cannot be searched for, because no sentence of them is long enough.
-    """
+    """An index over texts by their source; `too_short` are the rows that cannot be searched for."""
 
     def __init__(self, texts: Mapping[str, Sequence[str]]):
-        self.too_short: dict[str, list[int]] = {}
         self._sources = {source: _Source(rows) for source, rows in texts.items()}
-        for source, index in self._sources.items():
-            if index.too_short:
-                self.too_short[source] = index.too_short
+        self.too_short = {source: index.too_short for source, index in self._sources.items() if index.too_short}
 
     def leaks(self, path: str, content: bytes) -> list[Leak]:
-        """
-        One leak for each row that stands in a file; of rows that share the part that was found, the first.
-
-        The ending of `path` says how `content` is read. The pixels of a PNG are not searched.
-        """
-        versions = {_fold(version) for version in _versions(readable_text(path, content))}
-        rows = {
-            (source, row)
-            for letters in versions
-            for source, index in self._sources.items()
-            for row in index.rows(letters)
-        }
-        return [Leak(path, source, row) for source, row in sorted(rows)]
+        """One leak for each row in a file, whose ending says how it is read; of rows that share a part, the first."""
+        versions = {_fold(version) for version in _versions(_readable_text(path, content))}
+        leaks = {(name, row) for one in versions for name, index in self._sources.items() for row in index.rows(one)}
+        return [Leak(path, source, row) for source, row in sorted(leaks)]
 
 
 class _Source:
@@ -217,7 +201,7 @@ def answer_texts(
     return [text(row) for row in rows]
 
 
-def readable_text(path: str, content: bytes) -> str:
+def _readable_text(path: str, content: bytes) -> str:
     """The text of a file: of safetensors the header, of a PNG its compressed texts too, of others all of it."""
     if path.endswith(".png"):
         texts = [content.decode(errors="replace")]

@@ -36,9 +36,8 @@ class PrivateFiles:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def save_sources(self, options: Mapping[str, str]) -> None:
-        """Keep options that name models and rows, beside those kept before; they hold paths, and are hidden."""
-        path = self.path / _SOURCES
-        path.write_text(json.dumps(self.sources() | dict(options), indent=2) + "\n", encoding="utf-8")
+        """Keep options that name models and rows; they hold paths, and are hidden."""
+        (self.path / _SOURCES).write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
 
     def row_values(self, result: EvaluationResult) -> RowValues:
         """Effects of attacks on each row, as measured on the models of a result; nothing of other models."""

@@ -122,11 +122,7 @@ def push_output(
     force: bool = False,
     run_as_future: bool = False,
 ) -> PushedRepo | Future:
-    """
-    Push the output folder of a trainer as [`push`] does, but without the base and without results of other weights.
-
-    `run_as_future` sends in the background; files are collected and searched before the call returns.
-    """
+    """Push the output folder of a trainer as [`push`] does, without the base and results of other weights."""
     run_folder = RunFolder(folder, in_training=True)
     run = run_folder.run()
     own = run_folder.own_results(run)
@@ -150,11 +146,7 @@ def push_space(
     private: bool = True,
     token: str | None = None,
 ) -> PushedRepo:
-    """
-    Push files (path -> text) to a Space of Gradio, which is created if needed; the rest is as in [`push`].
-
-    The app loads the model of the run in `folder` from `model_id`, whose weights have to be those of the folder.
-    """
+    """Push an app to a Space; the weights at `model_id`, which it loads, have to be those of the run in `folder`."""
     check_repo_id(repo_id)
     check_repo_id(model_id)
     contents = RepoContents(repo_id, _SPACE, {})

@@ -59,6 +59,12 @@ class DataArguments:
                 f"Both `dataset_name` ({self.dataset_name}) and `forget_dataset` ({self.forget_dataset}) are given. "
                 "Keep one: `dataset_name` with configs, or files of your own."
             )
+        configs = [name for name in ("forget_config", "retain_config") if getattr(self, name) is not None]
+        if configs and self.forget_dataset is not None:
+            raise ValueError(
+                f"`{configs[0]}` is given with `forget_dataset`, whose rows have no config. Leave it out, or give "
+                "`dataset_name` in place of the files."
+            )
         # That retain rows come with forget rows is checked when they are loaded: each request of a sequence may bring
         # a forget set of its own.
         if self.dataset_name == ARCHIVE:
@@ -80,9 +86,7 @@ class EvaluationArguments:
         "open-unlearning",
         "Metric definitions: 'open-unlearning' for numbers to put beside published ones, or 'strict'.",
     )
-    max_eval_rows: int | None = option(
-        None, "Highest number of rows of a set that are evaluated, spread evenly over the set."
-    )
+    max_eval_rows: int | None = option(None, "Most rows of a set that are evaluated, spread evenly over the set.")
     evaluation_batch_size: int | None = option(
         None, "Rows in a forward pass or a `generate` call of the evaluation. Default: from free memory."
     )
@@ -176,7 +180,7 @@ class UnlearnArguments:
     panel_prompts: int = option(0, "Forget prompts whose likely answers are followed during training. 0 follows none.")
     max_minutes: float | None = option(
         None,
-        "Minutes of training after which it ends, wherever it is; with `stop_at` the closest state so far is kept. "
+        "Most minutes of training; with `stop_at` the state that is closest to the goal by then is kept. "
         "Checks, planning and evaluation are not counted. A run that ends by it is not the same on another machine.",
     )
 
@@ -201,21 +205,22 @@ class ForgetArguments:
     )
     hints: list[str] | None = option(None, "Questions or topics about `subject` to ask the model, too.")
     retain: str | None = option(
-        None, "Rows to keep, in the same forms. Default: rows that the model makes itself, with none of `forget`."
+        None,
+        "Rows to keep, in the same forms; without any the model makes them itself. None of them repeats `forget`.",
     )
     add: str | None = option(
         None,
-        "Output folder of a finished run of this command, whose model this request resumes from. Its rows to keep "
-        "are kept here, too, and the rows that it has forgotten are measured again.",
+        "Output folder of a finished run of this command: this request is served on top of its model. The rows to "
+        "keep of that run are kept here, too, and the rows that it has forgotten are measured again.",
     )
     undo: str | None = option(
-        None, "Output folder of a run, in place of a request: says how the model from before it is had back."
+        None, "Output folder of a run, in place of a request: prints how to have the model back as it was before."
     )
     max_utility_loss: float = option(
         0.2, "Part of the probability of the rows to keep that may be lost; training ends there. In (0, 1)."
     )
     dry_run: bool = option(False, "Whether to end after the checks, before a weight moves. Nothing is written.")
-    review: bool = option(False, "Whether to end after the rows are written, so that they can be edited.")
+    review: bool = option(False, "Whether to only write the rows to forget to a file, for you to edit.")
     merge: bool = option(False, "Whether to save the adapter merged into the model, too, in the folder `merged`.")
 
     def __post_init__(self):
@@ -254,8 +259,8 @@ class UnlearnModelConfig(ModelConfig):
     lora_target_modules: list[str] | None = option(["all-linear"], "LoRA target modules.")
     adapter_name_or_path: str | None = option(
         None,
-        "Adapter that makes the target out of `model_name_or_path`. It is trained further, for instance to unlearn a "
-        "second forget set after a first.",
+        "Adapter that belongs to the target, on the base `model_name_or_path`. It is trained further, for instance to "
+        "unlearn a second forget set after a first.",
     )
 
     def __post_init__(self):
@@ -270,19 +275,15 @@ class UnlearnModelConfig(ModelConfig):
 def parse(
     types: tuple[type, ...], prog: str, doc: str, argv: list[str] | None, recipe: str | None = None, **defaults: Any
 ) -> tuple[tuple[Any, ...], str]:
-    """
-    Parse a command line (None: that of the process) into dataclasses; returns them and the digest of their settings.
-
-    The first line of `doc` describes the program in its help. The recipe `recipe` is read where neither a model nor
-    data is named. `defaults` replace those of the dataclasses.
-    """
+    """Parse a command line, by default of the process, into dataclasses; returns them and their settings' digest."""
+    # `recipe` is read where neither a model nor data is named; `defaults` replace those of the dataclasses.
     argv = sys.argv[1:] if argv is None else argv
     parser = TrlParser(
         types,
         prog=prog,
         # The usage that argparse makes of hundreds of options would hide an error behind it.
         usage=f"{prog} [--config FILE] [--option VALUE ...]",
-        description=doc.strip().splitlines()[0],
+        description=doc,
         epilog="--config reads options from a YAML file; those on the command line win.",
     )
     # Before the config file is read: its values win.
@@ -344,7 +345,9 @@ def default_config(argv: list[str], recipe: str) -> list[str]:
     # `TrlParser` knows `--config path` only.
     argv = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     named = ("--config", "--model_name_or_path", "--dataset_name", "--forget_dataset", "-h", "--help")
-    if any(argument.split("=")[0] in named for argument in argv):
+    # `argparse` takes the beginning of a name, too.
+    words = {argument.split("=")[0] for argument in argv if argument.startswith("-") and argument != "--"}
+    if any(name.startswith(word) for name in named for word in words):
         return argv
     return ["--config", str(recipes() / recipe), *argv]
 

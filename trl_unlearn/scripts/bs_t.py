@@ -1,11 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Bootstrapping on tokens (BS-T): forget the answers and the tokens that the model finds likely beside them.
-
-Models and data are given as to `bs_s`.
-"""
+"""Bootstrapping on tokens (BS-T): forget the answers and the tokens that the model finds likely beside them."""
 
 from . import unlearn
 from .exits import interruptible

@@ -77,6 +77,8 @@ def card(argv: list[str] | None = None, prog: str = "trl-unlearn card") -> None:
     """Write the card of a finished run anew; results that were measured on other weights are left out."""
     from trl import TrlParser
 
+    from ..hub.folder import CARD_FILE, RunFolder
+
     parser = TrlParser(
         prog=prog,
         description="Write the model card (README.md) of a finished run anew, from run.json, eval_results.json and "
@@ -85,14 +87,9 @@ def card(argv: list[str] | None = None, prog: str = "trl-unlearn card") -> None:
     parser.add_argument("output_dir", help="Output folder of a run that has ended.")
     with refusing(prog):
         (args,) = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
-        print(_written_card(Path(args.output_dir)))
-
-
-def _written_card(folder: Path) -> str:
-    from ..hub.folder import CARD_FILE, RunFolder
-
-    own, figures = RunFolder(folder).write_card()
+        own, figures = RunFolder(args.output_dir).write_card()
     results = f"no results: {own.missing.rstrip('.')}"
     if own.result is not None:
         results = f"results of {', '.join(own.result.suites)}"
-    return f"{folder / CARD_FILE}: {results}; figures: {', '.join(Path(path).stem for path in figures) or 'none'}"
+    names = ", ".join(Path(path).stem for path in figures) or "none"
+    print(f"{Path(args.output_dir, CARD_FILE)}: {results}; figures: {names}")

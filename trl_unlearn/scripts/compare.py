@@ -2,22 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 
-"""
-Compare methods on the same target, with the same number of optimiser steps, over several seeds.
-
-```bash
-# The embedded lab: thirteen methods, three seeds
-accelerate launch recipes/compare.py
-
-# Methods and seeds of your own; the same command resumes an interrupted comparison with its unfinished runs
-accelerate launch recipes/compare.py --config my_comparison.yaml --output_dir out/mine
-
-# The same with more suites measures the trained models with those that are missing
-accelerate launch recipes/compare.py --config my_comparison.yaml --output_dir out/mine --suites tofu,robustness
-```
-
-The YAML file is that of a single run, with `methods` (name -> fields that differ) and `seeds`.
-"""
+"""Compare methods on the same target, with the same number of optimiser steps, over several seeds."""
 
 import dataclasses
 import gc
@@ -105,6 +90,8 @@ class CompareArguments:
                         f"Method `{name}` sets `{key}`, but methods are compared at the same number of optimiser "
                         "steps. Set it for all, outside `methods`."
                     )
+                if key in ("seed", "output_dir"):
+                    raise ValueError(f"Method `{name}` sets `{key}`, but each seed of it has its own. Give `seeds`.")
                 if key not in known:
                     raise ValueError(f"Method `{name}` sets `{key}`, which is no field of the config. Check its name.")
 

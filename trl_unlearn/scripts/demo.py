@@ -1,20 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Ask the target, the unlearned and the retrained model of a run the same, side by side, in a browser.
-
-```bash
-# All models are found from the folder of the run
-trl-unlearn demo unlearned
-
-# The same as a Space, which loads the model that was pushed
-trl-unlearn demo unlearned --push_space me/unlearned-demo --hub_model_id me/unlearned
-```
-"""
+"""Ask the target, the unlearned and the retrained model of a run the same, side by side, in a browser."""
 
 import json
-import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -35,7 +24,7 @@ from ..evaluation import demo_page
 from ..evaluation.demo_page import Question, Reply, build_page, serve
 from ..evaluation.row_views import token_texts
 from ..evaluation.together import SuiteSetting
-from ..hub.access import PushError, check_repo_id
+from ..hub.access import PushError, check_repo_id, is_repo_id
 from ..hub.folder import RunFolder
 from ..hub.push import push_space
 from ..records import UnlearningRun
@@ -119,7 +108,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         own, notes = RunFolder(folder).own_results(run), []
         loaders = run_loaders(args, folder, run, own.result, notes)
         ask, roles, has_chat = _loaded(loaders, run, run_tokenizer(folder, args.trust_remote_code), notes)
-        page = build_page(ask, roles, title=_title(run), notes=notes, has_chat=has_chat)
+        title = f"{run.base_model.split('/')[-1]}, unlearned with {run.method}"
+        page = build_page(ask, roles, title=title, notes=notes, has_chat=has_chat)
         url = serve(page, args.host, args.port)
     try:
         print("\n".join(f"{prog}: {note}" for note in notes), file=sys.stderr, end="\n" if notes else "")
@@ -132,10 +122,6 @@ def _run(argv: list[str] | None, prog: str) -> None:
 def wait() -> None:
     """Wait for a signal."""
     threading.Event().wait()
-
-
-def _title(run: UnlearningRun) -> str:
-    return f"{run.base_model.split('/')[-1]}, unlearned with {run.method}"
 
 
 def _warning(host: str) -> str:
@@ -171,12 +157,8 @@ def ask(
     question: Question,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Reply:
-    """
-    What a model answers, and how likely it finds the answer of the question. A `ValueError` if it cannot be asked.
-
-    `template_kwargs` are variables of the chat template, as in training. Samples have the same random numbers for
-    every model.
-    """
+    """A model's answers, and how likely it finds that of the question; `template_kwargs` go to the chat template."""
+    # Samples have the same random numbers for every model.
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=None, seed=question.seed)
     with naming("The prompt with its candidate answer"):
         row = encode_row(_row(question, template_kwargs), tokenizer)
@@ -236,7 +218,7 @@ def space_files(args: DemoArguments, folder: Path, run: UnlearningRun) -> dict[s
     if not run.is_adapter:
         others["target"] = known.get("model_name_or_path")
     # Folders of this machine are of no use there, and nobody's business.
-    models |= {role: name for role, name in others.items() if name and _is_hub_id(name)}
+    models |= {role: name for role, name in others.items() if name and is_repo_id(name) and not Path(name).exists()}
     roles = [role for role in MODEL_ROLES if role in models or (role == "target" and models["base_is_target"])]
     missing = [role for role in MODEL_ROLES if role not in roles]
     models["notes"] = [f"The {role} model is not on the Hub." for role in missing]
@@ -258,10 +240,6 @@ def space_files(args: DemoArguments, folder: Path, run: UnlearningRun) -> dict[s
 
 def _source(name: str) -> str:
     return files(demo_page.__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name, re.ASCII) is not None and not Path(name).exists()
 
 
 def _app_version(package: str) -> str:

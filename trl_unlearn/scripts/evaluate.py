@@ -1,30 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Judge an unlearned model beside the target and a retrained reference.
-
-```bash
-# The embedded lab: target and retrained model
-accelerate launch recipes/evaluate.py
-
-# An adapter or a model that was unlearned from a target
-accelerate launch recipes/evaluate.py \
-    --model_name_or_path org/target --unlearned_model_name_or_path unlearned \
-    --retrained_model_name_or_path org/retrained \
-    --dataset_name locuslab/TOFU --forget_config forget10 --retain_config retain90
-
-# With membership attacks, and attacks that bring knowledge back; the same command resumes an interrupted evaluation
-accelerate launch recipes/evaluate.py --suites tofu,privacy,robustness
-
-# Five questions in two minutes, about an unlearned model or any other, from forget rows alone if there are no others
-accelerate launch recipes/evaluate.py --quick --model_name_or_path org/model --forget_dataset forget.jsonl
-
-# Hazardous knowledge, and the general knowledge that is left
-accelerate launch recipes/evaluate.py --suites wmdp \
-    --model_name_or_path org/target --unlearned_model_name_or_path unlearned
-```
-"""
+"""Judge an unlearned model beside the target and a retrained reference."""
 
 import hashlib
 import json
@@ -67,8 +44,6 @@ from .rows import load_evaluation_rows, load_holdout_rows, refuse_other_tokens, 
 from .sources import keep_sources
 
 
-# Suites that read the forget rows of the data arguments.
-_ON_ROWS = ("tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "judge")
 # Suites that change the weights of every model, and so need weights that are not packed.
 _CHANGING = ("robustness", "distribution")
 # `--quick`: the highest number of rows of a set, and suite -> the options by which it takes seconds. The attack on
@@ -92,15 +67,15 @@ class SuiteArguments:
 
     suites: list[str] | None = option(
         None,
-        "Suites to run, separated by commas or spaces. Any of: tofu, privacy, robustness, distribution, depth, "
-        "elicitation, muse, rwku, wmdp, judge. Default: tofu.",
+        "Suites to run, separated by commas or spaces: tofu (the default), privacy, robustness, distribution, depth, "
+        "elicitation, muse, rwku, wmdp, judge.",
     )
     quick: bool = option(
         False,
-        "Whether to answer the five questions of the verdict in minutes: from at most 40 rows of a set "
-        "(`max_eval_rows` sets another number), half as many of the retain set, by true answers without generation, "
-        "a logit lens, 2 steps of relearning and, where rows are given that no model was trained on, membership "
-        "attacks. Without an unlearned model `model_name_or_path` is judged itself.",
+        "Whether to answer the five questions of the verdict in minutes, from 40 rows of a set and without "
+        "generation. `max_eval_rows` sets another number; of the retain set half as many are read. It takes a logit "
+        "lens, 2 steps of relearning and, where rows are given that no model was trained on, membership attacks. "
+        "Without an unlearned model `model_name_or_path` is judged itself.",
     )
     holdout_config: str | None = option(
         None,
@@ -206,9 +181,7 @@ class EvaluateArguments:
         None, "First tokens of a raw text that are its prompt. Default: as in the judged run, or 64."
     )
     dataset_text_field: str | None = option(None, "Column of raw text. Default: that of the judged run, or 'text'.")
-    seed: int = option(
-        42, "Seed of the frozen beliefs of squeezing, of random draws in the suites, and of the bootstrap."
-    )
+    seed: int = option(42, "Seed of all random draws: of beliefs, in the suites, and of the bootstrap.")
     unlearned_model_name_or_path: str | None = option(None, "Unlearned model, or its adapter on the target's base.")
     output_dir: str | None = option(
         None,
@@ -271,13 +244,12 @@ def _run(argv: list[str] | None, prog: str) -> None:
     # The default classifier changes when the published one is downloaded, although no option does.
     classifier = inputs.classifier and inputs.classifier.name
     stages = _Stages(folder / "stages", f"{settings} {_content_digest(inputs.row_sets, *models)} {classifier}")
-    outcomes = stages.finished(suite_args.suites)
-    for name in suite_args.suites:
-        if name not in outcomes:
-            outcomes[name] = stages.keep(name, measure_suite(name, inputs))
+    finished = stages.finished(suite_args.suites)
+    outcomes = {
+        name: finished[name] if name in finished else stages.keep(name, measure_suite(name, inputs))
+        for name in suite_args.suites
+    }
     if PartialState().is_main_process:
-        # Finished suites come first in `outcomes`; the record has them in the order of the table.
-        outcomes = {name: outcomes[name] for name in suite_args.suites}
         # The options of all suites: what a later call measures with others belongs to the same evaluation.
         quick = {"rows": eval_args.max_eval_rows, "steps": QUICK_STEPS, "options": QUICK_SUITES}
         protocol = suite_args.holdout() | ({"quick": quick} if suite_args.quick else {})
@@ -470,7 +442,7 @@ def load_suite_inputs(
     if "rwku" in args.suites:
         sets = load_rwku(args.rwku_dataset, args.rwku_subjects)
         inputs.rwku = {name: spread(rows, max_rows) for name, rows in sets.items()}
-    if set(args.suites) & set(_ON_ROWS):
+    if any(SUITES[name][1] == "rows" for name in args.suites):
         inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, trained)
         if args.quick and inputs.rows.retain is not None:
             inputs.rows.retain = spread(inputs.rows.retain, max(1, max_rows // 2))

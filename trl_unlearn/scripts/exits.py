@@ -1,7 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Errors become exit codes: a sentence on stderr instead of a traceback. No other module ends the process.
+"""
+Errors become exit codes: a sentence on stderr instead of a traceback. No other module ends the process.
 
 1: failed. 2: an option, a file or data that cannot be used. 3: a guard stopped the training, or `forget` did not reach
 its goal. 130, 143: interrupted.
@@ -114,11 +115,7 @@ def on_interrupt(progress: Callable[[], str]) -> None:
 
 @contextmanager
 def interruptible(prog: str, progress: str = "before training began: the same command starts it.") -> Iterator[None]:
-    """
-    End with one sentence on Ctrl-C (130), SIGTERM (143) and a full disk (1); `progress` stands until [`on_interrupt`].
-
-    The main process speaks for all.
-    """
+    """End with a sentence, and the progress, on Ctrl-C (130), SIGTERM (143) and a full disk (1)."""
     if threading.current_thread() is not threading.main_thread():
         # Python delivers signals to the main thread only.
         yield

@@ -1,20 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Make a model forget rows, or a subject. All settings are chosen.
-
-```bash
-# Rows in any form: messages, prompt and completion, question and answer, instruction and output, or text
-trl-unlearn forget --model_name_or_path org/model --forget rows.jsonl
-
-# Only a name: what the model believes about it is the forget set
-trl-unlearn forget --model_name_or_path org/model --subject "Ada Marlow"
-
-# The next request, on top of a finished run
-trl-unlearn forget --add unlearned/model-1a2b3c4d --forget more.jsonl
-```
-"""
+"""Make a model forget rows, or what it knows about a name. All settings are chosen for you."""
 
 import gc
 import hashlib
@@ -22,7 +9,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -109,6 +96,11 @@ class Request:
     def folder(self) -> RunFolder:
         return RunFolder(self.training_args.output_dir)
 
+    def loaders(self, unlearned: Path | None = None) -> dict[str, Callable[[], PreTrainedModel] | None]:
+        """Role -> function that loads the model."""
+        name, trusts = unlearned and str(unlearned), self.training_args.trust_remote_code
+        return evaluation_loaders(self.eval_args, self.model_args, name, trusts)
+
     @property
     def learns_retain(self) -> bool:
         """Whether rows to keep are learned: the user's, and those of an earlier run, whose model knew more."""
@@ -122,7 +114,7 @@ class Request:
 
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn forget") -> None:
     """Run the command; `argv` is that of the process if not given."""
-    with interruptible(prog, "before training began: the same command starts it."):
+    with interruptible(prog):
         outcome = run(sys.argv[1:] if argv is None else argv, prog)
         if outcome.shortfall is not None:
             sentence = f"{outcome.shortfall} The model is in `{outcome.folder}`."
@@ -140,11 +132,7 @@ class Outcome:
 
 
 def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
-    """
-    Plan, unlearn, evaluate and merge.
-
-    `in_memory` are rows in the place of the files that `forget` and `retain` name, or a source of rows to keep.
-    """
+    """Plan, unlearn, evaluate and merge; `in_memory` are rows in the place of the files of `forget` and `retain`."""
     with refusing(prog):
         request = _read(argv, prog, in_memory)
         if request is None:
@@ -217,8 +205,7 @@ def _finish(request: Request) -> bool:
     # Too few answers are not divided, and the file is empty.
     has_held_out = args.subject is not None and held_out.stat().st_size > 0 and result is not None
     if has_held_out or (request.earlier is not None and result is not None):
-        trust_remote_code = request.training_args.trust_remote_code
-        loaders = evaluation_loaders(request.eval_args, request.model_args, str(folder.path), trust_remote_code)
+        loaders = request.loaders(folder.path)
         model = loaders["unlearned"]().eval()
     if has_held_out:
         rows = load_rows(str(held_out))
@@ -316,8 +303,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
     if state.is_main_process:
         _refuse_unwritable(folder.path)
     args, seed = request.args, request.training_args.seed
-    trust_remote_code = request.training_args.trust_remote_code
-    model = evaluation_loaders(request.eval_args, request.model_args, None, trust_remote_code)["target"]().eval()
+    model = request.loaders()["target"]().eval()
     if request.rows is None and not _ask_about_subject(request, model, state):
         return False
     form = best_form(request.rows, model, request.tokenizer)

@@ -4,8 +4,8 @@
 """
 The help of a command in a second: the options of this project by topic, and the few inherited ones that every run has.
 
-Names, defaults and texts are read from the source of the dataclasses, where they stand once: to import these takes
-torch. `--help-all` prints what the parser itself knows.
+Names, defaults and texts of ours are read from the source of the dataclasses: to import these takes torch.
+`--help-all` prints what the parser itself knows.
 """
 
 import ast
@@ -14,9 +14,16 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+
+
+class Option(NamedTuple):
+    """A field of a dataclass, as its source has it."""
+
+    name: str
+    default: Any
+    text: str
 
 
 _PACKAGE = Path(__file__).parents[1]
@@ -40,16 +47,26 @@ TYPES = {
 }
 # Commands that several processes can share.
 LAUNCHED = tuple(command for command in TYPES if command != "push")
-# Where inherited options stand: a class behind it -> files of its library.
-_PARENTS = {
-    "UnlearnModelConfig": (("trl", "trainer/model_config.py"),),
+# Dataclass -> options that it inherits and every run has. Their libraries do not say what they are to our runs.
+INHERITED = {
+    "UnlearnModelConfig": (
+        Option(
+            "model_name_or_path", None, "The target, which knows what is to be forgotten: an id on the Hub or a folder"
+        ),
+    ),
     "BootstrapUnlearnConfig": (
-        *(("trl", "trainer/sft_config.py"), ("trl", "trainer/base_config.py")),
-        ("transformers", "training_args.py"),
+        Option("max_length", 1024, "Most tokens of a row; what is longer is cut off"),
+        Option("per_device_train_batch_size", 8, "Forget rows of a step, in each process"),
+        Option("seed", 42, "Seed of all random numbers"),
+        Option("output_dir", None, "Folder of the run: adapter or model, card, records and figures"),
+        Option("logging_steps", 10, "Steps between two entries of the log"),
+        Option("report_to", "none", "Trackers that get the log, such as trackio or tensorboard"),
+        Option("push_to_hub", False, "Whether to publish the run at its end, as `hub_model_id`"),
+        Option("hub_model_id", None, "Repository to publish to, such as 'me/unlearned'"),
+        Option("hub_revision", None, "Branch to publish to"),
     ),
 }
-# Topic -> options with their texts, inherited ones among them, and options that are only named. What is nowhere here
-# has its text at the end, under the last topic.
+# Topic -> options with their texts, and options that are only named.
 TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "request": (("forget", "subject", "retain", "add", "undo", "review"), ("hints", "max_utility_loss")),
     "model": (
@@ -103,34 +120,29 @@ TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("hub_license",),
     ),
 }
+# Command -> options of its dataclasses without a meaning for it.
+_UNUSED = {"evaluate": ("use_peft", "lora_r", "lora_dropout", "lora_target_modules")}
 # Command -> topics whose options it chooses itself, which only `--help-all` has, but for those that it cannot know.
 _CHOSEN = {"forget": ("data", "method", "training", "ignorance", "beliefs", "goal")}
 _NOT_CHOSEN = ("seed", "max_minutes")
 _WIDTH, _COLUMN = 119, 27
 
 
-class Option(NamedTuple):
-    """A field of a dataclass, as its source has it."""
-
-    name: str
-    default: Any
-    text: str
-
-
 def show_help(command: str, prog: str) -> None:
     """Print the help of a command of `TYPES`."""
     script = _PACKAGE / f"scripts/{command.replace('-', '_')}.py"
-    description = ast.get_docstring(_tree(script)).splitlines()[0]
+    description = ast.get_docstring(_tree(script))
     changed = _assigned(script, "DEFAULTS") if _has(script, "DEFAULTS") else {}
-    options = {one.name: one._replace(default=changed.get(one.name, one.default)) for one in own_options(command)}
-    # Of the classes that have one, the nearest to ours says it.
-    inherited = {one.name: one for one in reversed(list(_inherited(command)))}
+    options = {one.name: one for _, name in TYPES[command] for one in INHERITED.get(name, ())}
+    options |= {one.name: one._replace(default=changed.get(one.name, one.default)) for one in own_options(command)}
+    for name in _UNUSED.get(command, ()):
+        del options[name]
     lines = [f"usage: {prog} [--config FILE] [--option VALUE ...]", "", *_wrapped(description, 0)]
     chosen = _CHOSEN.get(command, ())
     for topic, (explained, named) in TOPICS.items():
         if topic in chosen:
             explained, named = [name for name in (*explained, *named) if name in _NOT_CHOSEN], ()
-        shown = [one for name in explained if (one := options.get(name) or inherited.get(name))]
+        shown = [one for name in explained if (one := options.get(name))]
         if shown:
             lines += ["", f"{topic}:", *(line for one in shown for line in _lines(one))]
         if also := [f"--{name}" for name in named if name in options]:
@@ -146,16 +158,6 @@ def show_help(command: str, prog: str) -> None:
 def own_options(command: str) -> list[Option]:
     """The options that this project's dataclasses have, in their order."""
     return [one for file, name in TYPES[command] for one in _fields(_PACKAGE / file, name)]
-
-
-def _inherited(command: str) -> Iterator[Option]:
-    """Inherited options, as their libraries describe them, the nearest class first."""
-    for _, name in TYPES[command]:
-        for library, file in _PARENTS.get(name, ()):
-            path = Path(find_spec(library).origin).parent / file
-            for node in _tree(path).body:
-                if isinstance(node, ast.ClassDef):
-                    yield from _fields(path, node.name)
 
 
 def _lines(option: Option) -> list[str]:
@@ -185,23 +187,12 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _fields(path: Path, name: str) -> Iterator[Option]:
-    """Fields of a class with a text, which is the second argument of `option`, or in the `metadata` of `field`."""
+    """Fields of a class that are made by `option`."""
     (body,) = (node.body for node in _tree(path).body if isinstance(node, ast.ClassDef) and node.name == name)
     for node in body:
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.value, ast.Call):
-            continue
-        given = {keyword.arg: keyword.value for keyword in node.value.keywords}
-        if node.value.func.id == "option":
-            default, text = node.value.args
-            yield Option(node.target.id, _value(default, path), _value(text, path))
-        elif "metadata" in given and "help" in (texts := _items(given["metadata"])):
-            default = given.get("default")
-            is_plain = isinstance(default, ast.Constant)
-            yield Option(node.target.id, default.value if is_plain else None, _value(texts["help"], path))
-
-
-def _items(node: ast.AST) -> dict[str, ast.AST]:
-    return {key.value: value for key, value in zip(node.keys, node.values, strict=True)}
+        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call):
+            default, text = (_value(one, path) for one in node.value.args)
+            yield Option(node.target.id, default, text)
 
 
 def _value(node: ast.AST, path: Path) -> Any:

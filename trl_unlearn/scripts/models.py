@@ -80,16 +80,14 @@ def take_as_target(model_args: UnlearnModelConfig, folder: Path) -> None:
 
 
 def load_config(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=trust_remote_code
-    )
+    options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    return AutoConfig.from_pretrained(model_args.model_name_or_path, **options)
 
 
 def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Tokenizer of the target, with the EOS token as padding if it has none."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=trust_remote_code
-    )
+    options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, **options)
     # Padding is masked in every pass: any token that the model knows does.
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -195,17 +193,7 @@ def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -
 def models_protocol(
     eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, Any]:
-    """The evaluated models: their `weights_sha256`, and `base_quantization` if the base is loaded in fewer bits."""
-    protocol = {"weights_sha256": _measured_weights(eval_args, model_args, unlearned)}
-    if (quantization := get_quantization_config(model_args)) is not None:
-        protocol["base_quantization"] = quantization_label(quantization.to_dict())
-    return protocol
-
-
-def _measured_weights(
-    eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
-) -> dict[str, dict[str, str]]:
-    """Role -> file name -> SHA-256 of the weights; of folders only."""
+    """The evaluated models: `weights_sha256` by role and file, of folders, and `base_quantization` if there is one."""
     # An adapter stands for its target: its files change when the target does.
     names = {
         "target": model_args.adapter_name_or_path or model_args.model_name_or_path,
@@ -214,4 +202,7 @@ def _measured_weights(
         "second_retrained": eval_args.second_retrained_model_name_or_path,
     }
     folders = {role: Path(name) for role, name in names.items() if name is not None and Path(name).is_dir()}
-    return {role: weights_sha256(folder, _is_adapter(str(folder))) for role, folder in folders.items()}
+    digests = {role: weights_sha256(folder, _is_adapter(str(folder))) for role, folder in folders.items()}
+    if (quantization := get_quantization_config(model_args)) is None:
+        return {"weights_sha256": digests}
+    return {"weights_sha256": digests, "base_quantization": quantization_label(quantization.to_dict())}

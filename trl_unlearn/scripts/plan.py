@@ -86,12 +86,7 @@ def plan(
     seed: int,
     learns_retain: bool,
 ) -> Plan:
-    """
-    Choose the settings of a run; those that are `given` win, and choices follow them.
-
-    `retain_floor` is the probability of retain rows below which it ends, and `base` a model that never knew.
-    `learns_retain` says whether the retain rows are to be learned: they are more than the answers of this model.
-    """
+    """The settings of a run; those that are `given` win, and others follow them. `base` is a model that never knew."""
     sets = [encode_set(rows, tokenizer, name=name).answers for name, rows in (("forget", forget), ("retain", retain))]
     of_step = step_settings(given, len(forget))
     epoch = math.ceil(len(forget) / of_step["per_device_train_batch_size"])
@@ -173,14 +168,13 @@ def _choose_objective(
             teacher = f"`{base}`, which does not know the rows"
         else:
             level = _LEVEL_OF_COPY
-            if subjects is not None:
-                settings["forget_subjects"] = list(subjects)
-        chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
     else:
         settings["forget_loss_kwargs"] = {"penalty": 0.5, "margin": 1.0}
-        if subjects is not None:
+        teacher = "the model itself about people whom it does not know"
+    if objective == "ignorance":
+        chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
+        if subjects is not None and base is None:
             settings["forget_subjects"] = list(subjects)
-        chosen.reasons.append("objective: ignorance, taught by the model itself about people whom it does not know")
     if objective == "ignorance" and moved:
         settings |= {"stop_at": str(level), "stop_metric": "strangers_auc"}
         goal = f"a true answer is likelier than one about somebody else in {level:.0%}"
@@ -211,12 +205,7 @@ def _why_not_strangers(
 
 
 def second_attempt(trainer: BootstrapUnlearnTrainer) -> bool:
-    """
-    After a missed goal, change the setting that is likeliest to help, for another call of `train`.
-
-    That begins with the weights as they are, and has at most as many steps again, and of `max_minutes` what is left.
-    Returns whether there is one.
-    """
+    """Change the setting likeliest to help after a missed goal; returns whether to train again."""
     if trainer.shortfall is None:
         return False
     limits = [one for one in trainer.callback_handler.callbacks if isinstance(one, EndAfter)]

@@ -147,12 +147,7 @@ def machine_checks(
     copies: int,
     merges: bool,
 ) -> list[Check]:
-    """
-    Whether the model can be trained here and its result be kept; a `ValueError` says why not.
-
-    `step` are the settings of `plan.step_settings`, and `copies` the models beside the one in training.
-    `merges` says whether a merged copy is saved, too.
-    """
+    """Whether the model can be trained beside `copies`, and the result be kept; a `ValueError` says why not."""
     encoded = encode_set(forget.select(range(1)), tokenizer, name="forget").answers[0]
     end = closing_token_id(encoded, tokenizer)
     ending = "none: the model does not learn where an answer ends" if end is None else f"`{tokenizer.decode(end)}`"
@@ -164,6 +159,8 @@ def machine_checks(
     checks = [Check("end of a turn", ending), Check("trained weights", targets)]
     longest = max(len(row["input_ids"]) for row in encode_set(forget, tokenizer, name="forget").answers)
     checks.append(_memory(model_args, config, step, weights * (1 + copies), trained, longest))
+    if merges:
+        checks.append(_merging(weights))
     merged = weights * (config.dtype or torch.float32).itemsize if merges else 0
     checks.append(_disk(args, trained, merged))
     return checks
@@ -224,6 +221,17 @@ def _memory(
         ways = [None if step["gradient_checkpointing"] else "`--gradient_checkpointing true`", smaller]
         hint = f"; if it does not fit, {' or '.join(filter(None, ways)) or 'use a machine with more'}"
     return Check("memory", f"about {_size(needed)} of {_size(free)} free{hint}")
+
+
+def _merging(weights: int) -> Check:
+    """Main memory to merge the adapter: the base in float32, whatever it was loaded in before."""
+    needed, free = weights * torch.float32.itemsize, psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"To merge takes {_size(needed)} of main memory, the base in float32, and {_size(free)} are free. Leave "
+            "`merge` out, and merge on a machine with more: `trl-unlearn push --merge`."
+        )
+    return Check("memory to merge", f"{_size(needed)} of {_size(free)} free")
 
 
 def _disk(args: BootstrapUnlearnConfig, trained: int, merged: int) -> Check:

@@ -1,26 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Publish a finished run on the Hub, in a private repository.
-
-```bash
-# What would go, and what stays
-trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned --dry_run
-
-# Adapter, tokenizer, card, results and figures; the adapter's base too, if it is a folder
-trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned
-
-# The adapter merged into its base: an adapter can be taken off again, merged weights cannot
-trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned-merged --merge
-```
-
-Every file is searched for the answers of the forget set first. It is loaded as `run.json` names it, or as you say:
-
-```bash
-trl-unlearn push --output_dir unlearned --hub_model_id me/unlearned --forget_dataset forget.jsonl
-```
-"""
+"""Publish a finished run on the Hub, in a private repository."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.files import ROW_FORMS, as_pairs, asked, chunk_documents, load_rows, row_form, unread_files
+from ..data.files import ROW_FORMS, as_pairs, asked, chunk_documents, load_rows, row_form
 from ..encoding import spread_evenly
 from ..evaluation.rows import EncodedSet, encode_set
 from ..evaluation.tofu import score_set
@@ -39,8 +39,6 @@ class ForgetRows:
     columns: str
     empty: int = 0
     repeated: int = 0
-    # Ending -> files of the folder that were not read.
-    unread: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> Dataset:
@@ -55,9 +53,6 @@ class ForgetRows:
     def words(self) -> str:
         """How many rows there are, and of which form."""
         left_out = [f"{count} {name}" for name, count in (("empty", self.empty), ("repeated", self.repeated)) if count]
-        if self.unread:
-            kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(self.unread.items()))
-            left_out.append(f"{sum(self.unread.values())} other files ({kinds})")
         return f"{len(self.rows)} row{'s' * (len(self.rows) > 1)}, {self.columns}" + (
             f"; left out: {', '.join(left_out)}" if left_out else ""
         )
@@ -94,8 +89,7 @@ def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, con
             f"The {role} set has the columns {raw.column_names}, and none of {known}. Rename the columns to one of "
             "these forms."
         )
-    unread = unread_files(str(source)) if isinstance(source, str | Path) else {}
-    request = ForgetRows({}, " -> ".join(form), unread=unread)
+    request = ForgetRows({}, " -> ".join(form))
     for name, rows in _forms(raw, tokenizer).items():
         full = [row for row in rows if not _is_empty(row)]
         distinct = {json.dumps(row, sort_keys=True, default=str): row for row in full}

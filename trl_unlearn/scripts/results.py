@@ -69,11 +69,7 @@ def with_earlier(result: EvaluationResult, folder: RunFolder, suites: Sequence[s
 
 
 def write_results(folder: Path, result: EvaluationResult, is_brief: bool = False) -> None:
-    """
-    Write `eval_results.json`, the figures and, for a run, its card; print the table and the verdict.
-
-    With `is_brief` (of a run) the verdict and a few rows are printed: the whole table is on the card.
-    """
+    """Write results, figures and a run's card; print the verdict, and the whole table or, if brief, some of it."""
     run_folder = RunFolder(folder)
     run_folder.save_results(result)
     # The results are saved: what only shows them warns where it fails.

@@ -189,8 +189,13 @@ def load_holdout_rows(
             known = get_dataset_config_names(name)
             guesses = (data_args.forget_config.replace("forget", "holdout"), "holdout_perturbed")
             config = next((guess for guess in guesses if guess in known and guess != data_args.forget_config), None)
-        if name is None or config is None:
+        if config is None:
             return None
+        if name is None:
+            raise ValueError(
+                "`holdout_config` is given without `dataset_name`, whose config it is. Give both, or rows of your own "
+                "as `--holdout_dataset`."
+            )
         load = functools.partial(load_tofu, name, conversational=tokenizer.chat_template is not None)
         rows = load_set("holdout", config, "train", load)
     rows = rows_as_trained(spread(rows, max_rows), tokenizer, trained, name="holdout")

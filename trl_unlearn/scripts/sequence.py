@@ -1,19 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Serve unlearning requests one after another, each on top of those before, and see whether these stay forgotten.
-
-```bash
-# The embedded lab: three people ask, one after another
-accelerate launch recipes/sequence.py
-
-# Requests of your own; the same command resumes an interrupted sequence with its first unfinished request
-accelerate launch recipes/sequence.py --config my_requests.yaml --output_dir out/mine
-```
-
-The YAML file is that of a single run, with `requests` (name -> fields that differ), in the order of serving.
-"""
+"""Serve unlearning requests one after another, each on top of those before, and see whether these stay forgotten."""
 
 import dataclasses
 import gc
@@ -104,30 +92,23 @@ def _checked(requests: Any) -> dict[str, dict[str, Any]]:
 
 
 def _row_sets(
-    jobs: list[Job], max_rows: int | None, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
-) -> tuple[dict[str, EncodedSet], EncodedSet]:
-    """Evaluated rows of each request, and the retain rows, which all share."""
-    forget: dict[str, EncodedSet] = {}
-    for job in jobs:
+    series: Series, stop_args: StoppingArguments, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+) -> tuple[dict[str, EncodedSet], EncodedSet, dict[str, MovedAnswers | None]]:
+    """Evaluated rows of each request, retain rows, which all share, and the answers about others of each request."""
+    forget, moved = {}, {}
+    for job in series.jobs:
         with naming(f"Request `{job.name}`:"):
             # Training rows are loaded only to check them: what is missing must show before the first request.
             _, retain = load_training_rows(job.data_args, tokenizer)
             refuse_without_retain(retain)
+            max_rows = series.eval_args.max_eval_rows
             rows = load_evaluation_rows(job.data_args, max_rows, tokenizer, config, job.training_args)
-        forget[job.name] = encode_set(rows.forget, tokenizer, name="forget")
+            forget[job.name], kept = (
+                encode_set(getattr(rows, name), tokenizer, name=name) for name in ("forget", "retain")
+            )
+            moved[job.name] = moved_for(stop_args, job.training_args, forget[job.name], kept, tokenizer)
     # Of the last request, as of any other: a request cannot name retain rows.
-    return forget, encode_set(rows.retain, tokenizer, name="retain")
-
-
-def _moved_answers(
-    stop_args: StoppingArguments, jobs: list[Job], forget: dict[str, EncodedSet], retain: EncodedSet, tokenizer
-) -> dict[str, MovedAnswers | None]:
-    """The answers about others for each request, before the first is served: one without names is refused."""
-    moved = {}
-    for job in jobs:
-        with naming(f"Request `{job.name}`:"):
-            moved[job.name] = moved_for(stop_args, job.training_args, forget[job.name], retain, tokenizer)
-    return moved
+    return forget, kept, moved
 
 
 def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
@@ -144,11 +125,10 @@ def _run(argv: list[str] | None, prog: str) -> None:
             series.add(request, f"request `{request}`", f"{number}-{folder_name(request)}", fields)
         tokenizer, config = series.prepare()
         refuse_goal_without_reference(stop_args, series.eval_args)
-        forget, retain = _row_sets(series.jobs, series.eval_args.max_eval_rows, tokenizer, config)
-        moved = _moved_answers(stop_args, series.jobs, forget, retain, tokenizer)
+        row_sets = _row_sets(series, stop_args, tokenizer, config)
         check_output_dir(series.folder)
 
-    sequence = _Sequence(series, stop_args, tokenizer.pad_token_id, forget, retain, moved)
+    sequence = _Sequence(series, stop_args, tokenizer.pad_token_id, *row_sets)
     # `chained`: a request builds on the model of the one before, so a lost model stops all that follow.
     stages = [SequenceStage(**record) for record in series.run(sequence.serve, "Requests", chained=True)]
     if PartialState().is_main_process:

@@ -49,11 +49,7 @@ class Job:
 
 
 class Series:
-    """
-    The runs of one command line, each with options of its own behind it.
-
-    `own_types` are the dataclasses of the script's own options; `finished` is the file that a run writes last.
-    """
+    """The runs of one command line, each with own options behind it; `finished` is the file that a run writes last."""
 
     def __init__(
         self, own_types: tuple[type, ...], prog: str, doc: str, argv: list[str] | None, recipe: str, finished: str
@@ -65,16 +61,21 @@ class Series:
         self._types = (DataArguments, EvaluationArguments, *own_types, BootstrapUnlearnConfig, UnlearnModelConfig)
         arguments, _ = self._parse()
         self.data_args, self.eval_args, *self.own_args, self.training_args, self.model_args = arguments
-        refuse_for_several(self.training_args)
         self.folder = Path(self.training_args.output_dir)
         self.jobs: list[Job] = []
 
     def _parse(self, *flags: str) -> tuple[tuple[Any, ...], str]:
-        return parse(self._types, self._prog, self._doc, [*self._argv, *flags])
+        arguments, settings = parse(self._types, self._prog, self._doc, [*self._argv, *flags])
+        refuse_for_several(arguments[-2])
+        return arguments, settings
 
     def add(self, name: str, label: str, folder: str, options: Mapping[str, Any]) -> None:
         """Parse a run now, so that a mistake in the last one is found before the first begins."""
         path = self.folder / folder
+        if other := next((job.label for job in self.jobs if job.folder == path), None):
+            raise ValueError(f"The {other} and the {label} have one folder, `{path}`. Rename one, or leave it out.")
+        if empty := [option for option, value in options.items() if value is None]:
+            raise ValueError(f"The {label} sets `{empty[0]}` to nothing, which no option can be. Leave it out.")
         flags = [part for option, value in options.items() for part in (f"--{option}", *_as_flags(value))]
         (data_args, *_, training_args, model_args), settings = self._parse(*flags, "--output_dir", str(path))
         finished, earlier = path / self._finished, list(self.jobs)
@@ -90,7 +91,11 @@ class Series:
             # Jobs were parsed before the embedded lab had a folder. Their settings are digested already.
             job.data_args.dataset_name = self.data_args.dataset_name
             job.model_args.model_name_or_path = self.model_args.model_name_or_path
-            refuse_other_settings(job.finished, job.settings)
+            if job.finished.is_file() and json.loads(job.finished.read_text("utf-8")).get("settings") != job.settings:
+                raise ValueError(
+                    f"`{job.folder}` holds a finished run with other settings. Delete the folder, or give another "
+                    "`--output_dir`."
+                )
         trust_remote_code = self.training_args.trust_remote_code
         checked = set()
         for model_args in (self.model_args, *(job.model_args for job in self.jobs)):
@@ -101,11 +106,7 @@ class Series:
         return load_tokenizer(self.model_args, trust_remote_code), load_config(self.model_args, trust_remote_code)
 
     def run(self, work: Callable[[Job], None], desc: str, chained: bool = False) -> Iterator[dict[str, Any]]:
-        """
-        Do the work of every run that is not finished; yields what each wrote with [`Job.finish`].
-
-        `chained`: each run builds on the model of the one before, so all after an unfinished one are done again.
-        """
+        """Do the work of each unfinished run, and of all after it if `chained`; yields the record of each run."""
         is_stale = False
         is_main = PartialState().is_main_process
         for number, job in enumerate(tqdm(self.jobs, desc=desc, disable=None if is_main else True), 1):
@@ -163,15 +164,6 @@ def refuse_for_several(args: BootstrapUnlearnConfig) -> None:
         raise ValueError(
             "This trains several models in one process, which DeepSpeed does not allow. Launch it with DDP or FSDP "
             "(`recipes/accelerate/ddp.yaml`)."
-        )
-
-
-def refuse_other_settings(finished: Path, settings: str) -> None:
-    """Refuse to take over a finished run (its last file, with `settings`) whose settings differ."""
-    if finished.is_file() and json.loads(finished.read_text(encoding="utf-8")).get("settings") != settings:
-        raise ValueError(
-            f"`{finished.parent}` holds a finished run with other settings. Delete the folder, or give another "
-            "`--output_dir`."
         )
 
 

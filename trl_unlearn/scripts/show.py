@@ -1,17 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Look at a finished run: a private page with the verdict and every forget row, least forgotten first.
-
-```bash
-# Everything is found from the folder of the run
-trl-unlearn show unlearned
-
-# Models or rows that have moved since
-trl-unlearn show unlearned --retrained_model_name_or_path retrained --forget_dataset forget.jsonl
-```
-"""
+"""Look at a finished run: a private page with the verdict and every forget row, least forgotten first."""
 
 import sys
 from dataclasses import dataclass

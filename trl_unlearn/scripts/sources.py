@@ -98,11 +98,15 @@ def keep_sources(
     folder: str | Path, data_args: DataArguments, eval_args: EvaluationArguments, model_args: UnlearnModelConfig
 ) -> None:
     """Keep the names of models and rows in a run's folder, where no push finds them: records have no whole path."""
-    names, options = (*MODEL_SOURCES, *ROW_SOURCES), {}
+    names, kept = MODEL_SOURCES, RunFolder(folder).sources()
+    if data_args.dataset_name or data_args.forget_dataset:
+        # Rows have one source: a file, or a dataset with its config.
+        names += ROW_SOURCES
+        kept = {name: one for name, one in kept.items() if name not in ROW_SOURCES}
     for args in (data_args, eval_args, model_args):
-        given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
-        options |= {name: str(Path(one).resolve()) if Path(one).exists() else one for name, one in given.items()}
-    RunFolder(folder).save_sources(options)
+        given = {name: one for name in names if (one := getattr(args, name, None)) is not None}
+        kept |= {name: str(Path(one).resolve()) if Path(one).exists() else one for name, one in given.items()}
+    RunFolder(folder).save_sources(kept)
 
 
 def _lab(name: str, part: Callable[[ArchivePaths], Path]) -> Path | None:
@@ -229,18 +233,12 @@ def run_loaders(
     if not has_target:
         loaders["target"] = None
     recorded = {} if result is None else result.protocol.get("weights_sha256") or {}
-    if recorded:
-        _compare_weights(models_protocol(eval_args, model_args, unlearned)["weights_sha256"], recorded, notes)
-    return loaders
-
-
-def _compare_weights(
-    weights: Mapping[str, dict[str, str]], recorded: Mapping[str, dict[str, str]], notes: list[str]
-) -> None:
-    """Note models whose weights are not those that were evaluated; the run's own were compared before."""
+    weights = models_protocol(eval_args, model_args, unlearned)["weights_sha256"] if recorded else {}
+    # The run's own weights were compared before.
     for role in ("target", "retrained"):
         if role in weights and role in recorded and weights[role] != recorded[role]:
             notes.append(
                 f"The {role} model is another one than was evaluated: "
                 f"{differing(recorded[role], weights[role])} differ. Name the one that was."
             )
+    return loaders

@@ -63,11 +63,7 @@ TYPES += (BootstrapUnlearnConfig, UnlearnModelConfig, OutputArguments)
 
 
 class OutputFolder:
-    """
-    The output folder of the run of one command, whose settings have the digest `settings`.
-
-    A `ValueError` if the folder holds a finished run, or an unfinished one with other settings.
-    """
+    """The output folder of a run; a `ValueError` if it holds a finished run, or one with other settings."""
 
     def __init__(self, args: BootstrapUnlearnConfig, output_args: OutputArguments, settings: str):
         self.path, self._settings = Path(args.output_dir), settings
@@ -206,11 +202,7 @@ def main(
     earlier_requests: Sequence[ChainLink] = (),
     try_again: Callable[[BootstrapUnlearnTrainer], bool] | None = None,
 ) -> None:
-    """
-    Parse the command line, unlearn, evaluate, write the output folder and, if `push_to_hub` is set, publish it.
-
-    `try_again` is called after the training: whether to train once more, from the weights as they are.
-    """
+    """Parse the command line, unlearn (again, if `try_again` says so), evaluate, write the folder and publish."""
     with refusing(prog):
         arguments, settings = parse(TYPES, prog, doc, argv, recipe, **(defaults or {}))
         data_args, eval_args, stop_args, args, training_args, model_args, output_args = arguments
@@ -312,27 +304,21 @@ def build_trainer(
     } | (training_args.model_init_kwargs or {})
     quantization_config = get_quantization_config(model_args)
     if adapter is not None:
-        model = load_model(
-            name,
-            adapter=adapter,
-            is_trainable=True,
-            trust_remote_code=training_args.trust_remote_code,
-            quantization_config=quantization_config,
-            **init_kwargs,
-        )
+        # It stays the only one.
+        trusts = training_args.trust_remote_code
+        init_kwargs |= {"trust_remote_code": trusts, "quantization_config": quantization_config}
+        options = {"model": load_model(name, adapter=adapter, is_trainable=True, **init_kwargs)}
     else:
+        options = {
+            "model": name,
+            "quantization_config": quantization_config,
+            "peft_config": get_peft_config(model_args),
+        }
         # A copy: the caller may build another trainer from the same arguments.
         training_args = copy.copy(training_args)
         training_args.model_init_kwargs = init_kwargs
     trainer = BootstrapUnlearnTrainer(
-        model=name if adapter is None else model,
-        args=training_args,
-        train_dataset=forget,
-        retain_dataset=retain,
-        processing_class=tokenizer,
-        quantization_config=quantization_config if adapter is None else None,
-        # An adapter that is trained further stays the only one.
-        peft_config=get_peft_config(model_args) if adapter is None else None,
+        args=training_args, train_dataset=forget, retain_dataset=retain, processing_class=tokenizer, **options
     )
     trainer.dataset_sources = dataset_sources(data_args)
     if adapter is not None:

@@ -154,10 +154,7 @@ class QuietCallback(ProgressCallback):
                 total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm or None, leave=self.label is None
             )
         if state.is_world_process_zero and self.label is None:
-            say(
-                f"Training for {state.max_steps} steps in {_precision(self._trainer)}. Log-probs are means in nats "
-                "per token; `verbose` shows all numbers of every entry of the log."
-            )
+            say("\n".join(_start(self._trainer, state.max_steps)))
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.training_bar is not None:
@@ -212,14 +209,14 @@ class QuietCallback(ProgressCallback):
         return ", ".join(parts + ([] if speed is None else [f"{speed:.0f} rows/s"]))
 
 
-def _precision(trainer: Trainer) -> str:
-    """The precision of the passes in words, with what is known of the other one on a CPU."""
+def _start(trainer: Trainer, steps: int) -> list[str]:
+    """Lines before the first step."""
     autocast = _AUTOCAST.get(trainer.accelerator.mixed_precision)
-    if autocast is not None:
-        return f"{autocast} autocast"
-    precision = str(trainer.model.dtype).removeprefix("torch.")
-    on_cpu = " (on a CPU `bf16` takes 0.6 to 5 times as long, by processor)"
-    return precision + on_cpu * (trainer.args.device.type == "cpu" and precision == "float32")
+    precision = str(trainer.model.dtype).removeprefix("torch.") if autocast is None else f"{autocast} autocast"
+    lines = [f"Training: {steps} steps in {precision}."]
+    if trainer.args.device.type == "cpu" and precision == "float32":
+        lines.append("Precision: on a CPU `bf16` takes 0.6 to 5 times as long, by processor.")
+    return [*lines, "Log-probs: means in nats per token. `--verbose` shows every number of the log."]
 
 
 def _is_of_evaluation(name: str) -> bool:
