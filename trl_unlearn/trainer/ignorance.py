@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import ENCODED_COLUMNS, pad_rows
 from ..generation import key_seed
+from ..hub.folder import RunFolder
 from ..label_states import LabelStates, LogitHead, in_mode, logit_head
 from ..metrics.membership import StrangersAUC
 from ..subjects import MovedAnswers, alias_words, moved_answers, row_subjects, row_texts
@@ -382,6 +383,7 @@ def new_twin(
             "asked. Launch with `recipes/accelerate/ddp.yaml`, or choose another objective."
         )
     sizes = {"rows": args.ignorant_retain_rows, "epochs": args.ignorant_epochs, "seed": args.seed, "bf16": args.bf16}
+    sizes["kept"] = RunFolder(args.output_dir).twin
     name = args.ignorant_model_name_or_path
     if name is not None:
         try:
