@@ -406,7 +406,7 @@ def new_twin(
             return twin
     names = (args.forget_subjects, args.forget_aliases)
     alias = alias_twin(forget, retain, tokenizer, *names, args.seed, args.lambda_bss > 0)
-    can_repair = not args.forget_aliases and alias.moved and args.ignorant_retain_rows
+    can_repair = not args.forget_aliases and alias.moved and args.ignorant_retain_rows and args.ignorant_epochs
     if not can_repair or not is_known_by_heart(model, alias, forget.select_columns(list(ENCODED_COLUMNS))):
         return alias
     logger.warning(
