@@ -34,15 +34,11 @@ class LogitHead:
 
 
 class Reference(NamedTuple):
-    """
-    Another model's hidden states `[labels, hidden size]` where the same labels are predicted, and its head.
-
-    `swaps` `[labels, pairs, 2]` are tokens whose logits change places; a pair of a token with itself is padding, and
-    no other token is in two pairs of a label.
-    """
+    """Another model's hidden states `[labels, hidden size]` where the same labels are predicted, and its head."""
 
     hidden: Tensor
     head: LogitHead
+    # Tokens whose logits change places, [labels, pairs, 2]; a token with itself is padding, and each is in one pair.
     swaps: Tensor | None = None
 
 

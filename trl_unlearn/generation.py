@@ -90,10 +90,7 @@ class Completion:
 def eos_token_ids(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]] = ()
 ) -> list[int]:
-    """
-    All tokens that end a completion, sorted: those of the generation config and the tokenizer, the one that the chat
-    template closes an answer with, and those that close the answers of encoded `rows`.
-    """
+    """Tokens that end a completion, sorted: those of model, tokenizer, chat template and encoded `rows`."""
     # A base checkpoint with ChatML has `<|endoftext|>` in both configs, and was fine-tuned to close answers with
     # `<|im_end|>`: without it, a completion would run on into the turns of an invented user.
     config = getattr(model, "generation_config", None)
@@ -161,10 +158,7 @@ def _invert(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor
 
 
 class _RowKeyedSampler(LogitsProcessor):
-    """
-    Picks each row's next token with a uniform number of the row's own generator, by inverting the distribution
-    function, and leaves `generate` no other choice. A completion then does not depend on its batch.
-    """
+    """Picks each row's next token by a number of the row's own generator: a completion is the same in any batch."""
 
     def __init__(
         self, keys: list[tuple[int, ...]] | None, start: int, max_new_tokens: int, warpers: LogitsProcessorList

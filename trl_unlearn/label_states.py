@@ -313,11 +313,7 @@ def _shortest_window(config: Any) -> int | None:
 
 
 def sharing_obstacle(model: nn.Module, longest: int) -> str | None:
-    """
-    Why a model, not wrapped, cannot share the prompts of rows of at most `longest` tokens; None if it can.
-
-    A model whose tokens meet in attention alone computes the same states. It is tried once, on three short rows.
-    """
+    """Why a model, which is tried once, cannot share prompts of rows of at most `longest` tokens; None if it can."""
     window = _shortest_window(model.config.get_text_config())
     if window is not None and window < longest:
         return f"a layer of it sees {window} tokens, and a row can have {longest}"

@@ -128,13 +128,7 @@ def score_groups(
     layer: int | None = None,
     share_prompts: bool = False,
 ) -> list[TokenScores | None]:
-    """
-    [`token_scores`] of groups of rows from one pass, inside the forward of any wrapper (DDP, FSDP, DeepSpeed).
-
-    `layer` and `share_prompts` are those of [`~trl_unlearn.label_states.label_states`].
-
-    Returns one entry a group, its rows in the order of `RowGroup.rows`; None for a group without rows.
-    """
+    """[`token_scores`] of groups of rows from one pass, inside any wrapper; None for a group without rows."""
     unwrapped, lengths, trained = extract_model_from_parallel(model), [], {}
 
     def forward(**batch: Tensor) -> dict[str, Tensor]:

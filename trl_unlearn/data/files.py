@@ -180,10 +180,7 @@ def row_form(rows: Dataset) -> tuple[str, ...] | None:
 
 
 def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
-    """
-    Rows whose questions and answers (`question` and `answer`, or `instruction`, `input` and `output`) are a prompt
-    and a completion, see [`asked`]. Other columns, and rows of other forms, stay as they are.
-    """
+    """Rows of questions and answers (`_PAIRS`) as prompts and completions, see [`asked`]; others stay as they are."""
     columns = next((pair for pair in _PAIRS if set(pair) <= set(rows.column_names)), None)
     if columns is None or row_form(rows) != columns:
         return rows

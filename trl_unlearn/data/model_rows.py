@@ -73,20 +73,12 @@ class RowWriter:
         desc: str | None = None,
         cut: int | None = None,
     ) -> list[Written | None]:
-        """
-        Answer each prompt, greedily where `temperature` is None; None for an empty answer, and for one that does not
-        end, unless answers are to be `cut` after so many tokens. `kind` names the draws: those of another kind are
-        others.
-        """
+        """Answers to prompts, greedy without `temperature`; None for an empty one, or without `cut` an endless one."""
         rows = [encode_row(self.row(prompt, _ANSWER), self._tokenizer) for prompt in prompts]
         return self._write([prompt_ids(row) for row in rows], kind, temperature, desc, cut)
 
     def questions(self, count: int, kind: str, *, temperature: float, desc: str | None = None) -> list[Written | None]:
-        """
-        Questions that the model writes itself, where a user's first turn begins.
-
-        Source: Magpie (https://huggingface.co/papers/2406.08464).
-        """
+        """Questions that the model writes itself, where a user's first turn begins, as in Magpie (2406.08464)."""
         if self.is_chat:
             messages = [{"role": "user", "content": _PROBE}]
             text = self._tokenizer.apply_chat_template(messages, tokenize=False).partition(_PROBE)[0]

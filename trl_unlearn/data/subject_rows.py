@@ -84,11 +84,7 @@ def believed_rows(
 
 
 def hold_out(rows: Dataset) -> tuple[Dataset, Dataset]:
-    """
-    Two thirds of the rows of [`believed_rows`] to forget, and a third that shows whether the rest went with them.
-
-    An answer is on one side with all the names that it was given under. Fewer than three answers are not divided.
-    """
+    """Two thirds of the answers of [`believed_rows`], and a third; an answer with all its names is on one side."""
     places = {text: place for place, text in enumerate(dict.fromkeys(map(str, rows["completion"])))}
     is_held_out = [places[str(answer)] % 3 == 2 for answer in rows["completion"]]
     sides = ([index for index, held in enumerate(is_held_out) if held is side] for side in (False, True))

@@ -16,12 +16,7 @@ GENERAL_CONFIGS = {"real_authors": "real_authors_perturbed", "world_facts": "wor
 
 
 def load_tofu(name: str, config: str, *, split: str = "train", conversational: bool = True) -> Dataset:
-    """
-    Load one config of TOFU, or of a dataset of its form: prompt-completion rows with its columns for the evaluation.
-
-    `conversational`: question and answer become a user and an assistant turn, for models with a chat template, or
-    `Question: ...` and `Answer: ...` in plain text.
-    """
+    """One config of TOFU, or of a dataset of its form, as prompts and completions, with columns for the evaluation."""
     dataset = load_config(name, config, split=split)
     if not {"question", "answer"} <= set(dataset.column_names):
         raise ValueError(
@@ -40,12 +35,7 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
 def load_tofu_evaluation(
     name: str, forget_config: str, retain_config: str, *, forget_split: str, retain_split: str, conversational: bool
 ) -> dict[str, Dataset]:
-    """
-    Load the rows that TOFU is evaluated on, by set: `<forget>_perturbed` as `"forget"`, `retain_perturbed` as
-    `"retain"`, and of a dataset that has them `"real_authors"` and `"world_facts"`.
-
-    The configs are those that were trained on, and stand in where a perturbed one is missing.
-    """
+    """The rows that TOFU is evaluated on, by set: perturbed configs, or those of the training in their place."""
     known = set(get_dataset_config_names(name))
 
     def load(config: str, split: str = "train") -> Dataset:

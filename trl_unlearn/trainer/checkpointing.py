@@ -57,11 +57,7 @@ def last_checkpoint(folder: str | os.PathLike) -> Path | None:
 
 
 def write_state(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """
-    Write the state of parts of a run: part -> name -> tensor, or a value that JSON can hold.
-
-    Only its owner can read the file: it may hold text of what is to be forgotten.
-    """
+    """Write part -> name -> tensor or JSON value; only its owner can read the file, which may hold text to forget."""
     named = [(f"{part}/{name}", value) for part, state in parts.items() for name, value in state.items()]
     tensors = {name: value.detach().cpu().contiguous() for name, value in named if isinstance(value, Tensor)}
     values = {

@@ -197,11 +197,7 @@ FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
 
 
 def inner_layer(model: nn.Module, objective: ForgetObjective, args: "BootstrapUnlearnConfig") -> int | None:
-    """
-    Index of the layer whose states an objective reads, a third of the depth by default; None where none reads any.
-
-    For RMU only the parameters near it are left to train. Raises `ValueError` if the model has no such layer.
-    """
+    """Index of the layer whose states an objective reads, or None; RMU leaves only parameters near it to train."""
     if not (objective.needs_inner or (args.uses_retain and args.retain_loss_type == "hidden")):
         return None
     parameters = args.forget_loss_kwargs or {}

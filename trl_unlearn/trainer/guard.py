@@ -95,12 +95,7 @@ class DivergenceGuard:
 
     @torch.no_grad()
     def check(self, means: Mapping[str, float], step: int, ends_step: bool = True) -> None:
-        """
-        Look at the losses of a micro-batch, before its weights change.
-
-        `means` (`loss/forget`, `retain/logps`, ...) are over the rows of all processes, the same on each. Raises
-        [`DivergenceError`] if a loss is not finite, with the last good weights in the model if there is a copy.
-        """
+        """Look at the losses of a micro-batch before the weights change; `means` are over rows of all processes."""
         passes, self._passes = self._passes, []
         for rows, _ in passes:
             self._rows += _row_names(rows)
@@ -125,12 +120,7 @@ class DivergenceGuard:
 
     @torch.no_grad()
     def watch(self, model: nn.Module, step: int, is_over: bool = False) -> None:
-        """
-        If it is time, measure the followed rows, all in every process, and copy the weights if they are good.
-
-        After the last step (`is_over`) they are measured in any case, and no copy is made. Raises [`DivergenceError`]
-        if the rows are less likely than a uniform guess, as [`DivergenceGuard.check`] does.
-        """
+        """If it is time (`is_over`: in any case), measure the followed rows, and copy the weights if they are good."""
         due = is_over or self._measured_at is None or self._is_alarmed or step % _MEASURE_EVERY == 0
         if not self._stops or not due or step == self._measured_at:
             return
@@ -182,12 +172,7 @@ class DivergenceGuard:
         }
 
     def check_gradient(self, norm: Tensor | float | None, step: int, overflows: bool = False) -> bool:
-        """
-        Whether the optimizer may step: the gradient's norm over all processes and every loss of the step are finite.
-
-        With `overflows`, a large scale of the loss may be the cause: its scaler lowers it, and training goes on.
-        Otherwise raises [`DivergenceError`], as [`DivergenceGuard.check`] does.
-        """
+        """Whether the optimizer may step; with `overflows`, the scale of fp16 may be why not, which is no error."""
         is_broken, self.is_broken = self.is_broken, False
         rows, self._rows = self._rows, []
         norms, self._norms = self._norms, {}

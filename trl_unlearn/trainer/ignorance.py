@@ -51,12 +51,7 @@ class TwinStates:
 
 
 class IgnorantTwin(ABC):
-    """
-    A model that stands in for one that never knew the forget set.
-
-    It is asked about whole sets of rows, on every process alike, and its answers are kept as hidden states: they are
-    smaller than distributions over the vocabulary, and exact.
-    """
+    """A stand-in for a model that never knew the forget set. Its answers are kept as hidden states: exact."""
 
     def __init__(self):
         # Number of the refresh of the forget rows' states.

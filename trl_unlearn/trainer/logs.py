@@ -32,15 +32,11 @@ _AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 class RowMetrics:
-    """
-    Means of `loss/<kind>`, `<kind>/logps` and `<kind>/entropy` over the rows of a micro-batch, of all processes.
-
-    `kinds` ("forget", "beliefs", "retain") must be the same in each process. With `has_twin`, also of
-    `<kind>/twin_logps`, the log-probs that a forget objective leads to.
-    """
+    """Means of `loss/<kind>` and `<kind>/{logps,entropy,twin_logps}` over a micro-batch, of all processes."""
 
     def __init__(self, accelerator: Accelerator, kinds: Sequence[str], has_twin: bool = False):
         self._accelerator = accelerator
+        # The same in each process.
         self._names = [self._name(kind, value) for kind in kinds for value in _VALUES]
         self._names += [self._name(kind, "twin_logps") for kind in kinds if has_twin and kind != "retain"]
         self._values: dict[str, list[Tensor]] = defaultdict(list)
@@ -88,13 +84,7 @@ class StepMeter:
         self._rows += len(lengths)
 
     def read(self) -> dict[str, float]:
-        """
-        Measurements since the last call, or nothing: `throughput/tokens_per_second` and `throughput/rows_per_second`
-        of all processes. Beliefs and retain rows count, too.
-
-        On CUDA also `memory/peak_gib` (allocated, of this process) and, where the card is known, `throughput/mfu` in
-        percent of its dense peak, with the operations of a full backward pass and causal attention.
-        """
+        """Measurements since the last call, or nothing: speeds of all processes, and on CUDA memory and load."""
         if not self._seconds:
             return {}
         device, processes = self._accelerator.device, self._accelerator.num_processes
@@ -252,11 +242,7 @@ def print_beliefs(
     count: int | None = None,
     console: Console | None = None,
 ) -> None:
-    """
-    Print up to `count` beliefs beside their prompts, of forget rows spread evenly over the set.
-
-    **This shows what is to be forgotten**; it goes to the terminal only.
-    """
+    """Print up to `count` beliefs beside prompts, of rows spread over the set: **to the terminal only**."""
 
     def text(ids: list[int]) -> Text:
         # Not as markup, which a square bracket would start.

@@ -192,11 +192,7 @@ def _without_adapters(model: PeftModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reference_model(model: nn.Module, copied: nn.Module | None) -> Iterator[nn.Module]:
-    """
-    The model as it was passed in, in eval mode and without gradient.
-
-    `model` is the unwrapped model that [`keep_reference`] has seen; `copied` its frozen copy, with full fine-tuning.
-    """
+    """The model as it was passed in, without gradient: its copy, or the model as [`keep_reference`] saw it."""
     with torch.no_grad():
         if copied is not None:
             yield copied

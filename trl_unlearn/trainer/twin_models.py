@@ -71,11 +71,7 @@ def ignorant_base(
     bf16: bool = False,
     kept: Path | None = None,
 ) -> PreTrainedModel:
-    """
-    Load a model that never knew, and give it the form of the answers from a few retain rows, by LoRA.
-
-    The LoRA is kept in the file `kept`, and read from there where the same model and rows have made it.
-    """
+    """Load a model that never knew, with the form of a few retain rows by LoRA, which the file `kept` keeps or has."""
     weight = next(model.parameters())
     sizes = [one.get_text_config().vocab_size for one in (model.config, AutoConfig.from_pretrained(name_or_path))]
     if sizes[0] != sizes[1]:
