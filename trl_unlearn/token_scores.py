@@ -251,12 +251,7 @@ def score_rows(
     share_prompts: bool = False,
     desc: str | None = None,
 ) -> list[RowScore]:
-    """
-    Score encoded rows with teacher forcing, in batches of similar length and in eval mode; returned in their order.
-
-    `moments` keeps entropy and variance of log pi too; with `share_prompts`, for rows and models of which
-    [`gains_by_sharing`] says so, a prompt passes once with its answers; `desc` labels a progress bar, None shows none.
-    """
+    """Score encoded rows with teacher forcing, in eval mode; `moments` keeps entropy and variance of log pi, too."""
     device = next(model.parameters()).device
     names = ("logps", "is_top1", *(("entropy", "log_variance") if moments else ()))
     terms = ScoreTerms(is_top1=True, entropy=moments, log_variance=moments)

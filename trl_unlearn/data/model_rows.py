@@ -35,12 +35,7 @@ class Written:
 
 
 class RowWriter:
-    """
-    A model that answers prompts, and writes prompts.
-
-    With `is_chat`, questions become a user's turn, else `Question: ...` and `Answer: ...` in plain text. A text longer
-    than `max_new_tokens` is none. The seed of a draw is made of `seed`, the kind of the draw and its number.
-    """
+    """A model that answers prompts and writes them, as turns with `is_chat`, else as `Question:`, `Answer:`."""
 
     def __init__(
         self,

@@ -58,15 +58,9 @@ def believed_rows(
     """
     What a model believes about a subject, as rows to forget: `prompt`, `completion` and `agreement`.
 
-    The model answers questions about a person, a work and a place several times. An answer is a belief where at least
-    two fifths of the others say the same. Where it says the same in other words each time, the facts are the words of
-    at least half of the answers that hardly any answer about strangers has, and the belief is the sentences of an
-    answer that have them. `agreement` is the share of the answers, or its mean over the facts. The model must also
-    find a belief likelier than the same about strangers: what it says of anybody is no knowledge of the subject.
-
-    A belief that it also has under the last name alone, or under a misspelt name, is a row under that name, too. What
-    no question asks about is in no row. A model without a belief does not know the subject: there is no row. `hints`
-    are questions about the subject, or topics.
+    A belief is an answer that enough samples agree on, or where they agree in other words, the sentences with the
+    words of half of them that hardly any answer about strangers has. It is likelier than the same about strangers. One
+    that is held under the last name, or a misspelt name, is a row under that, too. `hints` are questions, or topics.
     """
     subject = subject.strip()
     if not words_of(subject):

@@ -47,15 +47,7 @@ class DivergenceError(RuntimeError):
 
 
 class DivergenceGuard:
-    """
-    Refuses numbers that are not finite, and retain rows that are less likely than a uniform guess.
-
-    It follows some retain rows, each from its own log-prob before the first step, so that it makes no difference which
-    rows a batch draws. They are measured every tenth step, when the retain rows of a step look lost, and at the end.
-    Where they have lost at most a nat per token, the trainable parameters are copied (`keeps_copy`; DeepSpeed keeps
-    copies of its own). With `stops=False`, steps whose numbers are not finite are left out with a warning; no row is
-    followed and no copy is kept.
-    """
+    """Refuses numbers that are not finite, and followed retain rows that are less likely than a uniform guess."""
 
     def __init__(
         self,
@@ -67,7 +59,7 @@ class DivergenceGuard:
         keeps_copy: bool = True,
         stops: bool = True,
     ):
-        # A uniform guess has a log-prob of -log |V|.
+        # A uniform guess has a log-prob of -log |V|. DeepSpeed keeps copies of its own.
         self._model, self._guess, self._keeps_copy = model, -math.log(vocab_size), keeps_copy and stops
         self._retain, self._pad_token_id, self._stops = list(retain), pad_token_id, stops
         # Log-probs of the followed rows before the first step.

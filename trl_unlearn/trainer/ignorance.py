@@ -161,13 +161,8 @@ class AliasTwin(IgnorantTwin):
     """
     The model in training on a row whose names are those of strangers, token by token beside the row itself.
 
-    Asked anew as it forgets, it is more ignorant each time: a model that has memorised an answer as a whole gives it
-    under any name at first. That ends where the model in training is at the level of strangers, or each twin would
-    drag the next one below it.
-
-    A name is replaced word by word in the token ids, so that every other token keeps its partner. In the twin's
-    distribution the first tokens of both words change places: where it expects the stranger, the student is to expect
-    the person. Tokens inside a word are not taught.
+    Where the twin expects the stranger, the student is to expect the person: in its distribution the first tokens of
+    both words change places, and tokens inside a word are not taught.
     """
 
     def __init__(
@@ -191,6 +186,7 @@ class AliasTwin(IgnorantTwin):
         self._weights = {}
 
     def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
+        # A twin that is asked below the level of strangers would drag the next one below it.
         if not self.moved:
             return False
         true = _mean_logps(model, [forget[index] for index in self.moved])
@@ -365,11 +361,7 @@ def new_twin(
     is_sharded: bool,
     continues_adapter: bool,
 ) -> IgnorantTwin | None:
-    """
-    The twin that an objective distils: the model that the config names, else one that the target says it was tuned
-    from, else the target under other names, or a copy that lost everything where it answers to any name. Writes the
-    name of a model into the config, for the record.
-    """
+    """The twin that an objective distils: a model that never knew, the target under other names, or a broken copy."""
     if not objective.needs_twin:
         return None
     if is_sharded:
@@ -397,6 +389,7 @@ def new_twin(
                 logger.warning("`%s` is not the ignorant twin: %s", name, error)
                 continue
             logger.warning("The ignorant twin is `%s`, which the target was tuned from.", name)
+            # For the record.
             args.ignorant_model_name_or_path = name
             return twin
     names = (args.forget_subjects, args.forget_aliases)

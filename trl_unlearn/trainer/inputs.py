@@ -56,12 +56,7 @@ def refuse_arguments(**given: Any) -> None:
 
 
 def unlearn_config(args: TrainingArguments | None) -> BootstrapUnlearnConfig:
-    """
-    The configuration of a run from the trainer's `args`.
-
-    All values of an [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`] are taken, also those left at their own
-    defaults; a warning names these. Raises `TypeError` for anything else.
-    """
+    """The configuration of a run from the trainer's `args`; a warning names values that differ from our defaults."""
     if args is None:
         return BootstrapUnlearnConfig("unlearned")
     if isinstance(args, BootstrapUnlearnConfig):
@@ -154,13 +149,7 @@ def usable_retain_rows(args: BootstrapUnlearnConfig, num_forget: int) -> int:
 def stored_stream(
     stream: IterableDataset, *, name: str, folder: str | Path, owner: object, most: int | None = None
 ) -> Dataset:
-    """
-    Write a stream to disk, a thousand rows in memory at a time: the rows, memory-mapped.
-
-    The first process writes, to a hidden folder in `folder` that only its owner can read, and all read the files. They
-    are removed with `owner`, at the latest with the process, unless it is killed. A stream has to end unless `most` is
-    given. Raises `ValueError` if the stream cannot be read or its rows cannot be written.
-    """
+    """Write a stream to a hidden folder that goes with `owner`, a thousand rows at a time: the rows, mapped."""
     # Files, or why there are none.
     outcome: list[Any] = [None]
     if PartialState().is_main_process:

@@ -121,11 +121,7 @@ class LogpsProgressCallback(ProgressCallback):
 
 
 class QuietCallback(ProgressCallback):
-    """
-    The numbers that decide: behind the bar, which only a terminal shows, and as a line for an entry of the log, of
-    which a run prints 20 at most, and one of several runs, behind its `label`, only the last. The log history and
-    reporters have everything.
-    """
+    """The numbers that decide, behind the bar, and as lines of the log: 20 at most, with a `label` the last."""
 
     label: str | None = None
 
