@@ -169,13 +169,11 @@ class _RowKeyedSampler(LogitsProcessor):
         self.probabilities: torch.Tensor | None = None
         self.uniforms: torch.Tensor | None = None
         if keys is not None:
-            self.uniforms = torch.stack([self._uniforms(key, start, max_new_tokens) for key in keys])
-
-    @staticmethod
-    def _uniforms(key: tuple[int, ...], start: int, count: int) -> torch.Tensor:
-        # Drawn from the first token on: a stage continues the numbers of the stage before it.
-        generator = torch.Generator().manual_seed(key_seed(key))
-        return torch.rand(start + count, generator=generator, dtype=torch.float64)[start:]
+            # Drawn from the first token on: a stage continues the numbers of the stage before it.
+            generators = (torch.Generator().manual_seed(key_seed(key)) for key in keys)
+            count = start + max_new_tokens
+            drawn = [torch.rand(count, generator=generator, dtype=torch.float64) for generator in generators]
+            self.uniforms = torch.stack(drawn)[:, start:]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if self.uniforms is None:

@@ -195,7 +195,10 @@ def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
                 "column."
             )
         question, answer, *more = (value or "" for value in values)
-        return asked("\n\n".join(filter(None, (question, *more))), answer, conversational)
+        question = "\n\n".join(filter(None, (question, *more)))
+        if answer.strip() and not question.strip():
+            raise ValueError(f"Row {index} has an empty `{used[0]}`. Give it one, or give raw text as `text`.")
+        return asked(question, answer, conversational)
 
     return map_rows(rows, convert, with_indices=True, remove_columns=used, desc=f"Reading {' -> '.join(columns)}")
 

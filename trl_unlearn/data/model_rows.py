@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import encode_row, padding_token_id, prompt_ids
 from ..generation import eos_token_ids, generate, rows_that_fit
 from ..token_scores import score_rows
+from .files import asked
 
 
 # Messages, or plain text.
@@ -52,7 +53,7 @@ class RowWriter:
 
     def prompt(self, question: str) -> Prompt:
         """A question as the prompt of a row."""
-        return [{"role": "user", "content": question}] if self.is_chat else f"Question: {question}\nAnswer:"
+        return asked(question, "", self.is_chat)["prompt"]
 
     def row(self, prompt: Prompt, answer: str) -> dict[str, Any]:
         """A prompt and its answer as a row of the prompt's form."""

@@ -5,9 +5,8 @@
 
 from datasets import Dataset, get_dataset_config_names
 
-from ..encoding import map_rows
 from ..row_forms import TEMPLATE_COLUMNS
-from .files import asked, load_config
+from .files import as_pairs, load_config
 
 
 EVALUATION_COLUMNS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
@@ -23,13 +22,9 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
             f"`{name}` (config `{config}`) has the columns {dataset.column_names}, but a dataset of TOFU's form needs "
             "`question` and `answer`. For other forms, pass files with `--forget_dataset` and `--retain_dataset`."
         )
-
-    def convert(row: dict) -> dict:
-        return asked(row["question"], row["answer"], conversational)
-
-    kept = EVALUATION_COLUMNS + TEMPLATE_COLUMNS
-    dropped = [column for column in dataset.column_names if column not in kept]
-    return map_rows(dataset, convert, remove_columns=dropped, desc=f"Converting {config}")
+    kept = ("question", "answer", *EVALUATION_COLUMNS, *TEMPLATE_COLUMNS)
+    rows = dataset.select_columns([column for column in dataset.column_names if column in kept])
+    return as_pairs(rows, conversational=conversational)
 
 
 def load_tofu_evaluation(

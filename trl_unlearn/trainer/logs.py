@@ -177,7 +177,8 @@ class QuietCallback(ProgressCallback):
             return
         sampled = self._logged.pop("beliefs/target_share", None)
         news = [] if sampled is None else [f"new beliefs, {sampled:.0%} repeat the answer"]
-        news += [f"{name} {self._logged.pop(name):.3g}" for name in list(self._logged) if _is_of_evaluation(name)]
+        scored = [name for name in self._logged if name.startswith("eval_") and name.endswith("_loss")]
+        news += [f"{name} {self._logged.pop(name):.3g}" for name in scored]
         say(", ".join([f"step {state.global_step}: {self._text(self._logged)}", *news]))
 
     def _text(self, values: Mapping[str, float]) -> str:
@@ -203,10 +204,6 @@ def _start(trainer: Trainer, steps: int) -> list[str]:
     if trainer.args.device.type == "cpu" and precision == "float32":
         lines.append("Precision: on a CPU `bf16` takes 0.6 to 5 times as long, by processor.")
     return [*lines, "Log-probs: means in nats per token. `--verbose` shows every number of the log."]
-
-
-def _is_of_evaluation(name: str) -> bool:
-    return name.startswith("eval_") and name.endswith("_loss")
 
 
 def say(line: str) -> None:

@@ -73,7 +73,9 @@ class PublishingTrainer(ResumableTrainer):
         super().save_model(output_dir, _internal_call)
         if not _internal_call and self.is_world_process_zero():
             # After PEFT, which writes a card of its own to the same path.
-            self._write_records(folder)
+            record = self.run_record()
+            RunFolder(folder).save_run(record)
+            self._write_card(folder, record)
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
@@ -85,11 +87,6 @@ class PublishingTrainer(ResumableTrainer):
 
     def _is_output(self, folder: Path) -> bool:
         return folder.absolute() == Path(self.args.output_dir).absolute()
-
-    def _write_records(self, folder: Path) -> None:
-        record = self.run_record()
-        RunFolder(folder).save_run(record)
-        self._write_card(folder, record)
 
     def _write_card(self, folder: Path, record: UnlearningRun) -> None:
         is_saved = not self._is_output(folder) or self._saved_step == self.state.global_step

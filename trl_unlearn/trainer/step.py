@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..beliefs import BeliefStore
-from ..encoding import pad_rows
+from ..encoding import pad_rows, padded_width
 from ..generation import key_seed
 from ..label_states import LabelStates, sharing_obstacle
 from ..objectives.forget import bs_s_weights, reduce_tokens
@@ -185,8 +185,7 @@ def can_share_prompts(
 
 
 def _padded_width(rows: Sequence[StepRow], multiple: int) -> int:
-    longest = max(map(len, rows), default=0)
-    return longest + -longest % math.lcm(_MULTIPLE, multiple)
+    return padded_width(max(map(len, rows), default=0), math.lcm(_MULTIPLE, multiple))
 
 
 def padded_tokens(rows: Sequence[StepRow], multiple: int = 1) -> int:

@@ -125,11 +125,12 @@ class _Tuning:
 
     def _read(self) -> bool:
         """Take the LoRA of the file, if it is made of the same."""
-        if self._kept is None or not self._kept.is_file():
+        if self._kept is None:
             return False
         try:
             state = read_state(self._kept)["twin"]
         except ValueError:
+            # It is not there, or broken.
             return False
         if state["made_of"] != self._made_of:
             return False
