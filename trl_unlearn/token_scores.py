@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ._fused_scores import FusedScores, Reference, ScoreTerms, gathered
+from ._fused_scores import SCORES, FusedScores, Reference, ScoreTerms, gathered
 from .encoding import pad_rows
 from .label_states import LabelStates, in_mode, label_states, replaced_forward, sharing_obstacle
 from .prompt_sharing import is_worth_sharing, lay_out, pass_cost, row_shape
@@ -75,11 +75,7 @@ def _flat_scores(states: LabelStates, terms: ScoreTerms, reference: LabelStates 
         values = FusedScores.apply(
             states.hidden, states.head.weight, states.head.bias, states.head, states.labels, given, terms, dtype
         )
-    names = (
-        *("logps", "beliefs", "others", "kl"),
-        *("entropy", "reference_logps", "reference_entropy", "is_top1", "log_variance"),
-    )
-    scores = dict(zip(names, values, strict=True)) | {"inner": states.inner}
+    scores = dict(zip(SCORES, values, strict=True)) | {"inner": states.inner}
     return {name: value for name, value in scores.items() if value is not None}
 
 

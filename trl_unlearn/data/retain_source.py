@@ -24,8 +24,6 @@ from .model_rows import Prompt, RowWriter, Written
 from .overlap import OverlapFilter, question_and_answer
 
 
-__all__ = ["ModelRetainSource", "OverlapFilter", "RetainSource"]
-
 logger = logging.getLogger(__name__)
 
 # Share of the rows of each kind, as far as there are enough: the forget set's questions about people whom the model
