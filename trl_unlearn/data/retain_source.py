@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..generation import key_seed
 from ..row_forms import has_answer, is_conversation, prompt_and_answer
 from ..subjects import full_names, is_named, renamed
-from .common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES, PLACES
+from .common_texts import GENERAL_PROMPTS, PLACES, stranger_names
 from .model_rows import Prompt, RowWriter, Written
 from .overlap import OverlapFilter, question_and_answer
 
@@ -234,13 +234,8 @@ class ModelRetainSource(RetainSource):
     def _about_strangers(self, asked: Sequence[tuple[Prompt, str]], count: int) -> list[_Made]:
         if not asked:
             return []
-        draw = random.Random(key_seed((self._seed, "strangers")))
-        taken = {word for subject in self._overlap.subjects for word in subject.split()}
-        first, last = ([name for name in names if name not in taken] for names in (FIRST_NAMES, LAST_NAMES))
-        prompts = []
-        for index in range(count):
-            prompt, old = asked[index % len(asked)]
-            prompts.append(_about(prompt, old, f"{draw.choice(first)} {draw.choice(last)}"))
+        names = stranger_names(count, self._overlap.subjects, self._seed)
+        prompts = [_about(*asked[index % len(asked)], name) for index, name in enumerate(names)]
         return self._made("strangers", prompts)
 
     def _own_questions(self, count: int) -> list[_Made]:

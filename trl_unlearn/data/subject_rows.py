@@ -4,7 +4,6 @@
 """Rows to forget from a name alone: what a model believes about a subject, asked again and again."""
 
 import math
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation import key_seed
 from ..metrics import RougeF1
 from ..subjects import is_named, misspelt, renamed, sentences_of, words_of
-from .common_texts import FIRST_NAMES, HINT_QUESTION, LAST_NAMES, SUBJECT_QUESTIONS
+from .common_texts import HINT_QUESTION, SUBJECT_QUESTIONS, stranger_names
 from .model_rows import RowWriter, Written
 
 
@@ -97,8 +95,7 @@ def _questions(subject: str, hints: Sequence[str]) -> list[str]:
 
 def _beliefs(writer: RowWriter, subject: str, questions: Sequence[str], seed: int) -> list[_Belief]:
     samples = _sampled(writer, [[question] * _SAMPLES for question in questions], "questions")
-    draw = random.Random(key_seed((seed, "strangers")))
-    names = [f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}" for _ in range(_STRANGERS)]
+    names = stranger_names(_STRANGERS, [subject], seed)
     agreed = [_most_agreed(subject, question, own) for question, own in zip(questions, samples, strict=True)]
     unsettled = [
         index
