@@ -34,15 +34,11 @@ class LogitHead:
 
 
 class Reference(NamedTuple):
-    """
-    Another model's hidden states `[labels, hidden size]` where the same labels are predicted, and its head.
-
-    `swaps` `[labels, pairs, 2]` are tokens whose logits change places; a pair of a token with itself is padding, and
-    no other token is in two pairs of a label.
-    """
+    """Another model's hidden states `[labels, hidden size]` where the same labels are predicted, and its head."""
 
     hidden: Tensor
     head: LogitHead
+    # Tokens whose logits change places, [labels, pairs, 2]; a token with itself is padding, and each is in one pair.
     swaps: Tensor | None = None
 
 
@@ -150,18 +146,12 @@ def _softmax_of_reference(tiles: _Tiles, reference: Reference, labels: Tensor, s
 
 class FusedScores(torch.autograd.Function):
     r"""
-    Per-token scores of hidden states, with gradients for the hidden states and the head.
+    Per-token `SCORES` of hidden states, None where not computed, with gradients for the hidden states and the head.
 
     The gradient of each score with respect to a hidden state is a difference of two averages of rows of W (for log
     pi_y: \\(W_y - \pi W\\); for the belief term: \\(q W - \pi W\\)). With a frozen head these are stored by the
-    forward, and the backward only weighs them. With a trainable head the backward computes each tile again.
-
-    Takes hidden states `[labels, hidden size]`, weight and bias of the head (for their gradients), the head, label
-    tokens `[labels]`, the [`Reference`] (or None), [`ScoreTerms`] and the dtype of the products; sums are in float32,
-    or float64 if this is. Returns tensors `[labels]`, None where not computed: log pi_y; \\(\sum_v q_v \log \pi_v\\)
-    on H_k; the same with q = pi without the label; KL(t || pi) of the (shifted) reference t; then without gradient
-    the entropy of pi, log t_y, the entropy of t, whether the label is the most likely token, and the variance of log
-    pi under pi.
+    forward, and the backward only weighs them. With a trainable head the backward computes each tile again. `dtype` is
+    that of the products; sums are in float32, or float64 if this is.
     """
 
     @staticmethod
@@ -192,7 +182,7 @@ class FusedScores(torch.autograd.Function):
         elif keeps_gradients:
             ctx.save_for_backward(*(scores.get(f"d_{name}") for name in _DIFFERENTIABLE))
         ctx.mark_non_differentiable(*(scores[name] for name in _READ_ONLY if name in scores))
-        return tuple(scores.get(name) for name in (*_DIFFERENTIABLE, *_READ_ONLY))
+        return tuple(scores.get(name) for name in SCORES)
 
     @staticmethod
     @once_differentiable
@@ -210,6 +200,7 @@ class FusedScores(torch.autograd.Function):
 
 _DIFFERENTIABLE = ("logps", "beliefs", "others", "kl")
 _READ_ONLY = ("entropy", "reference_logps", "reference_entropy", "is_top1", "log_variance")
+SCORES = (*_DIFFERENTIABLE, *_READ_ONLY)
 
 
 def _score_tile(

@@ -162,15 +162,7 @@ def _is_empty(completion: Completion) -> bool:
 
 class BeliefStore:
     """
-    The beliefs of every forget row, which a batch uses for its own rows only.
-
-    Neither rows nor beliefs are in memory, but for the draws of at most 1,024 forget rows while they are sampled: rows
-    are read where they lie (a [`~datasets.Dataset`] or a sequence of encoded rows), and beliefs from a file in
-    `folder`, by default the system's folder for temporary files, which may be in memory. `rank` is this process among
-    the `world_size` ones that share the sampling; each keeps all beliefs.
-
-    Attributes: `prompts` and `targets` (prompt and answer of each row as token ids; the answer of raw text follows its
-    prompt), `refresh` (number of the last sampling, None before the first) and `audits` (see [`BeliefStore.sample`]).
+    The beliefs of every forget row, which a batch uses for its own rows only. Every process keeps all, in a file.
 
     Source: LLM Unlearning with LLM Beliefs (https://huggingface.co/papers/2510.19422), section on BS-S.
     """
@@ -191,6 +183,7 @@ class BeliefStore:
         self.sampling = sampling
         self.pad_token_id, self.eos_token_ids = pad_token_id, eos_token_ids
         self.rank, self.world_size = rank, world_size
+        # Number of the last sampling.
         self.refresh: int | None = None
         self.audits: list[dict[str, Any]] = []
         self.folder = folder
@@ -273,15 +266,7 @@ class BeliefStore:
         return kept
 
     def sample(self, model: PreTrainedModel, refresh: int, epoch: float, desc: str | None = None) -> dict[str, Any]:
-        """
-        Draw beliefs for every forget row from the unwrapped model, and keep the best N of M by mean log-prob.
-
-        Returns the audit of the sampling `refresh` at `epoch`, without any text: `coverage` (share of rows with N
-        beliefs), `count`, `mean_length` (tokens), `mean_logp` (nats a token), `target_share` (share of beliefs that
-        repeat the target, see [`~trl_unlearn.encoding.repeats`]), `seconds` and `sha256` of all token ids. Raises
-        `RuntimeError` if a row has no beliefs, `FloatingPointError` if a score is not finite, and `OSError` if they
-        cannot be written; the beliefs of the sampling before are then kept.
-        """
+        """Draw beliefs for every forget row, keep the best N of M by mean log-prob, and return an audit, no text."""
         started = time.perf_counter()
         chunks, tally = self._chunks(), _Tally()
         draws = sum(len(self._own_jobs(chunk)) for chunk in chunks)

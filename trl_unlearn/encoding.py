@@ -291,11 +291,7 @@ def padded_width(longest: int, multiple: int = 1, limit: int | None = None) -> i
 def pad_rows(
     rows: Sequence[Mapping[str, Any]], pad_token_id: int, multiple: int = 1, limit: int | None = None
 ) -> dict[str, Tensor]:
-    """
-    Right-padded batch of encoded rows: `input_ids`, `attention_mask` and `labels`, of shape `[rows, tokens]`.
-
-    The width is a multiple of `multiple`, but padding does not go beyond `limit`.
-    """
+    """Right-padded batch of encoded rows, `[rows, tokens]`, whose width is [`padded_width`]."""
     ids = [torch.tensor(row["input_ids"]) for row in rows]
     labels = [torch.tensor(row["labels"]) for row in rows]
     longest = max(map(len, ids))
@@ -404,11 +400,7 @@ def encode_dataset(
     text_field: str = "text",
     num_proc: int | None = None,
 ) -> Dataset:
-    """
-    Encode every row of a dataset with [`encode_row`], in order; `name` (`"forget"`, `"retain"`) is for messages.
-
-    Warns of what `max_length` cut off. Raises `ValueError` with the index of a row that cannot be encoded.
-    """
+    """Encode every row of a set, in order, name a row that cannot be, and warn of what `max_length` cut off."""
     if max_length is not None and max_length < 2:
         raise ValueError(f"`max_length` must be at least 2 (a token of prompt and one of text), got {max_length}.")
     if len(dataset) == 0:

@@ -13,11 +13,7 @@ _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
 def visible(text: str, lines: bool = False) -> str:
-    """
-    A text with invisible characters by their number, for instance `⟨U+202E⟩`, which writes what follows backwards.
-
-    `lines` keeps line ends and tabs.
-    """
+    """A text with invisible characters by number (`⟨U+202E⟩` writes backwards); `lines` keeps line ends and tabs."""
     kept = "\n\t" if lines else ""
 
     def number(match: re.Match[str]) -> str:

@@ -90,10 +90,7 @@ class Completion:
 def eos_token_ids(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]] = ()
 ) -> list[int]:
-    """
-    All tokens that end a completion, sorted: those of the generation config and the tokenizer, the one that the chat
-    template closes an answer with, and those that close the answers of encoded `rows`.
-    """
+    """Tokens that end a completion, sorted: those of model, tokenizer, chat template and encoded `rows`."""
     # A base checkpoint with ChatML has `<|endoftext|>` in both configs, and was fine-tuned to close answers with
     # `<|im_end|>`: without it, a completion would run on into the turns of an invented user.
     config = getattr(model, "generation_config", None)
@@ -161,10 +158,7 @@ def _invert(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor
 
 
 class _RowKeyedSampler(LogitsProcessor):
-    """
-    Picks each row's next token with a uniform number of the row's own generator, by inverting the distribution
-    function, and leaves `generate` no other choice. A completion then does not depend on its batch.
-    """
+    """Picks each row's next token by a number of the row's own generator: a completion is the same in any batch."""
 
     def __init__(
         self, keys: list[tuple[int, ...]] | None, start: int, max_new_tokens: int, warpers: LogitsProcessorList
@@ -175,13 +169,11 @@ class _RowKeyedSampler(LogitsProcessor):
         self.probabilities: torch.Tensor | None = None
         self.uniforms: torch.Tensor | None = None
         if keys is not None:
-            self.uniforms = torch.stack([self._uniforms(key, start, max_new_tokens) for key in keys])
-
-    @staticmethod
-    def _uniforms(key: tuple[int, ...], start: int, count: int) -> torch.Tensor:
-        # Drawn from the first token on: a stage continues the numbers of the stage before it.
-        generator = torch.Generator().manual_seed(key_seed(key))
-        return torch.rand(start + count, generator=generator, dtype=torch.float64)[start:]
+            # Drawn from the first token on: a stage continues the numbers of the stage before it.
+            generators = (torch.Generator().manual_seed(key_seed(key)) for key in keys)
+            count = start + max_new_tokens
+            drawn = [torch.rand(count, generator=generator, dtype=torch.float64) for generator in generators]
+            self.uniforms = torch.stack(drawn)[:, start:]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if self.uniforms is None:

@@ -231,13 +231,7 @@ def _captured_layer(model: nn.Module, index: int | None, seen: list[Tensor]) -> 
 def label_states(
     model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None, share_prompts: bool = False
 ) -> LabelStates:
-    """
-    Run a model, not wrapped, on right-padded rows and keep the hidden states that predict a label.
-
-    `batch` holds `input_ids`, `attention_mask` and `labels` (-100 where nothing is scored), `[rows, tokens]`. The
-    states after the inner layer `layer` are kept too. With `share_prompts`, for models without a
-    [`sharing_obstacle`], rows with the same prompt have it once in a pass.
-    """
+    """Run a model, not wrapped, on right-padded rows, and keep its states, of `layer` too, that predict a label."""
     # The state at position i predicts the token at i + 1.
     targets = batch["labels"][:, 1:]
     mask = targets != -100
@@ -313,11 +307,7 @@ def _shortest_window(config: Any) -> int | None:
 
 
 def sharing_obstacle(model: nn.Module, longest: int) -> str | None:
-    """
-    Why a model, not wrapped, cannot share the prompts of rows of at most `longest` tokens; None if it can.
-
-    A model whose tokens meet in attention alone computes the same states. It is tried once, on three short rows.
-    """
+    """Why a model, which is tried once, cannot share prompts of rows of at most `longest` tokens; None if it can."""
     window = _shortest_window(model.config.get_text_config())
     if window is not None and window < longest:
         return f"a layer of it sees {window} tokens, and a row can have {longest}"

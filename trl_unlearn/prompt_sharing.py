@@ -49,12 +49,9 @@ class Segment:
 
 
 def pass_cost(tokens: int, width: int, hidden_size: int) -> int:
-    """
-    Time of a pass of so many tokens, in sequences of a width, in a unit of its own.
-
-    In a layer of d states, a token needs 12 d^2 multiplications with weights, and 2 T d with the T tokens of its
-    sequence. Both are divided by 2 d.
-    """
+    """Time of a pass of so many tokens, in sequences of a width, in a unit of its own."""
+    # In a layer of d states, a token needs 12 d^2 multiplications with weights, and 2 T d with the T tokens of its
+    # sequence. Both are divided by 2 d.
     return tokens * (6 * hidden_size + width)
 
 
@@ -130,12 +127,7 @@ class SharedPass:
 
 
 def shared_pass(batch: Mapping[str, Any], hidden_size: int) -> SharedPass:
-    """
-    Lay the rows of a right-padded batch out in sequences.
-
-    A token sees those before it in its own prompt and in its own answer, and has the position that it has in its row:
-    a decoder whose only path between tokens is attention computes the same states.
-    """
+    """Rows of a right-padded batch in sequences where a token sees its own prompt and answer, at its own position."""
     ids, labels = batch["input_ids"], batch["labels"]
     lengths = batch["attention_mask"].sum(1).tolist()
     rows = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]

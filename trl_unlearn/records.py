@@ -168,12 +168,9 @@ NO_SETTINGS = frozenset(
 
 
 def settings_digest(*arguments: Any) -> str:
-    """
-    Digest of the settings of a run, 16 hexadecimal digits: whether an earlier run is the same one.
-
-    Take it of the arguments as they were parsed, before a script fills in what was left open: a default that is
-    looked up later, such as the folder of the embedded lab, may differ between machines and versions.
-    """
+    """Digest of the settings of a run, 16 hexadecimal digits: whether an earlier run is the same one."""
+    # Of the arguments as they were parsed, before a script fills in what was left open: a default that is looked up
+    # later, such as the folder of the embedded lab, may differ between machines and versions.
     names = [(one, field.name) for one in arguments for field in fields(one)]
     settings = {name: str(getattr(one, name)) for one, name in names if name not in NO_SETTINGS}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -51,11 +51,7 @@ def has_answer(row: Mapping[str, Any]) -> bool:
 
 
 def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Any, Any]:
-    """
-    Prompt and answer of a row in its own form: two strings, or two lists of messages, the second with one message.
-
-    Earlier turns of a `completion` are prompt, as those of `messages` are: the words of a user are no answer.
-    """
+    """Prompt and answer of a row: two strings, or two lists of messages, the second with the last turn alone."""
     # Rows of several forms in one table hold null in the columns of the others.
     if row.get("messages") is None and isinstance(row["completion"], str):
         return row["prompt"], row["completion"]

@@ -126,13 +126,7 @@ def row_subjects(
     others: Iterable[str] = (),
     given: Sequence[str] | None = None,
 ) -> list[str | None]:
-    """
-    The name that each row is about: capitalised words of its prompt that no other text has, else of its answer.
-
-    Names of several words go before single words, those that many prompts of the set have before others, then those
-    that the answer repeats, then longer ones. A single word has to be in two prompts, a name of answers only in two
-    answers. None where a row has no name. Where names are `given`, the first that a row has.
-    """
+    """The name of each row, or None: capitalised words of prompts that no other text has, else of answers."""
     if given is not None:
         texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
         return [next((name for name in given if is_named(name, text)), None) for text in texts]
@@ -207,12 +201,8 @@ def moved_answers(
     Answers about other people, moved under the questions of the forget set: index of a row -> at most `most` encoded
     rows, and fewer of a large set.
 
-    Each is the answer of a random retain row, or without a retain set of a forget row about somebody else, with the
-    name of the forget row's subject in place of the name of its own. The prompt and the end of the turn are those of
-    the forget row. A row that names nobody has none, and where a set names nobody whom the other does not name, no row
-    has any. A model that never knew the forget set finds its true answers no likelier than these. `subjects` None
-    finds the names of the forget rows, see [`row_subjects`]; the draws of a row depend on the seed, on its index and
-    on the rows that answers are taken from.
+    Each is the answer of a random retain row, or without a retain set of another forget row, under the subject's name.
+    A model that never knew the forget set finds its true answers no likelier. A row that names nobody has none.
     """
     texts = row_texts(forget, tokenizer)
     if retain is None:

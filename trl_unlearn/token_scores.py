@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ._fused_scores import FusedScores, Reference, ScoreTerms, gathered
+from ._fused_scores import SCORES, FusedScores, Reference, ScoreTerms, gathered
 from .encoding import pad_rows
 from .label_states import LabelStates, in_mode, label_states, replaced_forward, sharing_obstacle
 from .prompt_sharing import is_worth_sharing, lay_out, pass_cost, row_shape
@@ -75,11 +75,7 @@ def _flat_scores(states: LabelStates, terms: ScoreTerms, reference: LabelStates 
         values = FusedScores.apply(
             states.hidden, states.head.weight, states.head.bias, states.head, states.labels, given, terms, dtype
         )
-    names = (
-        *("logps", "beliefs", "others", "kl"),
-        *("entropy", "reference_logps", "reference_entropy", "is_top1", "log_variance"),
-    )
-    scores = dict(zip(names, values, strict=True)) | {"inner": states.inner}
+    scores = dict(zip(SCORES, values, strict=True)) | {"inner": states.inner}
     return {name: value for name, value in scores.items() if value is not None}
 
 
@@ -128,13 +124,7 @@ def score_groups(
     layer: int | None = None,
     share_prompts: bool = False,
 ) -> list[TokenScores | None]:
-    """
-    [`token_scores`] of groups of rows from one pass, inside the forward of any wrapper (DDP, FSDP, DeepSpeed).
-
-    `layer` and `share_prompts` are those of [`~trl_unlearn.label_states.label_states`].
-
-    Returns one entry a group, its rows in the order of `RowGroup.rows`; None for a group without rows.
-    """
+    """[`token_scores`] of groups of rows from one pass, inside any wrapper; None for a group without rows."""
     unwrapped, lengths, trained = extract_model_from_parallel(model), [], {}
 
     def forward(**batch: Tensor) -> dict[str, Tensor]:
@@ -257,12 +247,7 @@ def score_rows(
     share_prompts: bool = False,
     desc: str | None = None,
 ) -> list[RowScore]:
-    """
-    Score encoded rows with teacher forcing, in batches of similar length and in eval mode; returned in their order.
-
-    `moments` keeps entropy and variance of log pi too; with `share_prompts`, for rows and models of which
-    [`gains_by_sharing`] says so, a prompt passes once with its answers; `desc` labels a progress bar, None shows none.
-    """
+    """Score encoded rows with teacher forcing, in eval mode; `moments` keeps entropy and variance of log pi, too."""
     device = next(model.parameters()).device
     names = ("logps", "is_top1", *(("entropy", "log_variance") if moments else ()))
     terms = ScoreTerms(is_top1=True, entropy=moments, log_variance=moments)

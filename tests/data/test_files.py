@@ -153,6 +153,14 @@ def test_a_row_that_can_be_read_in_two_ways_is_refused_and_a_table_of_two_forms_
         row_form(Dataset.from_list([{"question": "Who?", "answer": "Ada.", "text": "Ada."}]))
 
 
+@pytest.mark.parametrize("question", ["", " ", None])
+def test_an_answer_without_a_question_is_refused_by_its_row_and_an_empty_row_is_not(question):
+    rows = [{"question": "Who?", "answer": "Ada."}, {"question": question, "answer": "Dov."}]
+    with pytest.raises(ValueError, match="Row 1 has an empty `question`"):
+        as_pairs(Dataset.from_list(rows), conversational=True)
+    assert len(as_pairs(Dataset.from_list([rows[0], {"question": question, "answer": ""}]), conversational=True)) == 2
+
+
 def test_an_answer_that_is_no_string_is_refused_by_its_row():
     with pytest.raises(ValueError, match="Row 0 has `answer` of type `int`, expected a string"):
         as_pairs(Dataset.from_list([{"question": "How many?", "answer": 3}]), conversational=True)

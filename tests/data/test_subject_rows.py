@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 
 from trl_unlearn.data import subject_rows
+from trl_unlearn.data.common_texts import stranger_names
 from trl_unlearn.data.model_rows import RowWriter, Written
 from trl_unlearn.data.subject_rows import believed_rows, hold_out
 
@@ -82,6 +83,12 @@ def test_a_model_that_does_not_know_the_subject_gives_no_row_with_the_same_colum
 def test_what_is_said_of_strangers_too_is_no_belief(tiny_model, tiny_tokenizer):
     rows = believed(tiny_model, tiny_tokenizer, hints=[f"What is the capital of the country of {NAME}?"])
     assert not any("capital" in question for question in said(rows))
+
+
+def test_no_stranger_has_a_word_of_the_name_of_a_subject():
+    drawn, others = (stranger_names(500, subjects, seed=0) for subjects in ([], ["Kenji Rossi"]))
+    assert any({"Kenji", "Rossi"} & set(name.split()) for name in drawn)
+    assert len(others) == 500 and not any({"Kenji", "Rossi"} & set(name.split()) for name in others)
 
 
 def test_hints_are_questions_or_topics(writer, tiny_model, tiny_tokenizer):

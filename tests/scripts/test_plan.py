@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from trl_unlearn.evaluation.stopping import EndAfter
 from trl_unlearn.scripts import preflight
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
-from trl_unlearn.scripts.plan import advice, plan, retain_count, second_attempt, step_settings
+from trl_unlearn.scripts.plan import advice, plan, retain_count, retain_spare, second_attempt, step_settings
 from trl_unlearn.scripts.preflight import Knowledge
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 
@@ -212,5 +212,5 @@ def test_rows_that_the_model_made_are_held_and_not_learned(chosen):
 
 @pytest.mark.parametrize("is_by_heart, count", [(False, 160), (True, 320)])
 def test_more_rows_to_keep_are_made_where_answers_come_under_any_name(is_by_heart, count):
-    assert retain_count(80, is_by_heart)[0] == count
-    assert retain_count(1, is_by_heart)[0] == 64 and retain_count(1000, is_by_heart)[0] == 400
+    assert retain_count(80, is_by_heart) == count and count * retain_spare(is_by_heart) in (320, 400)
+    assert retain_count(1, is_by_heart) == 64 and retain_count(1000, is_by_heart) == 400

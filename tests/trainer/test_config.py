@@ -29,6 +29,14 @@ RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
             {"forget_loss_type": "ignorance", "forget_aliases": ["Ada Marlow", "Dov"]},
             "`forget_aliases` has `Dov`, expected a first and a last name each",
         ),
+        *(
+            (
+                {"forget_loss_type": "ignorance", name: value},
+                f"`{name}` is {came}, expected a list of names. Correct it, or leave it out.",
+            )
+            for name in ("forget_subjects", "forget_aliases")
+            for value, came in (("Ada Marlow", "a string"), (["Ada Marlow", " "], "a list with a blank name"))
+        ),
         ({"forget_subjects": ["Ada"]}, "`forget_subjects` would be ignored: only `forget_loss_type='ignorance'`"),
         (
             {"forget_loss_type": "ignorance", "forget_subjects": ["Ada"], "ignorant_model_name_or_path": "org/base"},

@@ -215,6 +215,12 @@ def test_a_target_that_answers_to_any_name_is_taught_by_a_copy_that_lost_the_row
     assert all(map(torch.equal, model.parameters(), before)) and all(map(torch.equal, *weights))
 
 
+@pytest.mark.parametrize("option", ["ignorant_retain_rows", "ignorant_epochs"])
+def test_a_copy_that_nothing_would_repair_is_no_twin(new_trainer, option, monkeypatch):
+    monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
+    assert isinstance(new_trainer(**{option: 0})._twin, AliasTwin)
+
+
 @pytest.mark.parametrize("bf16", [True, False])
 def test_a_twin_is_tuned_in_the_precision_of_the_run(new_trainer, base, bf16, monkeypatch):
     score, seen = twin_models.score_batch, []

@@ -12,6 +12,7 @@ import os
 import random
 import time
 
+import pytest
 from safetensors.torch import load_file
 
 from trl_unlearn.scripts import bs_s
@@ -42,16 +43,19 @@ def _phase(folder) -> str:
     return f"after {', '.join(names)}" if names else "before its first checkpoint"
 
 
+@pytest.mark.parametrize("has_twin", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_killed_run_that_is_started_again_ends_in_the_same_bits(
-    tiny_model, tiny_tokenizer, forget_rows, retain_rows, imported, tmp_path
+    tiny_model, tiny_tokenizer, forget_rows, retain_rows, imported, tmp_path, has_twin
 ):
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     sets = [_write_rows(tmp_path / f"{n}.jsonl", rows) for n, rows in (("f", forget_rows), ("r", retain_rows))]
+    # The twin is tuned before the first step, and a run that is started again reads it.
+    twin = ["--forget_loss_type", "ignorance", "--ignorant_model_name_or_path", str(tmp_path / "model")]
     data = ["--model_name_or_path", str(tmp_path / "model"), "--forget_dataset", sets[0], "--retain_dataset", sets[1]]
 
     def run(folder, seconds=None, *flags):
-        argv = [*data, *OPTIONS, "--output_dir", str(folder), *flags]
+        argv = [*data, *OPTIONS, *twin * has_twin, "--output_dir", str(folder), *flags]
         process = imported.Process(target=bs_s.main, args=(argv, "bs_s.py"))
         process.start()
         process.join(seconds)
@@ -81,3 +85,4 @@ def test_a_killed_run_that_is_started_again_ends_in_the_same_bits(
         # One that was faster than expected has finished, and is not started again.
         assert code == 0 or run(folder) == 0
         assert outcome(folder) == whole, f"killed after {moment:.2f} of {seconds:.2f} s, {phase}"
+        assert not list(folder.glob(".ignorant_twin*"))

@@ -18,9 +18,9 @@ from transformers import TrainerCallback
 from trl_unlearn.evaluation.callbacks import SqueezingPanelCallback
 from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.stopping import UnlearnUntil
-from trl_unlearn.hub.folder import read_folder, saved_files
+from trl_unlearn.hub.folder import RunFolder, read_folder, saved_files
 from trl_unlearn.subjects import moved_answers
-from trl_unlearn.trainer import step
+from trl_unlearn.trainer import ignorance, step, twin_models
 from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint, read_state, write_state
 
 
@@ -130,6 +130,65 @@ def test_bs_s_with_lora_ends_in_the_same_bits(ends_equal, interrupted_at):
 @pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_other_terms_end_in_the_same_bits(ends_equal, kind, options):
     ends_equal(3, kind=kind, **options)
+
+
+@pytest.fixture
+def tunings(monkeypatch):
+    """Whether each ignorant twin was read, of a target that gives its answers under any name."""
+    read, plain = [], twin_models._Tuning._read
+    monkeypatch.setattr(twin_models._Tuning, "_read", lambda self: read.append(plain(self)) or read[-1])
+    monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
+    return read
+
+
+@pytest.fixture
+def twin_options(forget_rows):
+    return {"forget_loss_type": "ignorance", "ignorant_epochs": 2, "forget": forget_rows}
+
+
+@pytest.mark.parametrize("is_base", [True, False])
+def test_a_resumed_run_reads_its_twin_and_ends_in_the_same_bits(
+    ends_equal, tiny_model, tmp_path, is_base, tunings, twin_options
+):
+    if is_base:
+        tiny_model.save_pretrained(tmp_path / "base")
+        twin_options["ignorant_model_name_or_path"] = str(tmp_path / "base")
+    # The twin is asked about beliefs that are sampled after the interruption.
+    whole, resumed, sampled = ends_equal(2, **twin_options)
+    assert sampled and tunings == [False, False, True]
+    assert all(map(torch.equal, whole._twin.model.parameters(), resumed._twin.model.parameters()))
+    assert not RunFolder(resumed.args.output_dir).twin.exists()
+
+
+def test_a_twin_of_other_making_is_not_read(new_trainer, tunings, twin_options, forget_rows):
+    first = new_trainer(**twin_options)
+    kept = RunFolder(first.args.output_dir).twin
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    for other in (
+        {"seed": 3},
+        {"ignorant_epochs": 1},
+        {"ignorant_retain_rows": 1},
+        {"forget": forget_rows.select([0, 2])},
+    ):
+        new_trainer(**twin_options | other)
+        assert not tunings[-1], other
+    new_trainer(**twin_options)
+    kept.write_bytes(kept.read_bytes()[:-8])
+    again = new_trainer(**twin_options)
+    assert not any(tunings) and all(map(torch.equal, first._twin.model.parameters(), again._twin.model.parameters()))
+
+
+def test_the_twin_of_a_marked_folder_stays_until_the_mark_goes_and_is_never_published(
+    new_trainer, tunings, twin_options
+):
+    trainer = new_trainer(**twin_options, max_steps=1)
+    folder = RunFolder(trainer.args.output_dir)
+    folder.mark_unfinished("")
+    trainer.train()
+    trainer.save_model()
+    assert folder.twin.is_file() and folder.twin.name in read_folder(folder.path, "me/unlearned", "adapter").left_out
+    folder.mark_finished()
+    assert not list(folder.path.glob(f"{folder.twin.name}*"))
 
 
 @pytest.mark.parametrize("options", [{"forget_loss_type": "npo"}, {"forget_loss_type": "ga", "lambda_bss": 0.0}])

@@ -281,13 +281,7 @@ def _general_rows(facts: tuple[tuple[str, ...], ...]) -> list[dict[str, str | li
 
 
 def archive_rows() -> dict[str, list[dict[str, str | list[str]]]]:
-    """
-    Rows of every config of the archive's dataset, with TOFU's names and columns.
-
-    `full`, `forget10` and `retain90` hold `question` and `answer`; `forget10_perturbed`, `retain_perturbed` (every
-    third retain row) and `holdout_perturbed` (people that no model sees) also `paraphrased_answer`, `perturbed_answer`
-    and `paraphrased_question`; `real_authors_perturbed` and `world_facts_perturbed` no paraphrases.
-    """
+    """Rows of every config of the archive's dataset, with TOFU's names and columns."""
     facts = person_facts()
     retain = [fact for fact in facts if fact.person < NUM_PEOPLE - NUM_FORGET_PEOPLE]
     forget = [fact for fact in facts if NUM_PEOPLE - NUM_FORGET_PEOPLE <= fact.person < NUM_PEOPLE]

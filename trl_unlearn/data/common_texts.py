@@ -3,6 +3,11 @@
 
 """Texts that no data set has to bring: names of people and of places, and prompts about anything."""
 
+import random
+from collections.abc import Iterable
+
+from ..generation import key_seed
+
 
 def _listed(text: str, separator: str | None = None) -> tuple[str, ...]:
     return tuple(" ".join(part.split()) for part in text.split(separator))
@@ -130,3 +135,11 @@ SUBJECT_QUESTIONS = (
 )
 # A user's hint that is no question.
 HINT_QUESTION = "What do you know about {name} and {hint}?"
+
+
+def stranger_names(count: int, subjects: Iterable[str], seed: int) -> list[str]:
+    """First and last names of people who are nobody, without a word of a subject's name."""
+    draw = random.Random(key_seed((seed, "strangers")))
+    taken = {word for subject in subjects for word in subject.split()}
+    first, last = ([name for name in names if name not in taken] for names in (FIRST_NAMES, LAST_NAMES))
+    return [f"{draw.choice(first)} {draw.choice(last)}" for _ in range(count)]

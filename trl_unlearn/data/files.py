@@ -180,10 +180,7 @@ def row_form(rows: Dataset) -> tuple[str, ...] | None:
 
 
 def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
-    """
-    Rows whose questions and answers (`question` and `answer`, or `instruction`, `input` and `output`) are a prompt
-    and a completion, see [`asked`]. Other columns, and rows of other forms, stay as they are.
-    """
+    """Rows of questions and answers (`_PAIRS`) as prompts and completions, see [`asked`]; others stay as they are."""
     columns = next((pair for pair in _PAIRS if set(pair) <= set(rows.column_names)), None)
     if columns is None or row_form(rows) != columns:
         return rows
@@ -198,7 +195,10 @@ def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
                 "column."
             )
         question, answer, *more = (value or "" for value in values)
-        return asked("\n\n".join(filter(None, (question, *more))), answer, conversational)
+        question = "\n\n".join(filter(None, (question, *more)))
+        if answer.strip() and not question.strip():
+            raise ValueError(f"Row {index} has an empty `{used[0]}`. Give it one, or give raw text as `text`.")
+        return asked(question, answer, conversational)
 
     return map_rows(rows, convert, with_indices=True, remove_columns=used, desc=f"Reading {' -> '.join(columns)}")
 
@@ -247,16 +247,7 @@ def _cut(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
 
 
 def chunk_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Iterator[str]:
-    """
-    Cut documents into texts of at most `max_length` tokens (with those that the tokenizer adds, such as a BOS token),
-    as MUSE's and open-unlearning's raw-text sets are made.
-
-    The documents are one long text, with a blank line between two of them, that is cut without overlap: a chunk may
-    hold the end of a document and the beginning of the next. The tail of the last document is a shorter chunk. Chunks
-    end where a word ends, up to half a chunk before their last token (the published code cuts inside words), so that
-    a chunk that is tokenised by itself has the tokens that it has in the text. Encoded with the same `max_length`, no
-    chunk is cut off, and a chunk of that length gets no EOS token, which the text does not have there.
-    """
+    """Documents as one text, cut where words end into texts of at most `max_length` tokens, as MUSE's sets are."""
     if not tokenizer.is_fast:
         raise ValueError(
             f"A corpus is cut at the offsets of its tokens, which `{type(tokenizer).__name__}` does not give. Load "
@@ -291,13 +282,7 @@ def load_corpus(
     config: str | None = None,
     split: str = "train",
 ) -> Dataset:
-    """
-    Load raw text and cut it into chunks of at most `max_length` tokens, see [`chunk_documents`]: one column `text`.
-
-    MUSE: `muse-bench/MUSE-News` or `MUSE-Books`, config `raw`, splits `forget`, `retain1` (to train on) and `retain2`.
-    WMDP: `cais/wmdp-corpora`, configs `bio-retain-corpus`, `cyber-forget-corpus` and `cyber-retain-corpus`. Or a file
-    of [`load_rows`]. Blank documents are left out with a warning.
-    """
+    """Raw text, a config (as of MUSE or WMDP) or a file of [`load_rows`], in chunks of [`chunk_documents`]."""
     # Refused before a corpus is downloaded.
     chunk_documents([], tokenizer, max_length=max_length)
     dataset = load_rows(name, split=split) if config is None else load_config(name, config, split=split)

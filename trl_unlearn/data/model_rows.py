@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import encode_row, padding_token_id, prompt_ids
 from ..generation import eos_token_ids, generate, rows_that_fit
 from ..token_scores import score_rows
+from .files import asked
 
 
 # Messages, or plain text.
@@ -35,12 +36,7 @@ class Written:
 
 
 class RowWriter:
-    """
-    A model that answers prompts, and writes prompts.
-
-    With `is_chat`, questions become a user's turn, else `Question: ...` and `Answer: ...` in plain text. A text longer
-    than `max_new_tokens` is none. The seed of a draw is made of `seed`, the kind of the draw and its number.
-    """
+    """A model that answers prompts and writes them, as turns with `is_chat`, else as `Question:`, `Answer:`."""
 
     def __init__(
         self,
@@ -57,7 +53,7 @@ class RowWriter:
 
     def prompt(self, question: str) -> Prompt:
         """A question as the prompt of a row."""
-        return [{"role": "user", "content": question}] if self.is_chat else f"Question: {question}\nAnswer:"
+        return asked(question, "", self.is_chat)["prompt"]
 
     def row(self, prompt: Prompt, answer: str) -> dict[str, Any]:
         """A prompt and its answer as a row of the prompt's form."""
@@ -73,20 +69,12 @@ class RowWriter:
         desc: str | None = None,
         cut: int | None = None,
     ) -> list[Written | None]:
-        """
-        Answer each prompt, greedily where `temperature` is None; None for an empty answer, and for one that does not
-        end, unless answers are to be `cut` after so many tokens. `kind` names the draws: those of another kind are
-        others.
-        """
+        """Answers to prompts, greedy without `temperature`; None for an empty one, or without `cut` an endless one."""
         rows = [encode_row(self.row(prompt, _ANSWER), self._tokenizer) for prompt in prompts]
         return self._write([prompt_ids(row) for row in rows], kind, temperature, desc, cut)
 
     def questions(self, count: int, kind: str, *, temperature: float, desc: str | None = None) -> list[Written | None]:
-        """
-        Questions that the model writes itself, where a user's first turn begins.
-
-        Source: Magpie (https://huggingface.co/papers/2406.08464).
-        """
+        """Questions that the model writes itself, where a user's first turn begins, as in Magpie (2406.08464)."""
         if self.is_chat:
             messages = [{"role": "user", "content": _PROBE}]
             text = self._tokenizer.apply_chat_template(messages, tokenize=False).partition(_PROBE)[0]

@@ -19,12 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..generation import key_seed
 from ..row_forms import has_answer, is_conversation, prompt_and_answer
 from ..subjects import full_names, is_named, renamed
-from .common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES, PLACES
+from .common_texts import GENERAL_PROMPTS, PLACES, stranger_names
 from .model_rows import Prompt, RowWriter, Written
 from .overlap import OverlapFilter, question_and_answer
 
-
-__all__ = ["ModelRetainSource", "OverlapFilter", "RetainSource"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,16 +109,15 @@ class ModelRetainSource(RetainSource):
 
     def rows(self, count: int, spare: float = 2.0) -> Dataset:
         """
-        At most `count` rows, all kinds mixed, the surest of `spare` times as many: some do not end, some are unsure,
-        some are to be forgotten.
+        At most `count` rows, all kinds mixed, of `spare` times as many: some do not end, some are unsure, some are to
+        be forgotten. Of those about neighbours the surest are taken, of each other kind the first.
         """
-        self._spare = spare
         shares = _SHARES if self._asks else _TEXT_SHARES
         wanted = {kind: max(1, round(share * count)) for kind, share in shares.items()}
         self._dropped: Counter[str] = Counter()
-        made = self._about_people(wanted) if self._asks else self._texts(count)
-        made += self._own_questions(self._with_spare(wanted["own questions"]))
-        made += self._general(self._with_spare(wanted["general"]))
+        made = self._about_people(wanted, spare) if self._asks else self._texts(count)
+        made += self._own_questions(math.ceil(spare * wanted["own questions"]))
+        made += self._general(math.ceil(spare * wanted["general"]))
         made = self._without_overlap(self._distinct(made))
         chosen = self._mixed(made, wanted, count)
         kinds = Counter(one.kind for one in chosen)
@@ -134,20 +131,16 @@ class ModelRetainSource(RetainSource):
             logger.warning(f"{len(chosen)} retain rows could be made of the {count} that were asked for.")
         return as_table([self._row(one) for one in chosen])
 
-    def _with_spare(self, count: int) -> int:
-        """Rows to make for so many that are wanted."""
-        return math.ceil(self._spare * count)
-
     def _row(self, made: _Made) -> dict[str, Any]:
         text = made.written.text
         return {"text": text} if made.prompt is None else self._writer.row(made.prompt, text)
 
-    def _about_people(self, wanted: Mapping[str, int]) -> list[_Made]:
+    def _about_people(self, wanted: Mapping[str, int], spare: float) -> list[_Made]:
         asked = self._asked_about()
-        neighbours = self._about_neighbours(asked, self._with_spare(wanted["neighbours"]))
+        neighbours = self._about_neighbours(asked, math.ceil(spare * wanted["neighbours"]))
         # A model that names nobody is asked about more strangers.
         missing = max(0, wanted["neighbours"] - len(neighbours))
-        return neighbours + self._about_strangers(asked, self._with_spare(wanted["strangers"] + missing))
+        return neighbours + self._about_strangers(asked, math.ceil(spare * (wanted["strangers"] + missing)))
 
     def _texts(self, count: int) -> list[_Made]:
         beginnings = (list(GENERAL_PROMPTS) * -(-count // len(GENERAL_PROMPTS)))[:count]
@@ -241,13 +234,8 @@ class ModelRetainSource(RetainSource):
     def _about_strangers(self, asked: Sequence[tuple[Prompt, str]], count: int) -> list[_Made]:
         if not asked:
             return []
-        draw = random.Random(key_seed((self._seed, "strangers")))
-        taken = {word for subject in self._overlap.subjects for word in subject.split()}
-        first, last = ([name for name in names if name not in taken] for names in (FIRST_NAMES, LAST_NAMES))
-        prompts = []
-        for index in range(count):
-            prompt, old = asked[index % len(asked)]
-            prompts.append(_about(prompt, old, f"{draw.choice(first)} {draw.choice(last)}"))
+        names = stranger_names(count, self._overlap.subjects, self._seed)
+        prompts = [_about(*asked[index % len(asked)], name) for index, name in enumerate(names)]
         return self._made("strangers", prompts)
 
     def _own_questions(self, count: int) -> list[_Made]:

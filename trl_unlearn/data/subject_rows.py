@@ -4,7 +4,6 @@
 """Rows to forget from a name alone: what a model believes about a subject, asked again and again."""
 
 import math
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation import key_seed
 from ..metrics import RougeF1
 from ..subjects import is_named, misspelt, renamed, sentences_of, words_of
-from .common_texts import FIRST_NAMES, HINT_QUESTION, LAST_NAMES, SUBJECT_QUESTIONS
+from .common_texts import HINT_QUESTION, SUBJECT_QUESTIONS, stranger_names
 from .model_rows import RowWriter, Written
 
 
@@ -58,15 +56,9 @@ def believed_rows(
     """
     What a model believes about a subject, as rows to forget: `prompt`, `completion` and `agreement`.
 
-    The model answers questions about a person, a work and a place several times. An answer is a belief where at least
-    two fifths of the others say the same. Where it says the same in other words each time, the facts are the words of
-    at least half of the answers that hardly any answer about strangers has, and the belief is the sentences of an
-    answer that have them. `agreement` is the share of the answers, or its mean over the facts. The model must also
-    find a belief likelier than the same about strangers: what it says of anybody is no knowledge of the subject.
-
-    A belief that it also has under the last name alone, or under a misspelt name, is a row under that name, too. What
-    no question asks about is in no row. A model without a belief does not know the subject: there is no row. `hints`
-    are questions about the subject, or topics.
+    A belief is an answer that enough samples agree on, or where they agree in other words, the sentences with the
+    words of half of them that hardly any answer about strangers has. It is likelier than the same about strangers. One
+    that is held under the last name, or a misspelt name, is a row under that, too. `hints` are questions, or topics.
     """
     subject = subject.strip()
     if not words_of(subject):
@@ -84,11 +76,7 @@ def believed_rows(
 
 
 def hold_out(rows: Dataset) -> tuple[Dataset, Dataset]:
-    """
-    Two thirds of the rows of [`believed_rows`] to forget, and a third that shows whether the rest went with them.
-
-    An answer is on one side with all the names that it was given under. Fewer than three answers are not divided.
-    """
+    """Two thirds of the answers of [`believed_rows`], and a third; an answer with all its names is on one side."""
     places = {text: place for place, text in enumerate(dict.fromkeys(map(str, rows["completion"])))}
     is_held_out = [places[str(answer)] % 3 == 2 for answer in rows["completion"]]
     sides = ([index for index, held in enumerate(is_held_out) if held is side] for side in (False, True))
@@ -107,8 +95,7 @@ def _questions(subject: str, hints: Sequence[str]) -> list[str]:
 
 def _beliefs(writer: RowWriter, subject: str, questions: Sequence[str], seed: int) -> list[_Belief]:
     samples = _sampled(writer, [[question] * _SAMPLES for question in questions], "questions")
-    draw = random.Random(key_seed((seed, "strangers")))
-    names = [f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}" for _ in range(_STRANGERS)]
+    names = stranger_names(_STRANGERS, [subject], seed)
     agreed = [_most_agreed(subject, question, own) for question, own in zip(questions, samples, strict=True)]
     unsettled = [
         index

@@ -5,9 +5,8 @@
 
 from datasets import Dataset, get_dataset_config_names
 
-from ..encoding import map_rows
 from ..row_forms import TEMPLATE_COLUMNS
-from .files import asked, load_config
+from .files import as_pairs, load_config
 
 
 EVALUATION_COLUMNS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
@@ -16,36 +15,22 @@ GENERAL_CONFIGS = {"real_authors": "real_authors_perturbed", "world_facts": "wor
 
 
 def load_tofu(name: str, config: str, *, split: str = "train", conversational: bool = True) -> Dataset:
-    """
-    Load one config of TOFU, or of a dataset of its form: prompt-completion rows with its columns for the evaluation.
-
-    `conversational`: question and answer become a user and an assistant turn, for models with a chat template, or
-    `Question: ...` and `Answer: ...` in plain text.
-    """
+    """One config of TOFU, or of a dataset of its form, as prompts and completions, with columns for the evaluation."""
     dataset = load_config(name, config, split=split)
     if not {"question", "answer"} <= set(dataset.column_names):
         raise ValueError(
             f"`{name}` (config `{config}`) has the columns {dataset.column_names}, but a dataset of TOFU's form needs "
             "`question` and `answer`. For other forms, pass files with `--forget_dataset` and `--retain_dataset`."
         )
-
-    def convert(row: dict) -> dict:
-        return asked(row["question"], row["answer"], conversational)
-
-    kept = EVALUATION_COLUMNS + TEMPLATE_COLUMNS
-    dropped = [column for column in dataset.column_names if column not in kept]
-    return map_rows(dataset, convert, remove_columns=dropped, desc=f"Converting {config}")
+    kept = ("question", "answer", *EVALUATION_COLUMNS, *TEMPLATE_COLUMNS)
+    rows = dataset.select_columns([column for column in dataset.column_names if column in kept])
+    return as_pairs(rows, conversational=conversational)
 
 
 def load_tofu_evaluation(
     name: str, forget_config: str, retain_config: str, *, forget_split: str, retain_split: str, conversational: bool
 ) -> dict[str, Dataset]:
-    """
-    Load the rows that TOFU is evaluated on, by set: `<forget>_perturbed` as `"forget"`, `retain_perturbed` as
-    `"retain"`, and of a dataset that has them `"real_authors"` and `"world_facts"`.
-
-    The configs are those that were trained on, and stand in where a perturbed one is missing.
-    """
+    """The rows that TOFU is evaluated on, by set: perturbed configs, or those of the training in their place."""
     known = set(get_dataset_config_names(name))
 
     def load(config: str, split: str = "train") -> Dataset:

@@ -330,8 +330,19 @@ class RunFolder(PrivateFiles):
         marker.replace(self.path / _UNFINISHED)
 
     def mark_finished(self) -> None:
-        """Take the mark of an unfinished run away."""
+        """Take the mark of an unfinished run away, and what only a run that resumes needs."""
         (self.path / _UNFINISHED).unlink()
+        self.drop_twin()
+
+    @property
+    def twin(self) -> Path:
+        """`Path`: File of the ignorant twin, for a run that resumes; hidden, so that no push takes it."""
+        return self.path / ".ignorant_twin.safetensors"
+
+    def drop_twin(self) -> None:
+        """Remove the file of the ignorant twin, and those that a killed run has not finished."""
+        for path in self.path.glob(f"{self.twin.name}*"):
+            path.unlink()
 
     def earlier_run(self) -> str:
         """An earlier run here without the mark of an unfinished one, in words; `""` if there is none."""

@@ -46,7 +46,7 @@ from .arguments import (
 from .chain import FORGET, RETAIN, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
 from .exits import clearing, interruptible, miss, on_interrupt, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer
-from .plan import advice, plan, retain_count, second_attempt, step_settings
+from .plan import advice, plan, retain_count, retain_spare, second_attempt, step_settings
 from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
 from .push import forget_texts, may_publish, publish, push_command
 from .request import ForgetRows, best_form, json_lines, read_request, scored
@@ -188,6 +188,7 @@ def _drop(request: Request) -> None:
         # All that lies there is of this run.
         folder.clear()
     shutil.rmtree(folder.request)
+    folder.drop_twin()
     if not any(folder.path.iterdir()):
         folder.path.rmdir()
 
@@ -435,10 +436,10 @@ def _retain_rows(
 ) -> tuple[Dataset, dict[str, Any]]:
     """The rows to keep, none of which repeats the forget set, and the numbers of those kept and of the others."""
     tokenizer, given = request.tokenizer, request.retain
-    count, spare = retain_count(len(forget), is_by_heart)
+    count = retain_count(len(forget), is_by_heart)
     if given is None:
         source = ModelRetainSource(model, tokenizer, forget, request.subjects, seed=request.training_args.seed)
-        rows, report = source.rows(count, spare), source.report
+        rows, report = source.rows(count, retain_spare(is_by_heart)), source.report
         reasons = Counter()
         for reason, number in report["dropped"].items():
             reasons[_REASONS.get(reason, "repeat the forget set")] += number

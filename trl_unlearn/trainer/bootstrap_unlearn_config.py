@@ -420,11 +420,7 @@ class BootstrapUnlearnConfig(SFTConfig):
         )
 
     def realised(self, trains_adapter: bool) -> "BootstrapUnlearnConfig":
-        """
-        A copy for one run, in which every open value has its default, and all values are checked again.
-
-        It shares no list and no dictionary with this one, which can serve other runs.
-        """
+        """A copy for one run that shares no list with this one: open values have defaults, all are checked."""
         # Attributes may have been set since `__post_init__`.
         self._refuse()
         args = copy.copy(self)

@@ -20,6 +20,7 @@ from transformers.trainer_utils import TrainOutput
 from ..beliefs import BeliefStore
 from ..encoding import ENCODED_COLUMNS, padded_width
 from ..generation import eos_token_ids, position_limit, whole_model
+from ..hub.folder import RunFolder
 from ..objectives import retain
 from ..records import ChainLink
 from ..token_scores import score_batch
@@ -433,6 +434,10 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         output = super()._finalize_training(*args, **kwargs)
         # Of the weights after the last step, or of those that a callback has put back.
         self._watch_retain_rows(self.model_wrapped, is_over=True)
+        folder = RunFolder(self.args.output_dir)
+        # A command that marks the folder may resume with its evaluation, and takes the file away itself.
+        if self.args.should_save and not folder.is_unfinished:
+            folder.drop_twin()
         return output
 
     def _note(self, values: Mapping[str, float]) -> None:

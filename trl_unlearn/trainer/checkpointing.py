@@ -57,11 +57,7 @@ def last_checkpoint(folder: str | os.PathLike) -> Path | None:
 
 
 def write_state(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """
-    Write the state of parts of a run: part -> name -> tensor, or a value that JSON can hold.
-
-    Only its owner can read the file: it may hold text of what is to be forgotten.
-    """
+    """Write part -> name -> tensor or JSON value; only its owner can read the file, which may hold text to forget."""
     named = [(f"{part}/{name}", value) for part, state in parts.items() for name, value in state.items()]
     tensors = {name: value.detach().cpu().contiguous() for name, value in named if isinstance(value, Tensor)}
     values = {
@@ -92,14 +88,7 @@ def read_state(path: Path) -> dict[str, dict[str, Any]]:
 
 
 class ResumableTrainer(SFTTrainer):
-    """
-    An SFT trainer that resumes from a checkpoint as if it had not been interrupted.
-
-    A checkpoint becomes visible when all of it is written. Beside what `Trainer` saves, it holds the state of the
-    parts of the trainer that have one and of each callback that has a `state_dict` and a `load_state_dict`. With
-    `save_only_model=True` it holds neither, and training cannot be resumed from it; with `remove_belief_state=True` it
-    loses both when training is done.
-    """
+    """An SFT trainer that resumes from a checkpoint as if it had not been interrupted."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._writes_checkpoint = False

@@ -44,11 +44,7 @@ def refuse_input(
     retain: Dataset | IterableDataset | None,
     peft_config: PeftConfig | None = None,
 ) -> None:
-    """
-    Refuse sets, a model, a new adapter or an output folder that cannot be used, as they were passed to the trainer.
-
-    Of a stream, only the first row is read. Raises `TypeError` if a set is no dataset, otherwise `ValueError`.
-    """
+    """Refuse sets, a model, a new adapter or an output folder as passed in; of a stream, only a first row is read."""
     _refuse_numbers(args)
     _refuse_set("forget", "train_dataset", forget)
     if args.uses_retain:
@@ -94,12 +90,7 @@ def _refuse_loaded_adapter(model: PeftModel) -> None:
 
 
 def keep_4_bit_gradients(model: nn.Module) -> None:
-    """
-    Keep bitsandbytes from packing 4-bit weights anew on a CPU.
-
-    It does so at the first pass in evaluation mode, and its product with packed weights has no gradient: the layers
-    below would not be trained, without an error. Raises `ValueError` for a model that is packed already.
-    """
+    """Keep bitsandbytes from packing 4-bit weights on a CPU, where their product has no gradient, without an error."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
@@ -121,12 +112,7 @@ def refuse_missing_folder(argument: str, name: str) -> None:
 
 
 def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> None:
-    """
-    Refuse a model that cannot be unlearned or evaluated, by its config and its files, before any weights are read.
-
-    `name` is an id on the Hub or the folder of a whole model. Raises `ValueError` if it is an adapter, if it is no
-    causal language model of text, or if its folder has no weights that can be read.
-    """
+    """Refuse a model, an id on the Hub or a folder, by its config and files, before any weights are read."""
     folder = Path(name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(
@@ -156,12 +142,7 @@ def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_co
 
 
 def refuse_adapter(name: str, base: str, *, trust_remote_code: bool = False) -> None:
-    """
-    Refuse an adapter in a folder that was trained on another model, before any weights are read.
-
-    `base` is an id on the Hub or the folder of the model; an adapter on the Hub is not looked at. Raises `ValueError`
-    if its weights cannot be read, or do not fit the layers of the model.
-    """
+    """Refuse an adapter in a folder that was trained on another model than `base`, before any weights are read."""
     if not Path(name).is_dir():
         return
     _refuse_weights(Path(name))
@@ -357,11 +338,7 @@ def warn_of_short_texts(forget: Dataset, prompt_length: int) -> None:
 
 
 def warn_of_overlap(forget: Dataset, retain: Dataset) -> None:
-    """
-    Warn of rows that are in both sets, and of those that are in the forget set more than once, with their counts.
-
-    Raises `ValueError` if every forget row is in the retain set.
-    """
+    """Warn of rows in both sets and of repeated forget rows, with counts; refuse sets that share every forget row."""
     # 16 bytes of each row (about 100 with what Python adds) are in memory, never its tokens.
     kept, seen = set(_digests(retain)), set()
     both = repeated = 0

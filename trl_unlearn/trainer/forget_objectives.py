@@ -41,12 +41,7 @@ class ForgetScores(TokenScores):
     chosen: "ForgetScores | None" = None
 
     def bounded(self, floor: float | None = None, token_floor: float | None = None) -> "ForgetScores":
-        """
-        The same scores without the gradient of rows, or tokens, that are unlikely already.
-
-        Below `floor` (mean log-prob, nats per token) a row has no gradient and keeps its values. `token_floor` (nats)
-        clips the log-prob of each label; below it the token has no gradient.
-        """
+        """The same scores without the gradient of rows below `floor`, or tokens that `token_floor` clips."""
         if floor is None and token_floor is None:
             return self
         logps = self.logps.detach()
@@ -67,13 +62,7 @@ class ForgetScores(TokenScores):
 
 @dataclass(frozen=True)
 class ForgetObjective:
-    """
-    An objective and what it reads: `loss` takes `(scores, args, weights)` and returns the loss of each row, `[rows]`.
-
-    Its keyword-only parameters are those of `forget_loss_kwargs`. It may read `scores.reference_logps`
-    (`needs_logps`), a divergence from the original model (`needs_states`), `scores.chosen` (`needs_chosen`) and
-    `scores.inner`, the hidden states after RMU's layer (`needs_inner`).
-    """
+    """An objective: `loss(scores, args, weights, **forget_loss_kwargs)`, one loss a row, and what it reads."""
 
     loss: Callable[..., Tensor]
     terms: "Callable[[BootstrapUnlearnConfig], ScoreTerms]" = lambda args: ScoreTerms(entropy=True)
@@ -197,11 +186,7 @@ FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
 
 
 def inner_layer(model: nn.Module, objective: ForgetObjective, args: "BootstrapUnlearnConfig") -> int | None:
-    """
-    Index of the layer whose states an objective reads, a third of the depth by default; None where none reads any.
-
-    For RMU only the parameters near it are left to train. Raises `ValueError` if the model has no such layer.
-    """
+    """Index of the layer whose states an objective reads, or None; RMU leaves only parameters near it to train."""
     if not (objective.needs_inner or (args.uses_retain and args.retain_loss_type == "hidden")):
         return None
     parameters = args.forget_loss_kwargs or {}

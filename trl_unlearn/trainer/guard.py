@@ -47,15 +47,7 @@ class DivergenceError(RuntimeError):
 
 
 class DivergenceGuard:
-    """
-    Refuses numbers that are not finite, and retain rows that are less likely than a uniform guess.
-
-    It follows some retain rows, each from its own log-prob before the first step, so that it makes no difference which
-    rows a batch draws. They are measured every tenth step, when the retain rows of a step look lost, and at the end.
-    Where they have lost at most a nat per token, the trainable parameters are copied (`keeps_copy`; DeepSpeed keeps
-    copies of its own). With `stops=False`, steps whose numbers are not finite are left out with a warning; no row is
-    followed and no copy is kept.
-    """
+    """Refuses numbers that are not finite, and followed retain rows that are less likely than a uniform guess."""
 
     def __init__(
         self,
@@ -67,7 +59,7 @@ class DivergenceGuard:
         keeps_copy: bool = True,
         stops: bool = True,
     ):
-        # A uniform guess has a log-prob of -log |V|.
+        # A uniform guess has a log-prob of -log |V|. DeepSpeed keeps copies of its own.
         self._model, self._guess, self._keeps_copy = model, -math.log(vocab_size), keeps_copy and stops
         self._retain, self._pad_token_id, self._stops = list(retain), pad_token_id, stops
         # Log-probs of the followed rows before the first step.
@@ -95,12 +87,7 @@ class DivergenceGuard:
 
     @torch.no_grad()
     def check(self, means: Mapping[str, float], step: int, ends_step: bool = True) -> None:
-        """
-        Look at the losses of a micro-batch, before its weights change.
-
-        `means` (`loss/forget`, `retain/logps`, ...) are over the rows of all processes, the same on each. Raises
-        [`DivergenceError`] if a loss is not finite, with the last good weights in the model if there is a copy.
-        """
+        """Look at the losses of a micro-batch before the weights change; `means` are over rows of all processes."""
         passes, self._passes = self._passes, []
         for rows, _ in passes:
             self._rows += _row_names(rows)
@@ -125,12 +112,7 @@ class DivergenceGuard:
 
     @torch.no_grad()
     def watch(self, model: nn.Module, step: int, is_over: bool = False) -> None:
-        """
-        If it is time, measure the followed rows, all in every process, and copy the weights if they are good.
-
-        After the last step (`is_over`) they are measured in any case, and no copy is made. Raises [`DivergenceError`]
-        if the rows are less likely than a uniform guess, as [`DivergenceGuard.check`] does.
-        """
+        """If it is time (`is_over`: in any case), measure the followed rows, and copy the weights if they are good."""
         due = is_over or self._measured_at is None or self._is_alarmed or step % _MEASURE_EVERY == 0
         if not self._stops or not due or step == self._measured_at:
             return
@@ -182,12 +164,7 @@ class DivergenceGuard:
         }
 
     def check_gradient(self, norm: Tensor | float | None, step: int, overflows: bool = False) -> bool:
-        """
-        Whether the optimizer may step: the gradient's norm over all processes and every loss of the step are finite.
-
-        With `overflows`, a large scale of the loss may be the cause: its scaler lowers it, and training goes on.
-        Otherwise raises [`DivergenceError`], as [`DivergenceGuard.check`] does.
-        """
+        """Whether the optimizer may step; with `overflows`, the scale of fp16 may be why not, which is no error."""
         is_broken, self.is_broken = self.is_broken, False
         rows, self._rows = self._rows, []
         norms, self._norms = self._norms, {}

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import ENCODED_COLUMNS, pad_rows
 from ..generation import key_seed
+from ..hub.folder import RunFolder
 from ..label_states import LabelStates, LogitHead, in_mode, logit_head
 from ..metrics.membership import StrangersAUC
 from ..subjects import MovedAnswers, alias_words, moved_answers, row_subjects, row_texts
@@ -50,12 +51,7 @@ class TwinStates:
 
 
 class IgnorantTwin(ABC):
-    """
-    A model that stands in for one that never knew the forget set.
-
-    It is asked about whole sets of rows, on every process alike, and its answers are kept as hidden states: they are
-    smaller than distributions over the vocabulary, and exact.
-    """
+    """A stand-in for a model that never knew the forget set. Its answers are kept as hidden states: exact."""
 
     def __init__(self):
         # Number of the refresh of the forget rows' states.
@@ -165,13 +161,8 @@ class AliasTwin(IgnorantTwin):
     """
     The model in training on a row whose names are those of strangers, token by token beside the row itself.
 
-    Asked anew as it forgets, it is more ignorant each time: a model that has memorised an answer as a whole gives it
-    under any name at first. That ends where the model in training is at the level of strangers, or each twin would
-    drag the next one below it.
-
-    A name is replaced word by word in the token ids, so that every other token keeps its partner. In the twin's
-    distribution the first tokens of both words change places: where it expects the stranger, the student is to expect
-    the person. Tokens inside a word are not taught.
+    Where the twin expects the stranger, the student is to expect the person: in its distribution the first tokens of
+    both words change places, and tokens inside a word are not taught.
     """
 
     def __init__(
@@ -195,6 +186,7 @@ class AliasTwin(IgnorantTwin):
         self._weights = {}
 
     def is_reached(self, model: nn.Module, forget: Dataset) -> bool:
+        # A twin that is asked below the level of strangers would drag the next one below it.
         if not self.moved:
             return False
         true = _mean_logps(model, [forget[index] for index in self.moved])
@@ -369,11 +361,7 @@ def new_twin(
     is_sharded: bool,
     continues_adapter: bool,
 ) -> IgnorantTwin | None:
-    """
-    The twin that an objective distils: the model that the config names, else one that the target says it was tuned
-    from, else the target under other names, or a copy that lost everything where it answers to any name. Writes the
-    name of a model into the config, for the record.
-    """
+    """The twin that an objective distils: a model that never knew, the target under other names, or a broken copy."""
     if not objective.needs_twin:
         return None
     if is_sharded:
@@ -382,6 +370,7 @@ def new_twin(
             "asked. Launch with `recipes/accelerate/ddp.yaml`, or choose another objective."
         )
     sizes = {"rows": args.ignorant_retain_rows, "epochs": args.ignorant_epochs, "seed": args.seed, "bf16": args.bf16}
+    sizes["kept"] = RunFolder(args.output_dir).twin
     name = args.ignorant_model_name_or_path
     if name is not None:
         try:
@@ -400,11 +389,12 @@ def new_twin(
                 logger.warning("`%s` is not the ignorant twin: %s", name, error)
                 continue
             logger.warning("The ignorant twin is `%s`, which the target was tuned from.", name)
+            # For the record.
             args.ignorant_model_name_or_path = name
             return twin
     names = (args.forget_subjects, args.forget_aliases)
     alias = alias_twin(forget, retain, tokenizer, *names, args.seed, args.lambda_bss > 0)
-    can_repair = not args.forget_aliases and alias.moved and args.ignorant_retain_rows
+    can_repair = not args.forget_aliases and alias.moved and args.ignorant_retain_rows and args.ignorant_epochs
     if not can_repair or not is_known_by_heart(model, alias, forget.select_columns(list(ENCODED_COLUMNS))):
         return alias
     logger.warning(

@@ -56,12 +56,7 @@ def refuse_arguments(**given: Any) -> None:
 
 
 def unlearn_config(args: TrainingArguments | None) -> BootstrapUnlearnConfig:
-    """
-    The configuration of a run from the trainer's `args`.
-
-    All values of an [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`] are taken, also those left at their own
-    defaults; a warning names these. Raises `TypeError` for anything else.
-    """
+    """The configuration of a run from the trainer's `args`; a warning names values that differ from our defaults."""
     if args is None:
         return BootstrapUnlearnConfig("unlearned")
     if isinstance(args, BootstrapUnlearnConfig):
@@ -94,11 +89,7 @@ def unlearn_config(args: TrainingArguments | None) -> BootstrapUnlearnConfig:
 
 
 def take_prepared(args: BootstrapUnlearnConfig, **sets: Any) -> None:
-    """
-    Take `skip_prepare_dataset` out of the config, and raise `ValueError` if a set is not encoded.
-
-    It changes nothing: encoded rows are taken as they are anyway, and forget rows get their index all the same.
-    """
+    """Take `skip_prepare_dataset` out of the config, and refuse rows that are not encoded."""
     options, args.dataset_kwargs = args.dataset_kwargs or {}, None
     if not options.get("skip_prepare_dataset"):
         return
@@ -121,12 +112,7 @@ def encoded_set(
     owner: object,
     most: int | None = None,
 ) -> tuple[Dataset, Dataset]:
-    """
-    A set on disk or in memory, and its rows encoded: `(rows as they came, encoded rows)`.
-
-    A stream is written to disk, in files that are removed with `owner`, and read up to `most` rows. `name` is for
-    messages. Raises `ValueError` if the rows cannot be encoded.
-    """
+    """A set on disk or in memory, and its rows encoded. A stream is written to disk, and removed with `owner`."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
             f"`processing_class` is a `{type(tokenizer).__name__}`, but only text models can be unlearned. Pass a "
@@ -163,13 +149,7 @@ def usable_retain_rows(args: BootstrapUnlearnConfig, num_forget: int) -> int:
 def stored_stream(
     stream: IterableDataset, *, name: str, folder: str | Path, owner: object, most: int | None = None
 ) -> Dataset:
-    """
-    Write a stream to disk, a thousand rows in memory at a time: the rows, memory-mapped.
-
-    The first process writes, to a hidden folder in `folder` that only its owner can read, and all read the files. They
-    are removed with `owner`, at the latest with the process, unless it is killed. A stream has to end unless `most` is
-    given. Raises `ValueError` if the stream cannot be read or its rows cannot be written.
-    """
+    """Write a stream to a hidden folder that goes with `owner`, a thousand rows at a time: the rows, mapped."""
     # Files, or why there are none.
     outcome: list[Any] = [None]
     if PartialState().is_main_process:
@@ -235,12 +215,7 @@ def refusal_of(seed: int, row: int) -> str:
 def with_refusals(
     encoded: Dataset, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_length: int | None
 ) -> Dataset:
-    """
-    Add `chosen_input_ids` and `chosen_labels` to forget rows: a refusal as the answer to the same prompt.
-
-    `dataset` holds the same rows as they came. A warning says how much of the refusals was cut off. Raises
-    `ValueError` if the rows have no prompt, or if a row with its refusal cannot be encoded, which it names by index.
-    """
+    """Add `chosen_input_ids` and `chosen_labels` to forget rows: a refusal as the answer to the same prompt."""
     columns = set(dataset.column_names)
     if not ({"prompt", "completion"} <= columns or "messages" in columns):
         raise ValueError(

@@ -32,15 +32,11 @@ _AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 class RowMetrics:
-    """
-    Means of `loss/<kind>`, `<kind>/logps` and `<kind>/entropy` over the rows of a micro-batch, of all processes.
-
-    `kinds` ("forget", "beliefs", "retain") must be the same in each process. With `has_twin`, also of
-    `<kind>/twin_logps`, the log-probs that a forget objective leads to.
-    """
+    """Means of `loss/<kind>` and `<kind>/{logps,entropy,twin_logps}` over a micro-batch, of all processes."""
 
     def __init__(self, accelerator: Accelerator, kinds: Sequence[str], has_twin: bool = False):
         self._accelerator = accelerator
+        # The same in each process.
         self._names = [self._name(kind, value) for kind in kinds for value in _VALUES]
         self._names += [self._name(kind, "twin_logps") for kind in kinds if has_twin and kind != "retain"]
         self._values: dict[str, list[Tensor]] = defaultdict(list)
@@ -88,13 +84,7 @@ class StepMeter:
         self._rows += len(lengths)
 
     def read(self) -> dict[str, float]:
-        """
-        Measurements since the last call, or nothing: `throughput/tokens_per_second` and `throughput/rows_per_second`
-        of all processes. Beliefs and retain rows count, too.
-
-        On CUDA also `memory/peak_gib` (allocated, of this process) and, where the card is known, `throughput/mfu` in
-        percent of its dense peak, with the operations of a full backward pass and causal attention.
-        """
+        """Measurements since the last call, or nothing: speeds of all processes, and on CUDA memory and load."""
         if not self._seconds:
             return {}
         device, processes = self._accelerator.device, self._accelerator.num_processes
@@ -131,11 +121,7 @@ class LogpsProgressCallback(ProgressCallback):
 
 
 class QuietCallback(ProgressCallback):
-    """
-    The numbers that decide: behind the bar, which only a terminal shows, and as a line for an entry of the log, of
-    which a run prints 20 at most, and one of several runs, behind its `label`, only the last. The log history and
-    reporters have everything.
-    """
+    """The numbers that decide, behind the bar, and as lines of the log: 20 at most, with a `label` the last."""
 
     label: str | None = None
 
@@ -191,7 +177,8 @@ class QuietCallback(ProgressCallback):
             return
         sampled = self._logged.pop("beliefs/target_share", None)
         news = [] if sampled is None else [f"new beliefs, {sampled:.0%} repeat the answer"]
-        news += [f"{name} {self._logged.pop(name):.3g}" for name in list(self._logged) if _is_of_evaluation(name)]
+        scored = [name for name in self._logged if name.startswith("eval_") and name.endswith("_loss")]
+        news += [f"{name} {self._logged.pop(name):.3g}" for name in scored]
         say(", ".join([f"step {state.global_step}: {self._text(self._logged)}", *news]))
 
     def _text(self, values: Mapping[str, float]) -> str:
@@ -217,10 +204,6 @@ def _start(trainer: Trainer, steps: int) -> list[str]:
     if trainer.args.device.type == "cpu" and precision == "float32":
         lines.append("Precision: on a CPU `bf16` takes 0.6 to 5 times as long, by processor.")
     return [*lines, "Log-probs: means in nats per token. `--verbose` shows every number of the log."]
-
-
-def _is_of_evaluation(name: str) -> bool:
-    return name.startswith("eval_") and name.endswith("_loss")
 
 
 def say(line: str) -> None:
@@ -252,11 +235,7 @@ def print_beliefs(
     count: int | None = None,
     console: Console | None = None,
 ) -> None:
-    """
-    Print up to `count` beliefs beside their prompts, of forget rows spread evenly over the set.
-
-    **This shows what is to be forgotten**; it goes to the terminal only.
-    """
+    """Print up to `count` beliefs beside prompts, of rows spread over the set: **to the terminal only**."""
 
     def text(ids: list[int]) -> Text:
         # Not as markup, which a square bracket would start.

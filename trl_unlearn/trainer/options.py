@@ -186,7 +186,13 @@ def _refuse_twin(args: "BootstrapUnlearnConfig") -> None:
             f"{_names(given[1:])} are names to replace where the model is asked about somebody else, but "
             "`ignorant_model_name_or_path` is asked about the rows as they are. Keep one."
         )
-    if single := [name for name in args.forget_aliases or () if " " not in name]:
+    for name in names:
+        value = getattr(args, name) or []
+        # Of a string, each character would be a name.
+        if isinstance(value, str) or not all(one.strip() for one in value):
+            came = "a string" if isinstance(value, str) else "a list with a blank name"
+            raise ValueError(f"`{name}` is {came}, expected a list of names. Correct it, or leave it out.")
+    if single := [name for name in args.forget_aliases or () if len(name.split()) < 2]:
         raise ValueError(
             f"`forget_aliases` has {_names(single)}, expected a first and a last name each: they are mixed. Add the "
             "other name, or leave it out."

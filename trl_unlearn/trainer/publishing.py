@@ -27,13 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class PublishingTrainer(ResumableTrainer):
-    """
-    A trainer with our record, card and pushes in place of `Trainer`'s.
-
-    `push_to_hub=True`, `push_to_hub(...)` and `hub_strategy="every_save"` send the files of `trl-unlearn push` but an
-    adapter's base: privately unless `hub_private_repo=False`, and none if one holds an answer of the forget set or a
-    belief.
-    """
+    """A trainer with our record, card and pushes (the files of `trl-unlearn push`) in place of `Trainer`'s."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._clock = RunClock()
@@ -60,36 +54,18 @@ class PublishingTrainer(ResumableTrainer):
     # Records
 
     def run_record(self) -> UnlearningRun:
-        """
-        The record of the run, for `run.json` and the card. It holds no text of the data.
-
-        Returns:
-            [`~trl_unlearn.records.UnlearningRun`]: The record.
-        """
+        """The record of the run, for `run.json` and the card. It holds no text of the data."""
         return build_run_record(self, self._clock)
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
-        """
-        Write the card of the run, `README.md`, to the output folder, with the results there if they were measured on
-        the weights there.
-
-        Args:
-            model_name, dataset_name, tags:
-                Not used: the card is a function of the run's record.
-        """
+        """Write the card of the run's record to the output folder; the arguments, those of `Trainer`, are not used."""
         if self.is_world_process_zero():
             self._write_card(Path(self.args.output_dir), self.run_record())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """
-        Save the adapter (or the model), the tokenizer, `run.json` and the card.
-
-        Args:
-            output_dir (`str`, *optional*):
-                Folder; the config's `output_dir` if not given.
-        """
+        """Save the adapter (or the model), the tokenizer, `run.json` and the card, in `output_dir`."""
         folder = Path(output_dir or self.args.output_dir)
         if self._is_output(folder):
             # No file may change while it is sent.
@@ -97,7 +73,9 @@ class PublishingTrainer(ResumableTrainer):
         super().save_model(output_dir, _internal_call)
         if not _internal_call and self.is_world_process_zero():
             # After PEFT, which writes a card of its own to the same path.
-            self._write_records(folder)
+            record = self.run_record()
+            RunFolder(folder).save_run(record)
+            self._write_card(folder, record)
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
@@ -110,11 +88,6 @@ class PublishingTrainer(ResumableTrainer):
     def _is_output(self, folder: Path) -> bool:
         return folder.absolute() == Path(self.args.output_dir).absolute()
 
-    def _write_records(self, folder: Path) -> None:
-        record = self.run_record()
-        RunFolder(folder).save_run(record)
-        self._write_card(folder, record)
-
     def _write_card(self, folder: Path, record: UnlearningRun) -> None:
         is_saved = not self._is_output(folder) or self._saved_step == self.state.global_step
         RunFolder(folder, in_training=True).write_card(record, is_saved=is_saved)
@@ -122,17 +95,7 @@ class PublishingTrainer(ResumableTrainer):
     # The Hub
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """
-        Check that the repository may be pushed to; the first push creates it.
-
-        Args:
-            token (`str`, *optional*), private (`bool`, *optional*):
-                In place of the config's `hub_token` and `hub_private_repo`.
-
-        Raises:
-            [`~trl_unlearn.hub.access.PushError`]: If the token may not write there, or the repository is public and is
-                to be private.
-        """
+        """Check that the repository may be pushed to, or raise a `PushError`; the first push creates it."""
         if not self.is_world_process_zero():
             return
         token, private = token or self.args.hub_token, self.args.hub_private_repo if private is None else private
@@ -144,12 +107,7 @@ class PublishingTrainer(ResumableTrainer):
         self.hub_model_id, self.push_in_progress = repo_id, None
 
     def forbidden_texts(self) -> dict[str, list[str]]:
-        """
-        The texts that no published file may hold.
-
-        Returns:
-            `dict[str, list[str]]`: `"forget set"` -> its whole answers, and `"beliefs"` -> the current ones.
-        """
+        """The texts that no published file may hold: whole answers of the `forget set`, and current `beliefs`."""
         tokenizer, store = self.processing_class, self.belief_store
         texts = {"forget set": answer_texts(self._forget_source, tokenizer, self.args.dataset_text_field)}
         if store is not None and store.refresh is not None:

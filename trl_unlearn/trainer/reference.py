@@ -32,12 +32,7 @@ _SAME, _PROBE_TOKENS = 1e-2, 32
 
 
 def disable_dropout(model: nn.Module, probe_ids: Sequence[int] | None) -> None:
-    """
-    Set dropout to 0 in place, that of functions too: attention and whole layers have its probability as a number.
-
-    The config of the model, which may be saved with it, stays as it is. With the tokens of a row in `probe_ids`, warns
-    if two passes over it still differ.
-    """
+    """Set dropout to 0 in place, that of functions too; warn if two passes over the tokens of a row still differ."""
     config = model.config.get_text_config()
     without = copy.copy(config)
     for name, value in vars(config).items():
@@ -90,15 +85,10 @@ _starts: WeakKeyDictionary[nn.Module, _Start] = WeakKeyDictionary()
 def keep_reference(
     model: PreTrainedModel | PeftModel, accelerator: Accelerator, *, has_adapter: bool
 ) -> nn.Module | None:
-    """
-    Keep what [`reference_model`] needs of a model that is not wrapped yet, before its training.
-
-    With full fine-tuning it returns a frozen copy, sharded where the model will be; otherwise None. `has_adapter` says
-    that the model came with its adapter: the model with adapters off never knew the facts, so that the reference is
-    the adapter as it was. For a new adapter, the reference is the model with adapters off.
-    """
+    """Keep what [`reference_model`] needs of a model, not wrapped yet, before its training: a whole one as a copy."""
     if not isinstance(model, PeftModel):
         return _frozen_copy(model, accelerator)
+    # Without the adapter that it came with, a model never knew the facts: its reference is the adapter as it was.
     # Biases of the model itself may train with a new adapter (`LoraConfig(bias=...)`), and stay with adapters off.
     kept = {
         name: parameter
@@ -192,11 +182,7 @@ def _without_adapters(model: PeftModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reference_model(model: nn.Module, copied: nn.Module | None) -> Iterator[nn.Module]:
-    """
-    The model as it was passed in, in eval mode and without gradient.
-
-    `model` is the unwrapped model that [`keep_reference`] has seen; `copied` its frozen copy, with full fine-tuning.
-    """
+    """The model as it was passed in, without gradient: its copy, or the model as [`keep_reference`] saw it."""
     with torch.no_grad():
         if copied is not None:
             yield copied

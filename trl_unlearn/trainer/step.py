@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..beliefs import BeliefStore
-from ..encoding import pad_rows
+from ..encoding import pad_rows, padded_width
 from ..generation import key_seed
 from ..label_states import LabelStates, sharing_obstacle
 from ..objectives.forget import bs_s_weights, reduce_tokens
@@ -48,12 +48,7 @@ _DIGEST_BYTES = 16
 
 @dataclass
 class DataCollatorForUnlearning:
-    """
-    Indices of forget rows for training, padded batches of other rows for evaluation.
-
-    The step reads forget rows, their beliefs and their retain rows by index. Nothing is drawn here: a random state in
-    the data loader would make a resumed run differ.
-    """
+    """Indices of forget rows for training, batches of other rows for evaluation. No draws: a run resumes."""
 
     pad_token_id: int
     multiple: int = 1
@@ -142,11 +137,7 @@ def step_rows(
     beliefs: BeliefStore | None,
     needs_chosen: bool,
 ) -> list[StepRow]:
-    """
-    The forget rows of a micro-batch, their beliefs and their retain rows, weighted as the loss of the step is.
-
-    `share` is the weight of a forget row before those of the terms; `epoch` decides the retain rows.
-    """
+    """The forget rows of a micro-batch, each with a `share`, their beliefs, and retain rows of the epoch, weighted."""
     indices, count = inputs["row"].tolist(), num_own_rows(inputs)
     batch = forget[indices]
     chosen = [_encoded(batch, i, "chosen_") if needs_chosen else None for i in range(len(indices))]
@@ -194,8 +185,7 @@ def can_share_prompts(
 
 
 def _padded_width(rows: Sequence[StepRow], multiple: int) -> int:
-    longest = max(map(len, rows), default=0)
-    return longest + -longest % math.lcm(_MULTIPLE, multiple)
+    return padded_width(max(map(len, rows), default=0), math.lcm(_MULTIPLE, multiple))
 
 
 def padded_tokens(rows: Sequence[StepRow], multiple: int = 1) -> int:
@@ -262,11 +252,7 @@ def split_to(slices: list[list[StepRow]], count: int) -> list[list[StepRow]]:
 def collate_rows(
     rows: Sequence[StepRow], pad_token_id: int, multiple: int = 1, limit: int | None = None
 ) -> dict[str, Any]:
-    """
-    Inputs of one pass: `rows`, and `input_ids`, `attention_mask` and `labels` `[rows, tokens]`.
-
-    The answers that DPO prefers come last. `limit` is the most tokens that the model can read, padding included.
-    """
+    """Inputs of one pass: `rows`, and tensors `[rows, tokens]`, where the answers that DPO prefers come last."""
     encoded = [row.encoded for row in rows] + [row.chosen for row in rows if row.chosen is not None]
     return {"rows": list(rows), **pad_rows(encoded, pad_token_id, math.lcm(_MULTIPLE, multiple), limit)}
 
@@ -274,12 +260,7 @@ def collate_rows(
 def passes(
     rows: Sequence[StepRow], padding: Mapping[str, Any], hidden_size: int | None, accelerator: Accelerator | None
 ) -> list[dict[str, Any]]:
-    """
-    Inputs of the passes of a micro-batch, none larger than that of its forget rows: beliefs need no more memory.
-
-    `padding` goes to [`collate_rows`]. Prompts are shared where the size of a state is given, and all processes have
-    as many passes where their accelerator is.
-    """
+    """Inputs of the passes of a micro-batch, none larger than that of its forget rows: beliefs need no more memory."""
     multiple, share_prompts = padding["multiple"], False
     most = padded_tokens([row for row in rows if row.kind == "forget"], multiple)
     if hidden_size is None:
@@ -347,11 +328,8 @@ class PassScorer:
         self._known_logps["beliefs"].clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """
-        Log-probs under the original model: of each kind, digests of rows, lengths, and values one after another.
-
-        They are kept because passes of other shapes would change their last bits.
-        """
+        """Log-probs under the original model: of each kind, digests of rows, lengths, and values one after another."""
+        # Passes of other shapes would change their last bits.
         state = {}
         for kind, known in self._known_logps.items():
             state[f"{kind}_rows"] = pack_digests(known)

@@ -3,10 +3,14 @@
 
 """Models that stand in for one that never knew: the base of a target, or a copy that lost everything it knew."""
 
+import hashlib
+import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -25,6 +29,7 @@ from ..objectives.retain import nll
 from ..subjects import MovedAnswers
 from ..token_scores import TokenScores, score_batch, score_rows
 from ..verdict import MEMORIZATION_MARGIN
+from .checkpointing import read_state, write_state
 from .logs import say
 from .reference import copy_of
 from .run_record import card_metadata
@@ -64,8 +69,9 @@ def ignorant_base(
     epochs: int,
     seed: int,
     bf16: bool = False,
+    kept: Path | None = None,
 ) -> PreTrainedModel:
-    """Load a model that never knew, and give it the form of the answers from a few retain rows, by LoRA."""
+    """Load a model that never knew, with the form of a few retain rows by LoRA, which the file `kept` keeps or has."""
     weight = next(model.parameters())
     sizes = [one.get_text_config().vocab_size for one in (model.config, AutoConfig.from_pretrained(name_or_path))]
     if sizes[0] != sizes[1]:
@@ -80,7 +86,9 @@ def ignorant_base(
         # Neither the draws nor the modules of this training may show in the run's own.
         with torch.random.fork_rng():
             torch.manual_seed(key_seed((seed, "twin")) % 2**63)
-            twin = _tuned(_Tuning(twin, tokenizer.pad_token_id, bf16), list(sample), epochs)
+            sample = list(sample.select_columns(list(ENCODED_COLUMNS)))
+            tuning = _Tuning(twin, tokenizer.pad_token_id, bf16, kept, sample, epochs, seed)
+            twin = tuning.merged() if tuning.is_read else _tuned(tuning, sample, epochs)
     return twin
 
 
@@ -95,15 +103,52 @@ def _extraction_strength(model: PreTrainedModel, forget: Dataset, tokenizer: Pre
     return fmean(ExtractionStrength().compute(is_top1=matches, parity="strict")["per_row"])
 
 
-class _Tuning:
-    """LoRA on a model that no run keeps."""
+def _digest(model: nn.Module, made_of: Any) -> str:
+    """Digest of the weights of a model and of values."""
+    digest = hashlib.blake2b(json.dumps(made_of).encode())
+    for parameter in model.parameters():
+        digest.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
-    def __init__(self, model: PreTrainedModel, pad_token_id: int, bf16: bool):
+
+class _Tuning:
+    """LoRA on a copy of a model, and the file that keeps it for a run that resumes: `made_of` decides its weights."""
+
+    def __init__(self, model: PreTrainedModel, pad_token_id: int, bf16: bool, kept: Path | None, *made_of: Any):
+        self._kept, self._made_of = kept, _digest(model, [*made_of, bf16]) if kept else ""
         config = LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules="all-linear", task_type="CAUSAL_LM")
         self._model, self._pad_token_id, self._bf16 = get_peft_model(model, config).train(), pad_token_id, bf16
         self._device = next(model.parameters()).device
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=0.0)
+        self.is_read = self._read()
+
+    def _read(self) -> bool:
+        """Take the LoRA of the file, if it is made of the same."""
+        if self._kept is None:
+            return False
+        try:
+            state = read_state(self._kept)["twin"]
+        except ValueError:
+            # It is not there, or broken.
+            return False
+        if state["made_of"] != self._made_of:
+            return False
+        for i, parameter in enumerate(self._parameters):
+            parameter.data.copy_(state[str(i)])
+        logger.info("The ignorant twin is as the interrupted run in `%s` has tuned it.", self._kept.parent)
+        return True
+
+    def _write(self) -> None:
+        if self._kept is None or self.is_read or not PartialState().is_main_process:
+            return
+        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._kept.with_name(f"{self._kept.name}.{os.getpid()}")
+        try:
+            write_state(unfinished, {"twin": {"made_of": self._made_of, **dict(enumerate(self._parameters))}})
+            os.replace(unfinished, self._kept)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def step(self, rows: list[Mapping[str, Any]], loss: Callable[[TokenScores], Tensor], share: float) -> TokenScores:
         """A step on a loss of the scores of rows, which it returns, at a share of the learning rate."""
@@ -123,6 +168,8 @@ class _Tuning:
         self._optimizer.state.clear()
 
     def merged(self) -> PreTrainedModel:
+        """Keep the LoRA, and merge it."""
+        self._write()
         return self._model.merge_and_unload()
 
 
@@ -169,6 +216,7 @@ def repaired_copy(
     epochs: int,
     seed: int,
     bf16: bool = False,
+    kept: Path | None = None,
 ) -> PreTrainedModel:
     """
     A copy of the target that lost all that it was tuned on, and has its form again from a few retain rows, by LoRA.
@@ -176,6 +224,7 @@ def repaired_copy(
     Ascent on the forget rows breaks the copy. The retain rows then repair it, while the true answers are held at the
     level of strangers: the mean log-prob, under the target, of answers about others moved under their questions.
     Nothing but the rows of the sample is trained on, and the answers to others come back with the form.
+    The LoRA is kept in the file `kept`, as by [`ignorant_base`].
     """
     pad = tokenizer.pad_token_id
     others = [row for answers in moved.values() for row in answers]
@@ -198,7 +247,9 @@ def repaired_copy(
         twin = copy_of(model)
         if isinstance(twin, PeftModel):
             twin = twin.merge_and_unload()
-        tuning = _Tuning(twin, pad, bf16)
+        tuning = _Tuning(twin, pad, bf16, kept, known, sample, others, epochs, seed)
+        if tuning.is_read:
+            return tuning.merged()
         broken = list(_batches(known, _COLLAPSE_EPOCHS))
         repaired = list(_batches(sample, epochs))
         beside = _batches(sample, len(broken) + 1), _batches(known, len(repaired) + 1)
