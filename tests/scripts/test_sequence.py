@@ -45,7 +45,7 @@ def call(checkpoint, tofu_folder, tmp_path, monkeypatch, starts):
         trained.append(Path(training_args.output_dir).name)
         trainer = build(data_args, training_args, model_args)
         pad_token_id = trainer.processing_class.pad_token_id
-        starts.append(sequence_point(trainer.model.eval(), *sets, pad_token_id=pad_token_id))
+        starts.append(sequence_point(trainer.model.eval(), *sets[:2], pad_token_id=pad_token_id))
         return trainer
 
     monkeypatch.setattr(sequence, "_row_sets", row_sets)

@@ -112,7 +112,8 @@ def test_what_attacks_bring_back_of_a_row_is_kept_for_its_owner_and_shown_for_th
     names = {"robustness": "robustness/noise_20_percent", "elicitation": "elicitation/role"}
     for suite, name in names.items():
         monkeypatch.setitem(evaluate.SUITES, suite, (partial(measured, name), "rows"))
-        cli.main(["evaluate", *own, "--suites", suite, "--unlearned_model_name_or_path", str(done.folder)])
+        models = ["--unlearned_model_name_or_path", str(done.folder), "--max_eval_rows", "3"]
+        cli.main(["evaluate", *own, "--suites", suite, *models])
     path = done.folder / ".row_values.json"
     assert path.stat().st_mode & 0o777 == 0o600
     rows, _, error = show(done.folder, "--num_samples", "0")

@@ -372,9 +372,10 @@ def test_rwku_runs_without_a_forget_set_and_answers_three_questions(
         f"rwku/{name}_{attack}" for name in ("mia_forget", "mia_retain") for attack in ("zlib", "min_k", "min_k_pp")
     }
     assert set(result.models["target"]) == {f"rwku/{config}" for config in rwku_rows} | attacks
-    found = {answer.question: answer for answer in verdict(result).answers}
-    assert [answer.metric is not None for answer in found.values()] == [True, True, False, False, True]
-    assert "run the suite `robustness`" in found["Does it come back?"].why
+    # Neither model knows these people, so what they say of them tells nothing.
+    whys = [answer.why or "" for answer in verdict(result).answers]
+    assert ["run the suite" in why for why in whys] == [False, False, True, True, False]
+    assert "run the suite `robustness`" in whys[2] and "nothing shows" in whys[0] and "nothing shows" in whys[1]
     done = run("evaluate", [*models, "--rwku_subjects", "Ada Marlow"])
     assert result_of(done).protocol["rows"] == {f"rwku {config}": 1 for config in rwku_rows}
     assert "rwku/forget_level3" in done.printed

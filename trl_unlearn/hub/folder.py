@@ -205,6 +205,11 @@ def holds_adapter(folder: str | Path) -> bool:
     return Path(folder, _ADAPTER_CONFIG).is_file()
 
 
+def holds_tokenizer(folder: str | Path) -> bool:
+    """Whether a folder has a tokenizer of its own."""
+    return Path(folder, "tokenizer_config.json").is_file()
+
+
 def weights_sha256(folder: Path, is_adapter: bool) -> dict[str, str]:
     """Name of each file of weights in a folder -> its SHA-256. Files of the other kind belong to another run."""
     return {name: PushFile(name, folder / name).sha256 for name in _weight_files(folder, is_adapter)}

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -289,10 +290,13 @@ def _refuse_other_rows(max_rows: int | None, args: SuiteArguments, folder: RunFo
     if earlier is None or ("quick" in earlier.protocol) != args.quick:
         return
     kept = [name for name in earlier.suites if name not in args.suites]
-    if kept and earlier.protocol.get("max_eval_rows") != max_rows:
+    most = max(earlier.protocol.get("rows", {}).values(), default=math.inf)
+    # A limit above the rows that there are cuts nothing.
+    both = earlier.protocol.get("max_eval_rows"), max_rows
+    if kept and len({None if limit is None or limit > most else limit for limit in both}) > 1:
         raise ValueError(
-            f"`{folder.path / RESULTS_FILE}` holds {', '.join(kept)} with `max_eval_rows` "
-            f"{earlier.protocol.get('max_eval_rows')}, and this call has {max_rows}: one record would mix them. Give "
+            f"`{folder.path / RESULTS_FILE}` holds {', '.join(kept)} with `max_eval_rows` {both[0]}, and this call "
+            f"has {max_rows}: one record would mix them. Give "
             "the same number, name all suites, or give another `--output_dir`."
         )
 

@@ -15,6 +15,7 @@ from ..data.files import as_pairs, is_corpus, load_corpus, load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
 from ..encoding import spread_evenly
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set, rows_as_trained
+from ..hub.folder import holds_tokenizer
 from .arguments import DataArguments
 
 
@@ -140,7 +141,7 @@ def refuse_other_tokens(
     rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, unlearned: str, trust_remote_code: bool = False
 ) -> None:
     """Refuse an unlearned model with a tokenizer of its own, under which rows or prompts have other tokens."""
-    if Path(unlearned).is_dir() and not Path(unlearned, "tokenizer_config.json").is_file():
+    if Path(unlearned).is_dir() and not holds_tokenizer(unlearned):
         return
     try:
         own = AutoTokenizer.from_pretrained(unlearned, trust_remote_code=trust_remote_code)
