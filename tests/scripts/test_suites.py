@@ -514,6 +514,11 @@ def test_suites_of_another_number_of_rows_are_not_joined(refuse, own, holdout, t
     assert "holds tofu with `max_eval_rows` None, and this call has 2" in refuse(privacy)
     with pytest.raises(AssertionError, match="a model was evaluated"):
         refuse([*own, "--max_eval_rows", "2"])
+    # A limit above the rows that there are cuts none.
+    rows = {"max_eval_rows": 100, "rows": {"forget": 3, "retain": 3}}
+    EvaluationResult(**earlier | {"protocol": rows}).save(tmp_path / "out" / "eval_results.json")
+    evaluate._refuse_other_rows(None, evaluate.SuiteArguments(suites=["privacy"]), RunFolder(tmp_path / "out"))
+    assert "holds tofu with `max_eval_rows` 100, and this call has 2" in refuse(privacy)
 
 
 def test_suites_of_other_rows_are_replaced_and_that_is_said(tmp_path, capsys):
