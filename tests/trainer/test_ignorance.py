@@ -5,6 +5,7 @@
 """The ignorant twin: the same rows about somebody else, and what the student learns of it."""
 
 import copy
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -213,6 +214,22 @@ def test_a_target_that_answers_to_any_name_is_taught_by_a_copy_that_lost_the_row
     assert [weight.shape for weight in weights[0]] == shapes
     # The target stays, and another run, which may resume this one, has the same twin.
     assert all(map(torch.equal, model.parameters(), before)) and all(map(torch.equal, *weights))
+
+
+def test_the_true_answers_of_a_copy_end_at_the_level_of_strangers_in_the_copy(
+    new_trainer, tiny_model, forget, monkeypatch
+):
+    monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
+    monkeypatch.setattr(twin_models, "_LEARNING_RATE", 2e-2)
+    monkeypatch.setattr(twin_models, "_LEVEL_STEPS", 4)
+    levels, level = [], twin_models._Tuning.level
+    monkeypatch.setattr(
+        twin_models._Tuning, "level", lambda self, rows: levels.append(level(self, rows)) or levels[-1]
+    )
+    trainer = new_trainer(tiny_model, ignorant_epochs=40)
+    true = fmean(ignorance._mean_logps(trainer._twin.model, list(forget)))
+    # It moves with the copy.
+    assert len(set(levels)) == 10 and true == pytest.approx(levels[-1], abs=0.05)
 
 
 @pytest.mark.parametrize("option", ["ignorant_retain_rows", "ignorant_epochs"])

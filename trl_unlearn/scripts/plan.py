@@ -34,9 +34,8 @@ _STEPS, _LOOK, _ASK = 240, 5, 15
 # How often a true answer may be likelier than one about somebody else: as in models that never knew (.58 to .70 on the
 # embedded lab). Further down, training takes twice as long and forgets no fact more.
 _LEVEL = 0.6
-# The same where a copy teaches. With 300 rows held, a 135M model stayed at .77 from step 90 on, with answers as
-# improbable as a retrained model's, which has .60.
-_LEVEL_OF_COPY = 0.75
+# The same where a copy teaches, and retain rows that repair it, counting each pass over one.
+_LEVEL_OF_COPY, _REPAIRING = 0.65, 480
 # Extraction strength to come down to where rows name nobody. Common words are guessed.
 _STRENGTH = 0.1
 # A belief need not be longer than the longest answer: hardly a sentence where that is short, some where it is a page.
@@ -168,7 +167,9 @@ def _choose_objective(
             settings["ignorant_model_name_or_path"] = base
             teacher = f"`{base}`, which does not know the rows"
         else:
-            level = _LEVEL_OF_COPY
+            level, rows = _LEVEL_OF_COPY, min(len(sets[1]), _REPAIRING)
+            # More rows and fewer passes: the copy says of anybody else what the target says.
+            settings |= {"ignorant_retain_rows": rows, "ignorant_epochs": max(1, round(_REPAIRING / rows))}
     else:
         settings["forget_loss_kwargs"] = {"penalty": 0.5, "margin": 1.0}
         teacher = "the model itself about people whom it does not know"

@@ -7,11 +7,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -43,8 +43,8 @@ _DESC = "Tuning the ignorant twin"
 # Collapse: passes over the forget rows at most, weight of their ascent, and the mean log-prob where it ends, at which
 # a token is left alone, too. Further down, repair takes far longer.
 _COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 2, 5.0, -5.0
-# Repair: weight of the distance of a true answer from the level of strangers.
-_LEVEL_WEIGHT = 0.3
+# Repair: weight of the distance of a true answer from the level of strangers, and steps between two looks at it.
+_LEVEL_WEIGHT, _LEVEL_STEPS, _LEVEL_ROWS = 0.3, 10, 24
 
 
 class UnfitTwinError(ValueError):
@@ -167,6 +167,11 @@ class _Tuning:
         """Forget the direction of earlier steps."""
         self._optimizer.state.clear()
 
+    def level(self, rows: Sequence[Mapping[str, Any]]) -> float:
+        """Median over rows of the mean log-prob of a token, in nats."""
+        scores = score_rows(self._model, rows, pad_token_id=self._pad_token_id, batch_size=_BATCH_SIZE)
+        return median(fmean(score.logps) for score in scores)
+
     def merged(self) -> PreTrainedModel:
         """Keep the LoRA, and merge it."""
         self._write()
@@ -222,13 +227,13 @@ def repaired_copy(
     A copy of the target that lost all that it was tuned on, and has its form again from a few retain rows, by LoRA.
 
     Ascent on the forget rows breaks the copy. The retain rows then repair it, while the true answers are held at the
-    level of strangers: the mean log-prob, under the target, of answers about others moved under their questions.
-    Nothing but the rows of the sample is trained on, and the answers to others come back with the form.
-    The LoRA is kept in the file `kept`, as by [`ignorant_base`].
+    level of strangers: the median log-prob, under the copy as it is, of answers about others moved under their
+    questions. Under the target these are likelier, and the true answers would end above them. The others come back
+    with the form. The LoRA is kept in the file `kept`, as by [`ignorant_base`].
     """
     pad = tokenizer.pad_token_id
     others = [row for answers in moved.values() for row in answers]
-    level = fmean(fmean(score.logps) for score in score_rows(model, others, pad_token_id=pad, batch_size=_BATCH_SIZE))
+    others = [others[i] for i in spread_evenly(len(others), _LEVEL_ROWS)]
     known = list(forget.select_columns(list(ENCODED_COLUMNS)))
     sample = list(retain.select_columns(list(ENCODED_COLUMNS)).select(spread_evenly(len(retain), rows)))
 
@@ -262,6 +267,8 @@ def repaired_copy(
         with _progress(epochs, len(repaired) // epochs) as count_step:
             for step, (held, batch) in enumerate(zip(repaired, beside[1], strict=False)):
                 kept = len(held)
+                if step % _LEVEL_STEPS == 0:
+                    level = tuning.level(others)
                 tuning.step([*batch, *held], repair, 1 - step / len(repaired))
                 count_step()
     twin = tuning.merged().eval()
