@@ -34,7 +34,7 @@ _STEPS, _LOOK, _ASK = 240, 5, 15
 # How often a true answer may be likelier than one about somebody else: as in models that never knew (.58 to .70 on the
 # embedded lab). Further down, training takes twice as long and forgets no fact more.
 _LEVEL = 0.6
-# The same where a copy teaches, and retain rows that repair it, counting each pass over one.
+# The same where a copy teaches; and the rows that repair it, times the passes over them.
 _LEVEL_OF_COPY, _REPAIRING = 0.65, 480
 # Extraction strength to come down to where rows name nobody. Common words are guessed.
 _STRENGTH = 0.1
@@ -168,7 +168,7 @@ def _choose_objective(
             teacher = f"`{base}`, which does not know the rows"
         else:
             level, rows = _LEVEL_OF_COPY, min(len(sets[1]), _REPAIRING)
-            # More rows and fewer passes: the copy says of anybody else what the target says.
+            # More rows and fewer passes leave more of what the copy does not train on: .80 of other rows, not .63.
             settings |= {"ignorant_retain_rows": rows, "ignorant_epochs": max(1, round(_REPAIRING / rows))}
     else:
         settings["forget_loss_kwargs"] = {"penalty": 0.5, "margin": 1.0}

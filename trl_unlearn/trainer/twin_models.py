@@ -43,7 +43,8 @@ _DESC = "Tuning the ignorant twin"
 # Collapse: passes over the forget rows at most, weight of their ascent, and the mean log-prob where it ends, at which
 # a token is left alone, too. Further down, repair takes far longer.
 _COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 2, 5.0, -5.0
-# Repair: weight of the distance of a true answer from the level of strangers, and steps between two looks at it.
+# Repair: weight of the distance of a true answer from the level of strangers, steps between two looks at that level,
+# and answers of a look.
 _LEVEL_WEIGHT, _LEVEL_STEPS, _LEVEL_ROWS = 0.3, 10, 24
 
 
