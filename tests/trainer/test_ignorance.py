@@ -221,15 +221,15 @@ def test_the_true_answers_of_a_copy_end_at_the_level_of_strangers_in_the_copy(
 ):
     monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
     monkeypatch.setattr(twin_models, "_LEARNING_RATE", 2e-2)
-    monkeypatch.setattr(twin_models, "_LEVEL_STEPS", 4)
+    monkeypatch.setattr(twin_models, "_LEVEL_STEPS", 2)
     levels, level = [], twin_models._Tuning.level
     monkeypatch.setattr(
         twin_models._Tuning, "level", lambda self, rows: levels.append(level(self, rows)) or levels[-1]
     )
-    trainer = new_trainer(tiny_model, ignorant_epochs=40)
+    trainer = new_trainer(tiny_model, ignorant_epochs=12)
     true = fmean(ignorance._mean_logps(trainer._twin.model, list(forget)))
     # It moves with the copy.
-    assert len(set(levels)) == 10 and true == pytest.approx(levels[-1], abs=0.05)
+    assert len(set(levels)) == 6 and true == pytest.approx(levels[-1], abs=0.05)
 
 
 @pytest.mark.parametrize("option", ["ignorant_retain_rows", "ignorant_epochs"])
