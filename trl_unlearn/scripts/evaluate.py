@@ -296,8 +296,8 @@ def _refuse_other_rows(max_rows: int | None, args: SuiteArguments, folder: RunFo
     if kept and len({None if limit is None or limit > most else limit for limit in both}) > 1:
         raise ValueError(
             f"`{folder.path / RESULTS_FILE}` holds {', '.join(kept)} with `max_eval_rows` {both[0]}, and this call "
-            f"has {max_rows}: one record would mix them. Give "
-            "the same number, name all suites, or give another `--output_dir`."
+            f"has {max_rows}: one record would mix them. Give the same number, name all suites, or give another "
+            "`--output_dir`."
         )
 
 

@@ -239,13 +239,13 @@ def repaired_copy(
     sample = list(retain.select_columns(list(ENCODED_COLUMNS)).select(spread_evenly(len(retain), rows)))
 
     def collapse(scores: TokenScores) -> Tensor:
-        part = scores.mask[:-kept]
-        ascent = ((scores.logps[:-kept] - _COLLAPSE_FLOOR).relu() * part).sum(1) / part.sum(1)
-        return _ASCENT_WEIGHT * ascent.mean() + nll(scores.logps[-kept:], scores.mask[-kept:]).mean()
+        part = scores.mask[:-size]
+        ascent = ((scores.logps[:-size] - _COLLAPSE_FLOOR).relu() * part).sum(1) / part.sum(1)
+        return _ASCENT_WEIGHT * ascent.mean() + nll(scores.logps[-size:], scores.mask[-size:]).mean()
 
     def repair(scores: TokenScores) -> Tensor:
-        distance = (-nll(scores.logps[:-kept], scores.mask[:-kept]) - level).abs()
-        return _LEVEL_WEIGHT * distance.mean() + nll(scores.logps[-kept:], scores.mask[-kept:]).mean()
+        distance = (-nll(scores.logps[:-size], scores.mask[:-size]) - level).abs()
+        return _LEVEL_WEIGHT * distance.mean() + nll(scores.logps[-size:], scores.mask[-size:]).mean()
 
     # Neither the draws nor the modules of this training may show in the run's own.
     with torch.random.fork_rng():
@@ -260,14 +260,14 @@ def repaired_copy(
         repaired = list(_batches(sample, epochs))
         beside = _batches(sample, len(broken) + 1), _batches(known, len(repaired) + 1)
         for batch, held in zip(broken, beside[0], strict=False):
-            kept = len(held)
+            size = len(held)
             scores = tuning.step([*batch, *held], collapse, 1.0)
-            if -nll(scores.logps[:-kept], scores.mask[:-kept]).mean() < _COLLAPSE_FLOOR:
+            if -nll(scores.logps[:-size], scores.mask[:-size]).mean() < _COLLAPSE_FLOOR:
                 break
         tuning.drop_momentum()
         with _progress(epochs, len(repaired) // epochs) as count_step:
             for step, (held, batch) in enumerate(zip(repaired, beside[1], strict=False)):
-                kept = len(held)
+                size = len(held)
                 if step % _LEVEL_STEPS == 0:
                     level = tuning.level(others)
                 tuning.step([*batch, *held], repair, 1 - step / len(repaired))
