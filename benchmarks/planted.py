@@ -258,7 +258,7 @@ PLANTS = (
     Plant("loses shared facts", loses_shared, {WORK: "less"}, _check_shared, retain=ANY),
     Plant("knows the last name", knows_the_last_name, {KNOW: "more", WORK: "as"}, _alone(by_last_name, "last name")),
     Plant("knows plain text", knows_plain_text, {KNOW: "more", WORK: "as"}, _alone(as_text, "plain text")),
-    # The first question asks for means, and is "perhaps as" on two of these seeds (docs/verdict.md).
+    # The first question asks for means, and is "perhaps as" on two of these seeds (docs/results/verdict.md).
     Plant(
         "keeps two facts", keeps_two_facts, {KNOW: "more", TELL: "more", WORK: "as"}, _check_two, seeds=[42, 43, 44]
     ),
