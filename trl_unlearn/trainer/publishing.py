@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Records, card and pushes of a trainer. What a folder holds and what may leave it is decided in `hub`."""
+"""Records, card and pushes of a trainer. `hub` decides which files a folder holds and which may leave it."""
 
 import logging
 from concurrent.futures import Future
