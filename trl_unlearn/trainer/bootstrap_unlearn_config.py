@@ -107,7 +107,8 @@ class BootstrapUnlearnConfig(SFTConfig):
         ignorant_epochs (`int`, *optional*, defaults to `6`):
             Passes over these rows.
         forget_subjects (`list[str]`, *optional*):
-            Names that the forget rows are about. If not set, the capitalised words that most prompts have.
+            Names that the forget rows are about. If not set, for each row a capitalised word or
+            name of its prompt that no retain row has.
         forget_aliases (`list[str]`, *optional*):
             First and last names of strangers: people that the model does not know, under names of tokens as common as
             those of the forget set. They take the places of the names in the forget rows, mixed. If not set, the
@@ -304,7 +305,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     ignorant_retain_rows: int = option(80, "Retain rows that `ignorant_model_name_or_path` is tuned on before.")
     ignorant_epochs: int = option(6, "Passes over these rows.")
     forget_subjects: list[str] | None = option(
-        None, "Names that the forget rows are about. If not set: the capitalised words that most prompts have."
+        None, "Names that the forget rows are about. If not set: capitalised words of prompts that no retain row has."
     )
     forget_aliases: list[str] | None = option(
         None,
