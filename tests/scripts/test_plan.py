@@ -36,6 +36,14 @@ def chosen(forget_rows, retain_rows, tiny_tokenizer):
     return call
 
 
+@pytest.mark.parametrize(
+    ("strengths", "rows"), [([0.9, 0.1, 0.1], [0]), ([0.9, 0.9, 0.1], [0, 1, 2]), ([0.1, 0.1, 0.1], [0, 1, 2])]
+)
+def test_few_known_rows_are_unlearned_alone_and_rows_that_are_known_only_beside_others_all(strengths, rows):
+    known = Knowledge(strengths, [0.1] * 3, 0.9, NAMES)
+    assert known.is_known and known.to_unlearn == rows
+
+
 def test_rows_about_people_are_unlearned_by_what_the_model_says_of_strangers(chosen):
     settings, reasons = chosen()
     assert (settings["forget_loss_type"], settings["stop_metric"]) == ("ignorance", "strangers_auc")
@@ -50,6 +58,12 @@ def test_rows_that_are_about_nobody_are_unlearned_by_ascent(chosen):
     assert "do not name whom they are about" in reasons
     assert settings["learning_rate"] == pytest.approx(3e-4)
     assert "forget_loss_kwargs" not in settings and "forget_subjects" not in settings
+
+
+def test_a_metric_of_the_goal_that_is_given_has_its_own_level(chosen):
+    settings, reasons = chosen(forget_loss_type="npo", stop_metric="strangers_auc")
+    assert (settings["stop_at"], settings["stop_metric"]) == ("0.6", "strangers_auc")
+    assert "likelier than one about somebody else in 60%" in reasons
 
 
 def test_rows_that_are_known_by_heart_are_taught_by_a_copy_that_loses_them(chosen):

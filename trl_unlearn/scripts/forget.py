@@ -335,9 +335,9 @@ def _prepare(request: Request, state: PartialState) -> bool:
     if args.subject is not None:
         forget, held_out = hold_out(every)
         state.print(f"{len(held_out)} of {len(every)} answers are held out of training, and measured at its end.")
-    elif 2 * len(known.known) < len(forget):
-        state.print(f"Only the {len(known.known)} rows that the model knows are unlearned.")
-        every = forget = forget.select(known.known)
+    elif len(known.to_unlearn) < len(forget):
+        state.print(f"Only the {len(known.to_unlearn)} rows that the model knows are unlearned.")
+        forget = forget.select(known.to_unlearn)
     if len(forget) < len(known.names):
         known = knowledge(model, request.tokenizer, forget, request.subjects, seed)
     retain, report = _retain_rows(request, model, every, form, known.is_by_heart, state)

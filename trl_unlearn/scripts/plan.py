@@ -177,11 +177,12 @@ def _choose_objective(
         chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
         if subjects is not None and base is None:
             settings["forget_subjects"] = list(subjects)
-    if objective == "ignorance" and moved:
-        settings |= {"stop_at": str(level), "stop_metric": "strangers_auc"}
+    metric = given.get("stop_metric", "strangers_auc" if objective == "ignorance" and moved else "extraction_strength")
+    if metric == "strangers_auc":
+        settings |= {"stop_at": str(level), "stop_metric": metric}
         goal = f"a true answer is likelier than one about somebody else in {level:.0%}"
     else:
-        settings |= {"stop_at": str(_STRENGTH), "stop_metric": "extraction_strength"}
+        settings |= {"stop_at": str(_STRENGTH), "stop_metric": metric}
         goal = f"the extraction strength is {_STRENGTH}"
     floor = given.get("stop_retain_floor", settings["stop_retain_floor"])
     goal = goal if "stop_at" not in given else f"`stop_at` is reached ({given['stop_at']})"

@@ -73,6 +73,13 @@ class Knowledge:
         return [index for index, pair in enumerate(pairs) if max(pair) > KNOWN]
 
     @property
+    def to_unlearn(self) -> list[int]:
+        """Indices of the rows to unlearn: the known ones where they are few, else all."""
+        # None is known, and true answers are likelier than others: the sum of the rows shows it, and no row alone.
+        is_few = 0 < len(self.known) < len(self.strengths) / 2
+        return self.known if is_few else list(range(len(self.strengths)))
+
+    @property
     def is_known(self) -> bool:
         """Whether there is anything to forget: a row that the model knows, or answers that it knows from others."""
         return bool(self.known) or (self.strangers_auc or 0.0) > _NEVER_KNEW
