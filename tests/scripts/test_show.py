@@ -101,7 +101,9 @@ def test_what_attacks_bring_back_of_a_row_is_kept_for_its_owner_and_shown_for_th
     done = run("bs_t", own, override=("--lora_r", "4", "--max_eval_rows", "3"))
     rows, _, error = show(done.folder, "--num_samples", "0")
     assert [row["attacked"] for row in rows] == [[]] * 3
-    assert "`trl-unlearn evaluate --suites robustness,elicitation --unlearned_model_name_or_path" in error
+    assert (
+        "`trl-unlearn evaluate --suites robustness,elicitation --model_name_or_path ... --forget_dataset ..." in error
+    )
 
     def measured(name, models, rows, tokenizer, **_):
         # As the suites do, which take longer.
@@ -149,16 +151,26 @@ def test_a_folder_from_elsewhere_is_shown_as_far_as_its_record_tells(run, own, s
     assert all("retrained" in row["logps"] for row in rows)
 
 
-def test_rows_of_a_later_evaluation_take_the_place_of_those_of_the_run(tmp_path):
+def test_the_rows_of_the_training_stay_the_rows_of_a_run_where_an_evaluation_names_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # A folder with the name of a split is none of the rows.
+    for name in ("train", "run"):
+        Path(name).mkdir()
     models = EvaluationArguments(), UnlearnModelConfig(model_name_or_path="org/model")
-    rows = {"dataset_name": "org/data", "forget_config": "forget10", "forget_split": "train[:20]"}
-    for one in (DataArguments(**rows), DataArguments()):
-        keep_sources(tmp_path, one, *models)
-        assert rows.items() <= RunFolder(tmp_path).sources().items()
-    keep_sources(tmp_path, DataArguments(forget_dataset="rows.jsonl"), *models)
-    kept = {"forget_dataset": "rows.jsonl", "forget_split": "train", "model_name_or_path": "org/model"}
-    assert kept.items() <= RunFolder(tmp_path).sources().items()
-    assert not {"dataset_name", "forget_config"} & RunFolder(tmp_path).sources().keys()
+    trained, other, moved = (str(tmp_path / f"{name}.jsonl") for name in ("trained", "other", "moved"))
+    Path(trained).touch()
+    keep_sources("run", DataArguments(forget_dataset=trained), *models)
+    for one in (DataArguments(), DataArguments(forget_dataset=other), DataArguments(dataset_name="org/data")):
+        keep_sources("run", one, *models, has_trained=False)
+        assert RunFolder("run").sources() == {
+            "forget_dataset": trained,
+            "forget_split": "train",
+            "model_name_or_path": "org/model",
+            "model_revision": "main",
+        }
+    Path(trained).unlink()
+    keep_sources("run", DataArguments(forget_dataset=moved), *models, has_trained=False)
+    assert RunFolder("run").sources()["forget_dataset"] == moved
 
 
 def test_another_model_than_was_evaluated_is_named(run, own, show, checkpoint, tiny_model, tmp_path):

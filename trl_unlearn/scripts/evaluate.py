@@ -261,7 +261,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         write_results(folder, with_earlier(result, RunFolder(folder), list(SUITES)))
         if RunFolder(folder).is_run:
             RunFolder(folder).save_row_values([outcome.row_values for outcome in outcomes.values()], result)
-            keep_sources(folder, data_args, eval_args, model_args)
+            keep_sources(folder, data_args, eval_args, model_args, has_trained=False)
         if unlearned is not None and RunFolder(unlearned).is_run and not RunFolder(folder).is_run:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
         # A later call measures anew: models and data may have changed.

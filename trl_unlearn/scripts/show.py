@@ -99,7 +99,8 @@ def _row_values(
         same = "" if limit is None else f" --max_eval_rows {limit}"
         notes.append(
             "Which attack brings a row back is known of answers alone: `trl-unlearn evaluate --suites "
-            f"robustness,elicitation --unlearned_model_name_or_path {folder}{same}` measures changed weights and "
+            f"robustness,elicitation --model_name_or_path ... --forget_dataset ... --unlearned_model_name_or_path "
+            f"{folder}{same}`, with the target and the rows of the run, measures changed weights and "
             "other questions."
         )
     return values

@@ -30,6 +30,8 @@ from .rows import load_training_rows
 # Options that are kept, as they were when the run was made or judged.
 MODEL_SOURCES = ("model_name_or_path", "model_revision", "adapter_name_or_path", "retrained_model_name_or_path")
 ROW_SOURCES = ("dataset_name", "forget_config", "forget_split", "forget_dataset")
+# Of these, the options that name no file and no folder.
+_NO_PLACES = ("model_revision", "forget_config", "forget_split")
 
 
 @dataclass
@@ -95,18 +97,33 @@ def dataset_sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
 
 
 def keep_sources(
-    folder: str | Path, data_args: DataArguments, eval_args: EvaluationArguments, model_args: UnlearnModelConfig
+    folder: str | Path,
+    data_args: DataArguments,
+    eval_args: EvaluationArguments,
+    model_args: UnlearnModelConfig,
+    has_trained: bool = True,
 ) -> None:
     """Keep the names of models and rows in a run's folder, where no push finds them: records have no whole path."""
     names, kept = MODEL_SOURCES, RunFolder(folder).sources()
-    if data_args.dataset_name or data_args.forget_dataset:
+    # A push searches for the rows that were trained on: an evaluation names others where those are gone.
+    is_free = has_trained or not _is_there(kept)
+    if is_free and (data_args.dataset_name or data_args.forget_dataset):
         # Rows have one source: a file, or a dataset with its config.
         names += ROW_SOURCES
         kept = {name: one for name, one in kept.items() if name not in ROW_SOURCES}
     for args in (data_args, eval_args, model_args):
         given = {name: one for name in names if (one := getattr(args, name, None)) is not None}
-        kept |= {name: str(Path(one).resolve()) if Path(one).exists() else one for name, one in given.items()}
+        kept |= {
+            name: str(Path(one).resolve()) if name not in _NO_PLACES and Path(one).exists() else one
+            for name, one in given.items()
+        }
     RunFolder(folder).save_sources(kept)
+
+
+def _is_there(sources: Mapping[str, str]) -> bool:
+    """Whether the rows of kept sources can still be read: a file or folder that is there, or an id on the Hub."""
+    name = sources.get("forget_dataset") or sources.get("dataset_name")
+    return name is not None and (Path(name).exists() or not Path(name).is_absolute())
 
 
 def _lab(name: str, part: Callable[[ArchivePaths], Path]) -> Path | None:
@@ -165,8 +182,7 @@ def forget_rows(
 ) -> Dataset:
     """The forget set of a run: as given, as kept in its folder, or by its name in the record."""
     kept = {name: one for name, one in RunFolder(folder).sources().items() if name in ROW_SOURCES}
-    place = Path(kept.get("forget_dataset") or kept.get("dataset_name") or "")
-    if named := args.given() or (kept if place.exists() or not place.is_absolute() else {}):
+    if named := args.given() or (kept if _is_there(kept) else {}):
         data_args = DataArguments(**named)
     else:
         data_args = recorded_forget_set(run.forget_set, folder)
