@@ -247,8 +247,7 @@ def test_without_a_judge_there_is_the_stand_in_alone(server, measure):
     ("kwargs", "message"),
     [
         ({"roles": ("unlearned",)}, "nothing to measure"),
-        ({"replies_path": "replies.jsonl"}, "there is no judge"),
-        ({"rows": [{"text": "Ada Marlow was born in Veldt."}] * 2}, "questions with answers"),
+        ({"rows": [{"text": "Ada Marlow was born in Veldt."}] * 2}, "`judge` has no questions"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(measure, kwargs, message):

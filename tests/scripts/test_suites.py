@@ -321,6 +321,23 @@ def test_privacy_without_non_members_is_refused(refuse, own, tofu):
         assert "no non-members" in sentence and "`--holdout_config`" in sentence and "`--holdout_dataset`" in sentence
 
 
+def test_suites_that_ask_questions_are_refused_for_raw_text_before_any_other_is_run(refuse, checkpoint, tmp_path):
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"text": "Ada Marlow was born in Veldt."}\n' * 2, encoding="utf-8")
+    argv = ["--model_name_or_path", checkpoint, "--forget_dataset", str(path), "--suites"]
+    for suite in ("elicitation", "judge"):
+        assert f"The suite `{suite}` has no questions" in refuse([*argv, f"tofu,{suite}"])
+    assert "there is no judge" in refuse([*argv, "judge", "--judge_replies", str(tmp_path / "replies.jsonl")])
+
+
+def test_rows_may_hold_dates(run, checkpoint, tmp_path):
+    path = tmp_path / "dated.jsonl"
+    row = {"prompt": "Where was Ada born?", "completion": " In Veldt.", "date": "2024-05-01T12:00:00"}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    done = run("evaluate", ["--model_name_or_path", checkpoint, "--forget_dataset", str(path), "--suites", "tofu"])
+    assert result_of(done).protocol["rows"] == {"forget": 1}
+
+
 def test_two_sets_of_non_members_are_refused(refuse, tofu, holdout):
     argv = [*tofu, *PRIVACY, "--holdout_config", "retain", "--holdout_dataset", holdout]
     assert "`holdout_config` and `holdout_dataset`" in refuse(argv)

@@ -328,12 +328,7 @@ def measure_elicitation(
 ) -> SuiteOutcome:
     """The facts asked around the corner, teacher-forced: how likely are they to each kind of probe?"""
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
-    forget = rows.encoded("forget", tokenizer)
-    if forget.texts is None:
-        raise ValueError(
-            "The suite `elicitation` has no questions: the forget set is raw text or tokens. Give rows with a prompt "
-            "and an answer, or leave `elicitation` out of `suites`."
-        )
+    forget = rows.asked("elicitation", tokenizer)
     probes = _probes(_asked_rows(rows, forget, setting), tokenizer)
     if not probes.keys() & FREE_PROBES.keys():
         raise no_facts("elicitation")

@@ -313,19 +313,12 @@ def measure_judge(
 ) -> SuiteOutcome:
     """Grades of what every model answers to the forget prompts, and a stand-in that needs no judge."""
     given = [dict(row) for row in rows.forget]
-    encoded = rows.encoded("forget", tokenizer)
-    if encoded.texts is None:
-        raise ValueError(
-            "The suite `judge` needs questions with answers, but the forget set has raw text or tokens. Give rows "
-            "with `prompt` and `completion`, or with `messages`, or leave the suite out."
-        )
+    encoded = rows.asked("judge", tokenizer)
     if judge is None and (models.get("target") is None or len(set(encoded.texts)) < 2):
         raise ValueError(
             "The suite `judge` has nothing to measure: there is no judge, and the stand-in for similarity needs a "
             "target and two different answers. Give `judge_model`."
         )
-    if judge is None and replies_path is not None:
-        raise ValueError("`judge_replies` is given, but there is no judge. Give `judge_model`, or leave it out.")
     with _replies_file(replies_path) as file:
         setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
         answers, standin = _answers_and_standin(models, encoded, setting)

@@ -60,6 +60,16 @@ class EvaluationRows:
             kept = self._encoded[name] = rows, tokenizer, encode_set(rows, tokenizer, name=name)
         return kept[2]
 
+    def asked(self, suite: str, tokenizer: PreTrainedTokenizerBase) -> "EncodedSet":
+        """The forget set of a suite that asks its questions; refused where there are none."""
+        forget = self.encoded("forget", tokenizer)
+        if forget.texts is None:
+            raise ValueError(
+                f"The suite `{suite}` has no questions: the forget set is raw text or tokens. Give rows with a prompt "
+                f"and an answer, or leave `{suite}` out of `suites`."
+            )
+        return forget
+
 
 @dataclass
 class EncodedSet:

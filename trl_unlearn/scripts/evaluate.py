@@ -154,6 +154,8 @@ class SuiteArguments:
                         f"`{name}` is given without a suite that needs it. Add "
                         f"{' or '.join(f'`{suite}`' for suite in suites)} to `suites`."
                     )
+        if self.judge_replies is not None and self.judge_model is None:
+            raise ValueError("`judge_replies` is given, but there is no judge. Give `judge_model`, or leave it out.")
         ids = {"muse": "'muse-bench/MUSE-News', 'muse-bench/MUSE-Books'", "rwku": "'jinzhuoran/RWKU'"}
         for suite, examples in ids.items():
             if suite in self.suites and getattr(self, f"{suite}_dataset") is None:
@@ -353,7 +355,7 @@ def _content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names:
     sets = {name: list(rows) for name, rows in row_sets.items()}
     # By size and time: to hash the weights takes longer than many suites.
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(json.dumps([sets, stats]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([sets, stats], default=str).encode()).hexdigest()[:16]
 
 
 class _Stages:
@@ -450,6 +452,9 @@ def load_suite_inputs(
         inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, trained)
         if args.quick and inputs.rows.retain is not None:
             inputs.rows.retain = spread(inputs.rows.retain, max(1, max_rows // 2))
+    for name in ("elicitation", "judge"):
+        if name in args.suites:
+            inputs.rows.asked(name, tokenizer)
     if "distribution" in args.suites and loaders["retrained"] is None:
         raise ValueError(
             "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`."
