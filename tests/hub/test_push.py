@@ -9,17 +9,19 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, dynamic_module_utils
 
 from trl_unlearn.hub.folder import read_folder, weights_sha256
+from trl_unlearn.hub.push import save_merged
 from trl_unlearn.records import ChainLink, DatasetRecord, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
-from trl_unlearn.scripts.push import main
+from trl_unlearn.scripts.push import main, push_command
 
 from .conftest import FORGET, write_run, write_weights
 
@@ -327,6 +329,44 @@ def test_the_command_pushes_it_and_what_missed_its_goal_only_with_force(
         assert "requests.json (rows and ledger of requests)" in captured.out
     else:
         assert ended.value.code == 1 and why in captured.err
+
+
+def test_the_command_of_a_later_push_has_the_options_of_the_run_and_can_be_pasted():
+    args = SimpleNamespace(
+        output_dir="out of here", hub_model_id="me/model", hub_revision="try", hub_private_repo=False
+    )
+    assert push_command(args, force=True) == (
+        "`trl-unlearn push --output_dir 'out of here' --hub_model_id me/model --hub_revision try "
+        "--hub_private_repo false --force`"
+    )
+
+
+def test_an_adapter_on_a_model_with_code_of_its_own_is_merged_only_where_that_may_run(
+    tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    tiny_model.save_pretrained(base)
+    config = json.loads((base / "config.json").read_text())
+    config |= {
+        "model_type": "own-llama",
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
+    }
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own-llama'\n\n\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    lora = get_peft_model(tiny_model, LoraConfig(target_modules=["q_proj"]))
+    lora.peft_config["default"].base_model_name_or_path = str(base)
+    lora.save_pretrained(adapter)
+    run = UnlearningRun.__new__(UnlearningRun)
+    monkeypatch.setattr("trl_unlearn.hub.push.base_is_local", lambda *_: True)
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        save_merged(adapter, run, tmp_path / "merged")
+    save_merged(adapter, run, tmp_path / "merged", trust_remote_code=True)
+    assert (tmp_path / "merged/model.safetensors").is_file()
 
 
 def test_of_shards_only_those_that_the_index_names_are_the_model(tmp_path):

@@ -196,7 +196,14 @@ def _collect(
     return folder.collect_merged(scratch, repo_id, own, base_model_id)
 
 
-def save_merged(folder: Path, run: UnlearningRun, target: Path, base_model_id: str | None = None) -> None:
+def save_merged(
+    folder: Path,
+    run: UnlearningRun,
+    target: Path,
+    base_model_id: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> None:
     """Write the adapter of a run merged into its base, as safetensors in the base's dtype."""
     # Here, because the import takes seconds and a plain push needs none of it.
     import torch
@@ -208,9 +215,10 @@ def save_merged(folder: Path, run: UnlearningRun, target: Path, base_model_id: s
         base, revision = base_model_id, None
     else:
         revision = None if base_is_local(base, run) else run.base_model_revision
-    dtype = AutoConfig.from_pretrained(base, revision=revision).dtype
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    dtype = AutoConfig.from_pretrained(base, **options).dtype
     # W + BA in float32: in 16 bits an update that is small beside W would be lost in rounding.
-    model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
     merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
     merged.to(dtype or torch.float32).save_pretrained(target)
 

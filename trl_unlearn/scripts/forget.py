@@ -198,7 +198,8 @@ def _finish(request: Request) -> bool:
     folder, args = request.folder, request.args
     run = folder.run()
     if args.merge:
-        save_merged(folder.path, run, folder.path / "merged")
+        trusts = request.training_args.trust_remote_code
+        save_merged(folder.path, run, folder.path / "merged", trust_remote_code=trusts)
         request.tokenizer.save_pretrained(folder.path / "merged")
         print(f"Merged model: {folder.path / 'merged'}")
     model, result = None, folder.results()

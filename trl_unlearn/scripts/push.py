@@ -3,6 +3,7 @@
 
 """Publish a finished run on the Hub, in a private repository."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,8 +125,10 @@ def publish(prog: str, args: BootstrapUnlearnConfig, texts: Mapping[str, Sequenc
 
 def push_command(args: BootstrapUnlearnConfig, force: bool = False) -> str:
     """The command that publishes a run."""
-    command = f"trl-unlearn push --output_dir {args.output_dir} --hub_model_id {args.hub_model_id}"
-    return f"`{command}{' --force' * force}`"
+    parts = ["trl-unlearn", "push", "--output_dir", args.output_dir, "--hub_model_id", args.hub_model_id]
+    parts += [] if args.hub_revision is None else ["--hub_revision", args.hub_revision]
+    parts += [] if args.hub_private_repo else ["--hub_private_repo", "false"]
+    return f"`{shlex.join([*parts, *['--force'] * force])}`"
 
 
 def forget_texts(args: RowArguments, folder: Path, prog: str) -> dict[str, list[str]]:
