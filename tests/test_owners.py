@@ -9,6 +9,7 @@ import re
 import pytest
 
 from trl_unlearn import results
+from trl_unlearn.hub import folder
 from trl_unlearn.metrics import _base
 from trl_unlearn.records import NO_SETTINGS
 from trl_unlearn.results import METRICS
@@ -143,3 +144,13 @@ def test_one_module_lists_the_metrics():
 )
 def test_a_second_list_is_found(words, source, is_one):
     assert bool(lists_of(words, ast.parse(source))) == is_one
+
+
+def test_every_figure_of_an_evaluation_is_one_that_goes_with_its_results():
+    drawn = next(
+        [key.value for key in node.keys]
+        for node in ast.walk(TREES["scripts.results"])
+        if isinstance(node, ast.Dict)
+        and any(isinstance(key, ast.Constant) and key.value == "verdict" for key in node.keys)
+    )
+    assert set(drawn) == set(folder._RESULT_FIGURES)

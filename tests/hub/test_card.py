@@ -397,8 +397,9 @@ def test_the_verdict_has_its_figure_and_a_command_without_private_names(hub):
     option = "dataset_name" if hub else "forget_dataset"
     rest = f"--{option} {names[1]}" + ("" if hub else " --retain_dataset ...")
     assert command == (
-        f"trl-unlearn evaluate --suites tofu --model_name_or_path {names[0]} --unlearned_model_name_or_path ... "
-        f"--retrained_model_name_or_path ... {rest}"
+        # Training continued from an adapter, which makes the target.
+        f"trl-unlearn evaluate --suites tofu --model_name_or_path {names[0]} --adapter_name_or_path ... "
+        f"--unlearned_model_name_or_path ... --retrained_model_name_or_path ... {rest}"
     )
 
 

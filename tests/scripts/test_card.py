@@ -44,6 +44,16 @@ def test_a_card_without_results_says_so_and_shows_the_figures_that_there_are(run
     assert [part.split(")")[0] for part in card.split("](figures/")[1:]] == ["training.png", "apple.png", "zebra.png"]
 
 
+def test_a_merged_copy_goes_with_its_run_and_a_folder_of_that_name_without_a_run_stays(run, own, tmp_path):
+    (tmp_path / "merged").mkdir()
+    RunFolder(tmp_path).clear()
+    assert (tmp_path / "merged").is_dir()
+    done = run("bs_t", [*own, "--no_evaluate"])
+    (done.folder / "merged").mkdir()
+    RunFolder(done.folder).clear()
+    assert not (done.folder / "merged").exists()
+
+
 def test_results_of_other_weights_are_on_no_card_and_the_command_says_so(run, own, capfd):
     done = run("bs_t", own)
     weights = done.folder / "adapter_model.safetensors"

@@ -214,6 +214,7 @@ def _command(run: UnlearningRun, result: EvaluationResult) -> str:
         "suites": ",".join(result.suites),
         "model_name_or_path": run.base_model if run.base_model_on_hub else "...",
         "model_revision": run.base_model_revision if run.base_model_on_hub else None,
+        "adapter_name_or_path": "..." if run.adapter is not None and run.adapter.continued_from else None,
         "unlearned_model_name_or_path": "...",
         **{f"{role}_model_name_or_path": "..." for role in _REFERENCES if result.models.get(role) is not None},
         "dataset_name" if forget.config else "forget_dataset": forget.name if forget.on_hub else "...",

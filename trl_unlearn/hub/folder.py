@@ -66,7 +66,7 @@ _TEXT_SUFFIXES = (".md", ".txt", ".log", ".json", ".jsonl", ".csv", ".tsv", ".ya
 
 # Figures of an evaluation, and of the training: the order on every card.
 _RESULT_FIGURES, _RUN_FIGURES = (
-    ("verdict", "evaluation", "relearning", "leak_at_k", "depth"),
+    ("verdict", "evaluation", "relearning", "attacks", "leak_at_k", "depth"),
     ("training", "squeezing"),
 )
 
@@ -356,7 +356,9 @@ class RunFolder(PrivateFiles):
 
     def clear(self) -> None:
         """Remove what an earlier run wrote and the next one may not replace. Its weights stay until they are."""
-        for path in [*self.path.glob("checkpoint-*"), self.path / ".unfinished"]:
+        # Without a record of a run, a folder of that name is the user's own.
+        folders = [".unfinished", *["merged"] * self.is_run]
+        for path in [*self.path.glob("checkpoint-*"), *(self.path / name for name in folders)]:
             shutil.rmtree(path, ignore_errors=True)
         written = (RUN_FILE, RESULTS_FILE, "squeezing.json", CARD_FILE, "figures/*.png", _EVAL_RESULTS)
         for pattern in (*written, *PRIVATE_FILES):
