@@ -45,7 +45,7 @@ LAUNCHERS |= {"strict", "check", "pdb", "benchmarks"}
 # ignorant twin, and after an evaluation.
 ELSEWHERE = {"memory/peak_gib", "throughput/mfu", "skipped_steps", "curve/strangers_auc"} | {
     *("forget/twin_logps", "beliefs/twin_logps"),
-    *("squeezing/paraphrase", "squeezing/wrong", *VERDICT_LOGS, "verdict/passed", "verdict/score")
+    *("squeezing/paraphrase", "squeezing/wrong", *VERDICT_LOGS, "verdict/passed", "verdict/score"),
 }
 
 

@@ -165,7 +165,7 @@ def test_a_prompt_without_three_responses_has_no_thirds(monkeypatch, tiny_model,
     panel = freeze(tiny_model, tiny_tokenizer, forget_rows, num_candidates=3)
     assert [len(panel.bands[name]) for name in ("target", "high", "middle", "low")] == [3, 1, 1, 1]
     monkeypatch.setattr(together, "generate_together", lambda *args, **kwargs: few + few + few)
-    with pytest.raises(ValueError, match=r"None of 3 forget prompts .* Raise `num_candidates`"):
+    with pytest.raises(ValueError, match=r"None of 3 forget prompts .* Give more prompts"):
         freeze(tiny_model, tiny_tokenizer, forget_rows, num_candidates=3)
 
 

@@ -367,6 +367,8 @@ def test_in_python_nothing_to_forget_is_no_model_and_a_bad_value_an_error(checkp
         result.save("anywhere")
     with pytest.raises(ValueError, match=r"unlearn: error: Neither `forget` nor `subject` is given"):
         trl_unlearn.unlearn(checkpoint)
+    with pytest.raises(ValueError, match="An option cannot be used"):
+        trl_unlearn.unlearn(checkpoint, ROWS, max_minutes="soon")
     with pytest.raises(ValueError, match=r"`model_name_or_path` is missing"):
         trl_unlearn.unlearn(forget=ROWS)
 

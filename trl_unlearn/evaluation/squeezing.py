@@ -111,7 +111,8 @@ class SqueezingPanel:
         if not candidates:
             raise ValueError(
                 f"None of {len(chosen)} forget prompts has three distinct responses beside its answer among "
-                f"{num_candidates} samples: the model knows the answers too well. Raise `num_candidates`."
+                f"{num_candidates} samples: the model knows the answers too well. Give more prompts, or leave the "
+                "panel out."
             )
         panel = cls(bands={}, pad_token_id=padding_token_id(tokenizer), batch_size=batch_size or 32)
         logps = iter(panel._mean_logps(model, [row for responses in candidates for row in responses]))

@@ -69,8 +69,10 @@ def raising() -> Iterator[None]:
     """For callers in Python: `ValueError` where a program exits with 2, `RuntimeError` where with another code."""
     try:
         yield
-    except _Ended as ended:
-        raise (ValueError if ended.code == 2 else RuntimeError)(ended.sentence) from None
+    except SystemExit as ended:
+        # The parser of the command line prints its sentence itself.
+        sentence = getattr(ended, "sentence", None) or "An option cannot be used: the line above says why."
+        raise (ValueError if ended.code == 2 else RuntimeError)(sentence) from None
 
 
 @contextmanager
