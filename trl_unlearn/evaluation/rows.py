@@ -24,7 +24,8 @@ from ..encoding import (
 from ..row_forms import answer_text, has_answer, naming, with_answer, with_template_kwargs
 
 
-# Role -> function without arguments that loads the model anew; `None` leaves a model out.
+# Role -> function without arguments that loads the model anew; `None` leaves a model out. Roles, in the order of
+# tables: `target`, which only a quick evaluation may lack, `unlearned`, `retrained`, `second_retrained`.
 Loaders = Mapping[str, Callable[[], PreTrainedModel] | None]
 
 

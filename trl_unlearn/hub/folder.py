@@ -243,6 +243,15 @@ class RunFolder(PrivateFiles):
     """
     The output folder of a run.
 
+    | files | written by | in a push | gone with the next run |
+    |---|---|---|---|
+    | weights, configs, tokenizer | trainer | yes | when its own are saved |
+    | `run.json`, `README.md` | trainer | yes | yes |
+    | `eval_results.json`, `.eval_results/`, `figures/`, `squeezing.json` | evaluation | yes | yes |
+    | `.sources.json`, `.row_values.json`, `show.html` | all commands | no, they quote rows or name places | yes |
+    | `checkpoint-*/`, `unfinished.json`, `.ignorant_twin.safetensors` | trainer, to resume | no | yes |
+    | `request/`, `requests.json`, `merged/` | `trl-unlearn forget` | no | `merged/` alone |
+
     `in_training`: a trainer may write into the folder of an earlier run, whose figures nothing has replaced. Without
     results of its own weights no figure counts as its own then. Nor does a base go along with a push.
     """

@@ -69,6 +69,12 @@ _REASONS = {"unfinished": "do not end", "unsure": "are babble", "repeated": "rep
 _SHOWN = 5
 
 
+# The order: `_read` parses the command line; `given` are the options that the user typed, which win. `_prepare` looks
+# at the model, makes the rows to keep, lets `plan` choose the rest, and writes rows and settings to `request/`. `bs-s`
+# runs on the `config.yaml` there. `_finish` merges, measures earlier requests and writes the ledger, which marks a
+# finished run.
+
+
 @dataclass
 class Request:
     """A parsed command line with its rows, and the folder of its run."""
