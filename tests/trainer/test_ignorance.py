@@ -222,14 +222,24 @@ def test_the_true_answers_of_a_copy_end_at_the_level_of_strangers_in_the_copy(
     monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
     monkeypatch.setattr(twin_models, "_LEARNING_RATE", 2e-2)
     monkeypatch.setattr(twin_models, "_LEVEL_STEPS", 2)
-    levels, level = [], twin_models._Tuning.level
-    monkeypatch.setattr(
-        twin_models._Tuning, "level", lambda self, rows: levels.append(level(self, rows)) or levels[-1]
-    )
+    levels, level = [], twin_models._level
+    monkeypatch.setattr(twin_models, "_level", lambda *args: levels.append(level(*args)) or levels[-1])
     trainer = new_trainer(tiny_model, ignorant_epochs=12)
     true = fmean(ignorance._mean_logps(trainer._twin.model, list(forget)))
-    # It moves with the copy.
-    assert len(set(levels)) == 6 and true == pytest.approx(levels[-1], abs=0.05)
+    # It moves with the copy; tokens below the floor count as the floor.
+    assert len(set(levels)) == 6 and true == pytest.approx(levels[-1], abs=0.1)
+
+
+def test_a_token_below_the_least_likely_ones_of_strangers_is_not_pushed_further():
+    others = [[-1.0, -2.0, -9.0], [-1.0, -11.0], [-0.5, -8.0, -0.5, -0.5, -0.5, -12.0]]
+    floor = twin_models._floor(others)
+    assert floor == -10.0
+    assert twin_models._level(others, floor) == pytest.approx(-4.0)
+    logps = torch.tensor([[-1.0, -20.0, -7.0]], dtype=torch.float64, requires_grad=True)
+    distance = twin_models._distance(logps, torch.tensor([[True, True, False]]), -8.0, floor)
+    distance.sum().backward()
+    # From (-1 - 10) / 2 down to -8, by the first token alone.
+    assert distance.tolist() == [2.5] and logps.grad.tolist() == [[0.5, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize("option", ["ignorant_retain_rows", "ignorant_epochs"])

@@ -46,6 +46,8 @@ _COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 2, 5.0, -5.0
 # Repair: weight of the distance of a true answer from the level of strangers, steps between two looks at that level,
 # and answers of a look.
 _LEVEL_WEIGHT, _LEVEL_STEPS, _LEVEL_ROWS = 0.3, 10, 24
+# The least likely third of the tokens of an answer gives the floor.
+_LEAST = 3
 
 
 class UnfitTwinError(ValueError):
@@ -168,10 +170,10 @@ class _Tuning:
         """Forget the direction of earlier steps."""
         self._optimizer.state.clear()
 
-    def level(self, rows: Sequence[Mapping[str, Any]]) -> float:
-        """Median over rows of the mean log-prob of a token, in nats."""
+    def logps(self, rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+        """Log-probs of the tokens of each row, in nats."""
         scores = score_rows(self._model, rows, pad_token_id=self._pad_token_id, batch_size=_BATCH_SIZE)
-        return median(fmean(score.logps) for score in scores)
+        return [score.logps for score in scores]
 
     def merged(self) -> PreTrainedModel:
         """Keep the LoRA, and merge it."""
@@ -211,6 +213,23 @@ def _tuned(tuning: _Tuning, rows: list[Mapping[str, Any]], epochs: int) -> PreTr
     return tuning.merged()
 
 
+def _floor(logps: Sequence[Sequence[float]]) -> float:
+    """Median over answers of their least likely tokens, in nats."""
+    return median(fmean(sorted(row)[: max(1, len(row) // _LEAST)]) for row in logps)
+
+
+def _level(logps: Sequence[Sequence[float]], floor: float) -> float:
+    """Median over answers of the mean log-prob of a token, those below the floor at the floor."""
+    return median(fmean(max(logp, floor) for logp in row) for row in logps)
+
+
+def _distance(logps: Tensor, mask: Tensor, level: float, floor: float) -> Tensor:
+    """Distance `[rows]` of answers from a level, in nats a token."""
+    # A token below the floor is not pushed. Without it, names and numbers pay for the common words of an answer: a
+    # Min-K attack sees them, strangers sink with them, and the level with these, to -5 nats.
+    return (-nll(logps.clamp(min=floor), mask) - level).abs()
+
+
 def repaired_copy(
     model: nn.Module,
     forget: Dataset,
@@ -229,8 +248,9 @@ def repaired_copy(
 
     Ascent on the forget rows breaks the copy. The retain rows then repair it, while the true answers are held at the
     level of strangers: the median log-prob, under the copy as it is, of answers about others moved under their
-    questions. Under the target these are likelier, and the true answers would end above them. The others come back
-    with the form. The LoRA is kept in the file `kept`, as by [`ignorant_base`].
+    questions. Under the target these are likelier, and the true answers would end above them. No token is pushed below
+    the least likely ones of these answers under the target. The others come back with the form. The LoRA is kept in
+    the file `kept`, as by [`ignorant_base`].
     """
     pad = tokenizer.pad_token_id
     others = [row for answers in moved.values() for row in answers]
@@ -244,7 +264,7 @@ def repaired_copy(
         return _ASCENT_WEIGHT * ascent.mean() + nll(scores.logps[-size:], scores.mask[-size:]).mean()
 
     def repair(scores: TokenScores) -> Tensor:
-        distance = (-nll(scores.logps[:-size], scores.mask[:-size]) - level).abs()
+        distance = _distance(scores.logps[:-size], scores.mask[:-size], level, floor)
         return _LEVEL_WEIGHT * distance.mean() + nll(scores.logps[-size:], scores.mask[-size:]).mean()
 
     # Neither the draws nor the modules of this training may show in the run's own.
@@ -256,6 +276,7 @@ def repaired_copy(
         tuning = _Tuning(twin, pad, bf16, kept, known, sample, others, epochs, seed)
         if tuning.is_read:
             return tuning.merged()
+        floor = _floor(tuning.logps(others))
         broken = list(_batches(known, _COLLAPSE_EPOCHS))
         repaired = list(_batches(sample, epochs))
         beside = _batches(sample, len(broken) + 1), _batches(known, len(repaired) + 1)
@@ -269,7 +290,7 @@ def repaired_copy(
             for step, (held, batch) in enumerate(zip(repaired, beside[1], strict=False)):
                 size = len(held)
                 if step % _LEVEL_STEPS == 0:
-                    level = tuning.level(others)
+                    level = _level(tuning.logps(others), floor)
                 tuning.step([*batch, *held], repair, 1 - step / len(repaired))
                 count_step()
     twin = tuning.merged().eval()
