@@ -169,6 +169,10 @@ def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_res
         ({"placed": {"output_dir": "x"}}, "Method `placed` sets `output_dir`"),
         ({"a b": {}, "a-b": {}}, "method `a b`, seed 1 and the method `a-b`, seed 1 have one folder"),
         ({"empty": {"forget_aliases": None}}, "method `empty`, seed 1 sets `forget_aliases` to nothing"),
+        ({"other": {"model_name_or_path": "any"}}, "Method `other` sets `model_name_or_path`, but methods"),
+        ({"other": {"model_revision": "any"}}, "compared on the same target. Set it for all, outside `methods`"),
+        ({"other": {"adapter_name_or_path": "any"}}, "Method `other` sets `adapter_name_or_path`"),
+        ({"resumed": {"resume_from_checkpoint": "x"}}, "`resume_from_checkpoint` is set, but a run of a series"),
         ({"pushed": {"push_to_hub": True, "hub_model_id": "me/x"}}, "`push_to_hub` is set, but this makes several"),
         ({}, "`methods` is missing"),
     ],
@@ -186,6 +190,7 @@ def test_a_mistake_in_a_method_is_found_before_anything_runs(call, methods, comp
     [
         (["--panel_prompts", "0"], "`panel_prompts` must be at least 1, got 0"),
         (["--curve_steps", "0"], "`curve_steps` must be at least 1, got 0"),
+        (["--resume_from_checkpoint", "true"], "`resume_from_checkpoint` is set, but a run of a series starts at its"),
         (["--suites", "tofu,secrecy"], "Unknown `suites`: ['secrecy']"),
         (["--suites", "privacy"], "The suite `privacy` has no non-members"),
         (["--suites", "robustness", "--load_in_4bit"], "the suites ['robustness'] change weights"),
@@ -199,6 +204,16 @@ def test_a_mistake_in_what_is_measured_is_found_before_any_model_is_measured(
         call(*options)
     assert refused.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seeds", ["[]", "7"])
+def test_seeds_are_a_list_of_at_least_one(seeds, tmp_path, capsys):
+    config = tmp_path / "compare.yaml"
+    config.write_text(f"seeds: {seeds}\nmethods: {{ga: {{lambda_bss: 0}}}}\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as refused:
+        compare.main(["--config", str(config)])
+    assert refused.value.code == 2
+    assert f"`seeds` is {seeds}, expected at least one seed, in a list: [42]." in capsys.readouterr().err
 
 
 def test_a_comparison_without_a_retain_set_is_refused(checkpoint, own_files, tmp_path, capsys):

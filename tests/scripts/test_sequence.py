@@ -192,6 +192,7 @@ def test_each_request_may_name_a_file_of_its_own(call, own_files, tmp_path):
         ({**REQUESTS, "x": {"forget_spilt": "train"}}, "Request `x` sets `forget_spilt`"),
         ({**REQUESTS, "x": {"forget_split": "train", "retain_split": "train[:1]"}}, "Request `x` sets `retain_split`"),
         ({**REQUESTS, "x": {"forget_split": "train", "output_dir": "y"}}, "Request `x` sets `output_dir`"),
+        ({"x": {"forget_split": "train", "resume_from_checkpoint": "y"}}, "`resume_from_checkpoint` is set"),
         ({**REQUESTS, "x": {"forget_split": "train", "lambda_bst": 3}}, "`lambda_bst` must be in [0, 1]"),
         ({**REQUESTS, "x": {"forget_split": "train[3:]"}}, "Request `x`: The forget set (`forget`, split `train[3:]`"),
         ({**REQUESTS, "x": {"forget_config": "nothing"}}, "Request `x`: "),

@@ -52,8 +52,11 @@ from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer
 
 
-# Options that decide the number of optimiser steps: a method that had more of them would not be comparable.
-_BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+# Option -> what all methods have the same of.
+_SHARED = dict.fromkeys(
+    ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    "at the same number of optimiser steps",
+) | dict.fromkeys(("model_name_or_path", "model_revision", "adapter_name_or_path"), "on the same target")
 
 
 @dataclass
@@ -81,14 +84,16 @@ class CompareArguments:
         refuse_below(1, self, "curve_steps")
         if not self.methods:
             raise ValueError("`methods` is missing. Give at least one: name -> fields in which it differs.")
+        if not isinstance(self.seeds, list) or not self.seeds:
+            raise ValueError(f"`seeds` is {self.seeds!r}, expected at least one seed, in a list: [42].")
         # Not the options of data and evaluation: all methods forget the same rows.
         known = {f.name for cls in (BootstrapUnlearnConfig, UnlearnModelConfig) for f in dataclasses.fields(cls)}
         for name, fields in self.methods.items():
             for key in fields or {}:
-                if key in _BUDGET:
+                if key in _SHARED:
                     raise ValueError(
-                        f"Method `{name}` sets `{key}`, but methods are compared at the same number of optimiser "
-                        "steps. Set it for all, outside `methods`."
+                        f"Method `{name}` sets `{key}`, but methods are compared {_SHARED[key]}. Set it for all, "
+                        "outside `methods`."
                     )
                 if key in ("seed", "output_dir"):
                     raise ValueError(f"Method `{name}` sets `{key}`, but each seed of it has its own. Give `seeds`.")

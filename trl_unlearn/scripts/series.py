@@ -55,7 +55,7 @@ class Series:
         self, own_types: tuple[type, ...], prog: str, doc: str, argv: list[str] | None, recipe: str, finished: str
     ):
         self._prog, self._doc, self._finished = prog, doc, finished
-        # Once for all runs: the options of a run may name a model or data, which keeps the recipe away.
+        # Once for all runs: the options of a run may name rows, which keeps the recipe away.
         self._argv = default_config(sys.argv[1:] if argv is None else argv, recipe)
         # The own options stand in the middle: `add` and `prepare` know the first and the last two.
         self._types = (DataArguments, EvaluationArguments, *own_types, BootstrapUnlearnConfig, UnlearnModelConfig)
@@ -154,11 +154,16 @@ def train_and_save(trainer: BootstrapUnlearnTrainer, job: Job) -> tuple[int, flo
 
 
 def refuse_for_several(args: BootstrapUnlearnConfig) -> None:
-    """Refuse to publish several models under one id, and to train several with DeepSpeed."""
+    """Refuse to publish several models under one id, to resume inside one, and to train several with DeepSpeed."""
     if args.push_to_hub:
         raise ValueError(
             "`push_to_hub` is set, but this makes several models, which would overwrite each other. Leave it out, and "
             "publish the one that you choose: `trl-unlearn push --output_dir <its folder> ...`."
+        )
+    if args.resume_from_checkpoint is not None:
+        raise ValueError(
+            "`resume_from_checkpoint` is set, but a run of a series starts at its first step. Leave it out: the same "
+            "command keeps the runs that are finished."
         )
     if args.deepspeed_plugin is not None:
         raise ValueError(
