@@ -9,6 +9,7 @@ import re
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from trl_unlearn.evaluation import tofu
 from trl_unlearn.evaluation.tables import ComparedRun, judged
@@ -157,6 +158,22 @@ def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_res
     assert f"The model folder `{folder}/ga/seed-1` has no weights" in capsys.readouterr().err
     # The tiny model is its own reference.
     assert references["target"]["verdict"]["score"] == references["retrained"]["verdict"]["score"]
+
+
+def test_a_second_retrained_model_has_a_row_and_a_place_in_the_figures(call, tiny_model, tmp_path):
+    with torch.no_grad():
+        tiny_model.model.norm.weight.mul_(3)
+    tiny_model.save_pretrained(tmp_path / "second")
+    call("--seeds", "1", "--second_retrained_model_name_or_path", str(tmp_path / "second"), methods=ONE)
+    comparison = json.loads((tmp_path / "out/comparison.json").read_text())
+    baselines, references = comparison["baselines"], comparison["references"]
+    assert list(baselines) == list(references) == ["target", "retrained", "second_retrained"]
+    strengths = [baselines[role]["forget_logp"] for role in ("retrained", "second_retrained")]
+    assert strengths[0] != strengths[1]
+    score = references["second_retrained"]["verdict"]["score"]
+    assert score["measured"] > score["alike"]
+    assert (tmp_path / "out/comparison.md").read_text().count("\n| second retrained |") == 2
+    assert len(list((tmp_path / "out/figures").iterdir())) == 4
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def evaluation_loaders(
     if retrained is not None:
         loaders["retrained"] = loader(retrained, None, kwargs)
     # It is the noise floor of an unlearned model's score.
-    if eval_args.second_retrained_model_name_or_path is not None and unlearned is not None:
+    if eval_args.second_retrained_model_name_or_path is not None:
         loaders["second_retrained"] = loader(eval_args.second_retrained_model_name_or_path, None, kwargs)
     return loaders
 
