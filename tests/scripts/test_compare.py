@@ -6,7 +6,9 @@ import functools
 import json
 import math
 import re
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,13 +36,14 @@ def call(checkpoint, tofu_folder, tmp_path, monkeypatch, capsys):
         compare, "build_trainer", lambda data, args, model: trained.append(args.output_dir) or build(data, args, model)
     )
 
-    def run(*extra: str, methods=METHODS) -> list[str]:
+    def run(*extra: str, methods=METHODS, data: tuple[str, ...] | None = None) -> list[str]:
         trained.clear()
         capsys.readouterr()
+        data = data or ("--dataset_name", tofu_folder, "--forget_config", "forget", "--retain_config", "retain")
         compare.main(
             [
                 *("--model_name_or_path", checkpoint, "--retrained_model_name_or_path", checkpoint),
-                *("--dataset_name", tofu_folder, "--forget_config", "forget", "--retain_config", "retain"),
+                *data,
                 *("--output_dir", str(tmp_path / "out"), "--methods", json.dumps(methods), "--seeds", "1", "2"),
                 *("--num_train_epochs", "2", "--per_device_train_batch_size", "3", "--max_completion_length", "12"),
                 *("--panel_prompts", "2", "--report_to", "none", "--save_strategy", "no", "--max_eval_rows", "2"),
@@ -158,6 +161,57 @@ def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_res
     assert f"The model folder `{folder}/ga/seed-1` has no weights" in capsys.readouterr().err
     # The tiny model is its own reference.
     assert references["target"]["verdict"]["score"] == references["retrained"]["verdict"]["score"]
+
+
+@pytest.fixture
+def refused(call, capsys):
+    """Function of a comparison that must not begin: its message. No model is measured before it."""
+
+    def run(*extra: str, **kwargs) -> str:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(compare, "curve_point", None)
+            call(*extra, **kwargs)
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_a_finished_run_is_not_taken_over_when_its_rows_or_models_have_changed(
+    call, refused, checkpoint, own_files, tiny_model, tmp_path
+):
+    rows, retrained, results = own_files("prompt-completion"), tmp_path / "retrained", "ga/seed-1/eval_results.json"
+    shutil.copytree(checkpoint, retrained)
+    command = ("--seeds", "1", "--retrained_model_name_or_path", str(retrained))
+    options = {"methods": ONE, "data": ("--forget_dataset", rows[0], "--retain_dataset", rows[1])}
+    assert call(*command, **options) == ["ga/seed-1"]
+    finished = f"`{tmp_path}/out/ga/seed-1` holds a finished run, and since then its "
+    # Two rows of three are measured.
+    forget = Path(rows[0])
+    before = forget.read_text()
+    for word, names in (("Cyra", "training rows"), ("Ada", "training rows and measured rows")):
+        forget.write_text(before.replace(word, "Eda"))
+        assert f"{finished}{names} changed. Put back what was there" in refused(*command, **options)
+    forget.write_text(before)
+    weights = Path(checkpoint, "model.safetensors")
+    before = weights.read_bytes()
+    with torch.no_grad():
+        tiny_model.model.norm.weight.mul_(3)
+    tiny_model.save_pretrained(checkpoint)
+    assert f"{finished}target changed." in refused(*command, **options)
+    # The same weights in a later file.
+    weights.write_bytes(before)
+    assert call(*command, **options) == []
+    tiny_model.save_pretrained(retrained)
+    message = refused(*command, **options)
+    assert "has results of the suite `tofu`, and since then its retrained model changed." in message
+    assert "delete `eval_results.json` in the folders of all runs" in message
+    before = EvaluationResult.load(tmp_path / "out" / results)
+    (tmp_path / "out" / results).unlink()
+    assert call(*command, **options) == []
+    after = EvaluationResult.load(tmp_path / "out" / results)
+    assert after.models["unlearned"] == before.models["unlearned"]
+    assert after.models["retrained"] != before.models["retrained"]
 
 
 def test_a_second_retrained_model_has_a_row_and_a_place_in_the_figures(call, tiny_model, tmp_path):

@@ -180,6 +180,24 @@ def test_each_request_may_name_a_file_of_its_own(call, own_files, tmp_path):
     ]
 
 
+def test_a_finished_request_is_not_taken_over_when_rows_that_it_has_measured_have_changed(
+    call, own_files, tmp_path, capsys
+):
+    first, retain = own_files("prompt-completion")
+    requests = {"a": {"forget_dataset": first, "forget_split": "train[:1]"}}
+    later = requests | {"b": {"forget_dataset": first, "forget_split": "train[1:]"}}
+    data = ("--retain_dataset", retain)
+    assert call(requests=requests, data=data) == ["1-a"]
+    # With another request there are other rows to measure.
+    for asked, name in ((later, "measured rows"), (requests, "training rows and measured rows")):
+        with pytest.raises(SystemExit) as refused:
+            call(requests=asked, data=data)
+        assert refused.value.code == 2
+        assert f"holds a finished run, and since then its {name} changed. Put back what" in capsys.readouterr().err
+        path = Path(first)
+        path.write_text(path.read_text().replace("Ada", "Eda"))
+
+
 @pytest.mark.parametrize(
     ("requests", "complaint"),
     [
