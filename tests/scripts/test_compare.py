@@ -177,6 +177,25 @@ def refused(call, capsys):
     return run
 
 
+def test_a_suite_with_options_of_its_own_is_added_to_a_finished_comparison(call, refused, own_files, tmp_path):
+    holdout, other = own_files("prompt-completion")
+    privacy, options = ("--suites", "tofu,privacy", "--holdout_dataset"), {"methods": ONE}
+    assert call("--seeds", "1", **options) == ["ga/seed-1"]
+    assert call("--seeds", "1", *privacy, holdout, **options) == []
+    (run,) = json.loads((tmp_path / "out/comparison.json").read_text())["runs"]
+    assert "privacy/min_k_auc" in run["metrics"]
+    message = refused("--seeds", "1", *privacy, other, **options)
+    assert "the suite `privacy`, and since then its measured rows changed." in message
+    assert "Or leave `privacy` out of `--suites`: its numbers stay." in message
+    message = refused("--seeds", "1", "--parity", "strict", **options)
+    assert "the suite `tofu`, and since then its `parity` changed." in message and "leave" not in message
+    message = refused("--seeds", "1", "--max_eval_rows", "3", **options)
+    assert "holds a finished run, and since then its measured rows changed." in message
+    assert call("--seeds", "1", **options) == []
+    (again,) = json.loads((tmp_path / "out/comparison.json").read_text())["runs"]
+    assert again == run
+
+
 def test_a_finished_run_is_not_taken_over_when_its_rows_or_models_have_changed(
     call, refused, checkpoint, own_files, tiny_model, tmp_path
 ):

@@ -23,6 +23,7 @@ from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
 from ..trainer.logs import say, say_one_line
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, default_config, parse, use_archive
+from .evaluate import SuiteArguments
 from .exits import close_bars, one_line, refuse, stop
 from .models import check_models, identities, load_config, load_tokenizer
 
@@ -74,7 +75,9 @@ class Series:
         self.jobs: list[Job] = []
 
     def _parse(self, *flags: str) -> tuple[tuple[Any, ...], str]:
-        arguments, settings = parse(self._types, self._prog, self._doc, [*self._argv, *flags])
+        # A finished run may be measured by more. What that changes, rows and conditions of the results tell.
+        measuring, argv = (EvaluationArguments, SuiteArguments), [*self._argv, *flags]
+        arguments, settings = parse(self._types, self._prog, self._doc, argv, measuring=measuring)
         refuse_for_several(arguments[-2])
         return arguments, settings
 
