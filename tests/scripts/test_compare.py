@@ -6,9 +6,12 @@ import functools
 import json
 import math
 import re
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
+import torch
 
 from trl_unlearn.evaluation import tofu
 from trl_unlearn.evaluation.tables import ComparedRun, judged
@@ -33,13 +36,14 @@ def call(checkpoint, tofu_folder, tmp_path, monkeypatch, capsys):
         compare, "build_trainer", lambda data, args, model: trained.append(args.output_dir) or build(data, args, model)
     )
 
-    def run(*extra: str, methods=METHODS) -> list[str]:
+    def run(*extra: str, methods=METHODS, data: tuple[str, ...] | None = None) -> list[str]:
         trained.clear()
         capsys.readouterr()
+        data = data or ("--dataset_name", tofu_folder, "--forget_config", "forget", "--retain_config", "retain")
         compare.main(
             [
                 *("--model_name_or_path", checkpoint, "--retrained_model_name_or_path", checkpoint),
-                *("--dataset_name", tofu_folder, "--forget_config", "forget", "--retain_config", "retain"),
+                *data,
                 *("--output_dir", str(tmp_path / "out"), "--methods", json.dumps(methods), "--seeds", "1", "2"),
                 *("--num_train_epochs", "2", "--per_device_train_batch_size", "3", "--max_completion_length", "12"),
                 *("--panel_prompts", "2", "--report_to", "none", "--save_strategy", "no", "--max_eval_rows", "2"),
@@ -159,6 +163,92 @@ def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_res
     assert references["target"]["verdict"]["score"] == references["retrained"]["verdict"]["score"]
 
 
+@pytest.fixture
+def refused(call, capsys):
+    """Function of a comparison that must not begin: its message. No model is measured before it."""
+
+    def run(*extra: str, **kwargs) -> str:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(compare, "curve_point", None)
+            call(*extra, **kwargs)
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_a_suite_with_options_of_its_own_is_added_to_a_finished_comparison(call, refused, own_files, tmp_path):
+    holdout, other = own_files("prompt-completion")
+    privacy, options = ("--suites", "tofu,privacy", "--holdout_dataset"), {"methods": ONE}
+    assert call("--seeds", "1", **options) == ["ga/seed-1"]
+    assert call("--seeds", "1", *privacy, holdout, **options) == []
+    (run,) = json.loads((tmp_path / "out/comparison.json").read_text())["runs"]
+    assert "privacy/min_k_auc" in run["metrics"]
+    message = refused("--seeds", "1", *privacy, other, **options)
+    assert "the suite `privacy`, and since then its measured rows changed." in message
+    assert "Or leave `privacy` out of `--suites`: its numbers stay." in message
+    message = refused("--seeds", "1", "--parity", "strict", **options)
+    assert "the suite `tofu`, and since then its `parity` changed." in message and "leave" not in message
+    message = refused("--seeds", "1", "--max_eval_rows", "3", **options)
+    assert "holds a finished run, and since then its measured rows changed." in message
+    assert call("--seeds", "1", **options) == []
+    (again,) = json.loads((tmp_path / "out/comparison.json").read_text())["runs"]
+    assert again == run
+
+
+def test_a_finished_run_is_not_taken_over_when_its_rows_or_models_have_changed(
+    call, refused, checkpoint, own_files, tiny_model, tmp_path
+):
+    rows, retrained, results = own_files("prompt-completion"), tmp_path / "retrained", "ga/seed-1/eval_results.json"
+    shutil.copytree(checkpoint, retrained)
+    command = ("--seeds", "1", "--retrained_model_name_or_path", str(retrained))
+    options = {"methods": ONE, "data": ("--forget_dataset", rows[0], "--retain_dataset", rows[1])}
+    assert call(*command, **options) == ["ga/seed-1"]
+    finished = f"`{tmp_path}/out/ga/seed-1` holds a finished run, and since then its "
+    # Two rows of three are measured.
+    forget = Path(rows[0])
+    before = forget.read_text()
+    for word, names in (("Cyra", "training rows"), ("Ada", "training rows and measured rows")):
+        forget.write_text(before.replace(word, "Eda"))
+        assert f"{finished}{names} changed. Put back what was there" in refused(*command, **options)
+    forget.write_text(before)
+    weights = Path(checkpoint, "model.safetensors")
+    before = weights.read_bytes()
+    with torch.no_grad():
+        tiny_model.model.norm.weight.mul_(3)
+    tiny_model.save_pretrained(checkpoint)
+    assert f"{finished}target changed." in refused(*command, **options)
+    # The same weights in a later file.
+    weights.write_bytes(before)
+    assert call(*command, **options) == []
+    tiny_model.save_pretrained(retrained)
+    message = refused(*command, **options)
+    assert "has results of the suite `tofu`, and since then its retrained model changed." in message
+    assert "delete `eval_results.json` in the folders of all runs" in message
+    before = EvaluationResult.load(tmp_path / "out" / results)
+    (tmp_path / "out" / results).unlink()
+    assert call(*command, **options) == []
+    after = EvaluationResult.load(tmp_path / "out" / results)
+    assert after.models["unlearned"] == before.models["unlearned"]
+    assert after.models["retrained"] != before.models["retrained"]
+
+
+def test_a_second_retrained_model_has_a_row_and_a_place_in_the_figures(call, tiny_model, tmp_path):
+    with torch.no_grad():
+        tiny_model.model.norm.weight.mul_(3)
+    tiny_model.save_pretrained(tmp_path / "second")
+    call("--seeds", "1", "--second_retrained_model_name_or_path", str(tmp_path / "second"), methods=ONE)
+    comparison = json.loads((tmp_path / "out/comparison.json").read_text())
+    baselines, references = comparison["baselines"], comparison["references"]
+    assert list(baselines) == list(references) == ["target", "retrained", "second_retrained"]
+    strengths = [baselines[role]["forget_logp"] for role in ("retrained", "second_retrained")]
+    assert strengths[0] != strengths[1]
+    score = references["second_retrained"]["verdict"]["score"]
+    assert score["measured"] > score["alike"]
+    assert (tmp_path / "out/comparison.md").read_text().count("\n| second retrained |") == 2
+    assert len(list((tmp_path / "out/figures").iterdir())) == 4
+
+
 @pytest.mark.parametrize(
     ("methods", "complaint"),
     [
@@ -169,6 +259,10 @@ def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_res
         ({"placed": {"output_dir": "x"}}, "Method `placed` sets `output_dir`"),
         ({"a b": {}, "a-b": {}}, "method `a b`, seed 1 and the method `a-b`, seed 1 have one folder"),
         ({"empty": {"forget_aliases": None}}, "method `empty`, seed 1 sets `forget_aliases` to nothing"),
+        ({"other": {"model_name_or_path": "any"}}, "Method `other` sets `model_name_or_path`, but methods"),
+        ({"other": {"model_revision": "any"}}, "compared on the same target. Set it for all, outside `methods`"),
+        ({"other": {"adapter_name_or_path": "any"}}, "Method `other` sets `adapter_name_or_path`"),
+        ({"resumed": {"resume_from_checkpoint": "x"}}, "`resume_from_checkpoint` is set, but a run of a series"),
         ({"pushed": {"push_to_hub": True, "hub_model_id": "me/x"}}, "`push_to_hub` is set, but this makes several"),
         ({}, "`methods` is missing"),
     ],
@@ -186,6 +280,7 @@ def test_a_mistake_in_a_method_is_found_before_anything_runs(call, methods, comp
     [
         (["--panel_prompts", "0"], "`panel_prompts` must be at least 1, got 0"),
         (["--curve_steps", "0"], "`curve_steps` must be at least 1, got 0"),
+        (["--resume_from_checkpoint", "true"], "`resume_from_checkpoint` is set, but a run of a series starts at its"),
         (["--suites", "tofu,secrecy"], "Unknown `suites`: ['secrecy']"),
         (["--suites", "privacy"], "The suite `privacy` has no non-members"),
         (["--suites", "robustness", "--load_in_4bit"], "the suites ['robustness'] change weights"),
@@ -199,6 +294,16 @@ def test_a_mistake_in_what_is_measured_is_found_before_any_model_is_measured(
         call(*options)
     assert refused.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seeds", ["[]", "7"])
+def test_seeds_are_a_list_of_at_least_one(seeds, tmp_path, capsys):
+    config = tmp_path / "compare.yaml"
+    config.write_text(f"seeds: {seeds}\nmethods: {{ga: {{lambda_bss: 0}}}}\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as refused:
+        compare.main(["--config", str(config)])
+    assert refused.value.code == 2
+    assert f"`seeds` is {seeds}, expected at least one seed, in a list: [42]." in capsys.readouterr().err
 
 
 def test_a_comparison_without_a_retain_set_is_refused(checkpoint, own_files, tmp_path, capsys):

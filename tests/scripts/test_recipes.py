@@ -145,13 +145,7 @@ def test_a_recipe_is_named_with_a_space_or_with_an_equals_sign(parse, argv):
     assert data_args.dataset_name == "archive"
 
 
-def test_a_method_that_names_a_model_is_compared_on_the_labs_recipe(monkeypatch):
-    def prepare(runs):
-        raise Parsed(runs.jobs)
-
-    monkeypatch.setattr(series.Series, "prepare", prepare)
-    methods = '{"own": {"model_name_or_path": "org/model"}}'
-    with pytest.raises(Parsed) as parsed:
-        compare.main(["--methods", methods])
-    (job, *_) = parsed.value.args[0]
-    assert (job.model_args.model_name_or_path, job.data_args.dataset_name) == ("org/model", "archive")
+def test_a_request_that_names_its_rows_is_read_with_the_labs_recipe(capsys):
+    with pytest.raises(SystemExit):
+        sequence.main(["--requests", '{"own": {"forget_dataset": "own.jsonl"}}'])
+    assert "Both `dataset_name` (archive) and `forget_dataset` (own.jsonl) are given" in capsys.readouterr().err

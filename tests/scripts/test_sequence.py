@@ -90,12 +90,12 @@ def test_each_request_goes_on_from_where_the_one_before_ended(call, starts, use_
 
 
 def test_a_sequence_leaves_its_chain_in_each_record_and_a_table_and_a_figure(call, checkpoint, tmp_path, capsys):
-    call("--retrained_model_name_or_path", checkpoint)
+    call("--retrained_model_name_or_path", checkpoint, "--second_retrained_model_name_or_path", checkpoint)
     folder = tmp_path / "out"
     found = results(folder)
     assert [(stage["request"], stage["steps"]) for stage in found["stages"]] == [("a", 2), ("b c", 3), ("d", 2)]
     assert all(list(stage["requests"]) == ["a", "b c", "d"] for stage in found["stages"])
-    assert found["baselines"]["retrained"] == found["baselines"]["target"]
+    assert found["baselines"]["second_retrained"] == found["baselines"]["retrained"] == found["baselines"]["target"]
     runs = [UnlearningRun.load(folder / name / "run.json") for name in FOLDERS]
     assert [[link.request for link in run.chain] for run in runs] == [[], ["a"], ["a", "b c"]]
     assert [link.steps for link in runs[2].chain] == [2, 3]
@@ -104,9 +104,9 @@ def test_a_sequence_leaves_its_chain_in_each_record_and_a_table_and_a_figure(cal
     assert runs[1].adapter.continued_from == "out/1-a"
     assert len({run.retain_set.sha256 for run in runs}) == 1
     assert all((folder / name / "README.md").is_file() for name in FOLDERS)
-    assert (folder / "sequence.md").read_text(encoding="utf-8").count("\n") == 7
+    assert (folder / "sequence.md").read_text(encoding="utf-8").count("\n") == 8
     assert (folder / "figures/sequence.png").is_file()
-    assert "retrained" in capsys.readouterr().out
+    assert "second retrained" in capsys.readouterr().out
 
 
 def test_a_request_that_misses_the_goal_of_the_retrained_model_is_named_last(call, tiny_model, tmp_path, capsys):
@@ -180,6 +180,24 @@ def test_each_request_may_name_a_file_of_its_own(call, own_files, tmp_path):
     ]
 
 
+def test_a_finished_request_is_not_taken_over_when_rows_that_it_has_measured_have_changed(
+    call, own_files, tmp_path, capsys
+):
+    first, retain = own_files("prompt-completion")
+    requests = {"a": {"forget_dataset": first, "forget_split": "train[:1]"}}
+    later = requests | {"b": {"forget_dataset": first, "forget_split": "train[1:]"}}
+    data = ("--retain_dataset", retain)
+    assert call(requests=requests, data=data) == ["1-a"]
+    # With another request there are other rows to measure.
+    for asked, name in ((later, "measured rows"), (requests, "training rows and measured rows")):
+        with pytest.raises(SystemExit) as refused:
+            call(requests=asked, data=data)
+        assert refused.value.code == 2
+        assert f"holds a finished run, and since then its {name} changed. Put back what" in capsys.readouterr().err
+        path = Path(first)
+        path.write_text(path.read_text().replace("Ada", "Eda"))
+
+
 @pytest.mark.parametrize(
     ("requests", "complaint"),
     [
@@ -192,6 +210,7 @@ def test_each_request_may_name_a_file_of_its_own(call, own_files, tmp_path):
         ({**REQUESTS, "x": {"forget_spilt": "train"}}, "Request `x` sets `forget_spilt`"),
         ({**REQUESTS, "x": {"forget_split": "train", "retain_split": "train[:1]"}}, "Request `x` sets `retain_split`"),
         ({**REQUESTS, "x": {"forget_split": "train", "output_dir": "y"}}, "Request `x` sets `output_dir`"),
+        ({"x": {"forget_split": "train", "resume_from_checkpoint": "y"}}, "`resume_from_checkpoint` is set"),
         ({**REQUESTS, "x": {"forget_split": "train", "lambda_bst": 3}}, "`lambda_bst` must be in [0, 1]"),
         ({**REQUESTS, "x": {"forget_split": "train[3:]"}}, "Request `x`: The forget set (`forget`, split `train[3:]`"),
         ({**REQUESTS, "x": {"forget_config": "nothing"}}, "Request `x`: "),

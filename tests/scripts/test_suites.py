@@ -6,6 +6,7 @@
 import copy
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -469,6 +470,11 @@ def test_a_second_retrained_model_needs_the_first_and_an_unlearned_one(refuse, o
     second = ["--second_retrained_model_name_or_path", retrained]
     assert "is given without `retrained_model_name_or_path`" in refuse([*tofu, *second])
     assert "Give one as `unlearned_model_name_or_path`" in refuse([*own, *second])
+
+
+def test_rows_with_a_date_have_a_digest():
+    digests = [evaluate.content_digest({"forget": [{"text": "a", "day": date(2024, 1, day)}]}) for day in (1, 1, 2)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_a_judge_without_its_suite_is_refused(refuse, own):

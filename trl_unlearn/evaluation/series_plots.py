@@ -46,9 +46,10 @@ def plot_curves(
             label = plot_label(name) if j == 0 else None
             axes.plot(x, y, markersize=3, linewidth=1.2, alpha=0.8, label=label, **style)
     for role, point in baselines.items():
-        colour, marker = ROLE_STYLES[role]
+        colour, marker = _REFERENCE_STYLES[role]
         where = (point["extraction_strength"], point["retain_probability"])
-        axes.plot(*where, marker=marker, markersize=9, color=colour, markeredgecolor="black", linestyle="", label=role)
+        style = {"marker": marker, "markersize": 9, "color": colour, "markeredgecolor": "black"}
+        axes.plot(*where, linestyle="", label=reference_name(role), **style)
     if goal is not None:
         axes.axvline(goal, color="#666666", linewidth=0.8, linestyle=":")
         # Left of the line: a goal is near the right edge.

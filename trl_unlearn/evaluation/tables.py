@@ -381,7 +381,7 @@ class SequenceStage:
 def sequence_rows(
     stages: Sequence[SequenceStage], baselines: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the target, a stage a row, and the retrained model if there is one."""
+    """Header and rows: the target, a stage a row, and the retrained models if there are any."""
     names = list(baselines["target"]["requests"])
 
     def row(label: str, point: Mapping[str, Any], steps: str = "-", seconds: str = "-") -> list[str]:
@@ -390,8 +390,7 @@ def sequence_rows(
 
     rows = [row("target", baselines["target"])]
     rows += [row(stage.request, vars(stage), str(stage.steps), f"{stage.seconds:.0f}") for stage in stages]
-    if "retrained" in baselines:
-        rows.append(row("retrained", baselines["retrained"]))
+    rows += [row(reference_name(role), point) for role, point in baselines.items() if role != "target"]
     return ["after", *(f"ES {name}" for name in names), "retain prob.", "steps", "seconds"], rows
 
 

@@ -273,10 +273,17 @@ class UnlearnModelConfig(ModelConfig):
 
 
 def parse(
-    types: tuple[type, ...], prog: str, doc: str, argv: list[str] | None, recipe: str | None = None, **defaults: Any
+    types: tuple[type, ...],
+    prog: str,
+    doc: str,
+    argv: list[str] | None,
+    recipe: str | None = None,
+    measuring: tuple[type, ...] = (),
+    **defaults: Any,
 ) -> tuple[tuple[Any, ...], str]:
     """Parse a command line, by default of the process, into dataclasses; returns them and their settings' digest."""
-    # `recipe` is read where neither a model nor data is named; `defaults` replace those of the dataclasses.
+    # `recipe` is read where neither a model nor data is named; options of the types `measuring` are in no digest;
+    # `defaults` replace those of the dataclasses.
     argv = sys.argv[1:] if argv is None else argv
     parser = TrlParser(
         types,
@@ -300,7 +307,7 @@ def parse(
     for one in early:
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     # The only place that takes the digest: before a script fills in what the options leave open.
-    return tuple(arguments), settings_digest(*arguments)
+    return tuple(arguments), settings_digest(*(one for one in arguments if not isinstance(one, measuring)))
 
 
 def silence_libraries() -> None:

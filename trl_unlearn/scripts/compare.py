@@ -36,24 +36,39 @@ from ..evaluation.tables import (
 )
 from ..evaluation.tofu import Suite
 from ..evaluation.together import FixedModel
-from ..hub.folder import RunFolder
+from ..hub.folder import RESULTS_FILE, RunFolder
 from ..records import json_text
 from ..results import MEASURED_ROLES, EvaluationResult
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
 from ..trainer.options import refuse_below
 from .arguments import UnlearnModelConfig
-from .evaluate import SUITES, SuiteArguments, SuiteInputs, load_suite_inputs, measure_suite, refuse_quantized
+from .evaluate import (
+    SUITES,
+    SuiteArguments,
+    SuiteInputs,
+    content_digest,
+    load_suite_inputs,
+    measure_suite,
+    refuse_quantized,
+)
 from .exits import interruptible, refusing
-from .models import check_models, evaluation_loaders
+from .models import check_models, evaluation_loaders, identities
 from .results import evaluation_result
-from .rows import load_evaluation_rows, refuse_without_retain
+from .rows import load_evaluation_rows, load_training_rows, refuse_without_retain
 from .series import Job, Series, folder_name, train_and_save
 from .unlearn import build_trainer
 
 
-# Options that decide the number of optimiser steps: a method that had more of them would not be comparable.
-_BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+# Option -> what all methods have the same of.
+_SHARED = dict.fromkeys(
+    ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    "at the same number of optimiser steps",
+) | dict.fromkeys(("model_name_or_path", "model_revision", "adapter_name_or_path"), "on the same target")
+# Suites that read rows that no model was trained on.
+_WITH_HOLDOUT = ("privacy", "robustness")
+# Suite -> options that no row shows.
+_OPTIONS = {"wmdp": ("wmdp_tasks", "wmdp_include_path", "wmdp_limit"), "judge": ("judge_model", "judge_base_url")}
 
 
 @dataclass
@@ -81,14 +96,16 @@ class CompareArguments:
         refuse_below(1, self, "curve_steps")
         if not self.methods:
             raise ValueError("`methods` is missing. Give at least one: name -> fields in which it differs.")
+        if not isinstance(self.seeds, list) or not self.seeds:
+            raise ValueError(f"`seeds` is {self.seeds!r}, expected at least one seed, in a list: [42].")
         # Not the options of data and evaluation: all methods forget the same rows.
         known = {f.name for cls in (BootstrapUnlearnConfig, UnlearnModelConfig) for f in dataclasses.fields(cls)}
         for name, fields in self.methods.items():
             for key in fields or {}:
-                if key in _BUDGET:
+                if key in _SHARED:
                     raise ValueError(
-                        f"Method `{name}` sets `{key}`, but methods are compared at the same number of optimiser "
-                        "steps. Set it for all, outside `methods`."
+                        f"Method `{name}` sets `{key}`, but methods are compared {_SHARED[key]}. Set it for all, "
+                        "outside `methods`."
                     )
                 if key in ("seed", "output_dir"):
                     raise ValueError(f"Method `{name}` sets `{key}`, but each seed of it has its own. Give `seeds`.")
@@ -124,13 +141,21 @@ def _run(argv: list[str] | None, prog: str) -> None:
             max_rows = eval_args.max_eval_rows
             inputs.rows = load_evaluation_rows(series.data_args, max_rows, tokenizer, config, training_args)
         refuse_without_retain(inputs.rows.retain)
+        forget, retain = load_training_rows(series.data_args, tokenizer)
+        rows = {
+            "training rows": content_digest({"forget": forget, "retain": retain or []}),
+            "measured rows": content_digest({"forget": inputs.rows.forget, "retain": inputs.rows.retain}),
+        }
+        series.identify([rows] * len(series.jobs))
+        conditions = _conditions(series, inputs)
         for job in series.jobs:
+            _refuse_other_conditions(job, conditions)
             if job.finished.is_file() and _lacking(job, suite_args.suites):
                 # It is measured without training, if its weights are still there.
                 check_models(job.model_args, eval_args, training_args.trust_remote_code, str(job.folder))
         check_output_dir(series.folder)
 
-    comparison = _Comparison(series, args, inputs)
+    comparison = _Comparison(series, args, inputs, conditions)
     records = series.run(comparison.train, "Runs")
     results, runs = [], []
     for job, record in zip(series.jobs, records, strict=True):
@@ -144,17 +169,56 @@ def _run(argv: list[str] | None, prog: str) -> None:
         write_comparison(series.folder, runs, references, comparison.baselines, is_brief=brief)
 
 
-def _lacking(job: Job, suites: list[str]) -> list[str]:
-    """Suites that the results of a run do not have."""
+def _conditions(series: Series, inputs: SuiteInputs) -> dict[str | None, dict[str, Any]]:
+    """Suite -> the options, rows and models behind its numbers, beside those of the run; None -> those of all."""
+    args, eval_args = inputs.args, series.eval_args
+    models = {
+        "retrained model": eval_args.retrained_model_name_or_path,
+        "second retrained model": eval_args.second_retrained_model_name_or_path,
+    }
+    shared = {"`parity`": eval_args.parity, "`seed`": inputs.seed} | identities(models)
+    conditions = {None: shared}
+    for suite in args.suites:
+        kind, left_out = SUITES[suite][1], () if suite in _WITH_HOLDOUT else ("rows/holdout",)
+        sets = {name: rows for name, rows in inputs.row_sets.items() if name.startswith(f"{kind}/")}
+        digest = content_digest({name: rows for name, rows in sets.items() if name not in left_out})
+        options = {f"`{name}`": getattr(args, name) for name in _OPTIONS.get(suite, ())}
+        conditions[suite] = shared | options | {"measured rows": digest}
+    if "tofu" in conditions:
+        conditions["tofu"]["`fluency_classifier`"] = inputs.classifier and inputs.classifier.name
+    return conditions
+
+
+def _measured(job: Job) -> dict[str, dict[str, Any]]:
+    """Suite of the results of a run -> its conditions."""
     result = RunFolder(job.folder).results()
-    return [name for name in suites if result is None or name not in result.suites]
+    kept = job.kept().get("suites", {})
+    return {} if result is None else {name: kept[name] for name in result.suites if name in kept}
+
+
+def _lacking(job: Job, suites: list[str]) -> list[str]:
+    """Suites that the results of a run do not have, or have from another command."""
+    return [name for name in suites if name not in _measured(job)]
+
+
+def _refuse_other_conditions(job: Job, conditions: dict[str | None, dict[str, Any]]) -> None:
+    """Refuse results of a finished run that stood beside others with other options, rows or models."""
+    for suite, earlier in _measured(job).items():
+        now, shared = conditions.get(suite, conditions[None]), conditions[None]
+        if changed := [name for name, one in now.items() if earlier.get(name) != one]:
+            kept = "" if set(changed) & set(shared) else f" Or leave `{suite}` out of `--suites`: its numbers stay."
+            raise ValueError(
+                f"`{job.folder}` has results of the suite `{suite}`, and since then its {' and '.join(changed)} "
+                f"changed. Put back what was there, or delete `{RESULTS_FILE}` in the folders of all runs: the same "
+                f"command measures them again, and trains nothing.{kept}"
+            )
 
 
 class _Comparison:
     """Shared by all runs: rows, and the target and the retrained model on them."""
 
-    def __init__(self, series: Series, args: CompareArguments, inputs: SuiteInputs):
-        self.series, self.args, self.inputs = series, args, inputs
+    def __init__(self, series: Series, args: CompareArguments, inputs: SuiteInputs, conditions: dict[str | None, Any]):
+        self.series, self.args, self.inputs, self.conditions = series, args, inputs, conditions
         rows, tokenizer = inputs.rows, inputs.tokenizer
         self.forget, self.retain = (
             encode_set(getattr(rows, name), tokenizer, name=name) for name in ("forget", "retain")
@@ -190,7 +254,7 @@ class _Comparison:
         if PartialState().is_main_process:
             record = {"method": job.name, "seed": job.training_args.seed, "settings": job.settings}
             record |= {"steps": steps, "seconds": seconds, "curve": curve.history, "squeezing": panel.history}
-            job.finish(record | {"squeezing_index": squeezing_index(panel.history)})
+            job.keep(run=record | {"squeezing_index": squeezing_index(panel.history)})
         # Free the model and its optimizer before the evaluation loads the saved one; the callbacks refer to them.
         curve.trainer = panel.trainer = None
         del trainer
@@ -210,9 +274,11 @@ class _Comparison:
                 outcome = measure_suite(name, dataclasses.replace(self.inputs, loaders=loaders))
             protocol = self.inputs.args.holdout()
             measured = evaluation_result({name: outcome}, eval_args, job.model_args, str(job.folder), protocol)
-            # Of the same run with the same settings, or the folder would have been refused.
-            result = measured if result is None else measured.with_suites_of(result, result.suites, list(SUITES))
+            # Of the same run under the same conditions, or the folder would have been refused.
+            others = [] if result is None else [one for one in result.suites if one != name]
+            result = measured.with_suites_of(result, others, list(SUITES)) if others else measured
             if PartialState().is_main_process:
+                job.keep(suites=job.kept().get("suites", {}) | {name: self.conditions[name]})
                 folder.save_results(result)
         return result
 

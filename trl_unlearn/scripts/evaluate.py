@@ -246,7 +246,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
     models += [eval_args.retrained_model_name_or_path, eval_args.second_retrained_model_name_or_path]
     # The default classifier changes when the published one is downloaded, although no option does.
     classifier = inputs.classifier and inputs.classifier.name
-    stages = _Stages(folder / "stages", f"{settings} {_content_digest(inputs.row_sets, *models)} {classifier}")
+    stages = _Stages(folder / "stages", f"{settings} {content_digest(inputs.row_sets, *models)} {classifier}")
     finished = stages.finished(suite_args.suites)
     outcomes = {
         name: finished[name] if name in finished else stages.keep(name, measure_suite(name, inputs))
@@ -346,7 +346,7 @@ def _output_folder(given: str | None, unlearned: str | None) -> Path:
     return folder
 
 
-def _content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: str | None) -> str:
+def content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: str | None) -> str:
     """16 hexadecimal digits of what the names do not identify: the rows, and the files of local models."""
     folders = [Path(name) for name in names if name is not None]
     files = sorted(

@@ -3,7 +3,7 @@
 
 """Models by name: checked before anything is computed, loaded as they were trained, identified by their weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ def evaluation_loaders(
     if retrained is not None:
         loaders["retrained"] = loader(retrained, None, kwargs)
     # It is the noise floor of an unlearned model's score.
-    if eval_args.second_retrained_model_name_or_path is not None and unlearned is not None:
+    if eval_args.second_retrained_model_name_or_path is not None:
         loaders["second_retrained"] = loader(eval_args.second_retrained_model_name_or_path, None, kwargs)
     return loaders
 
@@ -190,6 +190,14 @@ def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -
     )
 
 
+def identities(names: Mapping[str, str | None]) -> dict[str, dict[str, str] | str | None]:
+    """Role -> SHA-256 by file of the weights in a folder, or the id of a model on the Hub; None of no model."""
+    return {
+        role: name if name is None or not Path(name).is_dir() else weights_sha256(Path(name), _is_adapter(name))
+        for role, name in names.items()
+    }
+
+
 def models_protocol(
     eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, Any]:
@@ -201,8 +209,7 @@ def models_protocol(
         "retrained": eval_args.retrained_model_name_or_path,
         "second_retrained": eval_args.second_retrained_model_name_or_path,
     }
-    folders = {role: Path(name) for role, name in names.items() if name is not None and Path(name).is_dir()}
-    digests = {role: weights_sha256(folder, _is_adapter(str(folder))) for role, folder in folders.items()}
+    digests = {role: known for role, known in identities(names).items() if isinstance(known, dict)}
     if (quantization := get_quantization_config(model_args)) is None:
         return {"weights_sha256": digests}
     return {"weights_sha256": digests, "base_quantization": quantization_label(quantization.to_dict())}

@@ -32,7 +32,8 @@ from ..records import ChainLink, json_text
 from ..row_forms import naming
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
-from .arguments import StoppingArguments, refuse_goal_without_reference
+from .arguments import RETRAINED, StoppingArguments, refuse_goal_without_reference
+from .evaluate import content_digest
 from .exits import interruptible, refusing
 from .models import evaluation_loaders, take_as_target
 from .rows import load_evaluation_rows, load_training_rows, refuse_without_retain
@@ -93,14 +94,15 @@ def _checked(requests: Any) -> dict[str, dict[str, Any]]:
 
 def _row_sets(
     series: Series, stop_args: StoppingArguments, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
-) -> tuple[dict[str, EncodedSet], EncodedSet, dict[str, MovedAnswers | None]]:
-    """Evaluated rows of each request, retain rows, which all share, and the answers about others of each request."""
-    forget, moved = {}, {}
+) -> tuple[dict[str, EncodedSet], EncodedSet, dict[str, MovedAnswers | None], dict[str, str]]:
+    """Evaluated rows of each request, retain rows, which all share; answers about others, and digest of each."""
+    forget, moved, digests = {}, {}, {}
     for job in series.jobs:
         with naming(f"Request `{job.name}`:"):
-            # Training rows are loaded only to check them: what is missing must show before the first request.
-            _, retain = load_training_rows(job.data_args, tokenizer)
+            # Training rows are only checked: what is missing, or has changed, must show before the first request.
+            trained, retain = load_training_rows(job.data_args, tokenizer)
             refuse_without_retain(retain)
+            digests[job.name] = content_digest({"forget": trained, "retain": retain})
             max_rows = series.eval_args.max_eval_rows
             rows = load_evaluation_rows(job.data_args, max_rows, tokenizer, config, job.training_args)
             forget[job.name], kept = (
@@ -108,7 +110,7 @@ def _row_sets(
             )
             moved[job.name] = moved_for(stop_args, job.training_args, forget[job.name], kept, tokenizer)
     # Of the last request, as of any other: a request cannot name retain rows.
-    return forget, kept, moved
+    return forget, kept, moved, digests
 
 
 def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
@@ -125,10 +127,15 @@ def _run(argv: list[str] | None, prog: str) -> None:
             series.add(request, f"request `{request}`", f"{number}-{folder_name(request)}", fields)
         tokenizer, config = series.prepare()
         refuse_goal_without_reference(stop_args, series.eval_args)
-        row_sets = _row_sets(series, stop_args, tokenizer, config)
+        forget, retain, moved, digests = _row_sets(series, stop_args, tokenizer, config)
+        # After each request the rows of all of them are measured.
+        measured = content_digest({name: encoded.answers for name, encoded in (*forget.items(), ("", retain))})
+        rows = [{"training rows": digests[job.name], "measured rows": measured} for job in series.jobs]
+        goal = series.eval_args.retrained_model_name_or_path if stop_args.stop_at == RETRAINED else None
+        series.identify(rows, goal)
         check_output_dir(series.folder)
 
-    sequence = _Sequence(series, stop_args, tokenizer.pad_token_id, *row_sets)
+    sequence = _Sequence(series, stop_args, tokenizer.pad_token_id, forget, retain, moved)
     # `chained`: a request builds on the model of the one before, so a lost model stops all that follow.
     stages = [SequenceStage(**record) for record in series.run(sequence.serve, "Requests", chained=True)]
     if PartialState().is_main_process:
@@ -178,7 +185,7 @@ class _Sequence:
         training = {"settings": job.settings, "steps": steps, "seconds": seconds, "shortfall": shortfall}
         stage = SequenceStage(request=job.name, **training, **point)
         if PartialState().is_main_process:
-            job.finish(dataclasses.asdict(stage))
+            job.keep(run=dataclasses.asdict(stage))
 
 
 def write_sequence(folder: Path, stages: list[SequenceStage], baselines: dict[str, dict[str, Any]]) -> None:

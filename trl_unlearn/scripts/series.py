@@ -8,8 +8,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,8 +23,9 @@ from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
 from ..trainer.logs import say, say_one_line
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, default_config, parse, use_archive
+from .evaluate import SuiteArguments
 from .exits import close_bars, one_line, refuse, stop
-from .models import check_models, load_config, load_tokenizer
+from .models import check_models, identities, load_config, load_tokenizer
 
 
 @dataclass
@@ -42,10 +43,19 @@ class Job:
     earlier: list["Job"]
     # Its number and label, when it runs.
     place: str = ""
+    # Digests of its rows and models by name: no option shows that a file is another one.
+    content: dict[str, Any] = field(default_factory=dict)
 
-    def finish(self, record: Mapping[str, Any]) -> None:
-        """Write the last file of the run: it says that the folder is complete."""
-        self.finished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    def kept(self) -> dict[str, Any]:
+        """The parts of the last file of the run; none before it is finished."""
+        return json.loads(self.finished.read_text(encoding="utf-8")) if self.finished.is_file() else {}
+
+    def keep(self, **parts: Any) -> None:
+        """Put parts into the last file of the run, whole or not at all: it says that the folder is complete."""
+        parts = self.kept() | {"settings": self.settings, "content": self.content} | parts
+        unfinished = self.finished.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(parts, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(self.finished)
 
 
 class Series:
@@ -55,7 +65,7 @@ class Series:
         self, own_types: tuple[type, ...], prog: str, doc: str, argv: list[str] | None, recipe: str, finished: str
     ):
         self._prog, self._doc, self._finished = prog, doc, finished
-        # Once for all runs: the options of a run may name a model or data, which keeps the recipe away.
+        # Once for all runs: the options of a run may name rows, which keeps the recipe away.
         self._argv = default_config(sys.argv[1:] if argv is None else argv, recipe)
         # The own options stand in the middle: `add` and `prepare` know the first and the last two.
         self._types = (DataArguments, EvaluationArguments, *own_types, BootstrapUnlearnConfig, UnlearnModelConfig)
@@ -65,7 +75,9 @@ class Series:
         self.jobs: list[Job] = []
 
     def _parse(self, *flags: str) -> tuple[tuple[Any, ...], str]:
-        arguments, settings = parse(self._types, self._prog, self._doc, [*self._argv, *flags])
+        # A finished run may be measured by more. What that changes, rows and conditions of the results tell.
+        measuring, argv = (EvaluationArguments, SuiteArguments), [*self._argv, *flags]
+        arguments, settings = parse(self._types, self._prog, self._doc, argv, measuring=measuring)
         refuse_for_several(arguments[-2])
         return arguments, settings
 
@@ -91,7 +103,7 @@ class Series:
             # Jobs were parsed before the embedded lab had a folder. Their settings are digested already.
             job.data_args.dataset_name = self.data_args.dataset_name
             job.model_args.model_name_or_path = self.model_args.model_name_or_path
-            if job.finished.is_file() and json.loads(job.finished.read_text("utf-8")).get("settings") != job.settings:
+            if (kept := job.kept()) and kept.get("settings") != job.settings:
                 raise ValueError(
                     f"`{job.folder}` holds a finished run with other settings. Delete the folder, or give another "
                     "`--output_dir`."
@@ -104,6 +116,20 @@ class Series:
                 check_models(model_args, self.eval_args, trust_remote_code)
                 checked.add(names)
         return load_tokenizer(self.model_args, trust_remote_code), load_config(self.model_args, trust_remote_code)
+
+    def identify(self, rows: Sequence[Mapping[str, str]], goal: str | None = None) -> None:
+        """Note digests of the rows of each run, and of its models; refuse a finished run that had others."""
+        names = {"target": self.model_args.model_name_or_path, "adapter": self.model_args.adapter_name_or_path}
+        teachers = [job.training_args.ignorant_model_name_or_path for job in self.jobs]
+        shared, by_name = identities(names | {"retrained model": goal}), identities({name: name for name in teachers})
+        for job, own, teacher in zip(self.jobs, rows, teachers, strict=True):
+            job.content = {**own, **shared, "ignorant model": by_name[teacher]}
+            earlier = job.kept().get("content", job.content)
+            if changed := [name for name, digest in job.content.items() if earlier.get(name) != digest]:
+                raise ValueError(
+                    f"`{job.folder}` holds a finished run, and since then its {' and '.join(changed)} changed. "
+                    "Put back what was there, delete the folder, or give another `--output_dir`."
+                )
 
     def run(self, work: Callable[[Job], None], desc: str, chained: bool = False) -> Iterator[dict[str, Any]]:
         """Do the work of each unfinished run, and of all after it if `chained`; yields the record of each run."""
@@ -126,7 +152,7 @@ class Series:
                     end_series(self._prog, error, job.label)
                 PartialState().wait_for_everyone()
             # From the file, whether it was written now or by an earlier command: results have one form.
-            yield json.loads(job.finished.read_text(encoding="utf-8"))
+            yield job.kept()["run"]
 
 
 def _as_flags(value: Any) -> list[str]:
@@ -154,11 +180,16 @@ def train_and_save(trainer: BootstrapUnlearnTrainer, job: Job) -> tuple[int, flo
 
 
 def refuse_for_several(args: BootstrapUnlearnConfig) -> None:
-    """Refuse to publish several models under one id, and to train several with DeepSpeed."""
+    """Refuse to publish several models under one id, to resume inside one, and to train several with DeepSpeed."""
     if args.push_to_hub:
         raise ValueError(
             "`push_to_hub` is set, but this makes several models, which would overwrite each other. Leave it out, and "
             "publish the one that you choose: `trl-unlearn push --output_dir <its folder> ...`."
+        )
+    if args.resume_from_checkpoint is not None:
+        raise ValueError(
+            "`resume_from_checkpoint` is set, but a run of a series starts at its first step. Leave it out: the same "
+            "command keeps the runs that are finished."
         )
     if args.deepspeed_plugin is not None:
         raise ValueError(
