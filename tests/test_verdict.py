@@ -160,6 +160,13 @@ def test_the_worst_number_decides_and_is_shown_with_its_interval_and_the_retrain
     )
 
 
+def test_a_number_that_is_certainly_better_hides_none_that_is_perhaps_worse():
+    others = dict.fromkeys(name for one in QUESTIONS[-1].measures for name in one.names)
+    changes = others | {"retain/probability": (0.15, 0.03), "utility/model_utility": (-0.06, 0.045)}
+    actual = answers(planted(changes))[WORK]
+    assert (actual.metric, actual.brief, actual.is_bad) == ("utility/model_utility", "perhaps worse", True)
+
+
 def test_an_adapter_that_can_be_taken_off_comes_back():
     result = planted({"robustness/adapter_off": (0.4, 0.01)})
     # Nothing is paired: the retrained model has no adapter.

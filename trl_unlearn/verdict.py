@@ -314,7 +314,7 @@ def _is_blind(question: Question, result: EvaluationResult) -> bool:
     return bool(ranked) and max(ranked, key=lambda pair: pair[0])[1].answer == "as"
 
 
-def _beside_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[int, float], Answer]]:
+def _beside_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[float, ...], Answer]]:
     """(severity, answer) of each measure that has an interval of the difference to the retrained model."""
     apart = [
         (one, difference)
@@ -341,7 +341,8 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
         reach = max(abs(difference.low), abs(difference.high)) / margin
         numbers = result.value("unlearned", metric), "retrained", result.value("retrained", measure.beside or metric)
         texts = question.text, answer, is_certain, is_bad, why, metric
-        ranked.append(((severity, reach), Answer(*texts, *numbers, difference, margin)))
+        # A number that is certainly better hides no fault.
+        ranked.append(((is_bad, severity, reach), Answer(*texts, *numbers, difference, margin)))
     return ranked
 
 
