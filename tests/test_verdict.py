@@ -351,6 +351,14 @@ def test_without_a_retrained_model_over_forgotten_rows_and_lost_utility_are_faul
     assert actual[WORK].words == "Far from the target." and actual[WORK].is_bad
 
 
+def test_beside_the_target_an_interval_is_wider_the_more_numbers_were_measured():
+    first, *others = (one.names[0] for one in QUESTIONS[-1].measures)
+    change = {first: (KNOWN - UNKNOWN - 0.16, 0.1)}
+    beside = change | dict.fromkeys(others, (KNOWN - UNKNOWN, 0.01))
+    briefs = [answers(without_retrained(planted(one)))[WORK].brief for one in (beside, change | dict.fromkeys(others))]
+    assert briefs == ["perhaps far from the target", "far from the target"]
+
+
 @pytest.mark.parametrize(
     ("auc", "error", "words"),
     [

@@ -408,7 +408,8 @@ def _beside_chance(question: str, measure: Measure, result: EvaluationResult) ->
 
 def _without_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[float, ...], Answer]]:
     """(severity, answer) of each measure with a value of the target, or of any model that knows nothing."""
-    ranked = []
+    ranked, apart = [], result.differences.get("unlearned - target", {})
+    looks = sum(_measured(measure, result) in apart for measure in question.measures)
     for measure in question.measures:
         metric = _measured(measure, result)
         if measure.is_stand_in:
@@ -425,13 +426,13 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
             continue
         value, difference = result.value("unlearned", metric), None
         if measure.beside is None:
-            difference = result.differences.get("unlearned - target", {}).get(metric)
+            difference = apart.get(metric)
         numbers = {"metric": metric, "value": value, "beside": "target", "reference": target, "difference": difference}
         if question.text == KEEPING:
             if difference is None or not _is_number(difference.value, difference.low, difference.high):
                 continue
             is_lost = _is_lost(result, "unlearned", metric, difference)
-            state, is_certain = _state(difference, measure.margin, len(question.measures), is_lost)
+            state, is_certain = _state(difference, measure.margin, looks, is_lost)
             is_bad = state == "less"
             texts = question.text, _FAR if is_bad else _NEAR, is_certain, is_bad, _LOST if is_lost else ""
             answer = Answer(*texts, margin=measure.margin, **numbers)
