@@ -70,6 +70,12 @@ def test_aliases_are_mixed_names_of_others_and_never_a_word_of_a_subject():
     assert any(alias_words({"Ada Marlow", "Bo Lindgren"}, strangers, seed=i) != aliases for i in range(5))
 
 
+def test_articles_and_particles_of_a_name_have_no_alias_and_are_none():
+    aliases = alias_words({"The Hobbit", "Miguel de Cervantes"}, {"The Edda", "Dov van Peretz"}, seed=1)
+    assert aliases.keys() == {"Hobbit", "Miguel", "Cervantes"}
+    assert not {"The", "van"} & set(aliases.values())
+
+
 def test_more_subjects_than_names_of_others_are_refused():
     subjects = {f"Ada{i} Marlow{i}" for i in range(30)}
     with pytest.raises(ValueError, match="The forget set is about 30 names, and the retain set has too few others"):
@@ -84,6 +90,8 @@ def test_more_subjects_than_names_of_others_are_refused():
         ("Veldt is old, as Veldt says.", "Veldt", "Bo Lindgren", "Bo Lindgren is old, as Bo Lindgren says."),
         ("Ada Marlow, or Ada, or Marlow.", "Ada Marlow", "Bo", "Bo, or Bo, or Bo."),
         ("C++ Jo. wrote Jo.", "C++ Jo.", "Bo Lin", "Bo Lin wrote Lin"),
+        ("The hero of The Hobbit, or Hobbit.", "The Hobbit", "Bo Lin", "The hero of Bo Lin, or Lin."),
+        ("Ada wrote. Marlow, too.", "Ada Marlow", "The Hobbit", "Hobbit wrote. Hobbit, too."),
     ],
 )
 def test_a_name_is_replaced_as_a_whole_or_by_its_first_or_last_word(text, old, new, expected):

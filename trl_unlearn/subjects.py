@@ -93,6 +93,12 @@ def is_named(name: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 
+def _naming_words(name: str) -> list[str]:
+    """Words of a name that stand for it alone: no article, and no particle; all words if there are no others."""
+    words = name.split()
+    return [word for word in words if not word[0].islower() and word not in _OPENINGS] or words
+
+
 def misspelt(name: str) -> str:
     """A name with the last letter of each word twice: most other typos leave a tokenizer nothing of the name."""
     return " ".join(word + word[-1] for word in name.split())
@@ -156,14 +162,14 @@ def alias_words(subjects: Iterable[str], strangers: Iterable[str], seed: int) ->
     generator = torch.Generator().manual_seed(seed)
     pools: tuple[list[str], list[str]] = ([], [])
     for names in (strangers, _STRANGERS):
-        words = [name.split() for name in names if " " in name]
+        words = [_naming_words(name) for name in names if " " in name]
         for pool, place in zip(pools, (0, -1), strict=True):
             order = torch.randperm(len(words), generator=generator).tolist()
             pool += [words[i][place] for i in order]
     taken = {word for subject in subjects for word in subject.split()}
     aliases: dict[str, str] = {}
     for subject in subjects:
-        words = subject.split()
+        words = _naming_words(subject)
         for place, word in enumerate(words):
             if word in aliases:
                 continue
@@ -181,8 +187,8 @@ def alias_words(subjects: Iterable[str], strangers: Iterable[str], seed: int) ->
 
 
 def renamed(text: str, old: str, new: str) -> str:
-    """A text with another name in place of a name: the whole, or its first or last word alone."""
-    words, others = old.split(), new.split()
+    """A text with another name in place of a name: the whole, or its first or last naming word alone."""
+    words, others = _naming_words(old), _naming_words(new)
     names = {words[0]: others[0], words[-1]: others[-1], old: new}
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     return re.sub(rf"(?<!\w)(?:{pattern})(?!\w)", lambda match: names[match.group()], text)
