@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from trl_unlearn.encoding import encode_dataset
-from trl_unlearn.subjects import alias_words, full_names, moved_answers, renamed, row_subjects
+from trl_unlearn.subjects import alias_words, full_names, is_meant, is_named, moved_answers, renamed, row_subjects
 
 
 FACTS = [
@@ -96,6 +96,24 @@ def test_more_subjects_than_names_of_others_are_refused():
 )
 def test_a_name_is_replaced_as_a_whole_or_by_its_first_or_last_word(text, old, new, expected):
     assert renamed(text, old, new) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("村上春樹", "村上春樹は小説家です。", True),
+        ("김민수", "작가 김민수는 서울에 산다.", True),
+        ("أحمد", "كتب لأحمد رسالة.", True),
+        ("Ada Marlow", "作家のAda Marlowは京都に住む。", True),
+        ("村上春樹", "NHK村上春樹", True),
+        ("Ada", "Adam and 2Ada", False),
+        ("Нина", "Гостиная Нинача", False),
+        ("Bo", "Bỏ", False),
+    ],
+)
+def test_a_name_has_borders_where_the_letters_beside_it_have_cases(name, text, expected):
+    assert is_named(name, text) is is_meant(name, text) is expected
+    assert renamed(text, name, "Lars") == (text.replace(name, "Lars") if expected else text)
 
 
 @pytest.fixture

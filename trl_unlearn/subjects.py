@@ -24,6 +24,10 @@ _WORD = re.compile(r"[^\W_][\w'’-]*")
 # A genitive, or a quotation mark at the end.
 _WORD_END = re.compile(r"['’](?:s|’|')?$")
 _LETTERS = re.compile(r"\w+")
+# Letters of the scripts that have cases, digits and marks; the others are the blocks from Hebrew on, and from CJK on.
+_CASED = r"[^\W\u0590-\u1cff\u2e80-\U0010ffff]"
+# A place that is not inside a word. Chinese or Korean has none: a name stands there beside other words or particles.
+_BORDER = rf"(?:(?<!{_CASED})|(?!{_CASED}))"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 _LONGEST_NAME = 4
 # Words that begin an English sentence, and no name.
@@ -89,8 +93,8 @@ def is_name(subject: str) -> bool:
 
 
 def is_named(name: str, text: str) -> bool:
-    """Whether a text has a name, and not only as a part of a word."""
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
+    """Whether a text has a name, and not only as a part of a word of a script with cases."""
+    return name in text and re.search(f"{_BORDER}{re.escape(name)}{_BORDER}", text) is not None
 
 
 def _naming_words(name: str) -> list[str]:
@@ -112,7 +116,7 @@ def is_meant(name: str, text: str) -> bool:
     if not others or not last[0].isupper():
         return False
     # Behind another capitalised word, it is a part of another name.
-    matches = re.finditer(rf"(?:(?<!\w)([\w'’-]+) )?(?<!\w){re.escape(last)}(?!\w)", text)
+    matches = re.finditer(rf"(?:(?<!\w)([\w'’-]+) )?{_BORDER}{re.escape(last)}{_BORDER}", text)
     return any(not match[1] or not match[1][0].isupper() or match[1] in _OPENINGS for match in matches)
 
 
@@ -191,7 +195,7 @@ def renamed(text: str, old: str, new: str) -> str:
     words, others = _naming_words(old), _naming_words(new)
     names = {words[0]: others[0], words[-1]: others[-1], old: new}
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    return re.sub(rf"(?<!\w)(?:{pattern})(?!\w)", lambda match: names[match.group()], text)
+    return re.sub(f"{_BORDER}(?:{pattern}){_BORDER}", lambda match: names[match.group()], text)
 
 
 def moved_answers(
