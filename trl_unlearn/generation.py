@@ -60,11 +60,14 @@ _CACHE = next(
 )
 # Models that read padding as text, and mix up the states of a batch's rows.
 _ONE_ROW_AT_A_TIME = frozenset({"rwkv"})
-# Fields of the generation config that have an argument or option of their own, or would undo the row-keyed sampling.
+# Fields of the generation config that have an argument or option of their own, would undo the row-keyed sampling, have
+# no effect because that is greedy to `generate`, or give `generate` another output or need.
 RESERVED_GENERATION_KWARGS = frozenset(
     (
         *("do_sample", "temperature", "top_k", "top_p", "num_beams", "num_return_sequences", "max_length"),
         *("max_new_tokens", "eos_token_id", "pad_token_id", "generation_config", "logits_processor"),
+        *("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+        *("min_new_tokens", "return_dict_in_generate", "stop_strings"),
     )
 )
 

@@ -51,6 +51,7 @@ RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
         ({"retain_weight": -1}, "`retain_weight` must be at least 0"),
         ({"beta": float("nan")}, "`beta` must be above 0"),
         ({"generation_kwargs": {"do_sample": True}}, "`generation_kwargs` must not hold `do_sample`"),
+        ({"generation_kwargs": {"min_p": 0.1, "stop_strings": ["."]}}, "must not hold `min_p`, `stop_strings`"),
         (
             {"forget_loss_kwargs": {"gamma": 1}},
             "holds `gamma`, but `forget_loss_type='bs_t'` takes none.",

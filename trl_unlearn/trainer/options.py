@@ -222,7 +222,8 @@ def _refuse_generation_kwargs(args: "BootstrapUnlearnConfig") -> None:
     if clashes:
         raise ValueError(
             f"`generation_kwargs` must not hold {_names(clashes)}. Use the fields of "
-            "the config (`temperature`, `top_p`, `top_k`, `max_completion_length`); the trainer sets the rest."
+            "the config (`temperature`, `top_p`, `top_k`, `max_completion_length`); the trainer sets the rest, or has "
+            "no use for it."
         )
     unknown = sorted(set(args.generation_kwargs or {}) - GenerationConfig().to_dict().keys())
     if unknown:
