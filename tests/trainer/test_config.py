@@ -50,6 +50,12 @@ RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
         ({"belief_refresh_epochs": -1}, "`belief_refresh_epochs` must be at least 0"),
         ({"retain_weight": -1}, "`retain_weight` must be at least 0"),
         ({"beta": float("nan")}, "`beta` must be above 0"),
+        ({"beta": 0.5}, "`beta` is 0.5, but `forget_loss_type='bs_t'` has none: only 'npo', 'dpo', "),
+        (SATIMP | {"beta": 0.5}, "`beta` is 0.5, but `forget_loss_type='satimp'` has none"),
+        *(
+            (bare | {"lambda_schedule": "adaptive", "lambda_bss": 0.0}, "no beliefs whose weight would change")
+            for bare in ({"forget_loss_type": "npo"}, {"lambda_bst": 0.0})
+        ),
         ({"generation_kwargs": {"do_sample": True}}, "`generation_kwargs` must not hold `do_sample`"),
         ({"generation_kwargs": {"min_p": 0.1, "stop_strings": ["."]}}, "must not hold `min_p`, `stop_strings`"),
         (
@@ -130,7 +136,7 @@ def test_the_values_that_follow_are_the_documented_ones(tmp_path):
         assert realised(args) == (beta, None, 5, 1e-5)
         assert args.realised(trains_adapter=True).learning_rate == 2e-4
     given = {"beta": 2.0, "num_belief_candidates": 9, "learning_rate": 0.5, "forget_floor": -1.0}
-    assert realised(BootstrapUnlearnConfig(str(tmp_path), **given)) == (2.0, -1.0, 9, 0.5)
+    assert realised(BootstrapUnlearnConfig(str(tmp_path), forget_loss_type="npo", **given)) == (2.0, -1.0, 9, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,12 @@ from trl import SFTConfig
 
 from ..beliefs import BeliefSampling
 from ..row_forms import configured_template_kwargs
-from .forget_objectives import FORGET_OBJECTIVES
+from .forget_objectives import BETAS, FORGET_OBJECTIVES
 from .options import refuse_options
 
 
 # Learning rates where `learning_rate` is not set: an adapter needs one 10 to 50 times higher.
 _LEARNING_RATE, _ADAPTER_LEARNING_RATE = 1e-5, 2e-4
-# `beta` where it is not set: the published settings of each objective.
-_BETAS = {"npo": 0.1, "dpo": 0.1, "simnpo": 4.5, "wga": 1.0, "tnpo": 1.0}
 # `forget_floor` with the adaptive schedule: weights that follow an ascent without end do not settle.
 _ADAPTIVE_FLOOR = -2.5
 
@@ -437,7 +435,7 @@ class BootstrapUnlearnConfig(SFTConfig):
         if args.forget_floor is None and args.lambda_schedule == "adaptive" and args.forget_loss_type != "rmu":
             args.forget_floor = _ADAPTIVE_FLOOR
         if args.beta is None:
-            args.beta = _BETAS.get(args.forget_loss_type)
+            args.beta = BETAS.get(args.forget_loss_type)
         parameters = FORGET_OBJECTIVES[args.forget_loss_type].parameters
         if parameters:
             defaults = {name: one.default for name, one in parameters.items()}

@@ -149,6 +149,8 @@ def _rmu(
     return hidden.rmu_forget(scores.inner, direction, coefficient, scores.mask)
 
 
+# `beta` where it is not set, of the objectives that have one: the published settings.
+BETAS = {"npo": 0.1, "dpo": 0.1, "simnpo": 4.5, "wga": 1.0, "tnpo": 1.0}
 FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
     "ga": ForgetObjective(lambda s, args, _: forget.ga(s.logps, s.mask, args.token_reduction)),
     "npo": ForgetObjective(

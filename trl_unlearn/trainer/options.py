@@ -12,7 +12,7 @@ from transformers.trainer_utils import HubStrategy
 from trl import SFTConfig
 
 from ..generation import RESERVED_GENERATION_KWARGS
-from .forget_objectives import FORGET_OBJECTIVES
+from .forget_objectives import BETAS, FORGET_OBJECTIVES
 
 
 if TYPE_CHECKING:
@@ -145,7 +145,12 @@ def _refuse_floors(args: "BootstrapUnlearnConfig") -> None:
 
 
 def _refuse_loss_kwargs(args: "BootstrapUnlearnConfig") -> None:
-    """Refuse parameters of the forget objective by the signature of its loss."""
+    """Refuse parameters of the forget objective by the signature of its loss, and `beta` where it has none."""
+    if args.beta is not None and args.forget_loss_type not in BETAS:
+        raise ValueError(
+            f"`beta` is {args.beta}, but `forget_loss_type={args.forget_loss_type!r}` has none: only "
+            f"{', '.join(map(repr, BETAS))} do. Leave it out, or choose one of these."
+        )
     parameters, given = FORGET_OBJECTIVES[args.forget_loss_type].parameters, args.forget_loss_kwargs
     if given is not None and not isinstance(given, dict):
         raise ValueError(
@@ -204,6 +209,13 @@ def _refuse_beliefs(args: "BootstrapUnlearnConfig") -> None:
         raise ValueError(
             f"`num_beliefs` is {args.num_beliefs} while `lambda_bss` is {args.lambda_bss}: there would be no "
             "belief to weigh. Raise `num_beliefs`, or set `lambda_bss=0` for BS-T or the bare objective."
+        )
+    is_weighed = args.lambda_bss > 0 or (args.forget_loss_type == "bs_t" and args.lambda_bst > 0)
+    if args.lambda_schedule != "constant" and not is_weighed:
+        raise ValueError(
+            f"`lambda_schedule` is {args.lambda_schedule!r}, but there are no beliefs whose weight would change "
+            "(`lambda_bss` is 0, and so are the token beliefs of `forget_loss_type='bs_t'`). Leave it out, or raise "
+            "`lambda_bss`."
         )
     if args.log_completions and args.lambda_bss == 0:
         raise ValueError(
