@@ -21,7 +21,7 @@ from trl_unlearn.evaluation.stopping import UnlearnUntil
 from trl_unlearn.hub.folder import RunFolder, read_folder, saved_files
 from trl_unlearn.subjects import moved_answers
 from trl_unlearn.trainer import ignorance, step, twin_models
-from trl_unlearn.trainer.checkpointing import CheckpointError, last_checkpoint, read_state, write_state
+from trl_unlearn.trainer.checkpointing import CheckpointError, ResumeError, last_checkpoint, read_state, write_state
 
 
 LORA = {"r": 4, "target_modules": "all-linear"}
@@ -436,6 +436,8 @@ def test_a_checkpoint_of_another_run_is_refused(new_trainer, forget_rows):
     new_trainer("none", max_steps=1, lambda_bss=0.0).train()
     with pytest.raises(ValueError, match=r"`lambda_bss` is 0.5, but the run that was interrupted had none"):
         new_trainer("none").train(resume_from_checkpoint=True)
+    with pytest.raises(ResumeError, match=r"`forget_loss_type` is 'ignorance', but .* had no ignorant twin"):
+        new_trainer("none", lambda_bss=0.0, forget_loss_type="ignorance").train(resume_from_checkpoint=True)
 
 
 def test_a_checkpoint_of_more_processes_is_refused(new_trainer):

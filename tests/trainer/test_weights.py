@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.trainer.checkpointing import ResumeError
 from trl_unlearn.trainer.weights import Drift, TermWeights, adapted_retain_weight, adapted_share, linear_share
 
 
@@ -148,8 +149,23 @@ def test_the_retain_weight_follows_the_frozen_retain_rows(train, forget_rows):
 
 def test_the_adaptive_schedule_cannot_go_on_from_a_checkpoint(train, tmp_path):
     train(save_strategy="epoch", num_train_epochs=1)
-    with pytest.raises(ValueError, match=r"resumes from step 1, but .*Train from the start"):
+    with pytest.raises(ResumeError, match=r"^`lambda_schedule='adaptive'` would follow what .* train from the start"):
         train(checkpoint=str(tmp_path / "out" / "checkpoint-1"), lambda_schedule="adaptive")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({"retain_max_drop": 0.1}, {"lambda_schedule": "adaptive"}, "`lambda_schedule='adaptive'` would follow"),
+        ({"lambda_schedule": "adaptive"}, {"retain_max_drop": 0.1}, "`retain_max_drop` would follow"),
+    ],
+)
+def test_weights_that_followed_something_else_cannot_go_on(tmp_path, before, now, message):
+    state = weights(tmp_path, **before).state_dict()
+    with pytest.raises(ValueError, match=message):
+        weights(tmp_path, **now).load_state_dict(state)
+    both = weights(tmp_path, **before, **now).state_dict()
+    weights(tmp_path, **now).load_state_dict(both)
 
 
 def test_what_is_followed_of_raw_text_comes_after_the_prompt_of_its_beliefs(train, tmp_path, forget_rows):

@@ -25,7 +25,6 @@ from ..objectives import retain
 from ..records import ChainLink
 from ..token_scores import score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
-from .checkpointing import ResumeError
 from .checks import (
     keep_4_bit_gradients,
     refuse_input,
@@ -266,6 +265,11 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
                 f"`lambda_bss` is {self.args.lambda_bss:g}, but the run that was interrupted had none. Set it to 0, "
                 "or train from the start."
             )
+        if self._twin is not None and "twin" not in shared:
+            raise ValueError(
+                f"`forget_loss_type` is {self.args.forget_loss_type!r}, but the run that was interrupted had no "
+                "ignorant twin. Set the objective that it had, or train from the start."
+            )
         self._monitor = self._new_monitor() if "monitor" in shared else None
         for name, part in self._parts().items():
             part.load_state_dict(shared[name])
@@ -339,12 +343,6 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         return DriftMonitor.of(self.train_dataset, retain, self._tokenizer.pad_token_id)
 
     def _freeze_monitor(self, model: nn.Module) -> DriftMonitor:
-        if self.state.global_step > 0:
-            raise ResumeError(
-                f"Training resumes from step {self.state.global_step}, but `lambda_schedule='adaptive'` and "
-                "`retain_max_drop` follow what the model found likely before unlearning, and the run that was "
-                "interrupted had neither. Train from the start, or leave them as they were."
-            )
         monitor = self._new_monitor()
         if self.args.lambda_schedule == "adaptive":
             store = self._new_belief_store(monitor.target, MONITOR_CANDIDATES)

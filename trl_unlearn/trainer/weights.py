@@ -148,13 +148,15 @@ class TermWeights:
         self._drift: Drift | None = None
 
     @property
-    def _follows(self) -> bool:
-        return self._args.lambda_schedule == "adaptive" or self._args.retain_max_drop is not None
+    def _follows(self) -> list[str]:
+        """Options by which weights follow the drift."""
+        adapts, bounds = self._args.lambda_schedule == "adaptive", self._args.retain_max_drop is not None
+        return ["lambda_schedule='adaptive'"] * adapts + ["retain_max_drop"] * bounds
 
     def is_due(self, step: int) -> bool:
         """Whether to measure the drift after so many optimiser steps."""
         # Not again for the other micro-batches of a step.
-        return self._follows and (
+        return bool(self._follows) and (
             self._measured_at is None or (step % _ADAPT_EVERY == 0 and step != self._measured_at)
         )
 
@@ -177,15 +179,20 @@ class TermWeights:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights as they are now, and the last measurement."""
+        """The weights as they are now, what they follow, and the last measurement."""
         drift = None if self._drift is None else vars(self._drift)
-        return vars(self.now) | {"measured_at": self._measured_at, "drift": drift}
+        return vars(self.now) | {"measured_at": self._measured_at, "drift": drift, "follows": self._follows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from the state of a checkpoint."""
         if not self._follows:
             # Weights that the steps alone decide are those of the config, which may have changed.
             return
+        if new := [f"`{option}`" for option in self._follows if option not in state.get("follows", ())]:
+            raise ValueError(
+                f"{' and '.join(new)} would follow what the model found likely before unlearning, but the interrupted "
+                "run did not measure it. Leave this as it was, or train from the start."
+            )
         self.now = Weights(**{name: state[name] for name in vars(self.now)})
         self._measured_at = state["measured_at"]
         self._drift = state["drift"] and Drift(**state["drift"])
