@@ -14,6 +14,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import TrainerCallback
+from trl import SFTTrainer
 
 from trl_unlearn.evaluation.callbacks import SqueezingPanelCallback
 from trl_unlearn.evaluation.rows import encode_set
@@ -378,6 +379,19 @@ def test_the_best_checkpoint_is_known_by_its_own_name(new_trainer, retain_rows):
     assert best.parent == Path(trainer.args.output_dir) and (best / "adapter_model.safetensors").is_file()
     saved = json.loads((last_checkpoint(best.parent) / "trainer_state.json").read_text())
     assert saved["best_model_checkpoint"] == str(best)
+
+
+def test_a_process_that_writes_no_checkpoint_knows_the_best_one_by_its_own_name(new_trainer, monkeypatch):
+    trainer = new_trainer(save_only_model=True)
+    trainer.state.global_step = 1
+    monkeypatch.setattr(type(trainer.args), "should_save", False)
+
+    def note_best(self, model, trial):
+        self.state.best_model_checkpoint = f"{self._get_output_dir(trial)}/checkpoint-1"
+
+    monkeypatch.setattr(SFTTrainer, "_save_checkpoint", note_best)
+    trainer._save_checkpoint(trainer.model, None)
+    assert Path(trainer.state.best_model_checkpoint) == Path(trainer.args.output_dir, "checkpoint-1")
 
 
 def test_a_checkpoint_without_its_state_is_refused(new_trainer):

@@ -146,7 +146,14 @@ class ResumableTrainer(SFTTrainer):
                 self._write_states(unfinished / name)
             # Whole means: with the states of all processes.
             self.accelerator.wait_for_everyone()
+            # `Trainer` has just noted where the best checkpoint is, in the hidden folder that is about to go: in every
+            # process, each of which may load it.
+            is_best = str(self.state.best_model_checkpoint or "").startswith(str(unfinished))
+            if is_best:
+                self.state.best_model_checkpoint = str(folder / name)
             if self.args.should_save:
+                if is_best:
+                    self.state.save_to_json(str(unfinished / name / "trainer_state.json"))
                 self._publish_checkpoint(unfinished, folder, name)
         except KeyboardInterrupt:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -183,10 +190,6 @@ class ResumableTrainer(SFTTrainer):
         )
 
     def _publish_checkpoint(self, unfinished: Path, folder: Path, name: str) -> None:
-        # `Trainer` has just written where the best checkpoint is, in the hidden folder that is about to go.
-        if str(self.state.best_model_checkpoint or "").startswith(str(unfinished)):
-            self.state.best_model_checkpoint = str(folder / name)
-            self.state.save_to_json(str(unfinished / name / "trainer_state.json"))
         # A folder cannot be moved onto another one that is not empty.
         if (folder / name).exists():
             os.replace(folder / name, unfinished / "replaced")
