@@ -76,6 +76,7 @@ RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
         (RMU | {"forget_loss_kwargs": "coefficient"}, "is 'coefficient', expected a mapping"),
         (SATIMP | {"forget_loss_kwargs": {"beta2": -1}}, r"`forget_loss_kwargs\['beta2'\]` must not be negative"),
         ({"packing": True}, "`packing=True` is not supported in unlearning"),
+        ({"gradient_checkpointing_kwargs": {"every_n_layers": 2}}, "kwargs` holds `every_n_layers`, which is lost"),
         ({"padding_free": True}, "`padding_free=True` is not supported"),
         ({"loss_type": "dft"}, "`loss_type='dft'` is not supported"),
         ({"assistant_only_loss": True}, "`assistant_only_loss=True` is not supported"),

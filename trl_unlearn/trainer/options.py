@@ -261,6 +261,12 @@ def _refuse_inherited(args: SFTConfig) -> None:
                 raise ValueError(
                     f"`{prefix}{name}={value!r}` is not supported in unlearning: {why}. Leave it at {allowed[0]!r}."
                 )
+    # The old name of `activation_checkpointing_kwargs`, which every version has.
+    if parts := sorted({"every_n_layers", "offload"} & (args.gradient_checkpointing_kwargs or {}).keys()):
+        raise ValueError(
+            f"`activation_checkpointing_kwargs` holds {_names(parts)}, which is lost where the model generates or is "
+            "measured in between. Leave it out: all layers are checkpointed."
+        )
     parallel = args.parallelism_config
     if parallel is not None and max(parallel.tp_size, parallel.cp_size, parallel.sp_size) > 1:
         raise ValueError(
