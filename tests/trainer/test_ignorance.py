@@ -151,6 +151,16 @@ def test_a_base_with_other_tokens_is_refused(base, tiny_model, forget, tiny_toke
         ignorant_base(base, tiny_model, forget, None, tiny_tokenizer, rows=0, epochs=0, seed=1)
 
 
+def test_a_row_whose_last_token_is_no_label_can_be_asked(tiny_model, forget, tiny_tokenizer):
+    row = forget[0]
+    row |= {"input_ids": [*row["input_ids"], 5], "labels": [*row["labels"], -100]}
+    strengths = [
+        twin_models._extraction_strength(tiny_model, Dataset.from_list([one]), tiny_tokenizer)
+        for one in (row, forget[0])
+    ]
+    assert strengths[0] == strengths[1]
+
+
 def named(tiny_model, folder, base):
     """The model as one that was loaded from a folder whose card names a base."""
     folder.mkdir()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import ENCODED_COLUMNS, ends_turn, pad_rows, spread_evenly, without_end
+from ..encoding import ENCODED_COLUMNS, closing_token_id, pad_rows, spread_evenly, without_end
 from ..generation import key_seed
 from ..metrics import ExtractionStrength
 from ..objectives.retain import nll
@@ -100,7 +100,7 @@ def _extraction_strength(model: PreTrainedModel, forget: Dataset, tokenizer: Pre
     rows = list(forget.select_columns(list(ENCODED_COLUMNS)))
     scores = score_rows(model, rows, pad_token_id=tokenizer.pad_token_id, batch_size=_BATCH_SIZE)
     matches = [
-        without_end(score.is_top1, ends_turn(row["labels"][-1], tokenizer))
+        without_end(score.is_top1, closing_token_id(row, tokenizer) is not None)
         for row, score in zip(rows, scores, strict=True)
     ]
     return fmean(ExtractionStrength().compute(is_top1=matches, parity="strict")["per_row"])
