@@ -5,6 +5,7 @@
 """The ignorant twin: the same rows about somebody else, and what the student learns of it."""
 
 import copy
+import functools
 from statistics import fmean
 from types import SimpleNamespace
 
@@ -182,6 +183,25 @@ def test_the_base_that_the_card_of_the_target_names_is_the_twin_and_stands_in_th
 def test_the_base_under_an_adapter_that_knows_the_rows_is_the_twin(new_trainer, tiny_model, base):
     adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules="all-linear"))
     assert new_trainer(adapter).args.ignorant_model_name_or_path == base
+
+
+def test_a_card_with_an_empty_base_names_none(tiny_model, tmp_path):
+    assert named_bases(named(tiny_model, tmp_path / "target", ""), False) == []
+
+
+def test_a_base_with_code_of_its_own_is_loaded_where_such_code_is_trusted(new_trainer, base, monkeypatch):
+    trusted = []
+
+    def load(plain, *args, **kwargs):
+        trusted.append(kwargs["trust_remote_code"])
+        return plain.from_pretrained(*args, **kwargs)
+
+    for plain in (twin_models.AutoConfig, twin_models.AutoModelForCausalLM):
+        loader = SimpleNamespace(from_pretrained=functools.partial(load, plain))
+        monkeypatch.setattr(twin_models, plain.__name__, loader)
+    for trust in (True, False):
+        new_trainer(ignorant_model_name_or_path=base, ignorant_retain_rows=0, trust_remote_code=trust)
+    assert trusted == [True, True, False, False]
 
 
 @pytest.mark.parametrize("is_named", [True, False])

@@ -371,10 +371,11 @@ def new_twin(
         )
     sizes = {"rows": args.ignorant_retain_rows, "epochs": args.ignorant_epochs, "seed": args.seed, "bf16": args.bf16}
     sizes["kept"] = RunFolder(args.output_dir).twin
+    loading = sizes | {"trust_remote_code": args.trust_remote_code}
     name = args.ignorant_model_name_or_path
     if name is not None:
         try:
-            return BaseTwin(ignorant_base(name, model, forget, retain, tokenizer, **sizes))
+            return BaseTwin(ignorant_base(name, model, forget, retain, tokenizer, **loading))
         except (OSError, UnfitTwinError) as error:
             raise ValueError(
                 f"`ignorant_model_name_or_path` is `{name}`, which cannot stand in for a model that never knew: "
@@ -383,7 +384,7 @@ def new_twin(
     if not args.forget_subjects and not args.forget_aliases:
         for name in named_bases(model, continues_adapter):
             try:
-                twin = BaseTwin(ignorant_base(name, model, forget, retain, tokenizer, **sizes))
+                twin = BaseTwin(ignorant_base(name, model, forget, retain, tokenizer, **loading))
             # A base that cannot be loaded (it is not there, or of an unknown architecture) or is unfit.
             except (OSError, ValueError) as error:
                 logger.warning("`%s` is not the ignorant twin: %s", name, error)

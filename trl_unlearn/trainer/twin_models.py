@@ -57,7 +57,7 @@ class UnfitTwinError(ValueError):
 def named_bases(model: nn.Module, continues_adapter: bool) -> list[str]:
     """Models that the target says it was tuned from: that under its adapter, and those of its card."""
     name = model.config.name_or_path
-    bases = card_metadata(name).get("base_model", [])
+    bases = card_metadata(name).get("base_model") or []
     return [*[name] * (continues_adapter and bool(name)), *([bases] if isinstance(bases, str) else bases)]
 
 
@@ -73,13 +73,16 @@ def ignorant_base(
     seed: int,
     bf16: bool = False,
     kept: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load a model that never knew, with the form of a few retain rows by LoRA, which the file `kept` keeps or has."""
     weight = next(model.parameters())
-    sizes = [one.get_text_config().vocab_size for one in (model.config, AutoConfig.from_pretrained(name_or_path))]
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    sizes = [one.get_text_config().vocab_size for one in (model.config, config)]
     if sizes[0] != sizes[1]:
         raise UnfitTwinError(f"it is a model over {sizes[1]} tokens, and the target has {sizes[0]}")
-    twin = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=weight.dtype).to(weight.device)
+    options = {"dtype": weight.dtype, "trust_remote_code": trust_remote_code}
+    twin = AutoModelForCausalLM.from_pretrained(name_or_path, **options).to(weight.device)
     strength = _extraction_strength(twin.eval(), forget, tokenizer)
     if strength > MEMORIZATION_MARGIN:
         raise UnfitTwinError(f"it knows the forget set, with an extraction strength of {strength:.2f}")
