@@ -223,12 +223,13 @@ def test_later_tokens_do_not_repeat_the_draw_of_the_first(model, prompts):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_generation_runs_in_eval_mode_and_puts_the_training_mode_back(training, model, prompts):
+def test_generation_runs_in_eval_mode_and_puts_the_mode_of_each_module_back(training, model, prompts):
     seen = set()
     model.lm_head.register_forward_hook(lambda module, *_: seen.add((module.training, torch.is_grad_enabled())))
-    complete(model.train(training), prompts)
+    model.train(training).model.layers[0].train(not training)
+    complete(model, prompts)
     assert seen == {(False, False)}
-    assert model.training is training
+    assert model.training is training and model.model.layers[0].training is not training
 
 
 def test_further_fields_of_the_generation_config_are_passed_on(model, prompts):

@@ -23,7 +23,7 @@ ALLOWED = {
     "label_states": {"_fused_scores", "prompt_sharing"},
     "token_scores": {"_fused_scores", "encoding", "label_states", "prompt_sharing"},
     "prompt_sharing": set(),
-    "generation": {"encoding", "row_forms"},
+    "generation": {"encoding", "label_states", "row_forms"},
     "subjects": {"encoding", "generation"},
     "objectives": set(),
     "metrics": set(),

@@ -37,6 +37,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ._trl import unwrap_model_for_generation
 from .encoding import closing_token_id, template_closing_token_id
+from .label_states import in_mode
 from .row_forms import warn_once
 
 
@@ -210,23 +211,22 @@ def _for_generation(model: PreTrainedModel) -> Iterator[None]:
     """Eval mode, without the model's own generation config and load balancing; both are put back afterwards."""
     # A PEFT model has a config of its own. Both are replaced: `generate` fills fields that ours leaves open from them.
     holders = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
-    configs, was_training = [holder.generation_config for holder in holders], model.training
+    configs = [holder.generation_config for holder in holders]
     text_config = model.config.get_text_config()
     # A mixture of experts would weigh the one new token of a row with the mask of all its tokens.
     balances = getattr(text_config, "output_router_logits", False)
-    model.eval()
     for holder in holders:
         holder.generation_config = GenerationConfig()
     if balances:
         text_config.output_router_logits = False
     try:
-        yield
+        with in_mode(model, training=False):
+            yield
     finally:
         if balances:
             text_config.output_router_logits = True
         for holder, config in zip(holders, configs, strict=True):
             holder.generation_config = config
-        model.train(was_training)
 
 
 @contextmanager
