@@ -4,9 +4,9 @@
 import json
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from trl_unlearn.data.files import as_pairs, load_rows, row_form
+from trl_unlearn.data.files import as_pairs, asked, load_rows, row_form
 
 
 ROWS = [{"prompt": f"Question {i}?", "completion": f" Answer, number {i}."} for i in range(3)]
@@ -151,6 +151,35 @@ def test_a_row_that_can_be_read_in_two_ways_is_refused_and_a_table_of_two_forms_
     assert row_form(rows) == ("question", "answer")
     with pytest.raises(ValueError, match="Row 0 can be read as `question -> answer` and `text`"):
         row_form(Dataset.from_list([{"question": "Who?", "answer": "Ada.", "text": "Ada."}]))
+
+
+PAIR, TURNS = {"question": "Who?", "answer": "Ada."}, [{"role": "user", "content": "Hm?"}]
+MIXED = {
+    "text": [{"text": "Ada is old."}],
+    "prompts": [{"prompt": "Where?", "completion": " In Veldt."}],
+    "turns": [{"prompt": TURNS, "completion": [{"role": "assistant", "content": "Ada."}]}],
+    "another pair": [{"instruction": "Add.", "output": "3"}],
+    "messages": [{"messages": [*TURNS, {"role": "assistant", "content": "Ada."}]}],
+}
+
+
+@pytest.mark.parametrize("conversational", [True, False])
+@pytest.mark.parametrize("is_last", [True, False])
+@pytest.mark.parametrize("kind", MIXED)
+def test_questions_beside_rows_of_another_form_are_read_and_the_others_stay(kind, is_last, conversational):
+    (other,) = MIXED[kind]
+    rows = Dataset.from_list([{**dict.fromkeys([*PAIR, *other]), **row} for row in (PAIR, other)])
+    # More rows than are written at a time, the first of which are all of one form.
+    rows = concatenate_datasets([rows.select([int(not is_last)] * 1001), rows.select([int(is_last)])])
+    made = as_pairs(rows, conversational=conversational)
+    read = [{name: one for name, one in made[i].items() if one is not None} for i in (0, -1)]
+    read = read if is_last else read[::-1]
+    assert kind == "another pair" or read[1] == other
+    is_turns = conversational or kind == "turns"
+    expected = asked("Who?", "Ada.", is_turns)
+    if conversational and kind == "prompts":
+        expected = {"messages": expected["prompt"] + expected["completion"]}
+    assert read[0] == expected and (kind != "another pair" or read[1] == asked("Add.", "3", conversational))
 
 
 @pytest.mark.parametrize("question", ["", " ", None])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ArrowException
 from transformers import PreTrainedTokenizerBase
@@ -165,14 +165,23 @@ def asked(question: str, answer: str, conversational: bool) -> dict[str, Any]:
     return {"prompt": f"Question: {question}\nAnswer:", "completion": f" {answer}"}
 
 
+def _forms(rows: Dataset) -> list[tuple[str, ...]]:
+    """The `ROW_FORMS` whose columns a table has."""
+    return [form for form in ROW_FORMS if set(form) <= set(rows.column_names)]
+
+
+def _is_filled(row: Mapping[str, Any], form: tuple[str, ...]) -> bool:
+    """Whether a row is of a form: in a table of several forms, each row has null in the columns of the others."""
+    return all(row[column] is not None for column in form)
+
+
 def row_form(rows: Dataset) -> tuple[str, ...] | None:
     """The columns of `ROW_FORMS` that rows have; None without any. A `ValueError` if a row has those of two forms."""
-    forms = [form for form in ROW_FORMS if set(form) <= set(rows.column_names)]
+    forms = _forms(rows)
     if len(forms) < 2:
         return forms[0] if forms else None
-    # In a table of rows of several forms, each row has null in the columns of the others.
     for index, row in enumerate(rows.select_columns(sorted({column for form in forms for column in form}))):
-        filled = [form for form in forms if all(row[column] is not None for column in form)]
+        filled = [form for form in forms if _is_filled(row, form)]
         if len(filled) > 1:
             names = " and ".join(f"`{' -> '.join(form)}`" for form in filled)
             raise ValueError(f"Row {index} can be read as {names}. Remove the columns of all forms but one.")
@@ -181,14 +190,31 @@ def row_form(rows: Dataset) -> tuple[str, ...] | None:
 
 def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
     """Rows of questions and answers (`_PAIRS`) as prompts and completions, see [`asked`]; others stay as they are."""
-    columns = next((pair for pair in _PAIRS if set(pair) <= set(rows.column_names)), None)
-    if columns is None or row_form(rows) != columns:
+    forms = _forms(rows)
+    pairs = [form for form in forms if form in _PAIRS]
+    if not pairs:
         return rows
-    used = [*columns, *(column for column in _PAIRS[columns] if column in rows.column_names)]
+    row_form(rows)
+    null = Value("null")
+    own = rows.features["completion"] if ("prompt", "completion") in forms else null
+    # A column has one type: beside prompts that are text, turns stand in `messages`, and beside turns all are turns.
+    is_text = isinstance(own, Value) and own != null
+    made = ["messages"] if conversational and is_text else ["prompt", "completion"]
+    conversational = conversational or not isinstance(own, Value)
+    kind = [{"role": Value("string"), "content": Value("string")}] if conversational else Value("string")
+    used = {column for pair in pairs for column in (*pair, *_PAIRS[pair])} & set(rows.column_names)
+    features = {column: one for column, one in rows.features.items() if column not in used}
+    for column in made:
+        is_kept = tuple(made) in forms and features[column] != null
+        features[column] = features[column] if is_kept else kind
 
     def convert(row: Mapping[str, Any], index: int) -> dict[str, Any]:
-        values = [row[column] for column in used]
-        wrong = next((one for one in zip(used, values, strict=True) if not isinstance(one[1], str | None)), None)
+        form = next((one for one in forms if _is_filled(row, one)), pairs[0])
+        if form not in _PAIRS:
+            return {column: row.get(column) for column in made}
+        names = [*form, *(column for column in _PAIRS[form] if column in used)]
+        values = [row[column] for column in names]
+        wrong = next((one for one in zip(names, values, strict=True) if not isinstance(one[1], str | None)), None)
         if wrong is not None:
             raise ValueError(
                 f"Row {index} has `{wrong[0]}` of type `{type(wrong[1]).__name__}`, expected a string. Convert the "
@@ -197,10 +223,13 @@ def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
         question, answer, *more = (value or "" for value in values)
         question = "\n\n".join(filter(None, (question, *more)))
         if answer.strip() and not question.strip():
-            raise ValueError(f"Row {index} has an empty `{used[0]}`. Give it one, or give raw text as `text`.")
-        return asked(question, answer, conversational)
+            raise ValueError(f"Row {index} has an empty `{form[0]}`. Give it one, or give raw text as `text`.")
+        pair = asked(question, answer, conversational)
+        return pair if made != ["messages"] else {"messages": pair["prompt"] + pair["completion"]}
 
-    return map_rows(rows, convert, with_indices=True, remove_columns=used, desc=f"Reading {' -> '.join(columns)}")
+    options = {"remove_columns": sorted(used), "features": Features(features)}
+    desc = f"Reading {' and '.join(' -> '.join(pair) for pair in pairs)}"
+    return map_rows(rows, convert, with_indices=True, desc=desc, **options)
 
 
 def load_config(name: str, config: str, *, split: str) -> Dataset:
