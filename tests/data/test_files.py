@@ -84,6 +84,15 @@ def test_a_folder_of_save_to_disk_is_loaded_by_split_and_slice(tmp_path):
         load_rows(str(tmp_path / "saved"), split="test")
 
 
+@pytest.mark.parametrize("own", [None, "test"])
+def test_a_single_set_of_save_to_disk_has_no_other_split(own, tmp_path):
+    Dataset.from_list(ROWS, split=own).save_to_disk(str(tmp_path / "saved"))
+    for split in ("train[:2]", *([f"{own}[:2]"] if own else [])):
+        assert list(load_rows(str(tmp_path / "saved"), split=split)) == ROWS[:2]
+    with pytest.raises(ValueError, match=r"is a single set, and has no split `held_out`\. Leave the split out"):
+        load_rows(str(tmp_path / "saved"), split="held_out")
+
+
 def test_a_text_file_is_one_row_where_whole_texts_are_asked_for_and_so_is_each_of_a_folder(tmp_path):
     for name in ("b.txt", "a.txt"):
         (tmp_path / name).write_text(f"First of {name}.\nSecond.\n", encoding="utf-8")

@@ -146,6 +146,9 @@ def _from_disk(path: Path, split: str) -> Dataset:
         if name not in saved:
             raise ValueError(f"`{path}` has the splits {sorted(saved)}, and no `{name}`. Name one of them.")
         saved = saved[name]
+    # As a file, a single set goes by "train", wherever it was taken from.
+    elif name not in ("train", str(saved.split)):
+        raise ValueError(f"`{path}` is a single set, and has no split `{name}`. Leave the split out.")
     if not bracket:
         return saved
     try:
