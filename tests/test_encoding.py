@@ -640,6 +640,9 @@ def test_variables_of_the_chat_template_for_sets_without_a_conversation_are_said
     caplog.clear()
     with_template_kwargs(Dataset.from_list([CONVERSATION]), {"mode": "exam"})
     assert not caplog.text
+    rows = Dataset.from_list([{**CONVERSATION, "chat_template_kwargs": value} for value in (None, "{no")])
+    with pytest.raises(ValueError, match=r"^Row 1 has `chat_template_kwargs` that are no JSON"):
+        with_template_kwargs(rows, {"mode": "exam"})
 
 
 def test_another_prompt_is_said_once_for_a_set_that_is_encoded_many_times(tiny_tokenizer, caplog):

@@ -170,6 +170,8 @@ def with_template_kwargs(dataset: Dataset, kwargs: Mapping[str, Any] | None) -> 
         )
     column = "chat_template_kwargs"
     own = dataset[column] if column in dataset.column_names else [None] * len(dataset)
-    own = [_template_value({column: value}, column, dict) for value in own]
-    merged = [json.dumps({**kwargs, **value}) for value in own]
+    merged = []
+    for index, value in enumerate(own):
+        with naming(f"Row {index}"):
+            merged.append(json.dumps({**kwargs, **_template_value({column: value}, column, dict)}))
     return dataset.remove_columns([column] if column in dataset.column_names else []).add_column(column, merged)

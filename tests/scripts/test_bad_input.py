@@ -565,7 +565,7 @@ MODELS = {
     "a classifier": (_classifier, "(`LlamaForCausalLM`): its head would be random"),
     "no weights": (_only_a_config, "has no weights (`.safetensors`)"),
     "half the weights": (_half_the_weights, "the file is damaged or incomplete"),
-    "an adapter": (_adapter, "is an adapter, expected a whole model"),
+    "an adapter": (_adapter, "`adapter_name_or_path`; in Python: `PeftModel.from_pretrained("),
 }
 
 

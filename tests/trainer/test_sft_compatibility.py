@@ -154,6 +154,8 @@ def test_encoded_rows_skip_nothing_and_others_are_refused(new_trainer, tiny_toke
     )
     with pytest.raises(ValueError, match="but the eval set has the columns"):
         new_trainer(options=options, train_dataset=forget, retain_dataset=retain, eval_dataset={"one": retain_rows})
+    with pytest.raises(ValueError, match="The eval set is empty"):
+        new_trainer(options=options, train_dataset=forget, retain_dataset=retain, eval_dataset=retain.select([]))
     losses = []
     for sets in ({"train_dataset": forget, "retain_dataset": retain}, {}):
         trainer = new_trainer(options=options if sets else {}, **sets)

@@ -304,6 +304,9 @@ def test_a_row_that_cannot_be_encoded_with_its_refusal_is_named_by_its_index(tin
     rows = Dataset.from_list([{"prompt": "one", "completion": " two"}, {"prompt": "one " * 99, "completion": " two"}])
     with pytest.raises(ValueError, match=r"^Row 1 of the forget set, with a refusal as its answer, has no label"):
         with_refusals(rows, rows, tiny_tokenizer, seed=0, max_length=40)
+    rows = Dataset.from_list([{"prompt": "one", "completion": " two", "text": None}, {"text": "one two"}])
+    with pytest.raises(ValueError, match=r"^Row 1 of the forget set, .* has no prompt, which `forget_loss_type"):
+        with_refusals(rows, rows, tiny_tokenizer, seed=0, max_length=40)
 
 
 def test_dpo_without_prompts_is_refused(new_trainer):

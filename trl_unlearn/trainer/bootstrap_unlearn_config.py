@@ -185,7 +185,7 @@ class BootstrapUnlearnConfig(SFTConfig):
         > Parameters that control the logging
 
         verbose (`bool`, *optional*, defaults to `False`):
-            Whether all numbers are printed at each entry of the log. If `False`, a line of the few that decide, 20
+            Whether all numbers are printed at each entry of the log. If `False`, a line of the few that decide, 21
             times in a run at most; the log history and reporters have all.
         log_completions (`bool`, *optional*, defaults to `False`):
             Whether beliefs are printed each time they are sampled, beside their prompts and answers. This shows what

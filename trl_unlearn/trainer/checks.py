@@ -117,7 +117,7 @@ def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_co
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(
             f"`{name}` is an adapter, expected a whole model. Give its base as the model, and the folder as "
-            "`adapter_name_or_path`."
+            "`adapter_name_or_path`; in Python: `PeftModel.from_pretrained(base, folder, is_trainable=True)`."
         )
     if folder.is_dir():
         _refuse_weights(folder)

@@ -24,7 +24,7 @@ from trl import SFTConfig
 
 from ..encoding import encode_dataset, encode_row, map_rows, warn_of_truncation
 from ..generation import key_seed
-from ..row_forms import naming, with_answer, with_template_kwargs
+from ..row_forms import has_answer, naming, with_answer, with_template_kwargs
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 
 
@@ -95,10 +95,11 @@ def take_prepared(args: BootstrapUnlearnConfig, **sets: Any) -> None:
         return
     for name, given in sets.items():
         for dataset in given.values() if isinstance(given, dict) else [given]:
-            columns = [] if dataset is None else next(iter(dataset)).keys()
-            if dataset is not None and not {"input_ids", "labels"} <= set(columns):
+            # An empty set has no row, and is refused where it is encoded.
+            row = None if dataset is None else next(iter(dataset), None)
+            if row is not None and not {"input_ids", "labels"} <= row.keys():
                 raise ValueError(
-                    f"`skip_prepare_dataset` is set, but the {name} set has the columns {list(columns)}. Give "
+                    f"`skip_prepare_dataset` is set, but the {name} set has the columns {list(row)}. Give "
                     "`input_ids` and `labels` (-100 where nothing is scored), or leave the option out."
                 )
 
@@ -225,6 +226,11 @@ def with_refusals(
 
     def chosen(row: dict[str, Any], index: int) -> dict[str, Any]:
         with naming(f"Row {index} of the forget set, with a refusal as its answer,"):
+            if not has_answer(row):
+                raise ValueError(
+                    "has no prompt, which `forget_loss_type='dpo'` needs. Give `prompt` and `completion`, or "
+                    "`messages`, or remove the row."
+                )
             return encode_row(with_answer(row, refusal_of(seed, index)), tokenizer, max_length=max_length)
 
     options = {"remove_columns": dataset.column_names, "desc": "Encoding refusals"}

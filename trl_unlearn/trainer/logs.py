@@ -121,7 +121,7 @@ class LogpsProgressCallback(ProgressCallback):
 
 
 class QuietCallback(ProgressCallback):
-    """The numbers that decide, behind the bar, and as lines of the log: 20 at most, with a `label` the last."""
+    """The numbers that decide, behind the bar, and as lines of the log: 21 at most, with a `label` the last."""
 
     label: str | None = None
 
