@@ -203,6 +203,13 @@ _READ_ONLY = ("entropy", "reference_logps", "reference_entropy", "is_top1", "log
 SCORES = (*_DIFFERENTIABLE, *_READ_ONLY)
 
 
+# The one-letter names of a tile, [tokens, vocabulary] but for q; `z_y`, `e_y`, `p_y` are their values at the label y:
+#   z  logits, in the buffer of `_Tiles`
+#   e  exp(z - top), in the `buffer` of the forward, with 0 at the label
+#   t  softmax of the reference; `log_t` is in the buffer of its own `_Tiles`
+#   q  weights of the belief tokens, [tokens, k]
+#   p  softmax in `_backward_with_head`, in the buffer of z; at the end dL/dz
+#   g  gradients that come from the loss, one for each score of `_DIFFERENTIABLE`, [tokens, 1]
 def _score_tile(
     tiles: _Tiles,
     hidden: Tensor,

@@ -79,7 +79,10 @@ def answer_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "labels": [-100] * start + list(row["labels"][start:])}
 
 
-def with_answer(row: Mapping[str, Any], ids: list[int]) -> dict[str, list[int]]:
+# Five functions give a row another answer: `row_forms.with_answer` before it is encoded, `with_answer_ids` and
+# `continuation_row` (without labels of the prompt) by tokens, `subjects._with_text` by a text, and
+# `trainer.inputs.with_refusals` in columns beside its own answer.
+def with_answer_ids(row: Mapping[str, Any], ids: list[int]) -> dict[str, list[int]]:
     """An encoded row with other tokens for its answer, its end of turn included."""
     # The labels of a prompt, too: raw text has some.
     return {"input_ids": prompt_ids(row) + ids, "labels": list(row["labels"][: row["prompt_length"]]) + ids}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .encoding import answer_ids, closing_token_id, prompt_ids, with_answer, without_end
+from .encoding import answer_ids, closing_token_id, prompt_ids, with_answer_ids, without_end
 from .generation import key_seed
 
 
@@ -272,4 +272,4 @@ def _with_text(
     """An encoded row with a text for its answer, and its own prompt and end of turn."""
     end = closing_token_id(row, tokenizer)
     ids = [*_text_ids(text, before, tokenizer), *([] if end is None else [end])]
-    return with_answer(row, ids)
+    return with_answer_ids(row, ids)

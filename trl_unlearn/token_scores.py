@@ -1,7 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""From hidden states and labels to per-token scores, a row's label tokens only: the only mask."""
+"""
+From hidden states and labels to per-token scores, a row's label tokens only: the only mask.
+
+The path of a batch: the wrapper (DDP, FSDP, DeepSpeed) -> our forward in place of the model's (`_run_inside`) ->
+`label_states`, which runs the model and keeps the states that predict a label -> `FusedScores` -> scores with a
+gradient as one tensor, "trained", by which a wrapper finds them -> `score_groups`, which cuts it into scores of rows.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Unlearning as a TRL trainer."""
+"""
+Unlearning as a TRL trainer.
+
+`__init__`: refusals of arguments and sets -> `SFTTrainer`, which loads the model, adds the adapter and encodes the
+forget set and the sets to score (`_prepare_dataset`) -> refusals of the model -> `_prepare_sets`: the retain set ->
+`_prepare_model`: reference, inner layer, twin -> `_begin_run`: what belongs to one call of `train`.
+
+`train` (checkpointing.py): `_begin_run` again from the second call on -> `_load_state` of a checkpoint -> for each
+micro-batch `training_step`: guard, twin, beliefs, weights, then `compute_loss` and backward for each of its passes ->
+`_get_grad_norm`, `log` and `_save_checkpoint` where they are due -> `_finalize_training`.
+"""
 
 import contextlib
 import copy
