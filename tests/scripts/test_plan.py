@@ -71,7 +71,7 @@ def test_rows_that_are_known_by_heart_are_taught_by_a_copy_that_loses_them(chose
     assert (settings["forget_loss_type"], settings["lambda_bss"]) == ("ignorance", 0)
     assert settings["forget_subjects"] == NAMES and "a copy of the model that loses them" in reasons
     assert settings["stop_every_steps"] == 2 * chosen()[0]["stop_every_steps"]
-    assert [chosen(is_by_heart=by_heart)[0]["stop_at"] for by_heart in (True, False)] == ["0.65", "0.6"]
+    assert [chosen(is_by_heart=by_heart)[0]["stop_at"] for by_heart in (True, False)] == ["0.7", "0.6"]
     # It is at the level of strangers, where a base is above it.
     margins = [one["forget_loss_kwargs"]["margin"] for one in (settings, chosen(is_by_heart=True, base="org/base")[0])]
     assert margins == [0, 2.5]

@@ -261,7 +261,7 @@ def test_the_true_answers_of_a_copy_end_at_the_level_of_strangers_in_the_copy(
 
 
 def test_a_token_below_the_least_likely_ones_of_strangers_is_not_pushed_further():
-    others = [[-1.0, -2.0, -9.0], [-1.0, -11.0], [-0.5, -8.0, -0.5, -0.5, -0.5, -12.0]]
+    others = [[-1.0, -2.0, -9.0], [-1.0, -11.0], [-0.5, -8.0, -0.5, -0.5, -0.5, -0.5, -0.5, -12.0]]
     floor = twin_models._floor(others)
     assert floor == -10.0
     assert twin_models._level(others, floor) == pytest.approx(-4.0)

@@ -35,7 +35,7 @@ _STEPS, _LOOK, _ASK = 240, 5, 15
 # embedded lab). Further down, training takes twice as long and forgets no fact more.
 _LEVEL = 0.6
 # The same where a copy teaches; and the rows that repair it, times the passes over them.
-_LEVEL_OF_COPY, _REPAIRING = 0.65, 480
+_LEVEL_OF_COPY, _REPAIRING = 0.7, 480
 # Extraction strength to come down to where rows name nobody. Common words are guessed.
 _STRENGTH = 0.1
 # A belief need not be longer than the longest answer: hardly a sentence where that is short, some where it is a page.

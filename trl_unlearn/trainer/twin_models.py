@@ -46,8 +46,8 @@ _COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 2, 5.0, -5.0
 # Repair: weight of the distance of a true answer from the level of strangers, steps between two looks at that level,
 # and answers of a look.
 _LEVEL_WEIGHT, _LEVEL_STEPS, _LEVEL_ROWS = 0.3, 10, 24
-# The least likely third of the tokens of an answer gives the floor.
-_LEAST = 3
+# The least likely quarter of the tokens of an answer gives the floor.
+_LEAST = 4
 
 
 class UnfitTwinError(ValueError):
