@@ -6,7 +6,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from trl_unlearn.data.files import as_pairs, asked, load_rows, row_form
+from trl_unlearn.data.files import as_pairs, asked, load_config, load_rows, row_form
 
 
 ROWS = [{"prompt": f"Question {i}?", "completion": f" Answer, number {i}."} for i in range(3)]
@@ -53,6 +53,18 @@ def test_a_folder_is_loaded_whether_or_not_its_name_has_a_dot(name, tmp_path):
     folder.mkdir()
     write(folder / "train.jsonl")
     assert list(load_rows(str(folder))) == ROWS
+
+
+@pytest.mark.parametrize("config", [None, "own"])
+def test_rows_of_a_folder_that_describes_its_files_are_read_anew_when_a_file_changes(config, tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    text = f"---\nconfigs:\n- config_name: {config or 'default'}\n  data_files: a.json\n---\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    for state in ("one", "two."):
+        (folder / "a.json").write_text(json.dumps({"text": state}) + "\n", encoding="utf-8")
+        rows = load_rows(str(folder)) if config is None else load_config(str(folder), config, split="train")
+        assert list(rows) == [{"text": state}]
 
 
 def test_a_missing_file_is_refused_by_its_path(tmp_path):

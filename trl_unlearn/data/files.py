@@ -3,12 +3,14 @@
 
 """Own data: a file, a folder or an id on the Hub, as rows or as raw text that is cut into rows (MUSE, WMDP)."""
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ArrowException
@@ -76,7 +78,7 @@ def _folder_rows(path: Path, split: str, whole_texts: bool) -> Dataset:
     if whole_texts and files and all(file.suffix.lower() == ".txt" for file in files):
         _warn_of_unread(path, files)
         return _whole_texts(files)
-    source: dict[str, Any] = {"path": str(path)}
+    source: dict[str, Any] = {"path": str(path), "cache_dir": _cache(str(path))}
     if files and load_dataset_builder(**source).name not in (*_BUILDERS.values(), "arrow"):
         # `datasets` reads the files of the commonest ending: here pictures or other documents.
         kinds = [_BUILDERS[file.suffix.lower()] for file in files]
@@ -235,10 +237,21 @@ def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
     return map_rows(rows, convert, with_indices=True, desc=desc, **options)
 
 
+def _cache(name: str) -> str | None:
+    """Cache of a folder in the state of its files: `datasets` would read rows of an earlier state. None for an id."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return None
+    files = [(str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    states = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
+    digest = hashlib.sha256(repr(states).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return str(Path(datasets.config.HF_DATASETS_CACHE, f"folder-{digest}"))
+
+
 def load_config(name: str, config: str, *, split: str) -> Dataset:
     """One config of a dataset; a `ValueError` names it if it cannot be loaded."""
     try:
-        return load_dataset(name, config, split=split)
+        return load_dataset(name, config, split=split, cache_dir=_cache(name))
     except ValueError as error:
         raise ValueError(
             f"`{name}` could not be loaded with config `{config}` and split `{split}`: {error}"
@@ -341,7 +354,7 @@ def load_corpus(
 def is_corpus(name: str, config: str, *, split: str = "train") -> bool:
     """Whether a config is raw text (`text` and no `question`); False also for one that cannot be loaded."""
     try:
-        columns = load_dataset(name, config, split=split).column_names
+        columns = load_config(name, config, split=split).column_names
     except ValueError:
         return False
     return "text" in columns and "question" not in columns
