@@ -30,7 +30,7 @@ def make_run(**changes) -> UnlearningRun:
         "base_model_revision": "abc",
         "adapter": AdapterRecord("LORA", r=8, alpha=16, target_modules=["q_proj"]),
         "forget_set": DatasetRecord("org/data", rows=4, sha256="aa", config="forget10", split="train", on_hub=True),
-        "hyperparameters": {"forget_loss_type": "bs_t", "lambda_bss": 0.5, "generation_kwargs": {"min_p": 0.1}},
+        "hyperparameters": {"forget_loss_type": "bs_t", "lambda_bss": 0.5, "generation_kwargs": {"num_beams": 2}},
         "steps": 2,
         "epochs": 1.0,
         "effective_batch_size": 2,

@@ -264,12 +264,13 @@ def test_a_second_retrained_model_has_a_row_and_a_place_in_the_figures(call, tin
         ({"other": {"adapter_name_or_path": "any"}}, "Method `other` sets `adapter_name_or_path`"),
         ({"resumed": {"resume_from_checkpoint": "x"}}, "`resume_from_checkpoint` is set, but a run of a series"),
         ({"pushed": {"push_to_hub": True, "hub_model_id": "me/x"}}, "`push_to_hub` is set, but this makes several"),
-        ({}, "`methods` is missing"),
+        ({}, "`methods` is {}, expected at least one"),
+        (["ga"], "`methods` is ['ga'], expected at least one: name -> fields"),
     ],
 )
 def test_a_mistake_in_a_method_is_found_before_anything_runs(call, methods, complaint, tmp_path, capsys):
     with pytest.raises(SystemExit) as refused:
-        call(methods={**METHODS, **methods} if methods else {})
+        call(methods={**METHODS, **methods} if isinstance(methods, dict) and methods else methods)
     assert refused.value.code == 2
     assert complaint.replace("\\", "") in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -94,8 +94,10 @@ class CompareArguments:
                 "comes from the panel."
             )
         refuse_below(1, self, "curve_steps")
-        if not self.methods:
-            raise ValueError("`methods` is missing. Give at least one: name -> fields in which it differs.")
+        if not self.methods or not isinstance(self.methods, dict):
+            raise ValueError(
+                f"`methods` is {self.methods!r}, expected at least one: name -> fields in which it differs."
+            )
         if not isinstance(self.seeds, list) or not self.seeds:
             raise ValueError(f"`seeds` is {self.seeds!r}, expected at least one seed, in a list: [42].")
         # Not the options of data and evaluation: all methods forget the same rows.

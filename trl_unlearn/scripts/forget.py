@@ -483,4 +483,4 @@ def _teacher(request: Request, model: PreTrainedModel, forget: Dataset) -> str |
     given = request.given
     if {"forget_loss_type", "forget_subjects", "forget_aliases", "ignorant_model_name_or_path"} & given.keys():
         return given.get("ignorant_model_name_or_path")
-    return fit_base(model, request.tokenizer, forget)
+    return fit_base(model, request.tokenizer, forget, request.training_args.trust_remote_code)

@@ -131,12 +131,15 @@ def knowledge(
     return known
 
 
-def fit_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> str | None:
+def fit_base(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, trust_remote_code: bool = False
+) -> str | None:
     """The model that the target says it was tuned from, if that can be loaded and does not know the rows."""
+    options = {"rows": 0, "epochs": 0, "seed": 0, "trust_remote_code": trust_remote_code}
     for name in named_bases(model, continues_adapter=False):
         encoded = encode_set(rows, tokenizer, name="forget").answers
         try:
-            ignorant_base(name, model, Dataset.from_list(encoded), None, tokenizer, rows=0, epochs=0, seed=0)
+            ignorant_base(name, model, Dataset.from_list(encoded), None, tokenizer, **options)
         except (OSError, ValueError) as error:
             logger.info("`%s` is no teacher: %s", name, error)
             continue
