@@ -790,6 +790,6 @@ def test_unusual_models_and_tokenizers_are_unlearned_and_evaluated(
 
 
 def test_several_models_in_one_process_with_deepspeed():
-    args = types.SimpleNamespace(push_to_hub=False, deepspeed_plugin="ZeRO-3")
+    args = types.SimpleNamespace(push_to_hub=False, resume_from_checkpoint=None, deepspeed_plugin="ZeRO-3")
     with pytest.raises(ValueError, match="several models in one process, which DeepSpeed does not allow"):
         refuse_for_several(args)
