@@ -224,6 +224,14 @@ def test_a_mistake_in_a_request_is_found_before_anything_runs(call, requests, co
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["parity", "fluency_classifier"])
+def test_options_of_numbers_that_a_sequence_does_not_measure_are_refused(call, option, capsys):
+    with pytest.raises(SystemExit) as refused:
+        call(f"--{option}", "strict")
+    assert refused.value.code == 2
+    assert f"`{option}` is given, but a sequence measures no fluency" in capsys.readouterr().err
+
+
 def test_a_sequence_without_a_retain_set_is_refused(call, tofu_folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as refused:
         call(data=("--dataset_name", tofu_folder, "--forget_config", "forget"))

@@ -32,7 +32,7 @@ from ..records import ChainLink, json_text
 from ..row_forms import naming
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import check_output_dir
-from .arguments import RETRAINED, StoppingArguments, refuse_goal_without_reference
+from .arguments import RETRAINED, EvaluationArguments, StoppingArguments, refuse_goal_without_reference
 from .evaluate import content_digest
 from .exits import interruptible, refusing
 from .models import evaluation_loaders, take_as_target
@@ -127,6 +127,13 @@ def _run(argv: list[str] | None, prog: str) -> None:
             series.add(request, f"request `{request}`", f"{number}-{folder_name(request)}", fields)
         tokenizer, config = series.prepare()
         refuse_goal_without_reference(stop_args, series.eval_args)
+        plain = EvaluationArguments()
+        for name in ("parity", "fluency_classifier"):
+            if getattr(series.eval_args, name) != getattr(plain, name):
+                raise ValueError(
+                    f"`{name}` is given, but a sequence measures no fluency, and extraction strength by strict "
+                    "definitions alone. Leave it out."
+                )
         forget, retain, moved, digests = _row_sets(series, stop_args, tokenizer, config)
         # After each request the rows of all of them are measured.
         measured = content_digest({name: encoded.answers for name, encoded in (*forget.items(), ("", retain))})
