@@ -30,35 +30,3 @@ from .memorization import (
     UnlearningDepth,
 )
 from .text import FluencyStandin, LeakAtK, RougeF1, RougeRecall
-
-
-__all__ = [
-    "FADE",
-    "CombinedAttack",
-    "ExactMemorization",
-    "ExtractionStrength",
-    "FluencyStandin",
-    "ForgetQuality",
-    "HarmonicMean",
-    "LeakAtK",
-    "LossAttack",
-    "MembershipAUC",
-    "MinKAttack",
-    "MinKPlusPlusAttack",
-    "NormalizedProbability",
-    "PrivLeak",
-    "Probability",
-    "ReferenceAttack",
-    "RougeF1",
-    "RougeRecall",
-    "SpvAttack",
-    "Squeezing",
-    "StrangersAUC",
-    "TruthRatio",
-    "UnlearningDepth",
-    "ZlibAttack",
-    "harmonic_mean",
-    "memorization_score",
-    "relative_leak",
-    "separation",
-]
