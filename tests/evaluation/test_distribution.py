@@ -154,14 +154,6 @@ def test_what_there_are_no_models_or_rows_for_is_left_out(knowing_model, tiny_to
     )
 
 
-@pytest.mark.parametrize("roles", [["target"], ["unlearned"], ["target", "unlearned"]])
-def test_without_a_retrained_model_and_a_mix_there_is_nothing_to_measure(roles, tiny_tokenizer, forget_rows):
-    with pytest.raises(ValueError, match="`distribution` has nothing to measure"):
-        measure_distribution(
-            dict.fromkeys(roles, pytest.fail), EvaluationRows(forget_rows), tiny_tokenizer, batch_size=None, seed=0
-        )
-
-
 def test_raw_text_has_a_fade_too(tiny_model, tiny_tokenizer):
     rows = [{"text": "Ada Marlow was born in Veldt."}, {"text": "Bo Lindgren wrote about bees."}]
     measured = measure({"target": tiny_model, "retrained": other_model(tiny_model)}, rows, None, tiny_tokenizer)

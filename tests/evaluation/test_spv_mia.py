@@ -123,9 +123,7 @@ def test_an_answer_of_one_token_gets_another_token(tiny_tokenizer):
     assert [near[0]["input_ids"] for near in actual] == [[5, 8, 2], [5, 7, 2]]
 
 
-def test_what_cannot_be_attacked_is_refused_before_a_model_is_loaded(attack, tiny_tokenizer):
-    with pytest.raises(ValueError, match="`spv` has no prompts"):
-        attack(None, prompts=[])
+def test_what_cannot_be_attacked_is_refused_before_a_model_is_loaded(tiny_tokenizer):
     rows = [{"input_ids": [5, 7, 2], "labels": [-100, 7, 2]}, {"input_ids": [5, 2], "labels": [-100, 2]}]
     setting = SuiteSetting(tokenizer=tiny_tokenizer, batch_size=1, seed=1)
     with pytest.raises(ValueError, match="Row 1 of a membership attack has an answer without a token to replace"):

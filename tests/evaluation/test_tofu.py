@@ -385,20 +385,6 @@ def test_the_protocol_says_how_fluency_was_measured_and_the_record_is_written(
     assert loaded.environment["device"] == "cpu"
 
 
-@pytest.mark.parametrize(
-    ("models", "options", "message"),
-    [
-        ({"unlearned": None}, {}, "`models` has no `target`"),
-        ({"target": 1, "original": 1}, {}, r"`models` has the keys \['original'\]"),
-        ({"target": 1}, {"parity": "paper"}, "`parity` is 'paper'"),
-        ({"target": 1}, {"num_squeezing_beliefs": 0}, "`num_squeezing_beliefs` is 0"),
-    ],
-)
-def test_bad_arguments_are_refused_before_a_model_is_loaded(models, options, message, full_rows, tiny_tokenizer):
-    with pytest.raises(ValueError, match=message):
-        evaluate_models(models, full_rows, tiny_tokenizer, **options)
-
-
 def test_an_empty_set_is_refused(tiny_tokenizer, retain_rows):
     with pytest.raises(ValueError, match="The forget set is empty"):
         evaluate_models({"target": lambda: None}, EvaluationRows([], retain_rows), tiny_tokenizer)

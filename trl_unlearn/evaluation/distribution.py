@@ -175,11 +175,6 @@ def measure_distribution(
 ) -> SuiteOutcome:
     """Distance to the retrained model (FADE), and forgetting at equal utility (unlearning with control)."""
     can_mix = rows.retain is not None and all(models.get(role) is not None for role in ("target", "unlearned"))
-    if models.get("retrained") is None and not can_mix:
-        raise ValueError(
-            "The suite `distribution` has nothing to measure: FADE needs a retrained model, and unlearning with "
-            "control an unlearned one and a retain set. Give `--retrained_model_name_or_path`, or both of the others."
-        )
     names = [name for name in ("forget", "retain") if getattr(rows, name) is not None]
     sets = {name: rows.encoded(name, tokenizer) for name in names}
     setting = _Setting(tokenizer=tokenizer, sets=sets, batch_size=batch_size, seed=seed)

@@ -93,11 +93,6 @@ def measure_privacy(
     scores_only: bool = False,
 ) -> SuiteOutcome:
     """Membership attacks on forget rows against held-out rows; `scores_only`: without `spv`, which trains."""
-    if rows.holdout is None:
-        raise ValueError(
-            "The suite `privacy` has no non-members. Give rows that no model was trained on: `--holdout_config` with "
-            "`--dataset_name`, or `--holdout_dataset`."
-        )
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
     members, non_members = (rows.encoded(name, tokenizer) for name in ("forget", "holdout"))
     answers = [*members.answers, *non_members.answers]
@@ -253,10 +248,6 @@ def spv_scores(
     desc: str | None = None,
 ) -> list[float]:
     """Scores of SPV-MIA (see [`~metrics.SpvAttack`]), whose reference learns what the model answers to the prompts."""
-    if not prompts:
-        raise ValueError(
-            "The attack `spv` has no prompts to sample answers to. Give at least one, of the retain rows."
-        )
     perturbed = neighbours(rows, setting.tokenizer, seed=setting.seed)
     flat = [text for row, near in zip(rows, perturbed, strict=True) for text in (row, *near)]
 

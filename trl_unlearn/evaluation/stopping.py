@@ -47,22 +47,6 @@ class UnlearnUntil(ForgettingCurveCallback):
     ):
         options = {"pad_token_id": pad_token_id, "every_steps": every_steps, "moved": moved}
         super().__init__(trainer, forget, retain, **options)
-        known = ", ".join(map(repr, STOP_METRICS))
-        if not goals:
-            raise ValueError(f"`goals` is empty. Give a value to come down to, of one of {known}.")
-        tolerances = {**STOP_METRICS, **(tolerances or {})}
-        for metric in (*goals, *tolerances):
-            if metric not in STOP_METRICS:
-                raise ValueError(f"Unknown metric: {metric!r}. Set it to one of {known}.")
-            if not tolerances[metric] > 0:
-                raise ValueError(
-                    f"The tolerance of `{metric}` is {tolerances[metric]}. Give more than 0: a goal is never met "
-                    "exactly."
-                )
-        if "strangers_auc" in goals and not moved:
-            raise ValueError("`strangers_auc` compares true answers with others. Give those of `moved_answers`.")
-        if retain_floor is not None and not 0 < retain_floor < 1:
-            raise ValueError(f"`retain_floor` is {retain_floor}. Give a probability in (0, 1), or `None` for none.")
         if trainer.is_deepspeed_enabled:
             raise ValueError(
                 "`UnlearnUntil` changes the weights, and DeepSpeed has copies of its own. Train with DDP or FSDP, or "
@@ -72,7 +56,7 @@ class UnlearnUntil(ForgettingCurveCallback):
             raise ValueError(
                 "`load_best_model_at_end` would replace the state that `UnlearnUntil` keeps. Set one of the two."
             )
-        self.goals, self.tolerances = dict(goals), tolerances
+        self.goals, self.tolerances = dict(goals), STOP_METRICS | dict(tolerances or {})
         # 0 and not None: a probability that is NaN is below any floor.
         self.retain_floor = 0.0 if retain_floor is None else retain_floor
         # The entry of the history whose state is kept so far; those of a search have a `step` between two steps.

@@ -29,7 +29,6 @@ from ..metrics import (
     harmonic_mean,
     memorization_score,
 )
-from ..metrics._base import check_parity
 from ..metrics.text import is_refusal
 from ..results import MEASURED_ROLES, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
@@ -228,22 +227,6 @@ def _with_squeezing(
     return values, answers, now
 
 
-def _check(models: Loaders, parity: str, num_squeezing_beliefs: int, answers_only: bool) -> None:
-    check_parity(parity)
-    unknown = sorted(set(models) - set(MEASURED_ROLES))
-    if unknown:
-        raise ValueError(
-            f"`models` has the keys {unknown}. Expected some of {list(MEASURED_ROLES)}: rename or remove them."
-        )
-    if models.get("target") is None and not answers_only:
-        raise ValueError(
-            f"`models` has no `target` (keys: {sorted(models)}). Give the model before unlearning: squeezing and "
-            "fluency are measured against it."
-        )
-    if num_squeezing_beliefs < 1:
-        raise ValueError(f"`num_squeezing_beliefs` is {num_squeezing_beliefs}. Give at least 1 sample a forget row.")
-
-
 def _moved(sets: Mapping[str, EncodedSet], tokenizer: PreTrainedTokenizerBase, **options: int) -> MovedAnswers:
     """The answers about others under the questions of the forget set; none for a few rows."""
     forget, retain = sets["forget"].answers, sets["retain"].answers if "retain" in sets else None
@@ -267,7 +250,6 @@ class Suite:
         answers_only: bool = False,
         seed: int = 42,
     ):
-        _check(models, parity, num_squeezing_beliefs, answers_only)
         # `answers_only`: true answers of two sets, no paraphrased or wrong ones, and nothing is generated.
         names = ("forget", "retain") if answers_only else ("forget", "retain", "real_authors", "world_facts")
         encoded = {name: rows.encoded(name, tokenizer) for name in names if getattr(rows, name) is not None}
