@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_unlearn.data.tofu import load_tofu_evaluation
 from trl_unlearn.encoding import prompt_ids
 from trl_unlearn.evaluation.rows import encode_set
-from trl_unlearn.evaluation.tofu import TofuSetting, measure_rows, rouge_values
+from trl_unlearn.evaluation.tofu import TofuSetting, measure_rows
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import Completion, eos_token_ids
+from trl_unlearn.metrics import RougeRecall
 
 
 MAX_NEW_TOKENS, BATCH_SIZE = 200, 32
@@ -122,7 +124,8 @@ class PlainEvaluator:
                 true = [math.exp(mean) for mean in self._means(encoded.answers)]
                 wrong = [sum(math.exp(mean) for mean in means) for means in self._wrong(encoded)]
                 values[f"{name}/probability"] = [a / (a + b) for a, b in zip(true, wrong, strict=True)]
-            values |= rouge_values(self._answers(encoded), encoded, self.tokenizer)
+            setting = SuiteSetting(tokenizer=self.tokenizer, batch_size=None, seed=42)
+            values[f"{name}/rougeL_recall"] = setting.overlap(RougeRecall(), self._answers(encoded), encoded.texts)
         return values
 
 

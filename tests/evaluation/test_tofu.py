@@ -13,9 +13,10 @@ from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import tofu
 from trl_unlearn.evaluation.facts import near_facts
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
-from trl_unlearn.evaluation.tofu import Suite, evaluate_models, rouge_values
+from trl_unlearn.evaluation.tofu import Suite, evaluate_models
 from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import Completion
+from trl_unlearn.metrics import RougeRecall
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.subjects import moved_answers
 
@@ -182,7 +183,8 @@ def test_recall_of_a_completion_of_several_turns_is_that_of_its_last_one(tiny_to
     labels = [label for label in encoded.answers[0]["labels"] if label != -100]
     # A model that has memorised what is scored says it, and nothing else.
     said = [Completion(labels, [0.0] * len(labels), True)]
-    assert rouge_values(said, encoded, tiny_tokenizer) == {"forget/rougeL_recall": [1.0]}
+    setting = SuiteSetting(tokenizer=tiny_tokenizer, batch_size=None, seed=42)
+    assert setting.overlap(RougeRecall(), said, encoded.texts) == [1.0]
     assert tiny_tokenizer.decode(labels, skip_special_tokens=True) == "Novels about bees."
 
 

@@ -4,8 +4,7 @@
 """MUSE: is the text still recited, are its facts still known, is the rest kept, and does membership show?"""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,14 +26,13 @@ _STOPS = ("\n\n", "\nQuestion", "Question:")
 MuseRows = Mapping[str, Dataset | list[dict[str, Any]]]
 
 
-@dataclass
-class _Task:
-    """Prompts to complete, the true completions, and how a completion is cut."""
+class _Task(NamedTuple):
+    """Prompts to complete, the true completions, the length of a completion, and how it is cut."""
 
     prompts: list[list[int]]
     references: list[str]
     max_new_tokens: int
-    cut: Callable[[str], str] = str
+    cut: Callable[[str], str]
 
 
 def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
@@ -45,33 +43,22 @@ def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, name: str)
     return encoded
 
 
-def _verbmem_task(rows: Iterable[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase) -> _Task:
-    # A reference longer than a completion can be would count as missing recall.
-    references = _encode((row["gt"] for row in rows), tokenizer, "verbmem")
-    return _Task(
-        prompts=_encode((row["prompt"] for row in rows), tokenizer, "verbmem"),
-        references=[tokenizer.decode(ids[:VERBMEM_LENGTH], skip_special_tokens=True) for ids in references],
-        max_new_tokens=VERBMEM_LENGTH,
-    )
-
-
-def _knowmem_task(rows: MuseRows, name: str, tokenizer: PreTrainedTokenizerBase) -> _Task:
-    shots = rows.get(f"{name}_icl", ())
-    lead = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shots)
-    prompts = (f"{lead}Question: {row['question']}\nAnswer: " for row in rows[name])
-    return _Task(
-        prompts=_encode(prompts, tokenizer, name),
-        references=[row["answer"] for row in rows[name]],
-        max_new_tokens=KNOWMEM_LENGTH,
-        cut=_before_question,
-    )
-
-
 def _tasks(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, _Task]:
-    tasks = {"muse/verbmem": _verbmem_task(rows["verbmem"], tokenizer)} if "verbmem" in rows else {}
+    tasks = {}
+    if "verbmem" in rows:
+        true, prompts = (
+            _encode((row[column] for row in rows["verbmem"]), tokenizer, "verbmem") for column in ("gt", "prompt")
+        )
+        # A reference longer than a completion can be would count as missing recall.
+        references = [tokenizer.decode(ids[:VERBMEM_LENGTH], skip_special_tokens=True) for ids in true]
+        tasks["muse/verbmem"] = _Task(prompts, references, VERBMEM_LENGTH, str)
     for metric, name in (("muse/knowmem", "forget_qa"), ("muse/utility_preservation", "retain_qa")):
         if name in rows:
-            tasks[metric] = _knowmem_task(rows, name, tokenizer)
+            shots = rows.get(f"{name}_icl", ())
+            lead = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shots)
+            asked = (f"{lead}Question: {row['question']}\nAnswer: " for row in rows[name])
+            answers = [row["answer"] for row in rows[name]]
+            tasks[metric] = _Task(_encode(asked, tokenizer, name), answers, KNOWMEM_LENGTH, _before_question)
     return tasks
 
 
@@ -104,8 +91,9 @@ def measure_muse(
     def measure(role: str, model: PreTrainedModel) -> tuple[dict[str, list[float]], list[float]]:
         values = {}
         for name, task in tasks.items():
-            options = vars(task) | {"desc": f"{name.split('/')[1]} of {role}"}
-            values[name] = setting.overlap(RougeF1(), model, **options)
+            options = {"max_new_tokens": task.max_new_tokens, "desc": f"{name.split('/')[1]} of {role}"}
+            completions = setting.generate(model, task.prompts, **options)
+            values[name] = setting.overlap(RougeF1(), completions, task.references, task.cut)
         if not texts:
             return values, []
         scores = setting.score(model, texts, f"Attacking {role}")

@@ -137,17 +137,14 @@ def _summarise(attacks: Mapping[str, Mapping[str, list[float]]], num_members: in
     table = np.array([attacks[role][attack] for role, attack in columns]).T
     members, non_members = table[:num_members], table[num_members:]
     rates = MembershipAUC().compute(members=members.T.tolist(), non_members=non_members.T.tolist())["per_row"]
-    drawn = dict(zip(_RATES, np.split(bootstrap(_rates, members, non_members, seed=seed).T, 2), strict=True))
+    resampled = bootstrap(lambda *rows: np.concatenate(separation(*rows)), members, non_members, seed=seed)
+    drawn = dict(zip(_RATES, np.split(resampled.T, 2), strict=True))
     values, draws, scores = ({role: {} for role in attacks} for _ in range(3))
     for rate in _RATES:
-        for (role, attack), value, resampled in zip(columns, rates[rate], drawn[rate], strict=True):
+        for (role, attack), value, draw in zip(columns, rates[rate], drawn[rate], strict=True):
             name = f"privacy/{attack}_{rate}"
-            values[role][name], draws[role][name], scores[role][name] = value, resampled, attacks[role][attack]
+            values[role][name], draws[role][name], scores[role][name] = value, draw, attacks[role][attack]
     return summarise(values, draws, *row_counts(scores))
-
-
-def _rates(members: np.ndarray, non_members: np.ndarray) -> np.ndarray:
-    return np.concatenate(separation(members, non_members))
 
 
 def summarise_leak(attacks: Mapping[str, list[float]], num_members: int, *, name: str, seed: int) -> SuiteOutcome:

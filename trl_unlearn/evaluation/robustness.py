@@ -36,7 +36,7 @@ from .relearning import (
 )
 from .rows import EvaluationRows, Loaders, row_key, rows_protocol
 from .together import measure_each
-from .uncertainty import summarise_rows, where_measured
+from .uncertainty import summarise_rows
 
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,9 @@ def _recall(
         )
         return {}
     longest_answer = max(len(answer) + 1 for answer in setting.forget.bare_answers())
-    options = {"rows": setting.forget.answers, "max_new_tokens": longest_answer, "desc": desc}
-    return {name: setting.overlap(RougeRecall(), model, prompts, references, **options)}
+    options = {"max_new_tokens": longest_answer, "desc": desc}
+    completions = setting.generate(model, prompts, setting.forget.answers, **options)
+    return {name: setting.overlap(RougeRecall(), completions, references)}
 
 
 def _leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[float]]:
@@ -78,9 +79,8 @@ def _leak_at_k(model: PreTrainedModel, setting: _Setting) -> dict[str, list[floa
     most, desc = max(LEAK_ATTEMPTS), "Sampling answers to the forget set"
     responses = setting.sample(model, setting.forget.answers, most, max_new_tokens=_MAX_SAMPLE_LENGTH, desc=desc)
     attempts = [sample for _, _, samples in responses for sample in samples]
-    texts = [setting.text(sample.ids) for sample in attempts]
     references = [reference for reference in setting.forget.texts for _ in range(most)]
-    recall = where_measured(RougeRecall().compute(predictions=texts, references=references)["per_row"], attempts)
+    recall = setting.overlap(RougeRecall(), attempts, references)
     scores = [recall[start : start + most] for start in range(0, len(recall), most)]
     return {f"robustness/leak_at_{k}": LeakAtK().compute(scores=scores, k=k)["per_row"] for k in LEAK_ATTEMPTS}
 

@@ -196,8 +196,7 @@ class _Views:
         written = [self.setting.text(one.ids) for one in completions]
         recalls = [None] * len(written)
         if texts is not None:
-            recalls = RougeRecall().compute(predictions=written, references=texts)["per_row"]
-            recalls = where_measured(recalls, completions)
+            recalls = self.setting.overlap(RougeRecall(), completions, texts)
         # A text without a token repeats everything.
         return [
             Said(text, bool(text) and repeats(one.ids, answer, ends), recall, one.ended)

@@ -109,8 +109,9 @@ def measure_rwku(
         values = {}
         for name, asked in prompts.items():
             references = [row["answer"] for row in given[name]]
-            options = {"cut": _first_line, "max_new_tokens": ANSWER_LENGTH, "desc": f"{name} of {role}"}
-            values[f"rwku/{name}"] = setting.overlap(RougeRecall(), model, asked, references, **options)
+            options = {"max_new_tokens": ANSWER_LENGTH, "desc": f"{name} of {role}"}
+            completions = setting.generate(model, asked, **options)
+            values[f"rwku/{name}"] = setting.overlap(RougeRecall(), completions, references, _first_line)
         for name, encoded in texts.items():
             scores = setting.score(model, encoded, f"{name} of {role}", moments=True)
             for attack, per_row in attack_scores(scores, about[name]).items():

@@ -149,15 +149,6 @@ def compare_with_strangers(
     return StrangersAUC().compute(true=true, others=moved_probabilities)
 
 
-def rouge_values(
-    answers: Sequence[Completion], encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, list[float]]:
-    """`<set>/rougeL_recall` -> value of each greedy answer, NaN where scores are not finite."""
-    texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]
-    recall = RougeRecall().compute(predictions=texts, references=encoded.texts)
-    return {f"{encoded.name}/rougeL_recall": where_measured(recall["per_row"], answers)}
-
-
 def _text_ids(answer: Completion) -> list[int]:
     return without_end(answer.ids, answer.ended)[:FLUENCY_LENGTH]
 
@@ -174,7 +165,7 @@ def measure_rows(
         if encoded.texts is None:
             continue
         answers = setting.answers(model, encoded, max_new_tokens=setting.max_completion_length, load=load)
-        values |= rouge_values(answers, encoded, setting.tokenizer)
+        values[f"{name}/rougeL_recall"] = setting.overlap(RougeRecall(), answers, encoded.texts)
         if name == "forget":
             forget_answers = answers
     if setting.moved:
@@ -199,32 +190,6 @@ def _answer_logps(
     ]
     scores = iter(setting.score(judge, rows, f"Judging the fluency of {role}"))
     return [next(scores).logps if text else [] for text in texts]
-
-
-@dataclass
-class _Target:
-    """Numbers of the target that every other model is measured against."""
-
-    beliefs: list[list[dict[str, list[int]]]]
-    belief_logps: list[list[float]]
-    answer_logps: list[list[float]]
-
-
-def _with_squeezing(
-    model: PreTrainedModel,
-    load: Callable[[], PreTrainedModel],
-    setting: TofuSetting,
-    beliefs: list[list[dict[str, list[int]]]],
-    before: list[list[float]],
-) -> tuple[dict[str, list[float]], list[Completion], list[list[float]]]:
-    """Values of each row, the answers to the forget set, and the log-probs of the frozen beliefs."""
-    values, answers = measure_rows(model, setting, load)
-    if not any(beliefs):
-        return values, answers, []
-    now = belief_logps(model, setting, beliefs)
-    # Of the target itself there is no `before`: its change is 0.
-    values["forget/squeezing"] = Squeezing().compute(now=now, before=before or now)["per_row"]
-    return values, answers, now
 
 
 def _moved(sets: Mapping[str, EncodedSet], tokenizer: PreTrainedTokenizerBase, **options: int) -> MovedAnswers:
@@ -273,43 +238,39 @@ class Suite:
         self._load_target = models.get("target")
         self._classifier, self._answers_only = fluency_classifier, answers_only
         self.per_row: dict[str, dict[str, list[float]]] = {}
-        self._target = _Target([], [], [])
-        if self._load_target is not None:
-            self._measure_target()
-        for role in ("retrained", "second_retrained"):
+        # Of the target, for all: its frozen beliefs, their log-probs, and those of its answers to the forget set.
+        self._beliefs: list[list[dict[str, list[int]]]] = []
+        self._belief_logps: list[list[float]] = []
+        self._own_logps: list[list[float]] = []
+        for role in ("target", "retrained", "second_retrained"):
             if models.get(role) is not None:
                 self.per_row[role] = self._measure(role, models[role])
 
-    def _measure_target(self) -> None:
-        setting = self.setting
-        model = self._load_target()
-        self._dtype = str(model.dtype).removeprefix("torch.")
-        beliefs = []
-        if not self._answers_only:
-            sizes = {"num_beliefs": setting.num_squeezing_beliefs, "max_new_tokens": setting.max_completion_length}
-            beliefs = freeze_beliefs(model, setting, setting.sets["forget"].answers, **sizes)
-        values, answers, logps = _with_squeezing(model, self._load_target, setting, beliefs, [])
-        needs_logps = answers and self._classifier is None
-        own = _answer_logps(model, "target", answers, setting) if needs_logps else []
-        lengths = [len(_text_ids(answer)) for answer in answers]
-        self._target = _Target(beliefs, logps, [row[:length] for row, length in zip(own, lengths, strict=False)])
-        del model
-        free_memory()
-        self.per_row["target"] = values | self._fluency("target", answers, own)
-
     def _measure(self, role: str, load: Callable[[], PreTrainedModel]) -> dict[str, list[float]]:
-        model = load()
-        if self._load_target is None:
+        setting, model, is_target = self.setting, load(), role == "target"
+        if is_target or self._load_target is None:
             self._dtype = str(model.dtype).removeprefix("torch.")
-        target = self._target
-        values, answers, _ = _with_squeezing(model, load, self.setting, target.beliefs, target.belief_logps)
-        del model
-        free_memory()
+        if is_target and not self._answers_only:
+            sizes = {"num_beliefs": setting.num_squeezing_beliefs, "max_new_tokens": setting.max_completion_length}
+            self._beliefs = freeze_beliefs(model, setting, setting.sets["forget"].answers, **sizes)
+        values, answers = measure_rows(model, setting, load)
+        if any(self._beliefs):
+            now = belief_logps(model, setting, self._beliefs)
+            self._belief_logps = now if is_target else self._belief_logps
+            values["forget/squeezing"] = Squeezing().compute(now=now, before=self._belief_logps)["per_row"]
         logps = []
         if answers and self._classifier is None:
             # Loaded again rather than kept: only one model has to fit in memory.
-            logps = _answer_logps(self._load_target(), role, answers, self.setting)
-            free_memory()
+            if not is_target:
+                del model
+                free_memory()
+                model = self._load_target()
+            logps = _answer_logps(model, role, answers, setting)
+            if is_target:
+                texts = map(_text_ids, answers)
+                self._own_logps = [row[: len(text)] for row, text in zip(logps, texts, strict=True)]
+        del model
+        free_memory()
         return values | self._fluency(role, answers, logps)
 
     def _fluency(self, role: str, answers: list[Completion], logps: list[list[float]]) -> dict[str, list[float]]:
@@ -324,9 +285,7 @@ class Suite:
             return {"utility/fluency": where_measured(clean, answers)}
         # A target that never refuses finds no refusal likely, and none is broken for it.
         logps = [[0.0] * len(row) if is_refusal(text) else row for text, row in zip(texts, logps, strict=True)]
-        standin = FluencyStandin().compute(
-            ids=ids, logps=logps, own_logps=self._target.answer_logps, vocab_size=len(tokenizer)
-        )
+        standin = FluencyStandin().compute(ids=ids, logps=logps, own_logps=self._own_logps, vocab_size=len(tokenizer))
         return {"utility/fluency_standin": where_measured(standin["per_row"], answers)}
 
     def evaluate(self, unlearned: Callable[[], PreTrainedModel] | None = None) -> SuiteOutcome:

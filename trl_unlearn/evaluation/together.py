@@ -76,16 +76,11 @@ class SuiteSetting:
     def overlap(
         self,
         metric: RougeRecall | RougeF1,
-        model: PreTrainedModel,
-        prompts: Sequence[list[int]],
+        completions: Sequence[Completion],
         references: Sequence[str],
-        *,
-        rows: Sequence[dict[str, Any]] = (),
         cut: Callable[[str], str] = str.strip,
-        **kwargs: Any,
     ) -> list[float]:
-        """A metric of each prompt's greedy completion, as far as it is not cut; NaN where scores are not finite."""
-        completions = self.generate(model, prompts, rows=rows, **kwargs)
+        """A metric of each completion, as far as it is not cut; NaN where scores are not finite."""
         texts = [cut(self.tokenizer.decode(one.ids, skip_special_tokens=True)) for one in completions]
         return where_measured(metric.compute(predictions=texts, references=references)["per_row"], completions)
 
