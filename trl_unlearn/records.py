@@ -44,6 +44,24 @@ def json_text(value: Any, where: str) -> str:
     return json.dumps(_to_json(value, where), indent=2, allow_nan=False) + "\n"
 
 
+def write_whole(path: str | os.PathLike, text: str, mode: int = 0o666) -> None:
+    """Write a file, and its folder if needed: nobody sees half of it, and `mode` holds from the first byte on."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not `tempfile`: its files are readable by their owner only, and the mode would stay.
+    unfinished = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}")
+    # Of a process that was killed.
+    unfinished.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        # Half a surrogate pair, as in a path that is not UTF-8, becomes the escape that JSON reads back.
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def _hint_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("NoneType", "None")
 
@@ -116,16 +134,7 @@ class JsonRecord:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the record's file, and its folder if needed. A reader never sees half a file."""
-        path, text = Path(path), self.to_json()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not `tempfile`: its files are readable by their owner only, and the mode would stay.
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            # Half a surrogate pair, as in a path that is not UTF-8, becomes the escape that JSON reads back.
-            unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_whole(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard
 
-from ..records import UnlearningRun
+from ..records import UnlearningRun, write_whole
 from ..results import EvaluationResult
 from .access import is_repo_id
 from .card import eval_result_files, render_card
@@ -337,11 +337,7 @@ class RunFolder(PrivateFiles):
 
     def mark_unfinished(self, settings: str) -> None:
         """Mark the folder as that of an unfinished run with these settings."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        # Moved into place: half a marker could not be read.
-        marker = self.path / f".{_UNFINISHED}"
-        marker.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
-        marker.replace(self.path / _UNFINISHED)
+        write_whole(self.path / _UNFINISHED, json.dumps({"settings": settings}) + "\n")
 
     def mark_finished(self) -> None:
         """Take the mark of an unfinished run away, and what only a run that resumes needs."""

@@ -5,11 +5,11 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..records import write_whole
 from ..results import EvaluationResult
 
 
@@ -28,7 +28,8 @@ class PrivateFiles:
 
     def save_page(self, text: str) -> Path:
         """Write the page with the forget rows, which only its owner can read; returns its path."""
-        return self._write(PAGE_FILE, text)
+        write_whole(self.path / PAGE_FILE, text, 0o600)
+        return self.path / PAGE_FILE
 
     def sources(self) -> dict[str, str]:
         """Options that name the models and rows of the run on this machine; none in a folder from elsewhere."""
@@ -57,18 +58,7 @@ class PrivateFiles:
                 }
                 values[role] = values.get(role, {}) | rounded
         kept = {"weights": result.protocol.get("weights_sha256"), "values": values}
-        self._write(_ROW_VALUES, json.dumps(kept, allow_nan=False) + "\n")
-
-    def _write(self, name: str, text: str) -> Path:
-        path, unfinished = self.path / name, self.path / f".{name.lstrip('.')}.{os.getpid()}"
-        try:
-            # Private from the first byte on, whatever the mode of an earlier file is.
-            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        return path
+        write_whole(self.path / _ROW_VALUES, json.dumps(kept, allow_nan=False) + "\n", 0o600)
 
     def belief_texts(self) -> list[str]:
         """Every string in the files that hold beliefs: none of them may be published."""

@@ -32,6 +32,7 @@ from ..evaluation.tofu import evaluate_models
 from ..evaluation.together import FixedModel
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
+from ..records import write_whole
 from ..results import SuiteOutcome
 from ..row_forms import configured_template_kwargs
 from ..trainer.bootstrap_unlearn_config import option
@@ -379,14 +380,9 @@ class _Stages:
     def keep(self, suite: str, outcome: SuiteOutcome) -> SuiteOutcome:
         """Write the outcome of a suite, whole or not at all; returns it."""
         if PartialState().is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"{suite}.json"
-            unfinished = path.with_suffix(".tmp")
-            # It has values of single rows.
-            unfinished.touch(mode=0o600)
             stage = {"settings": self.settings, "outcome": outcome.to_dict()}
-            unfinished.write_text(json.dumps(stage, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(path)
+            # It has values of single rows.
+            write_whole(self.folder / f"{suite}.json", json.dumps(stage, indent=2) + "\n", 0o600)
         return outcome
 
 
