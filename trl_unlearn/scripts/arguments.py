@@ -3,9 +3,11 @@
 
 """Options that the scripts share, how they are parsed, and the embedded lab as their default."""
 
+import json
 import math
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -345,6 +347,18 @@ def given_options(argv: list[str], types: tuple[type, ...]) -> set[str]:
     if "--config" in argv:
         given |= set(yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text(encoding="utf-8")) or {})
     return given
+
+
+def as_options(options: Mapping[str, Any]) -> list[str]:
+    """Options of Python or of a YAML file as a command line has them; None leaves one out."""
+    argv = []
+    for name, value in options.items():
+        if value is not None:
+            parts = value if isinstance(value, list | tuple) else [value]
+            # A parser reads a mapping as JSON; `str` of one is none.
+            texts = [json.dumps(part) if isinstance(part, Mapping | list) else str(part) for part in parts]
+            argv += [f"--{name}", *texts]
+    return argv
 
 
 def default_config(argv: list[str], recipe: str) -> list[str]:

@@ -40,6 +40,7 @@ from .arguments import (
     EvaluationArguments,
     ForgetArguments,
     UnlearnModelConfig,
+    as_options,
     given_options,
     parse,
 )
@@ -155,9 +156,7 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
         config = ["--config", str(folder.request / _CONFIG)]
         state.print(f"The same as: trl-unlearn bs-s {' '.join(config)}\n")
         # What the file of the settings must not say: it is used again, and read by others.
-        config += [
-            part for name in _NOT_WRITTEN & request.given.keys() for part in (f"--{name}", str(request.given[name]))
-        ]
+        config += as_options({name: request.given[name] for name in _NOT_WRITTEN & request.given.keys()})
         links = [] if request.earlier is None else request.earlier.links
         options = {"argv": config, "earlier_requests": links, "try_again": second_attempt}
         with clearing(lambda: is_new and state.is_main_process and _drop(request)):

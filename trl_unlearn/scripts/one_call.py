@@ -3,7 +3,6 @@
 
 """`trl-unlearn forget` as a function: `from trl_unlearn import unlearn`."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from ..hub.folder import RunFolder, holds_adapter, saved_files
 from ..hub.push import save_merged
 from ..verdict import Verdict, verdict
+from .arguments import as_options
 from .exits import raising
 from .forget import run
 from .push import main as publish
@@ -76,9 +76,9 @@ class Unlearned:
             options:
                 Options of `trl-unlearn push`, such as `merge=True`.
         """
-        argv = ["--output_dir", str(self._made()), "--hub_model_id", repo_id]
+        argv = as_options({"output_dir": self._made(), "hub_model_id": repo_id, **options})
         with raising():
-            publish([*argv, *_as_options(options)])
+            publish(argv)
 
     def _made(self) -> Path:
         if self.folder is None:
@@ -127,26 +127,10 @@ def unlearn(
         raise ValueError(
             f"`model` is a `{type(model).__name__}`. Give its folder or its id on the Hub: it is loaded several times."
         )
-    argv = [] if model is None else ["--model_name_or_path", str(model)]
-    in_memory = {}
-    for name, rows in (("forget", forget), ("retain", retain)):
-        if rows is not None:
-            is_name = isinstance(rows, str | Path)
-            in_memory |= {} if is_name else {name: rows}
-            argv += [f"--{name}", str(rows) if is_name else "rows in memory"]
-    if subject is not None:
-        argv += ["--subject", subject]
+    sets = {"forget": forget, "retain": retain}
+    in_memory = {name: rows for name, rows in sets.items() if not isinstance(rows, str | Path | None)}
+    sets |= dict.fromkeys(in_memory, "rows in memory")
     with raising():
-        outcome = run([*argv, *_as_options(options)], "unlearn", **in_memory)
+        argv = as_options({"model_name_or_path": model, "subject": subject, **sets, **options})
+        outcome = run(argv, "unlearn", **in_memory)
     return Unlearned(outcome.folder, outcome.shortfall)
-
-
-def _as_options(options: dict[str, Any]) -> list[str]:
-    """Arguments in Python as those of a command line; None leaves one out."""
-    argv = []
-    for name, value in options.items():
-        if value is None:
-            continue
-        values = value if isinstance(value, list | tuple) else [value]
-        argv += [f"--{name}", *(str(one) if isinstance(one, str | Path) else json.dumps(one) for one in values)]
-    return argv

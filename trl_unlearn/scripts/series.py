@@ -18,11 +18,20 @@ from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..evaluation.callbacks import CannotBeginError
+from ..records import write_whole
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.guard import DivergenceError
 from ..trainer.logs import say, say_one_line
-from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, default_config, parse, use_archive
+from .arguments import (
+    DataArguments,
+    EvaluationArguments,
+    UnlearnModelConfig,
+    as_options,
+    default_config,
+    parse,
+    use_archive,
+)
 from .evaluate import SuiteArguments
 from .exits import close_bars, one_line, refuse, stop
 from .models import check_models, identities, load_config, load_tokenizer
@@ -53,9 +62,7 @@ class Job:
     def keep(self, **parts: Any) -> None:
         """Put parts into the last file of the run, whole or not at all: it says that the folder is complete."""
         parts = self.kept() | {"settings": self.settings, "content": self.content} | parts
-        unfinished = self.finished.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(parts, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(self.finished)
+        write_whole(self.finished, json.dumps(parts, indent=2) + "\n")
 
 
 class Series:
@@ -88,8 +95,8 @@ class Series:
             raise ValueError(f"The {other} and the {label} have one folder, `{path}`. Rename one, or leave it out.")
         if empty := [option for option, value in options.items() if value is None]:
             raise ValueError(f"The {label} sets `{empty[0]}` to nothing, which no option can be. Leave it out.")
-        flags = [part for option, value in options.items() for part in (f"--{option}", *_as_flags(value))]
-        (data_args, *_, training_args, model_args), settings = self._parse(*flags, "--output_dir", str(path))
+        arguments, settings = self._parse(*as_options({**options, "output_dir": path}))
+        data_args, *_, training_args, model_args = arguments
         finished, earlier = path / self._finished, list(self.jobs)
         self.jobs.append(
             Job(name, label, path, finished, data_args, training_args, model_args, settings, earlier=earlier)
@@ -153,14 +160,6 @@ class Series:
                 PartialState().wait_for_everyone()
             # From the file, whether it was written now or by an earlier command: results have one form.
             yield job.kept()["run"]
-
-
-def _as_flags(value: Any) -> list[str]:
-    """A value of a YAML file as it is written on a command line."""
-    # A parser reads a mapping as JSON; `str` of one is none.
-    if isinstance(value, Mapping):
-        return [json.dumps(value)]
-    return [str(part) for part in value] if isinstance(value, list) else [str(value)]
 
 
 def folder_name(name: Any) -> str:
