@@ -16,7 +16,6 @@ from accelerate import PartialState
 
 from ..evaluation.callbacks import ForgettingCurveCallback, SqueezingPanelCallback, curve_point
 from ..evaluation.plots import attempted, draw, plot_squeezing_comparison
-from ..evaluation.rows import encode_set
 from ..evaluation.series_plots import plot_answers, plot_comparison, plot_curves
 from ..evaluation.squeezing import squeezing_index
 from ..evaluation.tables import (
@@ -221,11 +220,8 @@ class _Comparison:
 
     def __init__(self, series: Series, args: CompareArguments, inputs: SuiteInputs, conditions: dict[str | None, Any]):
         self.series, self.args, self.inputs, self.conditions = series, args, inputs, conditions
-        rows, tokenizer = inputs.rows, inputs.tokenizer
-        self.forget, self.retain = (
-            encode_set(getattr(rows, name), tokenizer, name=name) for name in ("forget", "retain")
-        )
-        self.pad_token_id = tokenizer.pad_token_id
+        self.forget, self.retain = (inputs.rows.encoded(name, inputs.tokenizer) for name in ("forget", "retain"))
+        self.pad_token_id = inputs.tokenizer.pad_token_id
         self._fixed = {role: load and FixedModel(load) for role, load in inputs.loaders.items()}
         # Measured as the points of the curves are: they become lines in the same figure.
         self.baselines = {

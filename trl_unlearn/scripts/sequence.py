@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..evaluation.callbacks import MovedAnswers, sequence_point
 from ..evaluation.plots import attempted, draw
-from ..evaluation.rows import EncodedSet, encode_set
+from ..evaluation.rows import EncodedSet
 from ..evaluation.series_plots import plot_sequence
 from ..evaluation.tables import (
     SequenceStage,
@@ -105,9 +105,7 @@ def _row_sets(
             digests[job.name] = content_digest({"forget": trained, "retain": retain})
             max_rows = series.eval_args.max_eval_rows
             rows = load_evaluation_rows(job.data_args, max_rows, tokenizer, config, job.training_args)
-            forget[job.name], kept = (
-                encode_set(getattr(rows, name), tokenizer, name=name) for name in ("forget", "retain")
-            )
+            forget[job.name], kept = (rows.encoded(name, tokenizer) for name in ("forget", "retain"))
             moved[job.name] = moved_for(stop_args, job.training_args, forget[job.name], kept, tokenizer)
     # Of the last request, as of any other: a request cannot name retain rows.
     return forget, kept, moved, digests

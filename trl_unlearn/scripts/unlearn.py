@@ -16,7 +16,7 @@ from trl import get_peft_config, get_quantization_config
 from ..evaluation.callbacks import CannotBeginError, SqueezingPanelCallback, curve_point
 from ..evaluation.judge_models import load_fluency_classifier
 from ..evaluation.plots import attempted
-from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set
+from ..evaluation.rows import EncodedSet, EvaluationRows
 from ..evaluation.stopping import EndAfter, UnlearnUntil
 from ..evaluation.tables import print_shortfall
 from ..evaluation.tofu import evaluate_models
@@ -337,9 +337,7 @@ def _stopping_callback(
     refuse_goal_without_reference(stop_args, eval_args)
     if rows.retain is None:
         raise ValueError("`stop_at` needs a retain set: it measures what is kept. Give one.")
-    forget, retain = (
-        encode_set(getattr(rows, name), trainer.processing_class, name=name) for name in ("forget", "retain")
-    )
+    forget, retain = (rows.encoded(name, trainer.processing_class) for name in ("forget", "retain"))
     retrained = evaluation_loaders(eval_args, model_args, None, trainer.args.trust_remote_code)["retrained"]
     moved = moved_for(stop_args, trainer.args, forget, retain, trainer.processing_class)
     return unlearn_until(stop_args, trainer, forget, retain, moved, retrained)
