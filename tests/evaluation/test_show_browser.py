@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from trl_unlearn.evaluation.row_views import Attacked
-from trl_unlearn.evaluation.show_page import RunPage, render_page
+from trl_unlearn.evaluation.show_page import render_page
 
 from ..hub.test_card import make_result, make_run
 from .test_show_page import HOSTILE, said, view
@@ -38,8 +38,8 @@ def opened(browser, tmp_path):
 
     def call(views, width=1200):
         path = tmp_path / "show.html"
-        page = RunPage(make_run(), make_result(), views, ["A note."], len(views), 42)
-        path.write_text(render_page(page), encoding="utf-8")
+        page = render_page(make_run(), make_result(), views, ["A note."], len(views), 42)
+        path.write_text(page, encoding="utf-8")
         tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme="dark")
         tab.on("console", lambda message: seen.append(message.text))
         tab.on("pageerror", lambda error: seen.append(str(error)))
@@ -157,7 +157,7 @@ def test_nothing_is_wider_than_a_phone(opened, views):
 
 def test_a_script_that_is_not_the_pages_own_does_not_run(browser, tmp_path):
     path = tmp_path / "show.html"
-    text = render_page(RunPage(make_run(), None, [], [], 1, 42))
+    text = render_page(make_run(), None, [], [], 1, 42)
     path.write_text(text.replace("</main>", "<script>document.title = 'ran'</script></main>"), encoding="utf-8")
     tab, refusals = browser.new_page(), []
     tab.on("console", lambda message: refusals.append(message.text))

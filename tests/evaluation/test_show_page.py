@@ -15,7 +15,7 @@ import pytest
 
 from trl_unlearn.escaping import visible
 from trl_unlearn.evaluation.row_views import Belief, RowView, Said
-from trl_unlearn.evaluation.show_page import MAX_TEXT, MAX_TOKENS, RunPage, render_page
+from trl_unlearn.evaluation.show_page import MAX_TEXT, MAX_TOKENS, render_page
 from trl_unlearn.records import ChainLink, DatasetRecord
 from trl_unlearn.results import METRICS, EvaluationResult, Measurement
 
@@ -86,8 +86,7 @@ def view(index=0, text="words", kept=0.5, tokens=3, samples=2):
 
 
 def rendered(views=(), run=None, result=None, notes=(), num_rows=None):
-    page = RunPage(run or make_run(), result, list(views), list(notes), num_rows or max(1, len(views)), 42)
-    return Page(render_page(page))
+    return Page(render_page(run or make_run(), result, list(views), list(notes), num_rows or max(1, len(views)), 42))
 
 
 def source(text):
@@ -155,7 +154,7 @@ def test_no_text_of_a_row_ends_the_element_that_holds_it(text):
 
 
 def test_the_page_itself_names_no_host():
-    page = render_page(RunPage(make_run(), make_result(), [view()], [], 1, 42))
+    page = render_page(make_run(), make_result(), [view()], [], 1, 42)
     assert not re.search(r"https?:|//[\w-]+\.|url\(|@import|import\(|fetch\(|XMLHttp|innerHTML|document\.write", page)
 
 
@@ -209,7 +208,7 @@ def test_eighty_large_rows_stay_below_three_megabytes():
     for one in views:
         one.tokens = [" token"] * 150
         one.logps = {role: [rng.uniform(-9, 0) for _ in one.tokens] for role in ROLES}
-    page = render_page(RunPage(make_run(), make_result(), views, [], 80, 42))
+    page = render_page(make_run(), make_result(), views, [], 80, 42)
     assert len(page.encode()) < 3e6
     assert len(Page(page).data) == 80
 

@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, is_dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -40,20 +40,6 @@ from .show_charts import HEIGHT, WIDTH, run_charts
 
 # What a page holds at most: characters of a text, tokens of a row, and bytes of all rows.
 MAX_TEXT, MAX_TOKENS, MAX_BYTES = 4_000, 768, 2_500_000
-
-
-@dataclass
-class RunPage:
-    """The content of the page: the records of a run, its forget rows, and sentences on missing parts."""
-
-    run: UnlearningRun
-    result: EvaluationResult | None
-    # Least forgotten first.
-    views: Sequence[RowView]
-    notes: Sequence[str]
-    # Of the forget set, of which the page may have fewer.
-    num_rows: int
-    seed: int
 
 
 def _hash(text: str) -> str:
@@ -119,9 +105,8 @@ def _tiles(result: EvaluationResult) -> list[dict[str, Any]]:
     return tiles
 
 
-def _facts(page: RunPage) -> list[tuple[str, str]]:
+def _facts(run: UnlearningRun) -> list[tuple[str, str]]:
     """The run in pairs: a word and its value."""
-    run = page.run
     sets = {"forget set": run.forget_set, "retain set": run.retain_set}
     facts = [("base model", run.base_model), ("method", run.method)]
     facts += [
@@ -153,8 +138,15 @@ def _table(result: EvaluationResult) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-def render_page(page: RunPage) -> str:
-    """The text of the page. Its rows are text of the forget set: keep it private."""
+def render_page(
+    run: UnlearningRun,
+    result: EvaluationResult | None,
+    views: Sequence[RowView],
+    notes: Sequence[str],
+    num_rows: int,
+    seed: int,
+) -> str:
+    """The page of a run of `num_rows` forget rows, with views of some, the least forgotten first. Keep it private."""
     source = files(__package__).joinpath("templates/show.html").read_text(encoding="utf-8")
     environment = Environment(
         autoescape=True,
@@ -165,13 +157,13 @@ def render_page(page: RunPage) -> str:
         finalize=lambda value: visible(value, lines=True) if type(value) is str else value,
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
-    judged = None if page.result is None else verdict(page.result)
-    rows, notes = _rows(page.views), list(page.notes)
-    if 0 < len(page.views) < page.num_rows:
-        notes.append(f"{len(page.views)} of {page.num_rows} forget rows were looked at, spread evenly over the set.")
-    if len(rows) < len(page.views):
+    judged = None if result is None else verdict(result)
+    rows, notes = _rows(views), list(notes)
+    if 0 < len(views) < num_rows:
+        notes.append(f"{len(views)} of {num_rows} forget rows were looked at, spread evenly over the set.")
+    if len(rows) < len(views):
         notes.append(
-            f"Cut: the page holds the {len(rows)} least forgotten of {len(page.views)} rows, "
+            f"Cut: the page holds the {len(rows)} least forgotten of {len(views)} rows, "
             f"{MAX_BYTES / 1e6:.1f} MB of them. Fewer samples (`--num_samples`) make room for more rows."
         )
     # Both are free of template code, so that their hashes are known before the page is.
@@ -179,17 +171,17 @@ def render_page(page: RunPage) -> str:
     return environment.from_string(source).render(
         script_hash=_hash(script),
         style_hash=_hash(style),
-        run=page.run,
-        facts=_facts(page),
+        run=run,
+        facts=_facts(run),
         notes=notes,
         verdict=judged,
-        tiles=[] if page.result is None else _tiles(page.result),
-        charts=run_charts(page.run, page.result),
+        tiles=[] if result is None else _tiles(result),
+        charts=run_charts(run, result),
         chart_size=(WIDTH, HEIGHT),
-        table=[] if page.result is None else _table(page.result),
+        table=[] if result is None else _table(result),
         columns=[*MODEL_ROLES, *DIFFERENCES],
-        table_notes=(judged.notes if judged else []) + ([] if page.result is None else page.result.notes()),
+        table_notes=(judged.notes if judged else []) + ([] if result is None else result.notes()),
         roles=MODEL_ROLES,
         rows=rows,
-        seed=page.seed,
+        seed=seed,
     )

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..evaluation.row_views import RowView, view_rows
 from ..evaluation.rows import rows_as_trained
-from ..evaluation.show_page import RunPage, render_page
+from ..evaluation.show_page import render_page
 from ..hub.folder import RunFolder
 from ..records import UnlearningRun
 from ..results import EvaluationResult
@@ -82,8 +82,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         )
         notes += [f"The {role} model could not be loaded: {why}" for role, why in failures.items()]
     if PartialState().is_main_process:
-        page = RunPage(run, own.result, views, notes, num_rows=run.forget_set.rows, seed=seed)
-        path = RunFolder(folder).save_page(render_page(page))
+        page = render_page(run, own.result, views, notes, run.forget_set.rows, seed)
+        path = RunFolder(folder).save_page(page)
         print("\n".join(f"{prog}: {note}" for note in notes), file=sys.stderr, end="\n" if notes else "")
         warning = " It quotes the forget set: keep it to yourself." if views else ""
         print(f"{path}: {len(views)} forget rows, {path.stat().st_size / 1e6:.1f} MB.{warning}")
