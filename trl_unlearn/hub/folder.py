@@ -423,7 +423,10 @@ class RunFolder(PrivateFiles):
                     )
             elif base_model_id is None and base_is_local(base, run):
                 base_model_id = f"{repo_id}-base"
-                repos.insert(0, _base_contents(Path(base), base_model_id, repo_id))
+                base_contents = read_folder(Path(base), base_model_id, "base model")
+                if CARD_FILE not in base_contents.files:
+                    base_contents.put(CARD_FILE, BASE_CARD.format(repo_id=repo_id))
+                repos.insert(0, base_contents)
             if base_model_id is not None:
                 contents.put(_ADAPTER_CONFIG, _with_base(config | {"revision": None}, base_model_id))
         card = contents.files.get(CARD_FILE)
@@ -476,13 +479,6 @@ def base_is_local(base: str | None, run: UnlearningRun) -> bool:
 
 def _with_base(config: dict[str, Any], base: str) -> str:
     return json.dumps(config | {"base_model_name_or_path": base}, indent=2) + "\n"
-
-
-def _base_contents(folder: Path, repo_id: str, adapter_id: str) -> RepoContents:
-    contents = read_folder(folder, repo_id, "base model")
-    if CARD_FILE not in contents.files:
-        contents.put(CARD_FILE, BASE_CARD.format(repo_id=adapter_id))
-    return contents
 
 
 def _card_with_base(text: str, run: UnlearningRun, named: UnlearningRun, own: OwnResults) -> str:
