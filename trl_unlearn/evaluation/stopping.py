@@ -16,7 +16,6 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
-from ..subjects import MovedAnswers
 from .callbacks import CannotBeginError, ForgettingCurveCallback
 from .rows import EncodedSet
 
@@ -38,14 +37,11 @@ class UnlearnUntil(ForgettingCurveCallback):
         forget: EncodedSet,
         retain: EncodedSet,
         *,
-        pad_token_id: int,
         goals: Mapping[str, float],
-        moved: MovedAnswers | None = None,
         retain_floor: float | None = None,
         tolerances: Mapping[str, float] | None = None,
-        every_steps: int | None = None,
+        **options: Any,
     ):
-        options = {"pad_token_id": pad_token_id, "every_steps": every_steps, "moved": moved}
         super().__init__(trainer, forget, retain, **options)
         if trainer.is_deepspeed_enabled:
             raise ValueError(
