@@ -185,6 +185,11 @@ def settings_digest(*arguments: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def portable_name(name: str, parts: int = 2) -> str:
+    """A name, or the last parts of a folder or file of this machine."""
+    return "/".join(Path(name).resolve().parts[-parts:]) if Path(name).exists() else name
+
+
 @dataclass
 class Truncation:
     """Tokens and rows that a data set lost because its rows were too long."""

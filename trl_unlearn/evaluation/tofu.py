@@ -5,7 +5,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -30,6 +29,7 @@ from ..metrics import (
     memorization_score,
 )
 from ..metrics.text import is_refusal
+from ..records import portable_name
 from ..results import MEASURED_ROLES, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
 from ..token_scores import RowScore
@@ -300,7 +300,7 @@ class Suite:
         generated = {
             "max_completion_length": setting.max_completion_length,
             "num_squeezing_beliefs": setting.num_squeezing_beliefs,
-            "fluency_source": "standin" if self._classifier is None else _public_name(self._classifier.name),
+            "fluency_source": "standin" if self._classifier is None else portable_name(self._classifier.name, parts=1),
         }
         outcome.protocol = {
             **rows_protocol(*setting.sets.values(), seed=setting.seed),
@@ -328,11 +328,6 @@ def kept_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str,
     known = p.pop("target") - floor
     # Rows that the target hardly knows better tell nothing. A comparison with NaN is false.
     return {role: int(((known > LEAST_KNOWN) & (own - floor > known / 2)).sum()) for role, own in p.items()}
-
-
-def _public_name(name: str) -> str:
-    """A name without the folders of this machine."""
-    return Path(name).name if Path(name).exists() else name
 
 
 def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:

@@ -24,7 +24,16 @@ from datasets import Dataset
 from huggingface_hub import hf_hub_download, metadata_load
 from trl import SFTConfig
 
-from ..records import NO_SETTINGS, AdapterRecord, BeliefAudit, BeliefRefresh, DatasetRecord, Truncation, UnlearningRun
+from ..records import (
+    NO_SETTINGS,
+    AdapterRecord,
+    BeliefAudit,
+    BeliefRefresh,
+    DatasetRecord,
+    Truncation,
+    UnlearningRun,
+    portable_name,
+)
 
 
 _LIBRARIES = ("trl-unlearn", "trl", "transformers", "peft", "accelerate", "datasets", "torch")
@@ -76,11 +85,6 @@ def _terms(metadata: dict[str, Any], given: str | None) -> dict[str, Any]:
     }
 
 
-def _portable(name: str) -> str:
-    """A name, or the last two parts of a folder or file of this machine."""
-    return "/".join(Path(name).resolve().parts[-2:]) if Path(name).exists() else name
-
-
 def _dataset_record(trainer, dataset: Dataset, role: str) -> DatasetRecord:
     # Of tokens and labels: the same text under another tokenizer or template is another set.
     digest = hashlib.sha256()
@@ -92,7 +96,7 @@ def _dataset_record(trainer, dataset: Dataset, role: str) -> DatasetRecord:
         rows=len(dataset),
         sha256=digest.hexdigest(),
         truncation=Truncation(len(truncated), sum(truncated), trainer.args.max_length) if truncated else None,
-        **(source | {"name": _portable(source["name"])}),
+        **(source | {"name": portable_name(source["name"])}),
     )
 
 
@@ -108,7 +112,7 @@ def _adapter_record(trainer) -> AdapterRecord | None:
         r=getattr(config, "r", None),
         alpha=getattr(config, "lora_alpha", None),
         target_modules=sorted(modules) if isinstance(modules, set | list) else modules,
-        continued_from=_portable(trainer.dataset_sources.get("adapter", {}).get("name", "in memory"))
+        continued_from=portable_name(trainer.dataset_sources.get("adapter", {}).get("name", "in memory"))
         if trainer._continues_adapter
         else None,
     )
@@ -177,7 +181,7 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         refreshes = [BeliefRefresh(**{k: v for k, v in one.items() if k in known}) for one in store.audits]
         audit = BeliefAudit(coverage=min(one["coverage"] for one in store.audits), refreshes=refreshes)
     return UnlearningRun(
-        base_model=_portable(name),
+        base_model=portable_name(name),
         base_model_on_hub=name != "in memory" and not Path(name).exists(),
         base_model_revision=getattr(base.config, "_commit_hash", None),
         base_quantization=_quantization(base),
