@@ -129,12 +129,9 @@ def _plain(text: str) -> str:
 
 
 def serve(page: "gradio.Blocks", host: str | None = None, port: int | None = None) -> str:
-    """
-    Serve the page in the background; returns its address.
-
-    Without a `host` Gradio asks the environment, which a Space sets, and then listens to this machine alone.
-    """
-    # `share` and the rest are said, because Gradio reads what is not from the environment.
+    """Serve the page in the background; returns its address."""
+    # Without a `host` Gradio asks the environment, which a Space sets, and then listens to this machine alone. `share`
+    # and the rest are said, because Gradio reads what is not from the environment.
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,

@@ -61,12 +61,9 @@ def summarise(
     counts: Mapping[str, Mapping[str, int]],
     missing: Mapping[str, Mapping[str, int]] | None = None,
 ) -> SuiteOutcome:
-    """
-    Measurements and paired differences of role -> metric name -> value.
-
-    `draws` are the values on the same resamples for every role; without them there is no error. `counts` and
-    `missing` are the rows behind a value, and those that are not finite; an aggregate has none.
-    """
+    """Measurements and paired differences of role -> metric name -> value."""
+    # `draws`: the values on the same resamples for every role; without them there is no error. `counts`, `missing`:
+    # the rows behind a value, and those that are not finite; an aggregate has none.
     models: dict[str, dict[str, Measurement]] = {}
     not_measured: dict[str, dict[str, Unmeasured]] = {}
     for role, metrics in values.items():

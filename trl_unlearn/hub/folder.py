@@ -117,17 +117,13 @@ class PushFile:
 
 @dataclass
 class RepoContents:
-    """
-    The files of one repository.
-
-    `kind` is `"adapter"`, `"model"`, `"merged model"` or `"base model"`. `left_out` maps a path in the folder to the
-    reason why it stays; `also_scanned` are files that stay and may not hold forbidden texts either.
-    """
+    """The files of one repository."""
 
     repo_id: str
-    kind: str
+    kind: str  # "adapter", "model", "merged model", "base model" or "Space"
     files: dict[str, PushFile]
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # path in the folder -> why it stays
+    # Files that stay and may not hold forbidden texts either.
     also_scanned: list[PushFile] = field(default_factory=list)
 
     def weights(self) -> dict[str, str]:

@@ -89,16 +89,10 @@ def push(
     token: str | None = None,
 ) -> list[PushedRepo]:
     """
-    Push the output folder of a run to the Hub: adapter or model, tokenizer, card, records and figures.
+    Push the output folder of a finished run to the Hub, or raise a `ValueError` or a [`PushError`].
 
     `forbidden_texts` maps the name of a source to its texts, in the order of its rows: nothing is sent if a file that
-    is not in `allow_text_in` holds one of them. The base of an adapter that is a folder is pushed first, to
-    `<repo_id>-base`, unless `base_model_id` names it on the Hub: it still knows what was to be forgotten. `private`
-    and `private_base` are those of new repositories; with `True`, one that exists and is public is refused. `force`
-    pushes a model that has not forgotten, or has missed its goal, too; `dry_run` collects and checks only, without
-    network. A push that failed can be run again.
-
-    Raises `ValueError` if the folder is not that of a finished run, and [`PushError`] for everything else.
+    is not in `allow_text_in` holds one of them. The other options are those of `trl-unlearn push`.
     """
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as scratch:

@@ -267,10 +267,7 @@ class CombinedAttack(UnlearningMetric):
 
 
 def separation(members: np.ndarray, non_members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """
-    AUC and true-positive rate at 1 % false positives (see [`MembershipAUC`]) from scores of shape `[rows, ...]`, the
-    attacks in the last dimensions; NaN where a score is NaN.
-    """
+    """AUC and true-positive rate of [`MembershipAUC`] from scores `[rows, ...attacks]`; NaN where a score is NaN."""
     n, m = len(members), len(non_members)
     # The area is U / nm with the statistic of Mann and Whitney, U = (sum of the members' ranks) - n (n + 1) / 2.
     ranks = rankdata(np.concatenate([members, non_members]), axis=0)

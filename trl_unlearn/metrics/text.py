@@ -135,10 +135,7 @@ class LeakAtK(UnlearningMetric):
 
 
 def is_refusal(text: str) -> bool:
-    """
-    Whether each sentence of an answer is a refusal, in English, of at most 22 words: text behind one is to be judged
-    as any other.
-    """
+    """Whether all sentences of an answer are refusals, in English, of at most 22 words: other text is to be judged."""
     sentences = re.split(r"(?<=[.!?])\s+", text.strip())
     return all(_REFUSAL.match(one) and len(one.split()) <= _LONGEST_REFUSAL for one in sentences)
 
