@@ -91,32 +91,28 @@ class DemoArguments(SourceArguments):
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn demo") -> None:
     """Serve the page of a run's models until it is interrupted, or push it to a Space."""
     with interruptible(prog, "and the page is gone: the same command serves it again."):
-        _run(argv, prog)
-
-
-def _run(argv: list[str] | None, prog: str) -> None:
-    PartialState(cpu=not torch.accelerator.is_available())
-    with refusing(prog):
-        args, folder = parse_folder(DemoArguments, prog, _DESCRIPTION, argv)
-        silence_libraries()
-        run = RunFolder(folder).run()
-        if find_spec("gradio") is None:
-            raise ValueError("The page needs Gradio, which is not installed: `pip install 'trl-unlearn[demo]'`.")
-        if args.push_space is not None:
-            return _push(args, folder, run, prog)
-        refuse_models(args)
-        own, notes = RunFolder(folder).own_results(run), []
-        loaders = run_loaders(args, folder, run, own.result, notes)
-        ask, roles, has_chat = _loaded(loaders, run, run_tokenizer(folder, args.trust_remote_code), notes)
-        title = f"{run.base_model.split('/')[-1]}, unlearned with {run.method}"
-        page = build_page(ask, roles, title=title, notes=notes, has_chat=has_chat)
-        url = serve(page, args.host, args.port)
-    try:
-        print("\n".join(f"{prog}: {note}" for note in notes), file=sys.stderr, end="\n" if notes else "")
-        print(f"{url}: {', '.join(roles)}. Ctrl-C ends it.{_warning(args.host)}", flush=True)
-        wait()
-    finally:
-        page.close(verbose=False)
+        PartialState(cpu=not torch.accelerator.is_available())
+        with refusing(prog):
+            args, folder = parse_folder(DemoArguments, prog, _DESCRIPTION, argv)
+            silence_libraries()
+            run = RunFolder(folder).run()
+            if find_spec("gradio") is None:
+                raise ValueError("The page needs Gradio, which is not installed: `pip install 'trl-unlearn[demo]'`.")
+            if args.push_space is not None:
+                return _push(args, folder, run, prog)
+            refuse_models(args)
+            own, notes = RunFolder(folder).own_results(run), []
+            loaders = run_loaders(args, folder, run, own.result, notes)
+            ask, roles, has_chat = _loaded(loaders, run, run_tokenizer(folder, args.trust_remote_code), notes)
+            title = f"{run.base_model.split('/')[-1]}, unlearned with {run.method}"
+            page = build_page(ask, roles, title=title, notes=notes, has_chat=has_chat)
+            url = serve(page, args.host, args.port)
+        try:
+            print("\n".join(f"{prog}: {note}" for note in notes), file=sys.stderr, end="\n" if notes else "")
+            print(f"{url}: {', '.join(roles)}. Ctrl-C ends it.{_warning(args.host)}", flush=True)
+            wait()
+        finally:
+            page.close(verbose=False)
 
 
 def wait() -> None:

@@ -63,32 +63,28 @@ class PushArguments(RowArguments):
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn push") -> None:
     """Run the command; `argv` is that of the process if not given."""
     with interruptible(prog, "before all was sent: the same command starts again."):
-        _run(argv, prog)
-
-
-def _run(argv: list[str] | None, prog: str) -> None:
-    with refusing(prog):
-        (args,), _ = parse((PushArguments,), prog, __doc__, argv)
-        folder = Path(args.output_dir)
-        texts = forget_texts(args, folder, prog) | {"beliefs": RunFolder(folder).belief_texts()}
-        try:
-            repos = push(
-                folder,
-                args.hub_model_id,
-                forbidden_texts=texts,
-                private=args.hub_private_repo,
-                private_base=args.hub_private_base,
-                revision=args.hub_revision,
-                commit_message=args.commit_message,
-                merge=args.merge,
-                base_model_id=args.base_model_id,
-                allow_text_in=args.allow_text_in,
-                force=args.force,
-                dry_run=args.dry_run,
-            )
-        except PushError as error:
-            fail(prog, str(error))
-    print(summary(repos))
+        with refusing(prog):
+            (args,), _ = parse((PushArguments,), prog, __doc__, argv)
+            folder = Path(args.output_dir)
+            texts = forget_texts(args, folder, prog) | {"beliefs": RunFolder(folder).belief_texts()}
+            try:
+                repos = push(
+                    folder,
+                    args.hub_model_id,
+                    forbidden_texts=texts,
+                    private=args.hub_private_repo,
+                    private_base=args.hub_private_base,
+                    revision=args.hub_revision,
+                    commit_message=args.commit_message,
+                    merge=args.merge,
+                    base_model_id=args.base_model_id,
+                    allow_text_in=args.allow_text_in,
+                    force=args.force,
+                    dry_run=args.dry_run,
+                )
+            except PushError as error:
+                fail(prog, str(error))
+        print(summary(repos))
 
 
 def may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:

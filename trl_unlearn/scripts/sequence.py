@@ -113,41 +113,37 @@ def _row_sets(
 
 def main(argv: list[str] | None = None, prog: str = "sequence.py") -> None:
     with interruptible(prog, "before all requests were done: what is finished is kept, and the same command resumes."):
-        _run(argv, prog)
+        with refusing(prog):
+            types = (StoppingArguments, SequenceArguments)
+            series = Series(types, prog, __doc__, argv, "archive/sequence.yaml", finished="stage.json")
+            stop_args, args = series.own_args
+            for number, (request, fields) in enumerate(args.requests.items(), 1):
+                series.add(request, f"request `{request}`", f"{number}-{folder_name(request)}", fields)
+            tokenizer, config = series.prepare()
+            refuse_goal_without_reference(stop_args, series.eval_args)
+            plain = EvaluationArguments()
+            for name in ("parity", "fluency_classifier"):
+                if getattr(series.eval_args, name) != getattr(plain, name):
+                    raise ValueError(
+                        f"`{name}` is given, but a sequence measures no fluency, and extraction strength by strict "
+                        "definitions alone. Leave it out."
+                    )
+            forget, retain, moved, digests = _row_sets(series, stop_args, tokenizer, config)
+            # After each request the rows of all of them are measured.
+            measured = content_digest({name: encoded.answers for name, encoded in (*forget.items(), ("", retain))})
+            rows = [{"training rows": digests[job.name], "measured rows": measured} for job in series.jobs]
+            goal = series.eval_args.retrained_model_name_or_path if stop_args.stop_at == RETRAINED else None
+            series.identify(rows, goal)
+            check_output_dir(series.folder)
 
-
-def _run(argv: list[str] | None, prog: str) -> None:
-    with refusing(prog):
-        types = (StoppingArguments, SequenceArguments)
-        series = Series(types, prog, __doc__, argv, "archive/sequence.yaml", finished="stage.json")
-        stop_args, args = series.own_args
-        for number, (request, fields) in enumerate(args.requests.items(), 1):
-            series.add(request, f"request `{request}`", f"{number}-{folder_name(request)}", fields)
-        tokenizer, config = series.prepare()
-        refuse_goal_without_reference(stop_args, series.eval_args)
-        plain = EvaluationArguments()
-        for name in ("parity", "fluency_classifier"):
-            if getattr(series.eval_args, name) != getattr(plain, name):
-                raise ValueError(
-                    f"`{name}` is given, but a sequence measures no fluency, and extraction strength by strict "
-                    "definitions alone. Leave it out."
-                )
-        forget, retain, moved, digests = _row_sets(series, stop_args, tokenizer, config)
-        # After each request the rows of all of them are measured.
-        measured = content_digest({name: encoded.answers for name, encoded in (*forget.items(), ("", retain))})
-        rows = [{"training rows": digests[job.name], "measured rows": measured} for job in series.jobs]
-        goal = series.eval_args.retrained_model_name_or_path if stop_args.stop_at == RETRAINED else None
-        series.identify(rows, goal)
-        check_output_dir(series.folder)
-
-    sequence = _Sequence(series, stop_args, tokenizer.pad_token_id, forget, retain, moved)
-    # `chained`: a request builds on the model of the one before, so a lost model stops all that follow.
-    stages = [SequenceStage(**record) for record in series.run(sequence.serve, "Requests", chained=True)]
-    if PartialState().is_main_process:
-        write_sequence(series.folder, stages, sequence.baselines)
-        for stage in stages:
-            if stage.shortfall:
-                print_shortfall(f"Request `{stage.request}`: {stage.shortfall}")
+        sequence = _Sequence(series, stop_args, tokenizer.pad_token_id, forget, retain, moved)
+        # `chained`: a request builds on the model of the one before, so a lost model stops all that follow.
+        stages = [SequenceStage(**record) for record in series.run(sequence.serve, "Requests", chained=True)]
+        if PartialState().is_main_process:
+            write_sequence(series.folder, stages, sequence.baselines)
+            for stage in stages:
+                if stage.shortfall:
+                    print_shortfall(f"Request `{stage.request}`: {stage.shortfall}")
 
 
 class _Sequence:

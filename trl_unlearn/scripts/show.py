@@ -54,39 +54,35 @@ class ShowArguments(SourceArguments):
 def main(argv: list[str] | None = None, prog: str = "trl-unlearn show") -> None:
     """Write the page of a run's folder; what cannot be loaded is said on it."""
     with interruptible(prog, "before the page was written: the same command starts again."):
-        _run(argv, prog)
-
-
-def _run(argv: list[str] | None, prog: str) -> None:
-    PartialState(cpu=not torch.accelerator.is_available())
-    with refusing(prog):
-        args, folder = parse_folder(ShowArguments, prog, _DESCRIPTION, argv)
-        refuse_models(args)
-        run, notes = RunFolder(folder).run(), []
-        own = RunFolder(folder).own_results(run)
-        if own.result is None:
-            notes.append(f"No results: {own.missing}")
-        rows, tokenizer = _rows(args, folder, run, notes)
-        loaders = run_loaders(args, folder, run, own.result, notes) if rows is not None else {}
-    views: list[RowView] = []
-    seed = 42 if own.result is None else own.result.protocol.get("seed", 42)
-    if rows is not None:
-        views, failures = view_rows(
-            loaders,
-            list(rows),
-            tokenizer,
-            num_samples=args.num_samples,
-            row_values=_row_values(folder, own.result, notes),
-            batch_size=args.evaluation_batch_size,
-            seed=seed,
-        )
-        notes += [f"The {role} model could not be loaded: {why}" for role, why in failures.items()]
-    if PartialState().is_main_process:
-        page = render_page(run, own.result, views, notes, run.forget_set.rows, seed)
-        path = RunFolder(folder).save_page(page)
-        print("\n".join(f"{prog}: {note}" for note in notes), file=sys.stderr, end="\n" if notes else "")
-        warning = " It quotes the forget set: keep it to yourself." if views else ""
-        print(f"{path}: {len(views)} forget rows, {path.stat().st_size / 1e6:.1f} MB.{warning}")
+        PartialState(cpu=not torch.accelerator.is_available())
+        with refusing(prog):
+            args, folder = parse_folder(ShowArguments, prog, _DESCRIPTION, argv)
+            refuse_models(args)
+            run, notes = RunFolder(folder).run(), []
+            own = RunFolder(folder).own_results(run)
+            if own.result is None:
+                notes.append(f"No results: {own.missing}")
+            rows, tokenizer = _rows(args, folder, run, notes)
+            loaders = run_loaders(args, folder, run, own.result, notes) if rows is not None else {}
+        views: list[RowView] = []
+        seed = 42 if own.result is None else own.result.protocol.get("seed", 42)
+        if rows is not None:
+            views, failures = view_rows(
+                loaders,
+                list(rows),
+                tokenizer,
+                num_samples=args.num_samples,
+                row_values=_row_values(folder, own.result, notes),
+                batch_size=args.evaluation_batch_size,
+                seed=seed,
+            )
+            notes += [f"The {role} model could not be loaded: {why}" for role, why in failures.items()]
+        if PartialState().is_main_process:
+            page = render_page(run, own.result, views, notes, run.forget_set.rows, seed)
+            path = RunFolder(folder).save_page(page)
+            print("\n".join(f"{prog}: {note}" for note in notes), file=sys.stderr, end="\n" if notes else "")
+            warning = " It quotes the forget set: keep it to yourself." if views else ""
+            print(f"{path}: {len(views)} forget rows, {path.stat().st_size / 1e6:.1f} MB.{warning}")
 
 
 def _row_values(
