@@ -67,7 +67,7 @@ from trl_unlearn.evaluation.privacy import measure_privacy
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
-from trl_unlearn.evaluation.together import FixedModel
+from trl_unlearn.evaluation.together import FixedModel, SuiteSetting
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.verdict import QUESTIONS, Answer, verdict
 
@@ -80,7 +80,7 @@ class Suites:
 
     def __init__(self, lab: Lab, tofu_rows: EvaluationRows | None = None):
         self._lab, self._loaders = lab, {name: FixedModel(partial(lab.model, name)) for name in lab.models}
-        self._tofu = Suite(self._loaders, tofu_rows or lab.rows, lab.tokenizer)
+        self._tofu = Suite(self._loaders, tofu_rows or lab.rows, SuiteSetting(lab.tokenizer))
         # Without what no answer is read from: SPV-MIA, which tokens do not allow, and FADE and mixes on retain rows.
         forget, holdout = ([lab.encode(row) for row in rows] for rows in (lab.rows.forget, lab.rows.holdout))
         self._others = {
@@ -96,7 +96,7 @@ class Suites:
         outcomes = {"tofu": self._tofu.evaluate(loaders["unlearned"])}
         for name, (measure, rows) in self._others.items():
             if name not in without:
-                outcomes[name] = measure(loaders, rows, self._lab.tokenizer, batch_size=None, seed=42)
+                outcomes[name] = measure(loaders, rows, SuiteSetting(self._lab.tokenizer, None, 42))
         return EvaluationResult.of_suites(outcomes, parity="open-unlearning", device="cpu")
 
 

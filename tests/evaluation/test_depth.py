@@ -64,7 +64,7 @@ def models(_tokenizer, rows):
 def measure(_tokenizer):
     def call(models, rows, batch_size=None):
         loaders = {role: partial(copy.deepcopy, model) for role, model in models.items()}
-        return measure_depth(loaders, rows, _tokenizer, batch_size=batch_size, seed=1)
+        return measure_depth(loaders, rows, SuiteSetting(_tokenizer, batch_size, 1))
 
     return call
 
@@ -281,7 +281,7 @@ def test_one_model_is_in_memory_at_a_time(models, rows, _tokenizer):
         alive.add(model)
         return model
 
-    measure_depth({role: partial(load, role) for role in models}, rows, _tokenizer, batch_size=None, seed=0)
+    measure_depth({role: partial(load, role) for role in models}, rows, SuiteSetting(_tokenizer, None, 0))
     assert not alive
 
 

@@ -16,6 +16,7 @@ from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import distribution
 from trl_unlearn.evaluation.distribution import measure_distribution
 from trl_unlearn.evaluation.rows import EvaluationRows
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import generate
 
 from ..teaching import other_model, taught
@@ -28,7 +29,7 @@ MIX, STRENGTH = "distribution/control_mix", "distribution/control_forget_es"
 def measure(models, forget, retain, tokenizer, batch_size=None, seed=42):
     loaders = {role: None if model is None else partial(copy.deepcopy, model) for role, model in models.items()}
     return measure_distribution(
-        loaders, EvaluationRows(forget, retain), tokenizer, batch_size=batch_size, seed=seed
+        loaders, EvaluationRows(forget, retain), SuiteSetting(tokenizer, batch_size, seed)
     ).models
 
 
@@ -120,7 +121,7 @@ def test_a_model_with_the_retrained_ones_weights_is_at_exactly_zero(
     models = {"target": knowing_model, "unlearned": retrained, "retrained": retrained}
     loaders = {role: partial(copy.deepcopy, model) for role, model in models.items()}
     rows = EvaluationRows(forget_rows, retain_rows)
-    outcome = measure_distribution(loaders, rows, tiny_tokenizer, batch_size=5, seed=0)
+    outcome = measure_distribution(loaders, rows, SuiteSetting(tiny_tokenizer, 5, 0))
     for role in ("unlearned", "retrained"):
         for name in FADE:
             assert outcome.models[role][name].value == 0.0
@@ -175,7 +176,7 @@ def test_at_most_one_model_is_in_memory_and_none_stays(knowing_model, tiny_token
         return model
 
     loaders = {role: partial(load, role) for role in models}
-    measure_distribution(loaders, EvaluationRows(forget_rows, retain_rows), tiny_tokenizer, batch_size=None, seed=0)
+    measure_distribution(loaders, EvaluationRows(forget_rows, retain_rows), SuiteSetting(tiny_tokenizer, None, 0))
     assert not alive
 
 

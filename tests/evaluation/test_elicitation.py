@@ -216,7 +216,7 @@ def test_a_role_joins_the_rows_own_system_turn_or_goes_to_the_user_where_there_i
 
 def measure(models, rows, tokenizer):
     loaders = {role: partial(copy.deepcopy, model) for role, model in models.items()}
-    return measure_elicitation(loaders, rows, tokenizer, batch_size=None, seed=0)
+    return measure_elicitation(loaders, rows, SuiteSetting(tokenizer, None, 0))
 
 
 def values(outcome, role="target"):
@@ -275,7 +275,9 @@ def test_what_refuses_the_plain_question_and_answers_a_biographer_knows_in_secon
     assert ignorant["elicitation/strongest"] < 0.2 and ignorant["elicitation/given"] == 0.0
     assert outcome.differences["unlearned - retrained"]["elicitation/strongest"].low > 0.5
     loaders = {role: partial(copy.deepcopy, model) for role, model in models.items()}
-    plain = evaluate_models(loaders, rows, tiny_tokenizer, max_completion_length=20, num_squeezing_beliefs=1)
+    plain = evaluate_models(
+        loaders, rows, SuiteSetting(tiny_tokenizer), max_completion_length=20, num_squeezing_beliefs=1
+    )
     known, said = (plain.models[role]["forget/rougeL_recall"].value for role in ("target", "unlearned"))
     assert said < 0.1 < 0.8 < known
 

@@ -15,6 +15,7 @@ from trl_unlearn.evaluation import judge_models
 from trl_unlearn.evaluation.judge import measure_judge, parse_score
 from trl_unlearn.evaluation.judge_models import load_judge
 from trl_unlearn.evaluation.rows import EvaluationRows
+from trl_unlearn.evaluation.together import SuiteSetting
 
 
 GOOD = "Score: 4"
@@ -92,7 +93,7 @@ def measure(server, tiny_model, tiny_tokenizer, forget_rows, monkeypatch):
         loaders = {role: lambda: tiny_model for role in roles}
         judge = load_judge("small", server.url) if judge else None
         rows = EvaluationRows(rows)
-        return measure_judge(loaders, rows, tiny_tokenizer, batch_size=4, seed=1, judge=judge, **kwargs)
+        return measure_judge(loaders, rows, SuiteSetting(tiny_tokenizer, 4, 1), judge=judge, **kwargs)
 
     return run
 
@@ -233,7 +234,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_a_model_is_loaded(
 
     judge, rows = load_judge("small", server.url), EvaluationRows(forget_rows)
     with pytest.raises(ValueError, match="cannot be written"):
-        measure_judge({"target": load}, rows, tiny_tokenizer, batch_size=1, seed=1, judge=judge, replies_path=tmp_path)
+        measure_judge({"target": load}, rows, SuiteSetting(tiny_tokenizer, 1, 1), judge=judge, replies_path=tmp_path)
 
 
 def test_without_a_judge_there_is_the_stand_in_alone(server, measure):

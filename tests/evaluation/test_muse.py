@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trl_unlearn.evaluation.muse import measure_muse
+from trl_unlearn.evaluation.together import SuiteSetting
 
 
 # Token -> the token that follows it. What is not there is followed by any token with the same probability.
@@ -59,7 +60,7 @@ def scripted(tokenizer):
 
 def measure(models, rows, tokenizer, batch_size=2):
     loaders = {role: model and (lambda model=model: copy.deepcopy(model)) for role, model in models.items()}
-    return measure_muse(loaders, rows, tokenizer, batch_size=batch_size, seed=1)
+    return measure_muse(loaders, rows, SuiteSetting(tokenizer, batch_size, 1))
 
 
 def test_a_known_continuation_gives_hand_worked_scores(scripted, tokenizer):
@@ -191,4 +192,4 @@ def test_rows_that_cannot_be_used_are_refused_before_a_model_is_loaded(rows, com
         raise AssertionError("a model was loaded")
 
     with pytest.raises(ValueError, match=complaint):
-        measure_muse({"target": load}, rows, tokenizer, batch_size=2, seed=1)
+        measure_muse({"target": load}, rows, SuiteSetting(tokenizer, 2, 1))

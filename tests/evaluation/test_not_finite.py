@@ -19,6 +19,7 @@ from trl_unlearn.evaluation.privacy import measure_privacy
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import evaluate_models
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.results import Unmeasured
 
 
@@ -73,7 +74,7 @@ def loaders(**models):
 
 
 def evaluate(models, rows, tokenizer):
-    return evaluate_models(models, rows, tokenizer, max_completion_length=6, num_squeezing_beliefs=1)
+    return evaluate_models(models, rows, SuiteSetting(tokenizer), max_completion_length=6, num_squeezing_beliefs=1)
 
 
 def test_a_model_that_is_no_number_has_no_number_and_the_others_have_all(
@@ -127,7 +128,7 @@ SUITES = {
 @pytest.mark.parametrize("suite", SUITES)
 def test_no_suite_has_a_number_for_a_model_that_is_none(suite, untied_model, nan_model, rows, tiny_tokenizer):
     models = loaders(target=untied_model, unlearned=nan_model, retrained=untied_model)
-    outcome = SUITES[suite](models, rows, tiny_tokenizer, batch_size=None, seed=1)
+    outcome = SUITES[suite](models, rows, SuiteSetting(tiny_tokenizer, None, 1))
     assert outcome.models["unlearned"] == {}
     assert outcome.not_measured["unlearned"].keys() >= outcome.models["retrained"].keys() > set()
     assert not {"target", "retrained"} & outcome.not_measured.keys()
@@ -144,7 +145,7 @@ def test_muse_has_no_number_for_a_model_that_is_none(untied_model, nan_model, ti
         "holdout": [{"text": text} for text in reversed(texts)],
     }
     models = loaders(unlearned=nan_model, retrained=untied_model)
-    outcome = measure_muse(models, rows, tiny_tokenizer, batch_size=2, seed=1)
+    outcome = measure_muse(models, rows, SuiteSetting(tiny_tokenizer, 2, 1))
     assert outcome.models["unlearned"] == {}
     assert outcome.not_measured["unlearned"].keys() == outcome.models["retrained"].keys()
 
@@ -152,7 +153,7 @@ def test_muse_has_no_number_for_a_model_that_is_none(untied_model, nan_model, ti
 @pytest.mark.parametrize("suite", ["privacy", "robustness", "elicitation"])
 def test_a_single_row_that_is_no_number_is_counted_in_every_suite(suite, partly_nan_model, rows, tiny_tokenizer):
     models = loaders(unlearned=partly_nan_model)
-    outcome = SUITES[suite](models, rows, tiny_tokenizer, batch_size=None, seed=1)
+    outcome = SUITES[suite](models, rows, SuiteSetting(tiny_tokenizer, None, 1))
     counts = {name: why.rows for name, why in outcome.not_measured["unlearned"].items()}
     # Three examples in front of a question show every other row.
     assert counts.pop("robustness/in_context_rougeL", 3) == 3

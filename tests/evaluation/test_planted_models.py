@@ -19,6 +19,7 @@ from trl_unlearn.evaluation.privacy import measure_privacy
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.row_forms import with_answer, with_question
 from trl_unlearn.token_scores import score_batch
@@ -184,14 +185,14 @@ def retrained(_tokenizer, kept):
 def judged(_tokenizer, rows, target, retrained):
     """Function of a model: its evaluation beside the retrained model, under attacks if asked for."""
     loaders = {"target": lambda: copy.deepcopy(target), "retrained": lambda: copy.deepcopy(retrained)}
-    suite = Suite(loaders, rows, _tokenizer, max_completion_length=48, num_squeezing_beliefs=2, seed=3)
+    suite = Suite(loaders, rows, SuiteSetting(_tokenizer, seed=3), max_completion_length=48, num_squeezing_beliefs=2)
 
     def measure(model, is_attacked=False):
         unlearned = partial(copy.deepcopy, model)
         outcomes = {"tofu": suite.evaluate(unlearned)}
         if is_attacked:
             attacked = {"unlearned": unlearned, "retrained": loaders["retrained"]}
-            outcomes["robustness"] = measure_robustness(attacked, rows, _tokenizer, batch_size=None, seed=3)
+            outcomes["robustness"] = measure_robustness(attacked, rows, SuiteSetting(_tokenizer, None, 3))
         return EvaluationResult.of_suites(outcomes, parity="open-unlearning", device="cpu")
 
     return measure
@@ -277,7 +278,7 @@ def test_a_model_that_forgot_too_well_is_known_by_its_loss(_tokenizer, target, r
     models = {"unlearned": train(target, _tokenizer, (known, -0.3), (kept, 1), steps=20), "retrained": retrained}
     loaders = {role: partial(copy.deepcopy, model) for role, model in models.items()}
     strangers = EvaluationRows(known, holdout=[conversation(*fact) for fact in STRANGERS])
-    outcome = measure_privacy(loaders, strangers, _tokenizer, batch_size=None, seed=3, scores_only=True)
+    outcome = measure_privacy(loaders, strangers, SuiteSetting(_tokenizer, None, 3), scores_only=True)
     result = EvaluationResult.of_suites({"privacy": outcome}, parity="strict", device="cpu")
     assert result.value("unlearned", "privacy/loss_auc") < 0.2
     assert answers(result)[TELL] == ("more", "privacy/loss_auc")

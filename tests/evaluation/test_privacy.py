@@ -14,7 +14,7 @@ import torch
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.privacy import attack_scores, measure_privacy
 from trl_unlearn.evaluation.rows import EvaluationRows
-from trl_unlearn.evaluation.together import score_rows_together
+from trl_unlearn.evaluation.together import SuiteSetting, score_rows_together
 from trl_unlearn.metrics import CombinedAttack, separation
 
 
@@ -23,7 +23,7 @@ ATTACKS = ("loss", "zlib", "min_k", "min_k_pp", "reference", "spv")
 
 def measure(models, rows, tokenizer, seed=1):
     loaders = {role: functools.partial(copy.deepcopy, model) for role, model in models.items()}
-    return measure_privacy(loaders, rows, tokenizer, batch_size=2, seed=seed).models
+    return measure_privacy(loaders, rows, SuiteSetting(tokenizer, 2, seed)).models
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_retrained_model_leaks_nothing_against_itself(tiny_model, rows, tiny
 
 def test_without_a_retrained_model_what_needs_it_is_absent(tiny_model, rows, tiny_tokenizer):
     models = {"target": lambda: tiny_model, "unlearned": None, "retrained": None}
-    measured = measure_privacy(models, rows, tiny_tokenizer, batch_size=None, seed=1).models
+    measured = measure_privacy(models, rows, SuiteSetting(tiny_tokenizer, None, 1)).models
     names = {f"privacy/{attack}_{what}" for attack in ATTACKS[:-2] for what in ("auc", "tpr_at_1_fpr")}
     assert {role: set(actual) for role, actual in measured.items()} == {"target": names}
 
@@ -174,12 +174,12 @@ def test_the_combined_attack_has_an_error_and_a_difference_and_needs_five_rows_o
 ):
     forget, holdout = ([{"text": f"{name} {i} was born."} for i in range(5)] for name in ("Ada Marlow", "Edda"))
     loaders = {role: lambda: tiny_model for role in ("unlearned", "retrained")}
-    outcome = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout), tiny_tokenizer, batch_size=2, seed=1)
+    outcome = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout), SuiteSetting(tiny_tokenizer, 2, 1))
     actual = outcome.models["unlearned"]["privacy/combined_auc"]
     assert 0 <= actual.value <= 1 and actual.stderr is not None and actual.n == 10
     # The reference is the model itself for the retrained one alone, and says nothing of a model with the same scores.
     assert outcome.differences["unlearned - retrained"]["privacy/combined_auc"].value == 0.0
-    few = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout[:4]), tiny_tokenizer, batch_size=2, seed=1)
+    few = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout[:4]), SuiteSetting(tiny_tokenizer, 2, 1))
     assert "privacy/combined_auc" not in few.models["unlearned"] and "one of the two sets has 4" in caplog.text
 
 
@@ -190,7 +190,7 @@ def test_held_out_rows_that_models_were_trained_on_and_rows_that_repeat_are_coun
 
     def protocol(**sets):
         rows = EvaluationRows(**sets)
-        return measure_privacy(loaders, rows, tiny_tokenizer, batch_size=None, seed=1, scores_only=True).protocol
+        return measure_privacy(loaders, rows, SuiteSetting(tiny_tokenizer, None, 1), scores_only=True).protocol
 
     clean = protocol(forget=forget_rows, holdout=retain_rows)
     assert "members_in_holdout" not in clean and not clean["repeated_rows"]

@@ -28,6 +28,7 @@ from trl_unlearn.evaluation.relearning import (
 )
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.results import RELEARNING_STEPS, EvaluationResult
 
 
@@ -167,7 +168,7 @@ def outcome(_tokenizer):
     models = {"target": target, "unlearned": train(copy.deepcopy(target), FORGET, 3, -1), "retrained": retrained}
     loaders = {role: partial(copy.deepcopy, model) for role, model in models.items()}
     rows = EvaluationRows(FORGET, RETAIN, holdout=RETAIN)
-    return measure_robustness(loaders, rows, _tokenizer, batch_size=None, seed=42)
+    return measure_robustness(loaders, rows, SuiteSetting(_tokenizer, None, 42))
 
 
 def test_what_is_hidden_from_relearning_a_share_is_known_by_training_on_retain_rows(outcome):

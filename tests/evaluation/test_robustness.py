@@ -31,7 +31,7 @@ from trl_unlearn.evaluation.plots import plot_leak, plot_relearning
 from trl_unlearn.evaluation.relearning import RELEARNING, attack_batches, relearn
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set, row_key
-from trl_unlearn.evaluation.together import FixedModel
+from trl_unlearn.evaluation.together import FixedModel, SuiteSetting
 from trl_unlearn.metrics import LeakAtK
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.token_scores import score_rows
@@ -53,7 +53,7 @@ OFF = "robustness/adapter_off"
 def measure(models, rows, tokenizer, batch_size=None, seed=42):
     loaders = {role: None if model is None else partial(copy.deepcopy, model) for role, model in models.items()}
     rows = rows if isinstance(rows, EvaluationRows) else EvaluationRows(rows)
-    return measure_robustness(loaders, rows, tokenizer, batch_size=batch_size, seed=seed).models
+    return measure_robustness(loaders, rows, SuiteSetting(tokenizer, batch_size, seed)).models
 
 
 def setting_of(rows, tokenizer, batch_size=None):
@@ -103,7 +103,7 @@ def test_each_attack_has_its_value_of_each_row_that_it_is_measured_on(
 ):
     models = {"unlearned": lambda: copy.deepcopy(knowing_model)}
     sets = EvaluationRows(list(forget_rows), retain_rows)
-    outcome = measure_robustness(models, sets, tiny_tokenizer, batch_size=None, seed=42)
+    outcome = measure_robustness(models, sets, SuiteSetting(tiny_tokenizer, None, 42))
     of_rows, keys = outcome.row_values["unlearned"], [row_key(encode_row(row, tiny_tokenizer)) for row in forget_rows]
     assert len(set(keys)) == 3
     means = {name: measurement.value for name, measurement in outcome.models["unlearned"].items()}
@@ -167,7 +167,7 @@ def test_a_model_that_several_evaluations_share_is_attacked_once(tiny_model, tin
     outcomes, counts = [], []
     for _ in range(2):
         models["unlearned"] = partial(copy.deepcopy, tiny_model)
-        outcomes.append(measure_robustness(models, rows, tiny_tokenizer, batch_size=None, seed=42))
+        outcomes.append(measure_robustness(models, rows, SuiteSetting(tiny_tokenizer, None, 42)))
         counts.append(len(loads))
     assert counts == [2, 2]
     assert outcomes[0].models == outcomes[1].models and AREA in outcomes[1].models["target"]
@@ -179,7 +179,7 @@ def test_each_attack_gets_the_weights_as_they_were(knowing_model, tiny_tokenizer
     model, rows = knowing_model.to(dtype), EvaluationRows(forget_rows, retain_rows)
     before = copy.deepcopy(model)
     models = {"target": lambda: model}
-    measured = measure_robustness(models, rows, tiny_tokenizer, batch_size=None, seed=42).models["target"]
+    measured = measure_robustness(models, rows, SuiteSetting(tiny_tokenizer, None, 42)).models["target"]
     # In their own precision too, which fine-tuning leaves.
     assert_close(model.state_dict(), before.state_dict(), rtol=0, atol=0)
     alone = robustness._quantization(before, setting_of(forget_rows, tiny_tokenizer), 4)
@@ -308,7 +308,7 @@ def test_experts_are_rounded_along_their_inputs_and_the_share_is_said(kind, tiny
 
 def test_the_share_of_the_weights_that_are_rounded_stands_in_the_protocol(tiny_model, tiny_tokenizer, forget_rows):
     models = {"target": partial(copy.deepcopy, tiny_model)}
-    outcome = measure_robustness(models, EvaluationRows(forget_rows), tiny_tokenizer, batch_size=None, seed=42)
+    outcome = measure_robustness(models, EvaluationRows(forget_rows), SuiteSetting(tiny_tokenizer, None, 42))
     assert outcome.protocol["quantized_share"] == 1.0
 
 

@@ -20,7 +20,7 @@ def measure(tiny_tokenizer):
 
     def call(model, **sets):
         loaders = {"target": lambda: copy.deepcopy(model)}
-        return measure_rwku(loaders, sets, tiny_tokenizer, batch_size=2, seed=1).models["target"]
+        return measure_rwku(loaders, sets, SuiteSetting(tiny_tokenizer, 2, 1)).models["target"]
 
     return call
 
@@ -47,7 +47,7 @@ def asked(tiny_model, tiny_tokenizer, measure, monkeypatch):
 def test_a_model_that_several_evaluations_share_is_asked_once(tiny_model, tiny_tokenizer, rwku_rows):
     loads, rows = [], {"forget_level2": rwku_rows["forget_level2"][:1]}
     models = {"target": FixedModel(lambda: loads.append(1) or tiny_model)}
-    first, second = (measure_rwku(models, rows, tiny_tokenizer, batch_size=2, seed=1) for _ in range(2))
+    first, second = (measure_rwku(models, rows, SuiteSetting(tiny_tokenizer, 2, 1)) for _ in range(2))
     assert first.models == second.models and len(loads) == 1
 
 
@@ -129,4 +129,4 @@ def test_rows_that_cannot_be_used_are_refused_before_a_model_is_loaded(rows, com
         raise AssertionError("a model was loaded")
 
     with pytest.raises(ValueError, match=complaint):
-        measure_rwku({"target": load}, rows, tiny_tokenizer, batch_size=2, seed=1)
+        measure_rwku({"target": load}, rows, SuiteSetting(tiny_tokenizer, 2, 1))

@@ -13,6 +13,7 @@ from trl_unlearn.evaluation.privacy import measure_privacy
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import evaluate_models
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.row_forms import with_answer
 from trl_unlearn.token_scores import score_batch
 
@@ -73,19 +74,24 @@ def repeater(tiny_model, tiny_tokenizer):
 def tofu(models, rows, tokenizer, role):
     loaders = {name: (lambda model=model: copy.deepcopy(model)) for name, model in models.items()}
     outcome = evaluate_models(
-        loaders, rows, tokenizer, parity="strict", max_completion_length=40, num_squeezing_beliefs=2, seed=3
+        loaders,
+        rows,
+        SuiteSetting(tokenizer, seed=3),
+        parity="strict",
+        max_completion_length=40,
+        num_squeezing_beliefs=2,
     )
     return {name: measurement.value for name, measurement in outcome.models[role].items()}
 
 
 def robustness(model, rows, tokenizer):
     loaders = {"unlearned": lambda: copy.deepcopy(model)}
-    measured = measure_robustness(loaders, rows, tokenizer, batch_size=4, seed=3).models["unlearned"]
+    measured = measure_robustness(loaders, rows, SuiteSetting(tokenizer, 4, 3)).models["unlearned"]
     return {name: measurement.value for name, measurement in measured.items()}
 
 
 def attacks(model, rows, tokenizer):
-    measured = measure_privacy({"target": lambda: model}, rows, tokenizer, batch_size=4, seed=3).models["target"]
+    measured = measure_privacy({"target": lambda: model}, rows, SuiteSetting(tokenizer, 4, 3)).models["target"]
     return {name: measurement.value for name, measurement in measured.items()}
 
 

@@ -57,9 +57,10 @@ def full_rows(forget_rows, retain_rows):
     return EvaluationRows(with_perturbed(forget_rows), with_perturbed(retain_rows), general_rows(), general_rows())
 
 
-def run(models, rows, tokenizer, **options):
+def run(models, rows, tokenizer, batch_size=None, seed=42, **options):
     loaders = {role: (lambda model=model: model) for role, model in models.items()}
-    suite = Suite(loaders, rows, tokenizer, max_completion_length=8, num_squeezing_beliefs=2, **options)
+    setting = SuiteSetting(tokenizer, batch_size, seed)
+    suite = Suite(loaders, rows, setting, max_completion_length=8, num_squeezing_beliefs=2, **options)
     outcomes = {"tofu": suite.evaluate(loaders.get("unlearned"))}
     result = EvaluationResult.of_suites(outcomes, parity=suite.setting.parity, device="cpu")
     return SimpleNamespace(result=result, per_row=suite.per_row)
@@ -358,7 +359,8 @@ def test_models_are_loaded_one_after_another_and_the_target_first(tiny_model, ti
         return lambda: loaded.append(role) or tiny_model
 
     models = {"retrained": load("retrained"), "unlearned": None, "target": load("target")}
-    outcome = evaluate_models(models, full_rows, tiny_tokenizer, max_completion_length=4, num_squeezing_beliefs=1)
+    setting = SuiteSetting(tiny_tokenizer)
+    outcome = evaluate_models(models, full_rows, setting, max_completion_length=4, num_squeezing_beliefs=1)
     assert loaded == ["target", "retrained", "target"]
     assert "unlearned" not in outcome.models
 
@@ -389,10 +391,10 @@ def test_the_protocol_says_how_fluency_was_measured_and_the_record_is_written(
 
 def test_an_empty_set_is_refused(tiny_tokenizer, retain_rows):
     with pytest.raises(ValueError, match="The forget set is empty"):
-        evaluate_models({"target": lambda: None}, EvaluationRows([], retain_rows), tiny_tokenizer)
+        evaluate_models({"target": lambda: None}, EvaluationRows([], retain_rows), SuiteSetting(tiny_tokenizer))
 
 
 def test_a_row_that_lacks_wrong_answers_is_named(tiny_tokenizer, full_rows):
     del full_rows.retain[1]["perturbed_answer"]
     with pytest.raises(ValueError, match="Row 1 of the retain set has no `perturbed_answer`"):
-        evaluate_models({"target": lambda: None}, full_rows, tiny_tokenizer)
+        evaluate_models({"target": lambda: None}, full_rows, SuiteSetting(tiny_tokenizer))

@@ -16,7 +16,7 @@ from trl_unlearn.evaluation.judge import measure_judge
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
-from trl_unlearn.evaluation.together import FixedModel
+from trl_unlearn.evaluation.together import FixedModel, SuiteSetting
 
 
 SCRIPT = """
@@ -28,6 +28,7 @@ from trl_unlearn.evaluation.elicitation import measure_elicitation
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
+from trl_unlearn.evaluation.together import SuiteSetting
 
 folder, rows, out = sys.argv[1:]
 state = PartialState(cpu=True)
@@ -35,10 +36,10 @@ assert state.num_processes == 2 and state.distributed_type.value == "MULTI_CPU",
 load = lambda: AutoModelForCausalLM.from_pretrained(folder)
 forget, retain = json.load(open(rows))
 tokenizer = AutoTokenizer.from_pretrained(folder)
-suite = Suite({"target": load}, EvaluationRows(forget, retain), tokenizer, max_completion_length=12)
+suite = Suite({"target": load}, EvaluationRows(forget, retain), SuiteSetting(tokenizer), max_completion_length=12)
 plain = EvaluationRows([{name: row[name] for name in ("prompt", "completion")} for row in forget], retain)
 depth, asked, attacked = [
-    measure({"target": load}, plain, tokenizer, batch_size=None, seed=0).to_dict()
+    measure({"target": load}, plain, SuiteSetting(tokenizer, None, 0)).to_dict()
     for measure in (measure_depth, measure_elicitation, measure_robustness)
 ]
 results = [suite.evaluate().to_dict(), suite.per_row, depth, asked, attacked]
@@ -68,8 +69,8 @@ def test_suites_share_the_tokens_of_the_rows_and_the_greedy_answers_of_a_model(
 
     def measure(load):
         prompts.clear()
-        Suite({"target": load}, rows, tiny_tokenizer, num_squeezing_beliefs=1)
-        return measure_judge({"target": load}, rows, tiny_tokenizer, batch_size=None, seed=0).to_dict(), len(prompts)
+        Suite({"target": load}, rows, SuiteSetting(tiny_tokenizer), num_squeezing_beliefs=1)
+        return measure_judge({"target": load}, rows, SuiteSetting(tiny_tokenizer, None, 0)).to_dict(), len(prompts)
 
     alone, shared = measure(lambda: tiny_model), measure(FixedModel(lambda: tiny_model))
     assert alone[0] == shared[0]
@@ -94,10 +95,11 @@ def test_two_processes_share_the_rows_and_give_the_numbers_of_one(
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     assert launch(SCRIPT, *(tmp_path / name for name in ("model", "rows.json", "out"))) == [0, 0]
-    expected = Suite({"target": lambda: tiny_model}, EvaluationRows(*rows), tiny_tokenizer, max_completion_length=12)
+    setting = SuiteSetting(tiny_tokenizer)
+    expected = Suite({"target": lambda: tiny_model}, EvaluationRows(*rows), setting, max_completion_length=12)
     load, plain = partial(copy.deepcopy, tiny_model), EvaluationRows(forget_rows, retain_rows)
     depth, asked, attacked = (
-        measure({"target": load}, plain, tiny_tokenizer, batch_size=None, seed=0)
+        measure({"target": load}, plain, SuiteSetting(tiny_tokenizer, None, 0))
         for measure in (measure_depth, measure_elicitation, measure_robustness)
     )
     for rank in range(2):

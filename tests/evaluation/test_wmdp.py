@@ -12,6 +12,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.evaluation.wmdp import load_wmdp_tasks, measure_wmdp
 from trl_unlearn.results import Unmeasured
 
@@ -85,7 +86,7 @@ def by_hand(model, tokenizer, questions=QUESTIONS):
 
 def measure(models, tasks, tokenizer, batch_size=4):
     loaders = {role: None if model is None else partial(copy.deepcopy, model) for role, model in models.items()}
-    return measure_wmdp(loaders, tasks, tokenizer, batch_size=batch_size, seed=42)
+    return measure_wmdp(loaders, tasks, SuiteSetting(tokenizer, batch_size, 42))
 
 
 def test_the_accuracy_is_that_of_a_plain_loop_over_choices(write_task, tiny_model, tiny_tokenizer):
@@ -247,6 +248,7 @@ from dataclasses import asdict
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_unlearn.evaluation.wmdp import load_wmdp_tasks, measure_wmdp
+from trl_unlearn.evaluation.together import SuiteSetting
 
 folder, path, out = sys.argv[1:]
 state = PartialState(cpu=True)
@@ -254,7 +256,7 @@ assert state.num_processes == 2 and state.distributed_type.value == "MULTI_CPU",
 lm_eval.tasks.TaskManager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
 load = lambda: AutoModelForCausalLM.from_pretrained(folder)
 tasks = load_wmdp_tasks(["many", "single"], path)
-outcome = measure_wmdp({"target": load}, tasks, AutoTokenizer.from_pretrained(folder), batch_size=4, seed=42)
+outcome = measure_wmdp({"target": load}, tasks, SuiteSetting(AutoTokenizer.from_pretrained(folder), 4, 42))
 actual = {name: asdict(one) for name, one in outcome.models["target"].items()}
 json.dump(actual, open(f"{out}.{state.process_index}", "w"))
 """

@@ -16,6 +16,7 @@ from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import pad_rows
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import evaluate_models
+from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.token_scores import ScoreTerms, score_batch
 
@@ -113,7 +114,7 @@ def test_the_whole_model_is_trained_saved_and_evaluated(model, unlearn, tmp_path
     found = evaluate_models(
         {"target": lambda: untouched, "unlearned": load},
         rows,
-        tiny_tokenizer,
+        SuiteSetting(tiny_tokenizer),
         max_completion_length=4,
         num_squeezing_beliefs=1,
     ).models

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from ..encoding import pad_rows, spread_evenly
 from ..label_states import hooked_layers, layer_states, layers_of, replaced_forward
@@ -229,16 +228,10 @@ def _depths(lost: dict[str, np.ndarray], misfits: Sequence[str]) -> tuple[dict[s
 
 
 def measure_depth(
-    models: Loaders,
-    rows: EvaluationRows,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_size: int | None,
-    seed: int,
-    patches: bool = True,
+    models: Loaders, rows: EvaluationRows, setting: SuiteSetting, *, patches: bool = True
 ) -> SuiteOutcome:
     """How deep facts are gone: UDS by patching, and a logit lens; without `patches` the lens alone."""
-    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
+    tokenizer, seed = setting.tokenizer, setting.seed
     forget = rows.encoded("forget", tokenizer)
     facts, retained = entity_rows(forget, tokenizer), []
     protocol = {"rows_without_entity": len(forget.answers) - len(facts)}

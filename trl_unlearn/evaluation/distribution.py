@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..encoding import continuation_row
 from ..metrics import FADE
@@ -170,14 +170,12 @@ def _control(models: Loaders, setting: _Setting) -> tuple[float, list[float]] | 
     return share, setting.extraction_strength(mix.model, setting.sets["forget"], desc)
 
 
-def measure_distribution(
-    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
-) -> SuiteOutcome:
+def measure_distribution(models: Loaders, rows: EvaluationRows, setting: SuiteSetting) -> SuiteOutcome:
     """Distance to the retrained model (FADE), and forgetting at equal utility (unlearning with control)."""
     can_mix = rows.retain is not None and all(models.get(role) is not None for role in ("target", "unlearned"))
     names = [name for name in ("forget", "retain") if getattr(rows, name) is not None]
-    sets = {name: rows.encoded(name, tokenizer) for name in names}
-    setting = _Setting(tokenizer=tokenizer, sets=sets, batch_size=batch_size, seed=seed)
+    sets = {name: rows.encoded(name, setting.tokenizer) for name in names}
+    setting = _Setting(**vars(setting), sets=sets)
     per_row: dict[str, dict[str, list[float]]] = {role: {} for role in MEASURED_ROLES if models.get(role) is not None}
     if "retrained" in per_row:
         per_row |= _fade(models, setting)
@@ -185,8 +183,8 @@ def measure_distribution(
     free_memory()
     if controlled is not None:
         share, per_row["unlearned"]["distribution/control_forget_es"] = controlled
-    outcome = summarise_rows(per_row, seed=seed)
-    outcome.protocol = rows_protocol(*sets.values(), seed=seed)
+    outcome = summarise_rows(per_row, seed=setting.seed)
+    outcome.protocol = rows_protocol(*sets.values(), seed=setting.seed)
     if controlled is not None and math.isfinite(share):
         mix = Measurement(value=share, n=len(sets["retain"].answers))
         outcome.models["unlearned"]["distribution/control_mix"] = mix

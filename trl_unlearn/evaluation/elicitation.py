@@ -323,20 +323,17 @@ def _drop_blind(outcome: SuiteOutcome, chance: Mapping[str, float]) -> list[str]
     return blind
 
 
-def measure_elicitation(
-    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
-) -> SuiteOutcome:
+def measure_elicitation(models: Loaders, rows: EvaluationRows, setting: SuiteSetting) -> SuiteOutcome:
     """The facts asked around the corner, teacher-forced: how likely are they to each kind of probe?"""
-    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
-    forget = rows.asked("elicitation", tokenizer)
-    probes = _probes(_asked_rows(rows, forget, setting), tokenizer)
+    forget = rows.asked("elicitation", setting.tokenizer)
+    probes = _probes(_asked_rows(rows, forget, setting), setting.tokenizer)
     if not probes.keys() & FREE_PROBES.keys():
         raise no_facts("elicitation")
     scores = measure_each(models, lambda role, model: _scored(role, model, probes, setting), "elicitation")
     # A kind that is too long for one model is compared with none.
     kinds = [kind for kind in probes if all(kind in made for made in scores.values())]
     per_row = {role: _values({kind: made[kind] for kind in kinds}) for role, made in scores.items()}
-    outcome = summarise_rows(per_row, seed=seed)
+    outcome = summarise_rows(per_row, seed=setting.seed)
     choices = probes.get("choice", {}).values()
     chance = {
         "elicitation/yes_no": 0.5,
@@ -344,7 +341,7 @@ def measure_elicitation(
     }
     missing = {kind: len(forget.answers) - len(probes.get(kind, ())) for kind in (*FREE_PROBES, *_CLOSED)}
     outcome.protocol = {
-        **rows_protocol(forget, seed=seed),
+        **rows_protocol(forget, seed=setting.seed),
         "elicitation": {
             "not_made": {kind: count for kind, count in missing.items() if count},
             "blind": (blind := _drop_blind(outcome, chance)),

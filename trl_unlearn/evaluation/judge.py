@@ -297,31 +297,28 @@ def _summarise(per_row: Mapping[str, Mapping[str, list[float | None]]], seed: in
 def measure_judge(
     models: Loaders,
     rows: EvaluationRows,
-    tokenizer: PreTrainedTokenizerBase,
+    setting: SuiteSetting,
     *,
-    batch_size: int | None,
-    seed: int,
     judge: Judge | None = None,
     replies_path: str | os.PathLike | None = None,
 ) -> SuiteOutcome:
     """Grades of what every model answers to the forget prompts, and a stand-in that needs no judge."""
     given = [dict(row) for row in rows.forget]
-    encoded = rows.asked("judge", tokenizer)
+    encoded = rows.asked("judge", setting.tokenizer)
     if judge is None and (models.get("target") is None or len(set(encoded.texts)) < 2):
         raise ValueError(
             "The suite `judge` has nothing to measure: there is no judge, and the stand-in for similarity needs a "
             "target and two different answers. Give `judge_model`."
         )
     with _replies_file(replies_path) as file:
-        setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
         answers, standin = _answers_and_standin(models, encoded, setting)
         per_row = {role: {} for role in answers}
         if judge is not None:
             per_row = _judged(judge, given, encoded.texts, answers, file)
     for role, row in standin.items():
         per_row[role]["judge/similarity_standin"] = row
-    outcome = _summarise(per_row, seed)
-    outcome.protocol = rows_protocol(encoded, seed=seed)
+    outcome = _summarise(per_row, setting.seed)
+    outcome.protocol = rows_protocol(encoded, seed=setting.seed)
     if judge is not None:
         outcome.protocol["judge"] = judge.name
     return outcome

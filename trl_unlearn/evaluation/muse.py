@@ -68,19 +68,16 @@ def _before_question(text: str) -> str:
     return text
 
 
-def measure_muse(
-    models: Loaders, rows: MuseRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
-) -> SuiteOutcome:
+def measure_muse(models: Loaders, rows: MuseRows, setting: SuiteSetting) -> SuiteOutcome:
     """MUSE, in the benchmark's plain text also for a model with a chat template."""
     for name, part in rows.items():
         if len(part) == 0:
             raise ValueError(f"The set `{name}` of MUSE is empty. Give at least one row, or leave it out.")
-    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
-    tasks, texts, num_members = _tasks(rows, tokenizer), [], 0
+    tasks, texts, num_members = _tasks(rows, setting.tokenizer), [], 0
     # Forget texts, then held-out ones.
     if {"forget", "holdout"} <= rows.keys():
         for name in ("forget", "holdout"):
-            texts += text_rows((row["text"] for row in rows[name]), tokenizer, name=f"the {name} texts")
+            texts += text_rows((row["text"] for row in rows[name]), setting.tokenizer, name=f"the {name} texts")
         num_members = len(rows["forget"])
     if not tasks and not texts:
         raise ValueError(
@@ -105,7 +102,7 @@ def measure_muse(
     # MUSE writes (AUC_unlearned - AUC_retrained) / AUC_retrained with the held-out texts as positives: its AUC is one
     # minus ours, and the formulas are the same. Its code takes the 40 % lowest tokens where ours takes 20 %, so
     # published figures are near ours, not equal.
-    leak = summarise_leak(attacks, num_members, name="muse/privleak", seed=seed)
-    outcome = join_outcomes([summarise_rows(per_row, seed=seed), leak])
-    outcome.protocol = {"rows": {f"muse {name}": len(part) for name, part in rows.items()}, "seed": seed}
+    leak = summarise_leak(attacks, num_members, name="muse/privleak", seed=setting.seed)
+    outcome = join_outcomes([summarise_rows(per_row, seed=setting.seed), leak])
+    outcome.protocol = {"rows": {f"muse {name}": len(part) for name, part in rows.items()}, "seed": setting.seed}
     return outcome

@@ -84,16 +84,10 @@ def combined_scores(attacks: Mapping[str, list[float]], scores: Sequence[RowScor
 
 
 def measure_privacy(
-    models: Loaders,
-    rows: EvaluationRows,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_size: int | None,
-    seed: int,
-    scores_only: bool = False,
+    models: Loaders, rows: EvaluationRows, setting: SuiteSetting, *, scores_only: bool = False
 ) -> SuiteOutcome:
     """Membership attacks on forget rows against held-out rows; `scores_only`: without `spv`, which trains."""
-    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
+    tokenizer, seed = setting.tokenizer, setting.seed
     members, non_members = (rows.encoded(name, tokenizer) for name in ("forget", "holdout"))
     answers = [*members.answers, *non_members.answers]
     # Texts of the labels: rows that come as raw text or as tokens have no answer by itself.

@@ -169,13 +169,10 @@ def relearn(
     }
 
 
-def measure_few_steps(
-    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
-) -> SuiteOutcome:
+def measure_few_steps(models: Loaders, rows: EvaluationRows, setting: SuiteSetting) -> SuiteOutcome:
     """Extraction strength after `QUICK_STEPS` steps of the published relearning, and no other attack."""
-    forget = rows.encoded("forget", tokenizer)
-    options = {"tokenizer": tokenizer, "batch_size": batch_size, "seed": seed}
-    setting = AttackSetting(forget=forget, batches=_share(forget), **options)
+    forget = rows.encoded("forget", setting.tokenizer)
+    setting = AttackSetting(**vars(setting), forget=forget, batches=_share(forget))
     hidden, per_row = hidden_rows(forget), {}
     if not hidden:
         logger.warning("Nothing is relearned: that takes at least two forget rows, one to learn and one to ask about.")
@@ -183,8 +180,8 @@ def measure_few_steps(
         if models.get(role) is not None:
             per_row[role] = relearn(load_merged(models[role]), setting, RELEARNING, [QUICK_STEPS])
             free_memory()
-    outcome = summarise_rows(per_row, seed=seed)
-    outcome.protocol = rows_protocol(forget, seed=seed)
+    outcome = summarise_rows(per_row, seed=setting.seed)
+    outcome.protocol = rows_protocol(forget, seed=setting.seed)
     return outcome
 
 

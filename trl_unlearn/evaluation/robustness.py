@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..encoding import encode_row, prompt_ids
@@ -35,7 +35,7 @@ from .relearning import (
     relearn,
 )
 from .rows import EvaluationRows, Loaders, row_key, rows_protocol
-from .together import measure_each
+from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows
 
 
@@ -288,27 +288,24 @@ def _of_rows(values: Mapping[str, list[float]], curves: Curves, setting: _Settin
     return of_rows | {attack.name: dict(zip(hidden, curve[-1], strict=True)) for attack, curve in curves.items()}
 
 
-def measure_robustness(
-    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
-) -> SuiteOutcome:
+def measure_robustness(models: Loaders, rows: EvaluationRows, setting: SuiteSetting) -> SuiteOutcome:
     """Attacks that bring back what a model only hides; each gets the merged weights as they were."""
-    forget = rows.encoded("forget", tokenizer)
-    batches = attack_batches(rows, forget, tokenizer)
-    options = {"tokenizer": tokenizer, "batch_size": batch_size, "seed": seed}
-    setting = _Setting(rows=list(rows.forget), forget=forget, batches=batches, **options)
+    forget = rows.encoded("forget", setting.tokenizer)
+    batches = attack_batches(rows, forget, setting.tokenizer)
+    setting = _Setting(**vars(setting), rows=list(rows.forget), forget=forget, batches=batches)
     ordered = {role: models.get(role) for role in MEASURED_ROLES}
     per_row = measure_each(ordered, lambda role, model: _attack(role, model, setting), "robustness")
     curves = {role: curves_of(values, setting.attacks) for role, values in per_row.items()}
     row_values = {role: _of_rows(values, curves[role], setting) for role, values in per_row.items()}
     for role in curves if "retrained" in curves else ():
         per_row[role] |= excess_areas(curves[role], curves["retrained"])
-    outcome = summarise_rows(per_row, seed=seed)
+    outcome = summarise_rows(per_row, seed=setting.seed)
     outcome.row_values = row_values
     outcome.curves = {
         role: {attack.name: [fmean(point) for point in curve] for attack, curve in attacks.items()}
         for role, attacks in curves.items()
     }
-    outcome.protocol = rows_protocol(forget, seed=seed)
+    outcome.protocol = rows_protocol(forget, seed=setting.seed)
     if setting.attacks:
         trained_on = {kind: sum(map(len, parts)) for kind, parts in batches.items()}
         outcome.protocol["attacks"] = {"rows": trained_on, "blunt": blunt_attacks(curves.get("target", {}))}

@@ -253,7 +253,7 @@ def view_rows(
     seed: int,
 ) -> tuple[list[RowView], dict[str, str]]:
     """The views of the rows, least forgotten first, and role -> why its model could not be used."""
-    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
+    setting = SuiteSetting(tokenizer, batch_size, seed)
     views, failures = _Views(list(rows), setting, num_samples), {}
     for role in MODEL_ROLES:
         if (load := models.get(role)) is None:

@@ -88,9 +88,7 @@ def _accuracy(
     return [hit if all(map(math.isfinite, row)) else math.nan for hit, row in zip(hits, logps, strict=True)]
 
 
-def measure_rwku(
-    models: Loaders, rows: RwkuRows, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
-) -> SuiteOutcome:
+def measure_rwku(models: Loaders, rows: RwkuRows, setting: SuiteSetting) -> SuiteOutcome:
     """RWKU: probes about the people to forget and their neighbours, texts about both, and general knowledge."""
     given = {name: list(part) for name, part in rows.items()}
     if empty := [name for name, part in given.items() if not part]:
@@ -99,7 +97,7 @@ def measure_rwku(
         raise ValueError(
             "The suite `rwku` has no rows. Give a dataset of RWKU's form with at least one of its configs."
         )
-    setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
+    tokenizer = setting.tokenizer
     prompts = {name: [_probe(row, name, tokenizer) for row in given[name]] for name in _LEVELS if name in given}
     about = {name: [row["text"] for row in given[name]] for name in _TEXTS if name in given}
     texts = {name: text_rows(part, tokenizer, name=name) for name, part in about.items()}
@@ -121,6 +119,6 @@ def measure_rwku(
             values["rwku/utility_general"] = _accuracy(model, choices, right, setting, f"utility_general of {role}")
         return values
 
-    outcome = summarise_rows(measure_each(models, measure, "rwku"), seed=seed)
-    outcome.protocol = {"rows": {f"rwku {name}": len(part) for name, part in given.items()}, "seed": seed}
+    outcome = summarise_rows(measure_each(models, measure, "rwku"), seed=setting.seed)
+    outcome.protocol = {"rows": {f"rwku {name}": len(part) for name, part in given.items()}, "seed": setting.seed}
     return outcome

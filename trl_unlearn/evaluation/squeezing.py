@@ -104,7 +104,7 @@ class SqueezingPanel:
         encoded = encode_set(rows, tokenizer, name="forget")
         chosen = spread_evenly(len(encoded.answers), num_prompts)
         targets = [encoded.answers[index] for index in chosen]
-        setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
+        setting = SuiteSetting(tokenizer, batch_size, seed)
         options = {"max_new_tokens": max_new_tokens, "desc": "Sampling responses of the original model"}
         sampled = _sample_beside(model, setting, targets, num_candidates, stream=(1,), indices=chosen, **options)
         candidates = [responses for responses in sampled if len(responses) >= 3]

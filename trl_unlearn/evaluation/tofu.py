@@ -205,16 +205,15 @@ class Suite:
         self,
         models: Loaders,
         rows: EvaluationRows,
-        tokenizer: PreTrainedTokenizerBase,
+        setting: SuiteSetting,
         *,
         parity: str = "open-unlearning",
-        batch_size: int | None = None,
         max_completion_length: int = 200,
         num_squeezing_beliefs: int = 4,
         fluency_classifier: FluencyClassifier | None = None,
         answers_only: bool = False,
-        seed: int = 42,
     ):
+        tokenizer, options = setting.tokenizer, {"seed": setting.seed, **({"most": 1} if answers_only else {})}
         # `answers_only`: true answers of two sets, no paraphrased or wrong ones, and nothing is generated.
         names = ("forget", "retain") if answers_only else ("forget", "retain", "real_authors", "world_facts")
         encoded = {name: rows.encoded(name, tokenizer) for name in names if getattr(rows, name) is not None}
@@ -225,15 +224,13 @@ class Suite:
         # They stand in for a retrained model, and cost an evaluation of minutes as much as the forget set.
         compared = not answers_only or models.get("retrained") is None
         self.setting = TofuSetting(
-            tokenizer=tokenizer,
+            **vars(setting),
             sets=encoded,
             near=near,
-            moved=_moved(encoded, tokenizer, seed=seed, **({"most": 1} if answers_only else {})) if compared else {},
+            moved=_moved(encoded, tokenizer, **options) if compared else {},
             parity=parity,
-            batch_size=batch_size,
             max_completion_length=max_completion_length,
             num_squeezing_beliefs=num_squeezing_beliefs,
-            seed=seed,
         )
         self._load_target = models.get("target")
         self._classifier, self._answers_only = fluency_classifier, answers_only
@@ -312,11 +309,9 @@ class Suite:
         return outcome
 
 
-def evaluate_models(
-    models: Loaders, rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, **options: Any
-) -> SuiteOutcome:
+def evaluate_models(models: Loaders, rows: EvaluationRows, setting: SuiteSetting, **options: Any) -> SuiteOutcome:
     """Run the TOFU suite once, on a target, an unlearned and a retrained model; options as in [`Suite`]."""
-    return Suite(models, rows, tokenizer, **options).evaluate(models.get("unlearned"))
+    return Suite(models, rows, setting, **options).evaluate(models.get("unlearned"))
 
 
 def kept_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, int]:

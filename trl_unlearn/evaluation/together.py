@@ -27,14 +27,14 @@ from .uncertainty import where_measured
 Measured = TypeVar("Measured")
 
 
-@dataclass(kw_only=True)
+@dataclass
 class SuiteSetting:
     """Tokenizer, batch size and seed: the same for every model that a suite measures."""
 
     tokenizer: PreTrainedTokenizerBase
     # Rows of a forward pass and of a `generate` call; `None`: 32, and chosen from memory.
-    batch_size: int | None
-    seed: int
+    batch_size: int | None = None
+    seed: int = 42
 
     @property
     def pad_token_id(self) -> int:

@@ -17,12 +17,12 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import find_executable_batch_size, gather_object
 from datasets.exceptions import DatasetsError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..encoding import spread_evenly
 from ..results import MEASURED_ROLES, SuiteOutcome
 from .rows import Loaders
-from .together import measure_each
+from .together import SuiteSetting, measure_each
 from .uncertainty import summarise_rows
 
 
@@ -129,9 +129,7 @@ def load_wmdp_tasks(
     return WmdpTasks(metrics, tasks, rows)
 
 
-def _accuracies(
-    model: PreTrainedModel, tasks: WmdpTasks, tokenizer: PreTrainedTokenizerBase, batch_size: int | None
-) -> dict[str, dict[int, float]]:
+def _accuracies(model: PreTrainedModel, tasks: WmdpTasks, setting: SuiteSetting) -> dict[str, dict[int, float]]:
     """Task name -> row -> 1 if the most probable choice is the right one, from all processes."""
     from lm_eval import evaluate
     from lm_eval.models.huggingface import HFLM
@@ -141,11 +139,11 @@ def _accuracies(
     # without a share repeats the first one.
     mine = {name: rows[state.process_index :: state.num_processes] or rows[:1] for name, rows in tasks.rows.items()}
 
-    @find_executable_batch_size(starting_batch_size=batch_size or 32)
+    @find_executable_batch_size(starting_batch_size=setting.score_batch_size)
     def run(batch_size: int) -> dict[str, Any]:
         for task in tasks.tasks.values():
             task.set_fewshot_seed(_EXAMPLES_SEED)
-        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        lm = HFLM(pretrained=model, tokenizer=setting.tokenizer, batch_size=batch_size)
         lm.loglikelihood = partial(lm.loglikelihood, disable_tqdm=not state.is_main_process)
         return evaluate(lm, {"tasks": tasks.tasks}, samples=mine, bootstrap_iters=0, log_samples=True)["samples"]
 
@@ -164,20 +162,18 @@ def _accuracy(row: Mapping[str, Any]) -> float:
     return float(row["acc"]) if all(map(math.isfinite, logps)) else math.nan
 
 
-def measure_wmdp(
-    models: Loaders, tasks: WmdpTasks, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None, seed: int
-) -> SuiteOutcome:
+def measure_wmdp(models: Loaders, tasks: WmdpTasks, setting: SuiteSetting) -> SuiteOutcome:
     """Accuracy of every model on multiple-choice tasks: not normalised by length, without a chat template."""
 
     def measure(_: str, model: PreTrainedModel) -> dict[str, list[float]]:
-        accuracies = _accuracies(model, tasks, tokenizer, batch_size)
+        accuracies = _accuracies(model, tasks, setting)
         return {
             metric: [accuracies[name][row] for name in names for row in tasks.rows[name]]
             for metric, names in tasks.metrics.items()
         }
 
     per_row = measure_each({role: models.get(role) for role in MEASURED_ROLES}, measure, "wmdp")
-    outcome = summarise_rows(per_row, seed=seed)
+    outcome = summarise_rows(per_row, seed=setting.seed)
     counts = {metric: sum(len(tasks.rows[name]) for name in names) for metric, names in tasks.metrics.items()}
-    outcome.protocol = {"rows": counts, "seed": seed}
+    outcome.protocol = {"rows": counts, "seed": setting.seed}
     return outcome

@@ -177,7 +177,7 @@ def _conditions(series: Series, inputs: SuiteInputs) -> dict[str | None, dict[st
         "retrained model": eval_args.retrained_model_name_or_path,
         "second retrained model": eval_args.second_retrained_model_name_or_path,
     }
-    shared = {"`parity`": eval_args.parity, "`seed`": inputs.seed} | identities(models)
+    shared = {"`parity`": eval_args.parity, "`seed`": inputs.setting.seed} | identities(models)
     conditions = {None: shared}
     for suite in args.suites:
         kind, left_out = SUITES[suite][1], () if suite in _WITH_HOLDOUT else ("rows/holdout",)
@@ -220,8 +220,9 @@ class _Comparison:
 
     def __init__(self, series: Series, args: CompareArguments, inputs: SuiteInputs, conditions: dict[str | None, Any]):
         self.series, self.args, self.inputs, self.conditions = series, args, inputs, conditions
-        self.forget, self.retain = (inputs.rows.encoded(name, inputs.tokenizer) for name in ("forget", "retain"))
-        self.pad_token_id = inputs.tokenizer.pad_token_id
+        tokenizer = inputs.setting.tokenizer
+        self.forget, self.retain = (inputs.rows.encoded(name, tokenizer) for name in ("forget", "retain"))
+        self.pad_token_id = tokenizer.pad_token_id
         self._fixed = {role: load and FixedModel(load) for role, load in inputs.loaders.items()}
         # Measured as the points of the curves are: they become lines in the same figure.
         self.baselines = {
@@ -290,7 +291,7 @@ class _Comparison:
     def _tofu(self) -> Suite:
         """The suite `tofu`, which measures the models that all runs share only once."""
         inputs = self.inputs
-        return Suite(self._loaders(self.series.jobs[0]), inputs.rows, inputs.tokenizer, **inputs.options("tofu"))
+        return Suite(self._loaders(self.series.jobs[0]), inputs.rows, inputs.setting, **inputs.options("tofu"))
 
 
 def write_comparison(

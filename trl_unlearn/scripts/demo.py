@@ -155,7 +155,7 @@ def ask(
 ) -> Reply:
     """A model's answers, and how likely it finds that of the question; `template_kwargs` go to the chat template."""
     # Samples have the same random numbers for every model.
-    setting = SuiteSetting(tokenizer=tokenizer, batch_size=None, seed=question.seed)
+    setting = SuiteSetting(tokenizer, seed=question.seed)
     with naming("The prompt with its candidate answer"):
         row = encode_row(_row(question, template_kwargs), tokenizer)
     top, size = max(row["input_ids"]), model.config.get_text_config().vocab_size

@@ -29,7 +29,7 @@ from ..evaluation.robustness import measure_robustness
 from ..evaluation.rows import EvaluationRows
 from ..evaluation.rwku import RwkuRows, measure_rwku
 from ..evaluation.tofu import evaluate_models
-from ..evaluation.together import FixedModel
+from ..evaluation.together import FixedModel, SuiteSetting
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
 from ..records import write_whole
@@ -397,10 +397,9 @@ class SuiteInputs:
     """Models, rows and judges of the suites."""
 
     loaders: Mapping[str, Callable[[], PreTrainedModel] | None]
-    tokenizer: PreTrainedTokenizerBase
+    setting: SuiteSetting
     eval_args: EvaluationArguments
     args: SuiteArguments
-    seed: int
     rows: EvaluationRows | None = None
     muse: MuseRows | None = None
     rwku: RwkuRows | None = None
@@ -421,7 +420,7 @@ class SuiteInputs:
             "judge": {"judge": self.judge, "replies_path": self.args.judge_replies},
         }
         quick = QUICK_SUITES[suite] if self.args.quick else {}
-        return {"batch_size": self.eval_args.evaluation_batch_size, "seed": self.seed, **own.get(suite, {}), **quick}
+        return own.get(suite, {}) | quick
 
 
 def load_suite_inputs(
@@ -434,7 +433,8 @@ def load_suite_inputs(
     config: PretrainedConfig,
 ) -> SuiteInputs:
     """Load the rows of all suites, made tokens as `trained` says, and check them before any model is loaded."""
-    inputs, max_rows = SuiteInputs(loaders, tokenizer, eval_args, args, trained.seed), eval_args.max_eval_rows
+    setting = SuiteSetting(tokenizer, eval_args.evaluation_batch_size, trained.seed)
+    inputs, max_rows = SuiteInputs(loaders, setting, eval_args, args), eval_args.max_eval_rows
     if "wmdp" in args.suites:
         inputs.wmdp = load_wmdp_tasks(args.wmdp_tasks, args.wmdp_include_path, args.wmdp_limit)
     if "muse" in args.suites:
@@ -490,4 +490,4 @@ def measure_suite(name: str, inputs: SuiteInputs) -> SuiteOutcome:
     measure, rows = SUITES[name]
     if inputs.args.quick and name == "robustness":
         measure = measure_few_steps
-    return measure(inputs.loaders, getattr(inputs, rows), inputs.tokenizer, **inputs.options(name))
+    return measure(inputs.loaders, getattr(inputs, rows), inputs.setting, **inputs.options(name))

@@ -20,6 +20,7 @@ from ..evaluation.rows import EncodedSet, EvaluationRows
 from ..evaluation.stopping import EndAfter, UnlearnUntil
 from ..evaluation.tables import print_shortfall
 from ..evaluation.tofu import evaluate_models
+from ..evaluation.together import SuiteSetting
 from ..hub.folder import RunFolder
 from ..records import ChainLink
 from ..subjects import MovedAnswers, moved_answers
@@ -271,11 +272,9 @@ def _evaluate(
     outcome = evaluate_models(
         evaluation_loaders(eval_args, model_args, str(folder), trainer.args.trust_remote_code),
         rows,
-        trainer.processing_class,
+        SuiteSetting(trainer.processing_class, eval_args.evaluation_batch_size, trainer.args.seed),
         parity=eval_args.parity,
-        batch_size=eval_args.evaluation_batch_size,
         fluency_classifier=classifier,
-        seed=trainer.args.seed,
     )
     if trainer.is_world_process_zero():
         result = evaluation_result({"tofu": outcome}, eval_args, model_args, str(folder))
