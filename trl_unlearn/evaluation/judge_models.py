@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -52,17 +52,6 @@ _BUSY = {408, 429, 500, 502, 503, 504}
 _REFUSED_TEXT = {400, 413, 422}
 
 
-class Judge(Protocol):
-    """Answers requests. Every process of a launch calls it with the same ones, and gets the same replies."""
-
-    # For the protocol: of a folder its last part, which says nothing about this machine.
-    name: str
-
-    def __call__(self, conversations: Sequence[list[dict[str, str]]]) -> Iterator[str]:
-        """One reply to the messages of each conversation, in order, as they come."""
-        ...
-
-
 class EndpointJudge:
     """A judge behind an OpenAI-compatible endpoint, at temperature 0. The token of the Hub is never sent."""
 
@@ -73,6 +62,7 @@ class EndpointJudge:
                 f"`judge_base_url` is no address of the form `http://host:port/v1` without a user (host: "
                 f"{parts.hostname!r}). Correct it; a key goes into the environment variable `{API_KEY_VARIABLE}`."
             )
+        # The name is for the protocol: of a folder its last part, which says nothing about this machine.
         self.model, self.name, self._url = model, Path(model).name, base_url
         # Never empty: `InferenceClient` would send the token of the Hub to whatever server this is.
         self._client = InferenceClient(
@@ -129,8 +119,9 @@ class EndpointJudge:
         )
 
     def __call__(self, conversations: Sequence[list[dict[str, str]]]) -> Iterator[str]:
-        """See [`Judge`]. The main process sends all requests, and each that fails up to four times more."""
+        """One reply to the messages of each conversation, in order, as they come, the same in every process."""
         state, replies = PartialState(), []
+        # The main process sends all requests, and each that fails up to four times more.
         if state.is_main_process:
             with ThreadPoolExecutor(_NUM_CONNECTIONS) as pool:
                 for reply in pool.map(self._reply, conversations):
@@ -160,7 +151,7 @@ class ModelJudge:
             raise ValueError(f"The judge `{model}` has no chat template. Give a model that follows instructions.")
 
     def __call__(self, conversations: Sequence[list[dict[str, str]]]) -> Iterator[str]:
-        """See [`Judge`]. The processes of a launch share the work."""
+        """As [`EndpointJudge`]; the processes of a launch share the work."""
         prompts = [
             self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
             for messages in conversations
@@ -179,6 +170,9 @@ class ModelJudge:
                 yield self.tokenizer.decode(completion.ids, skip_special_tokens=True)
         del model
         free_memory()
+
+
+Judge = EndpointJudge | ModelJudge
 
 
 def load_judge(judge_model: str | None, judge_base_url: str | None, *, batch_size: int | None = None) -> Judge | None:
