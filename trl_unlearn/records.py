@@ -62,10 +62,6 @@ def write_whole(path: str | os.PathLike, text: str, mode: int = 0o666) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _hint_name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("NoneType", "None")
-
-
 def _from_json(hint: Any, value: Any, where: str) -> Any:
     """`value`, read from JSON, checked against the type `hint`; null for a `float` comes back as NaN."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -86,7 +82,8 @@ def _from_json(hint: Any, value: Any, where: str) -> Any:
             return math.nan if value is None else value
         if option in (int, str, bool) and type(value) is option:
             return value
-    raise ValueError(f"`{where}` is {value!r} (`{type(value).__name__}`), expected `{_hint_name(hint)}`: correct it.")
+    name = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("NoneType", "None")
+    raise ValueError(f"`{where}` is {value!r} (`{type(value).__name__}`), expected `{name}`: correct it.")
 
 
 def _record_from_json(cls: type, data: dict[str, Any], where: str) -> Any:
