@@ -119,7 +119,6 @@ def test_texts_and_letters_have_their_likelihoods(tiny_model, measure, rwku_rows
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
-        ({}, "`rwku` has no rows"),
         ({"forget_level2": []}, "The set `forget_level2` of RWKU is empty"),
         ({"mia_retain": [{"text": "b"}]}, "Row 0 of mia_retain has a single token"),
     ],

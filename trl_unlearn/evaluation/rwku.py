@@ -93,10 +93,6 @@ def measure_rwku(models: Loaders, rows: RwkuRows, setting: SuiteSetting) -> Suit
     given = {name: list(part) for name, part in rows.items()}
     if empty := [name for name, part in given.items() if not part]:
         raise ValueError(f"The set `{empty[0]}` of RWKU is empty. Give at least one row, or leave it out.")
-    if not given:
-        raise ValueError(
-            "The suite `rwku` has no rows. Give a dataset of RWKU's form with at least one of its configs."
-        )
     tokenizer = setting.tokenizer
     prompts = {name: [_probe(row, name, tokenizer) for row in given[name]] for name in _LEVELS if name in given}
     about = {name: [row["text"] for row in given[name]] for name in _TEXTS if name in given}
