@@ -6,14 +6,14 @@ import torch
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import together
-from trl_unlearn.evaluation.squeezing import belief_logps, freeze_beliefs
+from trl_unlearn.evaluation.squeezing import belief_logps, sample_beside
 from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import Completion
 
 
 def freeze(model, tokenizer, rows, num_beliefs=4, seed=0, batch_size=None):
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=batch_size, seed=seed)
-    return freeze_beliefs(model, setting, rows, num_beliefs=num_beliefs, max_new_tokens=6)
+    return sample_beside(model, setting, rows, num_beliefs, stream=(0,), max_new_tokens=6, desc="Sampling")
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def distinct_beside(answer: list[int], samples: Sequence[Completion], end_ids: C
     return list(kept.values())
 
 
-def _sample_beside(
+def sample_beside(
     model: PreTrainedModel, setting: SuiteSetting, rows: Sequence[Mapping[str, Any]], count: int, **options: Any
 ) -> list[list[dict[str, list[int]]]]:
     """Encoded responses to the prompt of each row that are distinct and do not repeat its answer."""
@@ -38,19 +38,6 @@ def _sample_beside(
         [continuation_row(prompt, ids) for ids in distinct_beside(answer, samples, end_ids)]
         for prompt, answer, samples in setting.sample(model, rows, count, **options)
     ]
-
-
-def freeze_beliefs(
-    model: PreTrainedModel,
-    setting: SuiteSetting,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    num_beliefs: int,
-    max_new_tokens: int,
-) -> list[list[dict[str, list[int]]]]:
-    """Encoded beliefs of a model beside the true answers of encoded rows: up to `num_beliefs` a row."""
-    options = {"max_new_tokens": max_new_tokens, "desc": "Sampling beliefs of the original model"}
-    return _sample_beside(model, setting, rows, num_beliefs, stream=(0,), **options)
 
 
 def belief_logps(
@@ -106,7 +93,7 @@ class SqueezingPanel:
         targets = [encoded.answers[index] for index in chosen]
         setting = SuiteSetting(tokenizer, batch_size, seed)
         options = {"max_new_tokens": max_new_tokens, "desc": "Sampling responses of the original model"}
-        sampled = _sample_beside(model, setting, targets, num_candidates, stream=(1,), indices=chosen, **options)
+        sampled = sample_beside(model, setting, targets, num_candidates, stream=(1,), indices=chosen, **options)
         candidates = [responses for responses in sampled if len(responses) >= 3]
         if not candidates:
             raise ValueError(

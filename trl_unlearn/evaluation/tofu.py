@@ -37,7 +37,7 @@ from .elicitation import LEAST_KNOWN
 from .facts import NearFacts, near_facts
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
-from .squeezing import belief_logps, freeze_beliefs
+from .squeezing import belief_logps, sample_beside
 from .together import SuiteSetting, answer_matches, free_memory, score_rows_together
 from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
 
@@ -248,8 +248,9 @@ class Suite:
         if is_target or self._load_target is None:
             self._dtype = str(model.dtype).removeprefix("torch.")
         if is_target and not self._answers_only:
-            sizes = {"num_beliefs": setting.num_squeezing_beliefs, "max_new_tokens": setting.max_completion_length}
-            self._beliefs = freeze_beliefs(model, setting, setting.sets["forget"].answers, **sizes)
+            rows, count = setting.sets["forget"].answers, setting.num_squeezing_beliefs
+            limit = {"max_new_tokens": setting.max_completion_length, "desc": "Sampling beliefs of the original model"}
+            self._beliefs = sample_beside(model, setting, rows, count, stream=(0,), **limit)
         values, answers = measure_rows(model, setting, load)
         if any(self._beliefs):
             now = belief_logps(model, setting, self._beliefs)
