@@ -10,7 +10,6 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.evaluation import tofu
 from trl_unlearn.evaluation.facts import near_facts
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.evaluation.tofu import Suite, evaluate_models
@@ -368,11 +367,6 @@ def test_models_are_loaded_one_after_another_and_the_target_first(tiny_model, ti
 def test_a_second_evaluation_gives_the_same_values(tiny_model, tiny_tokenizer, full_rows):
     first = run({"target": tiny_model}, full_rows, tiny_tokenizer).result
     assert run({"target": tiny_model}, full_rows, tiny_tokenizer).result.models == first.models
-
-
-def test_the_protocol_names_a_folder_without_its_place(tmp_path):
-    assert tofu._public_name(str(tmp_path)) == tmp_path.name
-    assert tofu._public_name("org/classifier") == "org/classifier"
 
 
 def test_the_protocol_says_how_fluency_was_measured_and_the_record_is_written(
