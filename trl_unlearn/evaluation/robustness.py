@@ -236,24 +236,14 @@ def _noise(model: PreTrainedModel, setting: _Setting, percent: int) -> dict[str,
     return {name: setting.extraction_strength(model, setting.forget, f"Scoring with {percent} % noise")}
 
 
-def _adapter_off(model: PeftModel, setting: _Setting) -> dict[str, list[float]]:
-    with model.disable_adapter():
-        values = setting.extraction_strength(model, setting.forget, "Scoring without the adapter")
-    return {"robustness/adapter_off": values}
-
-
-_Attack = Callable[[PreTrainedModel, _Setting], dict[str, list[float]]]
-
-
-def _attacks(setting: _Setting) -> tuple[list[_Attack], list[_Attack]]:
-    """The attacks that leave the weights of a model as they are, and those that change them."""
-    of_weights = [
-        partial(relearn, attack=attack)
-        for attack in sorted(setting.attacks, key=lambda attack: attack.weights == "whole")
+def _weight_attacks(setting: _Setting) -> list[Callable[[PreTrainedModel, _Setting], dict[str, list[float]]]]:
+    """The attacks that change the weights of a model."""
+    fine_tuning = sorted(setting.attacks, key=lambda attack: attack.weights == "whole")
+    return [
+        *(partial(relearn, attack=attack) for attack in fine_tuning),
+        *(partial(_quantization, bits=bits) for bits in QUANTIZATIONS),
+        *(partial(_noise, percent=percent) for percent in NOISE_PERCENT),
     ]
-    of_weights += [partial(_quantization, bits=bits) for bits in QUANTIZATIONS]
-    of_weights += [partial(_noise, percent=percent) for percent in NOISE_PERCENT]
-    return [_leak_at_k, _prefix_recall, _in_context_recall, _paraphrased_question_recall], of_weights
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -265,14 +255,15 @@ def _attack(role: str, model: PreTrainedModel, setting: _Setting) -> dict[str, l
     values = {}
     if isinstance(model, PeftModel):
         if role == "unlearned":
-            values |= _adapter_off(model, setting)
+            with model.disable_adapter():
+                strengths = setting.extraction_strength(model, setting.forget, "Scoring without the adapter")
+            values["robustness/adapter_off"] = strengths
         model = model.merge_and_unload()
-    by_prompts, of_weights = _attacks(setting)
-    for attack in by_prompts:
+    for attack in (_leak_at_k, _prefix_recall, _in_context_recall, _paraphrased_question_recall):
         values |= attack(model, setting)
     # In main memory: beside them a device holds the gradients and the states of an optimizer.
     kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(model)}
-    for attack in of_weights:
+    for attack in _weight_attacks(setting):
         values |= attack(model, setting)
         # Not in place: fine-tuning makes them float32.
         for name, tensor in _tensors(model):
