@@ -144,6 +144,24 @@ def test_a_metric_leaves_no_file_of_its_inputs(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    ("reference", "prediction", "recall"),
+    [
+        ("Она родилась в Киеве.", "Она родилась в Риме.", 0.75),
+        # Letters, where no spaces part words, and words in between.
+        ("她出生在NASA旁边。", "她出生在NASA。", 5 / 7),
+        ("हिन्दी में लिखी", "हिन्दी में", 2 / 3),
+        ("היא נולדה בחיפה", "היא נולדה בעכו", 2 / 3),
+        ("그녀는 서울에서 태어났다", "그녀는 부산에서 태어났다", 2 / 3),
+        # As ever where most letters are a to z: the others part words.
+        ("José was born", "Jos was born", 1.0),
+    ],
+)
+def test_an_answer_in_other_letters_has_the_recall_of_its_words(reference, prediction, recall):
+    actual = RougeRecall().compute(predictions=[prediction, reference], references=[reference] * 2)
+    assert actual["per_row"] == [pytest.approx(recall), 1.0]
+
+
 def test_a_missing_input_is_named():
     with pytest.raises(ValueError, match="`TruthRatio` got no `wrong_logps`"):
         TruthRatio().compute(true_logps=[-1.0])

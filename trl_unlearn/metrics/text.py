@@ -5,6 +5,7 @@
 
 import math
 import re
+import unicodedata
 from functools import cache
 from statistics import fmean
 from typing import Any
@@ -27,23 +28,48 @@ _REFUSAL = re.compile(
 _LONGEST_REFUSAL = 22
 
 
+# Scripts without spaces between words: Thai to Lao, Myanmar, Khmer, kana, and the ideographs of Chinese.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+def _is_foreign(text: str) -> bool:
+    """Whether most letters are others than a to z, of which the words of ROUGE consist."""
+    letters = [one for one in text if one.isalpha()]
+    return 2 * sum(map(str.isascii, letters)) < len(letters)
+
+
+def _foreign_words(text: str) -> list[str]:
+    """Words of any script, lower-cased with their marks; where no spaces part them, letters."""
+    parted = (
+        f" {one} " if _UNSPACED.match(one) else one if unicodedata.category(one)[0] in "LMN" else " "
+        for one in unicodedata.normalize("NFC", text.lower())
+    )
+    return "".join(parted).split()
+
+
 def _rouge_l(predictions: list[str], references: list[str], value: str, use_stemmer: bool) -> list[float]:
     # Half a second, with the toolkit that it takes a stemmer from.
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
     # References and samples come again and again, and stems take longer than comparisons.
-    tokenizer = DefaultTokenizer(use_stemmer)
-    tokenizer.tokenize = cache(tokenizer.tokenize)
-    scorer = RougeScorer(["rougeL"], tokenizer=tokenizer)
-    pairs = zip(predictions, references, strict=True)
-    return [getattr(scorer.score(reference, prediction)["rougeL"], value) for prediction, reference in pairs]
+    tokenizer, foreign = DefaultTokenizer(use_stemmer), DefaultTokenizer()
+    tokenizer.tokenize, foreign.tokenize = cache(tokenizer.tokenize), cache(_foreign_words)
+    scorer, of_foreign = (RougeScorer(["rougeL"], tokenizer=one) for one in (tokenizer, foreign))
+    values = []
+    for prediction, reference in zip(predictions, references, strict=True):
+        # It drops other letters, and an answer in Russian or Chinese would share nothing with itself.
+        chosen = of_foreign if _is_foreign(reference) else scorer
+        values.append(getattr(chosen.score(reference, prediction)["rougeL"], value))
+    return values
 
 
 class RougeRecall(UnlearningMetric):
     """
     Mean ROUGE-L recall of generated answers, with the Porter stemmer: the share of a true answer's words that the
     generated one has in the same order. (The `rouge` of `evaluate` gives the F-measure, which punishes long answers.)
+    Of an answer that is mostly in other letters than a to z, which ROUGE itself drops, words are compared as they are,
+    and letters where a script has no spaces.
 
     Args:
         predictions (`list[str]`):
