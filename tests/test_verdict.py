@@ -544,3 +544,28 @@ def test_a_model_whose_own_answers_are_near_the_target_beyond_their_error_has_no
     if is_certain:
         assert why == "It has not forgotten: `forget/rougeL_recall` is 0.900, near the target's 1.000."
     assert verdict(result).answers[0].brief == ("near the target" if is_certain else "perhaps near the target")
+
+
+@pytest.mark.parametrize(("recall", "stderr", "forgotten"), [(0.9, 0.05, False), (0.9, 0.2, True), (0.6, 0.01, True)])
+def test_a_model_whose_own_answers_are_nearer_to_the_target_than_to_a_retrained_one_has_not_forgotten(
+    recall, stderr, forgotten
+):
+    models = {
+        role: {
+            "forget/extraction_strength": Measurement(strength),
+            "forget/rougeL_recall": Measurement(said, stderr=stderr),
+        }
+        for role, strength, said in (("target", 1.0, 1.0), ("unlearned", 0.1, recall), ("retrained", 0.1, 0.3))
+    }
+    actual, why = has_forgotten(planted(models=models, differences={}))
+    assert actual is forgotten
+    assert forgotten or why.endswith("recall` is 0.900, near the target's 1.000, not the retrained model's 0.300.")
+
+
+@pytest.mark.parametrize(("n", "is_certain"), [(2, False), (71, False), (72, True), (None, True)])
+def test_rows_without_a_difference_prove_none_only_in_number(n, is_certain):
+    metric = "forget/extraction_strength"
+    result = planted({measure.names[0]: None for _, measure in MEASURES if measure.names[0] != metric})
+    apart = {"unlearned - retrained": {metric: Difference(0.0, 0.0, 0.0, n)}}
+    answer = verdict(replace(result, differences=apart)).answers[0]
+    assert (answer.answer, answer.is_certain) == ("as", is_certain)

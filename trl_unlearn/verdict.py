@@ -374,11 +374,19 @@ def _quantile(looks: int) -> float:
     return NormalDist().inv_cdf(1 - 0.025 / looks)
 
 
+def _unseen(difference: Difference) -> float:
+    """Share of rows that may differ by 1 although none that were seen differ, by 97.5 % (the rule of three)."""
+    # Rows that are all the same have an interval without a width: as many answers without a fault are no proof.
+    if difference.n is None or difference.low != difference.high:
+        return 0.0
+    return 1 - 0.025 ** (1 / difference.n)
+
+
 def _state(difference: Difference, margin: float, looks: int, is_lost: bool = False) -> tuple[str, bool]:
     """The answer of one measure out of `looks`, and whether it is certain; see [`_is_lost`]."""
     # An equivalence test; that all measures must pass it corrects for their number.
     if -margin <= difference.low and difference.high <= margin:
-        return "as", True
+        return "as", _unseen(difference) <= margin
     wider = _quantile(looks) / _quantile(1)
     value = difference.value
     # A percentile interval need not contain the value.
@@ -467,8 +475,8 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     Whether the unlearned model has forgotten by its own evaluation (None: not known), and a sentence with the figures.
 
     It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
-    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`]. Nor has it if the first question
-    of the [`verdict`] finds it certainly near the target by another measure, such as its own answers.
+    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`]. Nor has it if another measure of
+    the first question, such as its own answers, lies above that middle, and further than its error.
     """
     metric = "forget/extraction_strength"
     target, unlearned, retrained = (result.value(role, metric) for role in ("target", "unlearned", "retrained"))
@@ -480,9 +488,7 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
         bound = f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
     if still_says(unlearned, target, retrained):
         return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
-    saying = _answer(QUESTIONS[0], result)
-    if saying.answer == _NEAR and saying.is_certain:
-        figures = f"`{saying.metric}` is {saying.value:.3f}, near the target's {saying.reference:.3f}"
+    if (figures := _still_said(result)) is not None:
         return False, f"It has not forgotten: {figures}."
     if target <= (retrained or 0.0) + MEMORIZATION_MARGIN:
         floor = f"a retrained model's {retrained:.3f}" if retrained is not None else "a model that knows nothing"
@@ -491,3 +497,20 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
             "Give rows that the target knows."
         )
     return True, f"`{metric}` is {unlearned:.3f}, not above {bound}."
+
+
+def _still_said(result: EvaluationResult) -> str | None:
+    """Figures of a measure of saying that is certainly nearer to the target than to a model that never knew."""
+    for measure in QUESTIONS[0].measures:
+        metric = _measured(measure, result)
+        if metric is None or measure.nothing is None:
+            continue
+        one, target = result.get("unlearned", metric), result.value("target", metric)
+        has_retrained = result.models["retrained"] is not None
+        ignorant = result.value("retrained", metric) if has_retrained else measure.nothing
+        if target is None or ignorant is None or one.stderr is None:
+            continue
+        if one.value - _middle(target, ignorant, ignorant + MEMORIZATION_MARGIN) > _quantile(1) * one.stderr:
+            beside = f", not the retrained model's {ignorant:.3f}" if has_retrained else ""
+            return f"`{metric}` is {one.value:.3f}, near the target's {target:.3f}{beside}"
+    return None
