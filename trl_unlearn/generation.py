@@ -62,13 +62,22 @@ _CACHE = next(
 # Models that read padding as text, and mix up the states of a batch's rows.
 _ONE_ROW_AT_A_TIME = frozenset({"rwkv"})
 # Fields of the generation config that have an argument or option of their own, would undo the row-keyed sampling, have
-# no effect because that is greedy to `generate`, or give `generate` another output or need.
+# no effect because that is greedy to `generate`, or give `generate` another output, method or need.
 RESERVED_GENERATION_KWARGS = frozenset(
     (
         *("do_sample", "temperature", "top_k", "top_p", "num_beams", "num_return_sequences", "max_length"),
         *("max_new_tokens", "eos_token_id", "pad_token_id", "generation_config", "logits_processor"),
         *("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
-        *("min_new_tokens", "return_dict_in_generate", "stop_strings"),
+        *("min_length", "min_new_tokens", "stop_strings", "token_healing"),
+        # Both follow the sampler, whose choice has an infinite score: the first makes that NaN.
+        *("renormalize_logits", "watermarking_config"),
+        *("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states"),
+        # Beams, contrastive search, and a model that drafts.
+        *("early_stopping", "length_penalty", "num_beam_groups", "diversity_penalty", "constraints"),
+        *("force_words_ids", "penalty_alpha", "low_memory", "dola_layers", "use_mtp", "prompt_lookup_num_tokens"),
+        *("max_matching_ngram_size", "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule"),
+        *("assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "target_lookbehind"),
+        *("assistant_ensemble_weight", "speculation_type"),
     )
 )
 

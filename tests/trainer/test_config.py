@@ -58,6 +58,11 @@ RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
         ),
         ({"generation_kwargs": {"do_sample": True}}, "`generation_kwargs` must not hold `do_sample`"),
         ({"generation_kwargs": {"min_p": 0.1, "stop_strings": ["."]}}, "must not hold `min_p`, `stop_strings`"),
+        ({"generation_kwargs": {"renormalize_logits": True, "min_length": 9}}, "hold `min_length`, `renormalize_log"),
+        *(
+            ({"generation_kwargs": {name: True}}, f"`generation_kwargs` must not hold `{name}`. Use the fields of")
+            for name in ("output_scores", "output_hidden_states", "return_dict_in_generate", "length_penalty")
+        ),
         (
             {"forget_loss_kwargs": {"gamma": 1}},
             "holds `gamma`, but `forget_loss_type='bs_t'` takes none.",
