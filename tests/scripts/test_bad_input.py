@@ -14,6 +14,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
+from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.scripts import bs_s, bs_t, evaluate
 from trl_unlearn.scripts.series import refuse_for_several
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
@@ -323,6 +324,19 @@ def test_a_goal_needs_a_retain_set(good, refuse):
     argv = replaced(good, retain_dataset=None)
     sentence = refuse("bs_s", [*argv, "--retain_loss_type", "none", "--stop_at", "0.1"])
     assert "`stop_at` needs a retain set" in sentence
+
+
+def test_a_run_that_is_refused_takes_its_twin_away_and_an_unfinished_run_keeps_it(good, refuse, checkpoint, tmp_path):
+    teacher = ["--forget_loss_type", "ignorance", "--ignorant_model_name_or_path", checkpoint, "--ignorant_epochs"]
+    argv = [*good, *teacher, "1", "--stop_at", "retrained"]
+    # The fixture looks for files.
+    assert "`retrained_model_name_or_path` is missing" in refuse("bs_s", argv)
+    folder = RunFolder(tmp_path / "unfinished")
+    folder.mark_unfinished("")
+    argv += ["--resume_from_checkpoint", "true", "--output_dir", str(folder.path)]
+    with pytest.raises(SystemExit):
+        bs_s.main(argv)
+    assert folder.twin.is_file()
 
 
 @pytest.mark.parametrize("goal", ["strangers", "retrained"])

@@ -193,7 +193,6 @@ def _drop(request: Request) -> None:
         # All that lies there is of this run.
         folder.clear()
     shutil.rmtree(folder.request)
-    folder.drop_twin()
     if not any(folder.path.iterdir()):
         folder.path.rmdir()
 

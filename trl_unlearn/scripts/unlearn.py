@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import get_peft_config, get_quantization_config
 
@@ -41,7 +42,7 @@ from .arguments import (
     refuse_goal_without_reference,
     use_archive,
 )
-from .exits import fail, on_interrupt, one_line, refuse, refusing, stop
+from .exits import clearing, fail, on_interrupt, one_line, refuse, refusing, stop
 from .models import check_models, evaluation_loaders, load_model, load_tokenizer
 from .push import may_publish, publish, push_command
 from .results import evaluation_result, verdict_logs, write_results
@@ -150,6 +151,11 @@ class OutputFolder:
             why = f"could not be written to `{self.path}` ({one_line(error)})"
             fail(prog, f"{what} {why}, {self.progress(trainer)} Make room before that.")
 
+    def clear_refused(self) -> None:
+        """Remove the ignorant twin of a trainer that was built and then refused; an unfinished run keeps its own."""
+        if not self._folder.is_unfinished:
+            self._folder.drop_twin()
+
     def begin_again(self) -> None:
         """From here on another attempt counts, which begins where the last one ended."""
         self.checkpoint, self.trained = None, False
@@ -204,7 +210,8 @@ def main(
     try_again: Callable[[BootstrapUnlearnTrainer], bool] | None = None,
 ) -> None:
     """Parse the command line, unlearn (again, if `try_again` says so), evaluate, write the folder and publish."""
-    with refusing(prog):
+    output = None
+    with clearing(lambda: output and PartialState().is_main_process and output.clear_refused()), refusing(prog):
         arguments, settings = parse(TYPES, prog, doc, argv, recipe, **(defaults or {}))
         data_args, eval_args, stop_args, args, training_args, model_args, output_args = arguments
         output = OutputFolder(training_args, output_args, settings)
