@@ -18,9 +18,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, dynamic_module_utils
 
 from trl_unlearn.hub.folder import read_folder, weights_sha256
-from trl_unlearn.hub.push import save_merged
 from trl_unlearn.records import ChainLink, DatasetRecord, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
+from trl_unlearn.scripts.one_call import Unlearned
 from trl_unlearn.scripts.push import main, push_command
 
 from .conftest import FORGET, write_run, write_weights
@@ -333,17 +333,21 @@ def test_the_command_pushes_it_and_what_missed_its_goal_only_with_force(
 
 def test_the_command_of_a_later_push_has_the_options_of_the_run_and_can_be_pasted():
     args = SimpleNamespace(
-        output_dir="out of here", hub_model_id="me/model", hub_revision="try", hub_private_repo=False
+        output_dir="out of here",
+        hub_model_id="me/model",
+        hub_revision="try",
+        hub_private_repo=False,
+        trust_remote_code=True,
     )
     assert push_command(args, force=True) == (
         "`trl-unlearn push --output_dir 'out of here' --hub_model_id me/model --hub_revision try "
-        "--hub_private_repo false --force`"
+        "--hub_private_repo false --trust_remote_code --force`"
     )
 
 
-def test_an_adapter_on_a_model_with_code_of_its_own_is_merged_only_where_that_may_run(
-    tiny_model, tmp_path, monkeypatch
-):
+@pytest.fixture
+def on_own_code(tiny_model, tiny_tokenizer, tmp_path, monkeypatch):
+    """The folder of a run whose adapter is on a model with code of its own."""
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     tiny_model.save_pretrained(base)
@@ -358,14 +362,32 @@ def test_an_adapter_on_a_model_with_code_of_its_own_is_merged_only_where_that_ma
         "class OwnConfig(LlamaConfig):\n    model_type = 'own-llama'\n\n\n"
         "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
     )
-    lora = get_peft_model(tiny_model, LoraConfig(target_modules=["q_proj"]))
+    lora = get_peft_model(tiny_model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
     lora.peft_config["default"].base_model_name_or_path = str(base)
     lora.save_pretrained(adapter)
-    run = UnlearningRun.__new__(UnlearningRun)
-    monkeypatch.setattr("trl_unlearn.hub.push.base_is_local", lambda *_: True)
+    tiny_tokenizer.save_pretrained(adapter)
+    write_run(adapter, str(base), on_hub=False)
+    return adapter
+
+
+def test_an_adapter_on_a_model_with_code_of_its_own_is_merged_only_where_that_may_run(on_own_code, tmp_path, capfd):
+    rows = tmp_path / "forget.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in FORGET), encoding="utf-8")
+    argv = ["--output_dir", str(on_own_code), "--hub_model_id", REPO, "--merge", "--dry_run"]
+    argv += ["--forget_dataset", str(rows)]
+    with pytest.raises(SystemExit) as refused:
+        main(argv)
+    assert refused.value.code == 2 and "trust_remote_code" in capfd.readouterr().err
+    main([*argv, "--trust_remote_code"])
+    assert "merged model" in capfd.readouterr().out
+
+
+def test_in_python_a_model_with_code_of_its_own_is_loaded_and_saved_as_the_call_allowed(on_own_code, tmp_path):
     with pytest.raises(ValueError, match="trust_remote_code"):
-        save_merged(adapter, run, tmp_path / "merged")
-    save_merged(adapter, run, tmp_path / "merged", trust_remote_code=True)
+        _ = Unlearned(on_own_code).model
+    result = Unlearned(on_own_code, trust_remote_code=True)
+    assert type(result.model.get_base_model()).__name__ == "OwnModel"
+    result.save(tmp_path / "merged")
     assert (tmp_path / "merged/model.safetensors").is_file()
 
 

@@ -87,6 +87,7 @@ def push(
     force: bool = False,
     dry_run: bool = False,
     token: str | None = None,
+    trust_remote_code: bool = False,
 ) -> list[PushedRepo]:
     """
     Push the output folder of a finished run to the Hub, or raise a `ValueError` or a [`PushError`].
@@ -96,7 +97,7 @@ def push(
     """
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as scratch:
-        repos = _collect(RunFolder(folder), repo_id, merge, base_model_id, Path(scratch), force)
+        repos = _collect(RunFolder(folder), repo_id, merge, base_model_id, Path(scratch), force, trust_remote_code)
         _refuse_leaks(repos, forbidden_texts, commit_message, allow_text_in)
         privacy = [private_base if contents.kind == "base model" else private for contents in repos]
         if dry_run:
@@ -172,7 +173,13 @@ def _send(
 
 
 def _collect(
-    folder: RunFolder, repo_id: str, merge: bool, base_model_id: str | None, scratch: Path, force: bool
+    folder: RunFolder,
+    repo_id: str,
+    merge: bool,
+    base_model_id: str | None,
+    scratch: Path,
+    force: bool,
+    trust_remote_code: bool,
 ) -> list[RepoContents]:
     run = folder.run()
     if merge and not run.is_adapter:
@@ -186,7 +193,7 @@ def _collect(
     _refuse_unforgotten(run, own, force)
     if not merge:
         return folder.collect(repo_id, own, base_model_id)
-    save_merged(folder.path, run, scratch, base_model_id)
+    save_merged(folder.path, run, scratch, base_model_id, trust_remote_code=trust_remote_code)
     return folder.collect_merged(scratch, repo_id, own, base_model_id)
 
 

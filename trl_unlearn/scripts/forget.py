@@ -136,6 +136,7 @@ class Outcome:
     shortfall: str | None = None
     # Whether this is the main process.
     speaks: bool = True
+    trust_remote_code: bool = False
 
 
 def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
@@ -174,7 +175,7 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
             _push(request, prog)
         else:
             shortfall += f" It was not pushed: {push_command(request.training_args, force=True)} does that."
-    return Outcome(folder.path, shortfall, state.is_main_process)
+    return Outcome(folder.path, shortfall, state.is_main_process, request.training_args.trust_remote_code)
 
 
 def _is_trained(request: Request) -> bool:
@@ -243,8 +244,9 @@ def _finish(request: Request) -> bool:
 def _push(request: Request, prog: str) -> None:
     """Publish a finished run; no file may hold the rows of any request, nor a belief."""
     on_interrupt(lambda: f"while the run was pushed: {push_command(request.training_args)} does that.")
-    texts = forget_texts(RowArguments(), request.folder.path, prog)
-    publish(prog, request.training_args, texts | {"beliefs": request.folder.belief_texts()})
+    args = request.training_args
+    texts = forget_texts(RowArguments(trust_remote_code=args.trust_remote_code), request.folder.path, prog)
+    publish(prog, args, texts | {"beliefs": request.folder.belief_texts()})
 
 
 def _read(argv: list[str], prog: str, in_memory: Mapping[str, Any]) -> Request | None:

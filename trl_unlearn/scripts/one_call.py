@@ -32,10 +32,13 @@ class Unlearned:
             nothing to forget, and nothing was changed.
         shortfall (`str` or `None`):
             What is missing to the goal; None if it was reached.
+        trust_remote_code (`bool`):
+            Whether the model may run code of its own, as in the call.
     """
 
     folder: Path | None
     shortfall: str | None = None
+    trust_remote_code: bool = False
 
     @property
     def verdict(self) -> Verdict | None:
@@ -47,18 +50,19 @@ class Unlearned:
     def model(self) -> PreTrainedModel:
         """The unlearned model; an adapter is on its base."""
         folder = self._made()
-        return (AutoPeftModelForCausalLM if holds_adapter(folder) else AutoModelForCausalLM).from_pretrained(folder)
+        loader = AutoPeftModelForCausalLM if holds_adapter(folder) else AutoModelForCausalLM
+        return loader.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the model."""
-        return AutoTokenizer.from_pretrained(self._made())
+        return AutoTokenizer.from_pretrained(self._made(), trust_remote_code=self.trust_remote_code)
 
     def save(self, folder: str | Path) -> None:
         """Save the whole model, an adapter merged into it, and the tokenizer: an adapter can be taken off again."""
         made, folder = self._made(), Path(folder)
         if holds_adapter(made):
-            save_merged(made, RunFolder(made).run(), folder)
+            save_merged(made, RunFolder(made).run(), folder, trust_remote_code=self.trust_remote_code)
             self.tokenizer.save_pretrained(folder)
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +80,7 @@ class Unlearned:
             options:
                 Options of `trl-unlearn push`, such as `merge=True`.
         """
+        options = {"trust_remote_code": self.trust_remote_code, **options}
         argv = as_options({"output_dir": self._made(), "hub_model_id": repo_id, **options})
         with raising():
             publish(argv)
@@ -133,4 +138,4 @@ def unlearn(
     with raising():
         argv = as_options({"model_name_or_path": model, "subject": subject, **sets, **options})
         outcome = run(argv, "unlearn", **in_memory)
-    return Unlearned(outcome.folder, outcome.shortfall)
+    return Unlearned(outcome.folder, outcome.shortfall, outcome.trust_remote_code)

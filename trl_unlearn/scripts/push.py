@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transformers import AutoTokenizer
 from trl import SFTConfig
 
 from ..hub.access import PushError, check_access
@@ -19,7 +18,7 @@ from ..hub.push import PushedRepo, push
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from .arguments import parse
 from .exits import fail, interruptible, refusing
-from .sources import RowArguments, forget_rows, recorded_forget_set, rows_of_run
+from .sources import RowArguments, forget_rows, recorded_forget_set, rows_of_run, run_tokenizer
 
 
 @dataclass
@@ -81,6 +80,7 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn push") -> None:
                     allow_text_in=args.allow_text_in,
                     force=args.force,
                     dry_run=args.dry_run,
+                    trust_remote_code=args.trust_remote_code,
                 )
             except PushError as error:
                 fail(prog, str(error))
@@ -124,12 +124,13 @@ def push_command(args: BootstrapUnlearnConfig, force: bool = False) -> str:
     parts = ["trl-unlearn", "push", "--output_dir", args.output_dir, "--hub_model_id", args.hub_model_id]
     parts += [] if args.hub_revision is None else ["--hub_revision", args.hub_revision]
     parts += [] if args.hub_private_repo else ["--hub_private_repo", "false"]
+    parts += ["--trust_remote_code"] * args.trust_remote_code
     return f"`{shlex.join([*parts, *['--force'] * force])}`"
 
 
 def forget_texts(args: RowArguments, folder: Path, prog: str) -> dict[str, list[str]]:
     """Source -> answers: those of the forget set, and of the forget sets of earlier requests."""
-    run, tokenizer = RunFolder(folder).run(), AutoTokenizer.from_pretrained(folder)
+    run, tokenizer = RunFolder(folder).run(), run_tokenizer(folder, args.trust_remote_code)
     # Settings with their default are not recorded.
     text_field = run.hyperparameters.get("dataset_text_field", SFTConfig.dataset_text_field)
     try:

@@ -36,7 +36,7 @@ _NO_PLACES = ("model_revision", "forget_config", "forget_split")
 
 @dataclass
 class RowArguments:
-    """The forget set of a run, where its folder does not name it."""
+    """The forget set of a run, where its folder does not name it, and whether its model may run code of its own."""
 
     dataset_name: str | None = option(
         None, "TOFU or a dataset of its form that has the forget set, with `forget_config`. Default: as in the run."
@@ -46,6 +46,7 @@ class RowArguments:
     forget_dataset: str | None = option(
         None, "The forget set as a file, a folder or an id on the Hub. Default: as in the run."
     )
+    trust_remote_code: bool = option(False, "Whether code from the Hub may run.")
 
     def given(self, names: tuple[str, ...] = ROW_SOURCES) -> dict[str, Any]:
         """The options among `names` that were given."""
@@ -64,7 +65,6 @@ class SourceArguments(RowArguments):
     retrained_model_name_or_path: str | None = option(
         None, "Reference model that was trained without the forget set. Default: that of the evaluation."
     )
-    trust_remote_code: bool = option(False, "Whether code from the Hub may run.")
 
 
 Arguments = TypeVar("Arguments", bound=SourceArguments)
