@@ -26,7 +26,9 @@ _WORD_END = re.compile(r"['’](?:s|’|')?$")
 _LETTERS = re.compile(r"\w+")
 # Letters of the scripts that have cases, digits and marks; the others are the blocks from Hebrew on, and from CJK on.
 _CASED = r"[^\W\u0590-\u1cff\u2e80-\U0010ffff]"
-# A place that is not inside a word. Chinese or Korean has none: a name stands there beside other words or particles.
+# A place that is not inside a word. Scripts without cases have none: a name stands there beside other words (Chinese),
+# or has particles written onto it, in front (Hebrew, Arabic) or behind (Korean, Nepali in Devanagari). So a short name
+# counts inside a longer word, too: that costs a retain row, and a row about the subject that is kept teaches the name.
 _BORDER = rf"(?:(?<!{_CASED})|(?!{_CASED}))"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 _LONGEST_NAME = 4
