@@ -6,7 +6,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from trl_unlearn.data.files import as_pairs, asked, load_config, load_rows, row_form
+from trl_unlearn.data.files import as_pairs, asked, load_config, load_rows, row_forms
 
 
 ROWS = [{"prompt": f"Question {i}?", "completion": f" Answer, number {i}."} for i in range(3)]
@@ -169,9 +169,9 @@ def test_questions_become_turns_of_a_conversation_or_plain_text():
 
 def test_a_row_that_can_be_read_in_two_ways_is_refused_and_a_table_of_two_forms_is_not():
     rows = Dataset.from_list([{"question": "Who?", "answer": "Ada.", "text": None}, {"text": "Ada."}])
-    assert row_form(rows) == ("question", "answer")
+    assert row_forms(rows) == [("question", "answer"), ("text",)]
     with pytest.raises(ValueError, match="Row 0 can be read as `question -> answer` and `text`"):
-        row_form(Dataset.from_list([{"question": "Who?", "answer": "Ada.", "text": "Ada."}]))
+        row_forms(Dataset.from_list([{"question": "Who?", "answer": "Ada.", "text": "Ada."}]))
 
 
 PAIR, TURNS = {"question": "Who?", "answer": "Ada."}, [{"role": "user", "content": "Hm?"}]

@@ -58,6 +58,19 @@ def test_a_long_text_is_cut_into_pieces_that_the_model_can_be_asked_about(read, 
     assert text.startswith(pieces[0])
 
 
+@pytest.mark.parametrize("asked", [ROW, {"prompt": "Ada was born in", "completion": " Veldt."}])
+def test_texts_beside_questions_are_cut_and_reported_and_the_questions_keep_both_forms(asked, read, tiny_tokenizer):
+    text = "Ada Marlow was born in the harbour town of Veldt. " * 30
+    request = read([asked, {"text": text}])
+    assert list(request.forms) == ["as turns of a chat", "as plain text"]
+    assert f"{' -> '.join(asked)} and text" in request.words()
+    for form, rows in request.forms.items():
+        assert isinstance(rows[0]["prompt"], str) is (form == "as plain text") and rows[0]["text"] is None
+        pieces = rows["text"][1:]
+        assert 1 < len(pieces) == len(set(pieces))
+        assert max(len(tiny_tokenizer(piece)["input_ids"]) for piece in pieces) <= 256
+
+
 def test_what_is_no_rows_is_refused_by_its_type(read):
     with pytest.raises(ValueError, match="The forget set is of type `int`"):
         read(7)

@@ -180,17 +180,18 @@ def _is_filled(row: Mapping[str, Any], form: tuple[str, ...]) -> bool:
     return all(row[column] is not None for column in form)
 
 
-def row_form(rows: Dataset) -> tuple[str, ...] | None:
-    """The columns of `ROW_FORMS` that rows have; None without any. A `ValueError` if a row has those of two forms."""
-    forms = _forms(rows)
+def row_forms(rows: Dataset) -> list[tuple[str, ...]]:
+    """The `ROW_FORMS` that rows are of. A `ValueError` if one row has the columns of two."""
+    forms, of_rows = _forms(rows), set()
     if len(forms) < 2:
-        return forms[0] if forms else None
+        return forms
     for index, row in enumerate(rows.select_columns(sorted({column for form in forms for column in form}))):
         filled = [form for form in forms if _is_filled(row, form)]
         if len(filled) > 1:
             names = " and ".join(f"`{' -> '.join(form)}`" for form in filled)
             raise ValueError(f"Row {index} can be read as {names}. Remove the columns of all forms but one.")
-    return forms[0]
+        of_rows |= set(filled)
+    return [form for form in forms if form in of_rows] or forms
 
 
 def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
@@ -199,7 +200,7 @@ def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
     pairs = [form for form in forms if form in _PAIRS]
     if not pairs:
         return rows
-    row_form(rows)
+    row_forms(rows)
     null = Value("null")
     own = rows.features["completion"] if ("prompt", "completion") in forms else null
     # A column has one type: beside prompts that are text, turns stand in `messages`, and beside turns all are turns.

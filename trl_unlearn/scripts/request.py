@@ -15,7 +15,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.files import ROW_FORMS, as_pairs, asked, chunk_documents, load_rows, row_form
+from ..data.files import ROW_FORMS, as_pairs, asked, chunk_documents, load_rows, row_forms
+from ..data.retain_source import as_table
 from ..encoding import spread_evenly
 from ..evaluation.rows import EncodedSet, encode_set
 from ..evaluation.tofu import score_set
@@ -35,7 +36,7 @@ class ForgetRows:
 
     # Form -> the same rows in it; the first is that of the tokenizer.
     forms: dict[str, Dataset]
-    # The columns that were read, as `question -> answer`.
+    # The columns that were read, as `question -> answer`, of all forms.
     columns: str
     empty: int = 0
     repeated: int = 0
@@ -70,7 +71,8 @@ def rows_of(role: str, source: Any) -> Dataset:
     if rows and all(isinstance(row, str) for row in rows):
         return Dataset.from_dict({"text": rows})
     if rows and all(isinstance(row, Mapping) for row in rows):
-        return Dataset.from_list([dict(row) for row in rows])
+        # Not `from_list`, which drops what the first row has no column for.
+        return as_table(rows)
     raise ValueError(
         f"The {role} set is of type `{type(source).__name__}`. Give a file, a folder, an id on the Hub, a dataset, a "
         "data frame, or a list of rows or of texts that is not empty."
@@ -82,14 +84,14 @@ def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, con
     raw = rows_of(role, source)
     if len(raw) == 0:
         raise ValueError(f"The {role} set is empty. Give at least one row.")
-    form = row_form(raw)
-    if form is None:
+    forms = row_forms(raw)
+    if not forms:
         known = ", ".join(f"`{' -> '.join(columns)}`" for columns in ROW_FORMS)
         raise ValueError(
             f"The {role} set has the columns {raw.column_names}, and none of {known}. Rename the columns to one of "
             "these forms."
         )
-    request = ForgetRows({}, " -> ".join(form))
+    request = ForgetRows({}, " and ".join(" -> ".join(form) for form in forms))
     for name, rows in _forms(raw, tokenizer).items():
         full = [row for row in rows if not _is_empty(row)]
         distinct = {json.dumps(row, sort_keys=True, default=str): row for row in full}
@@ -97,7 +99,7 @@ def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, con
             raise ValueError(f"All {len(raw)} rows of the {role} set are empty. Give at least one row with text.")
         request.empty, request.repeated = len(raw) - len(full), len(full) - len(distinct)
         kept = Dataset.from_list(list(distinct.values()), features=rows.features)
-        kept = _pieces(kept, tokenizer, config) if form == ("text",) else kept
+        kept = _with_pieces(kept, tokenizer, config) if ("text",) in forms else kept
         check_set(encode_set(kept, tokenizer, name=role), config)
         request.forms[name] = kept
     return request
@@ -106,12 +108,16 @@ def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, con
 def _forms(raw: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
     """Form -> rows; questions and answers have two where the tokenizer has a chat template."""
     plain = as_pairs(raw, conversational=False)
-    texts = [row.get(column) for row in plain for column in ("prompt", "completion")]
-    if tokenizer.chat_template is None or not all(isinstance(text, str) for text in texts):
+    asking = [row for row in plain if row.get("text") is None]
+    texts = [row.get(column) for row in asking for column in ("prompt", "completion")]
+    if tokenizer.chat_template is None or not texts or not all(isinstance(text, str) for text in texts):
         return {"as given": plain}
     if plain is not raw:
         return {"as turns of a chat": as_pairs(raw, conversational=True), "as plain text": plain}
-    turns = [{**row, **asked(row["prompt"].strip(), row["completion"].strip(), True)} for row in raw]
+    turns = [
+        row if row.get("text") is not None else row | asked(row["prompt"].strip(), row["completion"].strip(), True)
+        for row in raw
+    ]
     return {"as turns of a chat": Dataset.from_list(turns), "as plain text": plain}
 
 
@@ -130,13 +136,19 @@ def _is_empty(row: Mapping[str, Any]) -> bool:
         return False
 
 
-def _pieces(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Dataset:
-    """Raw text in rows of a length that a model can be asked about."""
+def _with_pieces(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Dataset:
+    """Rows with each raw text among them in pieces of a length that a model can be asked about, no piece twice."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _PIECE + 1
     # Each is a text of its own, with an EOS token.
     length = min(_PIECE, positions - 1)
-    pieces = [piece for text in rows["text"] for piece in chunk_documents([text], tokenizer, max_length=length)]
-    return Dataset.from_dict({"text": list(dict.fromkeys(pieces))})
+    cut: dict[int | str, dict[str, Any]] = {}
+    for index, row in enumerate(rows):
+        if row["text"] is None:
+            cut[index] = row
+            continue
+        for piece in chunk_documents([row["text"]], tokenizer, max_length=length):
+            cut[piece] = dict.fromkeys(row) | {"text": piece}
+    return Dataset.from_list(list(cut.values()), features=rows.features)
 
 
 def best_form(request: ForgetRows, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
