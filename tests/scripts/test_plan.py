@@ -27,10 +27,16 @@ def chosen(forget_rows, retain_rows, tiny_tokenizer):
 
     def call(names=NAMES, is_by_heart=False, *, base=None, use_peft=True, subjects=None, width=576, own=True, **given):
         known = Knowledge([1.0] * 3, [0.9] * 3, 1.0, names, is_by_heart)
-        config = LlamaConfig(hidden_size=width)
-        options = {"retain_floor": 0.7, "use_peft": use_peft, "base": base, "subjects": subjects, "given": given}
-        options |= {"seed": 42, "learns_retain": own}
-        one = plan(known, forget_rows, retain_rows, tiny_tokenizer, config, **options)
+        request = SimpleNamespace(
+            model_args=UnlearnModelConfig(use_peft=use_peft),
+            training_args=SimpleNamespace(seed=42),
+            tokenizer=tiny_tokenizer,
+            config=LlamaConfig(hidden_size=width),
+            given=given,
+            subjects=subjects,
+            learns_retain=own,
+        )
+        one = plan(request, known, forget_rows, retain_rows, retain_floor=0.7, base=base)
         return one.settings, " ".join(one.reasons)
 
     return call

@@ -376,20 +376,8 @@ def _settings(
     """Every option of the run; says why those that were chosen are as they are."""
     tokenizer = request.tokenizer
     kept = scored(model, encode_set(retain, tokenizer, name="retain"), tokenizer)["retain/probability"]
-    chosen = plan(
-        known,
-        forget,
-        retain,
-        tokenizer,
-        request.config,
-        retain_floor=(1 - request.args.max_utility_loss) * fmean(kept),
-        use_peft=request.model_args.use_peft,
-        base=_teacher(request, model, forget),
-        subjects=request.subjects,
-        given=request.given,
-        seed=request.training_args.seed,
-        learns_retain=request.learns_retain,
-    )
+    floor = (1 - request.args.max_utility_loss) * fmean(kept)
+    chosen = plan(request, known, forget, retain, retain_floor=floor, base=_teacher(request, model, forget))
     for reason in chosen.reasons:
         state.print(f"- {reason}")
     place = request.folder.request.absolute()

@@ -6,10 +6,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from transformers import PretrainedConfig, PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from ..encoding import answer_ids
@@ -20,6 +20,10 @@ from ..subjects import moved_answers
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.ignorance import alias_twin
 from .preflight import Knowledge
+
+
+if TYPE_CHECKING:
+    from .forget import Request
 
 
 # Learning rate times hidden size: of LoRA on models of 2M (2e-3 and 192 states) and 135M (4.4e-4 and 576) the lower
@@ -72,25 +76,15 @@ def step_settings(given: Mapping[str, Any], forget_rows: int) -> dict[str, Any]:
 
 
 def plan(
-    known: Knowledge,
-    forget: Dataset,
-    retain: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    config: PretrainedConfig,
-    *,
-    retain_floor: float,
-    use_peft: bool,
-    base: str | None,
-    subjects: Sequence[str] | None,
-    given: Mapping[str, Any],
-    seed: int,
-    learns_retain: bool,
+    request: "Request", known: Knowledge, forget: Dataset, retain: Dataset, *, retain_floor: float, base: str | None
 ) -> Plan:
-    """The settings of a run; those that are `given` win, and others follow them. `base` is a model that never knew."""
-    sets = [encode_set(rows, tokenizer, name=name).answers for name, rows in (("forget", forget), ("retain", retain))]
+    """The settings of a run; those that are given win, and others follow them. `base` is a model that never knew."""
+    given, use_peft = request.given, request.model_args.use_peft
+    rows = {"forget": forget, "retain": retain}
+    sets = [encode_set(one, request.tokenizer, name=name).answers for name, one in rows.items()]
     of_step = step_settings(given, len(forget))
     epoch = math.ceil(len(forget) / of_step["per_device_train_batch_size"])
-    hidden = config.get_text_config().hidden_size
+    hidden = request.config.get_text_config().hidden_size
     rate = min(max((_RATE if use_peft else _WHOLE_RATE) / hidden, _SLOWEST), _FASTEST)
     longest = max(len(answer_ids(row)) for row in sets[0])
     chosen = Plan(
@@ -103,7 +97,7 @@ def plan(
             "num_train_epochs": math.ceil(_STEPS / epoch),
             **of_step,
             # The model's own answers are no truth to be learned: what they are in its eyes is to stay as it is.
-            "retain_loss_type": "nll" if learns_retain else "kl",
+            "retain_loss_type": "nll" if request.learns_retain else "kl",
             "stop_retain_floor": float(f"{retain_floor:.3f}"),
             "stop_every_steps": _LOOK,
             "belief_refresh_epochs": max(1, round(_ASK / epoch)),
@@ -114,7 +108,7 @@ def plan(
             "save_total_limit": 1,
         }
     )
-    _choose_objective(chosen, known, sets, tokenizer, base, subjects, given, seed)
+    _choose_objective(chosen, request, known, sets, base)
     if chosen.settings["forget_loss_type"] != "ignorance":
         chosen.settings["learning_rate"] = float(f"{_ASCENT * rate:.2g}")
     part = "the adapter" if use_peft else "the whole model"
@@ -136,21 +130,19 @@ def plan(
 
 def _choose_objective(
     chosen: Plan,
+    request: "Request",
     known: Knowledge,
     sets: Sequence[Sequence[Mapping[str, Any]]],
-    tokenizer: PreTrainedTokenizerBase,
     base: str | None,
-    subjects: Sequence[str] | None,
-    given: Mapping[str, Any],
-    seed: int,
 ) -> None:
     """The objective and its goal: answers as about strangers where that can be had, else extraction strength."""
     settings, moved, level = chosen.settings, {}, _LEVEL
+    given, subjects = request.given, request.subjects
     if known.has_names:
-        moved = moved_answers(*sets, tokenizer, seed=seed, subjects=subjects)
+        moved = moved_answers(*sets, request.tokenizer, seed=request.training_args.seed, subjects=subjects)
     objective, why = given.get("forget_loss_type"), "it was given"
     if objective is None:
-        why = None if base else _why_not_strangers(known, sets, tokenizer, subjects, given, seed)
+        why = None if base else _why_not_strangers(request, known, sets)
         objective = "ignorance" if why is None else "bs_t"
     settings |= {"forget_loss_type": objective, "lambda_bss": 0.5}
     settings["retain_weight"] = 2 if objective == "ignorance" else 1
@@ -190,18 +182,14 @@ def _choose_objective(
 
 
 def _why_not_strangers(
-    known: Knowledge,
-    sets: Sequence[Sequence[Mapping[str, Any]]],
-    tokenizer: PreTrainedTokenizerBase,
-    subjects: Sequence[str] | None,
-    given: Mapping[str, Any],
-    seed: int,
+    request: "Request", known: Knowledge, sets: Sequence[Sequence[Mapping[str, Any]]]
 ) -> str | None:
     """Why the model cannot be its own teacher, asked about somebody else; None if it can."""
     if not known.has_names:
         return "the rows do not name whom they are about"
     try:
-        alias_twin(*sets, tokenizer, subjects, given.get("forget_aliases"), seed, False)
+        names = request.subjects, request.given.get("forget_aliases")
+        alias_twin(*sets, request.tokenizer, *names, request.training_args.seed, False)
     except ValueError:
         return "there are too few other names to put in the places of theirs"
     return None
