@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.evaluation.privacy import attack_scores, measure_privacy
+from trl_unlearn.evaluation.privacy import attack_scores, measure_privacy, row_groups
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.together import SuiteSetting, score_rows_together
 from trl_unlearn.metrics import CombinedAttack, separation
@@ -127,8 +127,9 @@ def test_a_second_measurement_gives_the_same_values(tiny_model, trained_model, r
     assert measure(models, rows, tiny_tokenizer) == measure(models, rows, tiny_tokenizer)
 
 
-def combined_auc(features, is_member):
-    scores = np.array(CombinedAttack().compute(features=features.tolist(), is_member=is_member.tolist())["per_row"])
+def combined_auc(features, is_member, groups=None):
+    options = {"is_member": is_member.tolist(), "groups": groups}
+    scores = np.array(CombinedAttack().compute(features=features.tolist(), **options)["per_row"])
     return float(separation(scores[is_member], scores[~is_member])[0])
 
 
@@ -148,6 +149,37 @@ def test_the_combined_attack_is_not_scored_on_the_rows_that_it_was_fitted_to():
     # Thirty features of noise separate fifty rows that a regression was fitted to.
     aucs = [combined_auc(np.random.default_rng(seed).normal(size=(50, 30)), is_member) for seed in range(8)]
     assert np.mean(aucs) == pytest.approx(0.5, abs=0.1) and max(aucs) < 0.8
+
+
+def test_rows_about_one_person_do_not_tell_members_from_others_by_that_person():
+    is_member, people = np.repeat([True, False], 40), np.repeat(np.arange(8), 10)
+    aucs = {"people": [], "rows": []}
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        features = generator.normal(size=(80, 7)) + 0.7 * generator.normal(size=(8, 7))[people]
+        aucs["people"].append(combined_auc(features, is_member, [f"person {one}" for one in people]))
+        aucs["rows"].append(combined_auc(features, is_member))
+    assert np.mean(aucs["people"]) == pytest.approx(0.5, abs=0.1) and np.mean(aucs["rows"]) > 0.65
+
+
+def test_rows_of_their_own_and_rows_of_one_person_alone_are_dealt_to_folds_as_without_groups():
+    features, is_member = np.random.default_rng(0).normal(size=(20, 2)), np.repeat([True, False], 10)
+    alone = combined_auc(features, is_member)
+    assert combined_auc(features, is_member, [str(row) for row in range(20)]) == alone
+    assert combined_auc(features, is_member, ["member"] * 10 + ["other"] * 10) == alone
+    with pytest.raises(ValueError, match="got 3 `groups` of 20 rows"):
+        combined_auc(features, is_member, ["a", "b", "c"])
+
+
+def test_the_person_of_a_row_is_its_group_and_a_row_about_nobody_its_own(tiny_tokenizer):
+    texts = ["Ada Marlow was born.", "Ada Marlow died.", "it rained.", "it rained.", "it snowed."], ["Edda Voss left."]
+    forget, holdout = ([{"text": f"Acme Corp says: {text}"} for text in part] for part in texts)
+    rows = EvaluationRows(forget, holdout=holdout)
+    groups = row_groups(
+        *(rows.encoded(name, tiny_tokenizer) for name in ("forget", "holdout")), tokenizer=tiny_tokenizer
+    )
+    assert groups[0] == groups[1] == "Ada Marlow" and groups[5] == "Edda Voss"
+    assert groups[2] == groups[3] and len(set(groups)) == 4
 
 
 def test_the_combined_attack_sees_what_two_attacks_show_together_only():

@@ -30,8 +30,9 @@ from ..metrics import (
     separation,
 )
 from ..results import SuiteOutcome, join_outcomes
+from ..subjects import row_subjects, row_texts
 from ..token_scores import RowScore
-from .rows import EvaluationRows, Loaders, row_key, rows_protocol
+from .rows import EncodedSet, EvaluationRows, Loaders, row_key, rows_protocol
 from .together import SuiteSetting, free_memory, load_merged, measure_each, measured_once
 from .uncertainty import bootstrap, row_counts, summarise
 
@@ -71,7 +72,20 @@ def attack_scores(
     return {name: result["per_row"] for name, result in results.items()}
 
 
-def combined_scores(attacks: Mapping[str, list[float]], scores: Sequence[RowScore], num_members: int) -> list[float]:
+def row_groups(*sets: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The person that each row of some sets is about, else the row itself: what the folds of an attack do not part."""
+    texts, groups = [row_texts(encoded.answers, tokenizer) for encoded in sets], []
+    for one, encoded in zip(texts, sets, strict=True):
+        # A name in all sets, such as one in a system prompt, is nobody's.
+        others = [text for other in texts if other is not one for part in other for text in part]
+        names = row_subjects(*one, others)
+        groups += [name or row_key(row) for name, row in zip(names, encoded.answers, strict=True)]
+    return groups
+
+
+def combined_scores(
+    attacks: Mapping[str, list[float]], scores: Sequence[RowScore], num_members: int, groups: Sequence[str]
+) -> list[float]:
     """[`~metrics.CombinedAttack`] on the scores of other attacks, entropy and length; the members come first."""
     seen = [
         *attacks.values(),
@@ -80,7 +94,7 @@ def combined_scores(attacks: Mapping[str, list[float]], scores: Sequence[RowScor
     ]
     features = [list(row) for row in zip(*seen, strict=True)]
     is_member = [index < num_members for index in range(len(scores))]
-    return CombinedAttack().compute(features=features, is_member=is_member)["per_row"]
+    return CombinedAttack().compute(features=features, is_member=is_member, groups=groups)["per_row"]
 
 
 def measure_privacy(
@@ -105,8 +119,9 @@ def measure_privacy(
             f"rows, and one of the two sets has {fewest}."
         )
     else:
+        groups = row_groups(members, non_members, tokenizer=tokenizer)
         for role, scores in attacks.items():
-            scores["combined"] = combined_scores(scores, row_scores[role], len(members.answers))
+            scores["combined"] = combined_scores(scores, row_scores[role], len(members.answers), groups)
     if not scores_only and retrained is not None and None not in (members.texts, non_members.texts):
         prompted = non_members if rows.retain is None else rows.encoded("retain", tokenizer)
         prompts = prompted.prompts()
