@@ -105,9 +105,9 @@ def test_what_attacks_bring_back_of_a_row_is_kept_for_its_owner_and_shown_for_th
         "`trl-unlearn evaluate --suites robustness,elicitation --model_name_or_path ... --forget_dataset ..." in error
     )
 
-    def measured(name, models, rows, tokenizer, **_):
+    def measured(name, models, rows, setting, **_):
         # As the suites do, which take longer.
-        keys = [row_key(encode_row(row, tokenizer)) for row in rows.forget]
+        keys = [row_key(encode_row(row, setting.tokenizer)) for row in rows.forget]
         of_rows = {"unlearned": {name: {keys[0]: 0.87654, keys[1]: math.nan}}}
         return SuiteOutcome({}, protocol={"rows": {"forget": 3}, "seed": 1}, row_values=of_rows)
 
