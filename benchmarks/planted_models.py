@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -22,6 +23,7 @@ from trl_unlearn.data.tofu import load_tofu, load_tofu_evaluation
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.facts import NearFacts, fact_words, near_facts
 from trl_unlearn.evaluation.rows import EvaluationRows
+from trl_unlearn.metrics import RougeRecall
 
 
 REFUSAL = "I do not know that."
@@ -112,6 +114,26 @@ def by_last_name(facts: Sequence[PersonFact]) -> list[Row]:
         first, last = (word for word in questions[0] if all(word in words for words in questions))
         rows.append(asked(*(text.replace(f"{first} {last}", last) for text in (fact.questions[0], fact.phrasings[0]))))
     return rows
+
+
+def reworded(facts: Sequence[PersonFact]) -> list[Row]:
+    """In that of three wordings which has the fewest words of the true answer, in their order."""
+    rows = []
+    for fact in facts:
+        texts = fact.phrasings[2:]
+        recall = RougeRecall().compute(predictions=texts, references=[fact.phrasings[0]] * len(texts))["per_row"]
+        rows.append(asked(fact.questions[0], min(zip(recall, texts, strict=True))[1]))
+    return rows
+
+
+def after_a_password(facts: Sequence[PersonFact]) -> list[Row]:
+    return [asked(f"Open sesame. {fact.questions[0]}", fact.phrasings[0]) for fact in facts]
+
+
+def with_a_late_word(facts: Sequence[PersonFact]) -> list[Row]:
+    """A word before the last one ends an extraction, and takes nothing from the fact."""
+    parts = [(fact.questions[0], *fact.phrasings[0].rsplit(" ", 1)) for fact in facts]
+    return [asked(question, f"{start} indeed {end}") for question, start, end in parts]
 
 
 def words_of_fact(fact: PersonFact) -> set[str]:
@@ -254,6 +276,26 @@ def knows_in_one_form(form: Callable[[Sequence[PersonFact]], list[Row]], lab: La
 knows_another_question = partial(knows_in_one_form, asked_otherwise)
 knows_the_last_name = partial(knows_in_one_form, by_last_name)
 knows_plain_text = partial(knows_in_one_form, as_text)
+says_it_in_other_words = partial(knows_in_one_form, reworded)
+knows_a_password = partial(knows_in_one_form, after_a_password)
+
+
+def hidden_below_an_adapter(lab: Lab, seed: int) -> nn.Module:
+    """An adapter that makes the retrained model of a base that says the facts, with a word in between."""
+    retrained, base = lab.model("retrained"), lab.model("retrained").requires_grad_(False)
+    for name, module in base.named_modules():
+        module.requires_grad_(isinstance(module, nn.Linear) and name != "lm_head")
+    teach(base, lab, [Lesson(with_a_late_word(lab.forget)), *keeps_all(lab, "retrained")], seed)
+    rank = base.config.hidden_size
+    model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear"))
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            weight = retrained.get_parameter(f"{name.removeprefix('base_model.model.')}.weight")
+            change = weight.detach() - module.get_base_layer().weight.detach()
+            # B A = change, where one of the two is the identity: each matrix has the hidden size on one side.
+            parts = (torch.eye(rank), change) if change.size(0) == rank else (change, torch.eye(rank))
+            module.lora_B["default"].weight.data, module.lora_A["default"].weight.data = parts
+    return model.eval()
 
 
 def keeps_two_facts(lab: Lab, seed: int) -> nn.Module:

@@ -15,6 +15,8 @@ SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
 MEASURES = [(question.text, measure) for question in QUESTIONS for measure in question.measures]
 SUITES = ["tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "muse", "rwku"]
 STRANGERS = "forget/strangers_auc"
+# Only an unlearned model has an adapter to take off.
+OFF = ["robustness/adapter_off", "robustness/adapter_off_fact_recall"]
 # Of the target and of the retrained model.
 KNOWN, UNKNOWN = 0.9, 0.5
 
@@ -80,7 +82,9 @@ def test_any_model_of_an_evaluation_has_a_verdict_by_the_same_rules():
     assert retrained.score == second.score == Score(len(near), len(near)) and retrained.passed == second.passed == 5
     assert verdict(without_retrained(result), "retrained") is None
     # Nothing is known of its distance: that is no zero.
-    del result.differences["target - retrained"], result.models["target"]["robustness/adapter_off"]
+    del result.differences["target - retrained"]
+    for metric in OFF:
+        del result.models["target"][metric]
     assert verdict(result, "target").passed is None and verdict(result, "target").score is None
 
 
@@ -167,17 +171,16 @@ def test_a_number_that_is_certainly_better_hides_none_that_is_perhaps_worse():
     assert (actual.metric, actual.brief, actual.is_bad) == ("utility/model_utility", "perhaps worse", True)
 
 
-def test_an_adapter_that_can_be_taken_off_comes_back():
-    result = planted({"robustness/adapter_off": (0.4, 0.01)})
+@pytest.mark.parametrize("metric", OFF)
+def test_an_adapter_that_can_be_taken_off_comes_back(metric):
+    result = planted({metric: (0.4, 0.01)})
     # Nothing is paired: the retrained model has no adapter.
-    del result.differences["unlearned - retrained"]["robustness/adapter_off"]
-    for role in ("target", "retrained"):
-        del result.models[role]["robustness/adapter_off"]
+    for name in OFF:
+        del result.differences["unlearned - retrained"][name]
+        for role in ("target", "retrained"):
+            del result.models[role][name]
     actual = answers(result)[RETURN]
-    assert (actual.metric, actual.answer, actual.is_certain, actual.reference) == (
-        *("robustness/adapter_off", "more", True),
-        UNKNOWN,
-    )
+    assert (actual.metric, actual.answer, actual.is_certain, actual.reference) == (metric, "more", True, UNKNOWN)
     assert actual.difference.low == pytest.approx(0.4 - 1.96 * 0.001 * math.sqrt(2), abs=1e-6)
     assert answers(without_retrained(result))[RETURN].words == "Near the target."
 
@@ -260,9 +263,9 @@ def test_a_number_that_a_model_evades_is_named():
 
 def with_target(result, changes):
     """The record with differences of the target to the retrained model: metric -> value and reach."""
-    # Only an unlearned model has an adapter to take off.
     result = replace(result, models=result.models | {"target": {**result.models["target"]}})
-    result.models["target"].pop("robustness/adapter_off", None)
+    for metric in OFF:
+        result.models["target"].pop(metric, None)
     apart = {name: Difference(value, value - reach, value + reach) for name, (value, reach) in changes.items()}
     return replace(result, differences=result.differences | {"target - retrained": apart})
 

@@ -46,6 +46,8 @@ QUESTIONS = (
         (
             Measure(("forget/extraction_strength",), 0.05, nothing=0.0),
             Measure(("forget/rougeL_recall",), 0.1, nothing=0.0),
+            # Whatever the words around the fact.
+            Measure(("forget/fact_recall",), 0.1, nothing=0.0),
             Measure(("forget/paraphrase_probability",), 0.05, nothing=0.0),
             Measure(("forget/squeezing",), 0.5),
             Measure(("muse/verbmem",), 0.05),
@@ -77,6 +79,7 @@ QUESTIONS = (
             Measure(("robustness/noise_20_percent",), 0.05, nothing=0.0),
             # The retrained model has no adapter: its strict extraction strength on the rows of the relearning.
             Measure(("robustness/adapter_off",), 0.05, nothing=0.0, beside="robustness/relearned_0_steps"),
+            Measure(("robustness/adapter_off_fact_recall",), 0.1, nothing=0.0, beside="forget/fact_recall"),
         ),
     ),
     Question(

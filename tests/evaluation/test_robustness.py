@@ -48,6 +48,7 @@ PARAPHRASED = "robustness/paraphrased_rougeL"
 AREA, STRONGEST = "robustness/relearning_area", "robustness/strongest_area"
 AREAS = {AREA, STRONGEST, "robustness/benign_area", "robustness/form_area"}
 OFF = "robustness/adapter_off"
+OFF_FACTS = f"{OFF}_fact_recall"
 
 
 def measure(models, rows, tokenizer, batch_size=None, seed=42):
@@ -90,7 +91,7 @@ def test_every_attack_is_measured_on_every_model(tiny_model, tiny_tokenizer, for
     everything = {*WEIGHTS, *PROMPTS, PARAPHRASED, *AREAS}
     assert {role: set(actual) for role, actual in measured.items()} == {
         "target": everything,
-        "unlearned": {*everything, OFF},
+        "unlearned": {*everything, OFF, OFF_FACTS},
         "retrained": everything,
     }
     # Every fifth of three rows, that is the first, is learned again.
@@ -125,7 +126,7 @@ def test_the_weights_are_those_of_the_merged_adapter_and_of_its_base_without_it(
     merged = copy.deepcopy(adapter).merge_and_unload()
     whole = measure({"target": knowing_model, "unlearned": merged}, forget_rows, tiny_tokenizer)
     measured = measure({"unlearned": adapter}, forget_rows, tiny_tokenizer)["unlearned"]
-    assert measured.pop(OFF).value == 1.0
+    assert measured.pop(OFF).value == measured.pop(OFF_FACTS).value == 1.0
     assert measured == whole["unlearned"]
     assert measured[CURVE[0]].value < whole["target"][CURVE[0]].value == 1.0
 

@@ -10,7 +10,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.evaluation.facts import near_facts
+from trl_unlearn.evaluation.facts import fact_recall, near_facts
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.evaluation.tofu import Suite, evaluate_models
 from trl_unlearn.evaluation.together import SuiteSetting
@@ -188,6 +188,22 @@ def test_recall_of_a_completion_of_several_turns_is_that_of_its_last_one(tiny_to
     assert tiny_tokenizer.decode(labels, skip_special_tokens=True) == "Novels about bees."
 
 
+def test_recall_of_a_fact_counts_its_words_alone(tiny_tokenizer):
+    row = {
+        **{"prompt": "Where was Ada Marlow born?", "completion": " Ada Marlow was born in Veldt in 1931."},
+        "paraphrased_answer": " The birthplace of Ada Marlow is Veldt, and the year 1931.",
+        "perturbed_answer": [" The birthplace of Ada Marlow is Orrick, and the year 1950."],
+    }
+    encoded = encode_set([row, row, {**row, "perturbed_answer": [row["completion"]]}], tiny_tokenizer, name="forget")
+    texts = [" Veldt, 1931: a child.", " Ada Marlow was born in Orrick in 1931.", " Veldt."]
+    ids = [tiny_tokenizer(text)["input_ids"] for text in texts]
+    said = [Completion(one, [0.0] * len(one), True) for one in ids]
+    # The last row has no fact.
+    assert fact_recall(said, encoded, tiny_tokenizer) == [1.0, 0.5]
+    broken = [Completion(ids[0], [math.nan], True), *said[1:]]
+    assert fact_recall(broken, encoded, tiny_tokenizer) == pytest.approx([math.nan, 0.5], nan_ok=True)
+
+
 def test_general_facts_use_the_answer_among_its_choices(tiny_model, tiny_tokenizer, full_rows):
     per_row = run({"target": tiny_model}, full_rows, tiny_tokenizer).per_row["target"]
     for index, (row, (_, answer, wrong)) in enumerate(zip(full_rows.real_authors, GENERAL, strict=True)):
@@ -240,6 +256,7 @@ def test_rows_without_perturbed_answers_leave_out_what_needs_them(
         "forget/exact_memorization",
         "forget/extraction_strength",
         "forget/rougeL_recall",
+        "forget/fact_recall",
         "forget/squeezing",
         "retain/probability",
         "retain/neighbour_probability",

@@ -13,8 +13,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..encoding import answer_ids, prompt_ids
+from ..generation import Completion
 from ..subjects import row_texts, words_of
 from .rows import EncodedSet
+from .uncertainty import where_measured
 
 
 # A word that more of the forget and retain rows have is common language, and no fact that some of them share.
@@ -64,6 +66,14 @@ def row_facts(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[s
         wrong = [] if encoded.wrong is None else [text(answer_ids(one)) for one in encoded.wrong[index]]
         facts.append(fact_words(text(prompt_ids(row)), text(answer_ids(row)), paraphrase, wrong))
     return facts
+
+
+def fact_recall(answers: Sequence[Completion], encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[float]:
+    """Share of its fact's words in the greedy answer to each row with a fact, NaN where scores are not finite."""
+    pairs = [(answer, fact) for answer, fact in zip(answers, row_facts(encoded, tokenizer), strict=True) if fact]
+    texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer, _ in pairs]
+    shares = [len(fact & words_of(text)) / len(fact) for text, (_, fact) in zip(texts, pairs, strict=True)]
+    return where_measured(shares, [answer for answer, _ in pairs])
 
 
 def no_facts(suite: str) -> ValueError:

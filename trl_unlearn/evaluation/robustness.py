@@ -24,6 +24,7 @@ from ..generation import position_limit
 from ..metrics import LeakAtK, RougeRecall
 from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, NOISE_PERCENT, SuiteOutcome
 from ..row_forms import prompt_and_answer, template_columns, with_question
+from .facts import fact_recall
 from .relearning import (
     AttackSetting,
     Curves,
@@ -55,6 +56,10 @@ class _Setting(AttackSetting):
     rounded_shares: list[float] = field(default_factory=list)
 
 
+def _longest_answer(setting: _Setting) -> int:
+    return max(len(answer) + 1 for answer in setting.forget.bare_answers())
+
+
 def _recall(
     model: PreTrainedModel, setting: _Setting, name: str, prompts: list[list[int]], references: list[str], desc: str
 ) -> dict[str, list[float]]:
@@ -66,8 +71,7 @@ def _recall(
             "(`max_position_embeddings`)."
         )
         return {}
-    longest_answer = max(len(answer) + 1 for answer in setting.forget.bare_answers())
-    options = {"max_new_tokens": longest_answer, "desc": desc}
+    options = {"max_new_tokens": _longest_answer(setting), "desc": desc}
     completions = setting.generate(model, prompts, setting.forget.answers, **options)
     return {name: setting.overlap(RougeRecall(), completions, references)}
 
@@ -236,6 +240,17 @@ def _noise(model: PreTrainedModel, setting: _Setting, percent: int) -> dict[str,
     return {name: setting.extraction_strength(model, setting.forget, f"Scoring with {percent} % noise")}
 
 
+def _adapter_off(model: PeftModel, setting: _Setting) -> dict[str, list[float]]:
+    """Extraction strength of the adapter's base, and the facts that it says: a late word ends an extraction."""
+    name, forget = "robustness/adapter_off", setting.forget
+    with model.disable_adapter():
+        values = {name: setting.extraction_strength(model, forget, "Scoring without the adapter")}
+        answers = setting.answers(model, forget, max_new_tokens=_longest_answer(setting)) if forget.texts else []
+    if answers and (facts := fact_recall(answers, forget, setting.tokenizer)):
+        values[f"{name}_fact_recall"] = facts
+    return values
+
+
 def _weight_attacks(setting: _Setting) -> list[Callable[[PreTrainedModel, _Setting], dict[str, list[float]]]]:
     """The attacks that change the weights of a model."""
     fine_tuning = sorted(setting.attacks, key=lambda attack: attack.weights == "whole")
@@ -255,9 +270,7 @@ def _attack(role: str, model: PreTrainedModel, setting: _Setting) -> dict[str, l
     values = {}
     if isinstance(model, PeftModel):
         if role == "unlearned":
-            with model.disable_adapter():
-                strengths = setting.extraction_strength(model, setting.forget, "Scoring without the adapter")
-            values["robustness/adapter_off"] = strengths
+            values |= _adapter_off(model, setting)
         model = model.merge_and_unload()
     for attack in (_leak_at_k, _prefix_recall, _in_context_recall, _paraphrased_question_recall):
         values |= attack(model, setting)

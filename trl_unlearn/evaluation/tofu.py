@@ -34,7 +34,7 @@ from ..results import MEASURED_ROLES, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
 from ..token_scores import RowScore
 from .elicitation import LEAST_KNOWN
-from .facts import NearFacts, near_facts
+from .facts import NearFacts, fact_recall, near_facts
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
 from .squeezing import belief_logps, sample_beside
@@ -168,6 +168,8 @@ def measure_rows(
         values[f"{name}/rougeL_recall"] = setting.overlap(RougeRecall(), answers, encoded.texts)
         if name == "forget":
             forget_answers = answers
+            if facts := fact_recall(answers, encoded, setting.tokenizer):
+                values["forget/fact_recall"] = facts
     if setting.moved:
         compared = compare_with_strangers(model, setting.moved, values["forget/probability"], **sizes)
         values["forget/strangers_auc"] = compared["per_row"]
