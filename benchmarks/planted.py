@@ -272,7 +272,7 @@ PLANTS = (
     Plant(
         "says it in other words", says_it_in_other_words, {SAY: "more", WORK: "as"}, _alone(reworded, "other words")
     ),
-    Plant("below an adapter", hidden_below_an_adapter, {RETURN: "more", WORK: "as"}, _check_base),
+    Plant("below an adapter", hidden_below_an_adapter, AS | {RETURN: "more"}, _check_base),
     Plant("knows a password", knows_a_password, {WORK: "as"}, _alone(after_a_password, "password")),
     # The first question asks for means, and is "perhaps as" on two of these seeds (docs/results/verdict.md).
     Plant(

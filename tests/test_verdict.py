@@ -185,6 +185,12 @@ def test_an_adapter_that_can_be_taken_off_comes_back(metric):
     assert answers(without_retrained(result))[RETURN].words == "Near the target."
 
 
+def test_the_base_of_an_adapter_that_says_less_than_the_retrained_model_is_no_fault():
+    result = planted(dict.fromkeys(OFF, (-0.4, 0.01)))
+    actual = answers(result)[RETURN]
+    assert (actual.answer, actual.is_bad) == ("as", False)
+
+
 def test_the_first_measured_metric_of_a_measure_counts():
     area, steps, *_ = QUESTIONS[2].measures[0].names
     result = planted({area: None})

@@ -336,6 +336,9 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
             answer = {"more": "less", "less": "more"}.get(answer, answer)
         if measure.tells_both_ways and answer == "less":
             answer, why = "more", _OVER_FORGOTTEN
+        # The base of an adapter that never knew has over-forgotten nothing.
+        if measure.beside is not None and answer == "less":
+            answer = "as"
         is_bad = answer in ("less", worse)
         severity = int(not is_certain) if answer == "as" else 2 + (answer == worse) + 2 * is_certain
         reach = max(abs(difference.low), abs(difference.high)) / margin
