@@ -273,7 +273,7 @@ PLANTS = (
         "says it in other words", says_it_in_other_words, {SAY: "more", WORK: "as"}, _alone(reworded, "other words")
     ),
     Plant("below an adapter", hidden_below_an_adapter, AS | {RETURN: "more"}, _check_base),
-    Plant("knows a password", knows_a_password, {WORK: "as"}, _alone(after_a_password, "password")),
+    Plant("knows a password", knows_a_password, {KNOW: "more", WORK: "as"}, _alone(after_a_password, "password")),
     # The first question asks for means, and is "perhaps as" on two of these seeds (docs/results/verdict.md).
     Plant(
         "keeps two facts", keeps_two_facts, {KNOW: "more", TELL: "more", WORK: "as"}, _check_two, seeds=[42, 43, 44]
