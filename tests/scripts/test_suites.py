@@ -599,8 +599,8 @@ def test_a_quick_evaluation_answers_five_questions_beside_a_retrained_model_and_
     # Nothing of the target is read beside a retrained model.
     assert result.models["target"] is None and "The target is not measured" in done.printed
     assert result.protocol["weights_sha256"].keys() == {"unlearned", "retrained"}
-    # The unlearned model is the retrained one.
-    assert [(answer.answer, answer.is_certain) for answer in verdict(result).answers] == [("as", True)] * 5
+    # The unlearned model is the retrained one, as far as five rows tell.
+    assert [answer.words[:30] for answer in verdict(result).answers] == ["As a model that never knew, as"] * 5
     assert result.protocol["quick"]["rows"] == 40 and "Quick: 5 rows." in done.printed
     assert not list((done.folder / "figures").glob("relearning*"))
 
