@@ -278,6 +278,7 @@ class ServedRequest:
     strength: float | None
     forgotten: bool | None  # None: not measured
     verdict: str  # the same as a sentence
+    retrained_strength: float | None = None  # that of a retrained model, where one was measured
 
 
 @dataclass(kw_only=True)

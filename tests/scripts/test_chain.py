@@ -13,7 +13,7 @@ import torch
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import AdapterRecord, DatasetRecord, RequestLedger, ServedRequest, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
-from trl_unlearn.scripts import forget
+from trl_unlearn.scripts import chain, forget
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.scripts.chain import Predecessor, way_back, write_ledger
 
@@ -101,6 +101,42 @@ def test_earlier_rows_that_come_back_are_a_missed_goal(finished, monkeypatch, ca
     assert folder.run().shortfall == "Rows of earlier requests are not forgotten: of request 1."
     entries = RequestLedger.load(folder.path / "requests.json").requests
     assert [one.forgotten for one in entries] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("target", "strength", "forgotten", "now", "expected"),
+    [
+        pytest.param(1.0, 0.1, True, 0.1, True, id="kept"),
+        pytest.param(1.0, 0.1, True, 0.8, False, id="comes back"),
+        pytest.param(0.05, 0.02, None, 0.02, None, id="nobody knew it"),
+        pytest.param(1.0, 0.1, False, 0.1, False, id="said in its own answers"),
+        pytest.param(1.0, 0.8, False, 0.1, None, id="came back and went"),
+        pytest.param(None, None, None, 0.1, None, id="never measured"),
+    ],
+)
+def test_a_low_strength_alone_calls_no_earlier_request_forgotten(
+    finished, monkeypatch, target, strength, forgotten, now, expected
+):
+    _, folder = finished()
+    path = folder.request / "forget.jsonl"
+    monkeypatch.setattr(chain, "mean_strength", lambda *_: now)
+    entry = ServedRequest("cd" * 32, 1, "2026-01-01T00:00:00+00:00", {}, target, strength, forgotten, "Said before.")
+    entry = chain._entry_now(entry, {}, object(), None, path)
+    assert (entry.forgotten, entry.strength) == (expected, now)
+    assert "None" not in entry.verdict
+    assert chain._entry_now(entry, {}, object(), None, path).forgotten == expected
+
+
+def test_an_earlier_request_is_judged_beside_the_retrained_model_that_judged_it_first(finished, monkeypatch):
+    _, folder = finished(strength=0.55)
+    result = folder.results()
+    retrained = {"forget/extraction_strength": Measurement(0.4, 1)}
+    folder.save_results(replace(result, models=result.models | {"retrained": retrained}))
+    write_ledger(folder, folder.run(), [])
+    (entry,) = RequestLedger.load(folder.path / "requests.json").requests
+    monkeypatch.setattr(chain, "mean_strength", lambda *_: 0.55)
+    now = chain._entry_now(entry, {}, object(), None, folder.request / "forget.jsonl")
+    assert entry.forgotten and now.forgotten and "retrained model's 0.400" in now.verdict
 
 
 def test_a_request_goes_on_only_from_a_run_that_is_all_there(finished):

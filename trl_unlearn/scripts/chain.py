@@ -142,19 +142,20 @@ def write_ledger(folder: RunFolder, run: UnlearningRun, entries: Sequence[Served
     """Enter the request of a finished run, and those before it as they are now."""
     result, ledger = folder.results(), load_ledger(folder)
     forgotten, sentence = None, _NOT_MEASURED
-    target = strength = None
+    strengths = dict.fromkeys(("target", "unlearned", "retrained"))
     if result is not None:
         forgotten, sentence = has_forgotten(result)
-        target, strength = (result.value(role, _STRENGTH) for role in ("target", "unlearned"))
+        strengths = {role: result.value(role, _STRENGTH) for role in strengths}
     own = ServedRequest(
         sha256=_file_digest(folder.request / FORGET),
         rows=run.forget_set.rows,
         served_at=datetime.now(UTC).isoformat(timespec="seconds"),
         weights_sha256=weights_sha256(folder.path, run.is_adapter),
-        target_strength=target,
-        strength=strength,
+        target_strength=strengths["target"],
+        strength=strengths["unlearned"],
         forgotten=forgotten if run.shortfall is None else False,
         verdict=sentence if run.shortfall is None else run.shortfall,
+        retrained_strength=strengths["retrained"],
     )
     for entry in (*entries, own):
         ledger.put(entry)
@@ -171,12 +172,24 @@ def _entry_now(
     """The entry of an earlier request under the model of now."""
     if model is None:
         return replace(entry, weights_sha256=weights, strength=None, forgotten=None, verdict=_NOT_MEASURED)
-    strength = mean_strength(model, load_rows(str(path)), tokenizer)
-    forgotten, sentence = None, f"`{_STRENGTH}` is {strength:.3f}; what the first model had was not measured."
-    if entry.target_strength is not None:
-        forgotten = not still_says(strength, entry.target_strength)
-        side = "not above" if forgotten else "above"
-        sentence = f"`{_STRENGTH}` is {strength:.3f}, {side} half of the {entry.target_strength:.3f} before it."
+    strength, target = mean_strength(model, load_rows(str(path)), tokenizer), entry.target_strength
+    if target is None:
+        sentence = f"`{_STRENGTH}` is {strength:.3f}; what the first model had was not measured."
+        return replace(entry, weights_sha256=weights, strength=strength, forgotten=None, verdict=sentence)
+
+    def says(strength: float) -> bool:
+        return still_says(strength, target, entry.retrained_strength)
+
+    # No answers are generated here: a strength can take a good verdict away, and never gives one.
+    has_come_down = entry.strength is not None and says(entry.strength)
+    forgotten = False if says(strength) else None if has_come_down else entry.forgotten
+    bound = f"half of the {target:.3f}"
+    if entry.retrained_strength is not None:
+        bound = f"the middle between a retrained model's {entry.retrained_strength:.3f} and the {target:.3f}"
+    sentence = f"`{_STRENGTH}` is {strength:.3f}, {'' if says(strength) else 'not '}above {bound} before it."
+    if not says(strength) and not forgotten:
+        before = "whether they were forgotten was not known" if entry.forgotten is None else "they were not forgotten"
+        sentence += f" Before this request {before}, and no answers were generated that could say more."
     return replace(entry, weights_sha256=weights, strength=strength, forgotten=forgotten, verdict=sentence)
 
 
