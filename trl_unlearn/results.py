@@ -23,6 +23,13 @@ _CONDITIONS = {
     "quick": "a quick evaluation, or a whole one",
     "max_eval_rows": "another `max_eval_rows`",
 }
+# Of the protocol, what two suites may say of the same set, and the words for another value of it.
+_SETS = {
+    "rows": "other rows",
+    "rows_sha256": "other rows",
+    "labels_sha256": "other prompts or labels",
+    "answers_sha256": "other paraphrased or wrong answers",
+}
 # Fields of a record that hold numbers by metric.
 _TABLES = ("models", "differences", "not_measured", "curves")
 MODEL_ROLES = ("target", "unlearned", "retrained")
@@ -353,9 +360,10 @@ class EvaluationResult(JsonRecord):
         """Why suites of two evaluations cannot stand in one record, in words."""
         mine, others = self.protocol, other.protocol
         words = [words for name, words in _CONDITIONS.items() if mine.get(name) != others.get(name)]
-        pairs = [(mine.get(key, {}), others.get(key, {})) for key in ("rows", "rows_sha256")]
-        sets = [name for one, two in pairs for name in one.keys() & two.keys() if one[name] != two[name]]
-        return words + [f"other rows of the {name} set" for name in dict.fromkeys(sets)]
+        for key, other in _SETS.items():
+            one, two = mine.get(key, {}), others.get(key, {})
+            words += [f"{other} of the {name} set" for name in one if name in two and one[name] != two[name]]
+        return list(dict.fromkeys(words))
 
     def with_measured(self, metric: str, values: Mapping[str, Measurement]) -> Self:
         """This record with another metric, of each of some roles that were evaluated."""
@@ -481,7 +489,7 @@ def join_outcomes(parts: Sequence[SuiteOutcome | EvaluationResult]) -> SuiteOutc
 
     protocol = {name: value for part in reversed(parts) for name, value in part.protocol.items()}
     # Suites read other sets.
-    for key in ("rows", "rows_sha256", "repeated_rows"):
+    for key in (*_SETS, "repeated_rows"):
         if key in protocol:
             protocol[key] = {k: v for part in reversed(parts) for k, v in part.protocol.get(key, {}).items()}
     tables = {name: joined([getattr(part, name) for part in parts]) for name in _TABLES}

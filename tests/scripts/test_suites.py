@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from transformers import AutoModelForCausalLM
 
 from trl_unlearn.encoding import encode_row, pad_rows
-from trl_unlearn.evaluation.rows import encode_set
+from trl_unlearn.evaluation.rows import encode_set, rows_protocol
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.hub.leaks import TextIndex
 from trl_unlearn.results import EvaluationResult, Unmeasured
@@ -560,6 +560,31 @@ def test_suites_of_other_rows_are_replaced_and_that_is_said(tmp_path, capsys):
     ]
     assert [one.suites for one in merged] == [["tofu", "privacy"], ["privacy"], ["privacy"]]
     assert capsys.readouterr().out.count("held tofu of other rows of the forget set, and is replaced") == 2
+
+
+def test_suites_with_other_prompts_labels_or_answers_beside_the_true_ones_do_not_join(tiny_tokenizer, forget_rows):
+    text = tiny_tokenizer("Ada Marlow was born in Veldt, in the year 1902.")["input_ids"]
+    tokens = {"input_ids": text, "labels": text, "prompt_length": 3}
+    masked = {**tokens, "labels": [-100, -100, *text[2:]]}
+    wrong = {**forget_rows[0], "perturbed_answer": ["In Oslo."]}
+
+    def result(suite, row):
+        protocol = rows_protocol(encode_set([row], tiny_tokenizer, name="forget"), seed=1)
+        return EvaluationResult(parity="strict", suites=[suite], models={}, environment={}, protocol=protocol)
+
+    for row, other, words in (
+        (tokens, {**tokens, "prompt_length": 4}, ["other prompts or labels of the forget set"]),
+        (tokens, masked, ["other prompts or labels of the forget set"]),
+        (wrong, {**wrong, "perturbed_answer": ["In Rome."]}, ["other paraphrased or wrong answers of the forget set"]),
+        # A suite that reads no wrong answers says nothing of them.
+        (wrong, forget_rows[0], []),
+    ):
+        assert result("tofu", row).unlike(result("privacy", other)) == words
+        assert result("tofu", row).unlike(result("privacy", row)) == []
+    # Records from before these digests say nothing of labels.
+    earlier = result("tofu", tokens)
+    del earlier.protocol["labels_sha256"], earlier.protocol["answers_sha256"]
+    assert result("privacy", masked).unlike(earlier) == []
 
 
 def test_results_of_other_weights_are_replaced_and_that_is_said(run, own, checkpoint, holdout):

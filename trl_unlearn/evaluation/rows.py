@@ -102,16 +102,25 @@ class EncodedSet:
 
 def row_key(row: Mapping[str, Any]) -> str:
     """A name for an encoded row where its text must not stand: 16 hexadecimal digits of its tokens."""
-    return hashlib.sha256(json.dumps(list(row["input_ids"])).encode()).hexdigest()[:16]
+    return _digest(json.dumps(list(row["input_ids"])))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def rows_protocol(*sets: EncodedSet, seed: int) -> dict[str, Any]:
     """The row sets of a suite, for its record: their sizes, digests and rows that repeat others; and the seed."""
     keys = {one.name: [row_key(row) for row in one.answers] for one in sets}
     repeated = {name: len(rows) - len(set(rows)) for name, rows in keys.items()}
+    # The same tokens may be asked and scored in other parts, and beside other answers.
+    labels = {one.name: [[list(row["labels"]), row["prompt_length"]] for row in one.answers] for one in sets}
+    beside = {one.name: (one.paraphrases or [], one.wrong or []) for one in sets if one.paraphrases or one.wrong}
     return {
         "rows": {name: len(rows) for name, rows in keys.items()},
-        "rows_sha256": {name: hashlib.sha256("".join(rows).encode()).hexdigest()[:16] for name, rows in keys.items()},
+        "rows_sha256": {name: _digest("".join(rows)) for name, rows in keys.items()},
+        "labels_sha256": {name: _digest(json.dumps(rows)) for name, rows in labels.items()},
+        "answers_sha256": {name: _digest(json.dumps(rows)) for name, rows in beside.items()},
         "repeated_rows": {name: count for name, count in repeated.items() if count},
         "seed": seed,
     }
