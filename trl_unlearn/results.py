@@ -360,6 +360,9 @@ class EvaluationResult(JsonRecord):
         """Why suites of two evaluations cannot stand in one record, in words."""
         mine, others = self.protocol, other.protocol
         words = [words for name, words in _CONDITIONS.items() if mine.get(name) != others.get(name)]
+        # Earlier records of some suites do not say it.
+        if None not in (pair := (mine.get("dtype"), others.get("dtype"))) and len(set(pair)) > 1:
+            words.append("another `dtype`")
         for key, other in _SETS.items():
             one, two = mine.get(key, {}), others.get(key, {})
             words += [f"{other} of the {name} set" for name in one if name in two and one[name] != two[name]]

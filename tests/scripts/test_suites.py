@@ -595,6 +595,19 @@ def test_results_of_other_weights_are_replaced_and_that_is_said(run, own, checkp
     assert "held tofu of other models" in done.printed
 
 
+def test_suites_in_another_precision_do_not_join_and_earlier_records_that_do_not_say_theirs_do(run, own, holdout):
+    done = run("evaluate", own)
+    privacy = [*own, "--suites", "privacy", "--holdout_dataset", holdout]
+    # The checkpoints are in float32, and "auto" is what they are in.
+    assert result_of(run("evaluate", [*privacy, "--dtype", "auto"])).suites == ["tofu", "privacy"]
+    earlier = result_of(done)
+    assert earlier.protocol.pop("dtype") == "float32"
+    done = run("evaluate", [*privacy, "--dtype", "bfloat16"])
+    assert (result_of(done).suites, result_of(done).protocol["dtype"]) == (["privacy"], "bfloat16")
+    assert "held tofu of another `dtype`, and is replaced" in done.printed
+    assert result_of(done).unlike(earlier) == []
+
+
 def five_rows(path):
     """A file of rows about five people: fewer rows are not compared with answers about others."""
     names = ("Ada Marlow", "Bo Lindgren", "Cyra Oduya", "Gil Sarkis", "Hedda Quist")

@@ -201,7 +201,7 @@ def identities(names: Mapping[str, str | None]) -> dict[str, dict[str, str] | st
 def models_protocol(
     eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, Any]:
-    """The evaluated models: `weights_sha256` by role and file, of folders, and `base_quantization` if there is one."""
+    """The evaluated models: `weights_sha256` by role and file, of folders, `dtype`, and `base_quantization` if any."""
     # An adapter stands for its target: its files change when the target does.
     names = {
         "target": model_args.adapter_name_or_path or model_args.model_name_or_path,
@@ -210,6 +210,19 @@ def models_protocol(
         "second_retrained": eval_args.second_retrained_model_name_or_path,
     }
     digests = {role: known for role, known in identities(names).items() if isinstance(known, dict)}
-    if (quantization := get_quantization_config(model_args)) is None:
-        return {"weights_sha256": digests}
-    return {"weights_sha256": digests, "base_quantization": quantization_label(quantization.to_dict())}
+    protocol = {"weights_sha256": digests}
+    if (dtype := _target_dtype(model_args)) is not None:
+        protocol["dtype"] = dtype
+    if (quantization := get_quantization_config(model_args)) is not None:
+        protocol["base_quantization"] = quantization_label(quantization.to_dict())
+    return protocol
+
+
+def _target_dtype(model_args: UnlearnModelConfig) -> str | None:
+    """The precision that the target is loaded in; None where only its weights say it."""
+    dtype = model_args.dtype
+    if dtype == "auto":
+        name, revision = model_args.model_name_or_path, model_args.model_revision
+        config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+        dtype = config.get("dtype", config.get("torch_dtype"))
+    return None if dtype is None else str(dtype).removeprefix("torch.")
