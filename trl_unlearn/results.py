@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 from .records import SCHEMA_VERSION, JsonRecord
 
 
-_LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets")
+_LIBRARIES = ("trl-unlearn", "torch", "transformers", "trl", "peft", "datasets")
 PARITIES = ("open-unlearning", "strict")
 # Of the protocol, what suites in one record have in common, and the words for another value of it.
 _CONDITIONS = {
@@ -335,7 +335,7 @@ class EvaluationResult(JsonRecord):
             parity=parity,
             suites=list(outcomes),
             protocol={"parity": parity} | joined.protocol | dict(protocol or {}),
-            environment=_versions() | {"device": device},
+            environment=library_versions() | {"device": device},
             **{name: getattr(joined, name) for name in _TABLES},
         )
 
@@ -499,7 +499,8 @@ def join_outcomes(parts: Sequence[SuiteOutcome | EvaluationResult]) -> SuiteOutc
     return SuiteOutcome(protocol=protocol, **tables)
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """The versions that numbers depend on."""
     return {"python": platform.python_version(), **{library: version(library) for library in _LIBRARIES}}
 
 

@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM
 
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.rows import encode_set, rows_protocol
+from trl_unlearn.evaluation.wmdp import load_wmdp_tasks
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.hub.leaks import TextIndex
-from trl_unlearn.results import EvaluationResult, Unmeasured
+from trl_unlearn.results import EvaluationResult, SuiteOutcome, Unmeasured
 from trl_unlearn.scripts import evaluate
 from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments
 from trl_unlearn.scripts.results import with_earlier
@@ -214,6 +215,34 @@ def test_an_evaluation_that_was_cut_off_goes_on_and_gives_the_same_file(run, own
     done = run("evaluate", argv)
     assert done.text("eval_results.json") == whole.text("eval_results.json")
     assert not (done.folder / "stages").exists()
+
+
+@pytest.mark.parametrize("changed", ["template", "config", "tokens", "version", "nothing"])
+def test_an_evaluation_that_was_cut_off_starts_anew_where_the_numbers_would_be_others(
+    run, own, holdout, checkpoint, monkeypatch, changed
+):
+    argv = [*own, *PRIVACY, "--holdout_dataset", holdout]
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (lambda *_, **__: SuiteOutcome({}), "rows"))
+    with monkeypatch.context() as patched, pytest.raises(CutOff):
+        patched.setitem(evaluate.SUITES, "privacy", (cut_off, "rows"))
+        run("evaluate", argv)
+    if changed == "template":
+        path = Path(checkpoint, "chat_template.jinja")
+        path.write_text("{{ 'Answer.' }}" + path.read_text())
+    elif changed == "config":
+        path = Path(checkpoint, "config.json")
+        path.write_text(path.read_text().replace("}", ', "rms_norm_eps": 1e-4}', 1))
+    elif changed == "tokens":
+        monkeypatch.setattr(evaluate.SuiteInputs, "digests", lambda _: {"rows_sha256": {"forget": "other"}})
+    elif changed == "version":
+        monkeypatch.setattr(evaluate, "library_versions", lambda: {"trl-unlearn": "0"})
+    monkeypatch.setitem(evaluate.SUITES, "tofu", (cut_off, "rows"))
+    monkeypatch.setitem(evaluate.SUITES, "privacy", (lambda *_, **__: SuiteOutcome({}), "rows"))
+    if changed == "nothing":
+        run("evaluate", argv)
+    else:
+        with pytest.raises(CutOff):
+            run("evaluate", argv)
 
 
 @pytest.fixture
@@ -431,6 +460,12 @@ def test_a_local_task_of_lm_evaluation_harness_runs_through_the_same_command(run
     assert list(result.models["target"]) == ["wmdp/sums"]
     assert result.get("target", "wmdp/sums").n == 4
     assert "wmdp/sums" in done.printed
+    tasks = load_wmdp_tasks(["sums"], str(folder), 4)
+    digests = []
+    for text in ("1 + 1 =", "1 + 2 ="):
+        tasks.tasks["sums"].dataset["test"] = Dataset.from_list([{**row, "text": text} for row in rows])
+        digests.append(evaluate.content_digest(evaluate.SuiteInputs({}, None, None, None, wmdp=tasks).row_sets))
+    assert digests[0] != digests[1]
 
 
 def test_options_of_a_suite_that_does_not_run_are_refused(refuse, own, muse_folder):

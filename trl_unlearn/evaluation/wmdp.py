@@ -43,6 +43,10 @@ class WmdpTasks:
     tasks: dict[str, Any]
     rows: dict[str, list[int]]
 
+    def questions(self) -> dict[str, list[Mapping[str, Any]]]:
+        """Task name -> the rows that are used."""
+        return {name: [task.eval_docs[index] for index in self.rows[name]] for name, task in self.tasks.items()}
+
 
 @contextmanager
 def _quiet() -> Iterator[None]:

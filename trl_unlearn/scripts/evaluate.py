@@ -26,14 +26,14 @@ from ..evaluation.muse import MuseRows, measure_muse
 from ..evaluation.privacy import measure_privacy
 from ..evaluation.relearning import QUICK_STEPS, measure_few_steps
 from ..evaluation.robustness import measure_robustness
-from ..evaluation.rows import EvaluationRows
+from ..evaluation.rows import EvaluationRows, rows_protocol
 from ..evaluation.rwku import RwkuRows, measure_rwku
 from ..evaluation.tofu import evaluate_models
 from ..evaluation.together import FixedModel, SuiteSetting
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
 from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
 from ..records import write_whole
-from ..results import SuiteOutcome
+from ..results import SuiteOutcome, library_versions
 from ..row_forms import configured_template_kwargs
 from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.checks import check_output_dir
@@ -57,8 +57,8 @@ QUICK_SUITES = {
     "robustness": {},
     "depth": {"patches": False},
 }
-# Endings of the files of a model's or an adapter's weights.
-_WEIGHTS = (".safetensors", ".bin")
+# Endings of the files that decide what a local model, tokenizer or task of one's own does.
+_CONTENT = (".safetensors", ".bin", ".json", ".jinja", ".model", ".yaml", ".py")
 # Options that decide the tokens of rows -> the value where a record leaves it out.
 _ROW_OPTIONS = {"chat_template_kwargs": {}, "prompt_length": 64, "dataset_text_field": "text"}
 
@@ -243,11 +243,13 @@ def _run(argv: list[str] | None, prog: str) -> None:
         inputs = load_suite_inputs(data_args, eval_args, suite_args, args, loaders, tokenizer, config)
         if unlearned is not None and inputs.rows is not None:
             refuse_other_tokens(inputs.rows, tokenizer, unlearned, args.trust_remote_code)
-    models = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
-    models += [eval_args.retrained_model_name_or_path, eval_args.second_retrained_model_name_or_path]
-    # The default classifier changes when the published one is downloaded, although no option does.
-    classifier = inputs.classifier and inputs.classifier.name
-    stages = _Stages(folder / "stages", f"{settings} {content_digest(inputs.row_sets, *models)} {classifier}")
+    names = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
+    names += [eval_args.retrained_model_name_or_path, eval_args.second_retrained_model_name_or_path]
+    names += [eval_args.fluency_classifier, suite_args.judge_model, suite_args.wmdp_include_path]
+    # The default classifier changes when the published one is downloaded, although no option does; rows have other
+    # tokens when a tokenizer on the Hub is another one, and numbers are others with other versions.
+    unnamed = inputs.classifier and inputs.classifier.name, inputs.digests(), library_versions()
+    stages = _Stages(folder / "stages", f"{settings} {content_digest(inputs.row_sets, *names)} {unnamed}")
     finished = stages.finished(suite_args.suites)
     outcomes = {
         name: finished[name] if name in finished else stages.keep(name, measure_suite(name, inputs))
@@ -348,10 +350,10 @@ def _output_folder(given: str | None, unlearned: str | None) -> Path:
 
 
 def content_digest(row_sets: Mapping[str, Iterable[Mapping[str, Any]]], *names: str | None) -> str:
-    """16 hexadecimal digits of what the names do not identify: the rows, and the files of local models."""
+    """16 hexadecimal digits of what the names do not identify: the rows, and the files of local folders."""
     folders = [Path(name) for name in names if name is not None]
     files = sorted(
-        path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix in _WEIGHTS
+        path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix in _CONTENT
     )
     sets = {name: list(rows) for name, rows in row_sets.items()}
     # By size and time: to hash the weights takes longer than many suites.
@@ -411,7 +413,13 @@ class SuiteInputs:
     def row_sets(self) -> dict[str, Any]:
         """Name -> rows, of all loaded sets."""
         groups = {"rows": self.rows and self.rows.sets(), "muse": self.muse, "rwku": self.rwku}
+        groups["wmdp"] = self.wmdp and self.wmdp.questions()
         return {f"{group}/{name}": rows for group, sets in groups.items() for name, rows in (sets or {}).items()}
+
+    def digests(self) -> dict[str, Any]:
+        """Digests of the tokens of the rows."""
+        tokenizer, names = self.setting.tokenizer, [] if self.rows is None else self.rows.sets()
+        return rows_protocol(*(self.rows.encoded(name, tokenizer) for name in names), seed=self.setting.seed)
 
     def options(self, suite: str) -> dict[str, Any]:
         """Options of a suite."""
