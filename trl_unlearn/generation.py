@@ -113,13 +113,18 @@ def eos_token_ids(
     return sorted(i for i in ids if i is not None)
 
 
+def readable_tokens(config: PreTrainedConfig) -> int | None:
+    """Tokens that a model is made to read; None without an end, as with a recurrent state. Longer rows are refused."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return positions if positions and positions > 0 else None
+
+
 def position_limit(model: nn.Module) -> int | None:
     """Number of tokens beyond which a model fails because its positions are a table; None without such a limit."""
     config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    # Rotary positions are computed: beyond the limit they only leave the range that was trained.
+    # Rotary positions are computed: what a model writes may leave the range that was trained.
     is_rotary = getattr(config, "rope_parameters", None) or hasattr(config, "rope_theta")
-    return None if is_rotary or not positions or positions < 0 else positions
+    return None if is_rotary else readable_tokens(config)
 
 
 def _room(model: nn.Module, prompts: Sequence[list[int]], max_new_tokens: int) -> list[int]:

@@ -332,13 +332,19 @@ def test_the_transposed_linear_layers_of_gpt2_are_rounded_along_their_inputs(tin
     assert setting.rounded_shares == [1.0]
 
 
-def test_prompts_beyond_the_positions_leave_out_their_attack_alone(new_gpt2, tiny_tokenizer, forget_rows, caplog):
+def test_prompts_beyond_the_positions_leave_out_their_attack_alone(
+    new_gpt2, tiny_model, tiny_tokenizer, forget_rows, caplog
+):
     setting = setting_of(forget_rows, tiny_tokenizer)
     longest = max(len(row["input_ids"]) for row in setting.forget.answers)
     model = new_gpt2(longest)
     assert robustness._in_context_recall(model, setting) == {}
     assert "`robustness/in_context_rougeL` is left out: its longest prompt has" in caplog.text
     assert len(robustness._prefix_recall(model, setting)["robustness/prefix_rougeL"]) == 3
+    # Rotary positions have no end, but what lies beyond the trained ones was never read in training.
+    rotary = copy.deepcopy(tiny_model)
+    rotary.config.max_position_embeddings = longest
+    assert robustness._in_context_recall(rotary, setting) == {}
     assert len(robustness._in_context_recall(new_gpt2(512), setting)["robustness/in_context_rougeL"]) == 3
 
 

@@ -403,6 +403,22 @@ def test_muse_runs_without_a_forget_set(run, checkpoint, retrained, muse_folder)
     assert "muse/knowmem" in done.printed and (done.folder / "figures/evaluation.png").is_file()
 
 
+def limit_positions(checkpoint: str, positions: int) -> None:
+    """Give the model in a folder a shorter range of positions."""
+    path = Path(checkpoint, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": positions}))
+
+
+def test_rows_of_muse_and_rwku_beyond_the_positions_are_refused_before_a_model_is_loaded(
+    refuse, checkpoint, muse_folder, rwku_folder
+):
+    limit_positions(checkpoint, 8)
+    target = ["--model_name_or_path", checkpoint, "--suites"]
+    for suite, folder, name in (("muse", muse_folder, "muse/"), ("rwku", rwku_folder, "RWKU's `")):
+        sentence = refuse([*target, suite, f"--{suite}_dataset", folder])
+        assert name in sentence and "but the model reads at most 8 (`max_position_embeddings`)" in sentence
+
+
 @pytest.fixture
 def rwku_folder(rwku_rows, write_dataset) -> str:
     """A dataset of RWKU's form about two invented people, with attacks, neighbours, texts and one question."""

@@ -15,7 +15,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import closing_token_id, encode_row, spread_evenly
-from ..generation import key_seed, position_limit
+from ..generation import key_seed, readable_tokens
 from ..metrics import MembershipAUC, NormalizedProbability, Probability
 from ..results import SuiteOutcome
 from ..row_forms import answer_text, has_answer, is_conversation, naming, prompt_and_answer, with_answer, with_question
@@ -263,7 +263,7 @@ def _scored(
     role: str, model: PreTrainedModel, probes: _Probes, setting: SuiteSetting
 ) -> dict[str, dict[int, list[RowScore]]]:
     """Scores of the probes of each kind that the model has positions for."""
-    limit, kinds = position_limit(model), {}
+    limit, kinds = readable_tokens(model.config), {}
     for kind, made in probes.items():
         longest = max(len(row["input_ids"]) for group in made.values() for row in group)
         if limit is not None and longest > limit:

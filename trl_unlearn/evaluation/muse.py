@@ -62,6 +62,21 @@ def _tasks(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, _Tas
     return tasks
 
 
+def _attacked(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[dict[str, Any]]]:
+    """Forget texts, then held-out ones, encoded; nothing where one of them is missing."""
+    names = ("forget", "holdout") if {"forget", "holdout"} <= rows.keys() else ()
+    return {
+        name: text_rows((row["text"] for row in rows[name]), tokenizer, name=f"the {name} texts") for name in names
+    }
+
+
+def muse_tokens(rows: MuseRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[list[int]]]]:
+    """Name of a set -> the tokens of each row that models read."""
+    prompts = {f"`{name}`": task.prompts for name, task in _tasks(rows, tokenizer).items()}
+    texts = {f"MUSE's `{n}`": [row["input_ids"] for row in part] for n, part in _attacked(rows, tokenizer).items()}
+    return {name: [[ids] for ids in part] for name, part in (prompts | texts).items()}
+
+
 def _before_question(text: str) -> str:
     for stop in _STOPS:
         text = text.split(stop)[0]
@@ -73,12 +88,8 @@ def measure_muse(models: Loaders, rows: MuseRows, setting: SuiteSetting) -> Suit
     for name, part in rows.items():
         if len(part) == 0:
             raise ValueError(f"The set `{name}` of MUSE is empty. Give at least one row, or leave it out.")
-    tasks, texts, num_members = _tasks(rows, setting.tokenizer), [], 0
-    # Forget texts, then held-out ones.
-    if {"forget", "holdout"} <= rows.keys():
-        for name in ("forget", "holdout"):
-            texts += text_rows((row["text"] for row in rows[name]), setting.tokenizer, name=f"the {name} texts")
-        num_members = len(rows["forget"])
+    tasks, attacked = _tasks(rows, setting.tokenizer), _attacked(rows, setting.tokenizer)
+    texts, num_members = [row for part in attacked.values() for row in part], len(attacked.get("forget", ()))
     if not tasks and not texts:
         raise ValueError(
             "The suite `muse` has no rows. Give a dataset of MUSE's form with at least one of `verbmem`, `forget_qa`, "

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..encoding import encode_row, prompt_ids
-from ..generation import position_limit
+from ..generation import readable_tokens
 from ..metrics import LeakAtK, RougeRecall
 from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, NOISE_PERCENT, SuiteOutcome
 from ..row_forms import prompt_and_answer, template_columns, with_question
@@ -64,7 +64,7 @@ def _recall(
     model: PreTrainedModel, setting: _Setting, name: str, prompts: list[list[int]], references: list[str], desc: str
 ) -> dict[str, list[float]]:
     """`name` -> ROUGE-L recall of the greedy continuation of each prompt, at most as long as the longest answer."""
-    limit, longest = position_limit(model), max(map(len, prompts))
+    limit, longest = readable_tokens(model.config), max(map(len, prompts))
     if limit is not None and longest >= limit:
         logger.warning(
             f"`{name}` is left out: its longest prompt has {longest} tokens, and the model reads at most {limit} "

@@ -88,16 +88,32 @@ def _accuracy(
     return [hit if all(map(math.isfinite, row)) else math.nan for hit, row in zip(hits, logps, strict=True)]
 
 
+def _encoded(
+    rows: RwkuRows, tokenizer: PreTrainedTokenizerBase
+) -> tuple[dict[str, list[list[int]]], dict[str, list[dict[str, Any]]], list[list[dict[str, Any]]]]:
+    """Probes by level, texts by set, and the choices of each question on general knowledge."""
+    prompts = {name: [_probe(row, name, tokenizer) for row in rows[name]] for name in _LEVELS if name in rows}
+    about = {name: [row["text"] for row in rows[name]] for name in _TEXTS if name in rows}
+    texts = {name: text_rows(part, tokenizer, name=name) for name, part in about.items()}
+    return prompts, texts, [_choice(row, tokenizer) for row in rows.get("utility_general", [])]
+
+
+def rwku_tokens(rows: RwkuRows, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[list[int]]]]:
+    """Name of a set -> the tokens of each row that models read."""
+    prompts, texts, choices = _encoded(rows, tokenizer)
+    tokens = {name: [[ids] for ids in part] for name, part in prompts.items()}
+    tokens |= {name: [[row["input_ids"]] for row in part] for name, part in texts.items()}
+    tokens |= {"utility_general": [[row["input_ids"] for row in one] for one in choices]}
+    return {f"RWKU's `{name}`": part for name, part in tokens.items()}
+
+
 def measure_rwku(models: Loaders, rows: RwkuRows, setting: SuiteSetting) -> SuiteOutcome:
     """RWKU: probes about the people to forget and their neighbours, texts about both, and general knowledge."""
     given = {name: list(part) for name, part in rows.items()}
     if empty := [name for name, part in given.items() if not part]:
         raise ValueError(f"The set `{empty[0]}` of RWKU is empty. Give at least one row, or leave it out.")
-    tokenizer = setting.tokenizer
-    prompts = {name: [_probe(row, name, tokenizer) for row in given[name]] for name in _LEVELS if name in given}
-    about = {name: [row["text"] for row in given[name]] for name in _TEXTS if name in given}
-    texts = {name: text_rows(part, tokenizer, name=name) for name, part in about.items()}
-    choices = [_choice(row, tokenizer) for row in given.get("utility_general", [])]
+    prompts, texts, choices = _encoded(given, setting.tokenizer)
+    about = {name: [row["text"] for row in given[name]] for name in texts}
 
     def measure(role: str, model: PreTrainedModel) -> dict[str, list[float]]:
         values = {}

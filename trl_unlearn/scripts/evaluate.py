@@ -22,12 +22,12 @@ from ..evaluation.distribution import measure_distribution
 from ..evaluation.elicitation import measure_elicitation
 from ..evaluation.judge import measure_judge
 from ..evaluation.judge_models import FluencyClassifier, Judge, load_fluency_classifier, load_judge
-from ..evaluation.muse import MuseRows, measure_muse
+from ..evaluation.muse import MuseRows, measure_muse, muse_tokens
 from ..evaluation.privacy import measure_privacy
 from ..evaluation.relearning import QUICK_STEPS, measure_few_steps
 from ..evaluation.robustness import measure_robustness
 from ..evaluation.rows import EvaluationRows, rows_protocol
-from ..evaluation.rwku import RwkuRows, measure_rwku
+from ..evaluation.rwku import RwkuRows, measure_rwku, rwku_tokens
 from ..evaluation.tofu import evaluate_models
 from ..evaluation.together import FixedModel, SuiteSetting
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
@@ -42,7 +42,7 @@ from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, p
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
 from .results import evaluation_result, with_earlier, write_results
-from .rows import load_evaluation_rows, load_holdout_rows, refuse_other_tokens, spread
+from .rows import check_tokens, load_evaluation_rows, load_holdout_rows, refuse_other_tokens, spread
 from .sources import keep_sources
 
 
@@ -452,6 +452,9 @@ def load_suite_inputs(
     if "rwku" in args.suites:
         sets = load_rwku(args.rwku_dataset, args.rwku_subjects)
         inputs.rwku = {name: spread(rows, max_rows) for name, rows in sets.items()}
+    muse, rwku = muse_tokens(inputs.muse or {}, tokenizer), rwku_tokens(inputs.rwku or {}, tokenizer)
+    for name, tokens in (muse | rwku).items():
+        check_tokens(name, tokens, config)
     if any(SUITES[name][1] == "rows" for name in args.suites):
         inputs.rows = load_evaluation_rows(data_args, max_rows, tokenizer, config, trained)
         if args.quick and inputs.rows.retain is not None:

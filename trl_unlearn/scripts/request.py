@@ -20,6 +20,7 @@ from ..data.retain_source import as_table
 from ..encoding import spread_evenly
 from ..evaluation.rows import EncodedSet, encode_set
 from ..evaluation.tofu import score_set
+from ..generation import readable_tokens
 from ..row_forms import answer_text, has_answer
 from .rows import check_set, load_set
 
@@ -138,7 +139,7 @@ def _is_empty(row: Mapping[str, Any]) -> bool:
 
 def _with_pieces(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Dataset:
     """Rows with each raw text among them in pieces of a length that a model can be asked about, no piece twice."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _PIECE + 1
+    positions = readable_tokens(config) or _PIECE + 1
     # Each is a text of its own, with an EOS token.
     length = min(_PIECE, positions - 1)
     cut: dict[int | str, dict[str, Any]] = {}

@@ -4,7 +4,7 @@
 """Rows by name: to train on, to evaluate on, and those that no model has seen."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..data.files import as_pairs, is_corpus, load_corpus, load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
 from ..encoding import spread_evenly
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set, rows_as_trained
+from ..generation import readable_tokens
 from ..hub.folder import holds_tokenizer
 from .arguments import DataArguments
 
@@ -76,24 +77,30 @@ def load_set(role: str, name: str, split: str, load: Callable[..., Dataset]) -> 
 
 def check_set(encoded: EncodedSet, config: PretrainedConfig) -> None:
     """Refuse rows for which the model has no embedding or position."""
-    name, config = encoded.name, config.get_text_config()
-    # Some families have no limit, such as those with a recurrent state.
-    positions = getattr(config, "max_position_embeddings", None)
+    rows = []
     for index in range(len(encoded.answers)):
         answers = [encoded.answers[index], *(encoded.wrong[index] if encoded.wrong else [])]
         answers += [encoded.paraphrases[index]] if encoded.paraphrases else []
-        # The longest row, and the highest token id in any of them.
-        longest, top = (max(measure(row["input_ids"]) for row in answers) for measure in (len, max))
-        if top >= config.vocab_size:
+        rows.append([row["input_ids"] for row in answers])
+    check_tokens(f"the {encoded.name} set", rows, config)
+
+
+def check_tokens(name: str, rows: Sequence[Sequence[Sequence[int]]], config: PretrainedConfig) -> None:
+    """Refuse texts of rows, as tokens, for which the model has no embedding or position."""
+    positions, size = readable_tokens(config), config.get_text_config().vocab_size
+    for index, texts in enumerate(rows):
+        # The longest text, and the highest token id in any of them.
+        longest, top = (max(map(measure, texts)) for measure in (len, max))
+        if top >= size:
             raise ValueError(
-                f"Row {index} of the {name} set has the token {top}, but the model knows {config.vocab_size} tokens. "
-                "Give the tokenizer of the model."
+                f"Row {index} of {name} has the token {top}, but the model knows {size} tokens. Give the tokenizer of "
+                "the model."
             )
         if positions is not None and longest > positions:
             raise ValueError(
-                f"Row {index} of the {name} set has {longest} tokens with an answer, but the model reads at most "
-                f"{positions} (`max_position_embeddings`), and an evaluation cuts off no answer. Shorten it, or train "
-                "with `--evaluate false`."
+                f"Row {index} of {name} has {longest} tokens with all that is read, but the model reads at most "
+                f"{positions} (`max_position_embeddings`), and an evaluation cuts off nothing. Shorten it, leave it "
+                "out, or train with `--evaluate false`."
             )
 
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from ..generation import readable_tokens
 from ..label_states import check_head
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .options import refuse_below
@@ -224,7 +225,7 @@ def refuse_rows(model: nn.Module, **sets: Dataset | Mapping[str, Dataset] | None
     for name in ("base_layer", "original_module"):
         embeddings = getattr(embeddings, name, embeddings)
     size = embeddings.num_embeddings
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = readable_tokens(model.config)
     for name, given in sets.items():
         for part, dataset in (given if isinstance(given, dict) else {name: given}).items():
             if dataset is None:
