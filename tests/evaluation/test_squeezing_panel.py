@@ -158,15 +158,22 @@ def test_raw_text_has_the_rest_of_the_text_for_its_answer(tiny_model, tiny_token
     assert all(math.isfinite(value) for value in panel.measure(tiny_model).values())
 
 
-def test_a_prompt_without_three_responses_has_no_thirds(monkeypatch, tiny_model, tiny_tokenizer, forget_rows):
+def test_a_prompt_without_three_responses_is_in_no_band_which_is_said(
+    monkeypatch, tiny_model, tiny_tokenizer, perturbed_rows, caplog
+):
     few = [Completion(ids=[5, 6], logps=[], ended=False)] * 3
     enough = [Completion(ids=[i, i], logps=[], ended=False) for i in (5, 6, 7)]
     monkeypatch.setattr(together, "generate_together", lambda *args, **kwargs: few + enough + few)
-    panel = freeze(tiny_model, tiny_tokenizer, forget_rows, num_candidates=3)
-    assert [len(panel.bands[name]) for name in ("target", "high", "middle", "low")] == [3, 1, 1, 1]
+    panel = freeze(tiny_model, tiny_tokenizer, perturbed_rows, num_candidates=3)
+    assert {name: len(band) for name, band in panel.bands.items()} == dict.fromkeys(
+        ("target", "high", "middle", "low", "paraphrase", "wrong"), 1
+    )
+    assert panel.bands["target"] == [[encode_row(perturbed_rows[1], tiny_tokenizer)]]
+    assert len(panel.bands["wrong"][0]) == 2
+    assert "The squeezing panel has 1 of 3 forget prompts" in caplog.text
     monkeypatch.setattr(together, "generate_together", lambda *args, **kwargs: few + few + few)
     with pytest.raises(ValueError, match=r"None of 3 forget prompts .* Give more prompts"):
-        freeze(tiny_model, tiny_tokenizer, forget_rows, num_candidates=3)
+        freeze(tiny_model, tiny_tokenizer, perturbed_rows, num_candidates=3)
 
 
 @pytest.mark.parametrize("options", [{"num_candidates": 2}, {"num_prompts": 0}])

@@ -3,6 +3,7 @@
 
 """Squeezing, the shift of probability to other answers: frozen beliefs, and a panel of responses in bands."""
 
+import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from ..encoding import answer_row, continuation_row, padding_token_id, repeats, 
 from ..generation import Completion, eos_token_ids
 from .rows import encode_set
 from .together import SuiteSetting, score_rows_together
+
+
+logger = logging.getLogger(__name__)
 
 
 def distinct_beside(answer: list[int], samples: Sequence[Completion], end_ids: Collection[int]) -> list[list[int]]:
@@ -61,7 +65,8 @@ class SqueezingPanel:
     Responses to some forget prompts, frozen before training, to follow how likely a model finds them.
 
     The bands are `target` (the true answer), `high`, `middle` and `low` (thirds of the original model's own responses
-    beside it, by their mean log-probability), and, where the rows have them, `paraphrase` and `wrong` answers.
+    beside it, by their mean log-probability), and, where the rows have them, `paraphrase` and `wrong` answers. All
+    bands are of the same prompts: of those with three distinct responses.
     """
 
     # Band -> encoded rows of each prompt, at least one.
@@ -90,27 +95,35 @@ class SqueezingPanel:
             )
         encoded = encode_set(rows, tokenizer, name="forget")
         chosen = spread_evenly(len(encoded.answers), num_prompts)
-        targets = [encoded.answers[index] for index in chosen]
+        asked = [encoded.answers[index] for index in chosen]
         setting = SuiteSetting(tokenizer, batch_size, seed)
         options = {"max_new_tokens": max_new_tokens, "desc": "Sampling responses of the original model"}
-        sampled = sample_beside(model, setting, targets, num_candidates, stream=(1,), indices=chosen, **options)
-        candidates = [responses for responses in sampled if len(responses) >= 3]
-        if not candidates:
+        sampled = sample_beside(model, setting, asked, num_candidates, stream=(1,), indices=chosen, **options)
+        # What the original model knows by heart has too few: means over other prompts could not be compared.
+        kept = {index: responses for index, responses in zip(chosen, sampled, strict=True) if len(responses) >= 3}
+        if not kept:
             raise ValueError(
                 f"None of {len(chosen)} forget prompts has three distinct responses beside its answer among "
                 f"{num_candidates} samples: the model knows the answers too well. Give more prompts, or leave the "
                 "panel out."
             )
+        log = logger.warning if len(kept) < len(chosen) else logger.info
+        log(
+            "The squeezing panel has %d of %d forget prompts: those with three distinct responses beside the answer.",
+            len(kept),
+            len(chosen),
+        )
+        candidates = list(kept.values())
         panel = cls(bands={}, pad_token_id=padding_token_id(tokenizer), batch_size=batch_size or 32)
         logps = iter(panel._mean_logps(model, [row for responses in candidates for row in responses]))
         thirds = [_thirds(responses, [next(logps) for _ in responses]) for responses in candidates]
-        panel.bands["target"] = [[answer_row(row)] for row in targets]
+        panel.bands["target"] = [[answer_row(encoded.answers[index])] for index in kept]
         for name in ("high", "middle", "low"):
             panel.bands[name] = [third[name] for third in thirds]
         if encoded.paraphrases is not None:
-            panel.bands["paraphrase"] = [[encoded.paraphrases[index]] for index in chosen]
+            panel.bands["paraphrase"] = [[encoded.paraphrases[index]] for index in kept]
         if encoded.wrong is not None:
-            panel.bands["wrong"] = [encoded.wrong[index] for index in chosen]
+            panel.bands["wrong"] = [encoded.wrong[index] for index in kept]
         return panel
 
     def _mean_logps(self, model: nn.Module, rows: list[dict[str, Any]]) -> list[float]:
