@@ -9,7 +9,7 @@ import logging
 import pytest
 from datasets import Dataset
 
-from trl_unlearn.encoding import encode_dataset
+from trl_unlearn.encoding import encode_dataset, encode_row
 from trl_unlearn.subjects import alias_words, full_names, is_meant, is_named, moved_answers, renamed, row_subjects
 
 
@@ -217,6 +217,20 @@ def test_sets_without_names_have_no_answers_about_others(encoded, tiny_tokenizer
     for sets in ((forget, nameless), (nameless, retain), (forget, forget), (forget[:1], None)):
         assert moved_answers(*sets, tiny_tokenizer, seed=1) == {}
         assert f"0 of {len(sets[0])} forget rows are compared with 0 answers" in caplog.messages[-1]
+
+
+def test_an_answer_about_somebody_with_the_same_fact_is_not_compared_with_the_true_one(tiny_tokenizer):
+    def rows(**towns):
+        pairs = [(f"Where was {name.replace('_', ' ')} born?", town) for name, town in towns.items()]
+        rows = [{"prompt": asked, "completion": f" {asked[10:-6]} was born in {town}."} for asked, town in pairs]
+        return [encode_row(row, tiny_tokenizer) for row in rows]
+
+    forget = rows(Ada_Marlow="Veldt", Gil_Sarkis="Oslo")
+    moved = moved_answers(forget, rows(Bo_Lindgren="Veldt", Cyra_Oduya="Oslo"), tiny_tokenizer, seed=1)
+    texts = [
+        [tiny_tokenizer.decode(row["input_ids"][row["labels"].count(-100) :]) for row in moved[i]] for i in (0, 1)
+    ]
+    assert [[text.split(" in ")[1][:4] for text in one] for one in texts] == [["Oslo"], ["Veld"]]
 
 
 def test_without_a_retain_set_the_others_are_those_of_the_forget_set(encoded, tiny_tokenizer):

@@ -236,8 +236,9 @@ def moved_answers(
         if name is None or (before := _text_before(row, answer, tokenizer)) is None:
             continue
         drawn = random.Random(key_seed((seed, "moved answers", index))).sample(pool, len(pool))
-        others_only = ((text, other) for text, other in drawn if other != name)
-        rows = (_with_text(row, renamed(text, other, name), before, tokenizer) for text, other in others_only)
+        renamed_texts = (renamed(text, other, name) for text, other in drawn if other != name)
+        # Somebody else with the same fact: a tie with the true answer itself says nothing.
+        rows = (_with_text(row, text, before, tokenizer) for text in renamed_texts if text != answer)
         if chosen := list(islice((one for one in rows if len(one["input_ids"]) <= longest), most)):
             moved[index] = chosen
     missing = len(forget) - len(moved)
