@@ -501,7 +501,17 @@ def test_a_task_that_does_not_exist_is_refused(refuse, checkpoint):
 
 
 def test_the_distance_to_the_retrained_model_needs_one(refuse, tofu):
-    assert "`--retrained_model_name_or_path`" in refuse([*tofu, "--suites", "distribution"])
+    sentence = refuse([*tofu, "--suites", "distribution"])
+    assert "`--retrained_model_name_or_path`" in sentence and "an unlearned model and a retain set" in sentence
+
+
+def test_unlearning_with_control_runs_without_a_retrained_model(run, knowing, retrained, own_files):
+    # The model knows these rows, so that there is something to keep.
+    keep, forget = own_files("prompt-completion")
+    argv = ["--model_name_or_path", knowing, "--unlearned_model_name_or_path", retrained, "--suites", "distribution"]
+    result = result_of(run("evaluate", [*argv, "--forget_dataset", forget, "--retain_dataset", keep]))
+    assert result.models["unlearned"].keys() >= {"distribution/control_mix", "distribution/control_forget_es"}
+    assert result.get("unlearned", "distribution/fade_forget") is None
 
 
 def test_distribution_depth_and_the_offline_part_of_the_judge_run_through_the_same_command(run, own, tmp_path):

@@ -462,9 +462,12 @@ def load_suite_inputs(
     for name in ("elicitation", "judge"):
         if name in args.suites:
             inputs.rows.asked(name, tokenizer)
-    if "distribution" in args.suites and loaders["retrained"] is None:
+    # Unlearning with control needs no retrained model.
+    can_control = loaders.get("unlearned") is not None and inputs.rows is not None and inputs.rows.retain is not None
+    if "distribution" in args.suites and loaders["retrained"] is None and not can_control:
         raise ValueError(
-            "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`."
+            "The suite `distribution` has nothing to compare with. Give `--retrained_model_name_or_path`, or for "
+            "unlearning with control an unlearned model and a retain set."
         )
     if "tofu" in args.suites and not args.quick:
         inputs.classifier = load_fluency_classifier(eval_args.fluency_classifier)
