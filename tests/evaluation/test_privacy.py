@@ -28,8 +28,10 @@ def measure(models, rows, tokenizer, seed=1):
 
 @pytest.fixture
 def rows(forget_rows, retain_rows):
-    """Three forget rows, and three held-out rows."""
-    return EvaluationRows(forget_rows, holdout=retain_rows)
+    """Three forget rows, three held-out rows, and retain rows about others."""
+    pairs = [("What does Ines Varga mend?", "Old clocks."), ("Where does Jon Akers row?", "On a lake of salt.")]
+    retain = [{"prompt": prompt, "completion": f" {completion}"} for prompt, completion in pairs]
+    return EvaluationRows(forget_rows, retain, holdout=retain_rows)
 
 
 @pytest.fixture
@@ -73,6 +75,15 @@ def test_without_a_retrained_model_what_needs_it_is_absent(tiny_model, rows, tin
     measured = measure_privacy(models, rows, SuiteSetting(tiny_tokenizer, None, 1)).models
     names = {f"privacy/{attack}_{what}" for attack in ATTACKS[:-2] for what in ("auc", "tpr_at_1_fpr")}
     assert {role: set(actual) for role, actual in measured.items()} == {"target": names}
+
+
+def test_no_reference_learns_from_the_prompts_of_one_side_alone(tiny_model, rows, tiny_tokenizer, caplog):
+    models = {"target": tiny_model, "retrained": tiny_model}
+    assert "privacy/spv_auc" in measure(models, rows, tiny_tokenizer)["target"]
+    assert not caplog.text.count("`spv` is left out")
+    measured = measure(models, EvaluationRows(rows.forget, holdout=rows.holdout), tiny_tokenizer)["target"]
+    assert "privacy/reference_auc" in measured and "privacy/spv_auc" not in measured
+    assert caplog.text.count("`spv` is left out") == 1
 
 
 def test_every_attack_agrees_with_a_plain_loop(trained_model, tiny_model, tiny_tokenizer, forget_rows):

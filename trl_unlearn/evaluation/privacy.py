@@ -122,9 +122,14 @@ def measure_privacy(
         groups = row_groups(members, non_members, tokenizer=tokenizer)
         for role, scores in attacks.items():
             scores["combined"] = combined_scores(scores, row_scores[role], len(members.answers), groups)
-    if not scores_only and retrained is not None and None not in (members.texts, non_members.texts):
-        prompted = non_members if rows.retain is None else rows.encoded("retain", tokenizer)
-        prompts = prompted.prompts()
+    has_texts = None not in (members.texts, non_members.texts)
+    if not scores_only and retrained is not None and has_texts and rows.retain is None:
+        # Prompts of one side would make that side differ by the attack itself.
+        logger.warning(
+            "The attack `spv` is left out: its reference learns answers to prompts of a retain set. Give retain rows."
+        )
+    elif not scores_only and retrained is not None and has_texts:
+        prompts = rows.encoded("retain", tokenizer).prompts()
         for role, scores in attacks.items():
             desc, pair = f"Attacking {role} beside its neighbours", (models[role], models["retrained"])
             scores["spv"] = measured_once(pair[0], "spv", partial(spv_scores, *pair, answers, prompts, setting, desc))
