@@ -4,10 +4,19 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from trl_unlearn.results import METRICS, MODEL_ROLES, Difference, EvaluationResult, Measurement, Unmeasured
+from trl_unlearn.results import (
+    METRICS,
+    MODEL_ROLES,
+    Difference,
+    EvaluationResult,
+    Measurement,
+    Unmeasured,
+    suite_of,
+)
 from trl_unlearn.verdict import ANSWERS, KEEPING, QUESTIONS, Answer, Score, Verdict, has_forgotten, verdict
 
 
@@ -578,3 +587,14 @@ def test_rows_without_a_difference_prove_none_only_in_number(n, is_certain):
     apart = {"unlearned - retrained": {metric: Difference(0.0, 0.0, 0.0, n)}}
     answer = verdict(replace(result, differences=apart)).answers[0]
     assert (answer.answer, answer.is_certain) == ("as", is_certain)
+
+
+def test_the_page_names_the_suites_that_no_question_reads():
+    read = {suite_of(name) for _, measure in MEASURES for name in measure.names}
+    unread = {suite_of(metric.name) for metric in METRICS} - read
+    page = Path(__file__).parents[1].joinpath("docs/verdict.md").read_text(encoding="utf-8")
+    named, _, _ = page.partition("No question reads the suites")[2].partition(":")
+    assert set(named.split("`")[1::2]) == unread == {"wmdp", "judge"}
+    models = {"target": {"wmdp/bio": Measurement(0.6, 9)}, "unlearned": {"wmdp/bio": Measurement(0.25, 9)}}
+    outcome = verdict(planted(suites=["wmdp"], models=models, differences={}))
+    assert [answer.answer for answer in outcome.answers] == ["not measured"] * 5
