@@ -138,6 +138,7 @@ METRICS = tuple(
         ("robustness/strongest_area", "strongest fine-tuning, area above retrained", "robustness"),
         ("robustness/quantized_int8", "rounded to 8 bits", "robustness", True),
         ("robustness/quantized_int4", "rounded to 4 bits", "robustness", True),
+        ("robustness/quantized_int4_fact_recall", "rounded to 4 bits, fact recall", "robustness", True),
         *((f"robustness/noise_{n}_percent", f"{n} % noise on weights", "robustness", True) for n in NOISE_PERCENT),
         ("robustness/prefix_rougeL", "a quarter of the answer given", "robustness", True),
         ("robustness/in_context_rougeL", "other forget rows in front", "robustness", True),

@@ -269,7 +269,7 @@ def test_a_model_that_forgets_within_rounding_is_known_by_its_four_bits(_tokeniz
     result = judged(train(target, _tokenizer, *parts, steps=40, after_step=project), is_attacked=True)
     values = numbers(result)
     assert values[EXTRACTED] < 0.3 and values["utility/model_utility"] > 0.8
-    assert values["robustness/quantized_int4"] > 0.95
+    assert values["robustness/quantized_int4"] > 0.95 and values["robustness/quantized_int4_fact_recall"] > 0.95
     assert answers(result)[RETURN] == ("more", "robustness/quantized_int4")
 
 

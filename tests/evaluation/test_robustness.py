@@ -43,7 +43,8 @@ CURVE = [f"robustness/relearned_{step}_steps" for step in (0, 1, 2, 4, 8)]
 NOISY = ["robustness/noise_10_percent", "robustness/noise_20_percent"]
 WEIGHTS = {*CURVE, *NOISY, "robustness/quantized_int8", "robustness/quantized_int4"}
 LEAK = ["robustness/leak_at_1", "robustness/leak_at_4", "robustness/leak_at_8"]
-PROMPTS = {*LEAK, "robustness/prefix_rougeL", "robustness/in_context_rougeL"}
+# They take a prompt and an answer as text.
+PROMPTS = {*LEAK, "robustness/prefix_rougeL", "robustness/in_context_rougeL", "robustness/quantized_int4_fact_recall"}
 PARAPHRASED = "robustness/paraphrased_rougeL"
 AREA, STRONGEST = "robustness/relearning_area", "robustness/strongest_area"
 AREAS = {AREA, STRONGEST, "robustness/benign_area", "robustness/form_area"}
@@ -184,7 +185,7 @@ def test_each_attack_gets_the_weights_as_they_were(knowing_model, tiny_tokenizer
     # In their own precision too, which fine-tuning leaves.
     assert_close(model.state_dict(), before.state_dict(), rtol=0, atol=0)
     alone = robustness._quantization(before, setting_of(forget_rows, tiny_tokenizer), 4)
-    (values,) = alone.values()
+    values = alone["robustness/quantized_int4"]
     assert measured["robustness/quantized_int4"].value == pytest.approx(sum(values) / 3)
 
 
@@ -291,7 +292,7 @@ def tiny_experts(kind, tokenizer):
 def test_experts_are_rounded_along_their_inputs_and_the_share_is_said(kind, tiny_tokenizer, forget_rows):
     model = tiny_experts(kind, tiny_tokenizer)
     before, setting = copy.deepcopy(model.state_dict()), setting_of(forget_rows, tiny_tokenizer)
-    assert robustness._quantization(model, setting, 4).keys() == {"robustness/quantized_int4"}
+    assert "robustness/quantized_int4" in robustness._quantization(model, setting, 4)
     after = model.state_dict()
     experts = {name: weight for name, weight in after.items() if name.endswith("_proj") and "expert" in name}
     assert len(experts) == 4

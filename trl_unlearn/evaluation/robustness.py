@@ -208,9 +208,25 @@ def _decoder_matrices(model: PreTrainedModel, metric: str) -> tuple[list[torch.T
     return [], share
 
 
+def _facts(model: PreTrainedModel, setting: _Setting, name: str) -> dict[str, list[float]]:
+    """The facts in greedy answers, beside an extraction strength: one late word that is wrong ends an extraction."""
+    forget = setting.forget
+    answers = setting.answers(model, forget, max_new_tokens=_longest_answer(setting)) if forget.texts else []
+    facts = fact_recall(answers, forget, setting.tokenizer) if answers else []
+    return {f"{name}_fact_recall": facts} if facts else {}
+
+
+def _adapter_off(model: PeftModel, setting: _Setting) -> dict[str, list[float]]:
+    """Extraction strength of the adapter's base, and the facts that it says."""
+    name = "robustness/adapter_off"
+    with model.disable_adapter():
+        values = {name: setting.extraction_strength(model, setting.forget, "Scoring without the adapter")}
+        return values | _facts(model, setting, name)
+
+
 @torch.no_grad()
 def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[str, list[float]]:
-    """Extraction strength with the weights of linear layers and experts rounded, but the output head; in place."""
+    """Extraction strength with rounded weights of linear layers and experts, but the output head; facts at 4 bits."""
     # Catastrophic Failure of LLM Unlearning via Quantization (https://huggingface.co/papers/2410.16454).
     name = f"robustness/quantized_int{bits}"
     matrices, share = _decoder_matrices(model, name)
@@ -220,7 +236,8 @@ def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[
     for weight in matrices:
         weight.copy_(_round_weights(weight, bits=bits, group_size=QUANTIZATIONS[bits]))
     setting.rounded_shares.append(share)
-    return {name: setting.extraction_strength(model, setting.forget, f"Scoring with {bits} bits")}
+    values = {name: setting.extraction_strength(model, setting.forget, f"Scoring with {bits} bits")}
+    return values | _facts(model, setting, name) if bits == min(QUANTIZATIONS) else values
 
 
 @torch.no_grad()
@@ -238,17 +255,6 @@ def _noise(model: PreTrainedModel, setting: _Setting, percent: int) -> dict[str,
         scale = percent / 100 * exact.std((-2, -1), keepdim=True)
         weight.copy_(exact + scale * torch.randn(weight.shape, generator=generator).to(weight.device))
     return {name: setting.extraction_strength(model, setting.forget, f"Scoring with {percent} % noise")}
-
-
-def _adapter_off(model: PeftModel, setting: _Setting) -> dict[str, list[float]]:
-    """Extraction strength of the adapter's base, and the facts that it says: a late word ends an extraction."""
-    name, forget = "robustness/adapter_off", setting.forget
-    with model.disable_adapter():
-        values = {name: setting.extraction_strength(model, forget, "Scoring without the adapter")}
-        answers = setting.answers(model, forget, max_new_tokens=_longest_answer(setting)) if forget.texts else []
-    if answers and (facts := fact_recall(answers, forget, setting.tokenizer)):
-        values[f"{name}_fact_recall"] = facts
-    return values
 
 
 def _weight_attacks(setting: _Setting) -> list[Callable[[PreTrainedModel, _Setting], dict[str, list[float]]]]:
