@@ -168,6 +168,38 @@ def test_the_same_command_goes_on_after_kills_and_ends_with_the_same_weights(kno
     assert all(again[name].equal(value) for name, value in whole.items())
 
 
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_an_earlier_run_never_counts_as_that_of_the_request_that_was_to_replace_it(
+    is_cut, knowing, files, forget, tmp_path, monkeypatch
+):
+    model = ["--model_name_or_path", knowing]
+    short = [*SHORT, "--learning_rate", "1e-6", "--no_evaluate"]
+    one = write_jsonl(tmp_path / "one.jsonl", ROWS[:1])
+    _, _, folder = forget(*model, "--forget", one, *files[2:], *short)
+    ledger = (folder / "requests.json").read_text(encoding="utf-8")
+    if is_cut:
+
+        def killed(*_):
+            raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(unlearn_script, "build_trainer", killed)
+            forget(*model, *files, *short, "--overwrite_output_dir", "true")
+    else:
+        request = RunFolder(folder).request
+        own = ["--forget_dataset", str(request / "retain.jsonl"), "--retain_dataset", str(request / "forget.jsonl")]
+        bs_s = [*own, "--max_steps", "1", "--num_beliefs", "1", "--max_completion_length", "8", "--no_evaluate"]
+        cli.main(["bs-s", *model, *bs_s, "--output_dir", str(folder), "--overwrite_output_dir", "true"])
+        files = ["--forget", one, *files[2:]]
+    code, printed, _ = forget(*model, *files, *short)
+    assert code == 2 and "holds a finished run" in printed
+    assert (folder / "requests.json").read_text(encoding="utf-8") == ledger
+    # The replacing itself ends in the ledger, once.
+    assert forget(*model, *files, *short, "--overwrite_output_dir", "true")[0] == 3
+    assert forget(*model, *files, *short)[0] == 2
+    assert len(RequestLedger.load(folder / "requests.json").requests) == 1 + is_cut
+
+
 def test_a_request_goes_on_from_a_finished_run_and_leaves_the_earlier_one_in_its_record(
     knowing, files, forget, tmp_path, capfd
 ):

@@ -72,8 +72,9 @@ _RESULT_FIGURES, _RUN_FIGURES = (
 
 # Marks the folder of a run from its first step until all is written; holds the digest of the settings.
 _UNFINISHED = "unfinished.json"
-# Folder of the rows and settings that `trl-unlearn forget` has made; its digest is written when all of them are.
-_REQUEST, _REQUEST_DIGEST = "request", "digest"
+# Folder of the rows and settings that `trl-unlearn forget` has made; its digest is written when all of them are. The
+# digest beside an earlier run is named `_NEXT_DIGEST` until training replaces that run.
+_REQUEST, _REQUEST_DIGEST, _NEXT_DIGEST = "request", "digest", "digest.next"
 
 BASE_CARD = """---
 library_name: transformers
@@ -365,6 +366,8 @@ class RunFolder(PrivateFiles):
         for pattern in (*written, *PRIVATE_FILES):
             for path in self.path.glob(pattern):
                 path.unlink()
+        if (following := self.request / _NEXT_DIGEST).is_file():
+            following.replace(self.request / _REQUEST_DIGEST)
 
     def clear_adapter(self) -> None:
         """Remove the adapter of an earlier run: `from_pretrained` would load it on top of a whole model beside it."""
@@ -392,8 +395,11 @@ class RunFolder(PrivateFiles):
     def save_request(self, files: Mapping[str, str], digest: str | None = None) -> None:
         """Write files of a request, in place of those of an earlier one; `digest` says that they are all."""
         self.request.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (self.request / _REQUEST_DIGEST).unlink(missing_ok=True)
-        for name, text in {**files, **({_REQUEST_DIGEST: digest} if digest else {})}.items():
+        for name in (_REQUEST_DIGEST, _NEXT_DIGEST):
+            (self.request / name).unlink(missing_ok=True)
+        # The run that lies here is one of other rows.
+        mark = _NEXT_DIGEST if self.earlier_run() or self.is_unfinished else _REQUEST_DIGEST
+        for name, text in {**files, **({mark: digest} if digest else {})}.items():
             path = self.request / name
             path.touch(mode=0o600)
             path.write_text(text, encoding="utf-8")

@@ -182,6 +182,8 @@ def _is_trained(request: Request) -> bool:
     """Whether the run has ended, and was cut off before what follows it."""
     folder = request.folder
     has_run = _is_prepared(request) and folder.is_run and not folder.is_unfinished
+    # `bs-s` may have replaced it with a run of other rows.
+    has_run = has_run and folder.sources().get("forget_dataset") == str((folder.request / FORGET).resolve())
     return has_run and not request.overwrites and not is_in_ledger(folder)
 
 
