@@ -227,6 +227,28 @@ def test_no_model(good, refuse):
     assert "`model_name_or_path`" in refuse("bs_s", replaced(good, model_name_or_path=None))
 
 
+@pytest.mark.parametrize(
+    ("argument", "place"),
+    [
+        ("model_name_or_path", "merged"),
+        ("adapter_name_or_path", ""),
+        ("retrained_model_name_or_path", "checkpoint-3"),
+        ("ignorant_model_name_or_path", ""),
+    ],
+)
+def test_a_run_that_would_replace_one_of_its_own_models(good, refuse, tiny_model, tmp_path, argument, place):
+    model = tmp_path / "models" / place
+    if argument == "adapter_name_or_path":
+        tiny_model = get_peft_model(tiny_model, LoraConfig(task_type="CAUSAL_LM"))
+    tiny_model.save_pretrained(model)
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    (tmp_path / "link").symlink_to(tmp_path / "models")
+    argv = [*good, "--overwrite_output_dir", "true", "--forget_loss_type", "ignorance", f"--{argument}", str(model)]
+    message = refuse("bs_s", argv, str(tmp_path / "link"))
+    assert f"would replace the `{argument}`, `{model}`. Give another `output_dir`." in message
+    assert {path: path.read_bytes() for path in model.iterdir()} == before
+
+
 @pytest.mark.parametrize("script", ["bs_s", "bs_t", "evaluate"])
 def test_an_output_folder_that_cannot_be_written(good, refuse, tmp_path, script):
     argv = replaced(good, report_to=None) if script == "evaluate" else good

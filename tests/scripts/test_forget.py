@@ -188,7 +188,8 @@ def test_an_earlier_run_never_counts_as_that_of_the_request_that_was_to_replace_
     else:
         request = RunFolder(folder).request
         own = ["--forget_dataset", str(request / "retain.jsonl"), "--retain_dataset", str(request / "forget.jsonl")]
-        bs_s = [*own, "--max_steps", "1", "--num_beliefs", "1", "--max_completion_length", "8", "--no_evaluate"]
+        bs_s = [*own, "--max_steps", "2", "--warmup_steps", "0", "--learning_rate", "1e-2", "--no_evaluate"]
+        bs_s += ["--num_beliefs", "1", "--max_completion_length", "8"]
         cli.main(["bs-s", *model, *bs_s, "--output_dir", str(folder), "--overwrite_output_dir", "true"])
         files = ["--forget", one, *files[2:]]
     code, printed, _ = forget(*model, *files, *short)

@@ -117,6 +117,7 @@ def good(tmp_path):
         (("--forget", "nobody/nothing"), "nobody/nothing"),
         (("--forget", "GOOD", "--no_such_option", "1"), "--no_such_option"),
         (("--forget", "GOOD", "--output_dir", "/dev/null/out"), "cannot be written"),
+        (("--forget", "GOOD", "--output_dir", "CHECKPOINT"), "would replace the `model_name_or_path`"),
     ],
 )
 def test_options_that_cannot_be_used(argv, sentence, refused, good, checkpoint):

@@ -4,6 +4,7 @@
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,16 @@ def test_an_adapter_of_ones_own_is_the_start_of_the_first_request_and_what_is_ca
     found = results(tmp_path / "next")
     assert found["baselines"]["target"]["retain_probability"] == pytest.approx(end["retain_probability"], rel=1e-4)
     assert starts[1]["retain_probability"] == pytest.approx(found["stages"][0]["retain_probability"], rel=1e-4)
+
+
+def test_a_request_whose_folder_is_that_of_a_model_is_refused_and_the_model_stays(call, checkpoint, tmp_path, capsys):
+    folder = tmp_path / "out/2-b-c"
+    shutil.copytree(checkpoint, folder)
+    files = sorted(folder.iterdir())
+    with pytest.raises(SystemExit) as refused:
+        call("--retrained_model_name_or_path", str(folder))
+    assert refused.value.code == 2 and sorted(folder.iterdir()) == files
+    assert f"would replace the `retrained_model_name_or_path`, `{folder}`" in capsys.readouterr().err
 
 
 def test_each_request_may_name_a_file_of_its_own(call, own_files, tmp_path):

@@ -356,6 +356,12 @@ class RunFolder(PrivateFiles):
         kinds = ((RUN_FILE, "a finished run"), ("checkpoint-*/*", "checkpoints of another run"))
         return next((words for pattern, words in kinds if any(self.path.glob(pattern))), "")
 
+    def replaces(self, folder: str | Path) -> bool:
+        """Whether a run here takes the place of a folder: it is this one, or among those that [`clear`] removes."""
+        own, other = self.path.resolve(), Path(folder).resolve()
+        inside = other.relative_to(own).parts if other.is_relative_to(own) else ("",)
+        return not inside or inside[0].startswith("checkpoint-") or inside[0] == "merged"
+
     def clear(self) -> None:
         """Remove what an earlier run wrote and the next one may not replace. Its weights stay until they are."""
         # Without a record of a run, a folder of that name is the user's own.

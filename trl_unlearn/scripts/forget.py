@@ -46,7 +46,7 @@ from .arguments import (
 )
 from .chain import FORGET, RETAIN, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
 from .exits import clearing, interruptible, miss, on_interrupt, refusing
-from .models import check_models, evaluation_loaders, load_config, load_tokenizer
+from .models import check_models, evaluation_loaders, load_config, load_tokenizer, refuse_replaced
 from .plan import advice, plan, retain_count, retain_spare, second_attempt, step_settings
 from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
 from .push import forget_texts, may_publish, publish, push_command
@@ -276,6 +276,8 @@ def _read(argv: list[str], prog: str, in_memory: Mapping[str, Any]) -> Request |
     if args.merge and not model_args.use_peft:
         raise ValueError("`merge` is given, and all weights are trained: there is no adapter to merge. Leave it out.")
     check_models(model_args, eval_args, training_args.trust_remote_code)
+    if "output_dir" in names:
+        refuse_replaced(training_args.output_dir, model_args, eval_args, training_args.ignorant_model_name_or_path)
     tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
     config = load_config(model_args, training_args.trust_remote_code)
     sources = {name: in_memory.get(name, getattr(args, name)) for name in ("forget", "retain")}

@@ -70,6 +70,25 @@ def check_models(
             refuse_model_name(name, revision=revision if name == target else None, trust_remote_code=trust_remote_code)
 
 
+def refuse_replaced(
+    folder: str | Path, model_args: UnlearnModelConfig, eval_args: EvaluationArguments, teacher: str | None
+) -> None:
+    """Refuse an output folder whose run would replace one of its own models, which is evaluated after it."""
+    names = {
+        "model_name_or_path": model_args.model_name_or_path,
+        "adapter_name_or_path": model_args.adapter_name_or_path,
+        "retrained_model_name_or_path": eval_args.retrained_model_name_or_path,
+        "second_retrained_model_name_or_path": eval_args.second_retrained_model_name_or_path,
+        "ignorant_model_name_or_path": teacher,
+    }
+    for argument, name in names.items():
+        if name is not None and Path(name).is_dir() and RunFolder(folder).replaces(name):
+            raise ValueError(
+                f"A run in the `output_dir`, `{folder}`, would replace the `{argument}`, `{name}`. Give another "
+                "`output_dir`."
+            )
+
+
 def take_as_target(model_args: UnlearnModelConfig, folder: Path) -> None:
     """Make the model of a finished run the target of the next request."""
     # An adapter is trained further on the same base; a whole model is the next target.

@@ -34,7 +34,7 @@ from .arguments import (
 )
 from .evaluate import SuiteArguments
 from .exits import close_bars, one_line, refuse, stop
-from .models import check_models, identities, load_config, load_tokenizer
+from .models import check_models, identities, load_config, load_tokenizer, refuse_replaced
 
 
 @dataclass
@@ -122,6 +122,8 @@ class Series:
             if names not in checked:
                 check_models(model_args, self.eval_args, trust_remote_code)
                 checked.add(names)
+        for job in self.jobs:
+            refuse_replaced(job.folder, job.model_args, self.eval_args, job.training_args.ignorant_model_name_or_path)
         return load_tokenizer(self.model_args, trust_remote_code), load_config(self.model_args, trust_remote_code)
 
     def identify(self, rows: Sequence[Mapping[str, str]], goal: str | None = None) -> None:

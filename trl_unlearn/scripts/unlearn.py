@@ -43,7 +43,7 @@ from .arguments import (
     use_archive,
 )
 from .exits import clearing, fail, on_interrupt, one_line, refuse, refusing, stop
-from .models import check_models, evaluation_loaders, load_model, load_tokenizer
+from .models import check_models, evaluation_loaders, load_model, load_tokenizer, refuse_replaced
 from .push import may_publish, publish, push_command
 from .results import evaluation_result, verdict_logs, write_results
 from .rows import load_evaluation_rows, load_training_rows
@@ -219,6 +219,7 @@ def main(
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, eval_args, model_args)
         check_models(model_args, eval_args, training_args.trust_remote_code)
+        refuse_replaced(output.path, model_args, eval_args, training_args.ignorant_model_name_or_path)
         trainer = build_trainer(data_args, training_args, model_args)
         trainer.earlier_requests = list(earlier_requests)
         tokenizer, config = trainer.processing_class, trainer.model.config
