@@ -44,10 +44,14 @@ def test_a_card_without_results_says_so_and_shows_the_figures_that_there_are(run
     assert [part.split(")")[0] for part in card.split("](figures/")[1:]] == ["training.png", "apple.png", "zebra.png"]
 
 
-def test_a_merged_copy_goes_with_its_run_and_a_folder_of_that_name_without_a_run_stays(run, own, tmp_path):
-    (tmp_path / "merged").mkdir()
+def test_a_merged_copy_goes_with_its_run_and_without_a_run_it_stays_as_text_and_pictures_do(run, own, tmp_path):
+    for name in ("merged", "figures"):
+        (tmp_path / name).mkdir()
+    for name in ("README.md", "figures/holiday.png", "figures/attacks.png"):
+        (tmp_path / name).touch()
     RunFolder(tmp_path).clear()
-    assert (tmp_path / "merged").is_dir()
+    assert (tmp_path / "merged").is_dir() and (tmp_path / "README.md").is_file()
+    assert [path.name for path in tmp_path.glob("figures/*")] == ["holiday.png"]
     done = run("bs_t", [*own, "--no_evaluate"])
     (done.folder / "merged").mkdir()
     RunFolder(done.folder).clear()

@@ -311,6 +311,17 @@ def test_a_push_is_last_and_a_missed_goal_ends_with_3_and_says_how_to_push_all_t
     assert (f"It was not pushed: {by_hand}" in printed) != is_reached
 
 
+def test_a_refused_request_touches_no_file_that_it_did_not_write(knowing, files, forget, tmp_path):
+    own = {name: tmp_path / "out" / name for name in ("README.md", "eval_results.json", "figures/a.png", "request/a")}
+    for name, path in own.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name, encoding="utf-8")
+    code, printed, folder = forget("--model_name_or_path", knowing, *files, *SHORT, "--forget_token_floor", "1")
+    assert code == 2 and "forget_token_floor" in printed
+    there = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert there == {name: name for name in own}
+
+
 def test_options_that_the_run_refuses_after_planning_leave_nothing_behind(knowing, files, forget):
     code, printed, folder = forget("--model_name_or_path", knowing, *files, *SHORT, "--forget_token_floor", "1")
     assert code == 2 and "forget_token_floor" in printed

@@ -161,6 +161,11 @@ def test_a_finished_run_is_refused_unless_it_is_to_be_overwritten(start, refused
     assert sorted(path.name for path in first.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
 
+def test_a_run_that_could_not_begin_leaves_no_file_behind(refused, tmp_path):
+    assert "there is nothing to unlearn" in refused("out", "--stop_at", "0.9")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
 def test_an_unfinished_run_with_other_settings_is_refused(killed, refused):
     killed("out", 2)
     message = refused("out", "--learning_rate", "1e-3")

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -364,12 +364,15 @@ class RunFolder(PrivateFiles):
 
     def clear(self) -> None:
         """Remove what an earlier run wrote and the next one may not replace. Its weights stay until they are."""
-        # Without a record of a run, a folder of that name is the user's own.
+        written = [RUN_FILE, RESULTS_FILE, "squeezing.json", *PRIVATE_FILES]
+        written += [f"figures/{name}.png" for name in (*_RESULT_FIGURES, *_RUN_FIGURES)]
+        # Without a run, these are the user's own.
+        if self.earlier_run() or self.is_unfinished:
+            written += [CARD_FILE, "figures/*.png", _EVAL_RESULTS]
         folders = [".unfinished", *["merged"] * self.is_run]
         for path in [*self.path.glob("checkpoint-*"), *(self.path / name for name in folders)]:
             shutil.rmtree(path, ignore_errors=True)
-        written = (RUN_FILE, RESULTS_FILE, "squeezing.json", CARD_FILE, "figures/*.png", _EVAL_RESULTS)
-        for pattern in (*written, *PRIVATE_FILES):
+        for pattern in written:
             for path in self.path.glob(pattern):
                 path.unlink()
         if (following := self.request / _NEXT_DIGEST).is_file():
@@ -409,6 +412,13 @@ class RunFolder(PrivateFiles):
             path = self.request / name
             path.touch(mode=0o600)
             path.write_text(text, encoding="utf-8")
+
+    def drop_request(self, names: Iterable[str]) -> None:
+        """Remove files of a request by their names, and its folder if it holds nothing else."""
+        for name in (*names, _REQUEST_DIGEST, _NEXT_DIGEST):
+            (self.request / name).unlink(missing_ok=True)
+        if not any(self.request.iterdir()):
+            self.request.rmdir()
 
     # What is published
 

@@ -6,7 +6,6 @@
 import gc
 import hashlib
 import json
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -192,10 +191,8 @@ def _drop(request: Request) -> None:
     folder = request.folder
     if folder.is_unfinished:
         return
-    if not request.overwrites:
-        # All that lies there is of this run.
-        folder.clear()
-    shutil.rmtree(folder.request)
+    earlier = [] if request.earlier is None else request.earlier.files().values()
+    folder.drop_request([FORGET, RETAIN, _HELD_OUT, _REPORT, _CONFIG, *earlier])
     if not any(folder.path.iterdir()):
         folder.path.rmdir()
 

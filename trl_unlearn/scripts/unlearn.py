@@ -156,6 +156,12 @@ class OutputFolder:
         if not self._folder.is_unfinished:
             self._folder.drop_twin()
 
+    def give_up(self, trainer: BootstrapUnlearnTrainer) -> None:
+        """Leave nothing of a run that could not begin: the next command may have other settings."""
+        self.end(trainer)
+        if self.checkpoint is None and trainer.is_world_process_zero():
+            self._folder.clear()
+
     def begin_again(self) -> None:
         """From here on another attempt counts, which begins where the last one ended."""
         self.checkpoint, self.trained = None, False
@@ -177,8 +183,7 @@ def train_into(output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer
             _end_diverged(output, prog, trainer, error)
     except (ResumeError, CannotBeginError) as error:
         if trainer.state.global_step == 0:
-            # Nothing is unfinished: the next command may have other settings.
-            output.end(trainer)
+            output.give_up(trainer)
         refuse(prog, one_line(error), speaks=trainer.is_world_process_zero())
     with output.writing(prog, trainer, "The model"):
         trainer.save_model()
