@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from trl_unlearn.records import NO_SETTINGS, settings_digest
+from trl_unlearn.results import SuiteOutcome
 from trl_unlearn.scripts import bs_s
 from trl_unlearn.scripts.arguments import (
     DataArguments,
@@ -22,7 +23,7 @@ from trl_unlearn.scripts.arguments import (
     UnlearnModelConfig,
 )
 from trl_unlearn.scripts.compare import CompareArguments
-from trl_unlearn.scripts.evaluate import EvaluateArguments, SuiteArguments
+from trl_unlearn.scripts.evaluate import EvaluateArguments, SuiteArguments, _Stages
 from trl_unlearn.scripts.sequence import SequenceArguments
 from trl_unlearn.scripts.unlearn import OutputArguments
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -206,6 +207,15 @@ def test_only_options_that_change_what_a_run_makes_change_the_digest(tmp_path):
             others = [after if other is one else other for other in before]
             changed = settings_digest(*others) != settings_digest(*before)
             assert changed == (field.name not in NO_SETTINGS), field.name
+
+
+def test_an_evaluation_takes_its_own_outcomes_away_and_no_other_file_of_their_folder(tmp_path):
+    stages = _Stages(tmp_path / "stages", "settings")
+    for own in (True, False):
+        stages.keep("tofu", SuiteOutcome({}))
+        (tmp_path / "stages/mine.txt").touch() if own else (tmp_path / "stages/mine.txt").unlink()
+        stages.clear()
+        assert [path.name for path in tmp_path.rglob("*")] == ["stages", "mine.txt"] * own
 
 
 def test_checkpoints_of_another_run_are_refused(killed, refused, tmp_path):

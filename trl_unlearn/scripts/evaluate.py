@@ -6,7 +6,6 @@
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,7 +269,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         if unlearned is not None and RunFolder(unlearned).is_run and not RunFolder(folder).is_run:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
         # A later call measures anew: models and data may have changed.
-        shutil.rmtree(stages.folder)
+        stages.clear()
 
 
 def _make_quick(eval_args: EvaluationArguments, folder: Path) -> None:
@@ -386,6 +385,13 @@ class _Stages:
             # It has values of single rows.
             write_whole(self.folder / f"{suite}.json", json.dumps(stage, indent=2) + "\n", 0o600)
         return outcome
+
+    def clear(self) -> None:
+        """Remove the outcomes, and the folder if it holds nothing else."""
+        for name in SUITES:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
 
 def _split_names(names: list[str] | str) -> list[str]:
