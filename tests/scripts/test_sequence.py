@@ -179,6 +179,16 @@ def test_a_request_whose_folder_is_that_of_a_model_is_refused_and_the_model_stay
     assert f"would replace the `retrained_model_name_or_path`, `{folder}`" in capsys.readouterr().err
 
 
+def test_a_folder_of_a_request_with_files_of_no_run_is_refused_and_the_files_stay(call, tmp_path, capsys):
+    own = tmp_path / "out/2-b-c/notes.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    with pytest.raises(SystemExit) as refused:
+        call()
+    assert refused.value.code == 2 and own.read_text() == "mine" and [*own.parents[1].iterdir()] == [own.parent]
+    assert "holds files and no run. The request `b c` would replace them" in capsys.readouterr().err
+
+
 def test_each_request_may_name_a_file_of_its_own(call, own_files, tmp_path):
     first, retain = own_files("prompt-completion")
     second, _ = own_files("messages")

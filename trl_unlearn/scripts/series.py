@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..evaluation.callbacks import CannotBeginError
+from ..hub.folder import RunFolder
 from ..records import write_whole
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
@@ -124,6 +125,13 @@ class Series:
                 checked.add(names)
         for job in self.jobs:
             refuse_replaced(job.folder, job.model_args, self.eval_args, job.training_args.ignorant_model_name_or_path)
+            folder = RunFolder(job.folder)
+            is_own = job.finished.is_file() or folder.is_unfinished or folder.is_run
+            if not is_own and job.folder.exists() and any(job.folder.iterdir()):
+                raise ValueError(
+                    f"`{job.folder}` holds files and no run. The {job.label} would replace them: move them, or give "
+                    "another `--output_dir`."
+                )
         return load_tokenizer(self.model_args, trust_remote_code), load_config(self.model_args, trust_remote_code)
 
     def identify(self, rows: Sequence[Mapping[str, str]], goal: str | None = None) -> None:
@@ -150,9 +158,12 @@ class Series:
                 job.place = f"{number} of {len(self.jobs)}: {job.label}"
                 if is_main and job.training_args.verbose:
                     say(job.place)
+                folder = RunFolder(job.folder)
                 if is_main and job.folder.exists():
                     # The remains of an interrupted run: a series restarts it, from its first step.
                     shutil.rmtree(job.folder)
+                if is_main:
+                    folder.mark_unfinished(job.settings)
                 PartialState().wait_for_everyone()
                 try:
                     work(job)
@@ -160,6 +171,8 @@ class Series:
                 except (CannotBeginError, DivergenceError) as error:
                     end_series(self._prog, error, job.label)
                 PartialState().wait_for_everyone()
+                if is_main:
+                    folder.mark_finished()
             # From the file, whether it was written now or by an earlier command: results have one form.
             yield job.kept()["run"]
 
