@@ -320,13 +320,16 @@ def test_the_command_pushes_it_and_what_missed_its_goal_only_with_force(
     replace(UnlearningRun.load(folder / "run.json"), shortfall=shortfall).save(folder / "run.json")
     forget = tmp_path / "forget.jsonl"
     forget.write_text("".join(json.dumps({"prompt": "Who?", "completion": text}) + "\n" for text in FORGET))
+    shutil.copy(forget, folder / "review.jsonl")
     argv = ["--output_dir", str(folder), "--hub_model_id", REPO, "--dry_run", "--forget_dataset", str(forget), *flags]
     with pytest.raises(SystemExit) if not flags else nullcontext() as ended:
         main(argv)
     captured = capsys.readouterr()
     if flags:
         assert "this is a dry run" in captured.out
-        assert "requests.json (rows and ledger of requests)" in captured.out
+        assert all(
+            f"{name} (rows and ledger of requests)" in captured.out for name in ("requests.json", "review.jsonl")
+        )
     else:
         assert ended.value.code == 1 and why in captured.err
 

@@ -343,13 +343,20 @@ def test_a_dry_run_shows_the_checks_and_writes_nothing(knowing, files, forget):
     assert not folder.exists()
 
 
-def test_review_ends_with_an_editable_file_that_can_be_given(knowing, files, forget):
-    code, printed, folder = forget("--model_name_or_path", knowing, *files, "--review")
-    path = RunFolder(folder).request / "review.jsonl"
-    assert code == 0 and f"--forget {path}" in printed
-    assert len(path.read_text(encoding="utf-8").splitlines()) == 3
-    code, printed, _ = forget("--model_name_or_path", knowing, "--forget", str(path), *files[2:], "--dry_run")
-    assert code == 0 and "3 rows, prompt -> completion" in printed
+def test_review_ends_with_an_editable_file_that_can_be_given_and_that_no_later_command_touches(knowing, files, forget):
+    model = ["--model_name_or_path", knowing]
+    code, printed, folder = forget(*model, *files, "--review")
+    path = folder / "review.jsonl"
+    assert code == 0 and f"--forget {path}" in printed and stat.S_IMODE(path.stat().st_mode) == 0o600
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 3
+    path.write_text("".join(lines[:2]), encoding="utf-8")
+    code, printed, _ = forget(*model, "--forget", str(path), *files[2:], "--dry_run")
+    assert code == 0 and "2 rows, prompt -> completion" in printed
+    code, printed, _ = forget(*model, *files, "--review")
+    assert code == 2 and "may hold what you have edited" in printed
+    assert forget(*model, "--forget", str(path), *files[2:], *SHORT, "--forget_token_floor", "1")[0] == 2
+    assert path.read_text(encoding="utf-8") == "".join(lines[:2]) and list(folder.iterdir()) == [path]
 
 
 def test_in_python_rows_of_a_data_frame_give_a_model_that_can_be_saved(knowing, files, tmp_path, monkeypatch):

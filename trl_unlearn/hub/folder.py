@@ -48,7 +48,7 @@ _PUBLISHED = re.compile(rf"{_MODEL}|{_TOKENIZER}|README\.md|LICENSE|run\.json|{_
 # allow-list has: a checkpoint holds weights and a tokenizer, too.
 _LEFT_OUT = (
     # A ledger says when somebody asked, and its digests tell whether guessed rows are those of the request.
-    (r"^request/|^requests\.json$", "rows and ledger of requests"),
+    (r"^request/|^requests\.json$|^review\.jsonl$", "rows and ledger of requests"),
     (r"checkpoint-[^/]*/", "checkpoint"),
     (r"(^|/)(optimizer|scheduler|scaler|rng_state|trainer_state|training_args)[^/]*$|global_step", "training state"),
     (r"^ref/", "frozen reference adapter"),
@@ -248,6 +248,7 @@ class RunFolder(PrivateFiles):
     | `.sources.json`, `.row_values.json`, `show.html` | all commands | no, they quote rows or name places | yes |
     | `checkpoint-*/`, `unfinished.json`, `.ignorant_twin.safetensors` | trainer, to resume | no | yes |
     | `request/`, `requests.json`, `merged/` | `trl-unlearn forget` | no | `merged/` alone |
+    | `review.jsonl` | `trl-unlearn forget`, then the user | no | no |
 
     `in_training`: a trainer may write into the folder of an earlier run, whose figures nothing has replaced. Without
     results of its own weights no figure counts as its own then. Nor does a base go along with a push.
@@ -396,19 +397,24 @@ class RunFolder(PrivateFiles):
         """`Path`: Folder of the rows and the settings of a request, which nobody but their owner may read."""
         return self.path / _REQUEST
 
+    @property
+    def review(self) -> Path:
+        """`Path`: Rows of a request for the user to edit. No run removes the file: it is the user's from then on."""
+        return self.path / "review.jsonl"
+
     def has_request(self, digest: str) -> bool:
         """Whether the files of the request with this digest lie here, all of them."""
         path = self.request / _REQUEST_DIGEST
         return path.is_file() and path.read_text(encoding="utf-8") == digest
 
-    def save_request(self, files: Mapping[str, str], digest: str | None = None) -> None:
-        """Write files of a request, in place of those of an earlier one; `digest` says that they are all."""
+    def save_request(self, files: Mapping[str, str], digest: str) -> None:
+        """Write the files of a request, in place of those of an earlier one; `digest` says that they are all."""
         self.request.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in (_REQUEST_DIGEST, _NEXT_DIGEST):
             (self.request / name).unlink(missing_ok=True)
         # The run that lies here is one of other rows.
         mark = _NEXT_DIGEST if self.earlier_run() or self.is_unfinished else _REQUEST_DIGEST
-        for name, text in {**files, **({mark: digest} if digest else {})}.items():
+        for name, text in {**files, mark: digest}.items():
             path = self.request / name
             path.touch(mode=0o600)
             path.write_text(text, encoding="utf-8")

@@ -28,6 +28,7 @@ from ..evaluation.rows import encode_set
 from ..evaluation.tables import print_checks
 from ..hub.folder import RunFolder
 from ..hub.push import save_merged
+from ..records import write_whole
 from ..results import Measurement
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
@@ -54,7 +55,7 @@ from .sources import RowArguments
 
 
 # Files of a request in its run's folder, beside those of `chain.py`.
-_HELD_OUT, _REVIEW, _CONFIG = "held-out.jsonl", "review.jsonl", "config.yaml"
+_HELD_OUT, _CONFIG = "held-out.jsonl", "config.yaml"
 # Numbers of the rows to keep by kind, and of those that were left out by reason.
 _REPORT = "retain-report.json"
 _NOT_WRITTEN = {"overwrite_output_dir", "hub_token"}
@@ -309,6 +310,10 @@ def _prepare(request: Request, state: PartialState) -> bool:
                 f"`{folder.path}` holds {held} of another request. Give another `--output_dir`, or replace it with "
                 "`--overwrite_output_dir true`."
             )
+        if request.args.review and folder.review.exists():
+            raise ValueError(
+                f"`{folder.review}` is there, and may hold what you have edited. Give it as `--forget`, or move it."
+            )
     if state.is_main_process:
         _refuse_unwritable(folder.path)
     args, seed = request.args, request.training_args.seed
@@ -334,10 +339,9 @@ def _prepare(request: Request, state: PartialState) -> bool:
         state.print("Nothing was changed: this is a dry run.")
         return False
     if args.review:
-        path = folder.request / _REVIEW
         if state.is_main_process:
-            folder.save_request({_REVIEW: json_lines(forget)})
-        state.print(f"{len(forget)} rows: {path}. Edit them, and give them as `--forget {path}`.")
+            write_whole(folder.review, json_lines(forget), 0o600)
+        state.print(f"{len(forget)} rows: {folder.review}. Edit them, and give them as `--forget {folder.review}`.")
         return False
     every, held_out = forget, None
     if args.subject is not None:
