@@ -9,13 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 
+from trl_unlearn.encoding import encode_dataset
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import AdapterRecord, DatasetRecord, RequestLedger, ServedRequest, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.scripts import chain, forget
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.scripts.chain import Predecessor, way_back, write_ledger
+from trl_unlearn.scripts.sources import RowArguments, forget_rows
+from trl_unlearn.trainer.run_record import tokens_digest
 
 from .conftest import write_jsonl
 
@@ -76,6 +80,20 @@ def test_the_ledger_says_what_was_forgotten_and_keeps_its_entries_when_the_folde
     entries = RequestLedger.load(folder.path / "requests.json").requests
     assert [(one.forgotten, one.target_strength, one.strength) for one in entries] == [(True, 1, 0.1), (False, 1, 0.9)]
     assert "Veldt" not in json.dumps(RequestLedger(requests=entries).to_dict())
+
+
+def test_rows_of_a_moved_run_are_those_of_its_own_request_and_others_are_refused(finished, tiny_tokenizer, tmp_path):
+    tiny_tokenizer.chat_template = None
+    digest = tokens_digest(encode_dataset(Dataset.from_list(ROWS), tiny_tokenizer, name="forget"))
+    settings = {"forget_loss_type": "bs_t", "lambda_bss": 0.0, "prompt_length": 64}
+    _, folder = finished(forget_set=DatasetRecord("request/forget.jsonl", 1, digest), hyperparameters=settings)
+    # The place of the run before it was moved, where another run has as many rows by now.
+    others = [ROWS[0] | {"completion": " In Norv."}]
+    folder.save_sources({"forget_dataset": write_jsonl(tmp_path / "others.jsonl", others)})
+    assert list(forget_rows(RowArguments(), folder.path, folder.run(), tiny_tokenizer)) == ROWS
+    (folder.request / "forget.jsonl").unlink()
+    with pytest.raises(ValueError, match="its 1 rows are others than those that the run was trained on"):
+        forget_rows(RowArguments(), folder.path, folder.run(), tiny_tokenizer)
 
 
 def test_a_missed_goal_is_the_verdict_of_the_ledger(finished):

@@ -16,11 +16,14 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, TrlParser
 
 from ..data.archive import ArchivePaths, build_archive
+from ..encoding import encode_dataset
 from ..hub.folder import RunFolder, differing
 from ..records import DatasetRecord, UnlearningRun
 from ..results import EvaluationResult
+from ..row_forms import with_template_kwargs
 from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.checks import refuse_missing_folder, refuse_model_name
+from ..trainer.run_record import tokens_digest
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
 from .exits import one_line
 from .models import evaluation_loaders, models_protocol, quantize_as_trained
@@ -136,10 +139,16 @@ def _lab(name: str, part: Callable[[ArchivePaths], Path]) -> Path | None:
     return path
 
 
+def _own_rows(record: DatasetRecord, folder: str | Path) -> Path | None:
+    """The file of a forget set in the folder's `request/`, if the record names one there."""
+    own = RunFolder(folder).request / Path(record.name).name
+    return own if own.is_file() and own.parts[-2:] == Path(record.name).parts else None
+
+
 def recorded_forget_set(record: DatasetRecord, folder: str | Path) -> DataArguments:
     """The forget set by its name in the record, which has only the last two parts of a path; of a request, in it."""
     name, split = record.name, record.split or "train"
-    if (own := RunFolder(folder).request / Path(name).name).is_file() and own.parts[-2:] == Path(name).parts:
+    if (own := _own_rows(record, folder)) is not None:
         name = str(own)
     elif not record.on_hub and not Path(name).exists():
         data = _lab(name, lambda paths: paths.data)
@@ -180,19 +189,37 @@ def _recorded_target(folder: Path, run: UnlearningRun) -> dict[str, Any]:
 def forget_rows(
     args: RowArguments, folder: str | Path, run: UnlearningRun, tokenizer: PreTrainedTokenizerBase
 ) -> Dataset:
-    """The forget set of a run: as given, as kept in its folder, or by its name in the record."""
+    """The forget set of a run: as given, in its `request/`, as kept in its folder, or by its name in the record."""
     kept = {name: one for name, one in RunFolder(folder).sources().items() if name in ROW_SOURCES}
-    if named := args.given() or (kept if _is_there(kept) else {}):
+    # A folder that was moved keeps the path of another run's rows by now.
+    is_kept = _own_rows(run.forget_set, folder) is None and _is_there(kept)
+    if named := args.given() or (kept if is_kept else {}):
         data_args = DataArguments(**named)
     else:
         data_args = recorded_forget_set(run.forget_set, folder)
     rows = rows_of_run(data_args, run, tokenizer)
+    remedy = "Give that one with `--forget_dataset`, or `--dataset_name` and `--forget_config`."
     if len(rows) != run.forget_set.rows:
-        raise ValueError(
-            f"it has {len(rows)} rows, and the run was trained on {run.forget_set.rows}. Give that one with "
-            "`--forget_dataset`, or `--dataset_name` and `--forget_config`."
-        )
+        raise ValueError(f"it has {len(rows)} rows, and the run was trained on {run.forget_set.rows}. {remedy}")
+    if not args.given() and _digest(rows, run, tokenizer) != run.forget_set.sha256:
+        raise ValueError(f"its {len(rows)} rows are others than those that the run was trained on. {remedy}")
     return rows
+
+
+def _digest(rows: Dataset, run: UnlearningRun, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Digest of rows as tokens of a run."""
+    # Settings with their default are not recorded.
+    settings = {"max_length": SFTConfig.max_length, "dataset_text_field": SFTConfig.dataset_text_field}
+    settings |= run.hyperparameters
+    encoded = encode_dataset(
+        with_template_kwargs(rows, settings.get("chat_template_kwargs")),
+        tokenizer,
+        name="forget",
+        max_length=settings["max_length"],
+        prompt_length=settings["prompt_length"],
+        text_field=settings["dataset_text_field"],
+    )
+    return tokens_digest(encoded)
 
 
 def rows_of_run(data_args: DataArguments, run: UnlearningRun, tokenizer: PreTrainedTokenizerBase) -> Dataset:

@@ -85,16 +85,20 @@ def _terms(metadata: dict[str, Any], given: str | None) -> dict[str, Any]:
     }
 
 
-def _dataset_record(trainer, dataset: Dataset, role: str) -> DatasetRecord:
-    # Of tokens and labels: the same text under another tokenizer or template is another set.
+def tokens_digest(dataset: Dataset) -> str:
+    """SHA-256 of the tokens and labels of a set: the same text under another tokenizer or template is another set."""
     digest = hashlib.sha256()
     for row in dataset.select_columns(["input_ids", "labels"]):
         digest.update(repr((row["input_ids"], row["labels"])).encode())
+    return digest.hexdigest()
+
+
+def _dataset_record(trainer, dataset: Dataset, role: str) -> DatasetRecord:
     source = {"name": "in memory"} | trainer.dataset_sources.get(role, {})
     truncated = [count for count in dataset["truncated_tokens"] if count]
     return DatasetRecord(
         rows=len(dataset),
-        sha256=digest.hexdigest(),
+        sha256=tokens_digest(dataset),
         truncation=Truncation(len(truncated), sum(truncated), trainer.args.max_length) if truncated else None,
         **(source | {"name": portable_name(source["name"])}),
     )
