@@ -322,6 +322,14 @@ def test_a_refused_request_touches_no_file_that_it_did_not_write(knowing, files,
     assert there == {name: name for name in own}
 
 
+def test_options_that_transformers_keeps_as_objects_reach_the_run(knowing, files, forget):
+    own = ["--debug", "underflow_overflow", "--accelerator_config", '{"non_blocking": true}']
+    code, printed, folder = forget("--model_name_or_path", knowing, *files, *SHORT, "--no_evaluate", *own)
+    assert code == 3, printed
+    settings = yaml.safe_load((RunFolder(folder).request / "config.yaml").read_text(encoding="utf-8"))
+    assert settings["debug"] == ["underflow_overflow"] and settings["accelerator_config"]["non_blocking"] is True
+
+
 def test_options_that_the_run_refuses_after_planning_leave_nothing_behind(knowing, files, forget):
     code, printed, folder = forget("--model_name_or_path", knowing, *files, *SHORT, "--forget_token_floor", "1")
     assert code == 2 and "forget_token_floor" in printed

@@ -393,8 +393,14 @@ def _settings(
         "output_dir": request.training_args.output_dir,
         **{name: value for name, value in chosen.settings.items() if name not in _NOT_WRITTEN},
     }
-    # The enumerations of Transformers are words.
-    return {name: getattr(value, "value", value) for name, value in settings.items()}
+    return {name: _plain(value) for name, value in settings.items()}
+
+
+def _plain(value: Any) -> Any:
+    """The value of an option as YAML has it: of the types of Transformers, words and mappings."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.to_dict() if hasattr(value, "to_dict") else getattr(value, "value", value)
 
 
 def _refuse_unwritable(path: Path) -> None:
