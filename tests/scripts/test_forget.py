@@ -168,6 +168,27 @@ def test_the_same_command_goes_on_after_kills_and_ends_with_the_same_weights(kno
     assert all(again[name].equal(value) for name, value in whole.items())
 
 
+def test_a_run_that_is_resumed_has_the_options_of_the_last_command(knowing, files, forget, monkeypatch):
+    argv = ["--model_name_or_path", knowing, *files, *SHORT, "--learning_rate", "1e-6"]
+    sizes = []
+
+    def killed(loaders, rows, setting, **_):
+        sizes.append(setting.batch_size)
+        raise Killed
+
+    monkeypatch.setattr(unlearn_script, "evaluate_models", killed)
+    for more in ([], ["--evaluation_batch_size", "1", "--save_strategy", "no"]):
+        with pytest.raises(Killed):
+            forget(*argv, *more)
+    assert sizes == [None, 1]
+    code, printed, folder = forget(*argv, "--no_evaluate")
+    assert code == 3, printed
+    path = RunFolder(folder).request / "config.yaml"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert (settings["evaluate"], settings["save_strategy"], settings["learning_rate"]) == (False, "no", 1e-6)
+
+
 @pytest.mark.parametrize("is_cut", [True, False])
 def test_an_earlier_run_never_counts_as_that_of_the_request_that_was_to_replace_it(
     is_cut, knowing, files, forget, tmp_path, monkeypatch

@@ -28,7 +28,7 @@ from ..evaluation.rows import encode_set
 from ..evaluation.tables import print_checks
 from ..hub.folder import RunFolder
 from ..hub.push import save_merged
-from ..records import write_whole
+from ..records import NO_SETTINGS, write_whole
 from ..results import Measurement
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
@@ -304,6 +304,8 @@ def _prepare(request: Request, state: PartialState) -> bool:
     folder = request.folder
     if not request.overwrites:
         if _is_prepared(request):
+            if state.is_main_process:
+                _update_settings(request)
             return True
         if held := folder.earlier_run() or ("an unfinished run" if folder.is_unfinished else ""):
             raise ValueError(
@@ -394,6 +396,15 @@ def _settings(
         **{name: value for name, value in chosen.settings.items() if name not in _NOT_WRITTEN},
     }
     return {name: _plain(value) for name, value in settings.items()}
+
+
+def _update_settings(request: Request) -> None:
+    """Put the options that a resumed run may have anew into the file of its settings."""
+    path = request.folder.request / _CONFIG
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    names = NO_SETTINGS & request.given.keys() - _NOT_WRITTEN
+    settings |= {name: _plain(request.given[name]) for name in names}
+    write_whole(path, yaml.safe_dump(settings, sort_keys=False), 0o600)
 
 
 def _plain(value: Any) -> Any:
