@@ -4,12 +4,16 @@
 """How the command `trl-unlearn` ends where it gets as far as a model, and the one module that ends it."""
 
 import ast
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 import trl_unlearn
 from trl_unlearn import cli
+from trl_unlearn.scripts import one_call
+from trl_unlearn.scripts.exits import interruptible
 
 from .conftest import QUICK
 
@@ -32,6 +36,23 @@ def test_a_run_that_diverges_ends_with_3_and_names_the_command(own, tmp_path, ca
         cli.main(["bs-t", *own, *QUICK, *folder, "--learning_rate", "100", "--max_steps", "4"])
     assert stopped.value.code == 3
     assert "trl-unlearn bs-t: stopped: " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "error"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", SystemExit)])
+def test_a_signal_in_a_call_from_python_ends_it_as_a_signal(name, error, tmp_path, monkeypatch):
+    def interrupted(_):
+        with interruptible("push"):
+            os.kill(os.getpid(), getattr(signal, name))
+
+    monkeypatch.setattr(one_call, "publish", interrupted)
+    # Whoever started the tests in the background has it ignored.
+    before = signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        with pytest.raises(error) as ended:
+            one_call.Unlearned(tmp_path).push_to_hub("me/unlearned")
+    finally:
+        signal.signal(getattr(signal, name), before)
+    assert error is KeyboardInterrupt or ended.value.code == 143
 
 
 def ends_the_process(source: str) -> bool:

@@ -66,10 +66,14 @@ def _end(message: str | None, code: int) -> NoReturn:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """For callers in Python: `ValueError` where a program exits with 2, `RuntimeError` where with another code."""
+    """For callers in Python: `ValueError` in place of exit code 2, `RuntimeError` of another one; signals stay."""
     try:
         yield
     except SystemExit as ended:
+        if ended.code == 128 + signal.SIGINT:
+            raise KeyboardInterrupt from None
+        if ended.code == 128 + signal.SIGTERM:
+            raise
         # The parser of the command line prints its sentence itself.
         sentence = getattr(ended, "sentence", None) or "An option cannot be used: the line above says why."
         raise (ValueError if ended.code == 2 else RuntimeError)(sentence) from None
