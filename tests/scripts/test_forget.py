@@ -398,8 +398,10 @@ def test_in_python_rows_of_a_data_frame_give_a_model_that_can_be_saved(knowing, 
     )
     options = {"max_steps": 1, "num_beliefs": 1, "max_completion_length": 8, "merge": False}
     result = trl_unlearn.unlearn(knowing, pandas.DataFrame(ROWS), retain=files[3], **options)
-    # A folder of its own for each request.
-    assert result.folder.parent == Path("unlearned") and result.folder.name.startswith("knowing-")
+    # A folder of its own for each request, wherever the caller goes.
+    assert result.folder.parent == tmp_path / "unlearned" and result.folder.name.startswith("knowing-")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert "not reached" in result.shortfall
     assert result.verdict.answers[0].question == "Does it say it?"
     result.save("merged")

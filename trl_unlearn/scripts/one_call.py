@@ -28,8 +28,8 @@ class Unlearned:
 
     Attributes:
         folder (`Path` or `None`):
-            Output folder of the run: adapter or model, tokenizer, card, records and figures. None where there was
-            nothing to forget, and nothing was changed.
+            Absolute path of the run's output folder: adapter or model, tokenizer, card, records and figures. None
+            where there was nothing to forget, and nothing was changed.
         shortfall (`str` or `None`):
             What is missing to the goal; None if it was reached.
         trust_remote_code (`bool`):
@@ -138,4 +138,6 @@ def unlearn(
     with raising():
         argv = as_options({"model_name_or_path": model, "subject": subject, **sets, **options})
         outcome = run(argv, "unlearn", **in_memory)
-    return Unlearned(outcome.folder, outcome.shortfall, outcome.trust_remote_code)
+    # The caller may change the working directory.
+    folder = None if outcome.folder is None else outcome.folder.absolute()
+    return Unlearned(folder, outcome.shortfall, outcome.trust_remote_code)
