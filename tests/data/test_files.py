@@ -3,6 +3,7 @@
 
 import json
 
+import datasets
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
@@ -25,6 +26,17 @@ def write(path):
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".parquet"])
 def test_files_of_every_type_give_the_same_rows(ending, tmp_path):
     assert list(load_rows(write(tmp_path / f"rows{ending}"))) == ROWS
+
+
+@pytest.mark.parametrize(("mode", "copies"), [(0o600, 0), (0o644, 1)])
+def test_a_file_that_only_its_owner_may_read_leaves_no_copy_in_a_cache(mode, copies, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = write(tmp_path / "rows.jsonl")
+    (tmp_path / "rows.jsonl").chmod(mode)
+    rows = load_rows(path).map(lambda row: row)
+    assert list(rows) == ROWS
+    assert len(list((tmp_path / "cache").rglob("json-*.arrow"))) == copies
+    assert bool(rows.cache_files) == copies
 
 
 def test_a_json_file_can_hold_conversations(tmp_path):

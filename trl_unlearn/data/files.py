@@ -5,6 +5,7 @@
 
 import hashlib
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -57,13 +58,18 @@ def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> 
         _refuse_encoding(path)
     if whole_texts and builder == "text":
         return _whole_texts([path])
-    return _read(f"dataset file `{name}`", split, path=builder, data_files=name)
+    source = {"what": f"dataset file `{name}`", "split": split, "path": builder, "data_files": name}
+    if path.stat().st_mode & 0o077:
+        return _read(**source)
+    # `datasets` leaves a copy of the rows in its cache, which others may read, as they may not the file.
+    with tempfile.TemporaryDirectory() as cache:
+        return _read(**source, cache_dir=cache, in_memory=True)
 
 
-def _read(what: str, split: str, **source: Any) -> Dataset:
+def _read(what: str, split: str, in_memory: bool = False, **source: Any) -> Dataset:
     """Rows that `datasets` reads; a `ValueError` says why it cannot."""
     try:
-        return load_dataset(**source, split=split)
+        return load_dataset(**source, split=split, keep_in_memory=in_memory)
     except (DatasetGenerationError, ArrowException) as error:
         kind, cause = load_dataset_builder(**source).name, str(error.__cause__ or error).rstrip(" .")
         raise ValueError(f"The {what} cannot be read as {kind}: {cause}. Correct it, or give another.") from error
