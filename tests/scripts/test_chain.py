@@ -19,6 +19,7 @@ from trl_unlearn.scripts import chain, forget
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.scripts.chain import Predecessor, way_back, write_ledger
 from trl_unlearn.scripts.sources import RowArguments, forget_rows
+from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.run_record import tokens_digest
 
 from .conftest import write_jsonl
@@ -184,3 +185,16 @@ def test_the_next_request_trains_the_same_adapter_or_the_whole_model(finished, i
     assert "Nothing is changed" in said
     assert ("load `org/base` without the adapter" in said) == is_adapter
     assert ("The model from before this request is `org/base`" in said) != is_adapter
+
+
+def test_a_push_that_cannot_search_for_the_rows_ends_in_a_sentence_that_says_how_to_push_later(monkeypatch, capsys):
+    def gone(*_):
+        raise ValueError("The forget set cannot be searched for.")
+
+    monkeypatch.setattr(forget, "forget_texts", gone)
+    args = BootstrapUnlearnConfig("out", hub_model_id="me/unlearned")
+    with pytest.raises(SystemExit) as failed:
+        forget._push(SimpleNamespace(training_args=args, folder=RunFolder("out")), "trl-unlearn forget")
+    assert failed.value.code == 1
+    said = "The forget set cannot be searched for. The run is complete in out: `trl-unlearn push --output_dir out"
+    assert said in capsys.readouterr().err

@@ -49,7 +49,7 @@ from .exits import clearing, interruptible, miss, on_interrupt, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, refuse_replaced
 from .plan import advice, plan, retain_count, retain_spare, second_attempt, step_settings
 from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
-from .push import forget_texts, may_publish, publish, push_command
+from .push import fail_late, forget_texts, may_publish, publish, push_command
 from .request import ForgetRows, best_form, json_lines, read_request, scored
 from .sources import RowArguments
 
@@ -245,7 +245,10 @@ def _push(request: Request, prog: str) -> None:
     """Publish a finished run; no file may hold the rows of any request, nor a belief."""
     on_interrupt(lambda: f"while the run was pushed: {push_command(request.training_args)} does that.")
     args = request.training_args
-    texts = forget_texts(RowArguments(trust_remote_code=args.trust_remote_code), request.folder.path, prog)
+    try:
+        texts = forget_texts(RowArguments(trust_remote_code=args.trust_remote_code), request.folder.path, prog)
+    except (ValueError, OSError) as error:
+        fail_late(prog, args, error)
     publish(prog, args, texts | {"beliefs": request.folder.belief_texts()})
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from trl import SFTConfig
 
@@ -115,8 +116,13 @@ def publish(prog: str, args: BootstrapUnlearnConfig, texts: Mapping[str, Sequenc
             token=args.hub_token,
         )
     except (PushError, ValueError) as error:
-        fail(prog, f"{error} The run is complete in {args.output_dir}: {push_command(args)} publishes it later.")
+        fail_late(prog, args, error)
     print(summary(repos))
+
+
+def fail_late(prog: str, args: BootstrapUnlearnConfig, error: Exception) -> NoReturn:
+    """Exit with 1 where a run is complete and cannot be pushed; names the command that publishes later."""
+    fail(prog, f"{error} The run is complete in {args.output_dir}: {push_command(args)} publishes it later.")
 
 
 def push_command(args: BootstrapUnlearnConfig, force: bool = False) -> str:
