@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from trl_unlearn.encoding import encode_dataset
 from trl_unlearn.hub.folder import RunFolder
-from trl_unlearn.records import AdapterRecord, DatasetRecord, RequestLedger, ServedRequest, UnlearningRun
+from trl_unlearn.records import AdapterRecord, ChainLink, DatasetRecord, RequestLedger, ServedRequest, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.scripts import chain, forget
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
@@ -185,6 +185,21 @@ def test_the_next_request_trains_the_same_adapter_or_the_whole_model(finished, i
     assert "Nothing is changed" in said
     assert ("load `org/base` without the adapter" in said) == is_adapter
     assert ("The model from before this request is `org/base`" in said) != is_adapter
+
+
+def test_the_way_back_keeps_an_adapter_that_the_first_target_had(finished):
+    first, folder = finished()
+    folder.save_sources({"model_name_or_path": "org/base", "adapter_name_or_path": "/of/mine"})
+    said = " ".join(way_back(first))
+    assert "load `org/base` with the adapter `/of/mine` in place of this one" in said and "without" not in said
+    second, folder = finished("second", chain=[ChainLink.of("1", folder.run())])
+    folder.save_sources({"model_name_or_path": "org/base", "adapter_name_or_path": first})
+    said = " ".join(way_back(second))
+    assert "knew before the first request, load `org/base` with the adapter `/of/mine` in place of this one" in said
+    assert f"To take back this request alone, load `org/base` with the adapter `{first}`" in said
+    folder.save_sources({"model_name_or_path": "org/base", "adapter_name_or_path": "/moved/away"})
+    said = " ".join(way_back(second))
+    assert "only `/moved/away` tells" in said and "without" not in said
 
 
 def test_a_push_that_cannot_search_for_the_rows_ends_in_a_sentence_that_says_how_to_push_later(monkeypatch, capsys):

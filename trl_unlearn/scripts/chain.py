@@ -210,7 +210,7 @@ def way_back(path: str) -> list[str]:
     folder = RunFolder(path)
     run = folder.run()
     known = recorded_models(folder.path, run)
-    base, before = known.get("model_name_or_path", run.base_model), known.get("adapter_name_or_path")
+    base, before = known.get("model_name_or_path", run.base_model), _adapter_before(folder)
     lines = [f"The request of `{path}` has {run.forget_set.rows} rows. Nothing is changed by this command."]
     if run.chain:
         rows = sum(link.forget_set.rows for link in run.chain)
@@ -220,11 +220,25 @@ def way_back(path: str) -> list[str]:
             f"All weights were trained, and nothing can be taken off. The model from before this request is `{base}`."
         )
         return lines
-    lines.append(
-        f"It is an adapter on `{base}`, whose weights were not touched: load `{base}` without the adapter, and it "
-        f"knows all that it knew{' before the first request' if run.chain else ''}."
-    )
-    if before is not None:
+    # The adapter of the first target, one step back for each request.
+    own, gone = before, None
+    for _ in run.chain:
+        gone = gone or (own if own is not None and not RunFolder(own).is_run else None)
+        own = None if own is None or gone else _adapter_before(RunFolder(own))
+    first = " before the first request" if run.chain else ""
+    lines.append(f"It is an adapter on `{base}`, whose weights were not touched.")
+    if gone is not None:
+        lines.append(f"Whether the first target had an adapter of its own only `{gone}` tells, which is not there.")
+    else:
+        way = "without the adapter" if own is None else f"with the adapter `{own}` in place of this one"
+        lines.append(f"To have all back that the model knew{first}, load `{base}` {way}.")
+    if run.chain and before is not None:
         lines.append(f"To take back this request alone, load `{base}` with the adapter `{before}`, from before it.")
     lines.append("A merged copy, made by `--merge` or pushed by `trl-unlearn push --merge`, cannot be taken back.")
     return lines
+
+
+def _adapter_before(folder: RunFolder) -> str | None:
+    """The adapter that a run trained further; None if it began with a new one."""
+    adapter = folder.run().adapter
+    return folder.sources().get("adapter_name_or_path") or (adapter and adapter.continued_from)
