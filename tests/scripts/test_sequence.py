@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trl_unlearn.evaluation.callbacks import sequence_point
+from trl_unlearn.evaluation.callbacks import CannotBeginError, sequence_point
 from trl_unlearn.evaluation.tables import SequenceStage
+from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import UnlearningRun
 from trl_unlearn.scripts import sequence
 from trl_unlearn.scripts.sequence import write_sequence
@@ -187,6 +188,19 @@ def test_a_folder_of_a_request_with_files_of_no_run_is_refused_and_the_files_sta
         call()
     assert refused.value.code == 2 and own.read_text() == "mine" and [*own.parents[1].iterdir()] == [own.parent]
     assert "holds files and no run. The request `b c` would replace them" in capsys.readouterr().err
+
+
+def test_a_request_that_could_not_begin_leaves_no_ignorant_twin(call, tmp_path, monkeypatch):
+    twin = RunFolder(tmp_path / "out/1-a").twin
+
+    def refuse(*_):
+        twin.touch()
+        raise CannotBeginError("There is nothing to unlearn.")
+
+    monkeypatch.setattr(sequence, "build_trainer", refuse)
+    with pytest.raises(SystemExit) as refused:
+        call()
+    assert refused.value.code == 2 and twin.parent.is_dir() and not twin.exists()
 
 
 def test_each_request_may_name_a_file_of_its_own(call, own_files, tmp_path):

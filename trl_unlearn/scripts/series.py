@@ -170,6 +170,10 @@ class Series:
                 # Other errors keep their traceback.
                 except (CannotBeginError, DivergenceError) as error:
                     end_series(self._prog, error, job.label)
+                finally:
+                    # No run of a series resumes with it.
+                    if is_main:
+                        folder.drop_twin()
                 PartialState().wait_for_everyone()
                 if is_main:
                     folder.mark_finished()
