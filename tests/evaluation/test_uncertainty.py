@@ -96,6 +96,8 @@ def test_a_difference_has_the_percentiles_of_the_paired_draws_as_its_interval_wi
     (apart,) = actual["unlearned - target"].values()
     assert actual.keys() == {"unlearned - target"} and (apart.value, apart.n) == (0.5, 30)
     assert apart.high - 0.5 == reach and 0.5 - apart.low == reach
+    # Counts of numpy's truth values are no integers of Python.
+    assert type(apart.low) is type(apart.high) is float
 
 
 def test_a_constant_gap_between_models_is_certain_though_the_means_are_not():

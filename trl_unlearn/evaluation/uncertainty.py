@@ -17,7 +17,7 @@ from ..token_scores import RowScore
 NUM_RESAMPLES = 1000
 # Percentiles of an interval.
 _INTERVAL = (2.5, 97.5)
-_NORMAL = norm.ppf(_INTERVAL[1] / 100)
+_NORMAL = float(norm.ppf(_INTERVAL[1] / 100))
 
 
 def where_measured(values: Sequence[float], scored: Sequence[RowScore | Completion]) -> list[float]:
