@@ -67,6 +67,17 @@ def test_a_folder_is_loaded_whether_or_not_its_name_has_a_dot(name, tmp_path):
     assert list(load_rows(str(folder))) == ROWS
 
 
+@pytest.mark.parametrize("name", ["rows[1].jsonl", "[rows]/rows.jsonl", "[rows]", "what?.jsonl"])
+def test_a_name_with_the_signs_of_a_pattern_is_that_file_or_folder_and_no_other(name, tmp_path, monkeypatch):
+    for place, text in (("rows1.jsonl", "another file"), (name if "." in name else f"{name}/rows.jsonl", "this one")):
+        path = tmp_path / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+    monkeypatch.chdir(path.parent)
+    for given in (tmp_path / name, path.name):
+        assert list(load_rows(str(given))) == [{"text": "this one"}]
+
+
 @pytest.mark.parametrize("config", [None, "own"])
 def test_rows_of_a_folder_that_describes_its_files_are_read_anew_when_a_file_changes(config, tmp_path):
     folder = tmp_path / "rows"

@@ -3,6 +3,7 @@
 
 """Own data: a file, a folder or an id on the Hub, as rows or as raw text that is cut into rows (MUSE, WMDP)."""
 
+import glob
 import hashlib
 import logging
 import tempfile
@@ -58,12 +59,17 @@ def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> 
         _refuse_encoding(path)
     if whole_texts and builder == "text":
         return _whole_texts([path])
-    source = {"what": f"dataset file `{name}`", "split": split, "path": builder, "data_files": name}
+    source = {"what": f"dataset file `{name}`", "split": split, "path": builder, "data_files": _pattern(path)}
     if path.stat().st_mode & 0o077:
         return _read(**source)
     # `datasets` leaves a copy of the rows in its cache, which others may read, as they may not the file.
     with tempfile.TemporaryDirectory() as cache:
         return _read(**source, cache_dir=cache, in_memory=True)
+
+
+def _pattern(path: Path) -> str:
+    """A file as `data_files` has it, where a name is a pattern."""
+    return glob.escape(str(path.absolute()))
 
 
 def _read(what: str, split: str, in_memory: bool = False, **source: Any) -> Dataset:
@@ -85,11 +91,14 @@ def _folder_rows(path: Path, split: str, whole_texts: bool) -> Dataset:
         _warn_of_unread(path, files)
         return _whole_texts(files)
     source: dict[str, Any] = {"path": str(path), "cache_dir": _cache(str(path))}
-    if files and load_dataset_builder(**source).name not in (*_BUILDERS.values(), "arrow"):
-        # `datasets` reads the files of the commonest ending: here pictures or other documents.
+    is_pattern = _pattern(path) != str(path.absolute())
+    if files and (is_pattern or load_dataset_builder(**source).name not in (*_BUILDERS.values(), "arrow")):
+        # `datasets` reads the files of the commonest ending: here pictures or other documents. A folder with brackets
+        # in its name has no files to it.
         kinds = [_BUILDERS[file.suffix.lower()] for file in files]
         kind = max(kinds, key=kinds.count)
-        source = {"path": kind, "data_files": [str(one) for one in files if _BUILDERS[one.suffix.lower()] == kind]}
+        of_kind = [_pattern(file) for file, own in zip(files, kinds, strict=True) if own == kind]
+        source = {"path": kind, "data_files": of_kind}
     rows = _read(f"folder `{path}`", split, **source)
     names = [part.partition("[")[0].strip() for part in split.split("+")]
     of_splits = load_dataset_builder(**source).config.data_files
