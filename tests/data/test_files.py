@@ -49,6 +49,21 @@ def test_a_json_file_can_hold_conversations(tmp_path):
     assert list(load_rows(str(path))) == [row]
 
 
+@pytest.mark.parametrize("where", ["rows.jsonl", "rows.json", "folder", "config"])
+def test_answers_that_are_all_dates_stay_the_text_that_json_has(where, tmp_path, write_dataset):
+    turns = [{"role": "user", "content": None}, {"role": "assistant", "content": "1987-03-12T00:00:00Z"}]
+    rows = [{"question": "When?", "answer": date, "messages": turns} for date in ("1987-03-12", None, "1987-03-13")]
+    name = write_dataset({"one": {"train": rows}}) if where == "config" else str(tmp_path / where)
+    if where == "config":
+        assert list(load_config(name, "one", split="train[:2]")) == rows[:2]
+        return
+    path = tmp_path / (where if "." in where else "folder/rows.jsonl")
+    path.parent.mkdir(exist_ok=True)
+    text = json.dumps(rows) if where == "rows.json" else "\n".join(map(json.dumps, rows))
+    path.write_text(text, encoding="utf-8")
+    assert list(load_rows(name, split="train[:2]")) == rows[:2]
+
+
 def test_each_line_of_a_text_file_is_a_row_of_raw_text(tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_text("The first line.\nThe second line.\n", encoding="utf-8")

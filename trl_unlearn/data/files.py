@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_dataset_builder, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Json,
+    List,
+    Value,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ArrowException
 from transformers import PreTrainedTokenizerBase
@@ -50,7 +60,7 @@ def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> 
             raise ValueError(
                 f"The dataset file `{name}` has the ending `{path.suffix}`. Use one of {', '.join(_BUILDERS)}."
             )
-        return load_dataset(name, split=split)
+        return _load(split, path=name)
     if not path.is_file():
         raise ValueError(f"The dataset file `{name}` does not exist. Check the path.")
     if path.stat().st_size == 0:
@@ -72,10 +82,33 @@ def _pattern(path: Path) -> str:
     return glob.escape(str(path.absolute()))
 
 
+def _load(split: str, in_memory: bool, **source: Any) -> Dataset:
+    """Rows that `datasets` loads, with the texts that JSON has: it makes a time of a column that holds only dates."""
+    source |= {"split": split, "keep_in_memory": in_memory}
+    rows = load_dataset(**source)
+    # To be read as text, a date has to be read as any JSON first.
+    as_json, as_text = (
+        Features({name: _without_times(one, kind) for name, one in rows.features.items()})
+        for kind in (Json(), Value("string"))
+    )
+    if rows.info.builder_name != "json" or as_text == rows.features:
+        return rows
+    return map_rows(load_dataset(**source, features=as_json), dict, features=as_text, desc="Reading dates")
+
+
+def _without_times(feature: Any, kind: Any) -> Any:
+    """A feature with another type in place of times."""
+    if isinstance(feature, Mapping):
+        return {name: _without_times(one, kind) for name, one in feature.items()}
+    if isinstance(feature, List):
+        return List(_without_times(feature.feature, kind))
+    return kind if isinstance(feature, Value) and feature.dtype.startswith("timestamp") else feature
+
+
 def _read(what: str, split: str, in_memory: bool = False, **source: Any) -> Dataset:
     """Rows that `datasets` reads; a `ValueError` says why it cannot."""
     try:
-        return load_dataset(**source, split=split, keep_in_memory=in_memory)
+        return _load(split, in_memory, **source)
     except (DatasetGenerationError, ArrowException) as error:
         kind, cause = load_dataset_builder(**source).name, str(error.__cause__ or error).rstrip(" .")
         raise ValueError(f"The {what} cannot be read as {kind}: {cause}. Correct it, or give another.") from error
@@ -267,7 +300,7 @@ def _cache(name: str) -> str | None:
 def load_config(name: str, config: str, *, split: str) -> Dataset:
     """One config of a dataset; a `ValueError` names it if it cannot be loaded."""
     try:
-        return load_dataset(name, config, split=split, cache_dir=_cache(name))
+        return _load(split, path=name, name=config, cache_dir=_cache(name))
     except ValueError as error:
         raise ValueError(
             f"`{name}` could not be loaded with config `{config}` and split `{split}`: {error}"
