@@ -64,6 +64,16 @@ def test_answers_that_are_all_dates_stay_the_text_that_json_has(where, tmp_path,
     assert list(load_rows(name, split="train[:2]")) == rows[:2]
 
 
+def test_cells_of_a_csv_file_are_texts_as_they_are_written_and_only_an_empty_one_is_a_gap(tmp_path):
+    path = tmp_path / "folder/rows.csv"
+    path.parent.mkdir()
+    path.write_text("number,word\n0049123,NA\n12,None\n,\n1e5,True\n", encoding="utf-8")
+    pairs = [("0049123", "NA"), ("12", "None"), (None, None), ("1e5", "True")]
+    rows = [{"number": number, "word": word} for number, word in pairs]
+    for name in (path, path.parent):
+        assert list(load_rows(str(name), split="train[:4]")) == rows
+
+
 def test_each_line_of_a_text_file_is_a_row_of_raw_text(tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_text("The first line.\nThe second line.\n", encoding="utf-8")

@@ -83,9 +83,13 @@ def _pattern(path: Path) -> str:
 
 
 def _load(split: str, in_memory: bool, **source: Any) -> Dataset:
-    """Rows that `datasets` loads, with the texts that JSON has: it makes a time of a column that holds only dates."""
+    """Rows that `datasets` loads, with the texts that files have: it makes times of dates, and numbers of digits."""
     source |= {"split": split, "keep_in_memory": in_memory}
     rows = load_dataset(**source)
+    if rows.info.builder_name == "csv":
+        # An answer such as "NA" or "None" is no gap.
+        texts = Features(dict.fromkeys(rows.features, Value("string")))
+        return load_dataset(**source, features=texts, keep_default_na=False, na_values=[""])
     # To be read as text, a date has to be read as any JSON first.
     as_json, as_text = (
         Features({name: _without_times(one, kind) for name, one in rows.features.items()})
@@ -93,7 +97,8 @@ def _load(split: str, in_memory: bool, **source: Any) -> Dataset:
     )
     if rows.info.builder_name != "json" or as_text == rows.features:
         return rows
-    return map_rows(load_dataset(**source, features=as_json), dict, features=as_text, desc="Reading dates")
+    rows = load_dataset(**source, features=as_json)
+    return map_rows(rows, dict, features=as_text, desc="Reading dates")
 
 
 def _without_times(feature: Any, kind: Any) -> Any:
