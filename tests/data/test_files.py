@@ -80,6 +80,17 @@ def test_each_line_of_a_text_file_is_a_row_of_raw_text(tmp_path):
     assert list(load_rows(str(path))) == [{"text": "The first line."}, {"text": "The second line."}]
 
 
+@pytest.mark.parametrize("whole_texts", [True, False])
+def test_a_byte_order_mark_is_no_part_of_a_text(whole_texts, tmp_path):
+    for name in ("a.txt", "b.txt"):
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"\ufeffText of {name}", encoding="utf-8")
+    assert list(load_rows(str(path), whole_texts=whole_texts)["text"]) == ["Text of b.txt"]
+    texts = list(load_rows(str(path.parent), whole_texts=whole_texts)["text"])
+    assert texts == ["Text of a.txt", "Text of b.txt"]
+
+
 def test_a_slice_of_a_file_can_be_taken(tmp_path):
     assert list(load_rows(write(tmp_path / "rows.jsonl"), split="train[1:]")) == ROWS[1:]
 

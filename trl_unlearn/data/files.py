@@ -35,6 +35,8 @@ from ..row_forms import warn_once
 logger = logging.getLogger(__name__)
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+# Editors on Windows write a mark in front of a text.
+_TEXT = {"encoding": "utf-8-sig"}
 # Columns of questions and answers that become a prompt and a completion. An `input` belongs to its instruction.
 _PAIRS = {("question", "answer"): (), ("instruction", "output"): ("input",)}
 # Columns that one form of rows needs, in the order in which an encoding reads them.
@@ -69,7 +71,13 @@ def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> 
         _refuse_encoding(path)
     if whole_texts and builder == "text":
         return _whole_texts([path])
-    source = {"what": f"dataset file `{name}`", "split": split, "path": builder, "data_files": _pattern(path)}
+    source = {
+        "what": f"dataset file `{name}`",
+        "kind": builder,
+        "split": split,
+        "path": builder,
+        "data_files": _pattern(path),
+    }
     if path.stat().st_mode & 0o077:
         return _read(**source)
     # `datasets` leaves a copy of the rows in its cache, which others may read, as they may not the file.
@@ -110,12 +118,12 @@ def _without_times(feature: Any, kind: Any) -> Any:
     return kind if isinstance(feature, Value) and feature.dtype.startswith("timestamp") else feature
 
 
-def _read(what: str, split: str, in_memory: bool = False, **source: Any) -> Dataset:
-    """Rows that `datasets` reads; a `ValueError` says why it cannot."""
+def _read(what: str, kind: str, split: str, in_memory: bool = False, **source: Any) -> Dataset:
+    """Rows that the builder `kind` reads; a `ValueError` says why it cannot."""
     try:
-        return _load(split, in_memory, **source)
+        return _load(split, in_memory, **source, **(_TEXT if kind == "text" else {}))
     except (DatasetGenerationError, ArrowException) as error:
-        kind, cause = load_dataset_builder(**source).name, str(error.__cause__ or error).rstrip(" .")
+        cause = str(error.__cause__ or error).rstrip(" .")
         raise ValueError(f"The {what} cannot be read as {kind}: {cause}. Correct it, or give another.") from error
 
 
@@ -130,14 +138,15 @@ def _folder_rows(path: Path, split: str, whole_texts: bool) -> Dataset:
         return _whole_texts(files)
     source: dict[str, Any] = {"path": str(path), "cache_dir": _cache(str(path))}
     is_pattern = _pattern(path) != str(path.absolute())
-    if files and (is_pattern or load_dataset_builder(**source).name not in (*_BUILDERS.values(), "arrow")):
+    kind = "" if is_pattern and files else load_dataset_builder(**source).name
+    if files and kind not in (*_BUILDERS.values(), "arrow"):
         # `datasets` reads the files of the commonest ending: here pictures or other documents. A folder with brackets
         # in its name has no files to it.
         kinds = [_BUILDERS[file.suffix.lower()] for file in files]
         kind = max(kinds, key=kinds.count)
         of_kind = [_pattern(file) for file, own in zip(files, kinds, strict=True) if own == kind]
         source = {"path": kind, "data_files": of_kind}
-    rows = _read(f"folder `{path}`", split, **source)
+    rows = _read(f"folder `{path}`", kind, split, **source)
     names = [part.partition("[")[0].strip() for part in split.split("+")]
     of_splits = load_dataset_builder(**source).config.data_files
     # A file in an archive has the path of the archive at its end.
@@ -187,7 +196,7 @@ def _whole_texts(paths: list[Path]) -> Dataset:
     """Each text file as one row."""
     for path in paths:
         _refuse_encoding(path)
-    texts = [path.read_text(encoding="utf-8") for path in paths]
+    texts = [path.read_text(**_TEXT) for path in paths]
     if not any(text.strip() for text in texts):
         raise ValueError(f"`{paths[0]}` has no text. Give at least one row.")
     return Dataset.from_dict({"text": texts})
