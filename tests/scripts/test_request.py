@@ -27,6 +27,12 @@ def test_empty_and_repeated_rows_are_left_out_and_counted(read):
     assert request.words() == "1 row, question -> answer; left out: 2 empty, 1 repeated"
 
 
+def test_rows_that_differ_in_a_column_that_no_encoding_reads_are_repeated(read):
+    assert "1 repeated" in read([ROW | {"id": 1}, ROW | {"id": 2}]).words()
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}]
+    assert len(read([{"messages": turns, "chat_template_kwargs": f'{{"level": {i}}}'} for i in (1, 2)]).rows) == 2
+
+
 @pytest.mark.parametrize("source", [[ROW], Dataset.from_list([ROW]), pandas.DataFrame([ROW])])
 def test_questions_can_be_turns_of_a_chat_or_plain_text(source, read):
     forms = read(source).forms

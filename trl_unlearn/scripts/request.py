@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,10 +22,12 @@ from ..encoding import spread_evenly
 from ..evaluation.rows import EncodedSet, encode_set
 from ..evaluation.tofu import score_set
 from ..generation import readable_tokens
-from ..row_forms import answer_text, has_answer
+from ..row_forms import TEMPLATE_COLUMNS, answer_text, has_answer
 from .rows import check_set, load_set
 
 
+# Columns that an encoding reads. Two rows that differ elsewhere, as in an id, are the same.
+_READ = {*chain.from_iterable(ROW_FORMS), *TEMPLATE_COLUMNS}
 # Tokens of a piece of raw text: so few that a text of some pages has rows to measure.
 _PIECE = 256
 # Rows that tell in which form the model knows the set.
@@ -95,7 +98,8 @@ def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, con
     request = ForgetRows({}, " and ".join(" -> ".join(form) for form in forms))
     for name, rows in _forms(raw, tokenizer).items():
         full = [row for row in rows if not _is_empty(row)]
-        distinct = {json.dumps(row, sort_keys=True, default=str): row for row in full}
+        read = [name for name in rows.column_names if name in _READ]
+        distinct = {json.dumps([row[name] for name in read], sort_keys=True, default=str): row for row in full}
         if not distinct:
             raise ValueError(f"All {len(raw)} rows of the {role} set are empty. Give at least one row with text.")
         request.empty, request.repeated = len(raw) - len(full), len(full) - len(distinct)
