@@ -3,12 +3,16 @@
 
 """How the rows of a request are read, whatever their form is."""
 
+import json
+from datetime import datetime
+from decimal import Decimal
+
 import pandas
 import pytest
 from datasets import Dataset
 from transformers import LlamaConfig
 
-from trl_unlearn.scripts.request import read_request
+from trl_unlearn.scripts.request import json_lines, read_request
 
 
 CONFIG = LlamaConfig(vocab_size=400, max_position_embeddings=256)
@@ -75,6 +79,14 @@ def test_texts_beside_questions_are_cut_and_reported_and_the_questions_keep_both
         pieces = rows["text"][1:]
         assert 1 < len(pieces) == len(set(pieces))
         assert max(len(tiny_tokenizer(piece)["input_ids"]) for piece in pieces) <= 256
+
+
+def test_rows_with_a_time_or_a_decimal_number_in_another_column_can_be_written(read):
+    extra = {"asked_at": datetime(2026, 1, 2, 3), "price": Decimal("1.50"), "note": None}
+    for rows in read(pandas.DataFrame([ROW | extra])).forms.values():
+        (line,) = json_lines(rows).splitlines()
+        written = json.loads(line)
+        assert (written["asked_at"], written["price"]) == ("2026-01-02 03:00:00", "1.50") and "note" not in written
 
 
 def test_what_is_no_rows_is_refused_by_its_type(read):

@@ -173,6 +173,6 @@ def scored(model: PreTrainedModel, encoded: EncodedSet, tokenizer: PreTrainedTok
 
 
 def json_lines(rows: Dataset) -> str:
-    """Rows as JSON lines, without the nulls that a table fills up with."""
+    """Rows as JSON lines, without the nulls that a table fills up with; a time or a decimal number as text."""
     kept = ({key: value for key, value in row.items() if value is not None} for row in rows)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in kept)
