@@ -12,7 +12,7 @@ from datasets import Dataset
 from trl_unlearn.data import retain_source
 from trl_unlearn.data.common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES
 from trl_unlearn.data.model_rows import RowWriter, Written
-from trl_unlearn.data.retain_source import ModelRetainSource
+from trl_unlearn.data.retain_source import ModelRetainSource, as_table
 from trl_unlearn.encoding import encode_dataset, encode_row
 
 from ..conftest import FACTS, conversations
@@ -201,3 +201,14 @@ def test_a_text_is_cut_where_an_answer_that_does_not_end_is_none(tiny_model, tin
     assert writer.answers([writer.prompt("Who?")], "a") == [None]
     (text,) = writer.texts(["The sea is"], "a")
     assert text.text.startswith("The sea is ") and len(text.text) > len("The sea is ")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_in_one_table_turns_beside_plain_text_have_a_column_of_their_own_and_the_same_tokens(is_first, tiny_tokenizer):
+    (turns,), text = conversations(FACTS[:1]), {"prompt": "Ada was born in", "completion": " Veldt."}
+    rows = [turns, text] if is_first else [text, turns]
+    table = as_table([*rows, {"text": "Veldt is a harbour."}])
+    assert [row["messages"] is None for row in table] == [not is_first, is_first, True]
+    given, kept = ([encode_row(row, tiny_tokenizer) for row in one] for one in (rows, list(table)[:2]))
+    assert given == kept
+    assert set(as_table([turns, turns]).column_names) == {"prompt", "completion"}

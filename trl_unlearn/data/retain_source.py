@@ -274,9 +274,20 @@ class ModelRetainSource(RetainSource):
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> Dataset:
-    """Rows of several forms in one table: null in the columns of the others."""
+    """Rows of several forms in one table: null in the columns of the others; beside text, turns are in `messages`."""
+    if any(isinstance(row.get("prompt"), str) for row in rows):
+        # A column has one type.
+        rows = [_as_messages(row) for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["prompt", "completion"]
     return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+
+
+def _as_messages(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row with its turns, if it has some, in one column."""
+    prompt, completion = (row.get(name) for name in ("prompt", "completion"))
+    if not (isinstance(prompt, list) and isinstance(completion, list)):
+        return row
+    return {**row, "prompt": None, "completion": None, "messages": [*prompt, *completion]}
 
 
 def _text(prompt: Prompt) -> str:
