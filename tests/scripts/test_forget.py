@@ -28,6 +28,8 @@ from trl_unlearn.records import RequestLedger
 from trl_unlearn.scripts import forget as forget_script
 from trl_unlearn.scripts import push as push_script
 from trl_unlearn.scripts import unlearn as unlearn_script
+from trl_unlearn.scripts.arguments import ForgetArguments
+from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
 from ..conftest import FACTS, conversations
@@ -265,6 +267,12 @@ def test_a_subject_of_a_single_word_is_taken_with_a_warning(subject, knowing, fi
     monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
     code, printed, _ = forget("--model_name_or_path", knowing, "--subject", subject, *files[2:], "--dry_run")
     assert code == 0 and ("`Ada` is a single word" in printed) == (subject == "Ada")
+
+
+def test_a_name_has_the_spaces_that_texts_have(tmp_path):
+    name, options = " Ada \t Marlow ", {"report_to": "none", "forget_loss_type": "ignorance"}
+    assert ForgetArguments(subject=name).subject == "Ada Marlow"
+    assert BootstrapUnlearnConfig(str(tmp_path), forget_subjects=[name], **options).forget_subjects == ["Ada Marlow"]
 
 
 FORGET = """

@@ -235,6 +235,8 @@ class ForgetArguments:
                 "Both `forget` and `subject` are" if self.forget is not None else "Neither `forget` nor `subject` is"
             )
             raise ValueError(f"{given} given. Give one: rows, or a name.")
+        # As texts have it.
+        self.subject = self.subject and " ".join(self.subject.split())
         if self.subject is not None and not is_name(self.subject):
             raise ValueError(
                 f"The subject {self.subject!r} is no name, and every row with these words would count as being about "

@@ -403,6 +403,8 @@ class BootstrapUnlearnConfig(SFTConfig):
     def _refuse(self) -> None:
         self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
         refuse_options(self)
+        # As texts have it.
+        self.forget_subjects = self.forget_subjects and [" ".join(name.split()) for name in self.forget_subjects]
 
     def belief_sampling(self, num_beliefs: int | None = None) -> BeliefSampling:
         """How beliefs are drawn; with a number, as many are drawn and kept."""
