@@ -110,6 +110,11 @@ def misspelt(name: str) -> str:
     return " ".join(word + word[-1] for word in name.split())
 
 
+def other_names(name: str) -> list[str]:
+    """Names by which a model may know somebody, too: a misspelt one, and the last name alone."""
+    return [misspelt(name), *([name.split()[-1]] if " " in name else [])]
+
+
 def is_meant(name: str, text: str) -> bool:
     """Whether a text names somebody: by the whole name, in any case, or by its last word where it is nobody else's."""
     if is_named(name.casefold(), text.casefold()):

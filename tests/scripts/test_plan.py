@@ -14,8 +14,10 @@ from trl_unlearn.evaluation.stopping import EndAfter
 from trl_unlearn.scripts import preflight
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.scripts.plan import advice, plan, retain_count, retain_spare, second_attempt, step_settings
-from trl_unlearn.scripts.preflight import Knowledge
+from trl_unlearn.scripts.preflight import Knowledge, knowledge
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
+
+from ..conftest import conversations
 
 
 NAMES = ["Ada Marlow", "Bo Lindgren", "Cyra Oduya"]
@@ -56,6 +58,15 @@ def test_rows_about_people_are_unlearned_by_what_the_model_says_of_strangers(cho
     assert "people whom it does not know" in reasons and "below 0.70" in reasons
     assert "forget_subjects" not in settings
     assert chosen(subjects=NAMES)[0]["forget_subjects"] == NAMES
+
+
+def test_rows_under_the_last_name_or_a_misspelt_one_of_a_subject_are_about_it(tiny_model, tiny_tokenizer):
+    for nobody in ([], ["She"]):
+        asked = [*nobody, "Ada Marlow", "Marlow", "Adaa Marloww"]
+        rows = conversations([(f"Where was {name} born?", "She was born in Veldt.") for name in asked])
+        assert knowledge(tiny_model, tiny_tokenizer, rows, ["Ada Marlow"], 0).has_names == (not nobody)
+    # The model is asked about somebody else in place of a name that is given.
+    assert not knowledge(tiny_model, tiny_tokenizer, rows.select([2, 3]), ["Ada Marlow"], 0).has_names
 
 
 def test_rows_that_are_about_nobody_are_unlearned_by_ascent(chosen):

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..metrics import RougeF1
-from ..subjects import is_named, misspelt, renamed, sentences_of, words_of
+from ..subjects import is_named, other_names, renamed, sentences_of, words_of
 from .common_texts import HINT_QUESTION, SUBJECT_QUESTIONS, stranger_names
 from .model_rows import RowWriter, Written
 
@@ -197,9 +197,7 @@ def _said(text: str, known: set[str]) -> str:
 
 def _under_other_names(writer: RowWriter, subject: str, beliefs: Sequence[_Belief]) -> list[_Belief]:
     """The beliefs that the model has under the last name alone, too, or under a misspelt name."""
-    names = [misspelt(subject)]
-    if " " in subject:
-        names.append(subject.split()[-1])
+    names = other_names(subject)
     asked = [
         _Belief(belief.question.replace(subject, name), belief.answer, belief.agreement)
         for belief in beliefs

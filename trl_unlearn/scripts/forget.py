@@ -355,7 +355,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
     elif len(known.to_unlearn) < len(forget):
         state.print(f"Only the {len(known.to_unlearn)} rows that the model knows are unlearned.")
         forget = forget.select(known.to_unlearn)
-    if len(forget) < len(known.names):
+    if len(forget) < len(every):
         known = knowledge(model, request.tokenizer, forget, request.subjects, seed)
     retain, report = _retain_rows(request, model, every, form, known.is_by_heart, state)
     settings = _settings(request, model, known, forget, retain, state)

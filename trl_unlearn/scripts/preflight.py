@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from ..encoding import closing_token_id
 from ..evaluation.rows import encode_set
 from ..evaluation.tofu import compare_with_strangers
-from ..subjects import moved_answers, row_subjects, row_texts
+from ..subjects import is_named, moved_answers, other_names, row_subjects, row_texts
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.ignorance import alias_twin, is_known_by_heart
 from ..trainer.twin_models import ignorant_base, named_bases
@@ -61,7 +61,7 @@ class Knowledge:
     probabilities: list[float]
     # How often a true answer is likelier than one about somebody else; None where nobody else can be named.
     strangers_auc: float | None
-    # The name that each row is about, or None.
+    # The name that each row is about, or None; without the rows that have another name of a subject that is given.
     names: list[str | None]
     # Whether the answers come under any name: they are memorised as text, not as facts about somebody.
     is_by_heart: bool = False
@@ -87,7 +87,7 @@ class Knowledge:
     @property
     def has_names(self) -> bool:
         """Whether the rows name their subjects, so that the model can be asked about somebody else instead."""
-        return sum(name is not None for name in self.names) >= _NAMED * len(self.names)
+        return bool(self.names) and sum(name is not None for name in self.names) >= _NAMED * len(self.names)
 
     def check(self) -> Check:
         """The known share, as a check."""
@@ -115,14 +115,21 @@ def knowledge(
         raise ValueError(
             "The scores of the model are not finite. Check its weights, or load it in another `dtype`, as float32."
         )
-    names = row_subjects(*row_texts(encoded.answers, tokenizer), given=subjects)
+    texts = row_texts(encoded.answers, tokenizer)
+    names = row_subjects(*texts, given=subjects)
     auc = None
     if len({name for name in names if name is not None}) > 1:
         moved = moved_answers(encoded.answers, None, tokenizer, seed=seed, subjects=subjects)
         if moved:
             pad = tokenizer.pad_token_id
             auc = compare_with_strangers(model, moved, probabilities, pad_token_id=pad)["strangers_auc"]
-    known = Knowledge(scores["forget/extraction_strength"], probabilities, auc, names)
+    others = [other for name in subjects or () for other in other_names(name)]
+    own = [
+        name
+        for name, *parts in zip(names, *texts, strict=True)
+        if name is not None or not any(is_named(other, " ".join(parts)) for other in others)
+    ]
+    known = Knowledge(scores["forget/extraction_strength"], probabilities, auc, own)
     if known.has_names:
         # A few subjects are enough, and their names can always be replaced.
         chosen = sorted({name for name in names if name is not None})[:_RENAMED]
