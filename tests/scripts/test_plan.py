@@ -27,7 +27,18 @@ NAMES = ["Ada Marlow", "Bo Lindgren", "Cyra Oduya"]
 def chosen(forget_rows, retain_rows, tiny_tokenizer):
     """Function of what is known and of options: the settings, and the reasons as one text."""
 
-    def call(names=NAMES, is_by_heart=False, *, base=None, use_peft=True, subjects=None, width=576, own=True, **given):
+    def call(
+        names=NAMES,
+        is_by_heart=False,
+        *,
+        base=None,
+        use_peft=True,
+        subjects=None,
+        width=576,
+        own=True,
+        retain=retain_rows,
+        **given,
+    ):
         known = Knowledge([1.0] * 3, [0.9] * 3, 1.0, names, is_by_heart)
         request = SimpleNamespace(
             model_args=UnlearnModelConfig(use_peft=use_peft),
@@ -38,7 +49,7 @@ def chosen(forget_rows, retain_rows, tiny_tokenizer):
             subjects=subjects,
             learns_retain=own,
         )
-        one = plan(request, known, forget_rows, retain_rows, retain_floor=0.7, base=base)
+        one = plan(request, known, forget_rows, retain, retain_floor=0.7, base=base)
         return one.settings, " ".join(one.reasons)
 
     return call
@@ -94,6 +105,18 @@ def test_rows_that_are_known_by_heart_are_taught_by_a_copy_that_loses_them(chose
     assert margins == [0, 2.5]
     # Strangers that are given are asked about.
     assert "people whom it does not know" in chosen(is_by_heart=True, forget_aliases=["Dov Peretz"])[1]
+
+
+def test_a_copy_teaches_only_where_rows_to_keep_about_others_repair_it(chosen):
+    nobody = conversations([("what is rain?", "it is water.")])
+    settings, reasons = chosen(is_by_heart=True, retain=nobody)
+    assert (settings["forget_loss_type"], settings["lambda_bss"]) == ("bs_t", 0.5)
+    assert "the rows to keep name nobody else" in reasons
+    alone = "the model itself about people whom it does not know"
+    for given in ({"retain": nobody, "forget_loss_type": "ignorance"}, {"ignorant_retain_rows": 0}):
+        settings, reasons = chosen(is_by_heart=True, **given)
+        assert alone in reasons and settings["forget_loss_kwargs"] == {"penalty": 0.5, "margin": 1.0}
+    assert alone in chosen(is_by_heart=True, retain=nobody, forget_aliases=["Ivo Brandt"])[1]
 
 
 def test_a_base_that_never_knew_is_the_teacher_of_any_rows(chosen):

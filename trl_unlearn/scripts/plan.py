@@ -140,15 +140,18 @@ def _choose_objective(
     given, subjects = request.given, request.subjects
     if known.has_names:
         moved = moved_answers(*sets, request.tokenizer, seed=request.training_args.seed, subjects=subjects)
+    # As the trainer has it: the level of others is repaired in a copy, by rows to keep.
+    repairs = all(given.get(name, 1) for name in ("ignorant_retain_rows", "ignorant_epochs"))
+    can_copy = known.is_by_heart and moved and repairs and "forget_aliases" not in given
     objective, why = given.get("forget_loss_type"), "it was given"
     if objective is None:
-        why = None if base else _why_not_strangers(request, known, sets)
+        why = None if base else _why_not_strangers(request, known, sets, has_others=bool(moved))
         objective = "ignorance" if why is None else "bs_t"
     settings |= {"forget_loss_type": objective, "lambda_bss": 0.5}
     settings["retain_weight"] = 2 if objective == "ignorance" else 1
     if objective != "ignorance":
         chosen.reasons.append(f"objective: BS-S on {objective}, because {why}")
-    elif base is not None or (known.is_by_heart and "forget_aliases" not in given):
+    elif base is not None or can_copy:
         # A base that has seen few rows finds true answers likelier than a retrained model; a copy holds them down.
         margin = 0.0 if base is None else 2.5
         settings |= {"lambda_bss": 0, "retain_weight": 4, "forget_loss_kwargs": {"penalty": 1.0, "margin": margin}}
@@ -182,11 +185,13 @@ def _choose_objective(
 
 
 def _why_not_strangers(
-    request: "Request", known: Knowledge, sets: Sequence[Sequence[Mapping[str, Any]]]
+    request: "Request", known: Knowledge, sets: Sequence[Sequence[Mapping[str, Any]]], has_others: bool
 ) -> str | None:
     """Why the model cannot be its own teacher, asked about somebody else; None if it can."""
     if not known.has_names:
         return "the rows do not name whom they are about"
+    if known.is_by_heart and not has_others and "forget_aliases" not in request.given:
+        return "the model says them under any name, and the rows to keep name nobody else"
     try:
         names = request.subjects, request.given.get("forget_aliases")
         alias_twin(*sets, request.tokenizer, *names, request.training_args.seed, False)
