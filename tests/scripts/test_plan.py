@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from transformers import LlamaConfig
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from trl_unlearn.evaluation.stopping import EndAfter
 from trl_unlearn.scripts import preflight
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.scripts.plan import advice, plan, retain_count, retain_spare, second_attempt, step_settings
-from trl_unlearn.scripts.preflight import Knowledge, knowledge
+from trl_unlearn.scripts.preflight import Knowledge, fit_base, knowledge
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 
 from ..conftest import conversations
@@ -123,6 +124,13 @@ def test_a_base_that_never_knew_is_the_teacher_of_any_rows(chosen):
     settings, reasons = chosen([None] * 3, base="org/base")
     assert settings["ignorant_model_name_or_path"] == "org/base" and settings["lambda_bss"] == 0
     assert "`org/base`" in reasons and settings["stop_metric"] == "extraction_strength"
+
+
+def test_the_base_of_an_adapter_is_the_teacher_if_it_does_not_know_the_rows(checkpoint, tiny_tokenizer, forget_rows):
+    model = LlamaForCausalLM.from_pretrained(checkpoint)
+    assert fit_base(model, tiny_tokenizer, forget_rows) is None
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    assert fit_base(adapted, tiny_tokenizer, forget_rows) == checkpoint
 
 
 @pytest.mark.parametrize(

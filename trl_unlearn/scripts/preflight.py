@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import closing_token_id
@@ -141,9 +142,9 @@ def knowledge(
 def fit_base(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, trust_remote_code: bool = False
 ) -> str | None:
-    """The model that the target says it was tuned from, if that can be loaded and does not know the rows."""
+    """The model under the target's adapter, or that it says it was tuned from, if it does not know the rows."""
     options = {"rows": 0, "epochs": 0, "seed": 0, "trust_remote_code": trust_remote_code}
-    for name in named_bases(model, continues_adapter=False):
+    for name in named_bases(model, continues_adapter=isinstance(model, PeftModel)):
         encoded = encode_set(rows, tokenizer, name="forget").answers
         try:
             ignorant_base(name, model, Dataset.from_list(encoded), None, tokenizer, **options)
