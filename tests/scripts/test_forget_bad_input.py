@@ -31,7 +31,7 @@ ROWS = {
     "messages end with the user": ([{"messages": [{"role": "user", "content": "Who?"}]}], "end in an assistant turn"),
     "messages have no role": ([{"messages": [{"content": "Who?"}, {"content": "Ada."}]}], "`role` of type"),
     "one row is giant": ([{"question": "Who?", "answer": "Ada wrote. " * 300}], "the model reads at most 256"),
-    "tokens are of another tokenizer": ([{"input_ids": [1, 9999], "labels": [-100, 9999]}], "tokenizer has 400"),
+    "rows are tokens": ([{"input_ids": [1, 2], "labels": [-100, 2]}], "has rows of token ids (`input_ids`)"),
 }
 FILES = {
     "the file is empty": ("a.jsonl", b"", "is empty"),

@@ -88,9 +88,13 @@ def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, con
     raw = rows_of(role, source)
     if len(raw) == 0:
         raise ValueError(f"The {role} set is empty. Give at least one row.")
-    forms = row_forms(raw)
+    forms, known = row_forms(raw), ", ".join(f"`{' -> '.join(columns)}`" for columns in ROW_FORMS[1:])
+    if ROW_FORMS[0] in forms:
+        raise ValueError(
+            f"The {role} set has rows of token ids (`input_ids`), and rows that repeat others are found by words. Give "
+            f"their text, as one of {known}."
+        )
     if not forms:
-        known = ", ".join(f"`{' -> '.join(columns)}`" for columns in ROW_FORMS)
         raise ValueError(
             f"The {role} set has the columns {raw.column_names}, and none of {known}. Rename the columns to one of "
             "these forms."
@@ -128,8 +132,6 @@ def _forms(raw: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, Datase
 
 def _is_empty(row: Mapping[str, Any]) -> bool:
     """Whether a row has no text to forget; a row that lacks a column is not empty, but wrong."""
-    if row.get("input_ids") is not None:
-        return not row["input_ids"]
     if row.get("text") is not None:
         return not str(row["text"]).strip()
     if not has_answer(row):
