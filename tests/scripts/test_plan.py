@@ -204,10 +204,10 @@ def machine(forget_rows, tiny_model, tiny_tokenizer, tmp_path):
     # The trainer's own default is gradient checkpointing, and the plan's is none.
     assert args.gradient_checkpointing
 
-    def call(copies=0, merges=False, model_args=None, **given):
+    def call(copies=0, merges=False, model_args=None, config=tiny_model.config, **given):
         step = step_settings(given, len(forget_rows))
         model_args = UnlearnModelConfig(model_name_or_path="org/model", **(model_args or {}))
-        inputs = model_args, args, tiny_model.config, tiny_tokenizer, forget_rows
+        inputs = model_args, args, config, tiny_tokenizer, forget_rows
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(preflight, "_size", lambda count: f"{count / 2**20:.6f}")
             return dict(preflight.machine_checks(*inputs, step, copies, merges))
@@ -227,6 +227,22 @@ def test_memory_is_estimated_for_the_steps_that_are_planned_and_disk_for_a_merge
     weights = sum(parameter.numel() for parameter in tiny_model.parameters()) * 4 / 2**20
     assert mebibytes(machine(copies=1)["memory"]) - memory == pytest.approx(weights, abs=1e-3)
     assert mebibytes(machine(merges=True)["disk"]) - disk == pytest.approx(weights, abs=1e-3)
+
+
+@pytest.mark.parametrize("targets", [None, ["c_attn"], ["wte", "lm_head"], ["attention"]])
+@pytest.mark.parametrize("family", ["Llama", "GPT-2"])
+def test_the_weights_of_an_adapter_are_counted_as_peft_makes_them(family, targets, machine, tiny_model, new_gpt2):
+    model = tiny_model if family == "Llama" else new_gpt2(64)
+    names = {name.split(".")[-1] for name, _ in model.named_modules()}
+    given = {} if targets is None else {"lora_target_modules": targets}
+    if targets is not None and not names & set(targets):
+        with pytest.raises(ValueError, match="names no layer of the model"):
+            machine(model_args=given, config=model.config)
+        return
+    found = machine(model_args=given, config=model.config)["trained weights"]
+    config = LoraConfig(task_type="CAUSAL_LM", r=32, target_modules=targets or "all-linear")
+    trained = sum(one.numel() for one in get_peft_model(model, config).parameters() if one.requires_grad)
+    assert f" {trained:,} weights" in found
 
 
 @pytest.mark.parametrize("model_args", [{}, {"load_in_4bit": True}, {"dtype": "bfloat16"}])

@@ -18,6 +18,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from ..encoding import closing_token_id
 from ..evaluation.rows import encode_set
@@ -41,6 +42,8 @@ _NEVER_KNEW = 0.85
 _NAMED = 0.9
 # Subjects whose rows are read under other names.
 _RENAMED = 2
+# Layers of PEFT's "all-linear"; the second is that of GPT-2.
+_LINEAR = (torch.nn.Linear, Conv1D)
 # Bytes of a trained weight: itself, its gradient and AdamW's two moments, in float32.
 _TRAINED_BYTES = 16
 # Copies of the hidden states of a batch that a backward pass keeps for each layer, with and without checkpoints.
@@ -188,24 +191,21 @@ def _trained(model: torch.nn.Module, model_args: UnlearnModelConfig, weights: in
     """The trained part in words, and its number of weights."""
     if not model_args.use_peft:
         return f"all {weights:,}", weights
-    modules = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
-    }
+    modules = {name: one for name, one in model.named_modules() if isinstance(one, (*_LINEAR, torch.nn.Embedding))}
     # As PEFT reads it: names, or one string that is a pattern.
     wanted = model_args.lora_target_modules or "all-linear"
-    if wanted != "all-linear":
+    if wanted == "all-linear":
+        head = model.get_output_embeddings()
+        modules = {name: one for name, one in modules.items() if isinstance(one, _LINEAR) and one is not head}
+    else:
         names = [wanted] if isinstance(wanted, str) else wanted
+        known = sorted({name.split(".")[-1] for name in modules})
         modules = {
             name: one for name, one in modules.items() if name.split(".")[-1] in names or re.fullmatch(names[0], name)
         }
         if not modules:
-            linear = (name.split(".")[-1] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear))
-            raise ValueError(
-                f"`lora_target_modules` {names} names no layer of the model. Give some of {sorted(set(linear))}."
-            )
-    size = sum(model_args.lora_r * (one.in_features + one.out_features) for one in modules.values())
+            raise ValueError(f"`lora_target_modules` {names} names no layer of the model. Give some of {known}.")
+    size = sum(model_args.lora_r * sum(one.weight.shape) for one in modules.values())
     kinds = sorted({name.split(".")[-1] for name in modules})
     return f"LoRA, rank {model_args.lora_r}, {size:,} weights in {', '.join(kinds)}", size
 

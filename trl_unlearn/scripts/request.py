@@ -91,8 +91,8 @@ def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, con
     forms, known = row_forms(raw), ", ".join(f"`{' -> '.join(columns)}`" for columns in ROW_FORMS[1:])
     if ROW_FORMS[0] in forms:
         raise ValueError(
-            f"The {role} set has rows of token ids (`input_ids`), and rows that repeat others are found by words. Give "
-            f"their text, as one of {known}."
+            f"The {role} set has rows of token ids (`input_ids`), and rows that repeat others are found by words. "
+            f"Give their text, as one of {known}."
         )
     if not forms:
         raise ValueError(
