@@ -380,6 +380,12 @@ def test_a_dry_run_shows_the_checks_and_writes_nothing(knowing, files, forget):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("metric", ["extraction_strength", "strangers_auc"])
+def test_the_metric_of_the_goal_can_be_given_alone(metric, knowing, files, forget):
+    code, printed, _ = forget("--model_name_or_path", knowing, *files, "--stop_metric", metric, "--dry_run")
+    assert code == 0, printed
+
+
 def test_review_ends_with_an_editable_file_that_can_be_given_and_that_no_later_command_touches(knowing, files, forget):
     model = ["--model_name_or_path", knowing]
     code, printed, folder = forget(*model, *files, "--review")

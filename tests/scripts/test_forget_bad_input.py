@@ -110,6 +110,7 @@ def good(tmp_path):
         (("--forget", "GOOD", "--push_to_hub"), "without `hub_model_id`"),
         (("--forget", "GOOD", "--merge", "--no_use_peft"), "there is no adapter to merge"),
         (("--forget", "GOOD", "--lora_target_modules", "attention"), "names no layer of the model"),
+        (("--forget", "GOOD", "--stop_metric", "forget_logp"), "Give one as `stop_at`, below 0"),
         (("--undo", "out", "--forget", "GOOD"), "`undo` is given with a request"),
         (("--undo", "CHECKPOINT"), "holds no `run.json`"),
         (("--forget", "GOOD", "--add", "CHECKPOINT"), "holds no `run.json`"),

@@ -35,7 +35,7 @@ from ..trainer.checks import check_output_dir
 from ..verdict import has_forgotten
 from . import unlearn
 from .arguments import (
-    STRANGERS,
+    RETRAINED,
     DataArguments,
     EvaluationArguments,
     ForgetArguments,
@@ -255,7 +255,7 @@ def _push(request: Request, prog: str) -> None:
 def _read(argv: list[str], prog: str, in_memory: Mapping[str, Any]) -> Request | None:
     """Parse the command line, and read the rows; None where all was said."""
     # Goal and objective are chosen, so that what belongs to them may be given without them.
-    chosen = {"stop_at": STRANGERS, "forget_loss_type": "ignorance"}
+    chosen = {"stop_at": RETRAINED, "forget_loss_type": "ignorance"}
     # The rows have options of their own.
     types = (ForgetArguments, *(one for one in unlearn.TYPES if one is not DataArguments))
     arguments, settings = parse(types, prog, __doc__, argv, **chosen)
@@ -267,6 +267,11 @@ def _read(argv: list[str], prog: str, in_memory: Mapping[str, Any]) -> Request |
     publishes = may_publish(prog, training_args)
     names = given_options(argv, types)
     given = {name: getattr(one, name) for one in arguments[1:] for name in sorted(names) if hasattr(one, name)}
+    if given.get("stop_metric") == "forget_logp" and "stop_at" not in given:
+        raise ValueError(
+            "`stop_metric` is 'forget_logp', of which no value is chosen. Give one as `stop_at`, below 0 (nats per "
+            "token), or leave it out."
+        )
     earlier = None
     if args.add is not None:
         earlier, typed = Predecessor.of(args.add), dict(vars(model_args))
