@@ -114,6 +114,22 @@ def test_a_name_with_the_signs_of_a_pattern_is_that_file_or_folder_and_no_other(
         assert list(load_rows(str(given))) == [{"text": "this one"}]
 
 
+@pytest.mark.parametrize("name", [".", "..", "text", "json"])
+def test_a_folder_is_read_whatever_its_name_is(name, tmp_path, monkeypatch):
+    folder = tmp_path / ("rows" if "." in name else name)
+    (folder / "hidden").mkdir(parents=True)
+    write(folder / "rows.jsonl")
+    monkeypatch.chdir({".": folder, "..": folder / "hidden"}.get(name, tmp_path))
+    assert list(load_rows(name)) == ROWS
+
+
+def test_an_empty_name_is_refused_and_not_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match="name of a dataset is empty"):
+        load_rows("")
+
+
 @pytest.mark.parametrize("config", [None, "own"])
 def test_rows_of_a_folder_that_describes_its_files_are_read_anew_when_a_file_changes(config, tmp_path):
     folder = tmp_path / "rows"

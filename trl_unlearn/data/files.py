@@ -53,6 +53,8 @@ def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> 
 
     A text file has a row a line, with `whole_texts` one row. A warning counts the files of a folder that are not read.
     """
+    if not name.strip():
+        raise ValueError("The name of a dataset is empty. Give a file, a folder or an id on the Hub.")
     path = Path(name)
     if path.is_dir():
         return _folder_rows(path, split, whole_texts)
@@ -136,7 +138,8 @@ def _folder_rows(path: Path, split: str, whole_texts: bool) -> Dataset:
     if whole_texts and files and all(file.suffix.lower() == ".txt" for file in files):
         _warn_of_unread(path, files)
         return _whole_texts(files)
-    source: dict[str, Any] = {"path": str(path), "cache_dir": _cache(str(path))}
+    # To `datasets`, "text" is a type of files, and "." has no name.
+    source: dict[str, Any] = {"path": str(path.resolve()), "cache_dir": _cache(str(path))}
     is_pattern = _pattern(path) != str(path.absolute())
     kind = "" if is_pattern and files else load_dataset_builder(**source).name
     if files and kind not in (*_BUILDERS.values(), "arrow"):
