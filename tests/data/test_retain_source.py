@@ -134,6 +134,18 @@ def test_beside_raw_text_the_model_writes_texts_and_they_fill_up_what_it_cannot_
     assert len(encode_dataset(rows, tiny_tokenizer, name="retain")) == 12
 
 
+@pytest.mark.parametrize(("texts", "asks"), [(1, True), (3, False)])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_most_rows_of_a_mixed_set_decide_whether_people_are_asked_about(
+    texts, asks, is_first, scripted, tiny_model, tiny_tokenizer
+):
+    rows, others = list(conversations(FORGET)), [{"text": f"Veldt has {i} harbours."} for i in range(texts)]
+    forget = as_table([*rows, *others] if is_first else [*others, *rows])
+    source = ModelRetainSource(tiny_model, tiny_tokenizer, forget, None, seed=0)
+    source.rows(12)
+    assert ("neighbours" in source.report["kinds"]) is asks
+
+
 def test_an_empty_forget_set_is_refused(tiny_model, tiny_tokenizer):
     with pytest.raises(ValueError, match="forget set is empty"):
         ModelRetainSource(tiny_model, tiny_tokenizer, Dataset.from_dict({"prompt": []}), None, seed=0)

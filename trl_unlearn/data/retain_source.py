@@ -80,8 +80,8 @@ class ModelRetainSource(RetainSource):
     [`OverlapFilter`].
 
     The rows are conversations where the forget rows are, and beside raw text where the tokenizer has a chat template.
-    Beside raw text there are no people to ask about, and half of the rows are raw *texts*: the model's own, which
-    begin as the general prompts do.
+    Beside raw text, where most forget rows are that, there are no people to ask about, and half of the rows are raw
+    *texts*: the model's own, which begin as the general prompts do.
 
     After `rows`, `report` has `asked`, `kept`, `kinds` (kept rows of each kind) and `dropped` (rows by reason:
     `"unfinished"`, `"unsure"`, `"repeated"`, and the reasons of [`OverlapFilter`]).
@@ -102,8 +102,9 @@ class ModelRetainSource(RetainSource):
         self._overlap = OverlapFilter(forget, subjects)
         longest = max(len(tokenizer(question_and_answer(row)[1])["input_ids"]) for row in forget)
         most = min(_LONGEST, max(_SHORTEST, _LONGER * longest))
-        self._asks = has_answer(forget[0])
-        is_chat = is_conversation(forget[0]) if self._asks else tokenizer.chat_template is not None
+        asking = [row for row in forget if has_answer(row)]
+        self._asks = 2 * len(asking) >= len(forget)
+        is_chat = is_conversation(asking[0]) if self._asks else tokenizer.chat_template is not None
         self._writer = RowWriter(model, tokenizer, is_chat=is_chat, seed=seed, max_new_tokens=most)
         self.report: dict[str, Any] = {}
 
