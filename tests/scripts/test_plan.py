@@ -38,6 +38,7 @@ def chosen(forget_rows, retain_rows, tiny_tokenizer):
         width=576,
         own=True,
         retain=retain_rows,
+        floor=0.7,
         **given,
     ):
         known = Knowledge([1.0] * 3, [0.9] * 3, 1.0, names, is_by_heart)
@@ -50,7 +51,7 @@ def chosen(forget_rows, retain_rows, tiny_tokenizer):
             subjects=subjects,
             learns_retain=own,
         )
-        one = plan(request, known, forget_rows, retain, retain_floor=0.7, base=base)
+        one = plan(request, known, forget_rows, retain, retain_floor=floor, base=base)
         return one.settings, " ".join(one.reasons)
 
     return call
@@ -106,6 +107,11 @@ def test_rows_that_are_known_by_heart_are_taught_by_a_copy_that_loses_them(chose
     assert margins == [0, 2.5]
     # Strangers that are given are asked about.
     assert "people whom it does not know" in chosen(is_by_heart=True, forget_aliases=["Dov Peretz"])[1]
+
+
+@pytest.mark.parametrize("floor", [0.7123, 0.0004321])
+def test_a_low_probability_of_rows_to_keep_is_a_floor_that_can_be_used(chosen, floor):
+    assert chosen(floor=floor)[0]["stop_retain_floor"] == pytest.approx(floor, rel=1e-3)
 
 
 def test_a_copy_teaches_only_where_rows_to_keep_about_others_repair_it(chosen):

@@ -98,7 +98,7 @@ def plan(
             **of_step,
             # The model's own answers are no truth to be learned: what they are in its eyes is to stay as it is.
             "retain_loss_type": "nll" if request.learns_retain else "kl",
-            "stop_retain_floor": float(f"{retain_floor:.3f}"),
+            "stop_retain_floor": float(f"{retain_floor:.3g}"),
             "stop_every_steps": _LOOK,
             "belief_refresh_epochs": max(1, round(_ASK / epoch)),
             "ignorant_refresh_epochs": max(1, round(_ASK / epoch)),
