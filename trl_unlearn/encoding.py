@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from .row_forms import check_messages, is_conversation, naming, prompt_and_answer, template_arguments, warn_once
 
@@ -441,3 +441,9 @@ def warn_of_truncation(encoded: Dataset, name: str, max_length: int | None) -> N
             f"in the set, are not {'unlearned' if name == 'forget' else 'used'}. Raise `max_length`, or split these "
             "rows."
         )
+
+
+def readable_tokens(config: PreTrainedConfig) -> int | None:
+    """Tokens that a model is made to read; None without an end, as with a recurrent state. Longer rows are refused."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return positions if positions and positions > 0 else None

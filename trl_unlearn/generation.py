@@ -36,7 +36,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from ._trl import unwrap_model_for_generation
-from .encoding import closing_token_id, template_closing_token_id
+from .encoding import closing_token_id, readable_tokens, template_closing_token_id
 from .label_states import in_mode
 from .row_forms import warn_once
 
@@ -111,12 +111,6 @@ def eos_token_ids(
     ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
     ids |= {template_closing_token_id(tokenizer), *(closing_token_id(row, tokenizer) for row in rows)}
     return sorted(i for i in ids if i is not None)
-
-
-def readable_tokens(config: PreTrainedConfig) -> int | None:
-    """Tokens that a model is made to read; None without an end, as with a recurrent state. Longer rows are refused."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return positions if positions and positions > 0 else None
 
 
 def position_limit(model: nn.Module) -> int | None:

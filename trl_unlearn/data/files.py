@@ -92,7 +92,7 @@ def _pattern(path: Path) -> str:
     return glob.escape(str(path.absolute()))
 
 
-def _load(split: str, in_memory: bool, **source: Any) -> Dataset:
+def _load(split: str, in_memory: bool = False, **source: Any) -> Dataset:
     """Rows that `datasets` loads, with the texts that files have: it makes times of dates, and numbers of digits."""
     source |= {"split": split, "keep_in_memory": in_memory}
     rows = load_dataset(**source)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import closing_token_id, encode_row, spread_evenly
-from ..generation import key_seed, readable_tokens
+from ..encoding import closing_token_id, encode_row, readable_tokens, spread_evenly
+from ..generation import key_seed
 from ..metrics import MembershipAUC, NormalizedProbability, Probability
 from ..results import SuiteOutcome
 from ..row_forms import answer_text, has_answer, is_conversation, naming, prompt_and_answer, with_answer, with_question

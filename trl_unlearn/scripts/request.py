@@ -18,10 +18,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.files import ROW_FORMS, as_pairs, asked, chunk_documents, load_rows, row_forms
 from ..data.retain_source import as_table
-from ..encoding import spread_evenly
+from ..encoding import readable_tokens, spread_evenly
 from ..evaluation.rows import EncodedSet, encode_set
 from ..evaluation.tofu import score_set
-from ..generation import readable_tokens
 from ..row_forms import TEMPLATE_COLUMNS, answer_text, has_answer
 from .rows import check_set, load_set
 

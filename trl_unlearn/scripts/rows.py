@@ -13,9 +13,8 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 
 from ..data.files import as_pairs, is_corpus, load_corpus, load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
-from ..encoding import spread_evenly
+from ..encoding import readable_tokens, spread_evenly
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set, rows_as_trained
-from ..generation import readable_tokens
 from ..hub.folder import holds_tokenizer
 from .arguments import DataArguments
 

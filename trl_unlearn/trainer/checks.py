@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from ..generation import readable_tokens
+from ..encoding import readable_tokens
 from ..label_states import check_head
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .options import refuse_below
