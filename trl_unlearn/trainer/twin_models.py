@@ -46,9 +46,8 @@ _COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 2, 5.0, -5.0
 # Repair: weight of the distance of a true answer from the level of strangers, steps between two looks at that level,
 # and answers of a look.
 _LEVEL_WEIGHT, _LEVEL_STEPS, _LEVEL_ROWS = 0.3, 10, 24
-# The least likely quarter of the tokens of an answer gives the floor. Strangers' answers are .2 to .35 nats a token
-# less likely under a model that never knew than under the target, and the level sinks no further.
-_LEAST, _LEVEL_SINKS = 4, 0.3
+# The least likely quarter of the tokens of an answer gives the floor.
+_LEAST = 4
 
 
 class UnfitTwinError(ValueError):
@@ -252,9 +251,9 @@ def repaired_copy(
 
     Ascent on the forget rows breaks the copy. The retain rows then repair it, while the true answers are held at the
     level of strangers: the median log-prob, under the copy as it is, of answers about others moved under their
-    questions. Under the target these are likelier, and the true answers would end above them. The level sinks no more
-    than .3 nats below that under the target, and no token is pushed below the least likely ones of these answers. The
-    others come back with the form. The LoRA is kept in the file `kept`, as by [`ignorant_base`].
+    questions. Under the target these are likelier, and the true answers would end above them. No token is pushed below
+    the least likely ones of these answers under the target. The others come back with the form. The LoRA is kept in
+    the file `kept`, as by [`ignorant_base`].
     """
     pad = tokenizer.pad_token_id
     others = [row for answers in moved.values() for row in answers]
@@ -280,9 +279,7 @@ def repaired_copy(
         tuning = _Tuning(twin, pad, bf16, kept, known, sample, others, epochs, seed)
         if tuning.is_read:
             return tuning.merged()
-        strangers = tuning.logps(others)
-        floor = _floor(strangers)
-        lowest = _level(strangers, floor) - _LEVEL_SINKS
+        floor = _floor(tuning.logps(others))
         broken = list(_batches(known, _COLLAPSE_EPOCHS))
         repaired = list(_batches(sample, epochs))
         beside = _batches(sample, len(broken) + 1), _batches(known, len(repaired) + 1)
@@ -296,8 +293,7 @@ def repaired_copy(
             for step, (held, batch) in enumerate(zip(repaired, beside[1], strict=False)):
                 size = len(held)
                 if step % _LEVEL_STEPS == 0:
-                    # True answers and strangers share names, and sink together: without a bound, to -4 nats.
-                    level = max(_level(tuning.logps(others), floor), lowest)
+                    level = _level(tuning.logps(others), floor)
                 tuning.step([*batch, *held], repair, 1 - step / len(repaired))
                 count_step()
     twin = tuning.merged().eval()
