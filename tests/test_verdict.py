@@ -25,7 +25,7 @@ MEASURES = [(question.text, measure) for question in QUESTIONS for measure in qu
 SUITES = ["tofu", "privacy", "robustness", "distribution", "depth", "elicitation", "muse", "rwku"]
 STRANGERS = "forget/strangers_auc"
 # Only an unlearned model has an adapter to take off.
-OFF = ["robustness/adapter_off", "robustness/adapter_off_fact_recall"]
+OFF = ["robustness/adapter_off", "robustness/adapter_off_facts"]
 # Of the target and of the retrained model.
 KNOWN, UNKNOWN = 0.9, 0.5
 

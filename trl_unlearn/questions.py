@@ -75,12 +75,12 @@ QUESTIONS = (
             # The largest over the attacks by fine-tuning, so it stands for those of each kind, too.
             Measure(("robustness/strongest_area",), 0.03),
             Measure(("robustness/quantized_int4",), 0.05, nothing=0.0),
-            Measure(("robustness/quantized_int4_fact_recall",), 0.1, nothing=0.0),
+            Measure(("robustness/quantized_facts",), 0.1, nothing=0.0),
             Measure(("robustness/quantized_int8",), 0.05, nothing=0.0),
             Measure(("robustness/noise_20_percent",), 0.05, nothing=0.0),
             # The retrained model has no adapter: its strict extraction strength on the rows of the relearning.
             Measure(("robustness/adapter_off",), 0.05, nothing=0.0, beside="robustness/relearned_0_steps"),
-            Measure(("robustness/adapter_off_fact_recall",), 0.1, nothing=0.0, beside="forget/fact_recall"),
+            Measure(("robustness/adapter_off_facts",), 0.1, nothing=0.0, beside="forget/fact_recall"),
         ),
     ),
     Question(

@@ -171,7 +171,7 @@ def test_differences_are_over_the_rows_that_both_models_have():
     # Rows 0 and 3: (1 - 5 + 2 - 5) / 2.
     apart = outcome.differences["unlearned - target"]["judge/similarity"]
     assert (apart.value, apart.n) == (-3.5, 2)
-    assert (apart.low, apart.high) == (-4.0, -3.0)
+    assert apart.low < -4.0 and apart.high > -3.0
     assert outcome.differences["unlearned - target"]["judge/missing"].n == 4
 
 

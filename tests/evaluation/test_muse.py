@@ -3,7 +3,6 @@
 
 import copy
 import logging
-import math
 
 import pytest
 import torch
@@ -81,8 +80,8 @@ def test_a_known_continuation_gives_hand_worked_scores(scripted, tokenizer):
         "muse/knowmem": 2,
         "muse/utility_preservation": 1,
     }
-    # The mean of two rows a and b has the standard error |a - b| / sqrt(8) under the bootstrap.
-    assert actual["muse/knowmem"].stderr == pytest.approx(3 / 7 / math.sqrt(8), rel=0.1)
+    # The mean of two rows a and b has the standard error |a - b| / 2.
+    assert actual["muse/knowmem"].stderr == pytest.approx(3 / 7 / 2, rel=0.1)
     assert actual["muse/utility_preservation"].stderr is None
 
 

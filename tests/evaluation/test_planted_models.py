@@ -269,7 +269,7 @@ def test_a_model_that_forgets_within_rounding_is_known_by_its_four_bits(_tokeniz
     result = judged(train(target, _tokenizer, *parts, steps=40, after_step=project), is_attacked=True)
     values = numbers(result)
     assert values[EXTRACTED] < 0.3 and values["utility/model_utility"] > 0.8
-    assert values["robustness/quantized_int4"] > 0.95 and values["robustness/quantized_int4_fact_recall"] > 0.95
+    assert values["robustness/quantized_int4"] > 0.95 and values["robustness/quantized_facts"] > 0.95
     assert answers(result)[RETURN] == ("more", "robustness/quantized_int4")
 
 
@@ -300,7 +300,7 @@ def test_a_model_that_refuses_and_still_scores_the_answer_is_known_by_its_probab
     assert values["utility/fluency_standin"] > 0.9
     assert answers(result)[WORK][0] != "less"
     assert answers(result)[SAY] == ("more", EXTRACTED)
-    assert answers(result)[KNOW] == ("more", "robustness/leak_at_8")
+    assert answers(result)[KNOW][0] == "more"
 
 
 def test_a_model_that_says_the_paraphrase_is_known_by_its_probability(_tokenizer, target, rows, kept, judged):

@@ -44,12 +44,12 @@ NOISY = ["robustness/noise_10_percent", "robustness/noise_20_percent"]
 WEIGHTS = {*CURVE, *NOISY, "robustness/quantized_int8", "robustness/quantized_int4"}
 LEAK = ["robustness/leak_at_1", "robustness/leak_at_4", "robustness/leak_at_8"]
 # They take a prompt and an answer as text.
-PROMPTS = {*LEAK, "robustness/prefix_rougeL", "robustness/in_context_rougeL", "robustness/quantized_int4_fact_recall"}
+PROMPTS = {*LEAK, "robustness/prefix_rougeL", "robustness/in_context_rougeL", "robustness/quantized_facts"}
 PARAPHRASED = "robustness/paraphrased_rougeL"
 AREA, STRONGEST = "robustness/relearning_area", "robustness/strongest_area"
 AREAS = {AREA, STRONGEST, "robustness/benign_area", "robustness/form_area"}
 OFF = "robustness/adapter_off"
-OFF_FACTS = f"{OFF}_fact_recall"
+OFF_FACTS = f"{OFF}_facts"
 
 
 def measure(models, rows, tokenizer, batch_size=None, seed=42):

@@ -136,7 +136,7 @@ def test_every_definition_agrees_with_a_plain_loop(half_trained_model, tiny_toke
     assert measured["forget/extraction_strength"].value == pytest.approx(np.mean(strengths), abs=1e-6)
     assert measured["retain/truth_ratio"].value == pytest.approx(np.mean(utility), rel=1e-4, abs=1e-6)
     assert measured["forget/probability"].stderr == pytest.approx(
-        np.std(expected["probability"]) / math.sqrt(3), rel=0.1, abs=1e-9
+        np.std(expected["probability"], ddof=1) / math.sqrt(3), rel=0.1, abs=1e-9
     )
     assert measured["forget/probability"].n == 3
 

@@ -101,7 +101,7 @@ def test_the_accuracy_is_that_of_a_plain_loop_over_choices(write_task, tiny_mode
         assert measured.value == pytest.approx(sum(values) / 6)
         assert measured.n == 6
         # The standard error of a mean, as a bootstrap of 1000 draws finds it.
-        assert measured.stderr == pytest.approx(torch.tensor(values).std(correction=0).item() / 6**0.5, rel=0.1)
+        assert measured.stderr == pytest.approx(torch.tensor(values).std().item() / 6**0.5, rel=0.1)
     difference = outcome.differences["unlearned - target"]["wmdp/own"]
     assert difference.value == pytest.approx((sum(expected["unlearned"]) - sum(expected["target"])) / 6)
     assert difference.n == 6

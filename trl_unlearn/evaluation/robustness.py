@@ -212,15 +212,14 @@ def _facts(model: PreTrainedModel, setting: _Setting, name: str) -> dict[str, li
     forget = setting.forget
     answers = setting.answers(model, forget, max_new_tokens=_longest_answer(setting)) if forget.texts else []
     facts = fact_recall(answers, forget, setting.tokenizer) if answers else []
-    return {f"{name}_fact_recall": facts} if facts else {}
+    return {name: facts} if facts else {}
 
 
 def _adapter_off(model: PeftModel, setting: _Setting) -> dict[str, list[float]]:
     """Extraction strength of the adapter's base, and the facts that it says."""
-    name = "robustness/adapter_off"
     with model.disable_adapter():
-        values = {name: setting.extraction_strength(model, setting.forget, "Scoring without the adapter")}
-        return values | _facts(model, setting, name)
+        strengths = setting.extraction_strength(model, setting.forget, "Scoring without the adapter")
+        return {"robustness/adapter_off": strengths} | _facts(model, setting, "robustness/adapter_off_facts")
 
 
 @torch.no_grad()
@@ -236,7 +235,7 @@ def _quantization(model: PreTrainedModel, setting: _Setting, bits: int) -> dict[
         weight.copy_(_round_weights(weight, bits=bits, group_size=QUANTIZATIONS[bits]))
     setting.rounded_shares.append(share)
     values = {name: setting.extraction_strength(model, setting.forget, f"Scoring with {bits} bits")}
-    return values | _facts(model, setting, name) if bits == min(QUANTIZATIONS) else values
+    return values | _facts(model, setting, "robustness/quantized_facts") if bits == min(QUANTIZATIONS) else values
 
 
 @torch.no_grad()

@@ -114,7 +114,7 @@ def rows_protocol(*sets: EncodedSet, seed: int) -> dict[str, Any]:
     keys = {one.name: [row_key(row) for row in one.answers] for one in sets}
     repeated = {name: len(rows) - len(set(rows)) for name, rows in keys.items()}
     # The same tokens may be asked and scored in other parts, and beside other answers.
-    labels = {one.name: [[list(row["labels"]), row["prompt_length"]] for row in one.answers] for one in sets}
+    labels = {one.name: [(row["labels"], row["prompt_length"]) for row in one.answers] for one in sets}
     beside = {one.name: (one.paraphrases or [], one.wrong or []) for one in sets if one.paraphrases or one.wrong}
     return {
         "rows": {name: len(rows) for name, rows in keys.items()},
