@@ -300,7 +300,8 @@ def test_a_model_that_refuses_and_still_scores_the_answer_is_known_by_its_probab
     assert values["utility/fluency_standin"] > 0.9
     assert answers(result)[WORK][0] != "less"
     assert answers(result)[SAY] == ("more", EXTRACTED)
-    assert answers(result)[KNOW][0] == "more"
+    # Both are beyond their margins, and the one whose interval reaches further in margins decides.
+    assert answers(result)[KNOW] == ("more", "forget/truth_ratio_knowledge")
 
 
 def test_a_model_that_says_the_paraphrase_is_known_by_its_probability(_tokenizer, target, rows, kept, judged):
