@@ -208,9 +208,7 @@ def forget_rows(
 
 def _digest(rows: Dataset, run: UnlearningRun, tokenizer: PreTrainedTokenizerBase) -> str:
     """Digest of rows as tokens of a run."""
-    # Settings with their default are not recorded.
-    settings = {"max_length": SFTConfig.max_length, "dataset_text_field": SFTConfig.dataset_text_field}
-    settings |= run.hyperparameters
+    settings = _settings(run)
     encoded = encode_dataset(
         with_template_kwargs(rows, settings.get("chat_template_kwargs")),
         tokenizer,
@@ -224,8 +222,13 @@ def _digest(rows: Dataset, run: UnlearningRun, tokenizer: PreTrainedTokenizerBas
 
 def rows_of_run(data_args: DataArguments, run: UnlearningRun, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """A forget set, cut as in the training of a run."""
-    # Settings with their default are not recorded.
-    return load_training_rows(data_args, tokenizer, run.hyperparameters.get("max_length", SFTConfig.max_length))[0]
+    return load_training_rows(data_args, tokenizer, _settings(run)["max_length"])[0]
+
+
+def _settings(run: UnlearningRun) -> dict[str, Any]:
+    """Settings of a run, with the defaults of those that read rows: a record has only what differs from them."""
+    defaults = {"max_length": SFTConfig.max_length, "dataset_text_field": SFTConfig.dataset_text_field}
+    return defaults | run.hyperparameters
 
 
 def refuse_models(args: SourceArguments) -> None:
