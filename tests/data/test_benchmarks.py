@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
+from pathlib import Path
+
 import pytest
 
 from trl_unlearn.data.benchmarks import load_muse, load_rwku
@@ -41,6 +43,13 @@ def test_every_row_set_of_muse_is_read_from_its_config_and_split(write_dataset):
         "forget": [{"text": "Ada Marlow."}],
         "holdout": [{"text": "Dov Peretz."}],
     }
+
+
+def test_a_folder_with_the_name_of_a_type_of_files_is_that_folder(write_dataset, monkeypatch):
+    folder = Path(write_dataset(ROWS))
+    monkeypatch.chdir(folder.parent)
+    folder.rename("text")
+    assert list(load_muse("text")["verbmem"]) == [{"prompt": "Ada Marlow was", "gt": " born in Veldt."}]
 
 
 def test_every_config_of_rwku_is_a_row_set_and_can_be_cut_to_some_people(write_rwku, rwku_rows):

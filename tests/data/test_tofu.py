@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,15 @@ def test_what_rows_give_to_the_chat_template_is_kept(write_folder):
     row = load_tofu(name, "forget10")[0]
     assert {column: row[column] for column in given} == given
     assert "page" not in row
+
+
+@pytest.mark.parametrize("name", ["text", "json"])
+def test_a_folder_with_the_name_of_a_type_of_files_is_that_folder(name, write_folder, monkeypatch):
+    folder = Path(write_folder(all_rows()))
+    expected = {key: list(part) for key, part in evaluation_rows(str(folder)).items()}
+    monkeypatch.chdir(folder.parent)
+    folder.rename(name)
+    assert {key: list(part) for key, part in evaluation_rows(name).items()} == expected
 
 
 def test_questions_and_answers_become_turns(write_folder):

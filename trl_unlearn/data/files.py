@@ -138,8 +138,7 @@ def _folder_rows(path: Path, split: str, whole_texts: bool) -> Dataset:
     if whole_texts and files and all(file.suffix.lower() == ".txt" for file in files):
         _warn_of_unread(path, files)
         return _whole_texts(files)
-    # To `datasets`, "text" is a type of files, and "." has no name.
-    source: dict[str, Any] = {"path": str(path.resolve()), "cache_dir": _cache(str(path))}
+    source: dict[str, Any] = {"path": source_name(str(path)), "cache_dir": _cache(str(path))}
     is_pattern = _pattern(path) != str(path.absolute())
     kind = "" if is_pattern and files else load_dataset_builder(**source).name
     if files and kind not in (*_BUILDERS.values(), "arrow"):
@@ -303,6 +302,11 @@ def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
     return map_rows(rows, convert, with_indices=True, desc=desc, **options)
 
 
+def source_name(name: str) -> str:
+    """A dataset's name for `datasets`: of a folder its path, as "text" is a type of files to it, and "." no name."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
 def _cache(name: str) -> str | None:
     """Cache of a folder in the state of its files: `datasets` would read rows of an earlier state. None for an id."""
     folder = Path(name)
@@ -317,7 +321,7 @@ def _cache(name: str) -> str | None:
 def load_config(name: str, config: str, *, split: str) -> Dataset:
     """One config of a dataset; a `ValueError` names it if it cannot be loaded."""
     try:
-        return _load(split, path=name, name=config, cache_dir=_cache(name))
+        return _load(split, path=source_name(name), name=config, cache_dir=_cache(name))
     except ValueError as error:
         raise ValueError(
             f"`{name}` could not be loaded with config `{config}` and split `{split}`: {error}"

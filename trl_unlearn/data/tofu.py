@@ -6,7 +6,7 @@
 from datasets import Dataset, get_dataset_config_names
 
 from ..row_forms import TEMPLATE_COLUMNS
-from .files import as_pairs, load_config
+from .files import as_pairs, load_config, source_name
 
 
 EVALUATION_COLUMNS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
@@ -31,7 +31,7 @@ def load_tofu_evaluation(
     name: str, forget_config: str, retain_config: str, *, forget_split: str, retain_split: str, conversational: bool
 ) -> dict[str, Dataset]:
     """The rows that TOFU is evaluated on, by set: perturbed configs, or those of the training in their place."""
-    known = set(get_dataset_config_names(name))
+    known = set(get_dataset_config_names(source_name(name)))
 
     def load(config: str, split: str = "train") -> Dataset:
         return load_tofu(name, config, split=split, conversational=conversational)
