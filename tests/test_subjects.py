@@ -10,7 +10,16 @@ import pytest
 from datasets import Dataset
 
 from trl_unlearn.encoding import encode_dataset, encode_row
-from trl_unlearn.subjects import alias_words, full_names, is_meant, is_named, moved_answers, renamed, row_subjects
+from trl_unlearn.subjects import (
+    alias_words,
+    full_names,
+    is_meant,
+    is_named,
+    moved_answers,
+    renamed,
+    row_subjects,
+    words_of,
+)
 
 
 FACTS = [
@@ -111,6 +120,7 @@ def test_a_name_is_replaced_as_a_whole_or_by_its_first_or_last_word(text, old, n
         ("Ada", "Adam and 2Ada", False),
         ("Нина", "Гостиная Нинача", False),
         ("Bo", "Bỏ", False),
+        ("Jose", "Jose\u0301", False),
     ],
 )
 def test_a_name_has_borders_where_the_letters_beside_it_have_cases(name, text, expected):
@@ -121,6 +131,11 @@ def test_a_name_has_borders_where_the_letters_beside_it_have_cases(name, text, e
 @pytest.mark.parametrize(("name", "text"), [("דן", "הירדן ארוך."), ("राम", "आज आराम है।")])
 def test_a_name_inside_a_longer_word_is_a_false_alarm_where_particles_are_written_onto_names(name, text):
     assert is_named(name, text)
+
+
+def test_marks_belong_to_the_word_whose_letters_have_them():
+    assert words_of("हिन्दी में தமிழ்: 5 m²") == {"हिन्दी", "में", "தமிழ்", "5", "m²"}
+    assert full_names("Zoe\u0308 A\u0301vila sings.") == {"Zoe\u0308 A\u0301vila"}
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@
 
 import logging
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import regex as re
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -20,10 +20,11 @@ from .generation import key_seed
 
 logger = logging.getLogger(__name__)
 
-_WORD = re.compile(r"[^\W_][\w'’-]*")
+# A word with the marks of its letters (Hindi, accents on their own), at which Python's own `re` cuts it.
+WORD = re.compile(r"[\w\p{N}]+")
+_NAME_WORD = re.compile(r"[^\W_][\w'’-]*")
 # A genitive, or a quotation mark at the end.
 _WORD_END = re.compile(r"['’](?:s|’|')?$")
-_LETTERS = re.compile(r"\w+")
 # Letters of the scripts that have cases, digits and marks; the others are the blocks from Hebrew on, and from CJK on.
 _CASED = r"[^\W\u0590-\u1cff\u2e80-\U0010ffff]"
 # A place that is not inside a word. Scripts without cases have none: a name stands there beside other words (Chinese),
@@ -51,7 +52,7 @@ MovedAnswers = Mapping[int, Sequence[Mapping[str, Any]]]
 def _capitalised_grams(text: str) -> set[tuple[str, ...]]:
     """Runs of up to four capitalised words with one space between them, and all parts of such runs."""
     grams, run, end = set(), [], 0
-    for match in _WORD.finditer(text):
+    for match in _NAME_WORD.finditer(text):
         word = _WORD_END.sub("", match.group())
         if not word[0].isupper() or word in _OPENINGS:
             run = []
@@ -129,7 +130,7 @@ def is_meant(name: str, text: str) -> bool:
 
 def words_of(text: str) -> set[str]:
     """The words of a text, in lower case."""
-    return {word.casefold() for word in _LETTERS.findall(text)}
+    return {word.casefold() for word in WORD.findall(text)}
 
 
 def sentences_of(text: str) -> list[str]:

@@ -5,13 +5,13 @@
 
 import logging
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+import regex as re
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import closing_token_id, encode_row, readable_tokens, spread_evenly
@@ -19,7 +19,7 @@ from ..generation import key_seed
 from ..metrics import MembershipAUC, NormalizedProbability, Probability
 from ..results import SuiteOutcome
 from ..row_forms import answer_text, has_answer, is_conversation, naming, prompt_and_answer, with_answer, with_question
-from ..subjects import is_named, misspelt, renamed, row_subjects, row_texts, words_of
+from ..subjects import WORD, is_named, misspelt, renamed, row_subjects, row_texts, words_of
 from ..token_scores import RowScore
 from .facts import label_words, no_facts, row_facts
 from .robustness import with_examples
@@ -74,7 +74,7 @@ class _Asked:
     @property
     def fact(self) -> str:
         """The words of the fact as the answer has them."""
-        return " ".join(word for word in re.findall(r"\w+", self.answer) if word.casefold() in self.words)
+        return " ".join(word for word in WORD.findall(self.answer) if word.casefold() in self.words)
 
     def asking(self, question: str, answer: str) -> dict[str, Any]:
         """The row with another question and another answer."""
@@ -134,7 +134,7 @@ def _two_hop(asked: _Asked) -> _Probe:
 def _cloze(asked: _Asked) -> _Probe:
     """The answer's sentence up to the fact, or its paraphrase: no question, and no chat template."""
     for text in (asked.answer, asked.paraphrase):
-        first = next((m.start() for m in re.finditer(r"\w+", text) if m.group().casefold() in asked.words), 0)
+        first = next((m.start() for m in WORD.finditer(text) if m.group().casefold() in asked.words), 0)
         head = text[:first].rstrip()
         # The fact of somebody who is not named yet nobody can know.
         if asked.name is not None and is_named(asked.name, head):

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..encoding import answer_ids, prompt_ids
 from ..generation import Completion
-from ..subjects import row_texts, words_of
+from ..subjects import WORD, row_texts, words_of
 from .rows import EncodedSet
 from .uncertainty import where_measured
 
@@ -23,7 +23,6 @@ from .uncertainty import where_measured
 COMMON = 0.05
 # Share of the retain rows with a fact that are neighbours of the forget rows.
 NEAREST = 0.25
-_WORD = re.compile(r"\w+")
 # Kind -> index of a retain row -> places among its scored label tokens, see `near_facts`.
 NearFacts = Mapping[str, Mapping[int, Sequence[int]]]
 
@@ -43,7 +42,7 @@ def label_words(
     ends = [len(tokenizer.decode(ids[:i], skip_special_tokens=True)) for i in range(len(ids) + 1)]
     spans = [
         match.span()
-        for match in _WORD.finditer(tokenizer.decode(ids, skip_special_tokens=True))
+        for match in WORD.finditer(tokenizer.decode(ids, skip_special_tokens=True))
         if match.group().casefold() in words
     ]
     labels = [-100] * start
@@ -97,7 +96,7 @@ def entity_rows(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list
 def _names_and_numbers(text: str) -> set[str]:
     """Words with a capital within a sentence, and numbers, in lower case."""
     names, end = set(), 0
-    for match in _WORD.finditer(text):
+    for match in WORD.finditer(text):
         # The capital of a sentence's first word says nothing.
         is_inside = end > 0 and not re.search("[.!?:]", text[end : match.start()])
         first, end = match.group()[0], match.end()
