@@ -402,7 +402,9 @@ def test_review_ends_with_an_editable_file_that_can_be_given_and_that_no_later_c
     assert path.read_text(encoding="utf-8") == "".join(lines[:2]) and list(folder.iterdir()) == [path]
 
 
-def test_in_python_rows_of_a_data_frame_give_a_model_that_can_be_saved(knowing, files, tmp_path, monkeypatch):
+def test_in_python_rows_of_a_data_frame_give_a_model_that_loads_and_can_be_saved_in_any_working_directory(
+    knowing, files, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     evaluate = unlearn_script.evaluate_models
     monkeypatch.setattr(
@@ -411,7 +413,7 @@ def test_in_python_rows_of_a_data_frame_give_a_model_that_can_be_saved(knowing, 
         lambda *a, **k: evaluate(*a, **k, max_completion_length=8, num_squeezing_beliefs=1),
     )
     options = {"max_steps": 1, "num_beliefs": 1, "max_completion_length": 8, "merge": False}
-    result = trl_unlearn.unlearn(knowing, pandas.DataFrame(ROWS), retain=files[3], **options)
+    result = trl_unlearn.unlearn(Path(knowing).name, pandas.DataFrame(ROWS), retain=files[3], **options)
     # A folder of its own for each request, wherever the caller goes.
     assert result.folder.parent == tmp_path / "unlearned" and result.folder.name.startswith("knowing-")
     (tmp_path / "elsewhere").mkdir()

@@ -16,6 +16,7 @@ micro-batch `training_step`: guard, twin, beliefs, weights, then `compute_loss` 
 import contextlib
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,10 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def _prepare_model(self) -> None:
         """Keep the reference, find the inner layer and what trains around it, and turn dropout off."""
         args, self.ref_model = self.args, None
+        for config in self.model.peft_config.values() if isinstance(self.model, PeftModel) else ():
+            # Saved with the adapter, it is where the base is loaded from, in whatever working directory.
+            if (base := config.base_model_name_or_path) and Path(base).is_dir():
+                config.base_model_name_or_path = str(Path(base).absolute())
         self._is_sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self._objective.needs_reference or args.compares_retain:
             self.ref_model = keep_reference(self.model, self.accelerator, has_adapter=self._continues_adapter)
