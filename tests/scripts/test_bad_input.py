@@ -249,6 +249,15 @@ def test_a_run_that_would_replace_one_of_its_own_models(good, refuse, tiny_model
     assert {path: path.read_bytes() for path in model.iterdir()} == before
 
 
+def test_a_folder_with_a_readme_that_no_run_wrote(good, refuse, tmp_path):
+    own = tmp_path / "mine/README.md"
+    own.parent.mkdir()
+    own.write_text("mine")
+    message = refuse("bs_s", [*good, "--overwrite_output_dir", "true"], str(own.parent))
+    assert f"`{own}` was written by no run, and the card of this one would replace it. Move it" in message
+    assert own.read_text() == "mine" and list(own.parent.iterdir()) == [own]
+
+
 @pytest.mark.parametrize("script", ["bs_s", "bs_t", "evaluate"])
 def test_an_output_folder_that_cannot_be_written(good, refuse, tmp_path, script):
     argv = replaced(good, report_to=None) if script == "evaluate" else good

@@ -341,7 +341,7 @@ def test_a_push_is_last_and_a_missed_goal_ends_with_3_and_says_how_to_push_all_t
 
 
 def test_a_refused_request_touches_no_file_that_it_did_not_write(knowing, files, forget, tmp_path):
-    own = {name: tmp_path / "out" / name for name in ("README.md", "eval_results.json", "figures/a.png", "request/a")}
+    own = {name: tmp_path / "out" / name for name in ("eval_results.json", "figures/a.png", "request/a")}
     for name, path in own.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name, encoding="utf-8")

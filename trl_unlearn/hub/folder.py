@@ -357,6 +357,11 @@ class RunFolder(PrivateFiles):
         kinds = ((RUN_FILE, "a finished run"), ("checkpoint-*/*", "checkpoints of another run"))
         return next((words for pattern, words in kinds if any(self.path.glob(pattern))), "")
 
+    @property
+    def holds_run(self) -> bool:
+        """`bool`: Whether a run has written here, finished or not. Without one, text and pictures are the user's."""
+        return self.is_unfinished or self.earlier_run() != ""
+
     def replaces(self, folder: str | Path) -> bool:
         """Whether a run here takes the place of a folder: it is this one, or among those that [`clear`] removes."""
         own, other = self.path.resolve(), Path(folder).resolve()
@@ -367,8 +372,7 @@ class RunFolder(PrivateFiles):
         """Remove what an earlier run wrote and the next one may not replace. Its weights stay until they are."""
         written = [RUN_FILE, RESULTS_FILE, "squeezing.json", *PRIVATE_FILES]
         written += [f"figures/{name}.png" for name in (*_RESULT_FIGURES, *_RUN_FIGURES)]
-        # Without a run, these are the user's own.
-        if self.earlier_run() or self.is_unfinished:
+        if self.holds_run:
             written += [CARD_FILE, "figures/*.png", _EVAL_RESULTS]
         folders = [".unfinished", *["merged"] * self.is_run]
         for path in [*self.path.glob("checkpoint-*"), *(self.path / name for name in folders)]:
@@ -413,7 +417,7 @@ class RunFolder(PrivateFiles):
         for name in (_REQUEST_DIGEST, _NEXT_DIGEST):
             (self.request / name).unlink(missing_ok=True)
         # The run that lies here is one of other rows.
-        mark = _NEXT_DIGEST if self.earlier_run() or self.is_unfinished else _REQUEST_DIGEST
+        mark = _NEXT_DIGEST if self.holds_run else _REQUEST_DIGEST
         for name, text in {**files, mark: digest}.items():
             path = self.request / name
             path.touch(mode=0o600)

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.integrations import deepspeed
 from trl import get_quantization_config
 
-from ..hub.folder import RUN_FILE, RunFolder, holds_adapter, weights_sha256
+from ..hub.folder import CARD_FILE, RUN_FILE, RunFolder, holds_adapter, weights_sha256
 from ..records import quantization_label
 from ..trainer.checks import refuse_adapter, refuse_missing_folder, refuse_model_name
 from .arguments import EvaluationArguments, UnlearnModelConfig
@@ -73,7 +73,8 @@ def check_models(
 def refuse_replaced(
     folder: str | Path, model_args: UnlearnModelConfig, eval_args: EvaluationArguments, teacher: str | None
 ) -> None:
-    """Refuse an output folder whose run would replace one of its own models, which is evaluated after it."""
+    """Refuse an output folder whose run would replace one of its own models, or a card that no run wrote."""
+    own = RunFolder(folder)
     names = {
         "model_name_or_path": model_args.model_name_or_path,
         "adapter_name_or_path": model_args.adapter_name_or_path,
@@ -82,11 +83,16 @@ def refuse_replaced(
         "ignorant_model_name_or_path": teacher,
     }
     for argument, name in names.items():
-        if name is not None and Path(name).is_dir() and RunFolder(folder).replaces(name):
+        if name is not None and Path(name).is_dir() and own.replaces(name):
             raise ValueError(
                 f"A run in the `output_dir`, `{folder}`, would replace the `{argument}`, `{name}`. Give another "
                 "`output_dir`."
             )
+    if (card := own.path / CARD_FILE).is_file() and not own.holds_run:
+        raise ValueError(
+            f"`{card}` was written by no run, and the card of this one would replace it. Move it, or give another "
+            "`output_dir`."
+        )
 
 
 def take_as_target(model_args: UnlearnModelConfig, folder: Path) -> None:
