@@ -6,6 +6,7 @@
 import json
 import shutil
 import stat
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +89,22 @@ def forget(tmp_path, monkeypatch, capfd):
         return code, "".join(capfd.readouterr()), tmp_path / "out"
 
     return call
+
+
+@pytest.fixture
+def refused_late(monkeypatch):
+    """Context manager in which the run refuses, when all has been planned."""
+
+    def refuse(*_):
+        raise ValueError("Too late.")
+
+    @contextmanager
+    def refusing():
+        with monkeypatch.context() as patch:
+            patch.setattr(unlearn_script, "build_trainer", refuse)
+            yield
+
+    return refusing
 
 
 def test_rows_alone_make_a_run_whose_settings_are_printed_and_kept_and_a_missed_goal_ends_with_3(
@@ -340,15 +357,32 @@ def test_a_push_is_last_and_a_missed_goal_ends_with_3_and_says_how_to_push_all_t
     assert (f"It was not pushed: {by_hand}" in printed) != is_reached
 
 
-def test_a_refused_request_touches_no_file_that_it_did_not_write(knowing, files, forget, tmp_path):
+def test_a_refused_request_touches_no_file_that_it_did_not_write(knowing, files, forget, refused_late, tmp_path):
     own = {name: tmp_path / "out" / name for name in ("eval_results.json", "figures/a.png", "request/a")}
     for name, path in own.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name, encoding="utf-8")
-    code, printed, folder = forget("--model_name_or_path", knowing, *files, *SHORT, "--forget_token_floor", "1")
-    assert code == 2 and "forget_token_floor" in printed
+    with refused_late():
+        code, printed, folder = forget("--model_name_or_path", knowing, *files, *SHORT)
+    assert code == 2 and "Too late." in printed
     there = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert there == {name: name for name in own}
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_refused_request_loses_nothing_of_the_one_that_it_was_to_replace(
+    has_ended, knowing, files, forget, refused_late, tmp_path
+):
+    model = ["--model_name_or_path", knowing, *files[2:], *SHORT, "--no_evaluate", "--learning_rate", "1e-6"]
+    code, printed, folder = forget(*model, "--forget", write_jsonl(tmp_path / "one.jsonl", ROWS[:1]))
+    assert code == 3, printed
+    if not has_ended:
+        RunFolder(folder).mark_unfinished("settings")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with refused_late():
+        code, printed, _ = forget(*model, *files[:2], "--overwrite_output_dir", "true")
+    assert code == 2 and "Too late." in printed
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_options_that_transformers_keeps_as_objects_reach_the_run(knowing, files, forget):
@@ -359,9 +393,10 @@ def test_options_that_transformers_keeps_as_objects_reach_the_run(knowing, files
     assert settings["debug"] == ["underflow_overflow"] and settings["accelerator_config"]["non_blocking"] is True
 
 
-def test_options_that_the_run_refuses_after_planning_leave_nothing_behind(knowing, files, forget):
-    code, printed, folder = forget("--model_name_or_path", knowing, *files, *SHORT, "--forget_token_floor", "1")
-    assert code == 2 and "forget_token_floor" in printed
+def test_options_that_the_run_refuses_after_planning_leave_nothing_behind(knowing, files, forget, refused_late):
+    with refused_late():
+        code, printed, folder = forget("--model_name_or_path", knowing, *files, *SHORT)
+    assert code == 2 and "Too late." in printed
     assert not folder.exists()
 
 

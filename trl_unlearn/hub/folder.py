@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -411,6 +411,10 @@ class RunFolder(PrivateFiles):
         path = self.request / _REQUEST_DIGEST
         return path.is_file() and path.read_text(encoding="utf-8") == digest
 
+    def request_files(self) -> dict[str, bytes]:
+        """Name -> content of the files of the request that lies here."""
+        return {path.name: path.read_bytes() for path in self.request.glob("*") if path.is_file()}
+
     def save_request(self, files: Mapping[str, str], digest: str) -> None:
         """Write the files of a request, in place of those of an earlier one; `digest` says that they are all."""
         self.request.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -419,16 +423,18 @@ class RunFolder(PrivateFiles):
         # The run that lies here is one of other rows.
         mark = _NEXT_DIGEST if self.holds_run else _REQUEST_DIGEST
         for name, text in {**files, mark: digest}.items():
-            path = self.request / name
-            path.touch(mode=0o600)
-            path.write_text(text, encoding="utf-8")
+            write_whole(self.request / name, text, 0o600)
 
-    def drop_request(self, names: Iterable[str]) -> None:
-        """Remove files of a request by their names, and its folder if it holds nothing else."""
-        for name in (*names, _REQUEST_DIGEST, _NEXT_DIGEST):
-            (self.request / name).unlink(missing_ok=True)
-        if not any(self.request.iterdir()):
-            self.request.rmdir()
+    def restore_request(self, files: Mapping[str, bytes]) -> None:
+        """Put the [`request_files`] of an earlier moment back, and remove a folder that is empty then."""
+        for name in self.request_files().keys() - files.keys():
+            (self.request / name).unlink()
+        for name, content in files.items():
+            (self.request / name).touch(mode=0o600)
+            (self.request / name).write_bytes(content)
+        for path in (self.request, self.path):
+            if not any(path.iterdir()):
+                path.rmdir()
 
     # What is published
 

@@ -146,7 +146,7 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
         if request is None:
             return Outcome(None)
         state = PartialState(cpu=not torch.accelerator.is_available())
-        is_new = request.overwrites or not _is_prepared(request)
+        before = request.folder.request_files()
         # Every process measures, and the main one speaks and writes.
         goes_on = _prepare(request, state)
         state.wait_for_everyone()
@@ -160,7 +160,7 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
         config += as_options({name: request.given[name] for name in _NOT_WRITTEN & request.given.keys()})
         links = [] if request.earlier is None else request.earlier.links
         options = {"argv": config, "earlier_requests": links, "try_again": second_attempt}
-        with clearing(lambda: is_new and state.is_main_process and _drop(request)):
+        with clearing(lambda: state.is_main_process and _take_back(request, before)):
             unlearn.main(prog, __doc__, "", **options)
     # No process waits for another any more: the run has ended their group.
     on_interrupt(lambda: "when the model was saved: the same command does the rest.")
@@ -187,15 +187,11 @@ def _is_trained(request: Request) -> bool:
     return has_run and not request.overwrites and not is_in_ledger(folder)
 
 
-def _drop(request: Request) -> None:
-    """Remove the files of a request that `bs-s` refuses, and a folder that holds nothing else."""
-    folder = request.folder
-    if folder.is_unfinished:
-        return
-    earlier = [] if request.earlier is None else request.earlier.files().values()
-    folder.drop_request([FORGET, RETAIN, _HELD_OUT, _REPORT, _CONFIG, *earlier])
-    if not any(folder.path.iterdir()):
-        folder.path.rmdir()
+def _take_back(request: Request, before: Mapping[str, bytes]) -> None:
+    """Put back the files that lay in `request/` before those of a request that `bs-s` refuses."""
+    # An unfinished run of this request resumes with them.
+    if not (request.folder.is_unfinished and request.folder.has_request(request.digest)):
+        request.folder.restore_request(before)
 
 
 def _finish(request: Request) -> bool:
