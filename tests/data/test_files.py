@@ -64,6 +64,14 @@ def test_answers_that_are_all_dates_stay_the_text_that_json_has(where, tmp_path,
     assert list(load_rows(name, split="train[:2]")) == rows[:2]
 
 
+def test_cells_of_a_csv_file_are_texts_whatever_its_first_rows_are(tmp_path):
+    # `datasets` takes the types of the first 10,000.
+    lines = ["question,answer", *["When was Bo born?,1922"] * 10_000, "Where was Bo born?,In Veldt."]
+    (tmp_path / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
+    rows = load_rows(str(tmp_path / "rows.csv"), split="train[9999:]")
+    assert rows["answer"] == ["1922", "In Veldt."]
+
+
 def test_cells_of_a_csv_file_are_texts_as_they_are_written_and_only_an_empty_one_is_a_gap(tmp_path):
     path = tmp_path / "folder/rows.csv"
     path.parent.mkdir()

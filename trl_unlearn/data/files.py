@@ -94,12 +94,14 @@ def _pattern(path: Path) -> str:
 
 def _load(split: str, in_memory: bool = False, **source: Any) -> Dataset:
     """Rows that `datasets` loads, with the texts that files have: it makes times of dates, and numbers of digits."""
+    if load_dataset_builder(**source).name == "csv":
+        # Types are those of the first rows, and others need not have them.
+        head = next(iter(load_dataset(**source, nrows=1).values()))
+        # An answer such as "NA" or "None" is no gap.
+        source |= {"keep_default_na": False, "na_values": [""]}
+        source["features"] = Features(dict.fromkeys(head.features, Value("string")))
     source |= {"split": split, "keep_in_memory": in_memory}
     rows = load_dataset(**source)
-    if rows.info.builder_name == "csv":
-        # An answer such as "NA" or "None" is no gap.
-        texts = Features(dict.fromkeys(rows.features, Value("string")))
-        return load_dataset(**source, features=texts, keep_default_na=False, na_values=[""])
     # To be read as text, a date has to be read as any JSON first.
     as_json, as_text = (
         Features({name: _without_times(one, kind) for name, one in rows.features.items()})
