@@ -167,6 +167,14 @@ def test_a_run_that_could_not_begin_leaves_no_file_behind(refused, tmp_path):
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+def test_a_run_that_could_not_begin_leaves_the_one_that_it_was_to_replace_as_it_was(start, refused):
+    folder = start("out")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    message = refused("out", "--overwrite_output_dir", "true", "--stop_at", "0.9")
+    assert "there is nothing to unlearn" in message
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_an_unfinished_run_with_other_settings_is_refused(killed, refused):
     killed("out", 2)
     message = refused("out", "--learning_rate", "1e-3")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from accelerate import PartialState
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from trl import get_peft_config, get_quantization_config
 
 from ..evaluation.callbacks import CannotBeginError, SqueezingPanelCallback, curve_point
@@ -64,6 +64,17 @@ TYPES = (DataArguments, EvaluationArguments, StoppingArguments, UnlearnArguments
 TYPES += (BootstrapUnlearnConfig, UnlearnModelConfig, OutputArguments)
 
 
+class _AtBegin(TrainerCallback):
+    """Calls a function once, when training begins."""
+
+    def __init__(self, call: Callable[[], None]):
+        self._calls = [call]
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        while self._calls:
+            self._calls.pop()()
+
+
 class OutputFolder:
     """The output folder of a run; a `ValueError` if it holds a finished run, or one with other settings."""
 
@@ -76,6 +87,7 @@ class OutputFolder:
         if str(self.checkpoint).lower() in ("true", "false", "none"):
             self.checkpoint = True if str(self.checkpoint).lower() == "true" else None
         self._given_checkpoint, self.trained, self._ended = self.checkpoint, False, False
+        self._begun = False
         if self.checkpoint is None and not self._overwrites:
             self.checkpoint = self._checkpoint_of_same_run()
 
@@ -92,10 +104,16 @@ class OutputFolder:
             )
         return last_checkpoint(self.path)
 
+    @property
+    def replaces_run(self) -> bool:
+        """`bool`: Whether an earlier run is to go."""
+        return self.checkpoint is None and self._folder.holds_run
+
     def begin(self, trainer: BootstrapUnlearnTrainer) -> None:
         """Mark the folder as that of an unfinished run, and clear it if the run does not resume."""
         # No process clears the folder before all have read what was there.
         trainer.accelerator.wait_for_everyone()
+        self._begun = True
         if not trainer.is_world_process_zero():
             return
         if self.checkpoint is None:
@@ -158,6 +176,8 @@ class OutputFolder:
 
     def give_up(self, trainer: BootstrapUnlearnTrainer) -> None:
         """Leave nothing of a run that could not begin: the next command may have other settings."""
+        if not self._begun:
+            return
         self.end(trainer)
         if self.checkpoint is None and trainer.is_world_process_zero():
             self._folder.clear()
@@ -238,9 +258,17 @@ def main(
             trainer.add_callback(_stopping_callback(stop_args, eval_args, model_args, trainer, rows))
         if args.max_minutes is not None:
             trainer.add_callback(EndAfter(trainer, args.max_minutes))
-        output.begin(trainer)
-        if trainer.is_world_process_zero():
-            keep_sources(output.path, data_args, eval_args, model_args)
+
+        def begin() -> None:
+            output.begin(trainer)
+            if trainer.is_world_process_zero():
+                keep_sources(output.path, data_args, eval_args, model_args)
+
+        if output.replaces_run:
+            # What it replaces stays until the callbacks before this one have measured that it can begin.
+            trainer.add_callback(_AtBegin(begin))
+        else:
+            begin()
 
     if args.panel_prompts:
         panel = SqueezingPanelCallback(
