@@ -249,12 +249,13 @@ def test_a_run_that_would_replace_one_of_its_own_models(good, refuse, tiny_model
     assert {path: path.read_bytes() for path in model.iterdir()} == before
 
 
-def test_a_folder_with_a_readme_that_no_run_wrote(good, refuse, tmp_path):
-    own = tmp_path / "mine/README.md"
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors", "adapter_config.json"])
+def test_a_folder_with_a_card_or_a_model_that_no_run_wrote(name, good, refuse, tmp_path):
+    own = tmp_path / "mine" / name
     own.parent.mkdir()
     own.write_text("mine")
     message = refuse("bs_s", [*good, "--overwrite_output_dir", "true"], str(own.parent))
-    assert f"`{own}` was written by no run, and the card of this one would replace it. Move it" in message
+    assert f"holds files that no run wrote, and this one would replace them: `{name}`. Move them" in message
     assert own.read_text() == "mine" and list(own.parent.iterdir()) == [own]
 
 

@@ -362,6 +362,12 @@ class RunFolder(PrivateFiles):
         """`bool`: Whether a run has written here, finished or not. Without one, text and pictures are the user's."""
         return self.is_unfinished or self.earlier_run() != ""
 
+    def files_of_user(self) -> list[str]:
+        """Names of a model and a card that no run wrote, and that a run would replace."""
+        if self.holds_run or not self.path.is_dir():
+            return []
+        return sorted(path.name for path in self.path.iterdir() if re.fullmatch(rf"{_MODEL}|{CARD_FILE}", path.name))
+
     def replaces(self, folder: str | Path) -> bool:
         """Whether a run here takes the place of a folder: it is this one, or among those that [`clear`] removes."""
         own, other = self.path.resolve(), Path(folder).resolve()

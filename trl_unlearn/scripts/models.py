@@ -21,7 +21,7 @@ from transformers import (
 from transformers.integrations import deepspeed
 from trl import get_quantization_config
 
-from ..hub.folder import CARD_FILE, RUN_FILE, RunFolder, holds_adapter, weights_sha256
+from ..hub.folder import RUN_FILE, RunFolder, holds_adapter, weights_sha256
 from ..records import quantization_label
 from ..trainer.checks import refuse_adapter, refuse_missing_folder, refuse_model_name
 from .arguments import EvaluationArguments, UnlearnModelConfig
@@ -73,7 +73,7 @@ def check_models(
 def refuse_replaced(
     folder: str | Path, model_args: UnlearnModelConfig, eval_args: EvaluationArguments, teacher: str | None
 ) -> None:
-    """Refuse an output folder whose run would replace one of its own models, or a card that no run wrote."""
+    """Refuse an output folder whose run would replace one of its own models, or a model or card that no run wrote."""
     own = RunFolder(folder)
     names = {
         "model_name_or_path": model_args.model_name_or_path,
@@ -88,10 +88,11 @@ def refuse_replaced(
                 f"A run in the `output_dir`, `{folder}`, would replace the `{argument}`, `{name}`. Give another "
                 "`output_dir`."
             )
-    if (card := own.path / CARD_FILE).is_file() and not own.holds_run:
+    if files := own.files_of_user():
+        listed = ", ".join(f"`{name}`" for name in files)
         raise ValueError(
-            f"`{card}` was written by no run, and the card of this one would replace it. Move it, or give another "
-            "`output_dir`."
+            f"The `output_dir`, `{folder}`, holds files that no run wrote, and this one would replace them: {listed}. "
+            "Move them, or give another `output_dir`."
         )
 
 

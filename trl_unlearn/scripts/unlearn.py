@@ -265,7 +265,7 @@ def main(
                 keep_sources(output.path, data_args, eval_args, model_args)
 
         if output.replaces_run:
-            # What it replaces stays until the callbacks before this one have measured that it can begin.
+            # The run that it replaces stays until the callbacks before this one have measured that it can begin.
             trainer.add_callback(_AtBegin(begin))
         else:
             begin()
