@@ -109,18 +109,15 @@ def check_head(model: nn.Module) -> None:
             )
 
 
-def _logit_head(model: nn.Module, module: nn.Module) -> LogitHead:
+def logit_head(model: nn.Module) -> LogitHead:
+    """The head of a model that is not wrapped, as it is."""
+    module = _head_module(model)
     # `weight` of a wrapper is the matrix with its trained rows in place; the bias is the wrapped layer's.
     weight, bias = module.weight, _unwrapped(module).bias
     if isinstance(weight, DTensor):
         weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
     scale, softcap = _logit_transform(model.config.get_text_config())
     return LogitHead(weight, bias, scale, softcap)
-
-
-def logit_head(model: nn.Module) -> LogitHead:
-    """The head of a model that is not wrapped, as it is."""
-    return _logit_head(model, _head_module(model))
 
 
 def _check_probe(model: nn.Module, head: LogitHead, logits: Tensor) -> None:
@@ -138,19 +135,6 @@ def _check_probe(model: nn.Module, head: LogitHead, logits: Tensor) -> None:
             "supported. Please report this model."
         )
     _probed_models.add(model)
-
-
-@contextmanager
-def _captured_head(module: nn.Module, seen: list[Tensor]) -> Iterator[None]:
-    """Collect the inputs of a model's head, which returns two made-up logits instead of the vocabulary's."""
-
-    def forward(hidden: Tensor) -> Tensor:
-        seen.append(hidden)
-        return hidden.new_tensor(_PROBE).expand(*hidden.shape[:-1], len(_PROBE))
-
-    # The [tokens, vocabulary] product is never built.
-    with replaced_forward(module, forward):
-        yield
 
 
 @contextmanager
@@ -221,13 +205,6 @@ def hooked_layers(layers: Iterable[nn.Module], function: Callable[[Any], Any]) -
             handle.remove()
 
 
-@contextmanager
-def _captured_layer(model: nn.Module, index: int | None, seen: list[Tensor]) -> Iterator[None]:
-    layers = [] if index is None else [layer_of(model, index)]
-    with hooked_layers(layers, lambda output: seen.append(layer_states(output))):
-        yield
-
-
 def label_states(
     model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None, share_prompts: bool = False
 ) -> LabelStates:
@@ -253,11 +230,19 @@ def label_states(
             # Prompt-learning adapters prepend virtual tokens: count from the end.
             return states[:, -kept:-1][mask[:, first:]]
 
-    module, seen, inner = _head_module(model), [], []
-    with _captured_head(module, seen), _captured_layer(model, layer, inner):
+    seen, inner = [], []
+
+    def forward(hidden: Tensor) -> Tensor:
+        # Two made-up logits in place of the vocabulary's: the [tokens, vocabulary] product is never built.
+        seen.append(hidden)
+        return hidden.new_tensor(_PROBE).expand(*hidden.shape[:-1], len(_PROBE))
+
+    layers = [] if layer is None else [layer_of(model, layer)]
+    hooks = hooked_layers(layers, lambda output: inner.append(layer_states(output)))
+    with replaced_forward(_head_module(model), forward), hooks:
         # Not `model(...)`: this may run inside the forward of a wrapper around this very model.
         outputs = model.forward(**inputs, use_cache=False)
-    head = _logit_head(model, module)
+    head = logit_head(model)
     _check_probe(model, head, outputs.logits)
     # A model that is split over devices may end on another one than its head.
     hidden, *inner = (predicting(states).to(head.weight.device) for states in (seen[0], *inner))
