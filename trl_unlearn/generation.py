@@ -19,6 +19,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import (
     DynamicCache,
@@ -327,14 +328,13 @@ def _new_cache(model: PreTrainedModel) -> DynamicCache | None:
 
 
 def _left_padded(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    width = max(map(len, rows))
-    input_ids = torch.full((len(rows), width), pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    for i, row in enumerate(rows):
-        input_ids[i, width - len(row) :] = torch.tensor(row)
-        attention_mask[i, width - len(row) :] = 1
-    device = next(model.parameters()).device
-    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+    device, ids = next(model.parameters()).device, [torch.tensor(row, dtype=torch.long) for row in rows]
+    mask = [torch.ones_like(row) for row in ids]
+    options = {"batch_first": True, "padding_side": "left"}
+    return {
+        "input_ids": pad_sequence(ids, padding_value=pad_token_id, **options).to(device),
+        "attention_mask": pad_sequence(mask, padding_value=0, **options).to(device),
+    }
 
 
 def _read_prompts(

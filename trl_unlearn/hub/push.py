@@ -96,8 +96,23 @@ def push(
     is not in `allow_text_in` holds one of them. The other options are those of `trl-unlearn push`.
     """
     check_repo_id(repo_id)
+    run_folder = RunFolder(folder)
+    run = run_folder.run()
+    if merge and not run.is_adapter:
+        raise ValueError(f"`{run_folder.path}` holds a whole model, and there is nothing to merge. Leave `merge` out.")
+    own = run_folder.own_results(run)
+    if own.result is None and run_folder.results() is not None:
+        raise PushError(
+            f"The results in `{run_folder.path}` are not of this model: {own.missing} Evaluate again, or delete the "
+            "results and the card."
+        )
+    _refuse_unforgotten(run, own, force)
     with tempfile.TemporaryDirectory() as scratch:
-        repos = _collect(RunFolder(folder), repo_id, merge, base_model_id, Path(scratch), force, trust_remote_code)
+        if merge:
+            save_merged(run_folder.path, run, Path(scratch), base_model_id, trust_remote_code=trust_remote_code)
+            repos = run_folder.collect_merged(Path(scratch), repo_id, own, base_model_id)
+        else:
+            repos = run_folder.collect(repo_id, own, base_model_id)
         _refuse_leaks(repos, forbidden_texts, commit_message, allow_text_in)
         privacy = [private_base if contents.kind == "base model" else private for contents in repos]
         if dry_run:
@@ -170,31 +185,6 @@ def _send(
         _push_one(api, user, contents, private, revision, message)
         for contents, private in zip(repos, privacy, strict=True)
     ]
-
-
-def _collect(
-    folder: RunFolder,
-    repo_id: str,
-    merge: bool,
-    base_model_id: str | None,
-    scratch: Path,
-    force: bool,
-    trust_remote_code: bool,
-) -> list[RepoContents]:
-    run = folder.run()
-    if merge and not run.is_adapter:
-        raise ValueError(f"`{folder.path}` holds a whole model, and there is nothing to merge. Leave `merge` out.")
-    own = folder.own_results(run)
-    if own.result is None and folder.results() is not None:
-        raise PushError(
-            f"The results in `{folder.path}` are not of this model: {own.missing} Evaluate again, or delete the "
-            "results and the card."
-        )
-    _refuse_unforgotten(run, own, force)
-    if not merge:
-        return folder.collect(repo_id, own, base_model_id)
-    save_merged(folder.path, run, scratch, base_model_id, trust_remote_code=trust_remote_code)
-    return folder.collect_merged(scratch, repo_id, own, base_model_id)
 
 
 def save_merged(

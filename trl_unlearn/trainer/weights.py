@@ -98,18 +98,7 @@ def linear_share(share: float, step: int, max_steps: int) -> float:
 
 
 def adapted_share(share: float, beliefs: float, target: float) -> float:
-    r"""
-    Share of the beliefs after a measurement of the drift of frozen beliefs (b) and of the target (y):
-
-    $$
-    \operatorname{logit} \lambda \leftarrow \operatorname{logit} \lambda
-        + \operatorname{clip}\Big(\frac{2 b - y}{\max(|y|, 0.1)}, -1, 1\Big).
-    $$
-
-    With a target that has fallen (y < 0), it grows at full speed while the beliefs are above their start (b >= 0),
-    falls at full speed where they have dropped as much as the target or more (b <= y), and rests where they have
-    dropped half as much. It stays within [0.018, 0.982]; a share of 0 or 1 is left as it is.
-    """
+    """Share s of beliefs that drift by b, the target by y: logit(s) + clip((2 b - y) / max(|y|, 0.1), -1, 1)."""
     if share in (0, 1):
         return share
     pull = max(-1.0, min(1.0, (2 * beliefs - target) / max(abs(target), _LEAST_FALL)))
@@ -119,13 +108,7 @@ def adapted_share(share: float, beliefs: float, target: float) -> float:
 
 
 def adapted_retain_weight(weight: float, least: float, retain: float, max_drop: float) -> float:
-    r"""
-    Retain weight after a measurement of the drift of retain rows (r), which may fall by d nats per token:
-
-    $$
-    \log w \leftarrow \log w + \tfrac15 \operatorname{clip}(-r / d - 1, -1, 1), \qquad w_0 \le w \le 20 w_0.
-    $$
-    """
+    """Weight w of retain rows that drift by r and may fall by d: log(w) + clip(-r / d - 1, -1, 1) / 5."""
     pull = max(-1.0, min(1.0, -retain / max_drop - 1))
     return max(least, min(_RETAIN_MOST * least, weight * math.exp(_RETAIN_RATE * pull)))
 
