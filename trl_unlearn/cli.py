@@ -82,13 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _unknown(command: str) -> str:
-    """The message for a command that does not exist."""
-    near = get_close_matches(command.lower().replace("_", "-"), COMMANDS, n=1)
-    hint = f"Did you mean `{near[0]}`?" if near else f"Give one of {', '.join(COMMANDS)}."
-    return f"there is no command `{command}`. {hint}"
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run a command (of the process if `argv` is not given); errors end it with an exit code of the help text."""
     argv = sys.argv[1:] if argv is None else argv
@@ -100,7 +93,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"a command is missing. Give one of {', '.join(COMMANDS)}.")
     command, *arguments = argv
     if command not in COMMANDS:
-        parser.error(_unknown(command))
+        near = get_close_matches(command.lower().replace("_", "-"), COMMANDS, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"Give one of {', '.join(COMMANDS)}."
+        parser.error(f"there is no command `{command}`. {hint}")
     # `TrlParser` knows `--config path` only.
     arguments = [part for arg in arguments for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     prog = f"{PROG} {command}"

@@ -6,7 +6,7 @@ import torch
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import together
-from trl_unlearn.evaluation.squeezing import belief_logps, sample_beside
+from trl_unlearn.evaluation.squeezing import sample_beside
 from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import Completion
 
@@ -49,14 +49,14 @@ def test_a_row_keeps_its_beliefs_whatever_the_batch(tiny_model, tiny_tokenizer, 
     assert one != freeze(tiny_model, tiny_tokenizer, encoded, seed=1)
 
 
-def test_rows_without_a_belief_are_left_out(tiny_model, tiny_tokenizer, encoded):
+def test_beliefs_are_scored_by_row(tiny_model, tiny_tokenizer, encoded):
     beliefs = freeze(tiny_model, tiny_tokenizer, encoded)
     beliefs[1] = []
-    logps = belief_logps(tiny_model, SuiteSetting(tokenizer=tiny_tokenizer, batch_size=None, seed=0), beliefs)
-    assert [len(row) for row in logps] == [len(beliefs[0]), len(beliefs[2])]
+    logps = SuiteSetting(tiny_tokenizer, seed=0).mean_logps(tiny_model, beliefs, None)
+    assert list(map(len, logps)) == list(map(len, beliefs))
     belief = beliefs[2][0]
     with torch.no_grad():
         scores = tiny_model(torch.tensor([belief["input_ids"]])).logits[0].log_softmax(-1)
     start = belief["labels"].count(-100)
     expected = [scores[i - 1, belief["input_ids"][i]].item() for i in range(start, len(belief["input_ids"]))]
-    assert logps[1][0] == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+    assert logps[2][0] == pytest.approx(sum(expected) / len(expected), abs=1e-6)

@@ -32,9 +32,8 @@ KEPT_SHARE = 0.95
 # Width at which the bisection for the largest share of the unlearned model ends.
 MIX_STEP = 1 / 64
 
-# Set -> encoded samples, `NUM_SAMPLES` a prompt.
-_Samples = dict[str, list[dict[str, Any]]]
-# Set -> mean log-prob a token of each sample of each prompt.
+# Set -> encoded samples of each prompt, and their mean log-probs a token.
+_Samples = dict[str, list[list[dict[str, Any]]]]
 _MeanLogps = dict[str, list[list[float]]]
 
 
@@ -48,16 +47,14 @@ def _sample(model: PreTrainedModel, role: str, setting: _Setting) -> _Samples:
     for name, encoded in setting.sets.items():
         desc = f"Sampling {role} on the {name} set"
         responses = setting.sample(model, encoded.answers, NUM_SAMPLES, max_new_tokens=MAX_SAMPLE_LENGTH, desc=desc)
-        rows[name] = [continuation_row(prompt, sample.ids) for prompt, _, samples in responses for sample in samples]
+        rows[name] = [[continuation_row(prompt, one.ids) for one in samples] for prompt, _, samples in responses]
     return rows
 
 
 def _mean_logps(model: nn.Module, samples: _Samples, setting: _Setting, desc: str) -> _MeanLogps:
-    logps = {}
-    for name, rows in samples.items():
-        means = [fmean(score.logps) for score in setting.score(model, rows, f"Scoring {desc} on the {name} set")]
-        logps[name] = [means[i : i + NUM_SAMPLES] for i in range(0, len(means), NUM_SAMPLES)]
-    return logps
+    return {
+        name: setting.mean_logps(model, rows, f"Scoring {desc} on the {name} set") for name, rows in samples.items()
+    }
 
 
 def _fade(models: Loaders, setting: _Setting) -> dict[str, dict[str, list[float]]]:

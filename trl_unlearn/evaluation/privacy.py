@@ -260,11 +260,10 @@ def spv_scores(
 ) -> list[float]:
     """Scores of SPV-MIA (see [`~metrics.SpvAttack`]), whose reference learns what the model answers to the prompts."""
     perturbed = neighbours(rows, setting.tokenizer, seed=setting.seed)
-    flat = [text for row, near in zip(rows, perturbed, strict=True) for text in (row, *near)]
+    texts = [[row, *near] for row, near in zip(rows, perturbed, strict=True)]
 
     def variations(model: PreTrainedModel) -> tuple[list[float], list[list[float]]]:
-        means = [fmean(score.logps) for score in setting.score(model, flat, desc)]
-        groups = [means[start : start + NUM_NEIGHBOURS + 1] for start in range(0, len(means), NUM_NEIGHBOURS + 1)]
+        groups = setting.mean_logps(model, texts, desc)
         return [group[0] for group in groups], [group[1:] for group in groups]
 
     model = load_merged(load)

@@ -44,14 +44,6 @@ def sample_beside(
     ]
 
 
-def belief_logps(
-    model: nn.Module, setting: SuiteSetting, beliefs: Sequence[Sequence[Mapping[str, Any]]]
-) -> list[list[float]]:
-    """Mean log pi_y of each belief, in nats per token, for the rows that have one."""
-    scores = iter(setting.score(model, [belief for row in beliefs for belief in row], "Scoring beliefs"))
-    return [[fmean(next(scores).logps) for _ in row] for row in beliefs if row]
-
-
 def _thirds(rows: Sequence[Any], logps: Sequence[float]) -> dict[str, list[Any]]:
     """Rows by falling log-probability; `high` and `low` are of one size where the number is no multiple of 3."""
     ranked = [rows[i] for i in sorted(range(len(rows)), key=lambda i: -logps[i])]

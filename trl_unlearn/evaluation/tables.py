@@ -78,7 +78,7 @@ def print_verdict(result: EvaluationResult, console: Console | None = None) -> N
         console.print(note, **_PLAIN)
 
 
-def print_checks(checks: Sequence[tuple[str, str]], title: str, console: Console | None = None) -> None:
+def print_checks(checks: Sequence[tuple[str, str]], title: str) -> None:
     """Print the findings of the checks before a run, a line each."""
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False, show_edge=False, pad_edge=False
@@ -87,12 +87,12 @@ def print_checks(checks: Sequence[tuple[str, str]], title: str, console: Console
     table.add_column(overflow="fold")
     for name, finding in checks:
         table.add_row(name, Text(finding))
-    (console or Console()).print(table)
+    Console().print(table)
 
 
-def print_shortfall(sentence: str, console: Console | None = None) -> None:
+def print_shortfall(sentence: str) -> None:
     """Print that a goal of the training was not reached."""
-    (console or Console()).print(sentence, style="bold red", **_PLAIN)
+    Console().print(sentence, style="bold red", **_PLAIN)
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

@@ -37,7 +37,7 @@ from .elicitation import LEAST_KNOWN
 from .facts import NearFacts, fact_recall, near_facts
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
-from .squeezing import belief_logps, sample_beside
+from .squeezing import sample_beside
 from .together import SuiteSetting, answer_matches, free_memory, score_rows_together
 from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
 
@@ -255,7 +255,7 @@ class Suite:
             self._beliefs = sample_beside(model, setting, rows, count, stream=(0,), **limit)
         values, answers = measure_rows(model, setting, load)
         if any(self._beliefs):
-            now = belief_logps(model, setting, self._beliefs)
+            now = setting.mean_logps(model, [row for row in self._beliefs if row], "Scoring beliefs")
             self._belief_logps = now if is_target else self._belief_logps
             values["forget/squeezing"] = Squeezing().compute(now=now, before=self._belief_logps)["per_row"]
         logps = []

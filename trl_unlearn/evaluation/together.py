@@ -7,6 +7,7 @@ import copy
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, TypeVar
 
 import torch
@@ -50,6 +51,13 @@ class SuiteSetting:
         """Scores of encoded rows; see [`~trl_unlearn.token_scores.score_rows`] for other options."""
         options = {"pad_token_id": self.pad_token_id, "batch_size": self.score_batch_size, "desc": desc}
         return score_rows_together(model, rows, **options, **kwargs)
+
+    def mean_logps(
+        self, model: nn.Module, groups: Sequence[Sequence[dict[str, Any]]], desc: str | None
+    ) -> list[list[float]]:
+        """Mean log pi_y of each encoded row, in nats per token, in the groups of the rows."""
+        scores = iter(self.score(model, [row for group in groups for row in group], desc))
+        return [[fmean(next(scores).logps) for _ in group] for group in groups]
 
     def generate(
         self, model: PreTrainedModel, prompts: Sequence[list[int]], rows: Sequence[dict[str, Any]] = (), **kwargs: Any

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.integrations import deepspeed
 from trl import get_quantization_config
 
+from ..encoding import padding_token_id
 from ..hub.folder import RUN_FILE, RunFolder, holds_adapter, weights_sha256
 from ..records import quantization_label
 from ..trainer.checks import refuse_adapter, refuse_missing_folder, refuse_model_name
@@ -116,12 +117,7 @@ def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = Fal
     tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, **options)
     # Padding is masked in every pass: any token that the model knows does.
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token is None:
-        raise ValueError(
-            f"The tokenizer of `{model_args.model_name_or_path}` has neither a padding nor an EOS token, so rows "
-            "cannot be padded. Set `tokenizer.pad_token` to a token that rows do not hold, and save the tokenizer."
-        )
+        tokenizer.pad_token_id = padding_token_id(tokenizer)
     return tokenizer
 
 
