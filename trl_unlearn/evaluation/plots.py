@@ -86,6 +86,15 @@ def frame(axes: "Axes", grid: str = "y") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def new_panel(height: float, title: str) -> "tuple[Figure, Axes]":
+    """A figure with one panel, its title and grid lines."""
+    figure = new_figure(height)
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=13)
+    frame(axes)
+    return figure, axes
+
+
 def _draw_group(axes: "Axes", result: EvaluationResult, group: str, metrics: list[Metric]) -> None:
     for role in ROLE_STYLES:
         for y, metric in enumerate(metrics):
@@ -147,32 +156,30 @@ def plot_verdict(result: EvaluationResult, path: str | os.PathLike) -> None:
         raise ValueError(
             f"`result` holds no model with both of {[x_metric, y_metric]}: evaluate one with a retain set."
         )
-    figure, axes = _figure(result, [y_metric])
+    title = "What was kept, and what cannot be read out (± one standard error)"
+    figure, axes = _figure(result, [y_metric], title)
     for role, (x, y) in points.items():
         style = {"linestyle": "", "label": role, **_points(role, 9 if role == "unlearned" else 12)}
         axes.errorbar(x.value, 1 - y.value, xerr=x.stderr, yerr=y.stderr, **style)
     axes.set_xlim(0, 1.03)
     axes.set_xlabel(f"kept: {x_label}")
     axes.set_ylabel(f"resists: 1 - extraction strength\n{y_label}")
-    axes.set_title("What was kept, and what cannot be read out (± one standard error)", loc="left", fontsize=13)
     save_figure(figure, path, ncols=3)
 
 
-def _figure(result: EvaluationResult, names: list[str]) -> "tuple[Figure, Axes]":
+def _figure(result: EvaluationResult, names: list[str], title: str) -> "tuple[Figure, Axes]":
     if not any(result.get(role, name) for role in ROLE_STYLES for name in names):
         raise ValueError(f"`result` holds none of {names}: run the suite `robustness` first.")
-    figure = new_figure(4.4)
-    axes = figure.subplots()
+    figure, axes = new_panel(4.4, title)
     axes.set_ylim(0, 1.03)
     axes.set_axisbelow(True)
-    frame(axes)
     return figure, axes
 
 
 def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
     """Extraction strength of the rest of the forget set while a share of it is learned again."""
     names = [f"robustness/relearned_{step}_steps" for step in RELEARNING_STEPS]
-    figure, axes = _figure(result, names)
+    figure, axes = _figure(result, names, "Relearning: does a share of the forget set bring back the rest?")
     for role in ROLE_STYLES:
         curve = [result.get(role, name) for name in names]
         if None in curve:
@@ -183,7 +190,6 @@ def plot_relearning(result: EvaluationResult, path: str | os.PathLike) -> None:
     axes.set_xticks(range(len(names)), [str(step) for step in RELEARNING_STEPS])
     axes.set_xlabel("optimiser steps on a fifth of the forget set")
     axes.set_ylabel("extraction strength of the other rows (strict)")
-    axes.set_title("Relearning: does a share of the forget set bring back the rest?", loc="left", fontsize=13)
     save_figure(figure, path, ncols=3)
 
 
@@ -227,7 +233,7 @@ def plot_attacks(result: EvaluationResult, path: str | os.PathLike) -> None:
 def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
     """Share of an answer in the best of k samples."""
     names = [f"robustness/leak_at_{k}" for k in LEAK_ATTEMPTS]
-    figure, axes = _figure(result, names)
+    figure, axes = _figure(result, names, "leak@k: what sampling again and again brings out")
     roles = [role for role in ROLE_STYLES if result.get(role, names[0])]
     for i, role in enumerate(roles):
         bars = [result.get(role, name) for name in names]
@@ -237,7 +243,6 @@ def plot_leak(result: EvaluationResult, path: str | os.PathLike) -> None:
         axes.bar(places, values, _BAR_WIDTH, yerr=errors, label=role, **style)
     axes.set_xticks(range(len(names)), [f"best of {k}" if k > 1 else "one sample" for k in LEAK_ATTEMPTS])
     axes.set_ylabel("ROUGE-L recall of the answer")
-    axes.set_title("leak@k: what sampling again and again brings out", loc="left", fontsize=13)
     save_figure(figure, path, ncols=3)
 
 
@@ -288,8 +293,7 @@ def plot_training(
             f"`log` has none of the curves that are drawn, {list(TRAINING_STYLES)}: nothing was logged. Set "
             "`logging_strategy` to 'steps' or 'epoch'."
         )
-    figure = new_figure(4.2)
-    axes = figure.subplots()
+    figure, axes = new_panel(4.2, "How likely the model finds its rows while it unlearns")
     timed = [entry for entry in log if entry.get("epoch")]
     if timed:
         steps_per_epoch = timed[-1]["step"] / timed[-1]["epoch"]
@@ -304,8 +308,6 @@ def plot_training(
             axes.plot(x, y, dash, color=colour, marker=marker, markersize=4, linewidth=2, label=label)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("mean log-probability (nats a token)")
-    axes.set_title("How likely the model finds its rows while it unlearns", loc="left", fontsize=13)
-    frame(axes)
     save_figure(figure, path, ncols=4)
 
 
@@ -344,13 +346,11 @@ def plot_squeezing(history: Sequence[Mapping[str, float | None]], path: str | os
     curves = {name: points for name in BAND_STYLES if (points := _changes(history, name))}
     if not curves:
         raise ValueError(f"`history` has none of the bands that are drawn, {list(BAND_STYLES)}: nothing was measured.")
-    figure = new_figure(4.6)
-    axes = figure.subplots()
+    figure, axes = new_panel(4.6, "Where the probability goes while the model unlearns")
     for name, points in curves.items():
         label, colour, *shape = BAND_STYLES[name]
         _draw_changes(axes, points, shape, color=colour, label=label)
     _frame_changes(axes)
-    axes.set_title("Where the probability goes while the model unlearns", loc="left", fontsize=13)
     save_figure(figure, path, ncols=3)
 
 

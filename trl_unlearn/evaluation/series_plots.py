@@ -12,7 +12,7 @@ from typing import Any
 
 from ..escaping import plot_label
 from ..verdict import QUESTIONS
-from .plots import METHOD_COLOURS, METHOD_SHAPES, ROLE_STYLES, frame, kept_metric, new_figure, save_figure
+from .plots import METHOD_COLOURS, METHOD_SHAPES, ROLE_STYLES, frame, kept_metric, new_figure, new_panel, save_figure
 from .tables import Judged, reference_name
 
 
@@ -147,8 +147,8 @@ def plot_sequence(
     """Memory of each unlearning request, and utility, while one request after another is served."""
     points = [baselines["target"], *stages]
     names = list(points[0]["requests"])
-    figure = new_figure(4.4 + 0.22 * math.ceil((len(names) + 1) / 3))
-    axes = figure.subplots()
+    height = 4.4 + 0.22 * math.ceil((len(names) + 1) / 3)
+    figure, axes = new_panel(height, "What is left of each request, and what is kept")
     labels = ["before", *(f"after\n{plot_label(stage['request'])}" for stage in stages)]
     retrained = baselines.get("retrained")
     if retrained is not None:
@@ -172,6 +172,4 @@ def plot_sequence(
     draw(values, last, METHOD_COLOURS[-1], ("-.", "D"), "retain rows: probability")
     axes.set_xticks(range(len(labels)), labels)
     axes.set_ylim(0, 1.03)
-    frame(axes)
-    axes.set_title("What is left of each request, and what is kept", loc="left", fontsize=13)
     save_figure(figure, path, ncols=2)
