@@ -130,7 +130,8 @@ def test_the_target_of_raw_text_is_what_follows_the_prompt(
     monkeypatch.setattr(beliefs_module, "generate", go_on_as_the_text_does)
     store = new_store(rows=rows)
     assert store.sample(tiny_model, 0, 0.0)["target_share"] == 1.0
-    assert [store.prompts[i] + store.targets[i] for i in range(3)] == [row["input_ids"] for row in rows]
+    parts = [store.prompt_and_target(i) for i in range(3)]
+    assert [prompt + target for prompt, target in parts] == [row["input_ids"] for row in rows]
     assert [store.apart_from_target(i) for i in range(3)] == [None] * 3
 
 

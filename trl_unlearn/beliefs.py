@@ -7,7 +7,7 @@ import hashlib
 import mmap
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -130,19 +130,6 @@ class BeliefSampling:
     seed: int = 42
 
 
-class _Part(Sequence[list[int]]):
-    """A part of each row, computed when it is read: a data set need not fit into memory."""
-
-    def __init__(self, rows: Dataset | Sequence[dict[str, Any]], part: Callable[[dict[str, Any]], list[int]]):
-        self._rows, self._part = rows, part
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> list[int]:
-        return self._part(self._rows[index])
-
-
 @dataclass
 class _Tally:
     """Sums over the beliefs of a sampling, for its audit."""
@@ -179,7 +166,6 @@ class BeliefStore:
         folder: str | Path | None = None,
     ):
         self._rows = rows
-        self.prompts, self.targets = _Part(rows, prompt_ids), _Part(rows, answer_ids)
         self.sampling = sampling
         self.pad_token_id, self.eos_token_ids = pad_token_id, eos_token_ids
         self.rank, self.world_size = rank, world_size
@@ -191,6 +177,11 @@ class BeliefStore:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def prompt_and_target(self, index: int) -> tuple[list[int], list[int]]:
+        """Tokens of the prompt of a forget row, and of its answer."""
+        row = self._rows[index]
+        return prompt_ids(row), answer_ids(row)
 
     def _rows_at(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         # A `Dataset` reads many rows at once in the time of a few.
@@ -357,9 +348,9 @@ class BeliefStore:
 
     def apart_from_target(self, index: int) -> dict[str, Any] | None:
         """The most likely belief of a forget row that does not repeat its target, as an encoded row, or None."""
-        target = self.targets[index]
+        prompt, target = self.prompt_and_target(index)
         # The file keeps the order of the ranking: the first one is the most likely.
         for belief in self._beliefs[index]:
             if not repeats(belief, target, self.eos_token_ids):
-                return continuation_row(self.prompts[index], belief)
+                return continuation_row(prompt, belief)
         return None

@@ -142,7 +142,7 @@ def run(tiny_tokenizer, tmp_path, monkeypatch, capfd):
 
     def watched(store, *args, **kwargs):
         audit = sample(store, *args, **kwargs)
-        rows = store.rows(range(len(store.prompts)))
+        rows = store.rows(range(len(store)))
         beliefs.extend(
             tiny_tokenizer.decode([label for label in row["labels"] if label != -100], skip_special_tokens=True)
             for row in rows

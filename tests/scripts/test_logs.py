@@ -33,7 +33,7 @@ unlearn.evaluate_models, evaluate.SUITES["tofu"] = short, (short, "rows")
 sample, beliefs = BeliefStore.sample, []
 def watched(store, *args, **kwargs):
     audit = sample(store, *args, **kwargs)
-    rows = store.rows(range(len(store.prompts)))
+    rows = store.rows(range(len(store)))
     beliefs.extend([label for label in row["labels"] if label >= 0] for row in rows)
     return audit
 BeliefStore.sample = watched

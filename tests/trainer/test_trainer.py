@@ -82,7 +82,7 @@ def test_a_belief_ends_where_the_chat_template_closes_an_answer(new_trainer, tin
     end_of_turn = tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")
     answers = [[x for x in row["labels"] if x != -100] for row in store._rows]
     assert all(answer[-1] == end_of_turn for answer in answers)
-    assert list(store.targets) == answers
+    assert [store.prompt_and_target(i)[1] for i in range(len(store))] == answers
     tiny_model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + 9 * (torch.arange(400) == 2))
     store.sample(tiny_model, 0, 0.0)
     beliefs = [[x for x in row["labels"] if x != -100] for row in store.rows(range(3))]
@@ -273,7 +273,8 @@ def test_variables_of_the_chat_template_are_in_every_prompt(new_trainer, tiny_to
     tiny_tokenizer.chat_template = "{{ mode }}" + tiny_tokenizer.chat_template
     trainer = new_trainer(forget_loss_type="dpo", chat_template_kwargs='{"mode": "exam"}')
     rows = [*trainer.train_dataset["input_ids"], *trainer.train_dataset["chosen_input_ids"]]
-    rows += [*trainer.retain_dataset["input_ids"], *trainer.belief_store.prompts]
+    store = trainer.belief_store
+    rows += [*trainer.retain_dataset["input_ids"], *(store.prompt_and_target(i)[0] for i in range(len(store)))]
     assert len(rows) == 12
     assert all(tiny_tokenizer.decode(ids).startswith("exam<|im_start|>user") for ids in rows)
 

@@ -241,14 +241,14 @@ def print_beliefs(
         # Not as markup, which a square bracket would start.
         return Text(tokenizer.decode(ids, skip_special_tokens=True).strip())
 
-    size, each = len(store.prompts), store.sampling.num_beliefs
+    size, each = len(store), store.sampling.num_beliefs
     remaining = size * each if count is None else count
     table = Table(title=f"Beliefs at epoch {epoch:g}", expand=True)
     for name in ("prompt", "answer to forget", "belief"):
         table.add_column(name)
     for index in spread_evenly(size, -(-remaining // each)):
         for number, row in enumerate(store.rows([index])[:remaining]):
-            beside = (store.prompts[index], store.targets[index]) if number == 0 else ([], [])
+            beside = store.prompt_and_target(index) if number == 0 else ([], [])
             belief = [label for label in row["labels"] if label >= 0]
             table.add_row(*map(text, (*beside, belief)), end_section=number == min(each, remaining) - 1)
         remaining -= each
