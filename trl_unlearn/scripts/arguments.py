@@ -103,6 +103,12 @@ class EvaluationArguments:
             raise ValueError(f"Unknown `parity`: {self.parity!r}. Set it to one of {', '.join(map(repr, PARITIES))}.")
         refuse_below(1, self, "max_eval_rows", "evaluation_batch_size")
 
+    @property
+    def references(self) -> dict[str, str | None]:
+        """Role -> name, of the models that were trained without the forget set."""
+        roles = ("retrained", "second_retrained")
+        return {role: getattr(self, f"{role}_model_name_or_path") for role in roles}
+
 
 @dataclass
 class StoppingArguments:

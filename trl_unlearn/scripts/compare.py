@@ -32,6 +32,7 @@ from ..evaluation.tables import (
     print_comparison,
     print_ranking,
     ranked,
+    reference_name,
 )
 from ..evaluation.tofu import Suite
 from ..evaluation.together import FixedModel
@@ -173,10 +174,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
 def _conditions(series: Series, inputs: SuiteInputs) -> dict[str | None, dict[str, Any]]:
     """Suite -> the options, rows and models behind its numbers, beside those of the run; None -> those of all."""
     args, eval_args = inputs.args, series.eval_args
-    models = {
-        "retrained model": eval_args.retrained_model_name_or_path,
-        "second retrained model": eval_args.second_retrained_model_name_or_path,
-    }
+    models = {f"{reference_name(role)} model": name for role, name in eval_args.references.items()}
     shared = {"`parity`": eval_args.parity, "`seed`": inputs.setting.seed} | identities(models)
     conditions = {None: shared}
     for suite in args.suites:

@@ -243,8 +243,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         if unlearned is not None and inputs.rows is not None:
             refuse_other_tokens(inputs.rows, tokenizer, unlearned, args.trust_remote_code)
     names = [model_args.model_name_or_path, model_args.adapter_name_or_path, unlearned]
-    names += [eval_args.retrained_model_name_or_path, eval_args.second_retrained_model_name_or_path]
-    names += [eval_args.fluency_classifier, suite_args.judge_model, suite_args.wmdp_include_path]
+    names += [*eval_args.references.values(), eval_args.fluency_classifier]
+    names += [suite_args.judge_model, suite_args.wmdp_include_path]
     # The default classifier changes when the published one is downloaded, although no option does; rows have other
     # tokens when a tokenizer on the Hub is another one, and numbers are others with other versions.
     unnamed = inputs.classifier and inputs.classifier.name, inputs.digests(), library_versions()

@@ -48,8 +48,7 @@ def check_models(
         "model_name_or_path": target,
         "adapter_name_or_path": model_args.adapter_name_or_path,
         "unlearned_model_name_or_path": unlearned,
-        "retrained_model_name_or_path": eval_args.retrained_model_name_or_path,
-        "second_retrained_model_name_or_path": eval_args.second_retrained_model_name_or_path,
+        **{f"{role}_model_name_or_path": name for role, name in eval_args.references.items()},
     }
     if eval_args.second_retrained_model_name_or_path and not eval_args.retrained_model_name_or_path:
         raise ValueError(
@@ -79,8 +78,7 @@ def refuse_replaced(
     names = {
         "model_name_or_path": model_args.model_name_or_path,
         "adapter_name_or_path": model_args.adapter_name_or_path,
-        "retrained_model_name_or_path": eval_args.retrained_model_name_or_path,
-        "second_retrained_model_name_or_path": eval_args.second_retrained_model_name_or_path,
+        **{f"{role}_model_name_or_path": name for role, name in eval_args.references.items()},
         "ignorant_model_name_or_path": teacher,
     }
     for argument, name in names.items():
@@ -168,17 +166,15 @@ def evaluation_loaders(
 
         return load
 
-    name, retrained = model_args.model_name_or_path, eval_args.retrained_model_name_or_path
+    name = model_args.model_name_or_path
     loaders = {"target": loader(name, model_args.adapter_name_or_path, base), "unlearned": None, "retrained": None}
     if unlearned is not None:
         loaders["unlearned"] = (
             loader(name, unlearned, base) if _is_adapter(unlearned) else loader(unlearned, None, kwargs)
         )
-    if retrained is not None:
-        loaders["retrained"] = loader(retrained, None, kwargs)
-    # It is the noise floor of an unlearned model's score.
-    if eval_args.second_retrained_model_name_or_path is not None:
-        loaders["second_retrained"] = loader(eval_args.second_retrained_model_name_or_path, None, kwargs)
+    for role, reference in eval_args.references.items():
+        if reference is not None:
+            loaders[role] = loader(reference, None, kwargs)
     return loaders
 
 
@@ -228,8 +224,7 @@ def models_protocol(
     names = {
         "target": model_args.adapter_name_or_path or model_args.model_name_or_path,
         "unlearned": unlearned,
-        "retrained": eval_args.retrained_model_name_or_path,
-        "second_retrained": eval_args.second_retrained_model_name_or_path,
+        **eval_args.references,
     }
     digests = {role: known for role, known in identities(names).items() if isinstance(known, dict)}
     protocol = {"weights_sha256": digests}
