@@ -241,8 +241,7 @@ def test_rows_are_read_from_a_data_set_when_they_are_needed(new_store, rows, tin
     assert read == [[0, 1], [2]]
     assert stored.rows([2, 0]) == lists.rows([2, 0])
     assert len(stored) == len(rows)
-    for name in ("prompts", "targets"):
-        assert list(getattr(stored, name)) == list(getattr(lists, name))
+    assert [stored.prompt_and_target(i) for i in range(3)] == [lists.prompt_and_target(i) for i in range(3)]
     assert [stored.apart_from_target(i) for i in range(3)] == [lists.apart_from_target(i) for i in range(3)]
     assert stored.state_dict()["set"] == lists.state_dict()["set"]
 
