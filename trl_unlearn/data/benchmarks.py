@@ -5,9 +5,9 @@
 
 from collections.abc import Sequence
 
-from datasets import Dataset, get_dataset_config_names, get_dataset_split_names
+from datasets import Dataset, get_dataset_split_names
 
-from .files import load_config, source_name
+from .files import config_names, load_config, source_name
 
 
 # Row set of MUSE -> config, split and columns of text. `verbmem` has the beginning of a forget text, and the rest in
@@ -41,7 +41,7 @@ _CHOICES = ("choices", "answer", "examples")
 
 def load_muse(name: str) -> dict[str, Dataset]:
     """Row set -> rows of MUSE, or of a dataset with some of its configs and splits."""
-    configs = {config for config, _, _ in _MUSE.values()} & set(get_dataset_config_names(source_name(name)))
+    configs = {config for config, _, _ in _MUSE.values()} & set(config_names(name))
     splits = {config: set(get_dataset_split_names(source_name(name), config)) for config in sorted(configs)}
     rows = {
         key: _load(name, config, split, texts, benchmark="MUSE")
@@ -60,7 +60,7 @@ def load_muse(name: str) -> dict[str, Dataset]:
 
 def load_rwku(name: str, subjects: Sequence[str] | None = None) -> dict[str, Dataset]:
     """Row set -> rows of RWKU, or of a dataset with some of its configs, about `subjects` (None: all people)."""
-    known, rows = get_dataset_config_names(source_name(name)), {}
+    known, rows = config_names(name), {}
     for config, texts in _RWKU.items():
         if config in known:
             others = _CHOICES if config == "utility_general" else ()

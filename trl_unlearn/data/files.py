@@ -20,6 +20,7 @@ from datasets import (
     Json,
     List,
     Value,
+    get_dataset_config_names,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
@@ -307,6 +308,11 @@ def as_pairs(rows: Dataset, *, conversational: bool) -> Dataset:
 def source_name(name: str) -> str:
     """A dataset's name for `datasets`: of a folder its path, as "text" is a type of files to it, and "." no name."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def config_names(name: str) -> list[str]:
+    """Names of the configs of a dataset."""
+    return get_dataset_config_names(source_name(name))
 
 
 def _cache(name: str) -> str | None:

@@ -3,10 +3,10 @@
 
 """TOFU, and any dataset of its form: questions and answers to prompts and completions."""
 
-from datasets import Dataset, get_dataset_config_names
+from datasets import Dataset
 
 from ..row_forms import TEMPLATE_COLUMNS
-from .files import as_pairs, load_config, source_name
+from .files import as_pairs, config_names, load_config
 
 
 EVALUATION_COLUMNS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
@@ -31,7 +31,7 @@ def load_tofu_evaluation(
     name: str, forget_config: str, retain_config: str, *, forget_split: str, retain_split: str, conversational: bool
 ) -> dict[str, Dataset]:
     """The rows that TOFU is evaluated on, by set: perturbed configs, or those of the training in their place."""
-    known = set(get_dataset_config_names(source_name(name)))
+    known = set(config_names(name))
 
     def load(config: str, split: str = "train") -> Dataset:
         return load_tofu(name, config, split=split, conversational=conversational)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, get_dataset_config_names
+from datasets import Dataset
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from ..data.files import as_pairs, is_corpus, load_corpus, load_rows, source_name
+from ..data.files import as_pairs, config_names, is_corpus, load_corpus, load_rows
 from ..data.tofu import load_tofu, load_tofu_evaluation
 from ..encoding import readable_tokens, spread_evenly
 from ..evaluation.rows import EncodedSet, EvaluationRows, encode_set, rows_as_trained
@@ -193,7 +193,7 @@ def load_holdout_rows(
         name = data_args.dataset_name
         if config is None and name is not None:
             # TOFU pairs `forget10` with `holdout10`; its perturbed configs have one holdout set for all.
-            known = get_dataset_config_names(source_name(name))
+            known = config_names(name)
             guesses = (data_args.forget_config.replace("forget", "holdout"), "holdout_perturbed")
             config = next((guess for guess in guesses if guess in known and guess != data_args.forget_config), None)
         if config is None:
