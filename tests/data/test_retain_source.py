@@ -9,11 +9,12 @@ import pytest
 import torch
 from datasets import Dataset
 
-from trl_unlearn.data import retain_source
+from trl_unlearn.data import model_rows, retain_source
 from trl_unlearn.data.common_texts import FIRST_NAMES, GENERAL_PROMPTS, LAST_NAMES
 from trl_unlearn.data.model_rows import RowWriter, Written
 from trl_unlearn.data.retain_source import ModelRetainSource, as_table
 from trl_unlearn.encoding import encode_dataset, encode_row
+from trl_unlearn.generation import Completion
 
 from ..conftest import FACTS, conversations
 
@@ -207,12 +208,25 @@ def test_a_neighbour_is_not_asked_about_what_the_question_names_beside_the_subje
     assert not any("Salt" in question or "Copt" in question for question in near)
 
 
-def test_a_text_is_cut_where_an_answer_that_does_not_end_is_none(tiny_model, tiny_tokenizer):
+def test_a_text_is_cut_where_an_answer_that_does_not_end_is_none(monkeypatch, tiny_model, tiny_tokenizer):
+    # A random model writes parts of letters.
+    monkeypatch.setattr(type(tiny_tokenizer), "decode", lambda _, ids, **__: " ".join(map(str, ids)))
     writer = RowWriter(tiny_model, tiny_tokenizer, is_chat=True, seed=0, max_new_tokens=8)
     writer._ends = []
     assert writer.answers([writer.prompt("Who?")], "a") == [None]
     (text,) = writer.texts(["The sea is"], "a")
     assert text.text.startswith("The sea is ") and len(text.text) > len("The sea is ")
+
+
+@pytest.mark.parametrize(("ended", "expected"), [(True, [None, None, "In Oslo"]), (False, ["In Os", None, "In Oslo"])])
+def test_a_text_with_a_part_of_a_letter_is_none_and_a_cut_one_loses_it_at_the_end(
+    ended, expected, monkeypatch, tiny_model, tiny_tokenizer
+):
+    writer = RowWriter(tiny_model, tiny_tokenizer, is_chat=True, seed=0, max_new_tokens=8)
+    decoded = iter(["Os\ufffd", "O\ufffdlo", "Oslo"])
+    monkeypatch.setattr(model_rows, "generate", lambda *_, **__: [Completion([5], [-0.1], ended)] * 3)
+    monkeypatch.setattr(type(tiny_tokenizer), "decode", lambda *_, **__: next(decoded))
+    assert [text and text.text for text in writer.texts(["In"] * 3, "a")] == expected
 
 
 @pytest.mark.parametrize("is_first", [True, False])

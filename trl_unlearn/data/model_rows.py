@@ -22,6 +22,8 @@ Prompt = list[dict[str, Any]] | str
 _PROBE = "0f3a9c"
 # Any answer: the prompt of a row is the same for all.
 _ANSWER = "1"
+# Bytes that are no character, as a tokenizer decodes them: encoded again, the text would have other tokens.
+_PART_OF_A_LETTER = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class RowWriter:
         desc: str | None = None,
         cut: int | None = None,
     ) -> list[Written | None]:
-        """Answers to prompts, greedy without `temperature`; None for an empty one, or without `cut` an endless one."""
+        """Answers to prompts, greedy without `temperature`; None for empty, broken, and without `cut` endless ones."""
         rows = [encode_row(self.row(prompt, _ANSWER), self._tokenizer) for prompt in prompts]
         return self._write([prompt_ids(row) for row in rows], kind, temperature, desc, cut)
 
@@ -129,8 +131,11 @@ class RowWriter:
                 # A model that was never told when to end goes on in the next line.
                 text, line_end, _ = text.partition("\n")
                 is_whole = is_whole or bool(line_end)
-            if not ((is_whole or cut is not None) and completion.is_finite and text.strip()):
-                written.append(None)
-                continue
-            written.append(Written(text.strip(), fmean(completion.logps), is_whole))
+            text = text.strip()
+            if not is_whole:
+                # The limit may part the bytes of a letter.
+                text = text.rstrip(_PART_OF_A_LETTER)
+            is_text = bool(text) and _PART_OF_A_LETTER not in text and completion.is_finite
+            is_kept = is_text and (is_whole or cut is not None)
+            written.append(Written(text, fmean(completion.logps), is_whole) if is_kept else None)
         return written
