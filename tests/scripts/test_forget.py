@@ -208,6 +208,36 @@ def test_a_run_that_is_resumed_has_the_options_of_the_last_command(knowing, file
     assert (settings["evaluate"], settings["save_strategy"], settings["learning_rate"]) == (False, "no", 1e-6)
 
 
+def test_a_kill_before_training_begins_leaves_the_rows_of_the_run_that_was_to_be_replaced(
+    knowing, files, forget, tmp_path, monkeypatch
+):
+    model, short = ["--model_name_or_path", knowing], [*SHORT, "--learning_rate", "1e-6", "--no_evaluate"]
+    one = write_jsonl(tmp_path / "one.jsonl", ROWS[:1])
+    _, _, folder = forget(*model, "--forget", one, *files[2:], *short)
+
+    def files_of_run():
+        paths = (path for path in folder.rglob("*") if path.is_file() and "next" not in path.parts)
+        return {path: path.read_bytes() for path in paths}
+
+    before, anew = files_of_run(), [*model, *files, *short, "--overwrite_output_dir", "true"]
+
+    def killed(*_, **__):
+        raise Killed
+
+    for owner, name in ((unlearn_script, "build_trainer"), (UnlearnUntil, "on_train_begin")):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(owner, name, killed)
+            forget(*anew)
+        assert files_of_run() == before
+    # The same command begins anew.
+    assert forget(*anew)[0] == 3
+    assert not (folder / "request/next").exists()
+    assert len((folder / "request/forget.jsonl").read_text(encoding="utf-8").splitlines()) == len(ROWS)
+    run = RunFolder(folder).run()
+    assert (run.forget_set.name, run.forget_set.on_hub, run.forget_set.rows) == ("request/forget.jsonl", False, 3)
+    assert RunFolder(folder).sources()["forget_dataset"] == str(folder / "request/forget.jsonl")
+
+
 @pytest.mark.parametrize("is_cut", [True, False])
 def test_an_earlier_run_never_counts_as_that_of_the_request_that_was_to_replace_it(
     is_cut, knowing, files, forget, tmp_path, monkeypatch

@@ -11,6 +11,7 @@ from dataclasses import fields
 import pytest
 from safetensors.torch import load_file
 
+from trl_unlearn.evaluation.squeezing import SqueezingPanel
 from trl_unlearn.records import NO_SETTINGS, settings_digest
 from trl_unlearn.results import SuiteOutcome
 from trl_unlearn.scripts import bs_s
@@ -167,11 +168,21 @@ def test_a_run_that_could_not_begin_leaves_no_file_behind(refused, tmp_path):
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
-def test_a_run_that_could_not_begin_leaves_the_one_that_it_was_to_replace_as_it_was(start, refused):
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(("--stop_at", "0.9"), "there is nothing to unlearn"), ((), "There is no squeezing panel. None of 2 prompts")],
+)
+def test_a_run_that_could_not_begin_leaves_the_one_that_it_was_to_replace_as_it_was(
+    flags, words, start, refused, monkeypatch
+):
     folder = start("out")
+
+    def freeze(*_, **__):
+        raise ValueError("None of 2 prompts has three distinct responses.")
+
+    monkeypatch.setattr(SqueezingPanel, "freeze", freeze)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    message = refused("out", "--overwrite_output_dir", "true", "--stop_at", "0.9")
-    assert "there is nothing to unlearn" in message
+    assert words in refused("out", "--overwrite_output_dir", "true", *flags)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 

@@ -72,9 +72,9 @@ _RESULT_FIGURES, _RUN_FIGURES = (
 
 # Marks the folder of a run from its first step until all is written; holds the digest of the settings.
 _UNFINISHED = "unfinished.json"
-# Folder of the rows and settings that `trl-unlearn forget` has made; its digest is written when all of them are. The
-# digest beside an earlier run is named `_NEXT_DIGEST` until training replaces that run.
-_REQUEST, _REQUEST_DIGEST, _NEXT_DIGEST = "request", "digest", "digest.next"
+# Folder of the rows and settings that `trl-unlearn forget` has made; its digest is written when all of them are. Those
+# of a request that is to replace an earlier run are in the folder `_NEXT` in it until training begins.
+_REQUEST, _NEXT, _REQUEST_DIGEST = "request", "next", "digest"
 
 BASE_CARD = """---
 library_name: transformers
@@ -386,8 +386,6 @@ class RunFolder(PrivateFiles):
         for pattern in written:
             for path in self.path.glob(pattern):
                 path.unlink()
-        if (following := self.request / _NEXT_DIGEST).is_file():
-            following.replace(self.request / _REQUEST_DIGEST)
 
     def clear_adapter(self) -> None:
         """Remove the adapter of an earlier run: `from_pretrained` would load it on top of a whole model beside it."""
@@ -412,6 +410,11 @@ class RunFolder(PrivateFiles):
         """`Path`: Rows of a request for the user to edit. No run removes the file: it is the user's from then on."""
         return self.path / "review.jsonl"
 
+    @property
+    def next_request(self) -> Path:
+        """`Path`: Folder for the files of a request to be served: not those of a run that it is to replace."""
+        return self.request / _NEXT if self.holds_run else self.request
+
     def has_request(self, digest: str) -> bool:
         """Whether the files of the request with this digest lie here, all of them."""
         path = self.request / _REQUEST_DIGEST
@@ -422,17 +425,28 @@ class RunFolder(PrivateFiles):
         return {path.name: path.read_bytes() for path in self.request.glob("*") if path.is_file()}
 
     def save_request(self, files: Mapping[str, str], digest: str) -> None:
-        """Write the files of a request, in place of those of an earlier one; `digest` says that they are all."""
-        self.request.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in (_REQUEST_DIGEST, _NEXT_DIGEST):
-            (self.request / name).unlink(missing_ok=True)
-        # The run that lies here is one of other rows.
-        mark = _NEXT_DIGEST if self.holds_run else _REQUEST_DIGEST
-        for name, text in {**files, mark: digest}.items():
-            write_whole(self.request / name, text, 0o600)
+        """Write the files of a request to `next_request`; `digest` says that they are all."""
+        shutil.rmtree(self.request / _NEXT, ignore_errors=True)
+        place = self.next_request
+        for folder in (self.request, place):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (place / _REQUEST_DIGEST).unlink(missing_ok=True)
+        for name, text in {**files, _REQUEST_DIGEST: digest}.items():
+            write_whole(place / name, text, 0o600)
+
+    def take_request(self, place: Path) -> None:
+        """Put the files of a request in `next_request` into the place of an earlier one's, which training replaces."""
+        if place == self.request:
+            return
+        # Neither request is whole until the digest comes, last.
+        (self.request / _REQUEST_DIGEST).unlink(missing_ok=True)
+        for path in sorted(place.iterdir(), key=lambda path: path.name == _REQUEST_DIGEST):
+            path.replace(self.request / path.name)
+        place.rmdir()
 
     def restore_request(self, files: Mapping[str, bytes]) -> None:
         """Put the [`request_files`] of an earlier moment back, and remove a folder that is empty then."""
+        shutil.rmtree(self.request / _NEXT, ignore_errors=True)
         for name in self.request_files().keys() - files.keys():
             (self.request / name).unlink()
         for name, content in files.items():

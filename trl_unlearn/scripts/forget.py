@@ -154,12 +154,14 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
         return Outcome(None)
     folder = request.folder
     if not _is_trained(request):
-        config = ["--config", str(folder.request / _CONFIG)]
-        state.print(f"The same as: trl-unlearn bs-s {' '.join(config)}\n")
+        state.print(f"The same as: trl-unlearn bs-s --config {folder.request / _CONFIG}\n")
+        # Files of a run that is to be replaced are in the place of these until training begins.
+        place = folder.next_request if request.overwrites else folder.request
+        config = ["--config", str(place / _CONFIG)]
         # What the file of the settings must not say: it is used again, and read by others.
         config += as_options({name: request.given[name] for name in _NOT_WRITTEN & request.given.keys()})
         links = [] if request.earlier is None else request.earlier.links
-        options = {"argv": config, "earlier_requests": links, "try_again": second_attempt}
+        options = {"argv": config, "earlier_requests": links, "try_again": second_attempt, "rows_in": place}
         with clearing(lambda: state.is_main_process and _take_back(request, before)):
             unlearn.main(prog, __doc__, "", **options)
     # No process waits for another any more: the run has ended their group.

@@ -4,6 +4,7 @@
 """Unlearn a model into an output folder, then evaluate it: the body of `bs_s` and `bs_t`."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,8 +79,14 @@ class _AtBegin(TrainerCallback):
 class OutputFolder:
     """The output folder of a run; a `ValueError` if it holds a finished run, or one with other settings."""
 
-    def __init__(self, args: BootstrapUnlearnConfig, output_args: OutputArguments, settings: str):
-        self.path, self._settings = Path(args.output_dir), settings
+    def __init__(
+        self,
+        args: BootstrapUnlearnConfig,
+        output_args: OutputArguments,
+        settings: str,
+        rows_in: Path | None = None,
+    ):
+        self.path, self._settings, self._rows_in = Path(args.output_dir), settings, rows_in
         self._folder = RunFolder(self.path)
         self._overwrites = output_args.overwrite_output_dir
         self.checkpoint: str | bool | None = args.resume_from_checkpoint
@@ -118,6 +125,8 @@ class OutputFolder:
             return
         if self.checkpoint is None:
             self._folder.clear()
+        if self._rows_in is not None:
+            self._folder.take_request(self._rows_in)
         self._folder.mark_unfinished(self._settings)
         if self.checkpoint:
             trainer.accelerator.print(f"Resuming from a checkpoint in {self.path}.")
@@ -233,25 +242,31 @@ def main(
     *,
     earlier_requests: Sequence[ChainLink] = (),
     try_again: Callable[[BootstrapUnlearnTrainer], bool] | None = None,
+    rows_in: Path | None = None,
 ) -> None:
-    """Parse the command line, unlearn (again, if `try_again` says so), evaluate, write the folder and publish."""
+    """
+    Parse the command line, unlearn (again, if `try_again` says so), evaluate, write the folder and publish.
+
+    `rows_in` is the folder in which the files of the rows lie until training begins, if they are a request's.
+    """
     output = None
     with clearing(lambda: output and PartialState().is_main_process and output.clear_refused()), refusing(prog):
         arguments, settings = parse(TYPES, prog, doc, argv, recipe, **(defaults or {}))
         data_args, eval_args, stop_args, args, training_args, model_args, output_args = arguments
-        output = OutputFolder(training_args, output_args, settings)
+        output = OutputFolder(training_args, output_args, settings, rows_in)
         publishes = may_publish(prog, training_args)
         with training_args.main_process_first(desc="the embedded lab"):
             use_archive(data_args, eval_args, model_args)
+        read_args = data_args if rows_in is None else _in_folder(data_args, rows_in)
         check_models(model_args, eval_args, training_args.trust_remote_code)
         refuse_replaced(output.path, model_args, eval_args, training_args.ignorant_model_name_or_path)
-        trainer = build_trainer(data_args, training_args, model_args)
+        trainer = build_trainer(read_args, training_args, model_args)
         trainer.earlier_requests = list(earlier_requests)
         tokenizer, config = trainer.processing_class, trainer.model.config
         # All that can be refused is loaded now, and not hours later.
         rows = None
         if args.evaluate or args.panel_prompts or stop_args.stop_at:
-            rows = load_evaluation_rows(data_args, eval_args.max_eval_rows, tokenizer, config, training_args)
+            rows = load_evaluation_rows(read_args, eval_args.max_eval_rows, tokenizer, config, training_args)
         classifier = load_fluency_classifier(eval_args.fluency_classifier) if args.evaluate else None
         if stop_args.stop_at:
             # Before the panel's callback, which then measures the state that is kept.
@@ -259,27 +274,29 @@ def main(
         if args.max_minutes is not None:
             trainer.add_callback(EndAfter(trainer, args.max_minutes))
 
+        if args.panel_prompts:
+            panel = SqueezingPanelCallback(
+                trainer,
+                list(rows.forget),
+                max_new_tokens=training_args.max_completion_length,
+                num_prompts=args.panel_prompts,
+                seed=training_args.seed,
+                path=training_args.output_dir,
+            )
+            trainer.add_callback(panel)
+
         def begin() -> None:
             output.begin(trainer)
+            trainer.dataset_sources |= dataset_sources(data_args)
             if trainer.is_world_process_zero():
                 keep_sources(output.path, data_args, eval_args, model_args)
 
         if output.replaces_run:
-            # The run that it replaces stays until the callbacks before this one have measured that it can begin.
+            # Last: the run that it replaces stays until all other callbacks have measured that this one can begin.
             trainer.add_callback(_AtBegin(begin))
         else:
             begin()
 
-    if args.panel_prompts:
-        panel = SqueezingPanelCallback(
-            trainer,
-            list(rows.forget),
-            max_new_tokens=training_args.max_completion_length,
-            num_prompts=args.panel_prompts,
-            seed=training_args.seed,
-            path=training_args.output_dir,
-        )
-        trainer.add_callback(panel)
     train_into(output, prog, trainer)
     if try_again is not None and try_again(trainer):
         output.begin_again()
@@ -322,6 +339,12 @@ def _evaluate(
         write_results(folder, result, is_brief=not trainer.args.verbose)
         # Not by the trainer's own method, which would add means of the last steps.
         attempted("The verdict in the log", lambda: Trainer.log(trainer, verdict_logs(result)))
+
+
+def _in_folder(data_args: DataArguments, folder: Path) -> DataArguments:
+    """The rows of the same files in another folder."""
+    paths = {name: Path(getattr(data_args, name)).name for name in ("forget_dataset", "retain_dataset")}
+    return dataclasses.replace(data_args, **{name: str(folder / path) for name, path in paths.items()})
 
 
 def build_trainer(
