@@ -37,10 +37,11 @@ args = BootstrapUnlearnConfig(
     out, use_cpu=True, per_device_train_batch_size=int(batch_size), max_completion_length=8, num_train_epochs=3,
     belief_refresh_epochs=1, gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to="none",
     disable_tqdm=True, warmup_steps=0, learning_rate=1e-3, lambda_schedule="adaptive", retain_max_drop=0.01,
+    eval_strategy="epoch", per_device_eval_batch_size=int(batch_size),
 )
 trainer = BootstrapUnlearnTrainer(
     AutoModelForCausalLM.from_pretrained(folder), args, train_dataset=forget, retain_dataset=retain,
-    processing_class=AutoTokenizer.from_pretrained(folder),
+    eval_dataset=retain.select(range(3)), processing_class=AutoTokenizer.from_pretrained(folder),
 )
 assert trainer.accelerator.num_processes == int(world_size)
 assert trainer.accelerator.distributed_type.value == ("MULTI_CPU" if int(world_size) > 1 else "NO")
@@ -75,6 +76,9 @@ def test_two_processes_log_and_train_what_one_does(
         assert {"loss/forget", "loss/beliefs", "loss/retain", "forget/logps", "drift/beliefs"} <= set(names)
         for name in (*names, "loss", "grad_norm"):
             assert two[name] == pytest.approx(one[name], abs=1e-4), name
+    scored = [[entry["eval_loss"] for entry in history if "eval_loss" in entry] for history in (alone, together)]
+    # Three rows in batches of four: the second process has one, and one that the first has, too.
+    assert scored[1] == pytest.approx(scored[0], abs=1e-4)
     assert logged[0][0]["weights/lambda_bss"] != logged[0][5]["weights/lambda_bss"]
 
 
@@ -386,7 +390,8 @@ def test_two_processes_resume_from_a_checkpoint_in_the_same_bits(
         pytest.importorskip("deepspeed")
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
-    (tmp_path / "rows.json").write_text(json.dumps([[*forget_rows, *retain_rows], list(retain_rows)[1:]]))
+    # Seven rows: the last batch of an epoch has one that another process has, too.
+    (tmp_path / "rows.json").write_text(json.dumps([[*forget_rows, *retain_rows, FURTHER[0]], list(retain_rows)[1:]]))
     for out, killed_at in (("whole", -1), ("cut", 3), ("cut", -1)):
         paths = (tmp_path / name for name in ("model", "rows.json", out))
         assert launch(RESUMED, *paths, stage, killed_at) == ([9, 9] if killed_at > 0 else [0, 0])

@@ -59,6 +59,7 @@ from .step import (
     can_share_prompts,
     mark_repeated_rows,
     num_own_rows,
+    own_rows,
     passes,
     retain_loss,
     row_values,
@@ -416,7 +417,9 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         )
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        mark_repeated_rows(self.accelerator, batch_samples)
+        # Not that of `accelerate`, which does not know it in an epoch that is resumed in its midst.
+        remainder = len(self.train_dataset) % (self._train_batch_size * self.args.world_size)
+        mark_repeated_rows(self.accelerator, batch_samples, 0 if self.args.dataloader_drop_last else remainder)
         count = torch.tensor(sum(map(num_own_rows, batch_samples)), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()
@@ -469,7 +472,10 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if not self.model.training:
             with self.accelerator.autocast():
                 scores = score_batch(model, inputs)
-            return retain.nll(scores.logps, scores.mask, self.args.token_reduction).mean()
+            losses = retain.nll(scores.logps, scores.mask, self.args.token_reduction)
+            # `Trainer` weights the mean of each process by these rows.
+            own = own_rows(self.accelerator, len(losses), self.accelerator.gradient_state.remainder)
+            return losses[: own or None].mean()
         rows = inputs["rows"]
         # `accelerate` puts the model's forward under autocast, but the head runs outside of it.
         with self.accelerator.autocast():

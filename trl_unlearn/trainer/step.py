@@ -93,12 +93,17 @@ class StepRow:
         return max(self.lengths)
 
 
-def mark_repeated_rows(accelerator: Accelerator, batches: Sequence[dict[str, Any]]) -> None:
-    """Set `num_own_rows` in the last micro-batch of an epoch, which `accelerate` fills up with rows of the first."""
-    state = accelerator.gradient_state
-    if batches and state.end_of_dataloader and state.remainder > 0:
-        size = len(batches[-1]["row"])
-        own = min(max(state.remainder - accelerator.process_index * size, 0), size)
+def own_rows(accelerator: Accelerator, size: int, remainder: int) -> int:
+    """Rows of a batch without those of the first one, with which `accelerate` fills up the `remainder` of a set."""
+    if not accelerator.gradient_state.end_of_dataloader or remainder <= 0:
+        return size
+    return min(max(remainder - accelerator.process_index * size, 0), size)
+
+
+def mark_repeated_rows(accelerator: Accelerator, batches: Sequence[dict[str, Any]], remainder: int) -> None:
+    """Set `num_own_rows` in the last micro-batch of an epoch."""
+    if batches:
+        own = own_rows(accelerator, len(batches[-1]["row"]), remainder)
         batches[-1]["num_own_rows"] = torch.tensor(own)
 
 
