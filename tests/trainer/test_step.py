@@ -120,7 +120,20 @@ def test_means_count_each_row_once_and_know_the_kinds_that_were_not_met():
         **{"loss/forget": 2.0, "forget/logps": -2.0, "forget/entropy": 1.0},
         **{"loss/retain": 1.0, "retain/logps": 0.0, "retain/entropy": 0.0},
     }
+    assert metrics.read() == means and metrics.read() == {}
     assert seen == [([[4.0, -4.0, 2.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]], "sum")]
+
+
+def test_an_entry_of_the_log_counts_each_row_once_whatever_its_micro_batch():
+    accelerator = SimpleNamespace(device=torch.device("cpu"), reduce=lambda values, how: values)
+    metrics = RowMetrics(accelerator, ["forget"])
+    for losses in ([1.0, 2.0, 3.0], [10.0]):
+        scores = {name: torch.tensor(losses) for name in ("loss", "logps", "entropy")}
+        metrics.note([StepRow({}, "forget", 1.0, (i,)) for i in range(len(losses))], scores)
+        metrics.take()
+    again = RowMetrics(accelerator, ["forget"])
+    again.load_state_dict(metrics.state_dict())
+    assert metrics.read() == again.read() == dict.fromkeys(("loss/forget", "forget/logps", "forget/entropy"), 4.0)
 
 
 SIZE = {"vocab_size": 400, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0, "bos_token_id": 1}

@@ -273,7 +273,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def _own_state(self) -> dict[str, dict[str, Any]]:
-        return {"scorer": self._scorer.state_dict()}
+        return {"scorer": self._scorer.state_dict(), "rows": self._row_metrics.state_dict()}
 
     def _load_state(self, shared: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> None:
         if self.belief_store is not None and "beliefs" not in shared:
@@ -290,6 +290,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         for name, part in self._parts().items():
             part.load_state_dict(shared[name])
         self._scorer.load_state_dict(own["scorer"])
+        self._row_metrics.load_state_dict(own["rows"])
 
     # Input
 
@@ -463,7 +464,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:
-            self._note(self._meter.read())
+            self._note(self._row_metrics.read() | self._meter.read())
         super().log(logs, start_time)
 
     # Loss
@@ -486,7 +487,6 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         # loss of an earlier pass is made to break the last gradient.
         if inputs["is_last"]:
             means = self._row_metrics.take()
-            self._note(means)
             self._last_means.update(means)
             self._guard.check(means, self.state.global_step, self.accelerator.sync_gradients)
         poison = torch.nan if self.is_deepspeed_enabled and self._guard.is_broken else 1.0

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -32,7 +33,7 @@ _AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 class RowMetrics:
-    """Means of `loss/<kind>` and `<kind>/{logps,entropy,twin_logps}` over a micro-batch, of all processes."""
+    """Means of `loss/<kind>` and `<kind>/{logps,entropy,twin_logps}` over the rows of all processes."""
 
     def __init__(self, accelerator: Accelerator, kinds: Sequence[str], has_twin: bool = False):
         self._accelerator = accelerator
@@ -40,6 +41,8 @@ class RowMetrics:
         self._names = [self._name(kind, value) for kind in kinds for value in _VALUES]
         self._names += [self._name(kind, "twin_logps") for kind in kinds if has_twin and kind != "retain"]
         self._values: dict[str, list[Tensor]] = defaultdict(list)
+        # Sums and counts since the last entry of the log, by name: micro-batches differ in their rows.
+        self._logged = torch.zeros(2, len(self._names), dtype=torch.float64)
 
     def note(self, rows: Sequence[StepRow], scores: Mapping[str, Tensor]) -> None:
         """Keep `loss`, `logps`, `entropy` and, with a twin, `twin_logps` `[rows]` of one pass."""
@@ -54,7 +57,7 @@ class RowMetrics:
         return f"loss/{kind}" if value == "loss" else f"{kind}/{value}"
 
     def take(self) -> dict[str, float]:
-        """The means since the last call. Every process has to call it, even without any row."""
+        """The means of a micro-batch. Every process has to call it, even without any row."""
         device = self._accelerator.device
         # Not of the type of the scores: a process without a row would not know it, and all have to send the same.
         zero = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
@@ -63,7 +66,22 @@ class RowMetrics:
         counts = sums.new_tensor([len(values) for values in kept])
         self._values.clear()
         sums, counts = self._accelerator.reduce(torch.stack([sums, counts]), "sum")
+        self._logged += torch.stack([sums, counts]).to(self._logged)
         return dict(zip(self._names, (sums / counts).tolist(), strict=True))
+
+    def read(self) -> dict[str, float]:
+        """The means of all micro-batches since the last call; nothing of a kind without a row."""
+        (sums, counts), names = self._logged.tolist(), self._names
+        self._logged.zero_()
+        return {name: total / count for name, total, count in zip(names, sums, counts, strict=True) if count}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and counts for the next entry of the log."""
+        return {"logged": self._logged}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from the state of a checkpoint."""
+        self._logged.copy_(state["logged"])
 
 
 class StepMeter:
