@@ -105,6 +105,7 @@ def ends_equal(new_trainer):
             for record in (expected, found)
         ]
         assert logs[0] == logs[1]
+        assert found.final_metrics["train_loss"] == pytest.approx(expected.final_metrics["train_loss"])
         return whole, resumed, sampled
 
     return check

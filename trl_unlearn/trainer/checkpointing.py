@@ -93,13 +93,15 @@ class ResumableTrainer(SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         self._writes_checkpoint = False
         self._log_state: dict[str, Any] | None = None
+        # Sum of the losses that the interrupted run has logged.
+        self._earlier_loss = 0.0
         self._has_trained = False
         super().__init__(*args, **kwargs)
         self._makes_optimizer = self.optimizer is None
 
     def _begin_run(self) -> None:
         """Reset what belongs to one call of `train`."""
-        self._log_state = None
+        self._log_state, self._earlier_loss = None, 0.0
         self._metrics["train"].clear()
         if self._makes_optimizer:
             # `Trainer` makes a new schedule for each call, but would keep the moments of the last optimizer.
@@ -181,6 +183,7 @@ class ResumableTrainer(SFTTrainer):
         # Sums of the log since its last entry, which every process has for itself.
         log = {
             "loss": self._tr_loss,
+            "total": self._earlier_loss + self._total_loss_scalar,
             "step": self._globalstep_last_logged,
             "means": {name: list(values) for name, values in self._metrics["train"].items()},
         }
@@ -261,7 +264,7 @@ class ResumableTrainer(SFTTrainer):
             )
         own = read_state(checkpoint / _OWN.format(rank=self.args.process_index))
         self._load_state(shared, own)
-        self._log_state = own["log"]
+        self._log_state, self._earlier_loss = own["log"], own["log"]["total"]
         for name, callback in self._stateful_callbacks().items():
             if f"callback {name}" in own:
                 callback.load_state_dict(own[f"callback {name}"])
@@ -271,6 +274,17 @@ class ResumableTrainer(SFTTrainer):
         # `logging_steps` and the like of this run: the checkpoint brings those of the interrupted one.
         self.state.compute_steps(self.args, max_steps)
         return done
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        output = super()._finalize_training(*args, **kwargs)
+        return output._replace(training_loss=output.metrics["train_loss"])
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs:
+            # Of all steps: `Trainer` takes those of this call, and of the loss what was not logged before it, too.
+            total = self._earlier_loss + self._total_loss_scalar
+            logs["train_loss"] = total / max(self.state.global_step, 1)
+        super().log(logs, start_time)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # Otherwise the steps since the last entry are in no log, and a run shorter than `logging_steps` has none.
