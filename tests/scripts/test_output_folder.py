@@ -7,6 +7,7 @@ import copy
 import errno
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -190,6 +191,18 @@ def test_an_unfinished_run_with_other_settings_is_refused(killed, refused):
     killed("out", 2)
     message = refused("out", "--learning_rate", "1e-3")
     assert "holds an unfinished run with other settings" in message
+
+
+def test_an_unfinished_run_whose_rows_have_changed_is_refused_and_goes_on_when_they_are_back(
+    start, refused, whole, killed, own
+):
+    killed("cut", 2)
+    path = Path(own[own.index("--retain_dataset") + 1])
+    rows = path.read_text(encoding="utf-8")
+    path.write_text("".join(rows.splitlines(keepends=True)[::-1]), encoding="utf-8")
+    assert "The retain set is another one than that of the run" in refused("cut")
+    path.write_text(rows, encoding="utf-8")
+    assert same_bits(whole, start("cut"))
 
 
 def test_an_unfinished_run_goes_on_where_what_is_logged_shown_and_saved_differs(start, whole, killed, capfd):

@@ -449,6 +449,8 @@ def test_a_checkpoint_of_another_run_is_refused(new_trainer, forget_rows):
     with pytest.raises(ValueError, match="beliefs of another forget set"):
         new_trainer(forget=forget_rows).train(resume_from_checkpoint=True)
     new_trainer("none", max_steps=1, lambda_bss=0.0).train()
+    with pytest.raises(ResumeError, match="The forget set is another one than that of the run"):
+        new_trainer("none", lambda_bss=0.0, forget=forget_rows).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match=r"`lambda_bss` is 0.5, but the run that was interrupted had none"):
         new_trainer("none").train(resume_from_checkpoint=True)
     with pytest.raises(ResumeError, match=r"`forget_loss_type` is 'ignorance', but .* had no ignorant twin"):

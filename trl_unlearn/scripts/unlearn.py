@@ -95,6 +95,8 @@ class OutputFolder:
             self.checkpoint = True if str(self.checkpoint).lower() == "true" else None
         self._given_checkpoint, self.trained, self._ended = self.checkpoint, False, False
         self._begun = False
+        # The settings of the unfinished run that was there before this one began.
+        self._unfinished: str | None = None
         if self.checkpoint is None and not self._overwrites:
             self.checkpoint = self._checkpoint_of_same_run()
 
@@ -123,6 +125,8 @@ class OutputFolder:
         self._begun = True
         if not trainer.is_world_process_zero():
             return
+        if self._folder.is_unfinished:
+            self._unfinished = self._folder.unfinished_settings()
         if self.checkpoint is None:
             self._folder.clear()
         if self._rows_in is not None:
@@ -184,11 +188,14 @@ class OutputFolder:
             self._folder.drop_twin()
 
     def give_up(self, trainer: BootstrapUnlearnTrainer) -> None:
-        """Leave nothing of a run that could not begin: the next command may have other settings."""
-        if not self._begun:
+        """Leave nothing of a run that could not begin, and an unfinished one that it could not resume as it was."""
+        if not self._begun or not trainer.is_world_process_zero():
+            return
+        if self.checkpoint is not None and self._unfinished is not None:
+            self._folder.mark_unfinished(self._unfinished)
             return
         self.end(trainer)
-        if self.checkpoint is None and trainer.is_world_process_zero():
+        if self.checkpoint is None:
             self._folder.clear()
 
     def begin_again(self) -> None:

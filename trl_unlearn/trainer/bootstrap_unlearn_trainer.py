@@ -52,6 +52,7 @@ from .inputs import encoded_set, refuse_arguments, take_prepared, unlearn_config
 from .logs import RowMetrics, StepMeter, print_beliefs, show_progress
 from .publishing import PublishingTrainer
 from .reference import disable_dropout, keep_reference, reference_model
+from .run_record import tokens_digest
 from .step import (
     DataCollatorForUnlearning,
     PassScorer,
@@ -270,7 +271,11 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         return {name: part for name, part in parts.items() if part is not None}
 
     def _shared_state(self) -> dict[str, dict[str, Any]]:
-        return {name: part.state_dict() for name, part in self._parts().items()}
+        return {"sets": self._set_digests()} | {name: part.state_dict() for name, part in self._parts().items()}
+
+    def _set_digests(self) -> dict[str, str]:
+        sets = {"forget": self.train_dataset, "retain": self.retain_dataset}
+        return {role: tokens_digest(rows) for role, rows in sets.items() if rows is not None}
 
     def _own_state(self) -> dict[str, dict[str, Any]]:
         return {"scorer": self._scorer.state_dict(), "rows": self._row_metrics.state_dict()}
@@ -289,6 +294,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._monitor = self._new_monitor() if "monitor" in shared else None
         for name, part in self._parts().items():
             part.load_state_dict(shared[name])
+        for role, digest in self._set_digests().items():
+            if shared.get("sets", {}).get(role, digest) != digest:
+                raise ValueError(
+                    f"The {role} set is another one than that of the run that was interrupted. Give the rows that it "
+                    "was started with, or train from the start."
+                )
         self._scorer.load_state_dict(own["scorer"])
         self._row_metrics.load_state_dict(own["rows"])
 
