@@ -165,6 +165,14 @@ def test_other_processes_measure_and_write_nothing(new_trainer, tmp_path, forget
     assert not (tmp_path / "run").exists()
 
 
+def test_a_second_training_is_followed_by_the_responses_of_the_original_model(new_trainer, forget_rows):
+    trainer = new_trainer(learning_rate=5e-2)
+    callback = follow(trainer, forget_rows)
+    bands = callback.panel.bands
+    trainer.train()
+    assert callback.panel.bands == bands and callback.history[0]["step"] == 0
+
+
 def test_a_run_that_goes_on_from_a_checkpoint_without_a_panel_is_refused(new_trainer, forget_rows):
     trainer = new_trainer(save_strategy="epoch")
     trainer.train()

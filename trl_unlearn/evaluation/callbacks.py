@@ -180,7 +180,7 @@ class ForgettingCurveCallback(_MeasuringCallback):
 
 class SqueezingPanelCallback(_MeasuringCallback):
     """
-    Follows a [`SqueezingPanel`] before training, at each interval and at its end.
+    Follows a [`SqueezingPanel`] before training, at each interval and at its end; it is frozen before the first one.
 
     Logs the bands as `squeezing/target`, `squeezing/high`, ... and `squeezing/index` so far, all in nats per token. A
     [`CannotBeginError`] says that the panel cannot be frozen, or that a resumed run has none.
@@ -261,8 +261,6 @@ class SqueezingPanelCallback(_MeasuringCallback):
                 "those of a model that has begun to forget, and the interrupted run had no panel. Train from the "
                 "start, or leave `SqueezingPanelCallback` out."
             )
-        if not self._is_resumed:
-            self.panel = None
         super().on_train_begin(args, state, control, **kwargs)
 
     def on_train_end(self, args, state, control, **kwargs):
