@@ -230,6 +230,11 @@ def test_a_run_without_a_step_is_refused(new_trainer):
     assert new_trainer(options={"max_steps": 2, "num_train_epochs": 0}).args.max_steps == 2
 
 
+def test_a_set_of_which_every_batch_would_be_dropped_is_refused(new_trainer):
+    with pytest.raises(ValueError, match="the forget set has 3 rows, fewer than a batch of all processes"):
+        new_trainer(options={"dataloader_drop_last": True, "per_device_train_batch_size": 4})
+
+
 def test_completions_that_are_asked_for_have_to_be_there(new_trainer):
     text = Dataset.from_list([{"text": "Ada Marlow was born in the harbour town of Veldt."}])
     message = r"`completion_only_loss=True`, but the forget set has no completions: its columns are \['text'\]"

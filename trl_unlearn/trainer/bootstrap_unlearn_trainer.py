@@ -38,6 +38,7 @@ from ..token_scores import score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import (
     keep_4_bit_gradients,
+    refuse_dropped_rows,
     refuse_input,
     refuse_model,
     refuse_rows,
@@ -218,6 +219,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             options = {"name": "retain", "owner": self, "most": most}
             _, self.retain_dataset = encoded_set(retain_dataset, self._tokenizer, args, **options)
             warn_of_overlap(self.train_dataset, self.retain_dataset)
+        refuse_dropped_rows(args, len(self.train_dataset))
         refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset, eval=self.eval_dataset)
         if args.lambda_bss > 0:
             warn_of_short_texts(self.train_dataset, args.prompt_length)

@@ -218,6 +218,17 @@ def refuse_model(model: nn.Module, args: BootstrapUnlearnConfig) -> None:
         )
 
 
+def refuse_dropped_rows(args: BootstrapUnlearnConfig, rows: int) -> None:
+    """Refuse a forget set of fewer rows than a batch of all processes where incomplete batches are dropped."""
+    size = args.per_device_train_batch_size * args.world_size
+    if args.dataloader_drop_last and rows < size:
+        raise ValueError(
+            f"`dataloader_drop_last` is set, and the forget set has {rows} rows, fewer than a batch of all processes "
+            f"({size}): no step would be made, and the model would be saved as it came. Leave it out, or lower "
+            "`per_device_train_batch_size`."
+        )
+
+
 def refuse_rows(model: nn.Module, **sets: Dataset | Mapping[str, Dataset] | None) -> None:
     """Refuse encoded rows that a model has no embedding or no position for, by the name of their set."""
     embeddings = model.get_input_embeddings()
