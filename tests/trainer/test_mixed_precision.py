@@ -21,6 +21,7 @@ from trl_unlearn._fused_scores import LogitHead
 from trl_unlearn.encoding import pad_rows
 from trl_unlearn.label_states import LabelStates, label_states
 from trl_unlearn.token_scores import score_batch, score_rows, token_scores
+from trl_unlearn.trainer.checks import warn_of_lost_steps
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES, ForgetScores
 from trl_unlearn.trainer.weights import TermWeights
 
@@ -95,6 +96,15 @@ def test_log_probs_under_autocast_are_near_those_of_float32(sharp_model, new_tra
     difference = (found.logps - exact.logps).abs()
     assert 0 < difference.max() < TOLERANCE
     assert difference[exact.mask].mean() < TOLERANCE / 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "learning_rate", "is_lost"),
+    [(torch.bfloat16, 1e-5, True), (torch.bfloat16, 1e-3, False), (torch.float32, 1e-5, False)],
+)
+def test_a_learning_rate_that_16_bits_round_away_is_warned_of(tiny_model, dtype, learning_rate, is_lost, caplog):
+    warn_of_lost_steps(tiny_model.to(dtype), learning_rate)
+    assert ("A step of `learning_rate` (1e-05) is rounded away in " in caplog.text) == is_lost
 
 
 @pytest.mark.parametrize("peft", [False, True])

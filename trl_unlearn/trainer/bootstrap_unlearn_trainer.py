@@ -43,6 +43,7 @@ from .checks import (
     refuse_model,
     refuse_rows,
     refuse_sharding,
+    warn_of_lost_steps,
     warn_of_overlap,
     warn_of_short_texts,
 )
@@ -194,6 +195,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         )
         refuse_sharding(self.accelerator)
         refuse_model(self.model, args)
+        warn_of_lost_steps(self.model, self.args.learning_rate)
         keep_4_bit_gradients(self.model)
         text_config = self.model.config.get_text_config()
         if getattr(text_config, "output_router_logits", False):

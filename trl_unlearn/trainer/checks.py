@@ -37,6 +37,9 @@ _WEIGHTS = ("*.safetensors", "*model*.bin")
 # Beginnings of the values of LoRA's `init_lora_weights` that put a part of the model's own weights into the adapter.
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
+# Share of the weights that may be too large for a step in their precision.
+_LOST_SHARE = 0.1
+
 
 def refuse_input(
     model,
@@ -215,6 +218,23 @@ def refuse_model(model: nn.Module, args: BootstrapUnlearnConfig) -> None:
     if args.forget_loss_type == "bs_t" and args.belief_top_k > vocab_size:
         raise ValueError(
             f"`belief_top_k` is {args.belief_top_k}, but the model's vocabulary has {vocab_size} tokens. Lower it."
+        )
+
+
+def warn_of_lost_steps(model: nn.Module, learning_rate: float) -> None:
+    """Warn of weights that train in low precision and are too large for a step of the learning rate to change them."""
+    weights = lost = 0
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            weights += parameter.numel()
+            # Numbers are at least |w| eps / 2 apart, and less than half of that is rounded away.
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                lost += int((parameter.detach().abs() * torch.finfo(parameter.dtype).eps / 4 > learning_rate).sum())
+    if lost > _LOST_SHARE * weights:
+        logger.warning(
+            f"A step of `learning_rate` ({learning_rate:g}) is rounded away in {lost / weights:.0%} of the weights "
+            "that train, which are in 16 bits and too large for it. Load the model in float32 (with `bf16` it "
+            "computes in bfloat16 all the same), train an adapter, or raise the rate."
         )
 
 
