@@ -95,8 +95,6 @@ class OutputFolder:
             self.checkpoint = True if str(self.checkpoint).lower() == "true" else None
         self._given_checkpoint, self.trained, self._ended = self.checkpoint, False, False
         self._begun = False
-        # The settings of the unfinished run that was there before this one began.
-        self._unfinished: str | None = None
         if self.checkpoint is None and not self._overwrites:
             self.checkpoint = self._checkpoint_of_same_run()
 
@@ -114,9 +112,9 @@ class OutputFolder:
         return last_checkpoint(self.path)
 
     @property
-    def replaces_run(self) -> bool:
-        """`bool`: Whether an earlier run is to go."""
-        return self.checkpoint is None and self._folder.holds_run
+    def holds_run(self) -> bool:
+        """`bool`: Whether an earlier run is to go, or to be resumed."""
+        return self._folder.holds_run
 
     def begin(self, trainer: BootstrapUnlearnTrainer) -> None:
         """Mark the folder as that of an unfinished run, and clear it if the run does not resume."""
@@ -125,8 +123,6 @@ class OutputFolder:
         self._begun = True
         if not trainer.is_world_process_zero():
             return
-        if self._folder.is_unfinished:
-            self._unfinished = self._folder.unfinished_settings()
         if self.checkpoint is None:
             self._folder.clear()
         if self._rows_in is not None:
@@ -188,14 +184,11 @@ class OutputFolder:
             self._folder.drop_twin()
 
     def give_up(self, trainer: BootstrapUnlearnTrainer) -> None:
-        """Leave nothing of a run that could not begin, and an unfinished one that it could not resume as it was."""
-        if not self._begun or not trainer.is_world_process_zero():
-            return
-        if self.checkpoint is not None and self._unfinished is not None:
-            self._folder.mark_unfinished(self._unfinished)
+        """Leave nothing of a run that could not begin: the next command may have other settings."""
+        if not self._begun:
             return
         self.end(trainer)
-        if self.checkpoint is None:
+        if self.checkpoint is None and trainer.is_world_process_zero():
             self._folder.clear()
 
     def begin_again(self) -> None:
@@ -298,8 +291,8 @@ def main(
             if trainer.is_world_process_zero():
                 keep_sources(output.path, data_args, eval_args, model_args)
 
-        if output.replaces_run:
-            # Last: the run that it replaces stays until all other callbacks have measured that this one can begin.
+        if output.holds_run:
+            # Last: it stays as it is until a checkpoint is read, and all other callbacks know that this one can begin.
             trainer.add_callback(_AtBegin(begin))
         else:
             begin()
