@@ -101,9 +101,8 @@ def test_what_attacks_bring_back_of_a_row_is_kept_for_its_owner_and_shown_for_th
     done = run("bs_t", own, override=("--lora_r", "4", "--max_eval_rows", "3"))
     rows, _, error = show(done.folder, "--num_samples", "0")
     assert [row["attacked"] for row in rows] == [[]] * 3
-    assert (
-        "`trl-unlearn evaluate --suites robustness,elicitation --model_name_or_path ... --forget_dataset ..." in error
-    )
+    command = f"`trl-unlearn evaluate --suites robustness,elicitation --unlearned_model_name_or_path {done.folder}`"
+    assert command in error and "Loading weights" not in error
 
     def measured(name, models, rows, setting, **_):
         # As the suites do, which take longer.
@@ -114,8 +113,8 @@ def test_what_attacks_bring_back_of_a_row_is_kept_for_its_owner_and_shown_for_th
     names = {"robustness": "robustness/noise_20_percent", "elicitation": "elicitation/role"}
     for suite, name in names.items():
         monkeypatch.setitem(evaluate.SUITES, suite, (partial(measured, name), "rows"))
-        models = ["--unlearned_model_name_or_path", str(done.folder), "--max_eval_rows", "3"]
-        cli.main(["evaluate", *own, "--suites", suite, *models])
+        # Models, rows and their number are those of the run.
+        cli.main(["evaluate", "--suites", suite, "--unlearned_model_name_or_path", str(done.folder)])
     path = done.folder / ".row_values.json"
     assert path.stat().st_mode & 0o777 == 0o600
     rows, _, error = show(done.folder, "--num_samples", "0")
@@ -165,6 +164,7 @@ def test_the_rows_of_the_training_stay_the_rows_of_a_run_where_an_evaluation_nam
         assert RunFolder("run").sources() == {
             "forget_dataset": trained,
             "forget_split": "train",
+            "retain_split": "train",
             "model_name_or_path": "org/model",
             "model_revision": "main",
         }

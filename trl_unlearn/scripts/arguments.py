@@ -308,9 +308,15 @@ def parse(
     # Warnings of the parsing are shown or not when that is known.
     with warnings.catch_warnings(record=True) as early:
         argv = argv if recipe is None else default_config(argv, recipe)
-        *arguments, of_file, of_line = parser.parse_args_and_config(
-            args=argv, return_remaining_strings=True, separate_remaining_strings=True
-        )
+        try:
+            *arguments, of_file, of_line = parser.parse_args_and_config(
+                args=argv, return_remaining_strings=True, separate_remaining_strings=True
+            )
+        except ValueError:
+            # A mistyped name is the cause of the option that is missing.
+            unread = [part for part in parser.parse_known_args(argv)[1] if part.startswith("--")]
+            _refuse_unknown(parser, [], [part for part in unread if part.split("=")[0] != "--config"])
+            raise
         _refuse_unknown(parser, of_file, of_line)
     if not any(getattr(one, "verbose", False) for one in arguments):
         silence_libraries()
@@ -373,12 +379,15 @@ def default_config(argv: list[str], recipe: str) -> list[str]:
     """The command line, with `--config` and the embedded lab's recipe in front if it names neither model nor data."""
     # `TrlParser` knows `--config path` only.
     argv = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
+    return argv if names_model_or_data(argv) else ["--config", str(recipes() / recipe), *argv]
+
+
+def names_model_or_data(argv: list[str]) -> bool:
+    """Whether a command line names a model, data or a file of options, or asks for help."""
     named = ("--config", "--model_name_or_path", "--dataset_name", "--forget_dataset", "-h", "--help")
     # `argparse` takes the beginning of a name, too.
     words = {argument.split("=")[0] for argument in argv if argument.startswith("-") and argument != "--"}
-    if any(name.startswith(word) for name in named for word in words):
-        return argv
-    return ["--config", str(recipes() / recipe), *argv]
+    return any(name.startswith(word) for name in named for word in words)
 
 
 def use_archive(data_args: DataArguments, eval_args: EvaluationArguments, model_args: UnlearnModelConfig) -> None:

@@ -31,7 +31,6 @@ from ..records import UnlearningRun
 from ..results import MODEL_ROLES
 from ..row_forms import naming
 from ..trainer.bootstrap_unlearn_config import option
-from .arguments import silence_libraries
 from .exits import fail, interruptible, one_line, refusing
 from .push import forget_texts, summary
 from .sources import (
@@ -94,7 +93,6 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn demo") -> None:
         PartialState(cpu=not torch.accelerator.is_available())
         with refusing(prog):
             args, folder = parse_folder(DemoArguments, prog, _DESCRIPTION, argv)
-            silence_libraries()
             run = RunFolder(folder).run()
             if find_spec("gradio") is None:
                 raise ValueError("The page needs Gradio, which is not installed: `pip install 'trl-unlearn[demo]'`.")

@@ -6,6 +6,8 @@
 import hashlib
 import json
 import math
+import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +39,12 @@ from ..row_forms import configured_template_kwargs
 from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.checks import check_output_dir
 from ..trainer.options import refuse_below
-from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, parse, use_archive
+from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, names_model_or_data, parse, use_archive
 from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
 from .results import evaluation_result, with_earlier, write_results
 from .rows import check_tokens, load_evaluation_rows, load_holdout_rows, refuse_other_tokens, spread
-from .sources import keep_sources
+from .sources import evaluation_options, keep_sources
 
 
 # Suites that change the weights of every model, and so need weights that are not packed.
@@ -207,12 +209,17 @@ def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
 def _run(argv: list[str] | None, prog: str) -> None:
     types = (DataArguments, EvaluationArguments, SuiteArguments, EvaluateArguments, UnlearnModelConfig)
     with refusing(prog):
-        arguments, settings = parse(types, prog, __doc__, argv, "archive/evaluate.yaml")
+        argv = sys.argv[1:] if argv is None else argv
+        judged = None if names_model_or_data(argv) else _judged(argv)
+        of_run = [] if judged is None else evaluation_options(judged)
+        arguments, settings = parse(types, prog, __doc__, [*of_run, *argv], "archive/evaluate.yaml")
         data_args, eval_args, suite_args, args, model_args = arguments
         # Without `cpu=True`, `PartialState` on a machine without a GPU makes each process the main one.
         with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
             use_archive(data_args, eval_args, model_args)
         unlearned = args.unlearned_model_name_or_path
+        if of_run:
+            PartialState().print(f"As the run in `{unlearned}` names them: {' '.join(of_run)}")
         check_models(model_args, eval_args, args.trust_remote_code, unlearned)
         if eval_args.second_retrained_model_name_or_path is not None and unlearned is None:
             raise ValueError(
@@ -270,6 +277,13 @@ def _run(argv: list[str] | None, prog: str) -> None:
             print(f"The card of the run in {unlearned} is as it was: without `--output_dir` it gets these results.")
         # A later call measures anew: models and data may have changed.
         stages.clear()
+
+
+def _judged(argv: list[str]) -> str | None:
+    """The unlearned model that a command line names."""
+    finder = ArgumentParser(add_help=False)
+    finder.add_argument("--unlearned_model_name_or_path", "--unlearned-model-name-or-path", nargs="?")
+    return finder.parse_known_args(argv)[0].unlearned_model_name_or_path
 
 
 def _make_quick(eval_args: EvaluationArguments, folder: Path) -> None:

@@ -91,13 +91,10 @@ def _row_values(
     """Effects of attacks on each row in the evaluation, or a note."""
     values = {} if result is None else RunFolder(folder).row_values(result)
     if result is not None and not any(values.values()):
-        limit = result.protocol.get("max_eval_rows")
-        same = "" if limit is None else f" --max_eval_rows {limit}"
         notes.append(
             "Which attack brings a row back is known of answers alone: `trl-unlearn evaluate --suites "
-            f"robustness,elicitation --model_name_or_path ... --forget_dataset ... --unlearned_model_name_or_path "
-            f"{folder}{same}`, with the target and the rows of the run, measures changed weights and "
-            "other questions."
+            f"robustness,elicitation --unlearned_model_name_or_path {folder}` measures changed weights and other "
+            "questions."
         )
     return values
 

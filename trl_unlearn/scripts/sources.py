@@ -24,7 +24,7 @@ from ..row_forms import with_template_kwargs
 from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.checks import refuse_missing_folder, refuse_model_name
 from ..trainer.run_record import tokens_digest
-from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
+from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, as_options, silence_libraries
 from .exits import one_line
 from .models import evaluation_loaders, models_protocol, quantize_as_trained
 from .rows import load_training_rows
@@ -33,8 +33,9 @@ from .rows import load_training_rows
 # Options that are kept, as they were when the run was made or judged.
 MODEL_SOURCES = ("model_name_or_path", "model_revision", "adapter_name_or_path", "retrained_model_name_or_path")
 ROW_SOURCES = ("dataset_name", "forget_config", "forget_split", "forget_dataset")
+_RETAIN_SOURCES = ("retain_config", "retain_split", "retain_dataset")
 # Of these, the options that name no file and no folder.
-_NO_PLACES = ("model_revision", "forget_config", "forget_split")
+_NO_PLACES = ("model_revision", "forget_config", "forget_split", "retain_config", "retain_split")
 
 
 @dataclass
@@ -80,6 +81,7 @@ def parse_folder(
     parser = TrlParser(arguments, prog=prog, usage=f"{prog} FOLDER [--option VALUE ...]", description=description)
     parser.add_argument("output_dir", help="Output folder of a run that has ended.")
     args, place = parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
+    silence_libraries()
     return args, Path(place.output_dir)
 
 
@@ -112,8 +114,8 @@ def keep_sources(
     is_free = has_trained or not _is_there(kept)
     if is_free and (data_args.dataset_name or data_args.forget_dataset):
         # Rows have one source: a file, or a dataset with its config.
-        names += ROW_SOURCES
-        kept = {name: one for name, one in kept.items() if name not in ROW_SOURCES}
+        names += ROW_SOURCES + _RETAIN_SOURCES
+        kept = {name: one for name, one in kept.items() if name not in names or name in MODEL_SOURCES}
     for args in (data_args, eval_args, model_args):
         given = {name: one for name in names if (one := getattr(args, name, None)) is not None}
         kept |= {
@@ -129,9 +131,31 @@ def _is_there(sources: Mapping[str, str]) -> bool:
     return name is not None and (Path(name).exists() or not Path(name).is_absolute())
 
 
+def evaluation_options(folder: str | Path) -> list[str]:
+    """Options by which `evaluate` judges a run as before; none of the embedded lab, which is the default."""
+    run_folder = RunFolder(folder)
+    if not run_folder.is_run or _is_lab(run_folder.run().forget_set.name):
+        return []
+    kept, earlier = run_folder.sources(), run_folder.results()
+    if "model_name_or_path" not in kept or not _is_there(kept):
+        raise ValueError(
+            f"`{folder}` does not say where its target and its rows are. Give `--model_name_or_path`, and "
+            "`--forget_dataset` or `--dataset_name`."
+        )
+    # A quick evaluation has a number of rows of its own.
+    if earlier is not None and "quick" not in earlier.protocol:
+        kept |= {name: earlier.protocol[name] for name in ("parity", "max_eval_rows") if name in earlier.protocol}
+    return as_options(kept)
+
+
+def _is_lab(name: str) -> bool:
+    """Whether a name in a record is a part of the embedded lab."""
+    return re.fullmatch(r"archive-[0-9a-f]{16}/\w+", name) is not None
+
+
 def _lab(name: str, part: Callable[[ArchivePaths], Path]) -> Path | None:
     """A part of the embedded lab, if a name in a record is one of its; built if it is not there."""
-    if not re.fullmatch(r"archive-[0-9a-f]{16}/\w+", name):
+    if not _is_lab(name):
         return None
     path = part(build_archive())
     if path.parent.name != name.split("/")[0]:
