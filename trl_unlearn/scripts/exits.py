@@ -28,26 +28,28 @@ _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _ECHO_SECONDS = 2.0
 # How far the program came and how to resume. One at most: signals belong to the process.
 _progress: list[Callable[[], str]] = []
+# In Python an exception has the sentence, and no line says it before.
+_in_python: list[bool] = []
 
 
 def fail(prog: str, sentence: str) -> NoReturn:
     """Exit with 1: what the command set out to do has failed."""
-    _end(f"{prog}: failed: {sentence}", 1)
+    _end(f"{prog}: failed", sentence, 1)
 
 
 def refuse(prog: str, sentence: str, speaks: bool = True) -> NoReturn:
     """Exit with 2: an option, a file or data cannot be used. Without `speaks` (other processes) in silence."""
-    _end(f"{prog}: error: {sentence}" if speaks else None, 2)
+    _end(f"{prog}: error", sentence if speaks else None, 2)
 
 
 def stop(prog: str, sentence: str, speaks: bool = True) -> NoReturn:
     """Exit with 3: a guard stopped the training. Without `speaks` (other processes) in silence."""
-    _end(f"{prog}: stopped: {sentence}" if speaks else None, 3)
+    _end(f"{prog}: stopped", sentence if speaks else None, 3)
 
 
 def miss(prog: str, sentence: str, speaks: bool = True) -> NoReturn:
     """Exit with 3: the model was made and saved, and its goal was not reached."""
-    _end(f"{prog}: not reached: {sentence}" if speaks else None, 3)
+    _end(f"{prog}: not reached", sentence if speaks else None, 3)
 
 
 class _Ended(SystemExit):
@@ -58,15 +60,16 @@ class _Ended(SystemExit):
         self.sentence = sentence
 
 
-def _end(message: str | None, code: int) -> NoReturn:
-    if message is not None:
-        print(message, file=sys.stderr)
-    raise _Ended(code, message)
+def _end(lead: str, sentence: str | None, code: int) -> NoReturn:
+    if sentence is not None and not _in_python:
+        print(f"{lead}: {sentence}", file=sys.stderr)
+    raise _Ended(code, sentence)
 
 
 @contextmanager
 def raising() -> Iterator[None]:
     """For callers in Python: `ValueError` in place of exit code 2, `RuntimeError` of another one; signals stay."""
+    _in_python.append(True)
     try:
         yield
     except SystemExit as ended:
@@ -77,6 +80,8 @@ def raising() -> Iterator[None]:
         # The parser of the command line prints its sentence itself.
         sentence = getattr(ended, "sentence", None) or "An option cannot be used: the line above says why."
         raise (ValueError if ended.code == 2 else RuntimeError)(sentence) from None
+    finally:
+        _in_python.pop()
 
 
 @contextmanager
