@@ -65,7 +65,13 @@ def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> 
             raise ValueError(
                 f"The dataset file `{name}` has the ending `{path.suffix}`. Use one of {', '.join(_BUILDERS)}."
             )
-        return _load(split, path=name)
+        try:
+            return _load(split, path=name)
+        except OSError as error:
+            raise ValueError(
+                f"The dataset `{name}` is no file or folder here, and cannot be read from the Hub: {error}. Check the "
+                "path or the id; a gated or private one needs `hf auth login`."
+            ) from error
     if not path.is_file():
         raise ValueError(f"The dataset file `{name}` does not exist. Check the path.")
     if path.stat().st_size == 0:

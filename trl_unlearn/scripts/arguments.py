@@ -51,7 +51,7 @@ class DataArguments:
     forget_dataset: str | None = option(
         None,
         "Your own rows to forget: a file (jsonl, json, csv, parquet, txt), a folder or an id on the Hub, with "
-        "`prompt` and `completion`, `messages`, `text`, or `input_ids` and `labels`.",
+        "`question` and `answer`, `prompt` and `completion`, `messages`, `text`, or `input_ids` and `labels`.",
     )
     retain_dataset: str | None = option(None, "Your own rows to retain, in the same forms.")
 
@@ -312,6 +312,8 @@ def parse(
             *arguments, of_file, of_line = parser.parse_args_and_config(
                 args=argv, return_remaining_strings=True, separate_remaining_strings=True
             )
+        except FileNotFoundError as error:
+            raise ValueError(f"The file `{error.filename}` of `--config` does not exist. Check the path.") from error
         except ValueError:
             # A mistyped name is the cause of the option that is missing.
             unread = [part for part in parser.parse_known_args(argv)[1] if part.startswith("--")]

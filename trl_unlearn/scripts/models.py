@@ -183,8 +183,15 @@ def _is_adapter(name: str) -> bool:
         return holds_adapter(name)
     # An id on the Hub: the question costs a request and no download.
     from huggingface_hub import file_exists
+    from huggingface_hub.errors import HTTPError
 
-    return file_exists(name, "adapter_config.json")
+    try:
+        return file_exists(name, "adapter_config.json")
+    except (HTTPError, OSError) as error:
+        raise ValueError(
+            f"The model `{name}` is no folder here, and the Hub cannot be asked for it ({error}). Check the path or the "
+            "id."
+        ) from error
 
 
 def quantize_as_trained(model_args: UnlearnModelConfig, unlearned: str | None) -> None:

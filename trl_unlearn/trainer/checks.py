@@ -129,7 +129,8 @@ def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_co
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise ValueError(
-            f"The model `{name}` cannot be read: {error} Check the id; a gated or private one needs `hf auth login`."
+            f"The model `{name}` cannot be read: {error} Check the path or the id; a gated or private one needs "
+            "`hf auth login`."
         ) from error
     _refuse_kind(name, config)
     # A model with code of its own is in no table of `transformers`.
