@@ -79,6 +79,7 @@ def test_no_argument_is_answered_with_what_to_type_first(ended):
         (["evaluate", "--max_eval_rows", "many"], "invalid int value: 'many'"),
         (["evaluate", "--max_eval_rows", "0", "--dataset_name", "x"], "`max_eval_rows` must be at least 1"),
         (["bs-t", "--config", "missing.yaml"], "The file `missing.yaml` of `--config` does not exist"),
+        (["forget", "org/model"], "`org/model` belongs to no option"),
         (["forget", "--forgett", "x.jsonl"], "There is no option `--forgett` (did you mean `--forget`?)."),
         (["bs-t", "--config"], "without a file"),
         (["push", "--output_dir", "out"], "`hub_model_id` is missing"),

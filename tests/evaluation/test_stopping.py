@@ -114,7 +114,8 @@ def test_a_run_that_jumps_over_the_goal_ends_within_the_tolerance(
     assert whole[-2] < kept["step"] < whole[-1]
     assert kept[metric] == pytest.approx(goal, abs=tolerance)
     assert kept in callback.history
-    assert trainer.stop_reason == f"`{metric}` reached {kept[metric]:.3f} (goal {goal:.3f}) at step {kept['step']:g}."
+    within = f"(goal {goal:.3f} ± {tolerance:g})"
+    assert trainer.stop_reason == f"`{metric}` reached {kept[metric]:.3f} {within} at step {kept['step']:g}."
     # What is reported is what the model is.
     assert measured(trainer) == values_of(kept)
 
@@ -213,7 +214,7 @@ def test_a_run_ends_at_the_level_of_strangers(new_trainer, until, measured, move
     assert callback.history[0]["strangers_auc"] == 1.0 and trainer.shortfall is None
     assert callback.kept["strangers_auc"] == pytest.approx(0.5, abs=0.2)
     assert measured(trainer, moved=moved) == values_of(callback.kept)
-    assert f"`strangers_auc` reached {callback.kept['strangers_auc']:.3f} (goal 0.500)" in trainer.stop_reason
+    assert f"`strangers_auc` reached {callback.kept['strangers_auc']:.3f} (goal 0.500 ± 0.2)" in trainer.stop_reason
     assert any("curve/strangers_auc" in entry for entry in trainer.state.log_history)
 
 

@@ -22,7 +22,8 @@ def own(own):
 def test_a_run_ends_at_a_number_and_its_record_says_so(run, own):
     done = run("bs_t", [*own, *LOGP, "--stop_at=-6.04"])
     record = UnlearningRun.load(done.folder / "run.json")
-    assert record.stopped.startswith("`forget_logp` reached -6.0") and "(goal -6.040) at step 1." in record.stopped
+    assert record.stopped.startswith("`forget_logp` reached -6.0")
+    assert "(goal -6.040 ± 0.02) at step 1." in record.stopped
     assert record.stopped in done.text("README.md")
 
 
@@ -40,7 +41,7 @@ def test_the_goal_can_be_measured_of_the_retrained_model(run, own, tiny_model, t
     done = run("bs_t", [*own, *LOGP, "--stop_at", "retrained", "--retrained_model_name_or_path", folder])
     (goal,) = measured
     stopped = UnlearningRun.load(done.folder / "run.json").stopped
-    assert "reached" in stopped and f"(goal {goal['forget_logp']:.3f})" in stopped
+    assert "reached" in stopped and f"(goal {goal['forget_logp']:.3f} ± 0.02)" in stopped
 
 
 def test_goals_that_are_not_reached_are_the_last_words_of_a_run(run, own, checkpoint, monkeypatch):

@@ -169,7 +169,9 @@ class UnlearnUntil(ForgettingCurveCallback):
         """Each metric with its value and its goal."""
         parts = []
         for metric, goal in self.goals.items():
-            to = f"past the goal of {goal:.3f}" if self._above(point, metric) < -1 else f"goal {goal:.3f}"
+            to = f"past the goal of {goal:.3f}"
+            if self._above(point, metric) >= -1:
+                to = f"goal {goal:.3f}" + (f" ± {self.tolerances[metric]:g}" if verb == "reached" else "")
             parts.append(f"`{metric}` {'' if parts else verb + ' '}{point[metric]:.3f} ({to})")
         return " and ".join(parts)
 

@@ -316,8 +316,11 @@ def parse(
             raise ValueError(f"The file `{error.filename}` of `--config` does not exist. Check the path.") from error
         except ValueError:
             # A mistyped name is the cause of the option that is missing.
-            unread = [part for part in parser.parse_known_args(argv)[1] if part.startswith("--")]
-            _refuse_unknown(parser, [], [part for part in unread if part.split("=")[0] != "--config"])
+            unread = parser.parse_known_args(argv)[1]
+            if "--config" in unread:
+                at = unread.index("--config")
+                del unread[at : at + 2]
+            _refuse_unknown(parser, [], unread)
             raise
         _refuse_unknown(parser, of_file, of_line)
     if not any(getattr(one, "verbose", False) for one in arguments):

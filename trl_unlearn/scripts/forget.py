@@ -344,7 +344,7 @@ def _prepare(request: Request, state: PartialState) -> bool:
         state.print(_NOTHING)
         return False
     if args.dry_run:
-        state.print("Nothing was changed: this is a dry run.")
+        state.print("Nothing was changed: this is a dry run. Without `--dry_run` the same command forgets the rows.")
         return False
     if args.review:
         if state.is_main_process:

@@ -189,8 +189,8 @@ def _is_adapter(name: str) -> bool:
         return file_exists(name, "adapter_config.json")
     except (HTTPError, OSError) as error:
         raise ValueError(
-            f"The model `{name}` is no folder here, and the Hub cannot be asked for it ({error}). Check the path or the "
-            "id."
+            f"The model `{name}` is no folder here, and the Hub cannot be asked for it ({error}). Check the path or "
+            "the id."
         ) from error
 
 

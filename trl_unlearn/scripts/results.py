@@ -99,6 +99,10 @@ def write_results(folder: Path, result: EvaluationResult, is_brief: bool = False
     attempted("The verdict", lambda: print_verdict(result))
     if is_brief:
         attempted("The table", lambda: print_summary(result, str(folder / CARD_FILE)))
+        PartialState().print(
+            f"Every row: trl-unlearn show {folder}\n"
+            f"Attacks: trl-unlearn evaluate --suites robustness,elicitation --unlearned_model_name_or_path {folder}"
+        )
 
 
 def _write_card(folder: RunFolder) -> None:
