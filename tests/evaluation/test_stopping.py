@@ -229,7 +229,8 @@ def test_of_two_metrics_the_one_that_lags_ends_the_run(new_trainer, until, measu
     assert kept[lagging] == pytest.approx(goals[lagging], abs=tolerances[lagging])
     assert kept[other] < goals[other] - tolerances[other]
     assert measured(trainer) == values_of(kept)
-    words = {lagging: f"goal {goals[lagging]:.3f}", other: f"past the goal of {goals[other]:.3f}"}
+    within = f"goal {goals[lagging]:.3f} ± {tolerances[lagging]:g}"
+    words = {lagging: within, other: f"past the goal of {goals[other]:.3f}"}
     assert trainer.stop_reason == (
         f"`extraction_strength` reached {kept['extraction_strength']:.3f} ({words['extraction_strength']}) and "
         f"`forget_logp` {kept['forget_logp']:.3f} ({words['forget_logp']}) at step {kept['step']:g}."
