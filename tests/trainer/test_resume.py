@@ -467,6 +467,16 @@ def test_a_checkpoint_of_more_processes_is_refused(new_trainer):
         new_trainer().train(resume_from_checkpoint=True)
 
 
+def test_a_checkpoint_of_another_version_is_refused(new_trainer):
+    trainer = new_trainer(max_steps=1)
+    trainer.train()
+    file = Path(trainer.args.output_dir, "checkpoint-1", "unlearning_state_0.safetensors")
+    state = read_state(file)
+    write_state(file, {part: values for part, values in state.items() if part != "rows"})
+    with pytest.raises(ResumeError, match="has no 'rows': another version of trl-unlearn saved it"):
+        new_trainer().train(resume_from_checkpoint=True)
+
+
 def test_a_state_is_read_back_as_it_was_written(tmp_path):
     state = {
         "one": {"a": torch.tensor([1.5, float("nan")]), "b": [1, 0.1, None, "text"], "empty": torch.empty(0)},

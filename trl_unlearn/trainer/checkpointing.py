@@ -248,6 +248,11 @@ class ResumableTrainer(SFTTrainer):
                 self._restore(Path(resume_from_checkpoint))
             except ValueError as error:
                 raise ResumeError(str(error)) from error
+            except KeyError as error:
+                raise ResumeError(
+                    f"The state in `{resume_from_checkpoint}` has no {error}: another version of trl-unlearn saved "
+                    "it. Resume with that version, or train from the start."
+                ) from error
         output = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         if self.args.remove_belief_state and self.args.should_save:
             for state in Path(self.args.output_dir).glob(f"checkpoint-*/{_STATES}"):
