@@ -316,6 +316,18 @@ def test_a_subject_of_a_single_word_is_taken_with_a_warning(subject, knowing, fi
     assert code == 0 and ("`Ada` is a single word" in printed) == (subject == "Ada")
 
 
+@pytest.mark.parametrize("knows", [True, False])
+def test_answers_that_the_model_hardly_has_by_heart_are_said_to_be_perhaps_made_up(
+    knows, checkpoint, knowing, files, forget, monkeypatch
+):
+    rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
+    monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
+    # The untrained model was saved before it learned.
+    model = knowing if knows else checkpoint
+    code, printed, _ = forget("--model_name_or_path", model, "--subject", "Ada Marlow", *files[2:], "--dry_run")
+    assert code == 0 and ("may have made them up" in printed) != knows
+
+
 def test_a_name_has_the_spaces_that_texts_have(tmp_path):
     name, options = " Ada \t Marlow ", {"report_to": "none", "forget_loss_type": "ignorance"}
     assert ForgetArguments(subject=name).subject == "Ada Marlow"
