@@ -114,8 +114,9 @@ def keep_sources(
     is_free = has_trained or not _is_there(kept)
     if is_free and (data_args.dataset_name or data_args.forget_dataset):
         # Rows have one source: a file, or a dataset with its config.
-        names += ROW_SOURCES + _RETAIN_SOURCES
-        kept = {name: one for name, one in kept.items() if name not in names or name in MODEL_SOURCES}
+        rows = ROW_SOURCES + _RETAIN_SOURCES
+        names += rows
+        kept = {name: one for name, one in kept.items() if name not in rows}
     for args in (data_args, eval_args, model_args):
         given = {name: one for name in names if (one := getattr(args, name, None)) is not None}
         kept |= {

@@ -16,6 +16,7 @@ micro-batch `training_step`: guard, twin, beliefs, weights, then `compute_loss` 
 import contextlib
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -275,9 +276,11 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         return {name: part for name, part in parts.items() if part is not None}
 
     def _shared_state(self) -> dict[str, dict[str, Any]]:
-        return {"sets": self._set_digests()} | {name: part.state_dict() for name, part in self._parts().items()}
+        return {"sets": self._set_digests} | {name: part.state_dict() for name, part in self._parts().items()}
 
+    @cached_property
     def _set_digests(self) -> dict[str, str]:
+        # Once: a digest reads all rows, and every checkpoint has it.
         sets = {"forget": self.train_dataset, "retain": self.retain_dataset}
         return {role: tokens_digest(rows) for role, rows in sets.items() if rows is not None}
 
@@ -298,8 +301,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         self._monitor = self._new_monitor() if "monitor" in shared else None
         for name, part in self._parts().items():
             part.load_state_dict(shared[name])
-        for role, digest in self._set_digests().items():
-            if shared.get("sets", {}).get(role, digest) != digest:
+        for role, digest in self._set_digests.items():
+            if shared["sets"].get(role, digest) != digest:
                 raise ValueError(
                     f"The {role} set is another one than that of the run that was interrupted. Give the rows that it "
                     "was started with, or train from the start."
