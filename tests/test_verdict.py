@@ -260,7 +260,7 @@ def test_a_good_answer_names_the_suites_that_were_not_asked():
 
 def test_rows_that_a_mean_hides_are_counted():
     kept = {"kept_rows": {"unlearned": 1, "second_retrained": 0}, "rows": {"forget": 24}}
-    assert verdict(planted(protocol=kept)).doubts[0].startswith("1 of 24 forget rows are kept, whatever the means say")
+    assert verdict(planted(protocol=kept)).doubts[0].startswith("1 of 24 forget rows is kept, whatever the means say")
     # Where the answer is a fault, it says more than a row.
     known = planted({"forget/rougeL_recall": (0.4, 0.01)}, protocol=kept)
     assert not verdict(known).doubts and not verdict(planted(protocol=kept), "retrained").doubts
@@ -578,6 +578,27 @@ def test_a_model_whose_own_answers_are_nearer_to_the_target_than_to_a_retrained_
     actual, why = has_forgotten(planted(models=models, differences={}))
     assert actual is forgotten
     assert forgotten or why.endswith("recall` is 0.900, near the target's 1.000, not the retrained model's 0.300.")
+
+
+@pytest.mark.parametrize(
+    ("kept", "rows", "forgotten", "words"),
+    [
+        (3, 13, False, "It has not forgotten: 3 of 13 forget rows are kept, though `forget/extraction_strength` is "),
+        (1, 1, False, "It has not forgotten: 1 of 1 forget rows is kept, though "),
+        # As many as a model that never saw them may guess.
+        (2, 80, True, "; 2 of 80 forget rows are kept."),
+        (0, 80, True, "half of the target's 0.725."),
+    ],
+)
+def test_a_model_that_keeps_more_than_a_tenth_of_the_rows_has_not_forgotten(kept, rows, forgotten, words):
+    models = {
+        role: {"forget/extraction_strength": Measurement(strength)}
+        for role, strength in (("target", 0.725), ("unlearned", 0.115))
+    }
+    protocol = {"kept_rows": {"unlearned": kept}, "rows": {"forget": rows}}
+    actual, why = has_forgotten(planted(models=models | {"retrained": None}, differences={}, protocol=protocol))
+    assert actual is forgotten
+    assert why.endswith(words) if forgotten else why.startswith(words)
 
 
 @pytest.mark.parametrize(("n", "is_certain"), [(2, False), (71, False), (72, True), (None, True)])

@@ -199,12 +199,11 @@ def _as_unlearned(result: EvaluationResult, role: str) -> EvaluationResult:
 
 def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> list[str]:
     """Sentences on what good answers do not see, and on a retrained model that is no model that never knew."""
-    doubts, kept = [], result.protocol.get("kept_rows", {}).get(role)
-    if kept and not answers[0].is_bad:
-        total = result.protocol.get("rows", {}).get("forget", "the")
+    doubts = []
+    if _kept_share(result, role) and not answers[0].is_bad:
         doubts.append(
-            f"{kept} of {total} forget rows are kept, whatever the means say: their answers are nearer to the "
-            "target's probability than to that of a model that never knew."
+            f"{_kept_words(result, role)}, whatever the means say: their answers are nearer to the target's "
+            "probability than to that of a model that never knew."
         )
     for question, answer in zip(QUESTIONS, answers, strict=True):
         # A quick evaluation, and one beside answers about others, say that they see less.
@@ -224,6 +223,17 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
     if without:
         doubts.append(f"Measured of the {beside} model, and not of this one: {', '.join(without)}.")
     return doubts if beside == "target" else doubts + _doubts_of_reference(result)
+
+
+def _kept_share(result: EvaluationResult, role: str = "unlearned") -> float:
+    """Share of the forget rows that a model keeps, whatever its means say."""
+    rows = result.protocol.get("rows", {}).get("forget")
+    return result.protocol.get("kept_rows", {}).get(role, 0) / rows if rows else 0.0
+
+
+def _kept_words(result: EvaluationResult, role: str = "unlearned") -> str:
+    kept, rows = result.protocol["kept_rows"][role], result.protocol["rows"]["forget"]
+    return f"{kept} of {rows} forget rows {'is' if kept == 1 else 'are'} kept"
 
 
 def _doubts_of_reference(result: EvaluationResult) -> list[str]:
@@ -479,7 +489,8 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
 
     It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
     a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`]. Nor has it if another measure of
-    the first question, such as its own answers, lies above that middle, and further than its error.
+    the first question, such as its own answers, lies above that middle, and further than its error, or if it keeps a
+    larger share of the rows than that margin: few can be guessed.
     """
     metric = "forget/extraction_strength"
     target, unlearned, retrained = (result.value(role, metric) for role in ("target", "unlearned", "retrained"))
@@ -493,13 +504,17 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
         return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
     if (figures := _still_said(result)) is not None:
         return False, f"It has not forgotten: {figures}."
+    kept = _kept_share(result)
+    if kept > MEMORIZATION_MARGIN:
+        return False, f"It has not forgotten: {_kept_words(result)}, though `{metric}` is {unlearned:.3f}."
     if target <= (retrained or 0.0) + MEMORIZATION_MARGIN:
         floor = f"a retrained model's {retrained:.3f}" if retrained is not None else "a model that knows nothing"
         return None, (
             f"Whether it has forgotten is not known: `{metric}` of the target is {target:.3f}, hardly above {floor}. "
             "Give rows that the target knows."
         )
-    return True, f"`{metric}` is {unlearned:.3f}, not above {bound}."
+    rest = f"; {_kept_words(result)}" if kept else ""
+    return True, f"`{metric}` is {unlearned:.3f}, not above {bound}{rest}."
 
 
 def _still_said(result: EvaluationResult) -> str | None:
