@@ -68,10 +68,12 @@ def finished(tmp_path):
     return call
 
 
-def test_the_ledger_says_what_was_forgotten_and_keeps_its_entries_when_the_folder_is_used_again(finished):
+def test_the_ledger_says_what_was_forgotten_and_keeps_the_entry_of_a_run_that_is_replaced_as_replaced(finished):
     _, folder = finished()
     write_ledger(folder, folder.run(), [])
+    before = RequestLedger.load(folder.path / "requests.json").requests[0]
     folder.clear()
+    (folder.path / "adapter_model.safetensors").write_text("y")
     _, other = finished("other", strength=0.9)
     for name in ("run.json", "eval_results.json"):
         (other.path / name).rename(folder.path / name)
@@ -79,7 +81,10 @@ def test_the_ledger_says_what_was_forgotten_and_keeps_its_entries_when_the_folde
     for _ in range(2):
         write_ledger(folder, folder.run(), [])
     entries = RequestLedger.load(folder.path / "requests.json").requests
-    assert [(one.forgotten, one.target_strength, one.strength) for one in entries] == [(True, 1, 0.1), (False, 1, 0.9)]
+    assert (before.forgotten, before.target_strength, before.strength) == (True, 1, 0.1)
+    said = "Replaced by another run: the weights of this entry are not here any more."
+    assert entries[0] == replace(before, strength=None, forgotten=None, verdict=said)
+    assert [(one.forgotten, one.target_strength, one.strength) for one in entries[1:]] == [(False, 1, 0.9)]
     assert "Veldt" not in json.dumps(RequestLedger(requests=entries).to_dict())
 
 

@@ -32,6 +32,7 @@ _EARLIER = "earlier-{}.jsonl"
 _LEDGER = "requests.json"
 _STRENGTH = "forget/extraction_strength"
 _NOT_MEASURED = "Not measured: there was no evaluation."
+_REPLACED = "Replaced by another run: the weights of this entry are not here any more."
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def earlier_now(
 
 
 def write_ledger(folder: RunFolder, run: UnlearningRun, entries: Sequence[ServedRequest]) -> None:
-    """Enter the request of a finished run, and those before it as they are now."""
+    """Enter the request of a finished run, and those before it as they are now; others are replaced."""
     result, ledger = folder.results(), load_ledger(folder)
     forgotten, sentence = None, _NOT_MEASURED
     strengths = dict.fromkeys(("target", "unlearned", "retrained"))
@@ -157,6 +158,8 @@ def write_ledger(folder: RunFolder, run: UnlearningRun, entries: Sequence[Served
         verdict=sentence if run.shortfall is None else run.shortfall,
         retrained_strength=strengths["retrained"],
     )
+    for other in [one for one in ledger.requests if one.weights_sha256 != own.weights_sha256]:
+        ledger.put(replace(other, strength=None, forgotten=None, verdict=_REPLACED))
     for entry in (*entries, own):
         ledger.put(entry)
     ledger.save(folder.path / _LEDGER)
