@@ -449,6 +449,17 @@ def test_rows_that_the_model_never_knew_change_nothing(checkpoint, files, forget
     assert not folder.exists()
 
 
+def test_a_dry_run_counts_the_rows_to_keep_that_repeat_the_forget_set_as_a_run_does(knowing, files, forget, tmp_path):
+    repeating = ["--retain", write_jsonl(tmp_path / "repeating.jsonl", [*KEPT, ROWS[0]])]
+    argv = ["--model_name_or_path", knowing, *files[:2], *repeating]
+    said = "Rows to keep: 4 rows, question -> answer; 1 repeat the forget set, and are left out."
+    code, printed, folder = forget(*argv, "--dry_run")
+    assert code == 0 and said in printed and not folder.exists()
+    argv[-1] = files[1]
+    code, printed, _ = forget(*argv, "--dry_run")
+    assert code == 2 and "There are no rows to keep." in printed
+
+
 def test_a_dry_run_shows_the_checks_and_writes_nothing(knowing, files, forget):
     code, printed, folder = forget("--model_name_or_path", knowing, *files, "--dry_run")
     assert code == 0

@@ -352,6 +352,9 @@ def _prepare(request: Request, state: PartialState) -> bool:
         state.print(_NOTHING)
         return False
     if args.dry_run:
+        # A source of one's own may take as long to make its rows as a run does.
+        if isinstance(request.retain, ForgetRows):
+            _retain_rows(request, model, forget, form, known.is_by_heart, state)
         state.print("Nothing was changed: this is a dry run. Without `--dry_run` the same command forgets the rows.")
         return False
     if args.review:
