@@ -15,6 +15,7 @@ import torch
 
 from trl_unlearn.evaluation import tofu
 from trl_unlearn.evaluation.tables import ComparedRun, judged
+from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.scripts import compare
 from trl_unlearn.scripts.compare import write_comparison
@@ -89,10 +90,14 @@ def test_every_method_runs_with_every_seed_and_leaves_a_table_and_figures(call, 
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_run_again_and_what_was_cut_off_is(call, tmp_path):
+def test_what_is_finished_is_not_run_again_and_what_was_cut_off_is(call, tmp_path, capsys):
     call()
     before = json.loads((tmp_path / "out/comparison.json").read_text())
     (tmp_path / "out/bs_s/seed-1/compared.json").unlink()
+    with pytest.raises(SystemExit) as refused:
+        call()
+    assert refused.value.code == 2 and "holds a finished run of another command" in capsys.readouterr().err
+    RunFolder(tmp_path / "out/bs_s/seed-1").mark_unfinished("settings")
     assert call() == ["bs_s/seed-1"]
     after = json.loads((tmp_path / "out/comparison.json").read_text())
     for old, new in zip(before["runs"], after["runs"], strict=True):

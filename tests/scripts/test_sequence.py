@@ -132,6 +132,7 @@ def test_what_was_served_is_not_served_again_and_what_was_cut_off_is_with_all_th
     assert call() == []
     assert results(tmp_path / "out") == before
     (tmp_path / "out/2-b-c/stage.json").unlink()
+    RunFolder(tmp_path / "out/2-b-c").mark_unfinished("settings")
     left = tmp_path / "out/2-b-c/left"
     left.touch()
     assert call() == FOLDERS[1:]
@@ -180,14 +181,19 @@ def test_a_request_whose_folder_is_that_of_a_model_is_refused_and_the_model_stay
     assert f"would replace the `retrained_model_name_or_path`, `{folder}`" in capsys.readouterr().err
 
 
-def test_a_folder_of_a_request_with_files_of_no_run_is_refused_and_the_files_stay(call, tmp_path, capsys):
-    own = tmp_path / "out/2-b-c/notes.txt"
+@pytest.mark.parametrize(
+    ("name", "held"), [("notes.txt", "files and no run"), ("run.json", "a finished run of another command")]
+)
+def test_a_folder_of_a_request_that_holds_what_no_series_wrote_is_refused_and_the_files_stay(
+    call, tmp_path, capsys, name, held
+):
+    own = tmp_path / "out/2-b-c" / name
     own.parent.mkdir(parents=True)
     own.write_text("mine")
     with pytest.raises(SystemExit) as refused:
         call()
     assert refused.value.code == 2 and own.read_text() == "mine" and [*own.parents[1].iterdir()] == [own.parent]
-    assert "holds files and no run. The request `b c` would replace them" in capsys.readouterr().err
+    assert f"holds {held}. The request `b c` would replace that: move it" in capsys.readouterr().err
 
 
 def test_a_request_that_could_not_begin_leaves_no_ignorant_twin(call, tmp_path, monkeypatch):

@@ -126,11 +126,12 @@ class Series:
         for job in self.jobs:
             refuse_replaced(job.folder, job.model_args, self.eval_args, job.training_args.ignorant_model_name_or_path)
             folder = RunFolder(job.folder)
-            is_own = job.finished.is_file() or folder.is_unfinished or folder.is_run
+            is_own = job.finished.is_file() or folder.is_unfinished
             if not is_own and job.folder.exists() and any(job.folder.iterdir()):
+                held = f"{folder.earlier_run()} of another command" if folder.is_run else "files and no run"
                 raise ValueError(
-                    f"`{job.folder}` holds files and no run. The {job.label} would replace them: move them, or give "
-                    "another `--output_dir`."
+                    f"`{job.folder}` holds {held}. The {job.label} would replace that: move it, or give another "
+                    "`--output_dir`."
                 )
         return load_tokenizer(self.model_args, trust_remote_code), load_config(self.model_args, trust_remote_code)
 
