@@ -23,6 +23,7 @@ import trl_unlearn
 from trl_unlearn import cli
 from trl_unlearn.data.retain_source import RetainSource
 from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.evaluation.callbacks import CannotBeginError
 from trl_unlearn.evaluation.stopping import UnlearnUntil
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import RequestLedger
@@ -185,6 +186,25 @@ def test_the_same_command_goes_on_after_kills_and_ends_with_the_same_weights(kno
     assert RequestLedger.load(folder / "requests.json").requests[0].forgotten is False
     again = load_file(folder / "adapter_model.safetensors")
     assert all(again[name].equal(value) for name, value in whole.items())
+
+
+def test_a_second_attempt_that_cannot_begin_leaves_all_of_the_first_one(knowing, files, forget, monkeypatch):
+    argv = ["--model_name_or_path", knowing, *files, *SHORT, "--save_steps", "1", "--no_evaluate"]
+    begin = UnlearnUntil.on_train_begin
+
+    def refused(callback, *args, **kwargs):
+        if callback.trainer.first_attempt:
+            raise CannotBeginError("It cannot begin.")
+        begin(callback, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UnlearnUntil, "on_train_begin", refused)
+        code, printed, folder = forget(*argv)
+    assert code == 2 and f"It cannot begin. The model of the first attempt is in `{folder}`." in printed
+    assert RunFolder(folder).run().shortfall.startswith("The goal was not reached in 2 steps")
+    assert {"adapter_model.safetensors", "README.md", "checkpoint-2"} <= {path.name for path in folder.iterdir()}
+    code, printed, _ = forget(*argv)
+    assert code == 3 and "Resuming from a checkpoint" in printed and RunFolder(folder).run().first_attempt
 
 
 def test_a_run_that_is_resumed_has_the_options_of_the_last_command(knowing, files, forget, monkeypatch):

@@ -194,6 +194,8 @@ class OutputFolder:
     def begin_again(self) -> None:
         """From here on another attempt counts, which begins where the last one ended."""
         self.checkpoint, self.trained = None, False
+        # If it cannot begin, what lies here is the last one's.
+        self._begun = False
 
     def end(self, trainer: BootstrapUnlearnTrainer) -> None:
         """Mark the run as finished."""
@@ -213,7 +215,8 @@ def train_into(output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer
     except (ResumeError, CannotBeginError) as error:
         if trainer.state.global_step == 0:
             output.give_up(trainer)
-        refuse(prog, one_line(error), speaks=trainer.is_world_process_zero())
+        kept = f" The model of the first attempt is in `{output.path}`." if trainer.first_attempt else ""
+        refuse(prog, f"{one_line(error)}{kept}", speaks=trainer.is_world_process_zero())
     with output.writing(prog, trainer, "The model"):
         trainer.save_model()
     output.trained = True
