@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
+import json
 import logging
 import math
 
@@ -331,3 +332,58 @@ def test_a_model_whose_scores_are_not_finite_is_not_said_to_have_nothing_to_unle
     until(trainer, goals={"extraction_strength": 0.1}, retain_floor=0.5)
     with pytest.raises(CannotBeginError, match="scores of the model are not finite before training"):
         trainer.train()
+
+
+TWO_PROCESSES = """
+import json, sys, torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
+from trl_unlearn.evaluation.rows import encode_set
+from trl_unlearn.evaluation.stopping import EndAfter, UnlearnUntil
+
+folder, rows, out = sys.argv[1:]
+forget, retain = (Dataset.from_list(part) for part in json.load(open(rows)))
+args = BootstrapUnlearnConfig(
+    out, use_cpu=True, per_device_train_batch_size=2, lambda_bss=0.0, gradient_checkpointing=False, save_strategy="no",
+    report_to="none", disable_tqdm=True, max_steps=8, learning_rate=2e-3, warmup_steps=0, stop_on_divergence=False,
+)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+trainer = BootstrapUnlearnTrainer(
+    AutoModelForCausalLM.from_pretrained(folder), args, train_dataset=forget, retain_dataset=retain,
+    processing_class=tokenizer,
+)
+rank = trainer.accelerator.process_index
+assert trainer.accelerator.num_processes == 2
+
+class Differs(TrainerCallback):
+    @torch.no_grad()
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        for parameter in model.parameters():
+            parameter.mul_(1 + 1e-3 * rank)
+
+trainer.add_callback(Differs())
+sets = (encode_set(one, tokenizer, name=name) for name, one in (("forget", forget), ("retain", retain)))
+until = UnlearnUntil(
+    trainer, *sets, pad_token_id=tokenizer.pad_token_id, every_steps=1, goals={"forget_logp": -1e6},
+    tolerances={"forget_logp": 1.0},
+)
+trainer.add_callback(until)
+limit = EndAfter(trainer, 1e6)
+trainer.add_callback(limit)
+trainer.train()
+limit.minutes = (1e6, 1e-9)[rank]
+json.dump([until.history, until.kept, trainer.shortfall, bool(limit.is_over())], open(f"{out}.{rank}.json", "w"))
+"""
+
+
+@pytest.mark.slow
+def test_processes_decide_alike_where_their_weights_or_their_clocks_differ(
+    knowing_model, tiny_tokenizer, forget_rows, retain_rows, launch, tmp_path
+):
+    for part in (knowing_model, tiny_tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    (tmp_path / "rows.json").write_text(json.dumps([list(forget_rows), list(retain_rows)]))
+    assert launch(TWO_PROCESSES, *(tmp_path / name for name in ("model", "rows.json", "out"))) == [0, 0]
+    one, two = (json.loads((tmp_path / f"out.{rank}.json").read_text()) for rank in (0, 1))
+    assert one == two and one[-1] and len(one[0]) == 9
