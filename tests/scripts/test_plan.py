@@ -3,6 +3,7 @@
 
 """Settings for a request, by the model's knowledge of its rows."""
 
+import re
 from types import SimpleNamespace
 
 import psutil
@@ -275,7 +276,9 @@ def test_merging_needs_main_memory_for_the_base_in_float32_however_it_was_loaded
         (False, {"dtype": "bfloat16"}, True, "use a machine with more"),
         (True, {}, True, "`--load_in_4bit`"),
         (True, {"load_in_4bit": True}, False, "`--gradient_checkpointing true`"),
-        (True, {"use_peft": False}, True, "`--dtype bfloat16`"),
+        # All weights in bfloat16 would hardly move.
+        (True, {"use_peft": False}, True, "`--use_peft true`"),
+        (False, {"use_peft": False, "dtype": "bfloat16"}, True, "`--use_peft true`"),
     ],
 )
 def test_only_ways_to_save_memory_that_are_not_taken_yet_are_named(
@@ -287,6 +290,25 @@ def test_only_ways_to_save_memory_that_are_not_taken_yet_are_named(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     finding = machine(model_args=model_args, gradient_checkpointing=checkpointing)["memory"]
     assert finding.endswith(f" free; if it does not fit, {ways}")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "model_args", "way"),
+    [
+        (False, {}, "Try `--dtype bfloat16`, or use a machine with more."),
+        (False, {"use_peft": False}, "Try `--use_peft true` with `--dtype bfloat16`, or use a machine with more."),
+        (True, {"use_peft": False}, "Try `--use_peft true` with `--load_in_4bit`, or use a machine with more."),
+        (False, {"use_peft": False, "dtype": "bfloat16"}, "Use a machine with more."),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_with_a_way_that_trains_an_adapter(
+    cuda, model_args, way, machine, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 1000))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    with pytest.raises(ValueError, match=re.escape(f"of memory are free. {way}")):
+        machine(model_args=model_args)
 
 
 def test_rows_that_the_model_made_are_held_and_not_learned(chosen):

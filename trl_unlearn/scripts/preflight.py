@@ -225,18 +225,21 @@ def _memory(
     needed = weights * width + trained * _TRAINED_BYTES + batch * text.num_hidden_layers * states
     has_cuda = torch.cuda.is_available()
     free = torch.cuda.mem_get_info()[0] if has_cuda else psutil.virtual_memory().available
-    if has_cuda and model_args.use_peft:
+    if has_cuda:
         smaller = None if model_args.load_in_4bit else "`--load_in_4bit`"
     else:
         smaller = "`--dtype bfloat16`" if width > torch.bfloat16.itemsize else None
+    # What trains in 16 bits hardly moves, and a base beside an adapter need not.
+    adapter = None if model_args.use_peft else "`--use_peft true`"
     if weights * width > free:
+        way = smaller and f"Try {' with '.join(filter(None, (adapter, smaller)))}, or use"
         raise ValueError(
             f"The weights of the model take {_size(weights * width)}, and {_size(free)} of memory are free. "
-            f"{f'Try {smaller}, or use' if smaller else 'Use'} a machine with more."
+            f"{way or 'Use'} a machine with more."
         )
     hint = ""
     if needed > free:
-        ways = [None if step["gradient_checkpointing"] else "`--gradient_checkpointing true`", smaller]
+        ways = [None if step["gradient_checkpointing"] else "`--gradient_checkpointing true`", adapter or smaller]
         hint = f"; if it does not fit, {' or '.join(filter(None, ways)) or 'use a machine with more'}"
     return Check("memory", f"about {_size(needed)} of {_size(free)} free{hint}")
 
