@@ -328,12 +328,24 @@ def test_a_request_goes_on_from_a_finished_run_and_leaves_the_earlier_one_in_its
     assert f"load `{knowing}` without the adapter" in said and f"with the adapter `{first}`" in said
 
 
-@pytest.mark.parametrize("subject", ["Ada", "Ada Marlow", "The Marlows", "bell hooks"])
-def test_a_subject_of_a_single_word_is_taken_with_a_warning(subject, knowing, files, forget, monkeypatch):
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        ("Ada", "`Ada` is a single word"),
+        ("Ada Marlow", None),
+        ("The Marlows", None),
+        ("bell hooks", "what says `Bell Hooks`, or the last name alone, may be missed"),
+        ("ADA MARLOW", "what says `Ada Marlow`, or the last name alone, may be missed"),
+    ],
+)
+def test_a_subject_of_a_single_word_or_in_one_case_is_taken_with_a_warning(
+    subject, said, knowing, files, forget, monkeypatch
+):
     rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
     monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
     code, printed, _ = forget("--model_name_or_path", knowing, "--subject", subject, *files[2:], "--dry_run")
-    assert code == 0 and ("`Ada` is a single word" in printed) == (subject == "Ada")
+    warnings = [one for one in ("is a single word", "may be missed") if one in printed]
+    assert code == 0 and len(warnings) == (said is not None) and (said or "") in printed
 
 
 @pytest.mark.parametrize("knows", [True, False])

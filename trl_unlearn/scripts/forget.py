@@ -442,6 +442,11 @@ def _refuse_unwritable(path: Path) -> None:
 def _ask_about_subject(request: Request, model: PreTrainedModel, state: PartialState) -> bool:
     """Take for the rows what the model believes about the subject; returns whether it believes anything."""
     args, seed = request.args, request.training_args.seed
+    if " " in args.subject and (args.subject.islower() or args.subject.isupper()):
+        state.print(
+            f"`{args.subject}` is written in one case, and a name is found as it is written: what says "
+            f"`{args.subject.title()}`, or the last name alone, may be missed. Give the name as texts write it."
+        )
     rows = believed_rows(model, request.tokenizer, args.subject, hints=args.hints or (), seed=seed)
     if len(rows) == 0:
         state.print(
