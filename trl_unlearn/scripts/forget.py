@@ -310,67 +310,28 @@ def _is_prepared(request: Request) -> bool:
 
 def _prepare(request: Request, state: PartialState) -> bool:
     """Check, choose and write all that a run needs; returns whether there is one."""
-    folder = request.folder
     if not request.overwrites:
         if _is_prepared(request):
             if state.is_main_process:
                 _update_settings(request)
             return True
-        if held := folder.earlier_run() or ("an unfinished run" if folder.is_unfinished else ""):
-            raise ValueError(
-                f"`{folder.path}` holds {held} of another request. Give another `--output_dir`, or replace it with "
-                "`--overwrite_output_dir true`."
-            )
-        if request.args.review and folder.review.exists():
-            raise ValueError(
-                f"`{folder.review}` is there, and may hold what you have edited. Give it as `--forget`, or move it."
-            )
+        _refuse_taken(request)
     if state.is_main_process:
-        _refuse_unwritable(folder.path)
-    args, seed = request.args, request.training_args.seed
+        _refuse_unwritable(request.folder.path)
     model = request.loaders()["target"]().eval()
     if request.rows is None and not _ask_about_subject(request, model, state):
         return False
     form = best_form(request.rows, model, request.tokenizer)
-    forget = request.rows.forms[form]
-    known = knowledge(model, request.tokenizer, forget, request.subjects, seed)
-    checks = [Check("forget set", request.rows.words()), Check("the model knows it", form), known.check()]
-    machine = request.model_args, request.training_args, request.config, request.tokenizer
-    step = step_settings(request.given, len(forget))
-    # The twin, and the original model where no adapter can be taken off for it.
-    copies = int(known.is_by_heart) + int(not (request.learns_retain or request.model_args.use_peft))
-    checks += machine_checks(*machine, forget, step, copies, args.merge)
-    checks += [Check("Hub", f"`{request.training_args.hub_model_id}` may be written")] if request.publishes else []
+    every = request.rows.forms[form]
+    known = knowledge(model, request.tokenizer, every, request.subjects, request.training_args.seed)
+    checks = _checks(request, every, form, known)
     if state.is_main_process:
         print_checks(checks, title=f"Before a weight moves: {Path(request.model_args.model_name_or_path).name}")
-    if args.subject is not None and (strength := fmean(known.strengths)) < _BY_HEART:
-        state.print(
-            f"The model hardly has these answers by heart (extraction strength {strength:.2f}) and may have made them "
-            "up. What it learned in other words stays: give rows with `--forget`, or such questions as `--hints`."
-        )
-    elif args.subject is None and not known.is_known:
-        state.print(_NOTHING)
+    if not _begins(request, model, every, form, known, state):
         return False
-    if args.dry_run:
-        # A source of one's own may take as long to make its rows as a run does.
-        if isinstance(request.retain, ForgetRows):
-            _retain_rows(request, model, forget, form, known.is_by_heart, state)
-        state.print("Nothing was changed: this is a dry run. Without `--dry_run` the same command forgets the rows.")
-        return False
-    if args.review:
-        if state.is_main_process:
-            write_whole(folder.review, json_lines(forget), 0o600)
-        state.print(f"{len(forget)} rows: {folder.review}. Edit them, and give them as `--forget {folder.review}`.")
-        return False
-    every, held_out = forget, None
-    if args.subject is not None:
-        forget, held_out = hold_out(every)
-        state.print(f"{len(held_out)} of {len(every)} answers are held out of training, and measured at its end.")
-    elif len(known.to_unlearn) < len(forget):
-        state.print(f"Only the {len(known.to_unlearn)} rows that the model knows are unlearned.")
-        forget = forget.select(known.to_unlearn)
+    forget, held_out = _to_unlearn(request, every, known, state)
     if len(forget) < len(every):
-        known = knowledge(model, request.tokenizer, forget, request.subjects, seed)
+        known = knowledge(model, request.tokenizer, forget, request.subjects, request.training_args.seed)
     retain, report = _retain_rows(request, model, every, form, known.is_by_heart, state)
     settings = _settings(request, model, known, forget, retain, state)
     # The run loads it anew.
@@ -385,8 +346,72 @@ def _prepare(request: Request, state: PartialState) -> bool:
         }
         texts |= {} if held_out is None else {_HELD_OUT: json_lines(held_out)}
         texts |= {} if request.earlier is None else request.earlier.texts()
-        folder.save_request(texts, request.digest)
+        request.folder.save_request(texts, request.digest)
     return True
+
+
+def _refuse_taken(request: Request) -> None:
+    """Refuse a folder with the run of another request, or with rows that a user may have edited."""
+    folder = request.folder
+    if held := folder.earlier_run() or ("an unfinished run" if folder.is_unfinished else ""):
+        raise ValueError(
+            f"`{folder.path}` holds {held} of another request. Give another `--output_dir`, or replace it with "
+            "`--overwrite_output_dir true`."
+        )
+    if request.args.review and folder.review.exists():
+        raise ValueError(
+            f"`{folder.review}` is there, and may hold what you have edited. Give it as `--forget`, or move it."
+        )
+
+
+def _checks(request: Request, forget: Dataset, form: str, known: Knowledge) -> list[Check]:
+    """The rows, the knowledge and the machine; raises `ValueError` if the machine does not do."""
+    checks = [Check("forget set", request.rows.words()), Check("the model knows it", form), known.check()]
+    machine = request.model_args, request.training_args, request.config, request.tokenizer
+    step = step_settings(request.given, len(forget))
+    # The twin, and the original model where no adapter can be taken off for it.
+    copies = int(known.is_by_heart) + int(not (request.learns_retain or request.model_args.use_peft))
+    checks += machine_checks(*machine, forget, step, copies, request.args.merge)
+    return checks + [Check("Hub", f"`{request.training_args.hub_model_id}` may be written")] * request.publishes
+
+
+def _begins(
+    request: Request, model: PreTrainedModel, forget: Dataset, form: str, known: Knowledge, state: PartialState
+) -> bool:
+    """Whether there is something to forget, and more than a look at it is asked for; says why not."""
+    args, review = request.args, request.folder.review
+    if args.subject is not None and (strength := fmean(known.strengths)) < _BY_HEART:
+        state.print(
+            f"The model hardly has these answers by heart (extraction strength {strength:.2f}) and may have made them "
+            "up. What it learned in other words stays: give rows with `--forget`, or such questions as `--hints`."
+        )
+    elif args.subject is None and not known.is_known:
+        state.print(_NOTHING)
+        return False
+    if args.dry_run:
+        # A source of one's own may take as long to make its rows as a run does.
+        if isinstance(request.retain, ForgetRows):
+            _retain_rows(request, model, forget, form, known.is_by_heart, state)
+        state.print("Nothing was changed: this is a dry run. Without `--dry_run` the same command forgets the rows.")
+    elif args.review:
+        if state.is_main_process:
+            write_whole(review, json_lines(forget), 0o600)
+        state.print(f"{len(forget)} rows: {review}. Edit them, and give them as `--forget {review}`.")
+    return not (args.dry_run or args.review)
+
+
+def _to_unlearn(
+    request: Request, forget: Dataset, known: Knowledge, state: PartialState
+) -> tuple[Dataset, Dataset | None]:
+    """The rows that are trained on, and those that are held out; None where only a subject has such rows."""
+    if request.args.subject is not None:
+        rows, held_out = hold_out(forget)
+        state.print(f"{len(held_out)} of {len(forget)} answers are held out of training, and measured at its end.")
+        return rows, held_out
+    if len(known.to_unlearn) < len(forget):
+        state.print(f"Only the {len(known.to_unlearn)} rows that the model knows are unlearned.")
+        forget = forget.select(known.to_unlearn)
+    return forget, None
 
 
 def _settings(
