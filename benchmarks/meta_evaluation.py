@@ -13,7 +13,7 @@ A plain check confirms each model; one that fails it is left out and named. Ever
 the same command resumes. Prints Markdown tables.
 
 ```bash
-python benchmarks/meta_evaluation.py --variants 2
+python benchmarks/meta_evaluation.py
 ```
 """
 
@@ -202,7 +202,7 @@ def states(lab: Lab, model: nn.Module) -> dict[str, Callable[[], nn.Module]]:
 class Settings:
     """Options of the benchmark."""
 
-    variants: int = field(default=2, metadata={"help": "Models of each of the twelve kinds."})
+    variants: int = field(default=5, metadata={"help": "Models of each of the twelve kinds."})
     folder: Path = field(default=Path("out/meta"), metadata={"help": "Where results are kept."})
 
 
