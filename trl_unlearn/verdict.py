@@ -232,6 +232,7 @@ def _kept_share(result: EvaluationResult, role: str = "unlearned") -> float:
 
 
 def _kept_words(result: EvaluationResult, role: str = "unlearned") -> str:
+    """How many of the forget rows a model keeps, in words."""
     kept, rows = result.protocol["kept_rows"][role], result.protocol["rows"]["forget"]
     return f"{kept} of {rows} forget rows {'is' if kept == 1 else 'are'} kept"
 

@@ -334,8 +334,8 @@ def test_a_request_goes_on_from_a_finished_run_and_leaves_the_earlier_one_in_its
         ("Ada", "`Ada` is a single word"),
         ("Ada Marlow", None),
         ("The Marlows", None),
-        ("bell hooks", "what says `Bell Hooks`, or the last name alone, may be missed"),
-        ("ADA MARLOW", "what says `Ada Marlow`, or the last name alone, may be missed"),
+        ("bell hooks", "texts with `Bell Hooks`, or with the last name alone, may be missed"),
+        ("ADA MARLOW", "texts with `Ada Marlow`, or with the last name alone, may be missed"),
     ],
 )
 def test_a_subject_of_a_single_word_or_in_one_case_is_taken_with_a_warning(

@@ -365,7 +365,7 @@ def _refuse_taken(request: Request) -> None:
 
 
 def _checks(request: Request, forget: Dataset, form: str, known: Knowledge) -> list[Check]:
-    """The rows, the knowledge and the machine; raises `ValueError` if the machine does not do."""
+    """The rows, the knowledge and the machine; a `ValueError` says why the machine does not suffice."""
     checks = [Check("forget set", request.rows.words()), Check("the model knows it", form), known.check()]
     machine = request.model_args, request.training_args, request.config, request.tokenizer
     step = step_settings(request.given, len(forget))
@@ -469,8 +469,8 @@ def _ask_about_subject(request: Request, model: PreTrainedModel, state: PartialS
     args, seed = request.args, request.training_args.seed
     if " " in args.subject and (args.subject.islower() or args.subject.isupper()):
         state.print(
-            f"`{args.subject}` is written in one case, and a name is found as it is written: what says "
-            f"`{args.subject.title()}`, or the last name alone, may be missed. Give the name as texts write it."
+            f"`{args.subject}` is written in one case, and a name is found as it is written: texts with "
+            f"`{args.subject.title()}`, or with the last name alone, may be missed. Give the name as texts write it."
         )
     rows = believed_rows(model, request.tokenizer, args.subject, hints=args.hints or (), seed=seed)
     if len(rows) == 0:
