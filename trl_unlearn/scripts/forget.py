@@ -372,7 +372,9 @@ def _checks(request: Request, forget: Dataset, form: str, known: Knowledge) -> l
     # The twin, and the original model where no adapter can be taken off for it.
     copies = int(known.is_by_heart) + int(not (request.learns_retain or request.model_args.use_peft))
     checks += machine_checks(*machine, forget, step, copies, request.args.merge)
-    return checks + [Check("Hub", f"`{request.training_args.hub_model_id}` may be written")] * request.publishes
+    if request.publishes:
+        checks.append(Check("Hub", f"`{request.training_args.hub_model_id}` may be written"))
+    return checks
 
 
 def _begins(
