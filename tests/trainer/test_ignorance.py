@@ -383,3 +383,11 @@ def test_aliases_that_are_given_take_the_places_of_names(new_trainer):
 def test_subjects_that_are_given_are_those_that_are_replaced(new_trainer):
     twin = new_trainer(forget_subjects=["Marlow"])._twin
     assert set(twin.aliases) == {"Marlow"}
+
+
+def test_a_subject_that_no_row_has_is_counted_and_none_at_all_are_refused(new_trainer, caplog):
+    new_trainer(forget_subjects=["Marlow", "bo lindgren"])
+    assert "1 names of `forget_subjects` are those of no row. Write them as the rows do" in caplog.text
+    assert "lindgren" not in caplog.text
+    with pytest.raises(ValueError, match="can be replaced. Write them as the rows do, capitals too, in `forget_subj"):
+        new_trainer(forget_subjects=["bo lindgren"])

@@ -296,12 +296,15 @@ def alias_twin(
     others = ([], []) if retain is None else row_texts(retain, tokenizer)
     named = row_subjects(*texts, [*others[0], *others[1]], subjects)
     names = {name for name in named if name is not None}
+    way = "Give names" if subjects is None else "Write them as the rows do, capitals too,"
     if not names:
         raise ValueError(
             "`forget_loss_type='ignorance'` asks the model about somebody else in place of the subject of a row, and "
-            "no row of the forget set has a name that can be replaced. Give names in `forget_subjects`, or a model "
+            f"no row of the forget set has a name that can be replaced. {way} in `forget_subjects`, or give a model "
             "that never knew the forget set in `ignorant_model_name_or_path`."
         )
+    if absent := len({*(subjects or ())} - names):
+        logger.warning("%d names of `forget_subjects` are those of no row. %s if they should be.", absent, way)
     # A name that both sets have, such as one in a system prompt, is nobody's.
     strangers = {name for name in row_subjects(*others, [*texts[0], *texts[1]]) if name is not None}
     moved = moved_answers(forget, retain, tokenizer, seed=seed, subjects=subjects) if strangers else None
