@@ -182,17 +182,26 @@ def test_a_request_whose_folder_is_that_of_a_model_is_refused_and_the_model_stay
 
 
 @pytest.mark.parametrize(
-    ("name", "held"), [("notes.txt", "files and no run"), ("run.json", "a finished run of another command")]
+    ("name", "held"),
+    [
+        ("notes.txt", "files and no run"),
+        ("run.json", "a finished run of another command"),
+        ("unfinished.json", "an unfinished run of another command"),
+    ],
 )
 def test_a_folder_of_a_request_that_holds_what_no_series_wrote_is_refused_and_the_files_stay(
     call, tmp_path, capsys, name, held
 ):
     own = tmp_path / "out/2-b-c" / name
     own.parent.mkdir(parents=True)
-    own.write_text("mine")
+    text = '{"settings": "of `bs-s`"}'
+    own.write_text(text)
+    if "unfinished" in held:
+        (own.parent / "checkpoint-20").mkdir()
+        (own.parent / "checkpoint-20/unlearning_state.safetensors").touch()
     with pytest.raises(SystemExit) as refused:
         call()
-    assert refused.value.code == 2 and own.read_text() == "mine" and [*own.parents[1].iterdir()] == [own.parent]
+    assert refused.value.code == 2 and own.read_text() == text and [*own.parents[1].iterdir()] == [own.parent]
     assert f"holds {held}. The request `b c` would replace that: move it" in capsys.readouterr().err
 
 

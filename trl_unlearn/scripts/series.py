@@ -22,6 +22,7 @@ from ..hub.folder import RunFolder
 from ..records import write_whole
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
+from ..trainer.checkpointing import last_checkpoint
 from ..trainer.guard import DivergenceError
 from ..trainer.logs import say, say_one_line
 from .arguments import (
@@ -125,10 +126,7 @@ class Series:
                 checked.add(names)
         for job in self.jobs:
             refuse_replaced(job.folder, job.model_args, self.eval_args, job.training_args.ignorant_model_name_or_path)
-            folder = RunFolder(job.folder)
-            is_own = job.finished.is_file() or folder.is_unfinished
-            if not is_own and job.folder.exists() and any(job.folder.iterdir()):
-                held = f"{folder.earlier_run()} of another command" if folder.is_run else "files and no run"
+            if held := _held(job):
                 raise ValueError(
                     f"`{job.folder}` holds {held}. The {job.label} would replace that: move it, or give another "
                     "`--output_dir`."
@@ -180,6 +178,20 @@ class Series:
                     folder.mark_finished()
             # From the file, whether it was written now or by an earlier command: results have one form.
             yield job.kept()["run"]
+
+
+def _held(job: Job) -> str:
+    """What the folder of a run holds that no series wrote, in words; `""` if nothing."""
+    folder = RunFolder(job.folder)
+    if job.finished.is_file() or not job.folder.exists():
+        return ""
+    if folder.is_unfinished:
+        # A series starts its runs anew. Those of other commands would resume from their checkpoints.
+        is_own = folder.unfinished_settings() == job.settings or last_checkpoint(job.folder) is None
+        return "" if is_own else "an unfinished run of another command"
+    if folder.is_run:
+        return f"{folder.earlier_run()} of another command"
+    return "files and no run" if any(job.folder.iterdir()) else ""
 
 
 def folder_name(name: Any) -> str:
