@@ -272,6 +272,13 @@ def test_a_token_below_the_least_likely_ones_of_strangers_is_not_pushed_further(
     assert distance.tolist() == [2.5] and logps.grad.tolist() == [[0.5, 0.0, 0.0]]
 
 
+def test_a_copy_that_still_says_the_rows_is_refused_before_it_teaches(new_trainer, monkeypatch):
+    monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
+    monkeypatch.setattr(twin_models, "_extraction_strength", lambda *_: 0.35)
+    with pytest.raises(ValueError, match=r"still says the 3 forget rows \(extraction strength 0.35\)"):
+        new_trainer(ignorant_epochs=1)
+
+
 @pytest.mark.parametrize("option", ["ignorant_retain_rows", "ignorant_epochs"])
 def test_a_copy_that_nothing_would_repair_is_no_twin(new_trainer, option, monkeypatch):
     monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
