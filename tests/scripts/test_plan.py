@@ -66,6 +66,12 @@ def test_few_known_rows_are_unlearned_alone_and_rows_that_are_known_only_beside_
     assert known.is_known and known.to_unlearn == rows
 
 
+def test_a_large_forget_set_has_passes_and_a_small_one_steps(chosen, monkeypatch):
+    assert chosen()[0]["num_train_epochs"] == 240
+    monkeypatch.setattr("trl_unlearn.scripts.plan._STEPS", 7)
+    assert chosen()[0]["num_train_epochs"] == 8
+
+
 def test_rows_about_people_are_unlearned_by_what_the_model_says_of_strangers(chosen):
     settings, reasons = chosen()
     assert (settings["forget_loss_type"], settings["stop_metric"]) == ("ignorance", "strangers_auc")
