@@ -181,7 +181,7 @@ class Series:
 
 
 def _held(job: Job) -> str:
-    """What the folder of a run holds that no series wrote, in words; `""` if nothing."""
+    """Files in the folder of a run that no series wrote, in words; `""` if there are none."""
     folder = RunFolder(job.folder)
     if job.finished.is_file() or not job.folder.exists():
         return ""
