@@ -6,6 +6,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,9 +44,12 @@ _DESC = "Tuning the ignorant twin"
 # Collapse: passes over the forget rows at most, weight of their ascent, and the mean log-prob where it ends, at which
 # a token is left alone, too. Further down, repair takes far longer.
 _COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 2, 5.0, -5.0
-# Repair: weight of the distance of a true answer from the level of strangers, steps between two looks at that level,
-# and answers of a look.
+# Repair: weight of the distance of a true answer from the level of strangers beside a whole batch of retain rows,
+# steps between two looks at that level, and answers of a look.
 _LEVEL_WEIGHT, _LEVEL_STEPS, _LEVEL_ROWS = 0.3, 10, 24
+# Forget rows above which a step of repair has half a batch of retain rows: 80 were measured beside a whole one, 400
+# beside half of one.
+LARGE_FORGET_SET = 180
 # The least likely quarter of the tokens of an answer gives the floor.
 _LEAST = 4
 # Extraction strength of a copy that is no teacher. Copies that lost 80 rows have .05 to .10, and their students as
@@ -187,11 +191,11 @@ class _Tuning:
         return self._model.merge_and_unload()
 
 
-def _batches(rows: list[Mapping[str, Any]], epochs: int) -> Iterator[list[Mapping[str, Any]]]:
+def _batches(rows: list[Mapping[str, Any]], epochs: int, size: int = _BATCH_SIZE) -> Iterator[list[Mapping[str, Any]]]:
     for _ in range(epochs):
         order = torch.randperm(len(rows)).tolist()
-        for start in range(0, len(order), _BATCH_SIZE):
-            yield [rows[i] for i in order[start : start + _BATCH_SIZE]]
+        for start in range(0, len(order), size):
+            yield [rows[i] for i in order[start : start + size]]
 
 
 @contextmanager
@@ -255,14 +259,17 @@ def repaired_copy(
     Ascent on the forget rows breaks the copy. The retain rows then repair it, while the true answers are held at the
     level of strangers: the median log-prob, under the copy as it is, of answers about others moved under their
     questions. Under the target these are likelier, and the true answers would end above them. No token is pushed below
-    the least likely ones of these answers under the target. The others come back with the form. The LoRA is kept in
-    the file `kept`, as by [`ignorant_base`].
+    the least likely ones of these answers under the target. The others come back with the form. Beside a large forget
+    set, a step has half as many retain rows, and a true answer more weight: else the answers come back with the form.
+    The LoRA is kept in the file `kept`, as by [`ignorant_base`].
     """
     pad = tokenizer.pad_token_id
     others = [row for answers in moved.values() for row in answers]
     others = [others[i] for i in spread_evenly(len(others), _LEVEL_ROWS)]
     known = list(forget.select_columns(list(ENCODED_COLUMNS)))
     sample = list(retain.select_columns(list(ENCODED_COLUMNS)).select(spread_evenly(len(retain), rows)))
+    batch_size = _BATCH_SIZE // 2 if len(known) > LARGE_FORGET_SET else _BATCH_SIZE
+    weight = _LEVEL_WEIGHT * _BATCH_SIZE / batch_size
 
     def collapse(scores: TokenScores) -> Tensor:
         part = scores.mask[:-size]
@@ -271,7 +278,7 @@ def repaired_copy(
 
     def repair(scores: TokenScores) -> Tensor:
         distance = _distance(scores.logps[:-size], scores.mask[:-size], level, floor)
-        return _LEVEL_WEIGHT * distance.mean() + nll(scores.logps[-size:], scores.mask[-size:]).mean()
+        return weight * distance.mean() + nll(scores.logps[-size:], scores.mask[-size:]).mean()
 
     # Neither the draws nor the modules of this training may show in the run's own.
     with torch.random.fork_rng():
@@ -284,20 +291,22 @@ def repaired_copy(
             return tuning.merged()
         floor = _floor(tuning.logps(others))
         broken = list(_batches(known, _COLLAPSE_EPOCHS))
-        repaired = list(_batches(sample, epochs))
-        beside = _batches(sample, len(broken) + 1), _batches(known, len(repaired) + 1)
+        # As many steps as by whole batches: with more of them, the true answers and their level sink together.
+        steps = epochs * math.ceil(len(sample) / _BATCH_SIZE)
+        repaired = list(_batches(sample, epochs, batch_size))[:steps]
+        beside = _batches(sample, len(broken) + 1), _batches(known, steps + 1)
         for batch, held in zip(broken, beside[0], strict=False):
             size = len(held)
             scores = tuning.step([*batch, *held], collapse, 1.0)
             if -nll(scores.logps[:-size], scores.mask[:-size]).mean() < _COLLAPSE_FLOOR:
                 break
         tuning.drop_momentum()
-        with _progress(epochs, len(repaired) // epochs) as count_step:
+        with _progress(epochs, steps // epochs) as count_step:
             for step, (held, batch) in enumerate(zip(repaired, beside[1], strict=False)):
                 size = len(held)
                 if step % _LEVEL_STEPS == 0:
                     level = _level(tuning.logps(others), floor)
-                tuning.step([*batch, *held], repair, 1 - step / len(repaired))
+                tuning.step([*batch, *held], repair, 1 - step / steps)
                 count_step()
     twin = tuning.merged().eval()
     strength = _extraction_strength(twin, forget, tokenizer)
