@@ -346,6 +346,7 @@ def test_rows_that_only_the_evaluation_cannot_use(checkpoint, tofu_folder, refus
         (["--stop_at", "strangers", "--stop_metric", "forget_logp"], "a value of 'strangers_auc', but `stop_metric`"),
         (["--stop_at", "-1", "--stop_metric", "strangers_auc"], "a number in [0, 1) for the `stop_metric` 'stra"),
         (["--stop_at", "retrained"], "`retrained_model_name_or_path` is missing"),
+        (["--stop_at", "teacher"], "`stop_at` is 'teacher', and no other model teaches"),
     ],
 )
 def test_a_goal_that_cannot_be_used(good, refuse, argv, complaint):

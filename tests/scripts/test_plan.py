@@ -116,6 +116,16 @@ def test_rows_that_are_known_by_heart_are_taught_by_a_copy_that_loses_them(chose
     assert "people whom it does not know" in chosen(is_by_heart=True, forget_aliases=["Dov Peretz"])[1]
 
 
+@pytest.mark.parametrize("base", [None, "org/base"])
+def test_a_large_forget_set_is_unlearned_slowly_beside_more_weight_on_the_rows_to_keep(chosen, base, monkeypatch):
+    small = chosen(is_by_heart=True, base=base)[0]
+    monkeypatch.setattr("trl_unlearn.scripts.plan.LARGE_FORGET_SET", 2)
+    large = chosen(is_by_heart=True, base=base)[0]
+    changed = {name: large[name] for name in small if small[name] != large[name]}
+    goal = {"stop_at": "teacher", "stop_metric": "extraction_strength"}
+    assert changed == {"retain_weight": 12, "learning_rate": 0.0003} | goal
+
+
 @pytest.mark.parametrize("floor", [0.7123, 0.0004321])
 def test_a_low_probability_of_rows_to_keep_is_a_floor_that_can_be_used(chosen, floor):
     assert chosen(floor=floor)[0]["stop_retain_floor"] == pytest.approx(floor, rel=1e-3)

@@ -32,7 +32,7 @@ from .launch import recipes
 
 ARCHIVE = "archive"
 # Words in the place of a number, in `stop_at`.
-RETRAINED, STRANGERS = "retrained", "strangers"
+RETRAINED, STRANGERS, TEACHER = "retrained", "strangers", "teacher"
 
 
 @dataclass
@@ -117,7 +117,8 @@ class StoppingArguments:
     stop_at: str | None = option(
         None,
         "Where training ends, and the closest state is kept: 'strangers' (true answers are no likelier than answers "
-        "about other people), 'retrained' (the values of the retrained model) or a value of `stop_metric`. "
+        "about other people), 'retrained' (the values of the retrained model), 'teacher' (the value of the model that "
+        "teaches 'ignorance') or a value of `stop_metric`. "
         "`num_train_epochs` is then an upper bound, over which the default schedule decays the learning rate to zero: "
         "set `lr_scheduler_type` to 'constant' if you do not know how many epochs it takes.",
     )
@@ -139,7 +140,8 @@ class StoppingArguments:
             for name in ("stop_metric", "stop_retain_floor", "stop_every_steps"):
                 if getattr(self, name) is not None:
                     raise ValueError(
-                        f"`{name}` is given without `stop_at`. Give both: 'strangers', 'retrained', or a number."
+                        f"`{name}` is given without `stop_at`. Give both: 'strangers', 'retrained', 'teacher', or "
+                        "a number."
                     )
             return
         # YAML makes a number of it.
@@ -152,7 +154,7 @@ class StoppingArguments:
                 f"`stop_at` is 'strangers', a value of 'strangers_auc', but `stop_metric` is {self.stop_metric!r}. "
                 "Leave it out, or give a number."
             )
-        if self.stop_at not in (STRANGERS, RETRAINED):
+        if self.stop_at not in (STRANGERS, RETRAINED, TEACHER):
             (metric,) = self.metrics()
             # A strength of 1 is full memorisation, a mean log-prob of 0 a certain answer: neither is a goal.
             bounds = (-math.inf, 0) if metric == "forget_logp" else (0, 1)
@@ -163,8 +165,8 @@ class StoppingArguments:
             if not is_value:
                 allowed = "in [0, 1)" if bounds == (0, 1) else "below 0 (nats per token)"
                 raise ValueError(
-                    f"`stop_at` is {self.stop_at!r}. Set it to 'strangers', to 'retrained', or to a number {allowed} "
-                    f"for the `stop_metric` {metric!r}."
+                    f"`stop_at` is {self.stop_at!r}. Set it to 'strangers', 'retrained' or 'teacher', or to a number "
+                    f"{allowed} for the `stop_metric` {metric!r}."
                 )
         if self.stop_retain_floor is not None and not 0 < self.stop_retain_floor < 1:
             raise ValueError(

@@ -19,6 +19,8 @@ from ..records import UnlearningRun
 from ..subjects import moved_answers
 from ..trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from ..trainer.ignorance import alias_twin
+from ..trainer.twin_models import LARGE_FORGET_SET
+from .arguments import TEACHER
 from .preflight import Knowledge
 
 
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 # one, of the whole model as on the 2M one. Within bounds that nothing smaller or larger was tried beyond.
 _RATE, _WHOLE_RATE = 0.25, 0.077
 _SLOWEST, _FASTEST = 1e-5, 2e-3
-# By ascent, which falls all at once, the constant rate that was measured on the 135M one (3e-4).
-_ASCENT = 0.7
+# By ascent, which falls all at once, and for a large forget set, the constant rate that was measured on the 135M one
+# (3e-4).
+_GENTLE = 0.7
 _BATCH = 8
 # Steps at most, and passes that may take more of them: 80 rows of the 135M model came to their goal in 4 to 8.
 _STEPS, _PASSES = 240, 8
@@ -112,7 +115,7 @@ def plan(
     )
     _choose_objective(chosen, request, known, sets, base)
     if chosen.settings["forget_loss_type"] != "ignorance":
-        chosen.settings["learning_rate"] = float(f"{_ASCENT * rate:.2g}")
+        chosen.settings["learning_rate"] = float(f"{_GENTLE * rate:.2g}")
     part = "the adapter" if use_peft else "the whole model"
     rate = given.get("learning_rate", chosen.settings["learning_rate"])
     epochs = given.get("num_train_epochs", chosen.settings["num_train_epochs"])
@@ -138,7 +141,7 @@ def _choose_objective(
     base: str | None,
 ) -> None:
     """The objective and its goal: answers as about strangers where that can be had, else extraction strength."""
-    settings, moved, level = chosen.settings, {}, _LEVEL
+    settings, moved, level, is_large = chosen.settings, {}, _LEVEL, False
     given, subjects = request.given, request.subjects
     if known.has_names:
         moved = moved_answers(*sets, request.tokenizer, seed=request.training_args.seed, subjects=subjects)
@@ -157,6 +160,11 @@ def _choose_objective(
         # A base that has seen few rows finds true answers likelier than a retrained model; a copy holds them down.
         margin = 0.0 if base is None else 2.5
         settings |= {"lambda_bss": 0, "retain_weight": 4, "forget_loss_kwargs": {"penalty": 1.0, "margin": margin}}
+        is_large = len(sets[0]) > LARGE_FORGET_SET
+        if is_large:
+            # As for a small set, the probability of the rows to keep fell below the floor in 10 to 20 steps.
+            rate = float(f"{_GENTLE * settings['learning_rate']:.2g}")
+            settings |= {"retain_weight": 12, "learning_rate": rate}
         # Such a model takes more steps, and a look at it as long as five of them.
         settings["stop_every_steps"] = 2 * _LOOK
         teacher = "a copy of the model that loses them, because they are memorised as text, under any name"
@@ -174,13 +182,15 @@ def _choose_objective(
         chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
         if subjects is not None and base is None:
             settings["forget_subjects"] = list(subjects)
-    metric = given.get("stop_metric", "strangers_auc" if objective == "ignorance" and moved else "extraction_strength")
+    # Of 400 rows, models that never knew find .80 (a copy) and .85 (the base) likelier than answers about others.
+    has_level = objective == "ignorance" and moved and not is_large
+    metric = given.get("stop_metric", "strangers_auc" if has_level else "extraction_strength")
     if metric == "strangers_auc":
         settings |= {"stop_at": str(level), "stop_metric": metric}
         goal = f"a true answer is likelier than one about somebody else in {level:.0%}"
     else:
-        settings |= {"stop_at": str(_STRENGTH), "stop_metric": metric}
-        goal = f"the extraction strength is {_STRENGTH}"
+        settings |= {"stop_at": TEACHER if is_large else str(_STRENGTH), "stop_metric": metric}
+        goal = f"the extraction strength is {'that of the teacher' if is_large else _STRENGTH}"
     floor = given.get("stop_retain_floor", settings["stop_retain_floor"])
     goal = goal if "stop_at" not in given else f"`stop_at` is reached ({given['stop_at']})"
     chosen.reasons.append(f"ends when {goal}, or the probability of retain rows is below {floor:.2f}")

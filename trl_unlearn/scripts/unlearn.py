@@ -33,6 +33,7 @@ from ..trainer.guard import DivergenceError
 from .arguments import (
     RETRAINED,
     STRANGERS,
+    TEACHER,
     DataArguments,
     EvaluationArguments,
     StoppingArguments,
@@ -440,10 +441,16 @@ def unlearn_until(
 ) -> UnlearnUntil:
     """Callback that ends training at the goals of the arguments; the retrained model is loaded where it has them."""
     metrics, options = stop_args.metrics(), {"pad_token_id": trainer.processing_class.pad_token_id, "moved": moved}
-    if stop_args.stop_at == RETRAINED:
+    if stop_args.stop_at in (RETRAINED, TEACHER):
+        model = trainer.teacher if stop_args.stop_at == TEACHER else load_retrained()
+        if model is None:
+            raise ValueError(
+                "`stop_at` is 'teacher', and no other model teaches: `forget_loss_type` is not 'ignorance', or the "
+                "target itself is asked about strangers. Stop at 'strangers', or at a number."
+            )
         # In the precision in which the callback will measure the model in training.
         with trainer.accelerator.autocast():
-            point = curve_point(load_retrained(), forget, retain, **options)
+            point = curve_point(model, forget, retain, **options)
     else:
         point = dict.fromkeys(metrics, 0.5 if stop_args.stop_at == STRANGERS else float(stop_args.stop_at))
     return UnlearnUntil(

@@ -50,7 +50,7 @@ from .checks import (
 )
 from .forget_objectives import FORGET_OBJECTIVES, ForgetScores, inner_layer
 from .guard import FOLLOWED_ROWS, DivergenceError, DivergenceGuard
-from .ignorance import new_twin
+from .ignorance import BaseTwin, new_twin
 from .inputs import encoded_set, refuse_arguments, take_prepared, unlearn_config, usable_retain_rows, with_refusals
 from .logs import RowMetrics, StepMeter, print_beliefs, show_progress
 from .publishing import PublishingTrainer
@@ -244,6 +244,11 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         if args.disable_dropout:
             disable_dropout(self.model, None if self._is_sharded else self.train_dataset[0]["input_ids"])
         self._shares_prompts = can_share_prompts(args, self.model, *sets, self._is_sharded)
+
+    @property
+    def teacher(self) -> PreTrainedModel | None:
+        """The model that never knew, or the copy that lost the forget set, which teaches `"ignorance"`."""
+        return self._twin.model if isinstance(self._twin, BaseTwin) else None
 
     # Runs and their checkpoints
 
