@@ -152,7 +152,8 @@ class _Tuning:
         logger.info("The ignorant twin is as the interrupted run in `%s` has tuned it.", self._kept.parent)
         return True
 
-    def _write(self) -> None:
+    def keep(self) -> None:
+        """Write the LoRA to the file."""
         if self._kept is None or self.is_read or not PartialState().is_main_process:
             return
         self._kept.parent.mkdir(parents=True, exist_ok=True)
@@ -186,8 +187,7 @@ class _Tuning:
         return [score.logps for score in scores]
 
     def merged(self) -> PreTrainedModel:
-        """Keep the LoRA, and merge it."""
-        self._write()
+        """The model with the LoRA merged."""
         return self._model.merge_and_unload()
 
 
@@ -220,6 +220,7 @@ def _tuned(tuning: _Tuning, rows: list[Mapping[str, Any]], epochs: int) -> PreTr
             share = min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / len(batches))
             tuning.step(batch, lambda scores: nll(scores.logps, scores.mask).mean(), share)
             count_step()
+    tuning.keep()
     return tuning.merged()
 
 
@@ -316,6 +317,8 @@ def repaired_copy(
             f"{strength:.2f}), and the model would end where it is. Give a model that never saw them in "
             "`ignorant_model_name_or_path`, or fewer rows."
         )
+    # Not before: a run that resumes takes the copy as it is.
+    tuning.keep()
     log = logger.warning if strength > MEMORIZATION_MARGIN else logger.info
     log("The repaired twin has an extraction strength of %.2f on the forget set.", strength)
     return twin
