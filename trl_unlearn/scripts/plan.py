@@ -240,7 +240,7 @@ def advice(run: UnlearningRun, has_own_retain: bool, has_come_back: bool) -> str
     if has_come_back:
         way = "one run on the first model, with the rows of all requests as `--forget`"
     elif run.shortfall is None:
-        way = "a lower goal: `--stop_at` below that in `request/config.yaml`"
+        way = "a lower goal: a number in `--stop_at` below that of this run"
     elif run.stopped is None:
         way = "more passes, with `--num_train_epochs`"
     elif "max_minutes" in run.stopped:
