@@ -266,6 +266,14 @@ def test_rows_that_a_mean_hides_are_counted():
     assert not verdict(known).doubts and not verdict(planted(protocol=kept), "retrained").doubts
 
 
+@pytest.mark.parametrize(("fluency", "is_broken"), [(0.47, True), (0.83, False)])
+def test_broken_text_is_a_doubt_where_no_retrained_model_shows_it(fluency, is_broken):
+    whole = planted()
+    whole.models["unlearned"]["utility/fluency_standin"] = Measurement(fluency, 40)
+    assert any("broken text" in one for one in verdict(without_retrained(whole)).doubts) == is_broken
+    assert not any("broken text" in one for one in verdict(whole).doubts)
+
+
 def test_a_number_that_a_model_evades_is_named():
     result = planted()
     del result.models["unlearned"]["depth/uds"], result.models["unlearned"]["robustness/quantized_int4"]

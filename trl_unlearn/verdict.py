@@ -16,6 +16,7 @@ from .questions import KEEPING, QUESTIONS, STRANGERS, Measure, Question
 from .records import JsonRecord
 from .results import (
     METRICS,
+    STANDINS,
     UTILITY_MEANS,
     Difference,
     EvaluationResult,
@@ -34,6 +35,8 @@ _LIKELIHOODS = {"more": "true answers likelier", "as": "true answers no likelier
 ANSWERS = ("as", "more", "less", _NEAR, _FAR, *_LIKELIHOODS.values(), "not measured")
 _LOST = "a term of model utility is 0"
 _NOTHING_TO_FORGET = "the target is as the retrained model here, so nothing shows that there was something to forget"
+# Fluency (stand-in) of broken text at most: models that babble had .18 to .54, retrained ones .83 to .90.
+_BROKEN = 0.6
 _OVER_FORGOTTEN = "over-forgotten, the forget rows look less familiar than rows that no model saw"
 
 
@@ -220,6 +223,12 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
         and _measured(one, result) is None
         and metric not in result.not_measured.get("unlearned", {})
     ]
+    fluency = result.value("unlearned", STANDINS["utility/fluency"])
+    if beside == "target" and fluency is not None and fluency < _BROKEN:
+        doubts.append(
+            "The answers to forget rows may be broken text, which no model that never knew gives: their fluency "
+            f"(`utility/fluency_standin`) is {fluency:.3f}, and retrained models had .83 to .90."
+        )
     if without:
         doubts.append(f"Measured of the {beside} model, and not of this one: {', '.join(without)}.")
     return doubts if beside == "target" else doubts + _doubts_of_reference(result)

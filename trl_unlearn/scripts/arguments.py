@@ -117,8 +117,7 @@ class StoppingArguments:
     stop_at: str | None = option(
         None,
         "Where training ends, and the closest state is kept: 'strangers' (true answers are no likelier than answers "
-        "about other people), 'retrained' (the values of the retrained model), 'teacher' (the value of the model that "
-        "teaches 'ignorance') or a value of `stop_metric`. "
+        "about other people), 'retrained', 'teacher' (the values of that model) or a value of `stop_metric`. "
         "`num_train_epochs` is then an upper bound, over which the default schedule decays the learning rate to zero: "
         "set `lr_scheduler_type` to 'constant' if you do not know how many epochs it takes.",
     )
