@@ -162,7 +162,7 @@ def _choose_objective(
         settings |= {"lambda_bss": 0, "retain_weight": 4, "forget_loss_kwargs": {"penalty": 1.0, "margin": margin}}
         is_large = len(sets[0]) > LARGE_FORGET_SET
         if is_large:
-            # As for a small set, the probability of the rows to keep fell below the floor in 10 to 20 steps.
+            # With rate and weight of a small set, the rows to keep fell below the floor in 10 to 20 steps.
             rate = float(f"{_GENTLE * settings['learning_rate']:.2g}")
             settings |= {"retain_weight": 12, "learning_rate": rate}
         # Such a model takes more steps, and a look at it as long as five of them.
@@ -182,7 +182,7 @@ def _choose_objective(
         chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
         if subjects is not None and base is None:
             settings["forget_subjects"] = list(subjects)
-    # Of 400 rows, models that never knew find .80 (a copy) and .85 (the base) likelier than answers about others.
+    # Of 400 true answers, .85 are likelier than answers about others under the base itself: no goal for a student.
     has_level = objective == "ignorance" and moved and not is_large
     metric = given.get("stop_metric", "strangers_auc" if has_level else "extraction_strength")
     if metric == "strangers_auc":
