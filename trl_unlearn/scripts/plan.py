@@ -182,7 +182,7 @@ def _choose_objective(
         chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
         if subjects is not None and base is None:
             settings["forget_subjects"] = list(subjects)
-    # Of 400 true answers, .85 are likelier than answers about others under the base itself: no goal for a student.
+    # On 400 rows a base that never knew them has a level of .85 itself, so that a low one is no goal.
     has_level = objective == "ignorance" and moved and not is_large
     metric = given.get("stop_metric", "strangers_auc" if has_level else "extraction_strength")
     if metric == "strangers_auc":
