@@ -17,7 +17,17 @@ from trl_unlearn.results import (
     Unmeasured,
     suite_of,
 )
-from trl_unlearn.verdict import ANSWERS, KEEPING, QUESTIONS, Answer, Score, Verdict, has_forgotten, verdict
+from trl_unlearn.verdict import (
+    ANSWERS,
+    KEEPING,
+    QUESTIONS,
+    Answer,
+    Score,
+    Verdict,
+    broken_text,
+    has_forgotten,
+    verdict,
+)
 
 
 SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
@@ -272,6 +282,9 @@ def test_broken_text_is_a_doubt_where_no_retrained_model_shows_it(fluency, is_br
     whole.models["unlearned"]["utility/fluency_standin"] = Measurement(fluency, 40)
     assert any("broken text" in one for one in verdict(without_retrained(whole)).doubts) == is_broken
     assert not any("broken text" in one for one in verdict(whole).doubts)
+    assert (broken_text(whole) is not None) == is_broken
+    whole.models["retrained"]["utility/fluency_standin"] = Measurement(0.5, 40)
+    assert broken_text(whole) is None
 
 
 def test_a_number_that_a_model_evades_is_named():

@@ -223,12 +223,8 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
         and _measured(one, result) is None
         and metric not in result.not_measured.get("unlearned", {})
     ]
-    fluency = result.value("unlearned", STANDINS["utility/fluency"])
-    if beside == "target" and fluency is not None and fluency < _BROKEN:
-        doubts.append(
-            "The answers to forget rows may be broken text, which no model that never knew gives: their fluency "
-            f"(`utility/fluency_standin`) is {fluency:.3f}, and retrained models had .83 to .90."
-        )
+    if beside == "target" and (broken := broken_text(result)) is not None:
+        doubts.append(broken)
     if without:
         doubts.append(f"Measured of the {beside} model, and not of this one: {', '.join(without)}.")
     return doubts if beside == "target" else doubts + _doubts_of_reference(result)
@@ -525,6 +521,19 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
         )
     rest = f"; {_kept_words(result)}" if kept else ""
     return True, f"`{metric}` is {unlearned:.3f}, not above {bound}{rest}."
+
+
+def broken_text(result: EvaluationResult) -> str | None:
+    """A sentence if the unlearned model babbles about the forget rows: it is told at once from one that never knew."""
+    metric = STANDINS["utility/fluency"]
+    fluency, retrained = (result.value(role, metric) for role in ("unlearned", "retrained"))
+    if fluency is None or fluency >= _BROKEN or (retrained is not None and retrained < _BROKEN):
+        return None
+    beside = "retrained models had .83 to .90" if retrained is None else f"the retrained model's {retrained:.3f}"
+    return (
+        "The answers to forget rows may be broken text, which no model that never knew gives: their fluency "
+        f"(`{metric}`) is {fluency:.3f}, and {beside}."
+    )
 
 
 def _still_said(result: EvaluationResult) -> str | None:

@@ -127,6 +127,20 @@ def test_earlier_rows_that_come_back_are_a_missed_goal(finished, monkeypatch, ca
     assert [one.forgotten for one in entries] == [False, True]
 
 
+@pytest.mark.parametrize(("fluency", "forgotten"), [(0.47, False), (0.83, True)])
+def test_broken_text_about_the_rows_is_a_missed_goal(fluency, forgotten, finished):
+    _, folder = finished()
+    folder.save_results(
+        folder.results().with_measured("utility/fluency_standin", {"unlearned": Measurement(fluency, 1)})
+    )
+    args = SimpleNamespace(merge=False, subject=None)
+    fault = forget._finish(SimpleNamespace(folder=folder, earlier=None, args=args))
+    assert fault is (None if forgotten else forget.Fault.BROKEN)
+    (entry,) = RequestLedger.load(folder.path / "requests.json").requests
+    assert entry.forgotten is forgotten and ("broken text" in entry.verdict) is not forgotten
+    assert (folder.run().shortfall is None) is forgotten
+
+
 @pytest.mark.parametrize(
     ("target", "strength", "forgotten", "now", "expected"),
     [

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl_unlearn.evaluation.stopping import EndAfter
 from trl_unlearn.scripts import preflight
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
-from trl_unlearn.scripts.plan import advice, plan, retain_count, retain_spare, second_attempt, step_settings
+from trl_unlearn.scripts.plan import Fault, advice, plan, retain_count, retain_spare, second_attempt, step_settings
 from trl_unlearn.scripts.preflight import Knowledge, fit_base, knowledge
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 
@@ -205,19 +205,26 @@ def test_there_is_no_second_attempt_where_the_goal_is_reached_or_the_time_is_ove
 
 
 @pytest.mark.parametrize(
-    ("shortfall", "stopped", "own", "back", "way"),
+    ("shortfall", "stopped", "own", "fault", "way"),
     [
-        (None, "`strangers_auc` reached 0.6.", False, False, "`--stop_at`"),
-        ("Not reached.", None, False, False, "`--num_train_epochs`"),
-        ("Not reached.", "the limit of 1 minutes (`max_minutes`) was over.", False, False, "`--max_minutes`"),
-        ("Not reached.", "retain probability fell to 0.1.", False, False, "`--retain`"),
-        ("Not reached.", "retain probability fell to 0.1.", True, False, "`--max_utility_loss`"),
-        ("Of request 1.", "`strangers_auc` reached 0.6.", True, True, "all requests as `--forget`"),
+        (None, "`strangers_auc` reached 0.6.", False, None, "`--stop_at`"),
+        ("Not reached.", None, False, None, "`--num_train_epochs`"),
+        ("Not reached.", "the limit of 1 minutes (`max_minutes`) was over.", False, None, "`--max_minutes`"),
+        ("Not reached.", "retain probability fell to 0.1.", False, None, "`--retain`"),
+        ("Not reached.", "retain probability fell to 0.1.", True, None, "`--max_utility_loss`"),
+        ("Of request 1.", "`strangers_auc` reached 0.6.", True, Fault.COME_BACK, "all requests as `--forget`"),
+        ("Broken text.", "`strangers_auc` reached 0.6.", True, Fault.BROKEN, "`--ignorant_model_name_or_path`"),
     ],
 )
-def test_the_advice_is_the_one_thing_that_was_missing(shortfall, stopped, own, back, way):
-    sentence = advice(SimpleNamespace(shortfall=shortfall, stopped=stopped), own, back)
+def test_the_advice_is_the_one_thing_that_was_missing(shortfall, stopped, own, fault, way):
+    run = SimpleNamespace(shortfall=shortfall, stopped=stopped, hyperparameters={})
+    sentence = advice(run, own, fault)
     assert way in sentence and sentence.count("`--") == 1
+
+
+def test_broken_text_beside_a_base_is_no_reason_to_ask_for_a_base():
+    run = SimpleNamespace(shortfall="Broken text.", hyperparameters={"ignorant_model_name_or_path": "org/base"})
+    assert advice(run, False, Fault.BROKEN) == "Most likely to help: fewer rows as `--forget`."
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from ..records import NO_SETTINGS, write_whole
 from ..results import Measurement
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
-from ..verdict import has_forgotten
+from ..verdict import broken_text, has_forgotten
 from . import unlearn
 from .arguments import (
     RETRAINED,
@@ -47,7 +47,7 @@ from .arguments import (
 from .chain import FORGET, RETAIN, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
 from .exits import clearing, interruptible, miss, on_interrupt, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, refuse_replaced
-from .plan import advice, plan, retain_count, retain_spare, second_attempt, step_settings
+from .plan import Fault, advice, plan, retain_count, retain_spare, second_attempt, step_settings
 from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
 from .push import fail_late, forget_texts, may_publish, publish, push_command
 from .request import ForgetRows, best_form, json_lines, read_request, scored
@@ -169,12 +169,12 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
             unlearn.main(prog, __doc__, "", **options)
     # No process waits for another any more: the run has ended their group.
     on_interrupt(lambda: "when the model was saved: the same command does the rest.")
-    has_come_back = state.is_main_process and _finish(request)
+    fault = _finish(request) if state.is_main_process else None
     run, result = folder.run(), folder.results()
     forgotten, figures = (None, "") if result is None else has_forgotten(result)
     shortfall = run.shortfall or (figures if forgotten is False else None)
     if shortfall is not None:
-        shortfall = f"{shortfall} {advice(run, request.retain is not None, has_come_back)}"
+        shortfall = f"{shortfall} {advice(run, request.retain is not None, fault)}"
     if request.publishes and state.is_main_process:
         if shortfall is None:
             _push(request, prog)
@@ -199,8 +199,8 @@ def _take_back(request: Request, before: Mapping[str, bytes]) -> None:
         request.folder.restore_request(before)
 
 
-def _finish(request: Request) -> bool:
-    """Merge, measure what no run trained on, and write the ledger; returns whether earlier rows came back."""
+def _finish(request: Request) -> Fault | None:
+    """Merge, measure what no run trained on, and write the ledger; returns a fault that training did not see."""
     folder, args = request.folder, request.args
     run = folder.run()
     if args.merge:
@@ -231,15 +231,21 @@ def _finish(request: Request) -> bool:
     for number, entry in enumerate(entries, 1):
         print(f"Request {number}, of {entry.rows} rows, now: {entry.verdict}")
     back = [str(number) for number, entry in enumerate(entries, 1) if entry.forgotten is False]
-    has_come_back = bool(back) and run.shortfall is None
-    if has_come_back:
-        sentence = f"Rows of earlier requests are not forgotten: of request {', '.join(back)}."
+    fault = broken = None
+    if result is not None and has_forgotten(result)[0] is not False:
+        broken = broken_text(result)
+    if run.shortfall is None and broken is not None:
+        fault, run = Fault.BROKEN, replace(run, shortfall=broken)
+        folder.save_run(run)
+    elif run.shortfall is None and back:
+        # The ledger has these by themselves, and the rows of this request are forgotten.
+        fault, sentence = Fault.COME_BACK, f"Rows of earlier requests are not forgotten: of request {', '.join(back)}."
         folder.save_run(replace(run, shortfall=sentence))
-    if has_held_out or has_come_back:
+    if has_held_out or fault is not None:
         folder.write_card()
     # Last: a run that is not in it is finished by the same command.
     write_ledger(folder, run, entries)
-    return has_come_back
+    return fault
 
 
 def _push(request: Request, prog: str) -> None:

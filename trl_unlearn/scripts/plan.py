@@ -6,6 +6,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -235,10 +236,21 @@ def second_attempt(trainer: BootstrapUnlearnTrainer) -> bool:
     return True
 
 
-def advice(run: UnlearningRun, has_own_retain: bool, has_come_back: bool) -> str:
+class Fault(Enum):
+    """A fault of a run that reached its goal, seen after training."""
+
+    COME_BACK = "rows of earlier requests are not forgotten"
+    BROKEN = "answers are broken text"
+
+
+def advice(run: UnlearningRun, has_own_retain: bool, fault: Fault | None = None) -> str:
     """A sentence of advice for a finished run that has not reached its goal."""
-    if has_come_back:
+    if fault is Fault.COME_BACK:
         way = "one run on the first model, with the rows of all requests as `--forget`"
+    elif fault is Fault.BROKEN and run.hyperparameters.get("ignorant_model_name_or_path"):
+        way = "fewer rows as `--forget`"
+    elif fault is Fault.BROKEN:
+        way = "a model that never saw the rows, such as a base, as `--ignorant_model_name_or_path`"
     elif run.shortfall is None:
         way = "a lower goal: a number in `--stop_at` below that of this run"
     elif run.stopped is None:
