@@ -28,6 +28,7 @@ from trl_unlearn.evaluation.stopping import UnlearnUntil
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import RequestLedger
 from trl_unlearn.scripts import forget as forget_script
+from trl_unlearn.scripts import prepare as prepare_script
 from trl_unlearn.scripts import push as push_script
 from trl_unlearn.scripts import unlearn as unlearn_script
 from trl_unlearn.scripts.arguments import ForgetArguments
@@ -169,11 +170,11 @@ def test_the_same_command_goes_on_after_kills_and_ends_with_the_same_weights(kno
             patch.setattr(owner, name, call)
             forget(*argv)
 
-    killed_at(forget_script, "plan", lambda *_: True)
+    killed_at(prepare_script, "plan", lambda *_: True)
     assert not folder.exists()
     killed_at(BootstrapUnlearnTrainer, "training_step", lambda self, *_: self.state.global_step == 1)
     # The rows are not made anew.
-    monkeypatch.setattr(forget_script, "plan", None)
+    monkeypatch.setattr(prepare_script, "plan", None)
     killed_at(
         BootstrapUnlearnTrainer, "training_step", lambda self, *_: self.first_attempt and self.state.global_step == 1
     )
@@ -342,7 +343,7 @@ def test_a_subject_of_a_single_word_or_in_one_case_is_taken_with_a_warning(
     subject, said, knowing, files, forget, monkeypatch
 ):
     rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
-    monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
+    monkeypatch.setattr(prepare_script, "believed_rows", lambda *_, **__: rows)
     code, printed, _ = forget("--model_name_or_path", knowing, "--subject", subject, *files[2:], "--dry_run")
     warnings = [one for one in ("is a single word", "may be missed") if one in printed]
     assert code == 0 and len(warnings) == (said is not None) and (said or "") in printed
@@ -353,7 +354,7 @@ def test_answers_that_the_model_hardly_has_by_heart_are_said_to_be_perhaps_made_
     knows, checkpoint, knowing, files, forget, monkeypatch
 ):
     rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
-    monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
+    monkeypatch.setattr(prepare_script, "believed_rows", lambda *_, **__: rows)
     # The untrained model was saved before it learned.
     model = knowing if knows else checkpoint
     code, printed, _ = forget("--model_name_or_path", model, "--subject", "Ada Marlow", *files[2:], "--dry_run")
@@ -389,7 +390,7 @@ def test_two_processes_share_a_request_of_which_the_first_one_speaks_and_writes(
 
 def test_a_third_of_the_answers_about_a_subject_is_held_out_and_measured(knowing, files, forget, monkeypatch):
     rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
-    monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
+    monkeypatch.setattr(prepare_script, "believed_rows", lambda *_, **__: rows)
     argv = ["--model_name_or_path", knowing, "--subject", "Ada Marlow", *files[2:], *SHORT, "--learning_rate", "1e-6"]
     _, printed, folder = forget(*argv)
     assert "1 of 3 answers are held out of training" in printed
@@ -409,7 +410,7 @@ def test_a_push_is_last_and_a_missed_goal_ends_with_3_and_says_how_to_push_all_t
 ):
     monkeypatch.setattr(push_script, "check_access", lambda *_, **__: None)
     rows = conversations(FACTS[:3]).add_column("agreement", [1.0] * 3)
-    monkeypatch.setattr(forget_script, "believed_rows", lambda *_, **__: rows)
+    monkeypatch.setattr(prepare_script, "believed_rows", lambda *_, **__: rows)
     if is_reached:
         monkeypatch.setattr(UnlearnUntil, "_missing", lambda *_: None)
         monkeypatch.setattr(forget_script, "has_forgotten", lambda _: (True, ""))
@@ -570,7 +571,7 @@ def test_in_python_rows_to_keep_are_whatever_rows_to_forget_are_or_a_source(form
 def test_in_python_other_rows_to_keep_are_another_request(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = []
-    monkeypatch.setattr(forget_script, "_prepare", lambda request, _: folders.append(request.folder.path))
+    monkeypatch.setattr(forget_script, "prepare", lambda request, _: folders.append(request.folder.path))
     for retain in (KEPT, KEPT[:2], KEPT, Corpus(), None):
         trl_unlearn.unlearn(checkpoint, ROWS, retain=retain)
     assert folders[0] == folders[2] and len(set(folders)) == 4
@@ -607,10 +608,10 @@ def test_why_rows_that_the_model_made_are_left_out_is_said(monkeypatch, tiny_mod
         def rows(self, count, spare):
             return conversations(FACTS[3:])
 
-    monkeypatch.setattr(forget_script, "ModelRetainSource", Source)
+    monkeypatch.setattr(prepare_script, "ModelRetainSource", Source)
     options = dict.fromkeys(("retain", "subjects", "earlier"))
     request = SimpleNamespace(tokenizer=tiny_tokenizer, training_args=SimpleNamespace(seed=0), **options)
-    rows, report = forget_script._retain_rows(
+    rows, report = prepare_script._retain_rows(
         request, tiny_model, conversations(FACTS[:3]), "as given", False, PartialState()
     )
     assert len(rows) == len(FACTS[3:]) and report is Source.report

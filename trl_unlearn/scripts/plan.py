@@ -26,7 +26,7 @@ from .preflight import Knowledge
 
 
 if TYPE_CHECKING:
-    from .forget import Request
+    from .prepare import Request
 
 
 # Learning rate times hidden size: of LoRA on models of 2M (2e-3 and 192 states) and 135M (4.4e-4 and 576) the lower
