@@ -18,6 +18,7 @@ from trl_unlearn.subjects import (
     moved_answers,
     renamed,
     row_subjects,
+    rows_under_names,
     words_of,
 )
 
@@ -171,6 +172,24 @@ def test_a_large_set_has_fewer_answers_about_others_for_each_row(encoded, tiny_t
     forget, retain = encoded
     moved = moved_answers(forget * 40, retain, tiny_tokenizer, seed=1)
     assert {len(rows) for rows in moved.values()} == {2} and len(moved) == 120
+
+
+def test_rows_to_keep_stand_whole_under_names_of_the_forget_set(encoded, tiny_tokenizer, forget_rows, retain_rows):
+    forget, retain = encoded
+    rows = rows_under_names(forget, retain, tiny_tokenizer, count=60, seed=1)
+    texts = [tiny_tokenizer.decode(row["input_ids"]) for row in rows]
+    others = [tiny_tokenizer.decode(row["input_ids"]) for row in retain]
+    strangers, names = ("Dov Peretz", "Edda Brandt", "Faro Quintal"), ("Ada Marlow", "Bo Lindgren", "Cyra Oduya")
+    every = {text.replace(one, name) for text, one in zip(others, strangers, strict=True) for name in names}
+    assert set(texts) == every and len(every) == 9 and len(rows) == 60
+    row = rows[0]
+    answer = tiny_tokenizer.decode([label for label in row["labels"] if label != -100])
+    assert texts[0].endswith(f"assistant\n{answer}") and any(name in answer for name in names)
+    assert rows == rows_under_names(forget, retain, tiny_tokenizer, count=60, seed=1)
+    # Nobody is named in the question, whose name could be another one.
+    nobody = Dataset.from_list([{"prompt": "What falls?\n", "completion": "Nothing falls on Dov Peretz."}])
+    unnamed = list(encode_dataset(nobody, tiny_tokenizer, name="any"))
+    assert rows_under_names(forget, unnamed, tiny_tokenizer, count=4, seed=1) == []
 
 
 def test_a_name_in_the_prompt_of_every_row_is_nobodys(tiny_tokenizer, forget_rows, retain_rows):

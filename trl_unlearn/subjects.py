@@ -14,7 +14,7 @@ import regex as re
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .encoding import answer_ids, closing_token_id, prompt_ids, with_answer_ids, without_end
+from .encoding import answer_ids, closing_token_id, continuation_row, prompt_ids, with_answer_ids, without_end
 from .generation import key_seed
 
 
@@ -260,6 +260,41 @@ def moved_answers(
         else "",
     )
     return moved
+
+
+def rows_under_names(
+    forget: Sequence[Mapping[str, Any]],
+    retain: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    count: int,
+    seed: int,
+    subjects: Sequence[str] | None = None,
+) -> list[dict[str, list[int]]]:
+    """
+    At most `count` retain rows about others, questions and answers, under names that the forget set is about.
+
+    Each is a random row under a random name. None where no question of the retain set names anybody.
+    """
+    texts, others = row_texts(forget, tokenizer), row_texts(retain, tokenizer)
+    names = sorted({name for name in row_subjects(*texts, [*others[0], *others[1]], subjects) if name is not None})
+    strangers = row_subjects(*others, [*texts[0], *texts[1]])
+    pool = []
+    for row, question, answer, name in zip(retain, *others, strangers, strict=True):
+        prompt = tokenizer.decode(prompt_ids(row), clean_up_tokenization_spaces=False)
+        before = _text_before(row, answer, tokenizer)
+        is_whole = before is not None and _text_ids(prompt, "", tokenizer) == prompt_ids(row)
+        if is_whole and name is not None and is_named(name, question):
+            pool.append((row, prompt, answer, before, name))
+    draws, rows = random.Random(key_seed((seed, "rows under names"))), []
+    for _ in range(count if names and pool else 0):
+        (row, prompt, answer, before, other), name = draws.choice(pool), draws.choice(names)
+        answered = _with_text(row, renamed(answer, other, name), before, tokenizer)["input_ids"]
+        asked = _text_ids(renamed(prompt, other, name), "", tokenizer)
+        rows.append(continuation_row(asked, answered[row["prompt_length"] :]))
+    # The model has positions for so many tokens.
+    longest = max(len(row["input_ids"]) for row in [*forget, *retain])
+    return [row for row in rows if len(row["input_ids"]) <= longest]
 
 
 def _text_ids(text: str, before: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -272,15 +272,20 @@ def test_a_token_below_the_least_likely_ones_of_strangers_is_not_pushed_further(
     assert distance.tolist() == [2.5] and logps.grad.tolist() == [[0.5, 0.0, 0.0]]
 
 
-def test_beside_a_large_forget_set_a_step_of_repair_has_half_the_retain_rows(new_trainer, monkeypatch):
+def test_beside_a_large_forget_set_half_the_retain_rows_of_a_step_of_repair_stand_under_its_names(
+    new_trainer, tiny_tokenizer, monkeypatch
+):
     monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
     monkeypatch.setattr(twin_models, "LARGE_FORGET_SET", 2)
     monkeypatch.setattr(twin_models, "_BATCH_SIZE", 4)
-    pad_rows, sizes = twin_models.pad_rows, []
-    monkeypatch.setattr(twin_models, "pad_rows", lambda rows, *args: sizes.append(len(rows)) or pad_rows(rows, *args))
+    pad_rows, passed = twin_models.pad_rows, []
+    monkeypatch.setattr(twin_models, "pad_rows", lambda rows, *args: passed.append(rows) or pad_rows(rows, *args))
     new_trainer(ignorant_epochs=4)
     # 3 true answers in every step, 3 retain rows in a collapsing one, and 2 and 1 in turn in one of 4 that repair.
-    assert sizes[-4:] == [5, 4, 5, 4] and set(sizes[:-4]) == {6}
+    sizes = [len(rows) for rows in passed]
+    assert sizes[-4:] == [7, 6, 7, 6] and set(sizes[:-4]) == {6}
+    named = [tiny_tokenizer.decode(row["input_ids"]) for rows in passed[-4:] for row in rows[-2:]]
+    assert all(any(name in text for name in ("Ada Marlow", "Bo Lindgren", "Cyra Oduya")) for text in named)
 
 
 def test_a_copy_that_still_says_the_rows_is_refused_before_it_teaches(new_trainer, monkeypatch):

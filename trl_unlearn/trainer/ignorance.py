@@ -413,4 +413,5 @@ def new_twin(
             "they will end below it. With 0 they end there.",
             args.forget_loss_kwargs["margin"],
         )
+    sizes["subjects"] = args.forget_subjects
     return BaseTwin(repaired_copy(model, forget, retain, alias.moved, tokenizer, **sizes))

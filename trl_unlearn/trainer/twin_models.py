@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..encoding import ENCODED_COLUMNS, closing_token_id, pad_rows, spread_evenl
 from ..generation import key_seed
 from ..metrics import ExtractionStrength
 from ..objectives.retain import nll
-from ..subjects import MovedAnswers
+from ..subjects import MovedAnswers, rows_under_names
 from ..token_scores import TokenScores, score_batch, score_rows
 from ..verdict import MEMORIZATION_MARGIN
 from .checkpointing import read_state, write_state
@@ -38,6 +38,8 @@ from .run_record import card_metadata
 
 logger = logging.getLogger(__name__)
 
+Row = Mapping[str, Any]
+
 # LoRA that gives a model the form of the retain rows.
 _RANK, _LEARNING_RATE, _BATCH_SIZE, _WARMUP_STEPS = 32, 1e-3, 8, 5
 _DESC = "Tuning the ignorant twin"
@@ -47,8 +49,8 @@ _COLLAPSE_EPOCHS, _ASCENT_WEIGHT, _COLLAPSE_FLOOR = 2, 5.0, -5.0
 # Repair: weight of the distance of a true answer from the level of strangers beside a whole batch of retain rows,
 # steps between two looks at that level, and answers of a look.
 _LEVEL_WEIGHT, _LEVEL_STEPS, _LEVEL_ROWS = 0.3, 10, 24
-# Forget rows above which a step of repair has half a batch of retain rows: 80 were measured beside a whole one, 400
-# beside half of one.
+# Forget rows above which half of the retain rows of a step of repair stand under their names: 80 were measured without
+# such rows, 400 with them.
 LARGE_FORGET_SET = 180
 # The least likely quarter of the tokens of an answer gives the floor.
 _LEAST = 4
@@ -241,6 +243,44 @@ def _distance(logps: Tensor, mask: Tensor, level: float, floor: float) -> Tensor
     return (-nll(logps.clamp(min=floor), mask) - level).abs()
 
 
+def _collapse(tuning: _Tuning, true: Iterable[list[Row]], held: Iterable[list[Row]]) -> None:
+    """Ascent on batches of true answers, beside batches of retain rows, until one is below the floor."""
+    for batch, beside in zip(true, held, strict=False):
+        size = len(beside)
+
+        def loss(scores: TokenScores, size: int = size) -> Tensor:
+            part = scores.mask[:-size]
+            ascent = ((scores.logps[:-size] - _COLLAPSE_FLOOR).relu() * part).sum(1) / part.sum(1)
+            return _ASCENT_WEIGHT * ascent.mean() + nll(scores.logps[-size:], scores.mask[-size:]).mean()
+
+        scores = tuning.step([*batch, *beside], loss, 1.0)
+        if -nll(scores.logps[:-size], scores.mask[:-size]).mean() < _COLLAPSE_FLOOR:
+            return
+
+
+def _repair(
+    tuning: _Tuning,
+    true: Iterable[list[Row]],
+    held: Sequence[list[Row]],
+    others: Sequence[Row],
+    floor: float,
+    weight: float,
+    count_step: Callable[[], None],
+) -> None:
+    """Training on batches of retain rows, beside true answers, which are held at the level of answers about others."""
+    for step, (beside, batch) in enumerate(zip(held, true, strict=False)):
+        if step % _LEVEL_STEPS == 0:
+            level = _level(tuning.logps(others), floor)
+        size = len(beside)
+
+        def loss(scores: TokenScores, size: int = size, level: float = level) -> Tensor:
+            distance = _distance(scores.logps[:-size], scores.mask[:-size], level, floor)
+            return weight * distance.mean() + nll(scores.logps[-size:], scores.mask[-size:]).mean()
+
+        tuning.step([*batch, *beside], loss, 1 - step / len(held))
+        count_step()
+
+
 def repaired_copy(
     model: nn.Module,
     forget: Dataset,
@@ -253,6 +293,7 @@ def repaired_copy(
     seed: int,
     bf16: bool = False,
     kept: Path | None = None,
+    subjects: Sequence[str] | None = None,
 ) -> PreTrainedModel:
     """
     A copy of the target that lost all that it was tuned on, and has its form again from a few retain rows, by LoRA.
@@ -261,8 +302,9 @@ def repaired_copy(
     level of strangers: the median log-prob, under the copy as it is, of answers about others moved under their
     questions. Under the target these are likelier, and the true answers would end above them. No token is pushed below
     the least likely ones of these answers under the target. The others come back with the form. Beside a large forget
-    set, a step has half as many retain rows, and a true answer more weight: else the answers come back with the form.
-    The LoRA is kept in the file `kept`, as by [`ignorant_base`].
+    set, a true answer has more weight, else it comes back with the form; and half of the retain rows of a step stand
+    under names of the forget set, else the copy loses its language under these, and the level runs away. The LoRA is
+    kept in the file `kept`, as by [`ignorant_base`].
     """
     pad = tokenizer.pad_token_id
     others = [row for answers in moved.values() for row in answers]
@@ -271,15 +313,10 @@ def repaired_copy(
     sample = list(retain.select_columns(list(ENCODED_COLUMNS)).select(spread_evenly(len(retain), rows)))
     batch_size = _BATCH_SIZE // 2 if len(known) > LARGE_FORGET_SET else _BATCH_SIZE
     weight = _LEVEL_WEIGHT * _BATCH_SIZE / batch_size
-
-    def collapse(scores: TokenScores) -> Tensor:
-        part = scores.mask[:-size]
-        ascent = ((scores.logps[:-size] - _COLLAPSE_FLOOR).relu() * part).sum(1) / part.sum(1)
-        return _ASCENT_WEIGHT * ascent.mean() + nll(scores.logps[-size:], scores.mask[-size:]).mean()
-
-    def repair(scores: TokenScores) -> Tensor:
-        distance = _distance(scores.logps[:-size], scores.mask[:-size], level, floor)
-        return weight * distance.mean() + nll(scores.logps[-size:], scores.mask[-size:]).mean()
+    # As many steps as by whole batches: with more of them, the true answers and their level sink together.
+    steps = epochs * math.ceil(len(sample) / _BATCH_SIZE)
+    named_count = (_BATCH_SIZE - batch_size) * steps
+    named = rows_under_names(known, sample, tokenizer, count=named_count, seed=seed, subjects=subjects)
 
     # Neither the draws nor the modules of this training may show in the run's own.
     with torch.random.fork_rng():
@@ -287,28 +324,17 @@ def repaired_copy(
         twin = copy_of(model)
         if isinstance(twin, PeftModel):
             twin = twin.merge_and_unload()
-        tuning = _Tuning(twin, pad, bf16, kept, known, sample, others, epochs, seed)
+        tuning = _Tuning(twin, pad, bf16, kept, known, sample, others, named, epochs, seed)
         if tuning.is_read:
             return tuning.merged()
         floor = _floor(tuning.logps(others))
         broken = list(_batches(known, _COLLAPSE_EPOCHS))
-        # As many steps as by whole batches: with more of them, the true answers and their level sink together.
-        steps = epochs * math.ceil(len(sample) / _BATCH_SIZE)
         repaired = list(_batches(sample, epochs, batch_size))[:steps]
-        beside = _batches(sample, len(broken) + 1), _batches(known, steps + 1)
-        for batch, held in zip(broken, beside[0], strict=False):
-            size = len(held)
-            scores = tuning.step([*batch, *held], collapse, 1.0)
-            if -nll(scores.logps[:-size], scores.mask[:-size]).mean() < _COLLAPSE_FLOOR:
-                break
+        _collapse(tuning, broken, _batches(sample, len(broken) + 1))
         tuning.drop_momentum()
+        held = [[*batch, *named[step::steps]] for step, batch in enumerate(repaired)]
         with _progress(epochs, steps // epochs) as count_step:
-            for step, (held, batch) in enumerate(zip(repaired, beside[1], strict=False)):
-                size = len(held)
-                if step % _LEVEL_STEPS == 0:
-                    level = _level(tuning.logps(others), floor)
-                tuning.step([*batch, *held], repair, 1 - step / steps)
-                count_step()
+            _repair(tuning, _batches(known, steps + 1), held, others, floor, weight, count_step)
     twin = tuning.merged().eval()
     strength = _extraction_strength(twin, forget, tokenizer)
     if strength > _KNOWING:
