@@ -117,13 +117,17 @@ def test_rows_that_are_known_by_heart_are_taught_by_a_copy_that_loses_them(chose
 
 
 @pytest.mark.parametrize("base", [None, "org/base"])
-def test_a_large_forget_set_is_unlearned_slowly_beside_more_weight_on_the_rows_to_keep(chosen, base, monkeypatch):
+def test_a_large_forget_set_comes_down_to_its_teacher(chosen, base, monkeypatch):
     small = chosen(is_by_heart=True, base=base)[0]
     monkeypatch.setattr("trl_unlearn.scripts.plan.LARGE_FORGET_SET", 2)
     large = chosen(is_by_heart=True, base=base)[0]
-    changed = {name: large[name] for name in small if small[name] != large[name]}
-    goal = {"stop_at": "teacher", "stop_metric": "extraction_strength"}
-    assert changed == {"retain_weight": 12, "learning_rate": 0.0003} | goal
+    changed = {name: large.get(name) for name in small if small[name] != large.get(name)}
+    assert changed == {"stop_at": "teacher", "stop_metric": None}
+    one = chosen(is_by_heart=True, base=base, stop_metric="extraction_strength")[0]
+    assert (one["stop_at"], one["stop_metric"]) == ("teacher", "extraction_strength")
+    settings, reasons = chosen([None] * 3, is_by_heart=True, base="org/base")
+    assert (settings["stop_at"], settings["stop_metric"]) == ("teacher", "extraction_strength")
+    assert "extraction strength is that of the teacher, or" in reasons
 
 
 @pytest.mark.parametrize("floor", [0.7123, 0.0004321])

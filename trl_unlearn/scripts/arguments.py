@@ -125,7 +125,7 @@ class StoppingArguments:
         None,
         "Metric of `stop_at`: 'extraction_strength' (strict), 'forget_logp' (nats per token) or 'strangers_auc' (how "
         "often a true answer is likelier than one about somebody else). Default: 'extraction_strength', and with "
-        "'retrained' that and 'strangers_auc'.",
+        "'retrained' and 'teacher' that and 'strangers_auc'.",
     )
     stop_retain_floor: float | None = option(
         None, "Mean retain probability below which training ends as well. In (0, 1)."
@@ -177,7 +177,8 @@ class StoppingArguments:
         """Metrics that have to come down to a goal."""
         if self.stop_metric is not None:
             return (self.stop_metric,)
-        known = {STRANGERS: ("strangers_auc",), RETRAINED: ("extraction_strength", "strangers_auc")}
+        both = ("extraction_strength", "strangers_auc")
+        known = {STRANGERS: ("strangers_auc",), RETRAINED: both, TEACHER: both}
         return known.get(self.stop_at, ("extraction_strength",))
 
 

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 # one, of the whole model as on the 2M one. Within bounds that nothing smaller or larger was tried beyond.
 _RATE, _WHOLE_RATE = 0.25, 0.077
 _SLOWEST, _FASTEST = 1e-5, 2e-3
-# By ascent, which falls all at once, and for a large forget set, the constant rate that was measured on the 135M one
-# (3e-4).
+# By ascent, which falls all at once, the constant rate that was measured on the 135M one (3e-4).
 _GENTLE = 0.7
 _BATCH = 8
 # Steps at most, and passes that may take more of them: 80 rows of the 135M model came to their goal in 4 to 8.
@@ -125,7 +124,7 @@ def plan(
     )
     if "stop_at" in given:
         # The metric is that of another goal.
-        chosen.settings.pop("stop_metric")
+        chosen.settings.pop("stop_metric", None)
     chosen.settings |= given
     if chosen.settings["forget_loss_type"] != "ignorance":
         # Names that only that objective puts into the places of others.
@@ -162,10 +161,6 @@ def _choose_objective(
         margin = 0.0 if base is None else 2.5
         settings |= {"lambda_bss": 0, "retain_weight": 4, "forget_loss_kwargs": {"penalty": 1.0, "margin": margin}}
         is_large = len(sets[0]) > LARGE_FORGET_SET
-        if is_large:
-            # With rate and weight of a small set, the rows to keep fell below the floor in 10 to 20 steps.
-            rate = float(f"{_GENTLE * settings['learning_rate']:.2g}")
-            settings |= {"retain_weight": 12, "learning_rate": rate}
         # Such a model takes more steps, and a look at it as long as five of them.
         settings["stop_every_steps"] = 2 * _LOOK
         teacher = "a copy of the model that loses them, because they are memorised as text, under any name"
@@ -183,15 +178,22 @@ def _choose_objective(
         chosen.reasons.append(f"objective: ignorance, taught by {teacher}")
         if subjects is not None and base is None:
             settings["forget_subjects"] = list(subjects)
-    # On 400 rows a base that never knew them has a level of .85 itself, so that a low one is no goal.
-    has_level = objective == "ignorance" and moved and not is_large
-    metric = given.get("stop_metric", "strangers_auc" if has_level else "extraction_strength")
-    if metric == "strangers_auc":
-        settings |= {"stop_at": str(level), "stop_metric": metric}
+    metric = given.get("stop_metric", "strangers_auc" if objective == "ignorance" and moved else "extraction_strength")
+    settings["stop_metric"] = metric
+    if is_large:
+        # On 400 rows a base that never knew them has a level of .85 itself, so that a low one is no goal.
+        settings["stop_at"] = TEACHER
+        goal = "the extraction strength is that of the teacher"
+        if moved and "stop_metric" not in given:
+            # With both of its metrics.
+            del settings["stop_metric"]
+            goal += ", and so is how often a true answer is likelier than one about somebody else"
+    elif metric == "strangers_auc":
+        settings["stop_at"] = str(level)
         goal = f"a true answer is likelier than one about somebody else in {level:.0%}"
     else:
-        settings |= {"stop_at": TEACHER if is_large else str(_STRENGTH), "stop_metric": metric}
-        goal = f"the extraction strength is {'that of the teacher' if is_large else _STRENGTH}"
+        settings["stop_at"] = str(_STRENGTH)
+        goal = f"the extraction strength is {_STRENGTH}"
     floor = given.get("stop_retain_floor", settings["stop_retain_floor"])
     goal = goal if "stop_at" not in given else f"`stop_at` is reached ({given['stop_at']})"
     chosen.reasons.append(f"ends when {goal}, or the probability of retain rows is below {floor:.2f}")
