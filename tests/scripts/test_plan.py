@@ -123,11 +123,12 @@ def test_a_large_forget_set_comes_down_to_its_teacher(chosen, base, monkeypatch)
     large = chosen(is_by_heart=True, base=base)[0]
     changed = {name: large.get(name) for name in small if small[name] != large.get(name)}
     assert changed == {"stop_at": "teacher", "stop_metric": None}
-    one = chosen(is_by_heart=True, base=base, stop_metric="extraction_strength")[0]
-    assert (one["stop_at"], one["stop_metric"]) == ("teacher", "extraction_strength")
+    one, reasons = chosen(is_by_heart=True, base=base, stop_metric="strangers_auc")
+    assert (one["stop_at"], one["stop_metric"]) == ("teacher", "strangers_auc")
+    assert "ends when `strangers_auc` is that of the teacher, or" in reasons
     settings, reasons = chosen([None] * 3, is_by_heart=True, base="org/base")
     assert (settings["stop_at"], settings["stop_metric"]) == ("teacher", "extraction_strength")
-    assert "extraction strength is that of the teacher, or" in reasons
+    assert "ends when `extraction_strength` is that of the teacher, or" in reasons
 
 
 @pytest.mark.parametrize("floor", [0.7123, 0.0004321])

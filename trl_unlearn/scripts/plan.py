@@ -183,11 +183,11 @@ def _choose_objective(
     if is_large:
         # On 400 rows a base that never knew them has a level of .85 itself, so that a low one is no goal.
         settings["stop_at"] = TEACHER
-        goal = "the extraction strength is that of the teacher"
+        goal = f"`{metric}` is that of the teacher"
         if moved and "stop_metric" not in given:
-            # With both of its metrics.
+            # Both are the default.
             del settings["stop_metric"]
-            goal += ", and so is how often a true answer is likelier than one about somebody else"
+            goal = "`extraction_strength` and `strangers_auc` are those of the teacher"
     elif metric == "strangers_auc":
         settings["stop_at"] = str(level)
         goal = f"a true answer is likelier than one about somebody else in {level:.0%}"
