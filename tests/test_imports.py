@@ -24,7 +24,8 @@ ALLOWED = {
     "token_scores": {"_fused_scores", "encoding", "label_states", "prompt_sharing"},
     "prompt_sharing": set(),
     "generation": {"encoding", "label_states", "row_forms"},
-    "subjects": {"encoding", "generation"},
+    "names": set(),
+    "subjects": {"encoding", "generation", "names"},
     "objectives": set(),
     "metrics": set(),
     "records": set(),
@@ -34,14 +35,15 @@ ALLOWED = {
     "questions": {"results"},
     "verdict": {"questions", "records", "results"},
     "beliefs": {"encoding", "generation"},
-    "data": {"row_forms", "encoding", "token_scores", "subjects", "generation", "metrics"},
-    "hub": {"escaping", "records", "results", "subjects", "verdict"},
+    "data": {"row_forms", "encoding", "token_scores", "names", "generation", "metrics"},
+    "hub": {"escaping", "names", "records", "results", "verdict"},
     "trainer": {
         "row_forms",
         "encoding",
         "label_states",
         "token_scores",
         "prompt_sharing",
+        "names",
         "subjects",
         "objectives",
         "metrics",
@@ -58,6 +60,7 @@ ALLOWED = {
         "encoding",
         "label_states",
         "token_scores",
+        "names",
         "subjects",
         "generation",
         "metrics",
@@ -66,7 +69,7 @@ ALLOWED = {
         "verdict",
     },
     "scripts": {"trainer", "data", "evaluation", "hub", "records", "results", "verdict", "row_forms"}
-    | {"encoding", "subjects"},
+    | {"encoding", "names", "subjects"},
     "cli": {"scripts"},
     "__main__": {"cli"},
     # Under `TYPE_CHECKING`, for the names that are loaded at first use.
@@ -189,9 +192,10 @@ def test_recipes_import_scripts_only():
 
 
 @pytest.mark.parametrize(
-    "statement", ["import trl_unlearn", "from trl_unlearn import EvaluationResult, UnlearningRun"]
+    "statement",
+    ["import trl_unlearn", "from trl_unlearn import EvaluationResult, UnlearningRun", "import trl_unlearn.hub.push"],
 )
-def test_the_package_and_its_records_load_without_torch(statement):
+def test_the_package_its_records_and_the_push_load_without_torch(statement):
     heavy = ("torch", "transformers", "trl", "datasets")
     code = f"import sys\n{statement}\nprint([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

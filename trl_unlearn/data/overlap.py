@@ -10,8 +10,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..names import is_meant, row_subjects, sentences_of, words_of
 from ..row_forms import has_answer, prompt_and_answer
-from ..subjects import is_meant, row_subjects, sentences_of, words_of
 
 
 # A word that more of the rows have is common language and weighs nothing; fewer rows than this count as so many.

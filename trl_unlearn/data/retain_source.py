@@ -17,8 +17,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import key_seed
+from ..names import full_names, is_named, renamed
 from ..row_forms import has_answer, is_conversation, prompt_and_answer
-from ..subjects import full_names, is_named, renamed
 from .common_texts import GENERAL_PROMPTS, PLACES, stranger_names
 from .model_rows import Prompt, RowWriter, Written
 from .overlap import OverlapFilter, question_and_answer

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..metrics import RougeF1
-from ..subjects import is_named, other_names, renamed, sentences_of, words_of
+from ..names import is_named, other_names, renamed, sentences_of, words_of
 from .common_texts import HINT_QUESTION, SUBJECT_QUESTIONS, stranger_names
 from .model_rows import RowWriter, Written
 

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import closing_token_id, encode_row, readable_tokens, spread_evenly
 from ..generation import key_seed
 from ..metrics import MembershipAUC, NormalizedProbability, Probability
+from ..names import WORD, is_named, misspelt, renamed, row_subjects, words_of
 from ..results import SuiteOutcome
 from ..row_forms import answer_text, has_answer, is_conversation, naming, prompt_and_answer, with_answer, with_question
-from ..subjects import WORD, is_named, misspelt, renamed, row_subjects, row_texts, words_of
+from ..subjects import row_texts
 from ..token_scores import RowScore
 from .facts import label_words, no_facts, row_facts
 from .robustness import with_examples

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..encoding import answer_ids, prompt_ids
 from ..generation import Completion
-from ..subjects import WORD, row_texts, words_of
+from ..names import WORD, words_of
+from ..subjects import row_texts
 from .rows import EncodedSet
 from .uncertainty import where_measured
 

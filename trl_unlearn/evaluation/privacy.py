@@ -29,8 +29,9 @@ from ..metrics import (
     relative_leak,
     separation,
 )
+from ..names import row_subjects
 from ..results import SuiteOutcome, join_outcomes
-from ..subjects import row_subjects, row_texts
+from ..subjects import row_texts
 from ..token_scores import RowScore
 from .rows import EncodedSet, EvaluationRows, Loaders, row_key, rows_protocol
 from .together import SuiteSetting, free_memory, load_merged, measure_each, measured_once

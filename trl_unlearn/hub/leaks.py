@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..subjects import sentences_of
+from ..names import sentences_of
 
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from trl import ModelConfig, TrlParser
 from ..data.archive import build_archive
 from ..evaluation.judge_models import FLUENCY_CLASSIFIER
 from ..evaluation.stopping import STOP_METRICS
+from ..names import is_name
 from ..records import settings_digest
 from ..results import PARITIES
-from ..subjects import is_name
 from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.options import refuse_below
 from .launch import recipes

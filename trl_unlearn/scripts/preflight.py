@@ -23,7 +23,8 @@ from transformers.pytorch_utils import Conv1D
 from ..encoding import closing_token_id
 from ..evaluation.rows import encode_set
 from ..evaluation.tofu import compare_with_strangers
-from ..subjects import is_named, moved_answers, other_names, row_subjects, row_texts
+from ..names import is_named, other_names, row_subjects
+from ..subjects import moved_answers, row_texts
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.ignorance import alias_twin, is_known_by_heart
 from ..trainer.twin_models import ignorant_base, named_bases

@@ -22,7 +22,8 @@ from ..generation import key_seed
 from ..hub.folder import RunFolder
 from ..label_states import LabelStates, LogitHead, in_mode, logit_head
 from ..metrics.membership import StrangersAUC
-from ..subjects import MovedAnswers, alias_words, moved_answers, row_subjects, row_texts
+from ..names import row_subjects
+from ..subjects import MovedAnswers, alias_words, moved_answers, row_texts
 from ..token_scores import score_rows, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
