@@ -517,8 +517,9 @@ def test_review_ends_with_an_editable_file_that_can_be_given_and_that_no_later_c
     path.write_text("".join(lines[:2]), encoding="utf-8")
     code, printed, _ = forget(*model, "--forget", str(path), *files[2:], "--dry_run")
     assert code == 0 and "2 rows, prompt -> completion" in printed
-    code, printed, _ = forget(*model, *files, "--review")
-    assert code == 2 and "may hold what you have edited" in printed
+    for replaces in ([], ["--overwrite_output_dir", "true"]):
+        code, printed, _ = forget(*model, *files, "--review", *replaces)
+        assert code == 2 and "may hold what you have edited" in printed
     assert forget(*model, "--forget", str(path), *files[2:], *SHORT, "--forget_token_floor", "1")[0] == 2
     assert path.read_text(encoding="utf-8") == "".join(lines[:2]) and list(folder.iterdir()) == [path]
 

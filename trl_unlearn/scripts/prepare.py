@@ -110,6 +110,8 @@ def prepare(request: Request, state: PartialState) -> bool:
                 _update_settings(request)
             return True
         _refuse_taken(request)
+    if request.args.review:
+        _refuse_edited(request.folder.review)
     if state.is_main_process:
         _refuse_unwritable(request.folder.path)
     model = request.loaders()["target"]().eval()
@@ -145,17 +147,19 @@ def prepare(request: Request, state: PartialState) -> bool:
 
 
 def _refuse_taken(request: Request) -> None:
-    """Refuse a folder with the run of another request, or with rows that a user may have edited."""
+    """Refuse a folder with the run of another request."""
     folder = request.folder
     if held := folder.earlier_run() or ("an unfinished run" if folder.is_unfinished else ""):
         raise ValueError(
             f"`{folder.path}` holds {held} of another request. Give another `--output_dir`, or replace it with "
             "`--overwrite_output_dir true`."
         )
-    if request.args.review and folder.review.exists():
-        raise ValueError(
-            f"`{folder.review}` is there, and may hold what you have edited. Give it as `--forget`, or move it."
-        )
+
+
+def _refuse_edited(review: Path) -> None:
+    """Refuse to write rows over those that a user may have edited, even where a run may be replaced."""
+    if review.exists():
+        raise ValueError(f"`{review}` is there, and may hold what you have edited. Give it as `--forget`, or move it.")
 
 
 def _checks(request: Request, forget: Dataset, form: str, known: Knowledge) -> list[Check]:
