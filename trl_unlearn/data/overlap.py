@@ -55,7 +55,7 @@ class OverlapFilter:
     are neither in the question nor in more than a twentieth of all rows, and a word of n out of N rows weighs
     log(N / 20 n); a fact of a single word counts with the words of its question only.
 
-    `subjects` are names that the forget set is about, by default those that [`~trl_unlearn.subjects.row_subjects`]
+    `subjects` are names that the forget set is about, by default those that [`~trl_unlearn.names.row_subjects`]
     finds.
     """
 
