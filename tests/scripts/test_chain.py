@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 
 from trl_unlearn.encoding import encode_dataset
@@ -163,6 +164,14 @@ def test_a_low_strength_alone_calls_no_earlier_request_forgotten(
     assert (entry.forgotten, entry.strength) == (expected, now)
     assert "None" not in entry.verdict
     assert chain._entry_now(entry, {}, object(), None, path).forgotten == expected
+
+
+def test_earlier_rows_are_measured_by_one_process_alone_when_the_others_of_a_launch_have_ended(
+    tiny_model, tiny_tokenizer, monkeypatch
+):
+    strength = chain.mean_strength(tiny_model, ROWS, tiny_tokenizer)
+    monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+    assert chain.mean_strength(tiny_model, ROWS, tiny_tokenizer) == strength
 
 
 def test_an_earlier_request_is_judged_beside_the_retrained_model_that_judged_it_first(finished, monkeypatch):

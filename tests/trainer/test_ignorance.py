@@ -155,10 +155,7 @@ def test_a_base_with_other_tokens_is_refused(base, tiny_model, forget, tiny_toke
 def test_a_row_whose_last_token_is_no_label_can_be_asked(tiny_model, forget, tiny_tokenizer):
     row = forget[0]
     row |= {"input_ids": [*row["input_ids"], 5], "labels": [*row["labels"], -100]}
-    strengths = [
-        twin_models._extraction_strength(tiny_model, Dataset.from_list([one]), tiny_tokenizer)
-        for one in (row, forget[0])
-    ]
+    strengths = [twin_models.extraction_strength(tiny_model, [one], tiny_tokenizer) for one in (row, forget[0])]
     assert strengths[0] == strengths[1]
 
 
@@ -290,7 +287,7 @@ def test_beside_a_large_forget_set_half_the_retain_rows_of_a_step_of_repair_stan
 
 def test_a_copy_that_still_says_the_rows_is_refused_before_it_teaches(new_trainer, monkeypatch):
     monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
-    monkeypatch.setattr(twin_models, "_extraction_strength", lambda *_: 0.35)
+    monkeypatch.setattr(twin_models, "extraction_strength", lambda *_: 0.35)
     # A run that resumes would take a copy that was kept.
     for _ in range(2):
         with pytest.raises(ValueError, match=r"still says the 3 forget rows \(extraction strength 0.35\)"):

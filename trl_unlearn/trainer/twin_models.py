@@ -92,7 +92,7 @@ def ignorant_base(
         raise UnfitTwinError(f"it is a model over {sizes[1]} tokens, and the target has {sizes[0]}")
     options = {"dtype": weight.dtype, "trust_remote_code": trust_remote_code}
     twin = AutoModelForCausalLM.from_pretrained(name_or_path, **options).to(weight.device)
-    strength = _extraction_strength(twin.eval(), forget, tokenizer)
+    strength = extraction_strength(twin.eval(), _encoded(forget), tokenizer)
     if strength > MEMORIZATION_MARGIN:
         raise UnfitTwinError(f"it knows the forget set, with an extraction strength of {strength:.2f}")
     if retain is not None and rows and epochs:
@@ -101,15 +101,19 @@ def ignorant_base(
         # Neither the draws nor the modules of this training may show in the run's own.
         with torch.random.fork_rng():
             torch.manual_seed(key_seed((seed, "twin")) % 2**63)
-            sample = list(sample.select_columns(list(ENCODED_COLUMNS)))
+            sample = _encoded(sample)
             tuning = _Tuning(twin, tokenizer.pad_token_id, bf16, kept, sample, epochs, seed)
             twin = tuning.merged() if tuning.is_read else _tuned(tuning, sample, epochs)
     return twin
 
 
-def _extraction_strength(model: PreTrainedModel, forget: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Mean strict extraction strength of encoded rows."""
-    rows = list(forget.select_columns(list(ENCODED_COLUMNS)))
+def _encoded(rows: Dataset) -> list[Row]:
+    """The encoded rows of a data set."""
+    return list(rows.select_columns(list(ENCODED_COLUMNS)))
+
+
+def extraction_strength(model: PreTrainedModel, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> float:
+    """Mean strict extraction strength of encoded rows, by this process alone."""
     scores = score_rows(model, rows, pad_token_id=tokenizer.pad_token_id, batch_size=_BATCH_SIZE)
     matches = [
         without_end(score.is_top1, closing_token_id(row, tokenizer) is not None)
@@ -309,8 +313,8 @@ def repaired_copy(
     pad = tokenizer.pad_token_id
     others = [row for answers in moved.values() for row in answers]
     others = [others[i] for i in spread_evenly(len(others), _LEVEL_ROWS)]
-    known = list(forget.select_columns(list(ENCODED_COLUMNS)))
-    sample = list(retain.select_columns(list(ENCODED_COLUMNS)).select(spread_evenly(len(retain), rows)))
+    known = _encoded(forget)
+    sample = _encoded(retain.select(spread_evenly(len(retain), rows)))
     batch_size = _BATCH_SIZE // 2 if len(known) > LARGE_FORGET_SET else _BATCH_SIZE
     weight = _LEVEL_WEIGHT * _BATCH_SIZE / batch_size
     # As many steps as by whole batches: with more of them, the true answers and their level sink together.
@@ -336,7 +340,7 @@ def repaired_copy(
         with _progress(epochs, steps // epochs) as count_step:
             _repair(tuning, _batches(known, steps + 1), held, others, floor, weight, count_step)
     twin = tuning.merged().eval()
-    strength = _extraction_strength(twin, forget, tokenizer)
+    strength = extraction_strength(twin, known, tokenizer)
     if strength > _KNOWING:
         raise UnfitTwinError(
             f"The copy of the target that was to teach still says the {len(forget)} forget rows (extraction strength "
