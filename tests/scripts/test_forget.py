@@ -34,6 +34,7 @@ from trl_unlearn.scripts import unlearn as unlearn_script
 from trl_unlearn.scripts.arguments import ForgetArguments
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
+from trl_unlearn.trainer.guard import DivergenceError
 
 from ..conftest import FACTS, conversations
 from .conftest import write_jsonl
@@ -505,6 +506,20 @@ def test_a_dry_run_shows_the_checks_and_writes_nothing(knowing, files, forget):
 def test_the_metric_of_the_goal_can_be_given_alone(metric, knowing, files, forget):
     code, printed, _ = forget("--model_name_or_path", knowing, *files, "--stop_metric", metric, "--dry_run")
     assert code == 0, printed
+
+
+def test_a_run_that_diverged_is_not_taken_for_one_that_forgot_by_the_same_command(knowing, files, forget, monkeypatch):
+    def diverge(*_, **__):
+        raise DivergenceError("The loss is not finite.", good_step=0)
+
+    monkeypatch.setattr(BootstrapUnlearnTrainer, "training_step", diverge)
+    argv = ["--model_name_or_path", knowing, *files, *SHORT]
+    code, printed, folder = forget(*argv)
+    assert code == 3 and "stopped: The loss is not finite." in printed
+    code, printed, _ = forget(*argv)
+    assert code == 3 and "a lower `--learning_rate`" in printed
+    (entry,) = RequestLedger.load(folder / "requests.json").requests
+    assert entry.forgotten is False and entry.verdict == "The loss is not finite."
 
 
 def test_review_ends_with_an_editable_file_that_can_be_given_and_that_no_later_command_touches(knowing, files, forget):

@@ -392,7 +392,7 @@ def test_a_run_that_diverges_ends_with_a_message_exit_code_3_and_a_usable_adapte
     assert "bs_t.py: stopped:" in message and "weights of step 0 again" in message and "They are saved in" in message
     folder = tmp_path / "out"
     record = UnlearningRun.load(folder / "run.json")
-    assert "weights of step 0 again" in record.stopped
+    assert "weights of step 0 again" in record.stopped and record.shortfall == record.stopped
     assert "Stopped before its last step" in (folder / "README.md").read_text(encoding="utf-8")
     adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tofu[1]), folder)
     assert all(value.isfinite().all() for value in adapter.state_dict().values())

@@ -227,7 +227,8 @@ def _end_diverged(
     output: OutputFolder, prog: str, trainer: BootstrapUnlearnTrainer, error: DivergenceError
 ) -> NoReturn:
     """Save the last good weights, if there are any, say what happened, and exit with 3."""
-    trainer.stop_reason = one_line(error)
+    # No goal was reached either: the model is not pushed, and `forget` does not take it for one that forgot.
+    trainer.stop_reason = trainer.shortfall = one_line(error)
     saved = ""
     if error.good_step is not None:
         trainer.save_model()
