@@ -8,6 +8,7 @@ import copy
 import functools
 from statistics import fmean
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -323,10 +324,13 @@ def test_a_target_without_a_card_names_no_base(tiny_model, tmp_path, name, monke
     assert named_bases(tiny_model, continues_adapter=False) == []
 
 
-def test_a_named_base_that_cannot_be_loaded_is_no_twin(new_trainer, tiny_model, tmp_path, caplog):
+@pytest.mark.parametrize("error", [None, ImportError("Install bitsandbytes"), torch.OutOfMemoryError("Too large")])
+def test_a_named_base_that_cannot_be_loaded_is_no_twin(new_trainer, tiny_model, tmp_path, monkeypatch, error, caplog):
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text('{"model_type": "of another library"}', encoding="utf-8")
+    if error is not None:
+        monkeypatch.setattr(twin_models.AutoConfig, "from_pretrained", Mock(side_effect=error))
     trainer = new_trainer(named(tiny_model, tmp_path / "target", base))
     assert isinstance(trainer._twin, AliasTwin)
     assert f"`{base}` is not the ignorant twin" in caplog.text

@@ -27,7 +27,7 @@ from ..names import is_named, other_names, row_subjects
 from ..subjects import moved_answers, row_texts
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.ignorance import alias_twin, is_known_by_heart
-from ..trainer.twin_models import ignorant_base, named_bases
+from ..trainer.twin_models import NO_TWIN, ignorant_base, named_bases
 from .arguments import UnlearnModelConfig
 from .request import scored
 
@@ -152,7 +152,7 @@ def fit_base(
         encoded = encode_set(rows, tokenizer, name="forget").answers
         try:
             ignorant_base(name, model, Dataset.from_list(encoded), None, tokenizer, **options)
-        except (OSError, ValueError) as error:
+        except NO_TWIN as error:
             logger.info("`%s` is no teacher: %s", name, error)
             continue
         return name

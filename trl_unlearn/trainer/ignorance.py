@@ -29,7 +29,7 @@ from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import ForgetObjective
 from .reference import with_values
 from .step import StepRow, pack_digests, row_digest, unpack_digests
-from .twin_models import UnfitTwinError, ignorant_base, named_bases, repaired_copy
+from .twin_models import NO_TWIN, UnfitTwinError, ignorant_base, named_bases, repaired_copy
 
 
 logger = logging.getLogger(__name__)
@@ -389,8 +389,7 @@ def new_twin(
         for name in named_bases(model, continues_adapter):
             try:
                 twin = BaseTwin(ignorant_base(name, model, forget, retain, tokenizer, **loading))
-            # A base that cannot be loaded (it is not there, or of an unknown architecture) or is unfit.
-            except (OSError, ValueError) as error:
+            except NO_TWIN as error:
                 logger.warning("`%s` is not the ignorant twin: %s", name, error)
                 continue
             logger.warning("The ignorant twin is `%s`, which the target was tuned from.", name)

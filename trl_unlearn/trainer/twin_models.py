@@ -63,6 +63,11 @@ class UnfitTwinError(ValueError):
     """A model that cannot stand in for one that never knew the forget set."""
 
 
+# Errors of a base that nobody asked for, which is passed over: it is not there, of an unknown architecture, in a form
+# of a library that is not installed, too large for the memory, or unfit.
+NO_TWIN = (OSError, ValueError, ImportError, RuntimeError)
+
+
 def named_bases(model: nn.Module, continues_adapter: bool) -> list[str]:
     """Models that the target says it was tuned from: that under its adapter, and those of its card."""
     name = model.config.name_or_path
