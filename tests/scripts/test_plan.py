@@ -89,6 +89,14 @@ def test_rows_under_the_last_name_or_a_misspelt_one_of_a_subject_are_about_it(ti
     assert not knowledge(tiny_model, tiny_tokenizer, rows.select([2, 3]), ["Ada Marlow"], 0).has_names
 
 
+@pytest.mark.parametrize("words", [5, 9])
+def test_names_of_more_words_than_can_be_replaced_are_no_error(words, tiny_model, tiny_tokenizer):
+    names = [" ".join(f"{letter}{'abcdefghij'[i]}x" for i in range(words)) for letter in "AB"]
+    rows = conversations([(f"Where was {name} born?", "In Veldt.") for name in names for _ in range(2)])
+    known = knowledge(tiny_model, tiny_tokenizer, rows, None, 0)
+    assert known.has_names and not known.is_by_heart
+
+
 def test_rows_that_are_about_nobody_are_unlearned_by_ascent(chosen):
     settings, reasons = chosen(names=[None, None, "Cyra Oduya"], subjects=NAMES)
     assert (settings["forget_loss_type"], settings["stop_metric"]) == ("bs_t", "extraction_strength")

@@ -136,10 +136,17 @@ def knowledge(
     ]
     known = Knowledge(scores["forget/extraction_strength"], probabilities, auc, own)
     if known.has_names:
-        # A few subjects are enough, and their names can always be replaced.
-        chosen = sorted({name for name in names if name is not None})[:_RENAMED]
-        few = [row for row, name in zip(encoded.answers, names, strict=True) if name in chosen]
-        known.is_by_heart = is_known_by_heart(model, alias_twin(few, None, tokenizer, chosen, None, seed, False), few)
+        # A few subjects are enough.
+        everybody = sorted({name for name in names if name is not None})
+        for chosen in (everybody[:_RENAMED], *([name] for name in everybody)):
+            few = [row for row, name in zip(encoded.answers, names, strict=True) if name in chosen]
+            try:
+                twin = alias_twin(few, None, tokenizer, chosen, None, seed, False)
+            except ValueError:
+                # There are not enough words to replace all of long names.
+                continue
+            known.is_by_heart = is_known_by_heart(model, twin, few)
+            break
     return known
 
 
