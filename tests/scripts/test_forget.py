@@ -121,6 +121,7 @@ def test_rows_alone_make_a_run_whose_settings_are_printed_and_kept_and_a_missed_
     assert "Most likely to help: more passes, with `--num_train_epochs`. The model is in" in printed
     run = RunFolder(folder).run()
     assert run.first_attempt.startswith("First attempt: The goal was not reached in 2 steps")
+    assert "this is a dry run" in forget(*argv, "--dry_run")[1]
     assert "with a learning rate of 2e-06." in run.first_attempt
     assert run.hyperparameters["learning_rate"] == 2e-6
     assert run.first_attempt in (folder / "README.md").read_text(encoding="utf-8")

@@ -109,7 +109,9 @@ def prepare(request: Request, state: PartialState) -> bool:
             if state.is_main_process:
                 _update_settings(request)
             return True
-        _refuse_taken(request)
+        # A dry run writes nothing, and a review of a request that was made may be wanted.
+        if not (request.args.dry_run or request.folder.has_request(request.digest)):
+            _refuse_taken(request)
     if request.args.review:
         _refuse_edited(request.folder.review)
     if state.is_main_process:
