@@ -94,6 +94,9 @@ def test_a_set_of_any_form_is_split_into_what_is_kept_and_what_is_not():
         kept, dropped = overlap.split(Dataset.from_list(rows))
         assert kept.to_list() == rows[1:]
         assert dropped.to_list() == [{**rows[0], "reason": "name"}]
+        own = [row | {"reason": "mine"} for row in rows]
+        kept, dropped = overlap.split(Dataset.from_list(own))
+        assert (kept.to_list(), dropped["reason"]) == (own[1:], ["name"])
 
 
 def test_rows_that_are_only_tokens_are_refused():

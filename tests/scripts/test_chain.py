@@ -16,7 +16,7 @@ from trl_unlearn.encoding import encode_dataset
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import AdapterRecord, ChainLink, DatasetRecord, RequestLedger, ServedRequest, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
-from trl_unlearn.scripts import chain, forget
+from trl_unlearn.scripts import chain, forget, prepare
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.scripts.chain import Predecessor, way_back, write_ledger
 from trl_unlearn.scripts.sources import RowArguments, forget_rows
@@ -184,6 +184,16 @@ def test_an_earlier_request_is_judged_beside_the_retrained_model_that_judged_it_
     monkeypatch.setattr(chain, "mean_strength", lambda *_: 0.55)
     now = chain._entry_now(entry, {}, object(), None, folder.request / "forget.jsonl")
     assert entry.forgotten and now.forgotten and "retrained model's 0.400" in now.verdict
+
+
+def test_rows_to_keep_of_two_requests_are_one_set_whatever_other_columns_they_have():
+    before = [{"prompt": "Who is Bo?", "completion": "A baker.", "id": 1, "paraphrased_answer": "He bakes."}]
+    rows = [{"prompt": "Who is Cyra?", "completion": "A judge.", "id": "one"}]
+    earlier = SimpleNamespace(rows=lambda: ROWS, retain=lambda: Dataset.from_list(before))
+    request = SimpleNamespace(earlier=earlier, subjects=None)
+    state = SimpleNamespace(print=lambda _: None)
+    kept = prepare._with_earlier(request, Dataset.from_list(rows), Dataset.from_list(ROWS), state)
+    assert sorted(kept.column_names) == ["completion", "prompt"] and len(kept) == 2
 
 
 def test_a_request_goes_on_only_from_a_run_that_is_all_there(finished):

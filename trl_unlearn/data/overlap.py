@@ -83,7 +83,9 @@ class OverlapFilter:
         kept = [index for index, reason in enumerate(reasons) if reason is None]
         dropped = [index for index, reason in enumerate(reasons) if reason is not None]
         column = [reasons[index] for index in dropped]
-        return rows.select(kept), rows.select(dropped).add_column("reason", column)
+        # A column of the user's by that name is not read.
+        others = rows.remove_columns("reason") if "reason" in rows.column_names else rows
+        return rows.select(kept), others.select(dropped).add_column("reason", column)
 
     def reasons(self, texts: Sequence[tuple[str, str]]) -> list[str | None]:
         """Why each question and answer is dropped; None for one that may be kept."""

@@ -31,7 +31,7 @@ from .chain import FORGET, RETAIN, Predecessor
 from .models import evaluation_loaders
 from .plan import plan, retain_count, retain_spare, step_settings
 from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
-from .request import ForgetRows, best_form, json_lines, read_request, scored
+from .request import READ_COLUMNS, ForgetRows, best_form, json_lines, read_request, scored
 
 
 # Files of a request in its run's folder, beside those of `chain.py`.
@@ -334,7 +334,8 @@ def _with_earlier(request: Request, rows: Dataset, forget: Dataset, state: Parti
     rows, _ = OverlapFilter(request.earlier.rows()).split(rows)
     before, _ = OverlapFilter(forget, request.subjects).split(request.earlier.retain())
     state.print(f"Rows to keep of earlier requests: {len(before)}.")
-    return as_table([*rows, *before])
+    # Other columns, such as ids and paraphrases, differ from request to request.
+    return as_table([{name: row[name] for name in row if name in READ_COLUMNS} for row in (*rows, *before)])
 
 
 def _teacher(request: Request, model: PreTrainedModel, forget: Dataset) -> str | None:

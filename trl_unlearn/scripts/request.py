@@ -26,7 +26,7 @@ from .rows import check_set, load_set
 
 
 # Columns that an encoding reads. Two rows that differ elsewhere, as in an id, are the same.
-_READ = {*chain.from_iterable(ROW_FORMS), *TEMPLATE_COLUMNS}
+READ_COLUMNS = {*chain.from_iterable(ROW_FORMS), *TEMPLATE_COLUMNS}
 # Tokens of a piece of raw text: so few that a text of some pages has rows to measure.
 _PIECE = 256
 # Rows that tell in which form the model knows the set.
@@ -101,7 +101,7 @@ def read_request(role: str, source: Any, tokenizer: PreTrainedTokenizerBase, con
     request = ForgetRows({}, " and ".join(" -> ".join(form) for form in forms))
     for name, rows in _forms(raw, tokenizer).items():
         full = [row for row in rows if not _is_empty(row)]
-        read = [name for name in rows.column_names if name in _READ]
+        read = [name for name in rows.column_names if name in READ_COLUMNS]
         distinct = {json.dumps([row[name] for name in read], sort_keys=True, default=str): row for row in full}
         if not distinct:
             raise ValueError(f"All {len(raw)} rows of the {role} set are empty. Give at least one row with text.")
