@@ -82,7 +82,8 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
         with clearing(lambda: state.is_main_process and _take_back(request, before)):
             unlearn.main(prog, __doc__, "", **options)
     # No process waits for another any more: the run has ended their group.
-    on_interrupt(lambda: "when the model was saved: the same command does the rest.")
+    again = f"the same command{' without `--overwrite_output_dir`' if request.overwrites else ''}"
+    on_interrupt(lambda: f"when the model was saved: {again} does the rest.")
     fault = _finish(request) if state.is_main_process else None
     run, result = folder.run(), folder.results()
     forgotten, figures = (None, "") if result is None else has_forgotten(result)
@@ -145,16 +146,21 @@ def _finish(request: Request) -> Fault | None:
     for number, entry in enumerate(entries, 1):
         print(f"Request {number}, of {entry.rows} rows, now: {entry.verdict}")
     back = [str(number) for number, entry in enumerate(entries, 1) if entry.forgotten is False]
-    fault = broken = None
+    fault = broken = comes_back = None
     if result is not None and has_forgotten(result)[0] is not False:
         broken = broken_text(result)
+    if back:
+        comes_back = f"Rows of earlier requests are not forgotten: of request {', '.join(back)}."
+    if run.shortfall in (broken, comes_back):
+        # Of this function, which was interrupted before the ledger was written.
+        run = replace(run, shortfall=None)
     if run.shortfall is None and broken is not None:
         fault, run = Fault.BROKEN, replace(run, shortfall=broken)
         folder.save_run(run)
-    elif run.shortfall is None and back:
+    elif run.shortfall is None and comes_back is not None:
         # The ledger has these by themselves, and the rows of this request are forgotten.
-        fault, sentence = Fault.COME_BACK, f"Rows of earlier requests are not forgotten: of request {', '.join(back)}."
-        folder.save_run(replace(run, shortfall=sentence))
+        fault = Fault.COME_BACK
+        folder.save_run(replace(run, shortfall=comes_back))
     if has_held_out or fault is not None:
         folder.write_card()
     # Last: a run that is not in it is finished by the same command.

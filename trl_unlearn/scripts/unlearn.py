@@ -139,11 +139,7 @@ class OutputFolder:
         if self._ended:
             later = f", and {push_command(args)} publishes it." if args.hub_model_id else "."
             return f"when all was done: the run is complete in `{self.path}`{later}"
-        again = "the same command"
-        if isinstance(self._given_checkpoint, str) and last:
-            again = f"the command with `--resume_from_checkpoint {last}`"
-        elif self._given_checkpoint is None and self._overwrites and last:
-            again = "the same command without `--overwrite_output_dir`"
+        again = self._command(last)
         then = f"the last checkpoint is `{last}`, and {again} resumes from it"
         if last is None:
             reasons = {
@@ -163,13 +159,22 @@ class OutputFolder:
             then = f"{judge}, with the model and the data of the command, judges it. Otherwise {then}"
         return f"after the training of {step} steps: the model is saved in `{self.path}`; {then}."
 
+    def _command(self, last: Path | None) -> str:
+        """The command that resumes from the last checkpoint, in words."""
+        if isinstance(self._given_checkpoint, str) and last:
+            return f"the command with `--resume_from_checkpoint {last}`"
+        if self._given_checkpoint is None and self._overwrites and last:
+            return "the same command without `--overwrite_output_dir`"
+        return "the same command"
+
     @contextmanager
     def writing(self, prog: str, trainer: BootstrapUnlearnTrainer, what: str) -> Iterator[None]:
         """While `what` is written: exit with 1 and one sentence on a full or broken disk."""
         try:
             yield
         except CheckpointError as error:
-            fail(prog, f"{error} The same command does that.")
+            again = self._command(last_checkpoint(self.path))
+            fail(prog, f"{error} {again[0].upper()}{again[1:]} does that.")
         except Exception as error:
             if not is_full_disk(error):
                 # A traceback follows: the note says that hours of training are not lost.
