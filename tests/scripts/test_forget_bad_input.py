@@ -109,6 +109,10 @@ def good(tmp_path):
         (("--forget_dataset", "GOOD", "--subject", "Ada Marlow"), "There is no option `--forget_dataset`"),
         (("--forget", "GOOD", "--push_to_hub"), "without `hub_model_id`"),
         (("--forget", "GOOD", "--merge", "--no_use_peft"), "there is no adapter to merge"),
+        (
+            ("--forget", "GOOD", "--adapter_name_or_path", "out", "--no_use_peft"),
+            "which trains all weights. Leave one",
+        ),
         (("--forget", "GOOD", "--lora_target_modules", "attention"), "names no layer of the model"),
         (("--forget", "GOOD", "--stop_metric", "forget_logp"), "Give one as `stop_at`, below 0"),
         (("--undo", "out", "--forget", "GOOD"), "`undo` is given with a request"),

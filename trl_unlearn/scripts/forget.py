@@ -206,6 +206,11 @@ def _read(argv: list[str], prog: str, in_memory: Mapping[str, Any]) -> Request |
         earlier.take_model(model_args)
         given |= {name: value for name, value in vars(model_args).items() if value != typed[name]}
         given.pop("model_name_or_path", None)
+    if "adapter_name_or_path" in names and not model_args.use_peft:
+        raise ValueError(
+            "`adapter_name_or_path` is given, whose adapter is trained further, and `no_use_peft`, which trains all "
+            "weights. Leave one of them out."
+        )
     if args.merge and not model_args.use_peft:
         raise ValueError("`merge` is given, and all weights are trained: there is no adapter to merge. Leave it out.")
     check_models(model_args, eval_args, training_args.trust_remote_code)
