@@ -509,6 +509,29 @@ def test_the_metric_of_the_goal_can_be_given_alone(metric, knowing, files, forge
     assert code == 0, printed
 
 
+LAUNCHED = """
+import sys
+from trl_unlearn import cli
+
+cli.main(["forget", *sys.argv[1:]])
+"""
+
+
+def test_two_processes_end_a_request_on_an_earlier_run_also_after_an_interruption(
+    knowing, files, forget, launch, tmp_path
+):
+    one, two = (write_jsonl(tmp_path / f"{n}.jsonl", rows) for n, rows in (("one", ROWS[:2]), ("two", ROWS[2:])))
+    short = [*SHORT, "--learning_rate", "1e-6", "--retain", files[3]]
+    first = forget("--model_name_or_path", knowing, "--forget", one, *short)[2].rename(tmp_path / "first")
+    ledger = tmp_path / "second/requests.json"
+    for _ in range(2):
+        assert launch(LAUNCHED, "--add", first, "--forget", two, *short, "--output_dir", ledger.parent) == [3, 3]
+        requests = RequestLedger.load(ledger).requests
+        assert [(one.rows, one.forgotten) for one in requests] == [(2, False), (1, False)]
+        # The second time, a run that was cut off before its ledger is finished.
+        ledger.unlink()
+
+
 def test_a_run_that_diverged_is_not_taken_for_one_that_forgot_by_the_same_command(knowing, files, forget, monkeypatch):
     def diverge(*_, **__):
         raise DivergenceError("The loss is not finite.", good_step=0)
