@@ -90,7 +90,7 @@ class EvaluationArguments:
     )
     max_eval_rows: int | None = option(None, "Most rows of a set that are evaluated, spread evenly over the set.")
     evaluation_batch_size: int | None = option(
-        None, "Rows in a forward pass or a `generate` call of the evaluation. Default: from free memory."
+        None, "Rows in a pass of the evaluation (default: 32) or a `generate` call (default: from free memory)."
     )
     fluency_classifier: str | None = option(
         None,

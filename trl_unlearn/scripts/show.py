@@ -43,7 +43,7 @@ class ShowArguments(SourceArguments):
     num_samples: int = option(4, "Samples of each model for each row. 0 draws none, and shows no beliefs.")
     max_rows: int | None = option(None, "Highest number of forget rows, spread evenly over the set.")
     evaluation_batch_size: int | None = option(
-        None, "Rows in a forward pass or a `generate` call. Default: from free memory."
+        None, "Rows in a forward pass (default: 32) or a `generate` call (default: from free memory)."
     )
 
     def __post_init__(self):

@@ -94,14 +94,15 @@ class BootstrapUnlearnConfig(SFTConfig):
             A model that never knew the forget set, with the target's tokenizer: the base that the target was tuned
             from. If not set, and neither are names, it is the base that the target's adapter or card names, unless
             that one knows the forget set. Otherwise the target itself is asked about somebody else: names in the
-            forget rows are replaced by those of strangers.
+            forget rows are replaced by those of strangers. Where it gives the answers under any name, too, a copy of
+            it is made to lose them, if `forget_aliases` are not set.
         ignorant_refresh_epochs (`float`, *optional*, defaults to `5.0`):
             Epochs after which the model in training is asked anew under other names. A target that has memorised an
             answer as a whole gives it under any name at first, and less so as it forgets. It is asked no more where
             it finds true answers hardly likelier than answers about others (`strangers_auc` up to 0.65). 0 asks once.
         ignorant_retain_rows (`int`, *optional*, defaults to `80`):
-            Retain rows that give `ignorant_model_name_or_path` the form of the answers, by LoRA, before training. 0
-            for a model that has it.
+            Retain rows that give `ignorant_model_name_or_path`, or a copy of the target, the form of the answers, by
+            LoRA, before training. 0 for a model that has it; then no copy is made.
         ignorant_epochs (`int`, *optional*, defaults to `6`):
             Passes over these rows.
         forget_subjects (`list[str]`, *optional*):
@@ -293,14 +294,17 @@ class BootstrapUnlearnConfig(SFTConfig):
     ignorant_model_name_or_path: str | None = option(
         None,
         "A model that never knew the forget set, such as the target's base, for 'ignorance'. If not set: the base "
-        "that the target's adapter or card names, else the target itself, asked about somebody else.",
+        "that the target's adapter or card names, else the target, asked about somebody else, or a copy that lost the "
+        "rows.",
     )
     ignorant_refresh_epochs: float = option(
         5.0,
         "Epochs after which the model is asked anew about somebody else, until it knows no more of the forget rows "
         "than of others. 0 asks once, before training.",
     )
-    ignorant_retain_rows: int = option(80, "Retain rows that `ignorant_model_name_or_path` is tuned on before.")
+    ignorant_retain_rows: int = option(
+        80, "Retain rows that `ignorant_model_name_or_path`, or a copy of the target, is tuned on before."
+    )
     ignorant_epochs: int = option(6, "Passes over these rows.")
     forget_subjects: list[str] | None = option(
         None, "Names that the forget rows are about. If not set: capitalised words of prompts that no retain row has."
