@@ -122,6 +122,8 @@ def test_the_command_line_wins_over_the_recipe(parse):
         ["--model_name_or_path", "org/model"],
         ["--model_name_or_path=org/model"],
         ["--model_name", "org/model"],
+        ["--model-name-or-path", "org/model"],
+        ["--forget-dataset=forget.jsonl"],
         ["--dataset_name", "org/data"],
         ["--forget_dataset", "forget.jsonl"],
         ["--config", "mine.yaml"],

@@ -392,8 +392,9 @@ def default_config(argv: list[str], recipe: str) -> list[str]:
 def names_model_or_data(argv: list[str]) -> bool:
     """Whether a command line names a model, data or a file of options, or asks for help."""
     named = ("--config", "--model_name_or_path", "--dataset_name", "--forget_dataset", "-h", "--help")
-    # `argparse` takes the beginning of a name, too.
+    # `argparse` takes the beginning of a name, and dashes in the place of underscores, too.
     words = {argument.split("=")[0] for argument in argv if argument.startswith("-") and argument != "--"}
+    words = {f"{word[:2]}{word[2:].replace('-', '_')}" for word in words}
     return any(name.startswith(word) for name in named for word in words)
 
 
