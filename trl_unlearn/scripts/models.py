@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -226,20 +227,34 @@ def identities(names: Mapping[str, str | None]) -> dict[str, dict[str, str] | st
 def models_protocol(
     eval_args: EvaluationArguments, model_args: UnlearnModelConfig, unlearned: str | None
 ) -> dict[str, Any]:
-    """The evaluated models: `weights_sha256` by role and file, of folders, `dtype`, and `base_quantization` if any."""
+    """The evaluated models: `weights_sha256` by role and file, `dtype`, and `base_quantization` if any."""
     # An adapter stands for its target: its files change when the target does.
     names = {
         "target": model_args.adapter_name_or_path or model_args.model_name_or_path,
         "unlearned": unlearned,
         **eval_args.references,
     }
-    digests = {role: known for role, known in identities(names).items() if isinstance(known, dict)}
-    protocol = {"weights_sha256": digests}
+    revision = None if model_args.adapter_name_or_path else model_args.model_revision
+    places = {role: _place(name, revision if role == "target" else None) for role, name in names.items() if name}
+    known = identities({role: str(place) for role, place in places.items() if place is not None})
+    # Weights in other files than safetensors have no digest.
+    protocol = {"weights_sha256": {role: digests for role, digests in known.items() if digests}}
     if (dtype := _target_dtype(model_args)) is not None:
         protocol["dtype"] = dtype
     if (quantization := get_quantization_config(model_args)) is not None:
         protocol["base_quantization"] = quantization_label(quantization.to_dict())
     return protocol
+
+
+def _place(name: str, revision: str | None) -> Path | None:
+    """The folder of a model, for an id on the Hub in its cache; None if it is not there."""
+    if Path(name).is_dir():
+        return Path(name)
+    for file in ("adapter_config.json", "config.json"):
+        cached = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent
+    return None
 
 
 def _target_dtype(model_args: UnlearnModelConfig) -> str | None:

@@ -58,7 +58,7 @@ def with_earlier(result: EvaluationResult, folder: RunFolder, suites: Sequence[s
     kept = [name for name in suites if name in earlier.suites and name not in result.suites]
     if not kept:
         return result
-    # Models on the Hub have no digest here, so nothing says whether they are the same.
+    # A model on the Hub that is not in the cache has no digest, so nothing says whether it is the same.
     measured = {role for role, metrics in result.models.items() if metrics is not None}
     known = measured <= result.protocol["weights_sha256"].keys()
     if unlike := result.unlike(earlier) if known else ["perhaps other models"]:
