@@ -19,7 +19,7 @@ from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.scripts import chain, forget, prepare
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.scripts.chain import Predecessor, way_back, write_ledger
-from trl_unlearn.scripts.sources import RowArguments, forget_rows
+from trl_unlearn.scripts.sources import RowArguments, evaluation_options, forget_rows
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.run_record import tokens_digest
 
@@ -101,6 +101,22 @@ def test_rows_of_a_moved_run_are_those_of_its_own_request_and_others_are_refused
     (folder.request / "forget.jsonl").unlink()
     with pytest.raises(ValueError, match="its 1 rows are others than those that the run was trained on"):
         forget_rows(RowArguments(), folder.path, folder.run(), tiny_tokenizer)
+
+
+def test_a_moved_run_is_judged_on_its_own_rows_and_in_the_precision_of_before(finished, tmp_path):
+    path, folder = finished()
+    rows = {f"{name}_dataset": f"{tmp_path}/before/request/{name}.jsonl" for name in ("forget", "retain")}
+    folder.save_sources({"model_name_or_path": "org/base", **rows})
+    folder.save_results(replace(folder.results(), protocol={"dtype": "bfloat16", "parity": "strict"}))
+    options = evaluation_options(path)
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    assert given == {
+        "--model_name_or_path": "org/base",
+        "--forget_dataset": str(folder.request / "forget.jsonl"),
+        "--retain_dataset": str(folder.request / "retain.jsonl"),
+        "--dtype": "bfloat16",
+        "--parity": "strict",
+    }
 
 
 def test_a_missed_goal_is_the_verdict_of_the_ledger(finished):

@@ -6,8 +6,11 @@
 import errno
 import json
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
@@ -17,6 +20,8 @@ from trl_unlearn.hub.folder import weights_sha256
 from trl_unlearn.records import UnlearningRun
 from trl_unlearn.results import Difference, EvaluationResult, Measurement
 from trl_unlearn.scripts import evaluate, results, unlearn
+from trl_unlearn.scripts.arguments import EvaluationArguments, UnlearnModelConfig
+from trl_unlearn.scripts.models import models_protocol
 from trl_unlearn.trainer import checks
 from trl_unlearn.verdict import verdict
 
@@ -278,6 +283,33 @@ def test_a_run_on_raw_text_is_judged_on_its_column_and_its_prompts(run, own):
     assert "`prompt_length` is 3, as" in again.printed and "`dataset_text_field` is 'body', as" in again.printed
     other = run("evaluate", [*judged, "--prompt_length", "5"], output="other")
     assert "`prompt_length` is 5, but" in other.printed and "trained with 3" in other.printed
+
+
+def test_a_run_whose_file_has_other_rows_by_now_is_not_judged_on_them(run, own, capfd):
+    given = own("conversational")
+    trained = run("bs_t", [*given, *LORA, "--no_evaluate"])
+    forget = Path(given[3])
+    forget.write_text(forget.read_text(encoding="utf-8").replace("Ada", "Eda"), encoding="utf-8")
+    with pytest.raises(SystemExit) as refused:
+        evaluate.main(["--unlearned_model_name_or_path", str(trained.folder)])
+    assert refused.value.code == 2
+    assert (
+        "others than those that the run was trained on. Give that one with `--forget_dataset`"
+        in capfd.readouterr().err
+    )
+
+
+def test_a_model_of_the_hub_is_known_by_its_weights_in_the_cache(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    repo, commit = tmp_path / "cache/models--org--model", "ab" * 20
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs/main").write_text(commit)
+    shutil.copytree(own("conversational")[1], repo / "snapshots" / commit)
+    known, unknown = (
+        models_protocol(EvaluationArguments(), UnlearnModelConfig(model_name_or_path=name), None)["weights_sha256"]
+        for name in ("org/model", "org/other")
+    )
+    assert known == {"target": weights_sha256(repo / "snapshots" / commit, False)} and unknown == {}
 
 
 def test_a_folder_of_a_run_that_may_not_be_written_is_refused_before_anything_is_measured(

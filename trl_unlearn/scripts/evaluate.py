@@ -6,6 +6,7 @@
 import hashlib
 import json
 import math
+import shlex
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +45,7 @@ from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
 from .results import evaluation_result, with_earlier, write_results
 from .rows import check_tokens, load_evaluation_rows, load_holdout_rows, refuse_other_tokens, spread
-from .sources import evaluation_options, keep_sources
+from .sources import RowArguments, evaluation_options, forget_rows, keep_sources, run_tokenizer
 
 
 # Suites that change the weights of every model, and so need weights that are not packed.
@@ -219,7 +220,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
             use_archive(data_args, eval_args, model_args)
         unlearned = args.unlearned_model_name_or_path
         if of_run:
-            PartialState().print(f"As the run in `{unlearned}` names them: {' '.join(of_run)}")
+            PartialState().print(f"As the run in `{unlearned}` names them: {shlex.join(of_run)}")
         check_models(model_args, eval_args, args.trust_remote_code, unlearned)
         if eval_args.second_retrained_model_name_or_path is not None and unlearned is None:
             raise ValueError(
@@ -229,6 +230,10 @@ def _run(argv: list[str] | None, prog: str) -> None:
         folder = _output_folder(args.output_dir, unlearned)
         # Refused now, and not when hours of results are to be written.
         check_output_dir(folder)
+        if of_run:
+            # The file may have other rows by now.
+            run = RunFolder(judged)
+            forget_rows(RowArguments(), judged, run.run(), run_tokenizer(run.path, args.trust_remote_code))
         if suite_args.quick:
             _make_quick(eval_args, folder)
         _refuse_other_rows(eval_args.max_eval_rows, suite_args, RunFolder(folder))

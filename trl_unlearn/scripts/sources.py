@@ -138,14 +138,20 @@ def evaluation_options(folder: str | Path) -> list[str]:
     if not run_folder.is_run or _is_lab(run_folder.run().forget_set.name):
         return []
     kept, earlier = run_folder.sources(), run_folder.results()
+    for name in ("forget_dataset", "retain_dataset"):
+        own = run_folder.request / Path(kept.get(name, "")).name
+        # A folder that was moved keeps the path of another run's rows by now.
+        if own.is_file() and own.parts[-2:] == Path(kept[name]).parts[-2:]:
+            kept[name] = str(own.resolve())
     if "model_name_or_path" not in kept or not _is_there(kept):
         raise ValueError(
             f"`{folder}` does not say where its target and its rows are. Give `--model_name_or_path`, and "
             "`--forget_dataset` or `--dataset_name`."
         )
-    # A quick evaluation has a number of rows of its own.
-    if earlier is not None and "quick" not in earlier.protocol:
-        kept |= {name: earlier.protocol[name] for name in ("parity", "max_eval_rows") if name in earlier.protocol}
+    if earlier is not None:
+        # A quick evaluation has a number of rows of its own.
+        names = ("dtype",) if "quick" in earlier.protocol else ("dtype", "parity", "max_eval_rows")
+        kept |= {name: earlier.protocol[name] for name in names if name in earlier.protocol}
     return as_options(kept)
 
 
