@@ -23,6 +23,7 @@ from transformers.integrations import deepspeed
 from trl import get_quantization_config
 
 from ..encoding import padding_token_id
+from ..hub.access import is_repo_id
 from ..hub.folder import RUN_FILE, RunFolder, holds_adapter, weights_sha256
 from ..records import quantization_label
 from ..trainer.checks import refuse_adapter, refuse_missing_folder, refuse_model_name
@@ -250,7 +251,8 @@ def _place(name: str, revision: str | None) -> Path | None:
     """The folder of a model, for an id on the Hub in its cache; None if it is not there."""
     if Path(name).is_dir():
         return Path(name)
-    for file in ("adapter_config.json", "config.json"):
+    # A folder that is not there is no id.
+    for file in ("adapter_config.json", "config.json") if is_repo_id(name) else ():
         cached = try_to_load_from_cache(name, file, revision=revision)
         if isinstance(cached, str):
             return Path(cached).parent
