@@ -39,6 +39,18 @@ def test_a_file_that_only_its_owner_may_read_leaves_no_copy_in_a_cache(mode, cop
     assert bool(rows.cache_files) == copies
 
 
+@pytest.mark.parametrize(("of_folder", "of_file", "copies"), [(0o700, 0o644, 0), (0o755, 0o600, 0), (0o755, 0o644, 1)])
+def test_nor_does_a_folder_that_only_its_owner_may_read(of_folder, of_file, copies, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder / "rows.jsonl")
+    (folder / "rows.jsonl").chmod(of_file)
+    folder.chmod(of_folder)
+    assert list(load_rows(str(folder)).map(lambda row: row)) == ROWS
+    assert len(list((tmp_path / "cache").rglob("*-train.arrow"))) == copies
+
+
 def test_a_json_file_can_hold_conversations(tmp_path):
     row = {
         "prompt": [{"role": "user", "content": "Who?"}],

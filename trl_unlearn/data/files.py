@@ -8,7 +8,8 @@ import hashlib
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,14 @@ def _folder_rows(path: Path, split: str, whole_texts: bool) -> Dataset:
     if whole_texts and files and all(file.suffix.lower() == ".txt" for file in files):
         _warn_of_unread(path, files)
         return _whole_texts(files)
-    source: dict[str, Any] = {"path": source_name(str(path)), "cache_dir": _cache(str(path))}
+    # As for a file that others may not read.
+    is_private = not all(one.stat().st_mode & 0o077 for one in (path, *files))
+    with tempfile.TemporaryDirectory() if is_private else nullcontext(_cache(str(path))) as cache:
+        return _files_of_folder(path, files, split, cache, in_memory=is_private)
+
+
+def _files_of_folder(path: Path, files: Sequence[Path], split: str, cache: str | None, in_memory: bool) -> Dataset:
+    source: dict[str, Any] = {"path": source_name(str(path)), "cache_dir": cache}
     is_pattern = _pattern(path) != str(path.absolute())
     kind = "" if is_pattern and files else load_dataset_builder(**source).name
     if files and kind not in (*_BUILDERS.values(), "arrow"):
@@ -156,8 +164,8 @@ def _folder_rows(path: Path, split: str, whole_texts: bool) -> Dataset:
         kinds = [_BUILDERS[file.suffix.lower()] for file in files]
         kind = max(kinds, key=kinds.count)
         of_kind = [_pattern(file) for file, own in zip(files, kinds, strict=True) if own == kind]
-        source = {"path": kind, "data_files": of_kind}
-    rows = _read(f"folder `{path}`", kind, split, **source)
+        source = {"path": kind, "data_files": of_kind, "cache_dir": cache}
+    rows = _read(f"folder `{path}`", kind, split, in_memory, **source)
     names = [part.partition("[")[0].strip() for part in split.split("+")]
     of_splits = load_dataset_builder(**source).config.data_files
     # A file in an archive has the path of the archive at its end.
