@@ -10,6 +10,7 @@ The only way to the Hub: one commit for each repository, private, and no text th
 """
 
 import logging
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -169,7 +170,8 @@ def push_space(
     if weights != (own := weights_sha256(Path(folder), run.is_adapter)):
         raise PushError(
             f"`{model_id}` holds other weights than `{folder}`: {differing(own, weights)}. The app would ask another "
-            f"model. Push the run first: `trl-unlearn push --output_dir {folder} --hub_model_id {model_id}`."
+            f"model. Push the run first: `trl-unlearn push --output_dir {shlex.quote(str(folder))} --hub_model_id "
+            f"{model_id}`."
         )
     return _send([contents], [private], None, None, token)[0]
 

@@ -4,6 +4,7 @@
 """Make a model forget rows, or what it knows about a name. All settings are chosen for you."""
 
 import hashlib
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -71,7 +72,7 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
         return Outcome(None)
     folder = request.folder
     if not _is_trained(request):
-        state.print(f"The same as: trl-unlearn bs-s --config {folder.request / CONFIG}\n")
+        state.print(f"The same as: trl-unlearn bs-s --config {shlex.quote(str(folder.request / CONFIG))}\n")
         # Files of a run that is to be replaced are in the place of these until training begins.
         place = folder.next_request if request.overwrites else folder.request
         config = ["--config", str(place / CONFIG)]

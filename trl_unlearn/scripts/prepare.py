@@ -5,6 +5,7 @@
 
 import gc
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -198,7 +199,9 @@ def _begins(
     elif args.review:
         if state.is_main_process:
             write_whole(review, json_lines(forget), 0o600)
-        state.print(f"{len(forget)} rows: {review}. Edit them, and give them as `--forget {review}`.")
+        state.print(
+            f"{len(forget)} rows: {review}. Edit them, and give them as `--forget {shlex.quote(str(review))}`."
+        )
     return not (args.dry_run or args.review)
 
 

@@ -3,6 +3,7 @@
 
 """The results of an evaluation: their record, joined with earlier ones, written, drawn and printed."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -99,9 +100,10 @@ def write_results(folder: Path, result: EvaluationResult, is_brief: bool = False
     attempted("The verdict", lambda: print_verdict(result))
     if is_brief:
         attempted("The table", lambda: print_summary(result, str(folder / CARD_FILE)))
+        typed = shlex.quote(str(folder))
         PartialState().print(
-            f"Every row: trl-unlearn show {folder}\n"
-            f"Attacks: trl-unlearn evaluate --suites robustness,elicitation --unlearned_model_name_or_path {folder}"
+            f"Every row: trl-unlearn show {typed}\n"
+            f"Attacks: trl-unlearn evaluate --suites robustness,elicitation --unlearned_model_name_or_path {typed}"
         )
 
 

@@ -3,6 +3,7 @@
 
 """Look at a finished run: a private page with the verdict and every forget row, least forgotten first."""
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..hub.folder import RunFolder
 from ..records import UnlearningRun
 from ..results import EvaluationResult
 from ..trainer.bootstrap_unlearn_config import option
+from ..trainer.checks import check_output_dir
 from ..trainer.options import refuse_below
 from .exits import interruptible, one_line, refusing
 from .rows import spread
@@ -59,6 +61,8 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn show") -> None:
             args, folder = parse_folder(ShowArguments, prog, _DESCRIPTION, argv)
             refuse_models(args)
             run, notes = RunFolder(folder).run(), []
+            # Refused now, and not when all models have answered.
+            check_output_dir(folder)
             own = RunFolder(folder).own_results(run)
             if own.result is None:
                 notes.append(f"No results: {own.missing}")
@@ -93,8 +97,8 @@ def _row_values(
     if result is not None and not any(values.values()):
         notes.append(
             "Which attack brings a row back is known of answers alone: `trl-unlearn evaluate --suites "
-            f"robustness,elicitation --unlearned_model_name_or_path {folder}` measures changed weights and other "
-            "questions."
+            f"robustness,elicitation --unlearned_model_name_or_path {shlex.quote(str(folder))}` measures changed "
+            "weights and other questions."
         )
     return values
 

@@ -5,6 +5,7 @@
 
 import copy
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ class OutputFolder:
         if last is not None and int(last.name.rpartition("-")[2]) >= step:
             then = f"{again} resumes with the evaluation"
         else:
-            judge = f"`trl-unlearn evaluate --unlearned_model_name_or_path {self.path}`"
+            judge = f"`trl-unlearn evaluate --unlearned_model_name_or_path {shlex.quote(str(self.path))}`"
             then = f"{judge}, with the model and the data of the command, judges it. Otherwise {then}"
         return f"after the training of {step} steps: the model is saved in `{self.path}`; {then}."
 
