@@ -494,6 +494,13 @@ def test_an_objective_that_is_set_as_an_attribute_trains_with_its_own_beta(
     assert trainer.run_record().hyperparameters["beta"] == 0.1
 
 
+def test_an_adapter_says_on_which_revision_of_its_base_it_was_trained(new_trainer, tiny_model):
+    tiny_model.name_or_path, tiny_model.config._commit_hash = "org/base", "ab" * 20
+    adapter = LoraConfig(r=2, target_modules=["q_proj"])
+    (config,) = new_trainer(get_peft_model(tiny_model, adapter)).model.peft_config.values()
+    assert (config.base_model_name_or_path, config.revision) == ("org/base", "ab" * 20)
+
+
 def test_two_runs_with_one_seed_end_in_the_same_weights(new_trainer, tiny_model):
     ends = []
     for _ in range(2):

@@ -34,7 +34,8 @@ if MODELS["is_adapter"]:
     models = {"unlearned": PeftModel.from_pretrained(base, MODELS["unlearned"]).eval()}
 else:
     models = {"unlearned": load(MODELS["unlearned"])}
-models |= {role: load(MODELS[role]) for role in ("target", "retrained") if MODELS.get(role)}
+revisions = {"target": MODELS.get("target_revision")}
+models |= {role: load(MODELS[role], revisions.get(role)) for role in ("target", "retrained") if MODELS.get(role)}
 if MODELS["is_adapter"] and MODELS["base_is_target"]:
     models["target"] = models["unlearned"]
 roles = [role for role in ("target", "unlearned", "retrained") if role in models]

@@ -213,6 +213,8 @@ def space_files(args: DemoArguments, folder: Path, run: UnlearningRun) -> dict[s
         others["target"] = known.get("model_name_or_path")
     # Folders of this machine are of no use there, and nobody's business.
     models |= {role: name for role, name in others.items() if name and is_repo_id(name) and not Path(name).exists()}
+    if "target" in models and (revision := known.get("model_revision")):
+        models["target_revision"] = revision
     roles = [role for role in MODEL_ROLES if role in models or (role == "target" and models["base_is_target"])]
     missing = [role for role in MODEL_ROLES if role not in roles]
     models["notes"] = [f"The {role} model is not on the Hub." for role in missing]

@@ -231,9 +231,12 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         """Keep the reference, find the inner layer and what trains around it, and turn dropout off."""
         args, self.ref_model = self.args, None
         for config in self.model.peft_config.values() if isinstance(self.model, PeftModel) else ():
-            # Saved with the adapter, it is where the base is loaded from, in whatever working directory.
+            # Saved with the adapter, they say where the base is loaded from: a folder in whatever working directory,
+            # and of an id the revision that was trained on, when `main` is another one.
             if (base := config.base_model_name_or_path) and Path(base).is_dir():
                 config.base_model_name_or_path = str(Path(base).absolute())
+            elif base and config.revision is None:
+                config.revision = getattr(self.model.get_base_model().config, "_commit_hash", None)
         self._is_sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self._objective.needs_reference or args.compares_retain:
             self.ref_model = keep_reference(self.model, self.accelerator, has_adapter=self._continues_adapter)
