@@ -159,7 +159,10 @@ def _summarise(attacks: Mapping[str, Mapping[str, list[float]]], num_members: in
         for (role, attack), value, draw in zip(columns, rates[rate], drawn[rate], strict=True):
             name = f"privacy/{attack}_{rate}"
             values[role][name], draws[role][name], scores[role][name] = value, draw, attacks[role][attack]
-    return summarise(values, draws, *row_counts(scores))
+    fewest = dict.fromkeys(
+        (name for names in values.values() for name in names), min(map(len, (members, non_members)))
+    )
+    return summarise(values, draws, *row_counts(scores), fewest)
 
 
 def summarise_leak(attacks: Mapping[str, list[float]], num_members: int, *, name: str, seed: int) -> SuiteOutcome:
@@ -190,6 +193,7 @@ def summarise_leak(attacks: Mapping[str, list[float]], num_members: int, *, name
         {role: {name: value} for role, value in zip(roles, leaks, strict=True)},
         {role: {name: resampled} for role, resampled in zip(roles, drawn, strict=True)},
         *row_counts({role: {name: attacks[role]} for role in roles}),
+        {name: min(map(len, (members, non_members)))},
     )
 
 

@@ -3,7 +3,7 @@
 
 """The TOFU suite: target, unlearned and retrained model side by side."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, TypeVar
@@ -331,21 +331,37 @@ def kept_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str,
 def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:
     """Model utility, Mem, Util and Agg, each where all of its terms were measured."""
     known = dict(means)
-
-    def add(name: str, terms: list[str]) -> None:
-        if all(term in known for term in terms):
-            known[name] = harmonic_mean([known[term] for term in terms])
-
     # HM: harmonic mean. Model utility = HM of nine, Mem = HM of 1 - term, Util = HM(model utility, fluency),
     # Agg = HM(Mem, Util).
-    add("utility/model_utility", [f"{name}/{metric}" for name in UTILITY_SETS for metric in UTILITY_METRICS])
-    remembered = ("extraction_strength", "exact_memorization", "paraphrase_probability", "truth_ratio_knowledge")
-    if all(f"forget/{term}" in means for term in remembered):
-        known["aggregate/memorization"] = memorization_score(**{term: means[f"forget/{term}"] for term in remembered})
-    fluency = "utility/fluency" if "utility/fluency" in means else "utility/fluency_standin"
-    add("aggregate/utility", ["utility/model_utility", fluency])
-    add("aggregate/agg", ["aggregate/memorization", "aggregate/utility"])
+    for name, terms in _aggregate_terms(means).items():
+        if not all(term in known for term in terms):
+            continue
+        if name == "aggregate/memorization":
+            known[name] = memorization_score(**{term.removeprefix("forget/"): known[term] for term in terms})
+        else:
+            known[name] = harmonic_mean([known[term] for term in terms])
     return {name: value for name, value in known.items() if name not in means}
+
+
+def _aggregate_terms(measured: Container[str]) -> dict[str, list[str]]:
+    """Aggregate -> its terms, each behind those that it is made of."""
+    remembered = ("extraction_strength", "exact_memorization", "paraphrase_probability", "truth_ratio_knowledge")
+    fluency = "utility/fluency" if "utility/fluency" in measured else "utility/fluency_standin"
+    return {
+        "utility/model_utility": [f"{name}/{metric}" for name in UTILITY_SETS for metric in UTILITY_METRICS],
+        "aggregate/memorization": [f"forget/{term}" for term in remembered],
+        "aggregate/utility": ["utility/model_utility", fluency],
+        "aggregate/agg": ["aggregate/memorization", "aggregate/utility"],
+    }
+
+
+def _fewest_rows(counts: Mapping[str, int]) -> dict[str, int]:
+    """Aggregate -> the rows of the term that has the fewest."""
+    known = dict(counts)
+    for name, terms in _aggregate_terms(counts).items():
+        if all(term in known for term in terms):
+            known[name] = min(known[term] for term in terms)
+    return {name: number for name, number in known.items() if name not in counts}
 
 
 def _drawn_quality(ratios: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
@@ -392,4 +408,5 @@ def summarise_tofu(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed
             draws[role] |= _drawn_quality(ratios, seed=seed)
     names = dict.fromkeys(name for metrics in values.values() for name in metrics if not name.startswith(_TERMS))
     values = {role: {name: metrics[name] for name in names if name in metrics} for role, metrics in values.items()}
-    return summarise(values, draws, counts, missing)
+    # All models have the same rows.
+    return summarise(values, draws, counts, missing, _fewest_rows(next(iter(counts.values()), {})))

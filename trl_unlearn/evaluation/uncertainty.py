@@ -79,10 +79,13 @@ def summarise(
     draws: Mapping[str, Mapping[str, np.ndarray]],
     counts: Mapping[str, Mapping[str, int]],
     missing: Mapping[str, Mapping[str, int]] | None = None,
+    fewest: Mapping[str, int] | None = None,
 ) -> SuiteOutcome:
     """Measurements and paired differences of role -> metric name -> value."""
     # `draws`: the values on the same resamples for every role; without them there is no error. `counts`, `missing`:
-    # the rows behind a value, and those that are not finite; an aggregate has none.
+    # the rows behind a value, and those that are not finite; an aggregate has none. `fewest`: of a metric of several
+    # sets, the rows of the smallest, which decide how far an error and an interval are too narrow.
+    fewest = fewest or {}
     models: dict[str, dict[str, Measurement]] = {}
     not_measured: dict[str, dict[str, Unmeasured]] = {}
     for role, metrics in values.items():
@@ -90,7 +93,7 @@ def summarise(
         for name, value in metrics.items():
             n = counts[role].get(name)
             if math.isfinite(value):
-                stderr = _stderr(draws[role][name], n) if name in draws[role] else None
+                stderr = _stderr(draws[role][name], fewest.get(name, n)) if name in draws[role] else None
                 models[role][name] = Measurement(value=value, n=n, stderr=stderr)
             else:
                 # With all of its own rows finite, it depends on another model whose scores are not.
@@ -108,7 +111,7 @@ def summarise(
             finite = apart[np.isfinite(apart)]
             if len(finite) > 1:
                 n, value = counts[first].get(name), values[first][name] - values[second][name]
-                low, high = _interval(finite, n)
+                low, high = _interval(finite, fewest.get(name, n))
                 differences[key][name] = Difference(value=value, low=low, high=high, n=n)
     return SuiteOutcome(models, differences, not_measured)
 
