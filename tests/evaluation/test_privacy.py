@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from trl_unlearn.encoding import encode_row
+from trl_unlearn.evaluation import privacy
 from trl_unlearn.evaluation.privacy import attack_scores, measure_privacy, row_groups
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.together import SuiteSetting, score_rows_together
+from trl_unlearn.evaluation.uncertainty import bootstrap
 from trl_unlearn.metrics import CombinedAttack, separation
 
 
@@ -241,3 +243,23 @@ def test_held_out_rows_that_models_were_trained_on_and_rows_that_repeat_are_coun
     mixed = protocol(forget=[*forget_rows, forget_rows[0]], holdout=[*retain_rows, forget_rows[0]])
     assert mixed["members_in_holdout"] == 1 and mixed["repeated_rows"] == {"forget": 1}
     assert mixed["rows_sha256"]["forget"] != clean["rows_sha256"]["forget"]
+
+
+def test_the_error_of_an_auc_is_widened_as_that_of_its_smaller_set():
+    scores = np.random.default_rng(0).normal(size=(105, 1))
+    outcome = privacy._summarise({"target": {"loss": scores[:, 0].tolist()}}, 5, 0)
+    draws = bootstrap(lambda *rows: np.concatenate(separation(*rows)), scores[:5], scores[5:], seed=0)
+    measured = outcome.models["target"]["privacy/loss_auc"]
+    assert measured.stderr == pytest.approx(draws[:, 0].std(ddof=1) * math.sqrt(5 / 4)) and measured.n == 105
+
+
+def test_the_combined_attack_tells_nothing_from_noise_where_members_are_about_two_people():
+    areas, generator = [], np.random.default_rng(0)
+    is_member = [True] * 40 + [False] * 400
+    groups = [str(row // 20) for row in range(440)]
+    for _ in range(10):
+        features = generator.normal(size=(440, 7)).tolist()
+        scores = np.array(CombinedAttack().compute(features=features, is_member=is_member, groups=groups)["per_row"])
+        areas.append(separation(scores[:40, None], scores[40:, None])[0].item())
+    # .31 where the share of members of each fit counts.
+    assert 0.42 <= np.mean(areas) <= 0.58

@@ -218,7 +218,8 @@ def _logistic_weights(features: np.ndarray, is_member: np.ndarray) -> np.ndarray
 
 class CombinedAttack(UnlearningMetric):
     """
-    All that is seen of a row in one attack on membership: the log-odds of a logistic regression for being a member.
+    All that is seen of a row in one attack on membership: the log-odds of a logistic regression for being a member,
+    beside those of the rows that it was fitted to.
 
     The regression is fitted to the rows themselves, so a row is scored by one that was fitted without it, and without
     the rows of its group: the groups of each kind are dealt out to five folds by a fixed seed, and a fold is scored by
@@ -272,7 +273,10 @@ class CombinedAttack(UnlearningMetric):
             # A feature that is the same in all rows tells nothing, and has no standard deviation to divide by.
             standardised = (table - mean) / np.where(std > _SMALLEST_STD, std, np.inf)
             bias, *weights = _logistic_weights(standardised[fitted], kinds[fitted])
-            scores[scored] = bias + standardised[scored] @ np.array(weights)
+            # The share of members differs from fit to fit where few groups fill the folds: without this, the fit that
+            # saw the fewest gives the members that it did not see the lowest scores.
+            odds = kinds[fitted].sum() / (~kinds[fitted]).sum()
+            scores[scored] = bias - math.log(odds) + standardised[scored] @ np.array(weights)
         return {"combined_attack": float(scores.mean()), "per_row": scores.tolist()}
 
 
