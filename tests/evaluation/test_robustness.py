@@ -158,6 +158,15 @@ def test_a_single_row_leaves_nothing_to_relearn_or_to_show(tiny_model, tiny_toke
     assert measured[LEAK[0]].stderr is None
 
 
+def test_examples_have_the_form_of_the_row_in_a_set_of_several_forms(tiny_model, tiny_tokenizer, forget_rows):
+    text = {"prompt": "Where was Ada born?", "completion": " In Veldt."}
+    rows = [*forget_rows, text, text | {"completion": " There."}]
+    recalls = robustness._in_context_recall(tiny_model, setting_of(rows, tiny_tokenizer))
+    assert [len(values) for values in recalls.values()] == [5]
+    # One alone of its form has no example.
+    assert robustness._in_context_recall(tiny_model, setting_of(rows[:4], tiny_tokenizer)) == {}
+
+
 def test_a_model_that_several_evaluations_share_is_attacked_once(tiny_model, tiny_tokenizer, forget_rows):
     loads = []
 

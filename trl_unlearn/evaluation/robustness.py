@@ -133,13 +133,19 @@ def _in_context_recall(model: PreTrainedModel, setting: _Setting) -> dict[str, l
     rows = setting.rows
     if setting.forget.texts is None or len(rows) < 2:
         return {}
-    # Not the next rows: they may be about the same person, and hold the answer.
-    distances = {len(rows) * j // (NUM_EXAMPLES + 1) for j in range(1, NUM_EXAMPLES + 1)} - {0}
-    shown = [
-        with_examples(row, [rows[(i + distance) % len(rows)] for distance in sorted(distances)])
-        for i, row in enumerate(rows)
-    ]
-    name, prompts = "robustness/in_context_rougeL", _prompts(setting, shown)
+    # Examples have the form of the row, and are not the next rows: these may be about the same person, and hold the
+    # answer.
+    forms = [isinstance(prompt_and_answer(row)[0], str) for row in rows]
+    shown = {}
+    for form in set(forms):
+        own = [row for row, one in zip(rows, forms, strict=True) if one == form]
+        if len(own) < 2:
+            return {}
+        distances = sorted({len(own) * j // (NUM_EXAMPLES + 1) for j in range(1, NUM_EXAMPLES + 1)} - {0})
+        places = [place for place, one in enumerate(forms) if one == form]
+        for i, place in enumerate(places):
+            shown[place] = with_examples(own[i], [own[(i + distance) % len(own)] for distance in distances])
+    name, prompts = "robustness/in_context_rougeL", _prompts(setting, [shown[place] for place in range(len(rows))])
     return _recall(model, setting, name, prompts, setting.forget.texts, "Answering after examples")
 
 
