@@ -125,12 +125,12 @@ def test_what_attacks_bring_back_of_a_row_is_kept_for_its_owner_and_shown_for_th
     contents = read_folder(done.folder, "me/unlearned", "adapter")
     assert contents.left_out[path.name] == "hidden file" and not contents.also_scanned
 
-    # Of another model they say nothing.
-    kept = json.loads(path.read_text())
-    kept["weights"]["retrained"] = {"model.safetensors": "0"}
-    path.write_text(json.dumps(kept))
-    rows, _, error = show(done.folder, "--num_samples", "0")
-    assert [row["attacked"] for row in rows] == [[]] * 3 and "Which attack brings a row back" in error
+    # Of another model, or the same in another precision, they say nothing.
+    whole = json.loads(path.read_text())
+    for other in ({"weights_sha256": {"retrained": {"model.safetensors": "0"}}}, {"dtype": "bfloat16"}):
+        path.write_text(json.dumps(whole | {"models": whole["models"] | other}))
+        rows, _, error = show(done.folder, "--num_samples", "0")
+        assert [row["attacked"] for row in rows] == [[]] * 3 and "Which attack brings a row back" in error
     RunFolder(done.folder).clear()
     assert not path.exists()
 

@@ -21,6 +21,11 @@ PAGE_FILE, _SOURCES, _ROW_VALUES = PRIVATE_FILES = ("show.html", ".sources.json"
 RowValues = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
+def _models(result: EvaluationResult) -> dict[str, Any]:
+    """The models that an evaluation measured: their weights, and how they were loaded."""
+    return {name: result.protocol.get(name) for name in ("weights_sha256", "dtype", "base_quantization")}
+
+
 class PrivateFiles:
     """The part of [`~hub.folder.RunFolder`] that no push takes."""
 
@@ -44,7 +49,7 @@ class PrivateFiles:
         """Effects of attacks on each row, as measured on the models of a result; nothing of other models."""
         path = self.path / _ROW_VALUES
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return kept["values"] if kept.get("weights") == result.protocol.get("weights_sha256") else {}
+        return kept["values"] if kept.get("models") == _models(result) else {}
 
     def save_row_values(self, parts: Sequence[RowValues], result: EvaluationResult) -> None:
         """Keep what suites measured on each row, beside what others measured on the models of the same result."""
@@ -57,7 +62,7 @@ class PrivateFiles:
                     for name, rows in attacks.items()
                 }
                 values[role] = values.get(role, {}) | rounded
-        kept = {"weights": result.protocol.get("weights_sha256"), "values": values}
+        kept = {"models": _models(result), "values": values}
         write_whole(self.path / _ROW_VALUES, json.dumps(kept, allow_nan=False) + "\n", 0o600)
 
     def belief_texts(self) -> list[str]:
