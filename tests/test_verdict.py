@@ -568,6 +568,13 @@ def test_whether_a_model_has_forgotten_is_read_off_its_extraction_strength(targe
         assert f"is {unlearned:.3f}, above" in why and f"{target:.3f}." in why
 
 
+def test_a_strength_above_the_middle_that_words_can_be_guessed_at_is_said_to_be_below_that_bound():
+    models = {"target": 0.15, "unlearned": 0.09, "retrained": 0.0}
+    models = {role: {"forget/extraction_strength": Measurement(value)} for role, value in models.items()}
+    actual, why = has_forgotten(planted(models=models))
+    assert actual and "is 0.090, not above 0.1, up to which common words are guessed" in why
+
+
 @pytest.mark.parametrize(("stderr", "is_certain"), [(0.1, True), (0.3, False), (None, False)])
 def test_a_model_whose_own_answers_are_near_the_target_beyond_their_error_has_not_forgotten(stderr, is_certain):
     models = {

@@ -519,6 +519,8 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
             f"Whether it has forgotten is not known: `{metric}` of the target is {target:.3f}, hardly above {floor}. "
             "Give rows that the target knows."
         )
+    if unlearned > _middle(target, retrained or 0.0, 0.0):
+        bound = f"{MEMORIZATION_MARGIN}, up to which common words are guessed"
     rest = f"; {_kept_words(result)}" if kept else ""
     return True, f"`{metric}` is {unlearned:.3f}, not above {bound}{rest}."
 
