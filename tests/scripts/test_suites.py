@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from trl_unlearn.encoding import encode_row, pad_rows
@@ -744,6 +745,14 @@ def test_a_quick_evaluation_of_rows_without_facts_leaves_the_lens_out(run, own, 
     done = run("evaluate", [*argv, "--quick"])
     assert not any(name.startswith("depth/") for name in result_of(done).models["unlearned"])
     assert "`depth/logit_lens` is left out. The suite `depth` has no fact to look for" in caplog.text
+
+
+def test_suites_that_merge_an_adapter_are_refused_for_one_that_learned_a_prompt(own, refuse, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(own[1])
+    prompts = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(model, prompts).save_pretrained(tmp_path / "prompts")
+    argv = [*own, "--unlearned_model_name_or_path", str(tmp_path / "prompts"), "--suites", "tofu,robustness"]
+    assert "is an adapter that learned a prompt, and the suites ['robustness'] change or merge weights" in refuse(argv)
 
 
 TOGETHER = """

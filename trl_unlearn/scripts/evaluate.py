@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from peft import PeftConfig
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.benchmarks import load_muse, load_rwku
@@ -33,7 +34,7 @@ from ..evaluation.rwku import RwkuRows, measure_rwku, rwku_tokens
 from ..evaluation.tofu import evaluate_models
 from ..evaluation.together import FixedModel, SuiteSetting
 from ..evaluation.wmdp import WMDP_TASKS, WmdpTasks, load_wmdp_tasks, measure_wmdp
-from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder
+from ..hub.folder import RESULTS_FILE, RUN_FILE, RunFolder, holds_adapter
 from ..records import write_whole
 from ..results import SuiteOutcome, library_versions
 from ..row_forms import configured_template_kwargs
@@ -239,6 +240,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         _refuse_other_rows(eval_args.max_eval_rows, suite_args, RunFolder(folder))
         _evaluate_as_trained(args, model_args, unlearned)
         refuse_quantized(suite_args.suites, model_args, eval_args.retrained_model_name_or_path)
+        if unlearned is not None and holds_adapter(unlearned):
+            _refuse_prompt_learning(suite_args.suites, eval_args.retrained_model_name_or_path, unlearned)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
         loaders = evaluation_loaders(eval_args, model_args, unlearned, args.trust_remote_code)
         is_alone = suite_args.quick and unlearned is None
@@ -343,14 +346,29 @@ def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig
             )
 
 
+def _changing(suites: list[str], retrained: str | None) -> list[str]:
+    """Suites that change or merge weights."""
+    return [name for name in suites if name in _CHANGING or (name == "privacy" and retrained is not None)]
+
+
 def refuse_quantized(suites: list[str], model_args: UnlearnModelConfig, retrained: str | None) -> None:
     """Refuse suites that change weights if those of the base are packed."""
-    changing = [name for name in suites if name in _CHANGING or (name == "privacy" and retrained is not None)]
+    changing = _changing(suites, retrained)
     if changing and (model_args.load_in_4bit or model_args.load_in_8bit):
         raise ValueError(
             f"The base is quantised, and the suites {changing} change weights (privacy with a retrained model, for "
             "SPV-MIA), which packed ones do not allow. Leave these suites out, or merge the adapter and give the "
             "merged model as `--unlearned_model_name_or_path` with an unquantised target."
+        )
+
+
+def _refuse_prompt_learning(suites: list[str], retrained: str | None, unlearned: str) -> None:
+    """Refuse suites that merge the weights of an adapter, if it has none but those of a prompt."""
+    changing = _changing(suites, retrained)
+    if changing and PeftConfig.from_pretrained(unlearned).is_prompt_learning:
+        raise ValueError(
+            f"`{unlearned}` is an adapter that learned a prompt, and the suites {changing} change or merge weights, "
+            "of which it has none. Leave these suites out."
         )
 
 
