@@ -238,6 +238,12 @@ def test_further_fields_of_the_generation_config_are_passed_on(model, prompts):
     assert forbidden not in complete(model, prompts[:1], generation_kwargs={"suppress_tokens": [forbidden]})[0].ids
 
 
+def test_fields_that_count_tokens_count_those_of_the_whole_completion(model, prompts):
+    forced = {"forced_eos_token_id": EOS}
+    (whole,) = complete(model, prompts[:1], eos_token_ids=[], max_new_tokens=100, generation_kwargs=forced)
+    assert len(whole.ids) == 100 and whole.ids[-1] == EOS and EOS not in whole.ids[63:65]
+
+
 def test_eos_tokens_are_those_of_the_generation_config_and_the_tokenizer(tiny_model, tiny_tokenizer):
     tiny_tokenizer.chat_template = None
     tiny_model.generation_config.eos_token_id = [OTHER_EOS, 5]

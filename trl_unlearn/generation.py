@@ -192,11 +192,15 @@ class _RowKeyedSampler(LogitsProcessor):
         if self.uniforms is None:
             tokens = scores.argmax(-1, keepdim=True)
         else:
-            uniforms = self.uniforms[:, len(self.logps), None].to(scores.device)
+            uniforms = self.uniforms[:, len(self.logps), None]
             if self.probabilities is None:
                 self.probabilities = torch.empty_like(scores, dtype=torch.float32)
             warped = self.warpers(input_ids, scores.float())
-            tokens = _invert(torch.softmax(warped, -1, out=self.probabilities[: len(scores)]), uniforms)
+            probabilities = torch.softmax(warped, -1, out=self.probabilities[: len(scores)])
+            if probabilities.device.type == "mps":
+                # Apple's device has no float64.
+                probabilities = probabilities.cpu()
+            tokens = _invert(probabilities, uniforms.to(probabilities.device)).to(scores.device)
         # Before the warpers: at temperature 1, over all tokens.
         self.logps.append((scores.gather(-1, tokens) - scores.logsumexp(-1, keepdim=True))[:, 0].float())
         # `generate` takes the largest score.
@@ -440,20 +444,21 @@ def generate(
         batch_size = rows_that_fit(model, max(map(len, prompts)) + max_new_tokens)
     # Fields of the user may count the tokens of a call, or want another cache.
     in_legs = not generation_kwargs
+    width = _STAGE if in_legs else max_new_tokens
     completions = [Completion([], [], False) for _ in prompts]
     bar = nullcontext(progress)
     if progress is None:
         bar = tqdm(total=len(prompts), desc=desc, disable=None if desc else True, leave=False)
     with _for_generation(model), bar as progress:
-        for start in range(0, max_new_tokens, _STAGE):
+        for start in range(0, max_new_tokens, width):
             least = (min_new_tokens or 0) if start == 0 else 0
             # A batch runs until its last row ends. In stages, the rows that have not ended are batched anew.
             order = [i for i, completion in enumerate(completions) if not completion.ended and most[i] > start]
             order.sort(key=lambda i: -len(prompts[i]) - len(completions[i].ids))
             while order:
                 # Longest rows first, so that those with the fewest positions left come before the others.
-                count = min(_STAGE, most[order[0]] - start)
-                indices = [i for i in order[:batch_size] if min(_STAGE, most[i] - start) == count]
+                count = min(width, most[order[0]] - start)
+                indices = [i for i in order[:batch_size] if min(width, most[i] - start) == count]
                 given = [prompts[i] + completions[i].ids for i in indices]
                 chosen = None if keys is None else [keys[i] for i in indices]
                 sampler = _RowKeyedSampler(chosen, start, count, warpers)
