@@ -202,6 +202,10 @@ def test_a_system_turn_that_a_template_leaves_out_where_an_answer_follows_is_pro
         ({"prompt": " \n", "completion": "Ada."}, "has an empty `prompt`, from which no belief can be sampled"),
         ({"input_ids": [5, 6.0], "labels": [-100, 6]}, "has `input_ids` with a value of type `float`"),
         ({"input_ids": [5, 6], "labels": [-100, True]}, "has `labels` with a value of type `bool`"),
+        (
+            {"input_ids": [5, 6], "labels": [-100, 6], "attention_mask": [1]},
+            "has 2 `input_ids` and an `attention",
+        ),
         ({"input_ids": [5, 400], "labels": [-100, 6]}, "has `input_ids` with 400, but the tokenizer has 400 tokens"),
         ({"input_ids": [5, -100], "labels": [-100, 6]}, "has `input_ids` with -100, but"),
         ({"input_ids": [5, 6], "labels": [-100, -1]}, "has `labels` with -1, but .*write -100 where nothing is to be"),
@@ -650,3 +654,19 @@ def test_another_prompt_is_said_once_for_a_set_that_is_encoded_many_times(tiny_t
     for name in ("forget", "forget", "retain"):
         warn_of_other_prompt(CONVERSATION, tiny_tokenizer, name)
     assert [caplog.text.count(f"row 0 of the {name} set") for name in ("forget", "retain")] == [1, 1]
+
+
+def test_padding_of_tokenised_rows_is_no_text(tiny_tokenizer):
+    row = {"input_ids": [7, 5, 6], "labels": [-100, 5, 6]}
+    padded = {"input_ids": [2, 2, 7, 5, 6, 2], "labels": [-100, -100, -100, 5, 6, 2]}
+    padded["attention_mask"] = [0, 0, 1, 1, 1, 0]
+    assert encode_row(padded, tiny_tokenizer) == encode_row(row, tiny_tokenizer)
+
+
+def test_rows_in_a_format_of_tensors_are_encoded_as_lists(forget_rows, tiny_tokenizer):
+    longest = max(map(len, encode_dataset(forget_rows, tiny_tokenizer, name="forget")["input_ids"]))
+    plain, formatted = (
+        encode_dataset(rows, tiny_tokenizer, name="forget", max_length=longest - 3)
+        for rows in (forget_rows, forget_rows.with_format("torch"))
+    )
+    assert formatted.to_list() == plain.to_list() and type(formatted["truncated_tokens"][0]) is int

@@ -349,6 +349,11 @@ def encode_row(
         _check_tokens("labels", labels, vocabulary, (-100,))
         if len(ids) != len(labels):
             raise ValueError(f"has {len(ids)} `input_ids` and {len(labels)} `labels`; both need one entry a token.")
+        if (mask := row.get("attention_mask")) is not None:
+            if len(mask) != len(ids):
+                raise ValueError(f"has {len(ids)} `input_ids` and an `attention_mask` of {len(mask)}. Correct one.")
+            # Rows are padded anew: padding that is not masked would be read as text.
+            ids, labels = ([one for one, seen in zip(part, mask, strict=True) if seen] for part in (ids, labels))
         start, cut = next((i for i, label in enumerate(labels) if label != -100), len(labels)), []
     else:
         ids, first = _encode_form(row, tokenizer, text_field, {} if rendered is None else rendered)
@@ -408,6 +413,8 @@ def encode_dataset(
         raise ValueError(f"`max_length` must be at least 2 (a token of prompt and one of text), got {max_length}.")
     if len(dataset) == 0:
         raise ValueError(f"The {name} set is empty. Give at least one row; check the split and the config name.")
+    # Lists, not tensors of a format.
+    dataset = dataset.with_format(None)
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
         # Errors of `encode_row` hold none of the row's text: it may be secret.

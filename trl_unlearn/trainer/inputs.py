@@ -121,6 +121,7 @@ def encoded_set(
         )
     if isinstance(dataset, IterableDataset):
         dataset = stored_stream(dataset, name=name, folder=args.output_dir, owner=owner, most=most)
+    dataset = dataset.with_format(None)
     # Before the columns are looked at: the variables become a column of the rows, which their own values override.
     dataset = with_template_kwargs(dataset, args.chat_template_kwargs)
     if args.completion_only_loss and not {"completion", "messages", "labels"} & set(dataset.column_names):
