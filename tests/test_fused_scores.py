@@ -211,6 +211,12 @@ def test_an_adapter_on_the_head_is_refused(tiny_model):
         check_head(model)
 
 
+def test_a_quantised_head_is_refused(tiny_model):
+    tiny_model.lm_head.weight = torch.nn.Parameter(tiny_model.lm_head.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"LM head is quantised \(`torch.int8`\).*`llm_int8_skip_modules`"):
+        check_head(tiny_model)
+
+
 def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused(tiny_model):
     original = tiny_model.forward
 
