@@ -501,6 +501,22 @@ def test_an_adapter_says_on_which_revision_of_its_base_it_was_trained(new_traine
     assert (config.base_model_name_or_path, config.revision) == ("org/base", "ab" * 20)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model, _: setattr(model, "_hf_peft_config_loaded", True), "`load_adapter` of Transformers"),
+        (lambda model, _: model.requires_grad_(False), "No weight of the model requires a gradient"),
+        (lambda _, tokenizer: tokenizer.add_special_tokens({"pad_token": "[PAD]"}), "The padding token is 400, but"),
+    ],
+)
+def test_a_model_that_would_train_for_nothing_or_has_no_padding_is_refused(
+    new_trainer, tiny_model, tiny_tokenizer, change, message
+):
+    change(tiny_model, tiny_tokenizer)
+    with pytest.raises(ValueError, match=message):
+        new_trainer(tiny_model)
+
+
 def test_two_runs_with_one_seed_end_in_the_same_weights(new_trainer, tiny_model):
     ends = []
     for _ in range(2):

@@ -223,7 +223,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
             _, self.retain_dataset = encoded_set(retain_dataset, self._tokenizer, args, **options)
             warn_of_overlap(self.train_dataset, self.retain_dataset)
         refuse_dropped_rows(args, len(self.train_dataset))
-        refuse_rows(self.model, forget=self.train_dataset, retain=self.retain_dataset, eval=self.eval_dataset)
+        sets = {"forget": self.train_dataset, "retain": self.retain_dataset, "eval": self.eval_dataset}
+        refuse_rows(self.model, self._padding["pad_token_id"], **sets)
         if args.lambda_bss > 0:
             warn_of_short_texts(self.train_dataset, args.prompt_length)
 

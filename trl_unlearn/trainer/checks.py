@@ -56,8 +56,19 @@ def refuse_input(
     for argument, name in (("model", model), ("ignorant_model_name_or_path", args.ignorant_model_name_or_path)):
         if isinstance(name, str):
             refuse_missing_folder(argument, name)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            "The model has an adapter by `add_adapter` or `load_adapter` of Transformers, which is saved in another "
+            "way. Give the model without it and a `peft_config`, or `PeftModel.from_pretrained(model, adapter, "
+            "is_trainable=True)`."
+        )
     if isinstance(model, PeftModel):
         _refuse_loaded_adapter(model)
+    elif peft_config is None and isinstance(model, nn.Module) and not _trains(model):
+        raise ValueError(
+            "No weight of the model requires a gradient, so there is nothing to train. Call `model.requires_grad_()`, "
+            "or give a `peft_config`."
+        )
     start = getattr(peft_config, "init_lora_weights", None)
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         raise ValueError(
@@ -73,8 +84,12 @@ def refuse_input(
     check_output_dir(args.output_dir)
 
 
+def _trains(model: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in model.parameters())
+
+
 def _refuse_loaded_adapter(model: PeftModel) -> None:
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    if not _trains(model):
         raise ValueError(
             "The adapter of the `PeftModel` is frozen, so there is nothing to train. Load it with "
             "`PeftModel.from_pretrained(..., is_trainable=True)`."
@@ -250,13 +265,18 @@ def refuse_dropped_rows(args: BootstrapUnlearnConfig, rows: int) -> None:
         )
 
 
-def refuse_rows(model: nn.Module, **sets: Dataset | Mapping[str, Dataset] | None) -> None:
-    """Refuse encoded rows that a model has no embedding or no position for, by the name of their set."""
+def refuse_rows(model: nn.Module, padding: int, **sets: Dataset | Mapping[str, Dataset] | None) -> None:
+    """Refuse encoded rows and a padding token that a model has no embedding or no position for."""
     embeddings = model.get_input_embeddings()
     # Adapters wrap what they change.
     for name in ("base_layer", "original_module"):
         embeddings = getattr(embeddings, name, embeddings)
     size = embeddings.num_embeddings
+    if padding >= size:
+        raise ValueError(
+            f"The padding token is {padding}, but the model has embeddings of {size} tokens. Set "
+            "`tokenizer.pad_token` to one of these that rows do not hold, or resize the embeddings."
+        )
     positions = readable_tokens(model.config)
     for name, given in sets.items():
         for part, dataset in (given if isinstance(given, dict) else {name: given}).items():
