@@ -68,7 +68,8 @@ class BootstrapUnlearnConfig(SFTConfig):
             to 20 times its value at most, see [`~trl_unlearn.trainer.weights.adapted_retain_weight`]. It stays as it
             is if not set.
         token_reduction (`str`, *optional*, defaults to `"mean"`):
-            `"mean"` or `"sum"` over the label tokens of a row. NPO and DPO always sum, SimNPO averages.
+            `"mean"` or `"sum"` over the label tokens of a row. NPO and DPO always sum; SimNPO, RMU and the
+            retain loss `"hidden"` average.
 
         > Parameters of single objectives
 
@@ -288,7 +289,9 @@ class BootstrapUnlearnConfig(SFTConfig):
         "expression; the layer and the two before it) of 'rmu', `penalty` (0.25) and `margin` (0) of 'ignorance'. "
         "JSON on the command line: '{\"coefficient\": 5}'.",
     )
-    token_reduction: str = option("mean", "'mean' or 'sum' over the label tokens of a row. NPO and DPO always sum.")
+    token_reduction: str = option(
+        "mean", "'mean' or 'sum' over the label tokens of a row. NPO and DPO always sum, RMU averages."
+    )
 
     # Parameters that control the ignorant twin
     ignorant_model_name_or_path: str | None = option(
