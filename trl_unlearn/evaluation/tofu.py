@@ -3,7 +3,7 @@
 
 """The TOFU suite: target, unlearned and retrained model side by side."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, TypeVar
@@ -333,7 +333,7 @@ def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:
     known = dict(means)
     # HM: harmonic mean. Model utility = HM of nine, Mem = HM of 1 - term, Util = HM(model utility, fluency),
     # Agg = HM(Mem, Util).
-    for name, terms in _aggregate_terms(means).items():
+    for name, terms in _aggregate_terms(means):
         if not all(term in known for term in terms):
             continue
         if name == "aggregate/memorization":
@@ -343,22 +343,21 @@ def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:
     return {name: value for name, value in known.items() if name not in means}
 
 
-def _aggregate_terms(measured: Container[str]) -> dict[str, list[str]]:
-    """Aggregate -> its terms, each behind those that it is made of."""
+def _aggregate_terms(measured: Container[str]) -> Iterator[tuple[str, list[str]]]:
+    """Aggregates with their terms, each behind those that it is made of."""
     remembered = ("extraction_strength", "exact_memorization", "paraphrase_probability", "truth_ratio_knowledge")
     fluency = "utility/fluency" if "utility/fluency" in measured else "utility/fluency_standin"
-    return {
-        "utility/model_utility": [f"{name}/{metric}" for name in UTILITY_SETS for metric in UTILITY_METRICS],
-        "aggregate/memorization": [f"forget/{term}" for term in remembered],
-        "aggregate/utility": ["utility/model_utility", fluency],
-        "aggregate/agg": ["aggregate/memorization", "aggregate/utility"],
-    }
+    model = "utility/model_utility"
+    yield model, [f"{name}/{metric}" for name in UTILITY_SETS for metric in UTILITY_METRICS]
+    yield (memory := "aggregate/memorization"), [f"forget/{term}" for term in remembered]
+    yield (utility := "aggregate/utility"), [model, fluency]
+    yield "aggregate/agg", [memory, utility]
 
 
 def _fewest_rows(counts: Mapping[str, int]) -> dict[str, int]:
     """Aggregate -> the rows of the term that has the fewest."""
     known = dict(counts)
-    for name, terms in _aggregate_terms(counts).items():
+    for name, terms in _aggregate_terms(counts):
         if all(term in known for term in terms):
             known[name] = min(known[term] for term in terms)
     return {name: number for name, number in known.items() if name not in counts}
