@@ -670,3 +670,8 @@ def test_rows_in_a_format_of_tensors_are_encoded_as_lists(forget_rows, tiny_toke
         for rows in (forget_rows, forget_rows.with_format("torch"))
     )
     assert formatted.to_list() == plain.to_list() and type(formatted["truncated_tokens"][0]) is int
+    # A transform of the user's is none of these formats.
+    answer = [{"role": "assistant", "content": "Nobody."}]
+    changed = forget_rows.with_transform(lambda rows: {**rows, "completion": [answer] * len(rows["completion"])})
+    encoded = encode_dataset(changed, tiny_tokenizer, name="forget")
+    assert all("Nobody." in tiny_tokenizer.decode(ids) for ids in encoded["input_ids"])

@@ -398,6 +398,11 @@ def map_rows(dataset: Dataset, function: Callable, **kwargs: Any) -> Dataset:
     return dataset.map(function, new_fingerprint=uuid4().hex, **kwargs)
 
 
+def without_tensors(dataset: Dataset) -> Dataset:
+    """A set whose rows hold lists, in whatever format it is; a transform of the user's stays."""
+    return dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
+
+
 def encode_dataset(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -413,8 +418,7 @@ def encode_dataset(
         raise ValueError(f"`max_length` must be at least 2 (a token of prompt and one of text), got {max_length}.")
     if len(dataset) == 0:
         raise ValueError(f"The {name} set is empty. Give at least one row; check the split and the config name.")
-    # Lists, not tensors of a format.
-    dataset = dataset.with_format(None)
+    dataset = without_tensors(dataset)
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
         # Errors of `encode_row` hold none of the row's text: it may be secret.
@@ -430,7 +434,7 @@ def encode_dataset(
         remove_columns=[column for column in dataset.column_names if column not in ENCODED_COLUMNS],
         num_proc=num_proc,
         desc=f"Encoding the {name} set",
-    )
+    ).with_format(None)
     warn_of_other_prompt(dataset[0], tokenizer, name)
     warn_of_truncation(encoded, name, max_length)
     return encoded

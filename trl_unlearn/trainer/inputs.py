@@ -22,7 +22,7 @@ from pyarrow import ArrowException
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import SFTConfig
 
-from ..encoding import encode_dataset, encode_row, map_rows, warn_of_truncation
+from ..encoding import encode_dataset, encode_row, map_rows, warn_of_truncation, without_tensors
 from ..generation import key_seed
 from ..row_forms import has_answer, naming, with_answer, with_template_kwargs
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -121,7 +121,7 @@ def encoded_set(
         )
     if isinstance(dataset, IterableDataset):
         dataset = stored_stream(dataset, name=name, folder=args.output_dir, owner=owner, most=most)
-    dataset = dataset.with_format(None)
+    dataset = without_tensors(dataset)
     # Before the columns are looked at: the variables become a column of the rows, which their own values override.
     dataset = with_template_kwargs(dataset, args.chat_template_kwargs)
     if args.completion_only_loss and not {"completion", "messages", "labels"} & set(dataset.column_names):
