@@ -23,7 +23,6 @@ from transformers.integrations import deepspeed
 from trl import get_quantization_config
 
 from ..encoding import padding_token_id
-from ..hub.access import is_repo_id
 from ..hub.folder import RUN_FILE, RunFolder, holds_adapter, weights_sha256
 from ..records import quantization_label
 from ..trainer.checks import refuse_adapter, refuse_missing_folder, refuse_model_name
@@ -236,10 +235,8 @@ def models_protocol(
         **eval_args.references,
     }
     revision = None if model_args.adapter_name_or_path else model_args.model_revision
-    places = {role: _place(name, revision if role == "target" else None) for role, name in names.items() if name}
-    known = identities({role: str(place) for role, place in places.items() if place is not None})
-    # Weights in other files than safetensors have no digest.
-    protocol = {"weights_sha256": {role: digests for role, digests in known.items() if digests}}
+    digests = {role: _digests(name, revision if role == "target" else None) for role, name in names.items() if name}
+    protocol = {"weights_sha256": {role: files for role, files in digests.items() if files is not None}}
     if (dtype := _target_dtype(model_args)) is not None:
         protocol["dtype"] = dtype
     if (quantization := get_quantization_config(model_args)) is not None:
@@ -247,15 +244,18 @@ def models_protocol(
     return protocol
 
 
-def _place(name: str, revision: str | None) -> Path | None:
-    """The folder of a model, for an id on the Hub in its cache; None if it is not there."""
+def _digests(name: str, revision: str | None) -> dict[str, str] | None:
+    """SHA-256 by file of a model's weights, of an id on the Hub by its cache; None if they are not there."""
     if Path(name).is_dir():
-        return Path(name)
-    # A folder that is not there is no id.
-    for file in ("adapter_config.json", "config.json") if is_repo_id(name) else ():
-        cached = try_to_load_from_cache(name, file, revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent
+        return weights_sha256(Path(name), holds_adapter(name))
+    try:
+        for file in ("adapter_config.json", "config.json"):
+            cached = try_to_load_from_cache(name, file, revision=revision)
+            if isinstance(cached, str):
+                return weights_sha256(Path(cached).parent, file == "adapter_config.json") or None
+    except ValueError:
+        # A folder that is gone is no id; and some repositories name their shards in ways of their own.
+        pass
     return None
 
 
