@@ -9,7 +9,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,19 @@ def load_rows(name: str, *, split: str = "train", whole_texts: bool = False) -> 
         "path": builder,
         "data_files": _pattern(path),
     }
-    if path.stat().st_mode & 0o077:
-        return _read(**source)
-    # `datasets` leaves a copy of the rows in its cache, which others may read, as they may not the file.
-    with tempfile.TemporaryDirectory() as cache:
-        return _read(**source, cache_dir=cache, in_memory=True)
+    with _cache_beside([path], None) as (cache, in_memory):
+        return _read(**source, cache_dir=cache, in_memory=in_memory)
+
+
+@contextmanager
+def _cache_beside(paths: Iterable[Path], cache: str | None) -> Iterator[tuple[str | None, bool]]:
+    """A cache for rows of some files, and whether they are to stay in memory: others may read what `datasets` leaves
+    there, as they may not a file that is its owner's alone."""
+    if all(path.stat().st_mode & 0o077 for path in paths):
+        yield cache, False
+    else:
+        with tempfile.TemporaryDirectory() as own:
+            yield own, True
 
 
 def _pattern(path: Path) -> str:
@@ -148,10 +156,9 @@ def _folder_rows(path: Path, split: str, whole_texts: bool) -> Dataset:
     if whole_texts and files and all(file.suffix.lower() == ".txt" for file in files):
         _warn_of_unread(path, files)
         return _whole_texts(files)
-    # As for a file that others may not read.
-    is_private = not all(one.stat().st_mode & 0o077 for one in (path, *files))
-    with tempfile.TemporaryDirectory() if is_private else nullcontext(_cache(str(path))) as cache:
-        return _files_of_folder(path, files, split, cache, in_memory=is_private)
+    existing = [file for file in files if file.is_file()]
+    with _cache_beside([path, *existing], _cache(str(path))) as (cache, in_memory):
+        return _files_of_folder(path, files, split, cache, in_memory)
 
 
 def _files_of_folder(path: Path, files: Sequence[Path], split: str, cache: str | None, in_memory: bool) -> Dataset:
