@@ -214,6 +214,10 @@ def test_rows_to_keep_of_two_requests_are_one_set_whatever_other_columns_they_ha
     state = SimpleNamespace(print=lambda _: None)
     kept = prepare._with_earlier(request, Dataset.from_list(rows), Dataset.from_list(ROWS), state)
     assert sorted(kept.column_names) == ["completion", "prompt"] and len(kept) == 2
+    # What the evaluation reads stays where both have it.
+    rows[0]["paraphrased_answer"] = "She judges."
+    kept = prepare._with_earlier(request, Dataset.from_list(rows), Dataset.from_list(ROWS), state)
+    assert sorted(kept["paraphrased_answer"]) == ["He bakes.", "She judges."]
 
 
 def test_a_request_goes_on_only_from_a_run_that_is_all_there(finished):

@@ -21,6 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.overlap import OverlapFilter, question_and_answer
 from ..data.retain_source import ModelRetainSource, RetainSource, as_table
 from ..data.subject_rows import believed_rows, hold_out
+from ..data.tofu import EVALUATION_COLUMNS
 from ..evaluation.rows import encode_set
 from ..evaluation.tables import print_checks
 from ..hub.folder import RunFolder
@@ -110,8 +111,8 @@ def prepare(request: Request, state: PartialState) -> bool:
             if state.is_main_process:
                 _update_settings(request)
             return True
-        # A dry run writes nothing, and a review of a request that was made may be wanted.
-        if not (request.args.dry_run or request.folder.has_request(request.digest)):
+        # A look at a request whose run is there is none at another one.
+        if not request.folder.has_request(request.digest):
             _refuse_taken(request)
     if request.args.review:
         _refuse_edited(request.folder.review)
@@ -337,8 +338,10 @@ def _with_earlier(request: Request, rows: Dataset, forget: Dataset, state: Parti
     rows, _ = OverlapFilter(request.earlier.rows()).split(rows)
     before, _ = OverlapFilter(forget, request.subjects).split(request.earlier.retain())
     state.print(f"Rows to keep of earlier requests: {len(before)}.")
-    # Other columns, such as ids and paraphrases, differ from request to request.
-    return as_table([{name: row[name] for name in row if name in READ_COLUMNS} for row in (*rows, *before)])
+    both = [*rows, *before]
+    # Columns that one of them lacks, and those that nobody reads, such as ids, may not go together.
+    read = READ_COLUMNS | {name for name in EVALUATION_COLUMNS if all(row.get(name) is not None for row in both)}
+    return as_table([{name: value for name, value in row.items() if name in read} for row in both])
 
 
 def _teacher(request: Request, model: PreTrainedModel, forget: Dataset) -> str | None:
