@@ -324,7 +324,7 @@ class UnlearningRun(JsonRecord):
         stopped (`str`, *optional*):
             Why training ended before its last step, as a sentence.
         shortfall (`str`, *optional*):
-            How much of the goal of the training was missing at its end, as a sentence.
+            How much of the goal of the training was missing at its end, or why it diverged, as a sentence.
         first_attempt (`str`, *optional*):
             What a first attempt left of the goal, and what the second one, which this record is about, did in another
             way; None where there was one attempt.

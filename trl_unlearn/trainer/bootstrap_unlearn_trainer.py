@@ -130,7 +130,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         stop_reason (`str` or `None`):
             Why training ended before its last step, in a sentence. A callback that stops it sets this.
         shortfall (`str` or `None`):
-            How much of a goal is missing after the last step, in a sentence. A callback that has a goal sets this.
+            How much of a goal is missing after the last step, or why training diverged, in a sentence. A callback
+            that has a goal sets this.
         goals (`dict[str, float]`):
             Metric of `curve/...` -> value to come down to, shown beside it. A callback that has goals sets this.
 
