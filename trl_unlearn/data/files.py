@@ -162,6 +162,7 @@ def _folder_rows(path: Path, split: str, whole_texts: bool) -> Dataset:
 
 
 def _files_of_folder(path: Path, files: Sequence[Path], split: str, cache: str | None, in_memory: bool) -> Dataset:
+    """Rows of the files of a folder that `datasets` reads by their commonest ending, and a warning of the others."""
     source: dict[str, Any] = {"path": source_name(str(path)), "cache_dir": cache}
     is_pattern = _pattern(path) != str(path.absolute())
     kind = "" if is_pattern and files else load_dataset_builder(**source).name
