@@ -92,9 +92,10 @@ def _head_module(model: nn.Module) -> nn.Module:
             f"The model's output embedding is a `{type(head).__name__}`, expected a `Linear` layer over the "
             "vocabulary. Only causal language models with one can be scored."
         )
-    if not _unwrapped(head).weight.dtype.is_floating_point or _unwrapped(head).weight.element_size() == 1:
+    weight = _unwrapped(head).weight
+    if not weight.dtype.is_floating_point or weight.element_size() == 1:
         raise ValueError(
-            f"The LM head is quantised (`{_unwrapped(head).weight.dtype}`), and the scores need its weight as one "
+            f"The LM head is quantised (`{weight.dtype}`), and the scores need its weight as one "
             "matrix. Name it in `llm_int8_skip_modules` (`lm_head`), or in the list of what your quantisation skips."
         )
     return head

@@ -376,6 +376,11 @@ class UnlearningRun(JsonRecord):
             )
 
     @property
+    def has_diverged(self) -> bool:
+        """`bool`: Whether training diverged: `stopped` and `shortfall` are then the same sentence."""
+        return self.shortfall is not None and self.shortfall == self.stopped
+
+    @property
     def is_adapter(self) -> bool:
         """`bool`: Whether the model is an adapter. A merged one no longer is."""
         return self.adapter is not None and self.status != "merged"

@@ -230,7 +230,7 @@ def test_there_is_no_second_attempt_where_the_goal_is_reached_or_the_time_is_ove
     ],
 )
 def test_the_advice_is_the_one_thing_that_was_missing(shortfall, stopped, own, fault, way):
-    run = SimpleNamespace(shortfall=shortfall, stopped=stopped, hyperparameters={})
+    run = SimpleNamespace(shortfall=shortfall, stopped=stopped, hyperparameters={}, has_diverged=False)
     sentence = advice(run, own, fault)
     assert way in sentence and sentence.count("`--") == 1
 

@@ -118,8 +118,7 @@ def _facts(run: UnlearningRun) -> list[tuple[str, str]]:
     facts.append(("on", f"{run.hardware}, {run.started_at}"))
     facts += [(f"request before {i + 1}", link.request) for i, link in enumerate(run.chain)]
     facts += [("stopped", run.stopped)] if run.stopped else []
-    # A run that diverged has one sentence for both.
-    facts += [("shortfall", run.shortfall)] if run.shortfall not in (None, run.stopped) else []
+    facts += [("shortfall", run.shortfall)] if run.shortfall and not run.has_diverged else []
     return facts
 
 

@@ -223,8 +223,7 @@ def _refuse_unforgotten(run: UnlearningRun, own: OwnResults, force: bool) -> Non
         forgotten, why = has_forgotten(own.result)
     refused = why if forgotten is False else run.shortfall
     if refused and not force:
-        has_diverged = run.shortfall is not None and run.shortfall == run.stopped
-        ways = "Push" if has_diverged else "Train longer or with a higher learning rate, or push"
+        ways = "Push" if run.has_diverged else "Train longer or with a higher learning rate, or push"
         raise PushError(
             f"Nothing was pushed. {refused} {ways} it all the same with `force` (`trl-unlearn push --force`)."
         )

@@ -257,8 +257,7 @@ def advice(run: UnlearningRun, has_own_retain: bool, fault: Fault | None = None)
         way = "a lower goal: a number in `--stop_at` below that of this run"
     elif run.stopped is None:
         way = "more passes, with `--num_train_epochs`"
-    elif run.stopped == run.shortfall:
-        # It diverged.
+    elif run.has_diverged:
         way = "a lower `--learning_rate`"
     elif "max_minutes" in run.stopped:
         way = "more time, with `--max_minutes`"
