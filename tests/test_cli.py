@@ -55,7 +55,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest_one(ended, typed, meant
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
-    [(["xyz"], "there is no command `xyz`"), (["--bs-s"], "--bs-s")],
+    [(["xyz"], "there is no command `xyz`"), (["--bs-s"], "unrecognized arguments: --bs-s")],
 )
 def test_where_nothing_is_near_all_commands_are_named(ended, argv, sentence):
     code, _, error = ended(*argv)
@@ -84,11 +84,11 @@ def test_no_argument_is_answered_with_what_to_type_first(ended):
         (["bs-t", "--config"], "without a file"),
         (["push", "--output_dir", "out"], "`hub_model_id` is missing"),
         (["card", "missing"], "`missing` does not exist"),
-        (["card"], "output_dir"),
+        (["card"], "the following arguments are required: output_dir"),
         (["show", "missing"], "`missing` does not exist"),
         (["show", "out", "--num_samples", "-1"], "`num_samples` must be at least 0"),
-        (["env", "--verbose"], "--verbose"),
-        (["archive", "somewhere"], "somewhere"),
+        (["env", "--verbose"], "unrecognized arguments: --verbose"),
+        (["archive", "somewhere"], "unrecognized arguments: somewhere"),
     ],
 )
 def test_bad_usage_is_a_sentence_under_the_name_that_was_typed_and_exit_code_2(

@@ -229,7 +229,7 @@ def test_files_of_a_folder_that_are_not_read_are_counted_by_kind(row, whole_text
         for name in ("a.jsonl", "sub/b.jsonl"):
             (folder / name).write_text(json.dumps(row), encoding="utf-8")
     rows = load_rows(str(folder), whole_texts=whole_texts)
-    assert list(rows) == [{"text": "Ada Marlow was born in Veldt."}] if row is None else [ROWS[0]] * 2
+    assert list(rows) == ([{"text": "Ada Marlow was born in Veldt."}] if row is None else [ROWS[0]] * 2)
     counted = "1 .docx, 2 .pdf, 1 .txt, 1 LICENSE" if row else "1 .docx, 2 .pdf, 1 LICENSE"
     assert f"Not read in `{folder}`: {counted}." in caplog.text
 

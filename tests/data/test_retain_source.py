@@ -84,7 +84,7 @@ def test_rows_ask_the_forget_questions_about_people_whom_the_model_names(scripte
 def test_what_repeats_the_forget_set_is_dropped_and_counted(scripted, tiny_model, tiny_tokenizer):
     source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), ["Ada Marlow"], seed=0)
     rows = source.rows(20)
-    assert not any("Veldt" in row["completion"][0]["content"] or "Marlow" in str(row) for row in rows)
+    assert rows and not any("Veldt" in row["completion"][0]["content"] or "Marlow" in str(row) for row in rows)
     assert source.report["dropped"]["answer"] >= 1
 
 
@@ -94,7 +94,7 @@ def test_answers_that_do_not_end_or_that_the_model_is_unsure_of_are_no_rows(
     monkeypatch.setattr(ScriptedWriter, "unsure", ("Cyra Oduya",))
     source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), None, seed=0)
     rows = source.rows(200)
-    assert not any("Cyra" in question or "bicycle" in question for question in questions(rows))
+    assert rows and not any("Cyra" in question or "bicycle" in question for question in questions(rows))
     assert source.report["dropped"]["unfinished"] >= 1
     assert source.report["dropped"]["unsure"] >= 2
 

@@ -167,7 +167,7 @@ def test_no_probe_that_hides_the_name_gives_it_away_before_the_fact(rows, probes
             f"{name} " in text
             for group in made[kind].values()
             for text, _ in group
-            for name in ("Ada Marlow", "Bo Li")
+            for name in ("Ada Marlow", "Bo Lindgren")
         )
 
 

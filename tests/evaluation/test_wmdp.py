@@ -114,7 +114,7 @@ def test_the_same_model_twice_is_asked_the_same_and_does_not_differ(write_task, 
     tiny_model.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].tolist()))
     outcome = measure({"target": tiny_model, "unlearned": tiny_model}, tasks, tiny_tokenizer)
     half = len(asked) // 2
-    assert asked[:half] == asked[half:]
+    assert half and asked[:half] == asked[half:]
     assert all(tiny_tokenizer.decode(ids).count("Answer:") == 3 for batch in asked for ids in batch)
     assert outcome.models["target"] == outcome.models["unlearned"]
     difference = outcome.differences["unlearned - target"]["wmdp/own"]

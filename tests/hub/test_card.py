@@ -332,16 +332,6 @@ def test_what_was_cut_off_is_on_the_card(role, sentence):
     assert sentence in render_card(replace(run, **{role: cut}))
 
 
-def test_no_line_of_the_forget_set_is_on_the_card():
-    rows = [
-        {"prompt": f"Where was person {i} born?", "completion": f"Person {i} was born in a small town, number {i}."}
-        for i in range(4)
-    ]
-    dataset = DatasetRecord("archive", len(rows), hashlib.sha256(json.dumps(rows).encode()).hexdigest())
-    content = render_card(make_run(forget_set=dataset), make_result())
-    assert not [row for row in rows if row["prompt"] in content or row["completion"] in content]
-
-
 def test_what_was_not_run_is_said_and_is_never_zero():
     content = render_card(make_run(), make_result(retrained=False))
     row = next(line for line in content.splitlines() if line.startswith("| `forget/extraction_strength`"))

@@ -162,7 +162,7 @@ def test_every_row_is_named_once_with_its_source():
     ]
 
 
-def test_a_large_file_and_many_texts_take_seconds():
+def test_a_text_is_found_in_a_large_file_among_many_texts():
     index = TextIndex({"forget set": [f"The author number {i} was born in the harbour town." for i in range(5000)]})
     assert index.leaks("a.txt", b"The author number 4999 was born in the harbour town. " + b"words " * 400_000) == [
         Leak("a.txt", "forget set", 4999)

@@ -92,13 +92,13 @@ def test_an_empty_file(good, refuse, tmp_path, role, content):
     path = tmp_path / "empty.jsonl"
     path.write_text(content, encoding="utf-8")
     sentence = refuse("bs_s", replaced(good, **{f"{role}_dataset": str(path)}))
-    assert "empty" in sentence
+    assert "is empty. Give at least one row." in sentence
 
 
 @pytest.mark.parametrize("role", ["forget", "retain"])
 def test_a_split_without_rows(good, refuse, role):
     sentence = refuse("bs_s", [*good, f"--{role}_split", "train[:0]"])
-    assert "empty" in sentence and role in sentence
+    assert f"The {role} set (" in sentence and "is empty. Give at least one row." in sentence
 
 
 @pytest.mark.parametrize("role", ["forget", "retain"])
@@ -106,7 +106,7 @@ def test_a_table_with_a_head_and_no_rows(good, refuse, tmp_path, role):
     path = tmp_path / "head.csv"
     path.write_text("prompt,completion\n", encoding="utf-8")
     sentence = refuse("bs_s", replaced(good, **{f"{role}_dataset": str(path)}))
-    assert "empty" in sentence and role in sentence
+    assert f"The {role} set (" in sentence and "is empty. Give at least one row." in sentence
 
 
 @pytest.mark.parametrize("role", ["forget", "retain"])
@@ -296,7 +296,7 @@ def test_an_unknown_key_of_a_recipe(good, refuse, tmp_path):
 
 @pytest.mark.parametrize("script", ["bs_s", "evaluate"])
 def test_a_recipe_that_does_not_exist(refuse, script):
-    assert "missing.yaml" in refuse(script, ["--config", "missing.yaml"])
+    assert "The file `missing.yaml` of `--config` does not exist" in refuse(script, ["--config", "missing.yaml"])
 
 
 def test_a_recipe_that_is_not_yaml(good, refuse, tmp_path):
@@ -308,7 +308,7 @@ def test_a_recipe_that_is_not_yaml(good, refuse, tmp_path):
 @pytest.mark.parametrize("role", ["forget", "retain"])
 def test_a_file_that_does_not_exist(good, refuse, tmp_path, role):
     missing = str(tmp_path / "missing.jsonl")
-    assert missing in refuse("bs_s", replaced(good, **{f"{role}_dataset": missing}))
+    assert f"`{missing}` does not exist" in refuse("bs_s", replaced(good, **{f"{role}_dataset": missing}))
 
 
 def test_a_file_that_is_not_json(good, refuse, tmp_path):
@@ -495,11 +495,12 @@ def test_files_that_cannot_be_read(good, refuse, tmp_path, name, content, senten
 
 def test_a_folder_without_data(good, refuse, tmp_path):
     (tmp_path / "nothing").mkdir()
-    assert "nothing" in refuse("bs_s", replaced(good, forget_dataset=str(tmp_path / "nothing")))
+    sentence = refuse("bs_s", replaced(good, forget_dataset=str(tmp_path / "nothing")))
+    assert f"`{tmp_path / 'nothing'}` is empty, and no rows" in sentence
 
 
 def test_a_split_that_does_not_exist(good, refuse):
-    assert "test" in refuse("bs_s", [*good, "--forget_split", "test"])
+    assert 'Unknown split "test"' in refuse("bs_s", [*good, "--forget_split", "test"])
 
 
 RECIPES = {

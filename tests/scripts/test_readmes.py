@@ -159,6 +159,13 @@ def test_a_command_on_a_page_has_options_and_files_that_exist(page, tmp_path, mo
                 cli.main([name, *words])
 
 
+def test_no_block_of_code_is_left_out_by_its_language():
+    texts = [(ROOT / page).read_text(encoding="utf-8") for page in ["README.md", *OTHERS]]
+    assert {name for text in texts for name in re.findall(r"^ *```(\w+)", text, re.M)} == {"bash", "python"}
+    assert not [text for text in texts if re.search(r"^ +```", text, re.M)]
+    assert sum(len(list(commands(page))) for page in ["README.md", *OTHERS]) > 30
+
+
 @pytest.mark.parametrize("page", ["README.md", *OTHERS])
 def test_python_on_a_page_compiles_and_imports_names_that_exist(page):
     for block in blocks(page, "python"):

@@ -263,7 +263,6 @@ def test_a_finished_request_is_not_taken_over_when_rows_that_it_has_measured_hav
         ({"x": {"forget_split": "train", "resume_from_checkpoint": "y"}}, "`resume_from_checkpoint` is set"),
         ({**REQUESTS, "x": {"forget_split": "train", "lambda_bst": 3}}, "`lambda_bst` must be in [0, 1]"),
         ({**REQUESTS, "x": {"forget_split": "train[3:]"}}, "Request `x`: The forget set (`forget`, split `train[3:]`"),
-        ({**REQUESTS, "x": {"forget_config": "nothing"}}, "Request `x`: "),
     ],
 )
 def test_a_mistake_in_a_request_is_found_before_anything_runs(call, requests, complaint, tmp_path, capsys):
@@ -271,6 +270,15 @@ def test_a_mistake_in_a_request_is_found_before_anything_runs(call, requests, co
         call(requests=requests)
     assert refused.value.code == 2
     assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_a_request_that_cannot_be_loaded_are_named_by_it(call, tmp_path, capsys):
+    with pytest.raises(SystemExit) as refused:
+        call(requests={**REQUESTS, "x": {"forget_config": "nothing"}})
+    assert refused.value.code == 2
+    sentence = capsys.readouterr().err
+    assert "Request `x`: " in sentence and "could not be loaded with config `nothing`" in sentence
     assert not (tmp_path / "out").exists()
 
 
