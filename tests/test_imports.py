@@ -33,10 +33,11 @@ ALLOWED = {
     # The JSON form of its file, and the verdict in it.
     "results": {"records", "verdict"},
     "questions": {"results"},
-    "verdict": {"questions", "records", "results"},
+    "forgetting": {"questions", "results"},
+    "verdict": {"forgetting", "questions", "records", "results"},
     "beliefs": {"encoding", "generation"},
     "data": {"row_forms", "encoding", "token_scores", "names", "generation", "metrics"},
-    "hub": {"escaping", "names", "records", "results", "verdict"},
+    "hub": {"escaping", "forgetting", "names", "records", "results", "verdict"},
     "trainer": {
         "row_forms",
         "encoding",
@@ -51,7 +52,7 @@ ALLOWED = {
         "beliefs",
         "records",
         "results",
-        "verdict",
+        "forgetting",
         "hub",
     },
     "evaluation": {
@@ -68,7 +69,7 @@ ALLOWED = {
         "results",
         "verdict",
     },
-    "scripts": {"trainer", "data", "evaluation", "hub", "records", "results", "verdict", "row_forms"}
+    "scripts": {"trainer", "data", "evaluation", "forgetting", "hub", "records", "results", "verdict", "row_forms"}
     | {"encoding", "names", "subjects"},
     "cli": {"scripts"},
     "__main__": {"cli"},
@@ -77,7 +78,7 @@ ALLOWED = {
     "_trl": set(),
 }
 PLUMBING = {"_trl", "__init__"}
-STANDARD_LIBRARY_ONLY = {"escaping", "questions", "records", "results", "verdict"}
+STANDARD_LIBRARY_ONLY = {"escaping", "forgetting", "questions", "records", "results", "verdict"}
 
 
 def modules():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trl_unlearn.forgetting import broken_text, has_forgotten
 from trl_unlearn.results import (
     METRICS,
     MODEL_ROLES,
@@ -24,8 +25,6 @@ from trl_unlearn.verdict import (
     Answer,
     Score,
     Verdict,
-    broken_text,
-    has_forgotten,
     verdict,
 )
 

@@ -10,13 +10,12 @@ The rules stand in questions.py and [`_state`]; docs/verdict.md says them in wor
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from statistics import NormalDist
 
+from .forgetting import MEMORIZATION_MARGIN, broken_text, kept_share, kept_words, measured_metric, middle, quantile
 from .questions import KEEPING, QUESTIONS, STRANGERS, Measure, Question
 from .records import JsonRecord
 from .results import (
     METRICS,
-    STANDINS,
     UTILITY_MEANS,
     Difference,
     EvaluationResult,
@@ -25,8 +24,6 @@ from .results import (
 )
 
 
-# Extraction strength up to which no knowledge is needed: common words are guessed. Smaller differences are noise.
-MEMORIZATION_MARGIN = 0.1
 _LABELS = {metric.name: metric.label for metric in METRICS}
 PERHAPS = "Perhaps, as far as these rows tell: the interval of the difference reaches over the margin."
 # Beside a retrained model, beside the target alone, beside what any model has that knows nothing, and without numbers.
@@ -35,8 +32,6 @@ _LIKELIHOODS = {"more": "true answers likelier", "as": "true answers no likelier
 ANSWERS = ("as", "more", "less", _NEAR, _FAR, *_LIKELIHOODS.values(), "not measured")
 _LOST = "a term of model utility is 0"
 _NOTHING_TO_FORGET = "the target is as the retrained model here, so nothing shows that there was something to forget"
-# Fluency (stand-in) of broken text at most: models that babble had .18 to .54, retrained ones .83 to .90.
-_BROKEN = 0.6
 _OVER_FORGOTTEN = "over-forgotten, the forget rows look less familiar than rows that no model saw"
 
 
@@ -203,9 +198,9 @@ def _as_unlearned(result: EvaluationResult, role: str) -> EvaluationResult:
 def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> list[str]:
     """Sentences on what good answers do not see, and on a retrained model that is no model that never knew."""
     doubts = []
-    if _kept_share(result, role) and not answers[0].is_bad:
+    if kept_share(result, role) and not answers[0].is_bad:
         doubts.append(
-            f"{_kept_words(result, role)}, whatever the means say: their answers are nearer to the target's "
+            f"{kept_words(result, role)}, whatever the means say: their answers are nearer to the target's "
             "probability than to that of a model that never knew."
         )
     for question, answer in zip(QUESTIONS, answers, strict=True):
@@ -219,8 +214,8 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
         for question in QUESTIONS
         for one in question.measures
         if not one.is_stand_in
-        and (metric := _measured(one, result, beside)) is not None
-        and _measured(one, result) is None
+        and (metric := measured_metric(one, result, beside)) is not None
+        and measured_metric(one, result) is None
         and metric not in result.not_measured.get("unlearned", {})
     ]
     if beside == "target" and (broken := broken_text(result)) is not None:
@@ -228,18 +223,6 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
     if without:
         doubts.append(f"Measured of the {beside} model, and not of this one: {', '.join(without)}.")
     return doubts if beside == "target" else doubts + _doubts_of_reference(result)
-
-
-def _kept_share(result: EvaluationResult, role: str = "unlearned") -> float:
-    """Share of the forget rows that a model keeps, whatever its means say."""
-    rows = result.protocol.get("rows", {}).get("forget")
-    return result.protocol.get("kept_rows", {}).get(role, 0) / rows if rows else 0.0
-
-
-def _kept_words(result: EvaluationResult, role: str = "unlearned") -> str:
-    """How many of the forget rows a model keeps, in words."""
-    kept, rows = result.protocol["kept_rows"][role], result.protocol["rows"]["forget"]
-    return f"{kept} of {rows} forget rows {'is' if kept == 1 else 'are'} kept"
 
 
 def _doubts_of_reference(result: EvaluationResult) -> list[str]:
@@ -339,7 +322,7 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
     ]
     ranked, worse = [], "less" if question.text == KEEPING else "more"
     for measure, difference in apart:
-        metric, margin = _measured(measure, result), measure.margin
+        metric, margin = measured_metric(measure, result), measure.margin
         if margin is None:
             margin = (result.value("target", metric) or 0.0) / 2
             # An estimate of a distance may be negative: the target is no further off than the retrained model itself.
@@ -365,14 +348,9 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
     return ranked
 
 
-def _measured(measure: Measure, result: EvaluationResult, role: str = "unlearned") -> str | None:
-    """The first metric of a measure that a model has a number of."""
-    return next((name for name in measure.names if result.value(role, name) is not None), None)
-
-
 def _difference(measure: Measure, result: EvaluationResult) -> Difference | None:
     """The difference to the retrained model with its 95 % interval, or None."""
-    metric = _measured(measure, result)
+    metric = measured_metric(measure, result)
     if metric is None:
         return None
     paired = result.differences.get("unlearned - retrained", {}).get(metric)
@@ -381,16 +359,11 @@ def _difference(measure: Measure, result: EvaluationResult) -> Difference | None
         if None in pair or any(one.stderr is None or not _is_number(one.value, one.stderr) for one in pair):
             return None
         # Not of the same rows, so not paired: the errors add up as those of independent numbers.
-        value, reach = pair[0].value - pair[1].value, _quantile(1) * math.hypot(*(one.stderr for one in pair))
+        value, reach = pair[0].value - pair[1].value, quantile(1) * math.hypot(*(one.stderr for one in pair))
         paired = Difference(value, value - reach, value + reach, pair[0].n)
     if paired is None or not _is_number(paired.value, paired.low, paired.high):
         return None
     return paired if result.value("retrained", measure.beside or metric) is not None else None
-
-
-def _quantile(looks: int) -> float:
-    """Standard deviations of a two-sided 95 % interval that holds for all of some looks (Bonferroni)."""
-    return NormalDist().inv_cdf(1 - 0.025 / looks)
 
 
 def _unseen(difference: Difference) -> float:
@@ -406,7 +379,7 @@ def _state(difference: Difference, margin: float, looks: int, is_lost: bool = Fa
     # An equivalence test; that all measures must pass it corrects for their number.
     if -margin <= difference.low and difference.high <= margin:
         return "as", _unseen(difference) <= margin
-    wider = _quantile(looks) / _quantile(1)
+    wider = quantile(looks) / quantile(1)
     value = difference.value
     # A percentile interval need not contain the value.
     low = min(difference.low, value - wider * (value - difference.low))
@@ -421,11 +394,11 @@ def _state(difference: Difference, margin: float, looks: int, is_lost: bool = Fa
 
 def _beside_chance(question: str, measure: Measure, result: EvaluationResult) -> Answer | None:
     """The answer of a measure that needs no other model, if it has an error."""
-    metric = _measured(measure, result)
+    metric = measured_metric(measure, result)
     one = None if metric is None else result.get("unlearned", metric)
     if one is None or one.stderr is None or not _is_number(one.value, one.stderr):
         return None
-    value, reach = one.value - measure.nothing, _quantile(1) * one.stderr
+    value, reach = one.value - measure.nothing, quantile(1) * one.stderr
     difference = Difference(value, value - reach, value + reach, one.n)
     state, is_certain = _state(difference, measure.margin, 1)
     why = _OVER_FORGOTTEN if state == "less" else ""
@@ -436,9 +409,9 @@ def _beside_chance(question: str, measure: Measure, result: EvaluationResult) ->
 def _without_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[float, ...], Answer]]:
     """(severity, answer) of each measure with a value of the target, or of any model that knows nothing."""
     ranked, apart = [], result.differences.get("unlearned - target", {})
-    looks = sum(_measured(measure, result) in apart for measure in question.measures)
+    looks = sum(measured_metric(measure, result) in apart for measure in question.measures)
     for measure in question.measures:
-        metric = _measured(measure, result)
+        metric = measured_metric(measure, result)
         if measure.is_stand_in:
             answer = _beside_chance(question.text, measure, result)
             if answer is not None:
@@ -465,91 +438,15 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
             answer = Answer(*texts, margin=measure.margin, **numbers)
             ranked.append(((is_bad, is_bad is is_certain, -difference.low / measure.margin), answer))
             continue
-        bound = _middle(target, measure.nothing, measure.nothing + MEMORIZATION_MARGIN)
+        bound = middle(target, measure.nothing, measure.nothing + MEMORIZATION_MARGIN)
         is_near = value > bound
         # As far below a model that knows nothing as a model near the target is above it.
         is_over = measure.tells_both_ways and value < 2 * measure.nothing - bound
         distance, limit = abs(value - measure.nothing), bound - measure.nothing
         # One row has no error, and half of an answer may be its form.
         stderr = result.get("unlearned", metric).stderr
-        is_certain = stderr is not None and abs(distance - limit) > _quantile(1) * stderr
+        is_certain = stderr is not None and abs(distance - limit) > quantile(1) * stderr
         texts = question.text, _NEAR if is_near else _FAR, is_certain, is_near or is_over
         answer = Answer(*texts, _OVER_FORGOTTEN if is_over else "", **numbers)
         ranked.append(((answer.is_bad, answer.is_bad is is_certain, distance / limit), answer))
     return ranked
-
-
-def _middle(target: float, ignorant: float, least: float) -> float:
-    """The bound of forgetting: the middle between the target and a model that does not know, and at least `least`."""
-    return max((target + ignorant) / 2, least)
-
-
-def still_says(strength: float, target: float, retrained: float | None = None) -> bool:
-    """Whether an extraction strength is that of a model that has not forgotten; see [`has_forgotten`]."""
-    return strength > _middle(target, retrained or 0.0, MEMORIZATION_MARGIN)
-
-
-def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
-    """
-    Whether the unlearned model has forgotten by its own evaluation (None: not known), and a sentence with the figures.
-
-    It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
-    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`]. Nor has it if another measure of
-    the first question, such as its own answers, lies above that middle, and further than its error, or if it keeps a
-    larger share of the rows than that margin: few can be guessed.
-    """
-    metric = "forget/extraction_strength"
-    target, unlearned, retrained = (result.value(role, metric) for role in ("target", "unlearned", "retrained"))
-    missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
-    if missing:
-        return None, f"Whether it has forgotten is not known: `{metric}` of the {missing[0]} model was not measured."
-    bound = f"half of the target's {target:.3f}"
-    if retrained is not None:
-        bound = f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
-    if still_says(unlearned, target, retrained):
-        return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
-    if (figures := _still_said(result)) is not None:
-        return False, f"It has not forgotten: {figures}."
-    kept = _kept_share(result)
-    if kept > MEMORIZATION_MARGIN:
-        return False, f"It has not forgotten: {_kept_words(result)}, though `{metric}` is {unlearned:.3f}."
-    if target <= (retrained or 0.0) + MEMORIZATION_MARGIN:
-        floor = f"a retrained model's {retrained:.3f}" if retrained is not None else "a model that knows nothing"
-        return None, (
-            f"Whether it has forgotten is not known: `{metric}` of the target is {target:.3f}, hardly above {floor}. "
-            "Give rows that the target knows."
-        )
-    if unlearned > _middle(target, retrained or 0.0, 0.0):
-        bound = f"{MEMORIZATION_MARGIN}, up to which common words are guessed"
-    rest = f"; {_kept_words(result)}" if kept else ""
-    return True, f"`{metric}` is {unlearned:.3f}, not above {bound}{rest}."
-
-
-def broken_text(result: EvaluationResult) -> str | None:
-    """A sentence if the unlearned model babbles about the forget rows: it is told at once from one that never knew."""
-    metric = STANDINS["utility/fluency"]
-    fluency, retrained = (result.value(role, metric) for role in ("unlearned", "retrained"))
-    if fluency is None or fluency >= _BROKEN or (retrained is not None and retrained < _BROKEN):
-        return None
-    beside = "retrained models had .83 to .90" if retrained is None else f"the retrained model's {retrained:.3f}"
-    return (
-        "The answers to forget rows may be broken text, which no model that never knew gives: their fluency "
-        f"(`{metric}`) is {fluency:.3f}, and {beside}."
-    )
-
-
-def _still_said(result: EvaluationResult) -> str | None:
-    """Figures of a measure of saying that is certainly nearer to the target than to a model that never knew."""
-    for measure in QUESTIONS[0].measures:
-        metric = _measured(measure, result)
-        if metric is None or measure.nothing is None:
-            continue
-        one, target = result.get("unlearned", metric), result.value("target", metric)
-        has_retrained = result.models["retrained"] is not None
-        ignorant = result.value("retrained", metric) if has_retrained else measure.nothing
-        if target is None or ignorant is None or one.stderr is None:
-            continue
-        if one.value - _middle(target, ignorant, ignorant + MEMORIZATION_MARGIN) > _quantile(1) * one.stderr:
-            beside = f", not the retrained model's {ignorant:.3f}" if has_retrained else ""
-            return f"`{metric}` is {one.value:.3f}, near the target's {target:.3f}{beside}"
-    return None

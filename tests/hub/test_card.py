@@ -1,8 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-import hashlib
-import json
 import math
 import re
 from dataclasses import replace

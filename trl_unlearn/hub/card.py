@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from jinja2 import Environment, StrictUndefined
 
 from ..escaping import markdown, markdown_code, visible
+from ..forgetting import MEMORIZATION_MARGIN, has_forgotten
 from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun, quantization_label
 from ..results import (
     DIFFERENCES,
@@ -33,7 +34,7 @@ from ..results import (
     format_measurement,
     suite_of,
 )
-from ..verdict import MEMORIZATION_MARGIN, Verdict, has_forgotten, verdict
+from ..verdict import Verdict, verdict
 from .access import is_repo_id
 
 

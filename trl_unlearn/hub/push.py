@@ -22,8 +22,8 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError
 
+from ..forgetting import has_forgotten
 from ..records import UnlearningRun
-from ..verdict import has_forgotten
 from .access import (
     AGAIN,
     WAITS,

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.files import load_rows
 from ..evaluation.rows import encode_set
+from ..forgetting import has_forgotten, still_says
 from ..hub.folder import RunFolder, weights_sha256
 from ..records import ChainLink, RequestLedger, ServedRequest, UnlearningRun
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.twin_models import extraction_strength
-from ..verdict import has_forgotten, still_says
 from .arguments import UnlearnModelConfig
 from .models import quantize_as_trained, take_as_target
 from .sources import recorded_models

@@ -16,9 +16,9 @@ from accelerate import PartialState
 
 from ..data.files import load_rows
 from ..data.retain_source import RetainSource
+from ..forgetting import broken_text, has_forgotten
 from ..hub.push import save_merged
 from ..results import Measurement
-from ..verdict import broken_text, has_forgotten
 from . import unlearn
 from .arguments import RETRAINED, DataArguments, ForgetArguments, as_options, given_options, parse
 from .chain import FORGET, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger

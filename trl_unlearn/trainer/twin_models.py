@@ -24,12 +24,12 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import ENCODED_COLUMNS, closing_token_id, pad_rows, spread_evenly, without_end
+from ..forgetting import MEMORIZATION_MARGIN
 from ..generation import key_seed
 from ..metrics import ExtractionStrength
 from ..objectives.retain import nll
 from ..subjects import MovedAnswers, rows_under_names
 from ..token_scores import TokenScores, score_batch, score_rows
-from ..verdict import MEMORIZATION_MARGIN
 from .checkpointing import read_state, write_state
 from .logs import say
 from .reference import copy_of

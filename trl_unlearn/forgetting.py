@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: 2026 The trl-unlearn authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whether a model has forgotten: the gate of a push, of exit codes and of the ledger. Standard library only."""
+
+from statistics import NormalDist
+
+from .questions import QUESTIONS, Measure
+from .results import STANDINS, EvaluationResult
+
+
+# Extraction strength up to which no knowledge is needed: common words are guessed. Smaller differences are noise.
+MEMORIZATION_MARGIN = 0.1
+# Fluency (stand-in) of broken text at most: models that babble had .18 to .54, retrained ones .83 to .90.
+_BROKEN = 0.6
+
+
+def measured_metric(measure: Measure, result: EvaluationResult, role: str = "unlearned") -> str | None:
+    """The first metric of a measure that a model has a number of."""
+    return next((name for name in measure.names if result.value(role, name) is not None), None)
+
+
+def quantile(looks: int) -> float:
+    """Standard deviations of a two-sided 95 % interval that holds for all of some looks (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - 0.025 / looks)
+
+
+def kept_share(result: EvaluationResult, role: str = "unlearned") -> float:
+    """Share of the forget rows that a model keeps, whatever its means say."""
+    rows = result.protocol.get("rows", {}).get("forget")
+    return result.protocol.get("kept_rows", {}).get(role, 0) / rows if rows else 0.0
+
+
+def kept_words(result: EvaluationResult, role: str = "unlearned") -> str:
+    """How many of the forget rows a model keeps, in words."""
+    kept, rows = result.protocol["kept_rows"][role], result.protocol["rows"]["forget"]
+    return f"{kept} of {rows} forget rows {'is' if kept == 1 else 'are'} kept"
+
+
+def middle(target: float, ignorant: float, least: float) -> float:
+    """The bound of forgetting: the middle between the target and a model that does not know, and at least `least`."""
+    return max((target + ignorant) / 2, least)
+
+
+def still_says(strength: float, target: float, retrained: float | None = None) -> bool:
+    """Whether an extraction strength is that of a model that has not forgotten; see [`has_forgotten`]."""
+    return strength > middle(target, retrained or 0.0, MEMORIZATION_MARGIN)
+
+
+def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
+    """
+    Whether the unlearned model has forgotten by its own evaluation (None: not known), and a sentence with the figures.
+
+    It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
+    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`]. Nor has it if another measure of
+    the first question, such as its own answers, lies above that middle, and further than its error, or if it keeps a
+    larger share of the rows than that margin: few can be guessed.
+    """
+    metric = "forget/extraction_strength"
+    target, unlearned, retrained = (result.value(role, metric) for role in ("target", "unlearned", "retrained"))
+    missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
+    if missing:
+        return None, f"Whether it has forgotten is not known: `{metric}` of the {missing[0]} model was not measured."
+    bound = f"half of the target's {target:.3f}"
+    if retrained is not None:
+        bound = f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
+    if still_says(unlearned, target, retrained):
+        return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
+    if (figures := _still_said(result)) is not None:
+        return False, f"It has not forgotten: {figures}."
+    kept = kept_share(result)
+    if kept > MEMORIZATION_MARGIN:
+        return False, f"It has not forgotten: {kept_words(result)}, though `{metric}` is {unlearned:.3f}."
+    if target <= (retrained or 0.0) + MEMORIZATION_MARGIN:
+        floor = f"a retrained model's {retrained:.3f}" if retrained is not None else "a model that knows nothing"
+        return None, (
+            f"Whether it has forgotten is not known: `{metric}` of the target is {target:.3f}, hardly above {floor}. "
+            "Give rows that the target knows."
+        )
+    if unlearned > middle(target, retrained or 0.0, 0.0):
+        bound = f"{MEMORIZATION_MARGIN}, up to which common words are guessed"
+    rest = f"; {kept_words(result)}" if kept else ""
+    return True, f"`{metric}` is {unlearned:.3f}, not above {bound}{rest}."
+
+
+def broken_text(result: EvaluationResult) -> str | None:
+    """A sentence if the unlearned model babbles about the forget rows: it is told at once from one that never knew."""
+    metric = STANDINS["utility/fluency"]
+    fluency, retrained = (result.value(role, metric) for role in ("unlearned", "retrained"))
+    if fluency is None or fluency >= _BROKEN or (retrained is not None and retrained < _BROKEN):
+        return None
+    beside = "retrained models had .83 to .90" if retrained is None else f"the retrained model's {retrained:.3f}"
+    return (
+        "The answers to forget rows may be broken text, which no model that never knew gives: their fluency "
+        f"(`{metric}`) is {fluency:.3f}, and {beside}."
+    )
+
+
+def _still_said(result: EvaluationResult) -> str | None:
+    """Figures of a measure of saying that is certainly nearer to the target than to a model that never knew."""
+    for measure in QUESTIONS[0].measures:
+        metric = measured_metric(measure, result)
+        if metric is None or measure.nothing is None:
+            continue
+        one, target = result.get("unlearned", metric), result.value("target", metric)
+        has_retrained = result.models["retrained"] is not None
+        ignorant = result.value("retrained", metric) if has_retrained else measure.nothing
+        if target is None or ignorant is None or one.stderr is None:
+            continue
+        if one.value - middle(target, ignorant, ignorant + MEMORIZATION_MARGIN) > quantile(1) * one.stderr:
+            beside = f", not the retrained model's {ignorant:.3f}" if has_retrained else ""
+            return f"`{metric}` is {one.value:.3f}, near the target's {target:.3f}{beside}"
+    return None
