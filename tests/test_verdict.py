@@ -35,8 +35,10 @@ SUITES = ["tofu", "privacy", "robustness", "distribution", "depth", "elicitation
 STRANGERS = "forget/strangers_auc"
 # Only an unlearned model has an adapter to take off.
 OFF = ["robustness/adapter_off", "robustness/adapter_off_facts"]
+# So many that none of them can hide: with fewer, no number with a margin of .02 is certain.
+ROWS = 200
 # Of the target and of the retrained model.
-KNOWN, UNKNOWN = 0.9, 0.5
+KNOWN, UNKNOWN = 1.0, 0.5
 
 
 def planted(changes=None, target=KNOWN, **fields):
@@ -53,12 +55,12 @@ def planted(changes=None, target=KNOWN, **fields):
             continue
         value, reach = change
         for role, level in (("target", target), ("unlearned", UNKNOWN + value), ("retrained", UNKNOWN)):
-            models[role][metric] = Measurement(level, 40, 0.001)
+            models[role][metric] = Measurement(level, ROWS, 0.001)
         for key, apart in (("unlearned - target", UNKNOWN + value - target), ("unlearned - retrained", value)):
-            differences[key][metric] = Difference(apart, apart - reach, apart + reach, 40)
+            differences[key][metric] = Difference(apart, apart - reach, apart + reach, ROWS)
     # What stands beside the adapter's base.
     for role, level in (("target", target), ("retrained", UNKNOWN)):
-        models[role]["robustness/relearned_0_steps"] = Measurement(level, 40, 0.001)
+        models[role]["robustness/relearned_0_steps"] = Measurement(level, ROWS, 0.001)
     values = {"parity": "strict", "suites": SUITES, "protocol": {}, "environment": {}}
     return EvaluationResult(**(values | {"models": models, "differences": differences} | fields))
 
@@ -270,6 +272,12 @@ def test_a_good_answer_names_the_suites_that_were_not_asked():
 def test_rows_that_a_mean_hides_are_counted():
     kept = {"kept_rows": {"unlearned": 1, "second_retrained": 0}, "rows": {"forget": 24}}
     assert verdict(planted(protocol=kept)).doubts[0].startswith("1 of 24 forget rows is kept, whatever the means say")
+    # Of the rows that the target knows, and without a target by what is likelier than not.
+    some = {"kept_rows": {"unlearned": 2}, "rows": {"forget": 24}, "known_rows": 5}
+    assert verdict(planted(protocol=some)).doubts[0].startswith("2 of 5 forget rows that the target knows are kept")
+    alone = planted(protocol=some | {"known_rows": 24})
+    alone.models["target"] = None
+    assert "is nearer to 1 than to that of a model that never knew." in verdict(alone).doubts[0]
     # Where the answer is a fault, it says more than a row.
     known = planted({"forget/rougeL_recall": (0.4, 0.01)}, protocol=kept)
     assert not verdict(known).doubts and not verdict(planted(protocol=kept), "retrained").doubts
@@ -331,7 +339,7 @@ def test_a_retrained_model_that_may_know_the_rows_or_is_damaged_is_named():
     assert not verdict(result).doubts
     damaged = with_target(result, {"retain/probability": (0.4, 0.01), "utility/fluency": (0.4, 0.01)})
     assert verdict(damaged).doubts == [
-        "The retrained model itself works worse than the target (`retain/probability` 0.500 beside 0.900): a model "
+        "The retrained model itself works worse than the target (`retain/probability` 0.500 beside 1.000): a model "
         "that works as it does may be damaged, too."
     ]
     assert not verdict(with_target(result, {"retain/probability": (0.06, 0.02)})).doubts
@@ -339,6 +347,86 @@ def test_a_retrained_model_that_may_know_the_rows_or_is_damaged_is_named():
     assert verdict(alone).doubts == [
         "The target was not evaluated, so nothing shows that there was something to forget."
     ]
+
+
+def test_a_retrained_model_that_says_the_rows_itself_is_named_and_shows_no_forgetting():
+    result = planted()
+    for strength, is_fit in ((0.45, True), (0.55, False)):
+        result.models["retrained"]["forget/extraction_strength"] = Measurement(strength, ROWS, 0.01)
+        result.models["unlearned"]["forget/extraction_strength"] = Measurement(strength, ROWS, 0.01)
+        assert has_forgotten(result)[0] is (True if is_fit else None)
+        assert any("The retrained model itself says them" in one for one in verdict(result).doubts) != is_fit
+    for known, is_fit in ((2, True), (9, False)):
+        protocol = {"rows": {"forget": 80}, "known_rows": 80, "known_to_retrained": known}
+        sentence = f"The retrained model itself gives {known} of 80 forget rows a probability as the target does"
+        assert any(sentence in one for one in verdict(planted(protocol=protocol)).doubts) != is_fit
+        assert has_forgotten(planted(protocol=protocol))[0] is (True if is_fit else None)
+
+
+def test_a_model_is_no_reference_for_itself():
+    digests = {"target": {"a": "1"}, "unlearned": {"a": "2"}, "retrained": {"a": "2"}}
+    result = planted(protocol={"weights_sha256": digests})
+    actual = verdict(result)
+    assert actual.doubts[0] == "The retrained model has the weights of this one, and is no reference: it was left out."
+    assert actual.score is None and {answer.beside for answer in actual.answers} <= {"target", "chance"}
+    assert has_forgotten(result)[0] is None
+    others = planted(protocol={"weights_sha256": digests | {"retrained": {"a": "3"}, "second_retrained": {"a": "3"}}})
+    assert verdict(others).doubts == [
+        "The second retrained model has the weights of the first, and shows no noise floor."
+    ]
+    # A model on the Hub that is not in the cache has no digest.
+    assert not verdict(planted(protocol={"weights_sha256": {"target": {"a": "1"}}})).doubts
+
+
+def test_numbers_that_could_show_nothing_are_named_and_make_no_other_one_weaker():
+    names = [measure.names[0] for measure in QUESTIONS[0].measures]
+    # Beyond 0.05 by more than 1.96 standard errors, and not by 2.58.
+    change, told_apart = {names[0]: (0.16, 0.1)}, dict.fromkeys(names, (0.6, 0.01))
+    assert not answers(with_target(planted(change), told_apart))[SAY].is_certain
+    blind = with_target(planted(change), told_apart | dict.fromkeys(names[1:], (0.0, 0.01)))
+    assert answers(blind)[SAY].is_certain
+    good = with_target(planted(), told_apart | {names[1]: (0.0, 0.01), names[2]: (0.0, 0.01)})
+    assert verdict(good).doubts == [
+        'No part of the answer to "Does it say it?", because the target is as the retrained model here: '
+        f"`{names[1]}`, `{names[2]}`."
+    ]
+
+
+def test_a_part_of_the_rows_is_said_to_be_one():
+    rows = {"rows": {"forget": 100}, "max_eval_rows": 100}
+    sentence = "100 forget rows were judged (`max_eval_rows`). Rows between them may be kept."
+    assert verdict(planted(protocol=rows)).doubts == [sentence]
+    assert not verdict(planted(protocol=rows | {"max_eval_rows": 200})).doubts
+    assert not verdict(planted(protocol=rows | {"quick": {}})).doubts
+
+
+def test_numbers_that_prove_less_than_they_seem_to_are_doubts_and_without_a_verdict_notes():
+    protocol = {"rows": {"forget": 24, "holdout": 24}, "repeated_rows": {"forget": 3}, "members_in_holdout": 2}
+    protocol |= {"attacks": {"rows": {"benign": 8}, "blunt": ["relearning_whole"]}}
+    result = planted(protocol=protocol)
+    cautions = result.cautions()
+    assert len(cautions) == 4 and verdict(result).doubts == cautions
+    assert not set(cautions) & set(result.notes())
+    without_verdict = replace(result, models=result.models | {"unlearned": None})
+    assert set(cautions) <= set(without_verdict.notes())
+    assert not set(cautions) & set(verdict(with_target(result, {}), "target").doubts)
+
+
+def test_fluent_answers_to_forget_rows_show_nothing_that_is_kept():
+    others = {name: None for one in QUESTIONS[-1].measures for name in one.names if "fluency" not in name}
+    assert answers(planted(others))[WORK].words == ("Not measured: only the fluency of answers is; give retain rows.")
+    assert answers(planted(others | {"utility/fluency": (-0.3, 0.01)}))[WORK].answer == "less"
+
+
+def test_a_few_rows_far_from_the_target_are_no_certainty():
+    for rows, words in ((3, "Far from the target, as far as these rows tell."), (12, "Far from the target.")):
+        models = {
+            role: {"forget/extraction_strength": Measurement(strength, rows, 0.0)}
+            for role, strength in (("target", 1.0), ("unlearned", 0.0))
+        }
+        actual = verdict(planted(models=models | {"retrained": None}, differences={}))
+        assert actual.answers[0].words == words
+        assert any(note.startswith("Perhaps, as far as these rows tell") for note in actual.notes) == (rows == 3)
 
 
 def test_scores_that_are_no_numbers_are_no_answer_unless_another_number_gives_one():
@@ -377,7 +465,7 @@ def test_without_a_retrained_model_the_target_is_the_yardstick_and_it_is_said_wh
     assert words == ["Far from the target."] * 4 + ["Near the target."] and not any(a.is_bad for a in actual.answers)
     assert not any("never knew" in word for word in words) and "No retrained model was evaluated" in actual.notes[-1]
     # Half of what the target says, and all of it.
-    for value, answer in ((-0.05, "far from the target"), (0.0, "near the target"), (0.4, "near the target")):
+    for value, answer in ((0.0, "far from the target"), (0.05, "near the target"), (0.4, "near the target")):
         changed = planted(forgotten | kept | {"forget/extraction_strength": (value, 0.01)})
         assert answers(without_retrained(changed))[SAY].answer == answer
 
@@ -517,7 +605,7 @@ def test_the_file_holds_the_verdict_which_is_computed_and_never_read(tmp_path):
     data = json.loads(path.read_text())
     first = data["verdict"]["answers"][0]
     assert (first["question"], first["answer"], first["metric"]) == (SAY, "more", "forget/extraction_strength")
-    assert first["difference"] == {"value": 0.3, "low": 0.29, "high": 0.31, "n": 40} and first["margin"] == 0.05
+    assert first["difference"] == {"value": 0.3, "low": 0.29, "high": 0.31, "n": ROWS} and first["margin"] == 0.05
     first["answer"] = "as"
     path.write_text(json.dumps(data))
     assert EvaluationResult.load(path) == result and EvaluationResult.load(path).to_dict() == result.to_dict()
@@ -591,6 +679,26 @@ def test_a_model_whose_own_answers_are_near_the_target_beyond_their_error_has_no
     assert verdict(result).answers[0].brief == ("near the target" if is_certain else "perhaps near the target")
 
 
+def test_one_row_that_is_said_as_the_target_says_it_is_not_forgotten():
+    models = {
+        role: {"forget/extraction_strength": Measurement(strength), "forget/fact_recall": Measurement(1.0)}
+        for role, strength in (("target", 1.0), ("unlearned", 0.0))
+    }
+    forgotten, why = has_forgotten(planted(models=models | {"retrained": None}, differences={}))
+    assert forgotten is False and "`forget/fact_recall` is 1.000, near the target's 1.000" in why
+
+
+def test_numbers_that_are_not_finite_open_no_gate():
+    result = planted({"forget/extraction_strength": (-0.4, 0.01), "forget/rougeL_recall": (0.45, 0.01)})
+    assert has_forgotten(result)[0] is False
+    result.models["retrained"]["forget/rougeL_recall"] = Measurement(math.nan, ROWS, math.nan)
+    assert has_forgotten(result)[0] is False
+    metric = "forget/extraction_strength"
+    broken = planted({metric: None}, not_measured={"unlearned": {metric: Unmeasured(2, 40)}})
+    forgotten, why = has_forgotten(broken)
+    assert forgotten is False and "scores of this model are not finite" in why
+
+
 @pytest.mark.parametrize(("recall", "stderr", "forgotten"), [(0.9, 0.05, False), (0.9, 0.2, True), (0.6, 0.01, True)])
 def test_a_model_whose_own_answers_are_nearer_to_the_target_than_to_a_retrained_one_has_not_forgotten(
     recall, stderr, forgotten
@@ -628,11 +736,13 @@ def test_a_model_that_keeps_more_than_a_tenth_of_the_rows_has_not_forgotten(kept
     assert why.endswith(words) if forgotten else why.startswith(words)
 
 
+@pytest.mark.parametrize("reach", [0.0, 1e-3])
 @pytest.mark.parametrize(("n", "is_certain"), [(2, False), (71, False), (72, True), (None, True)])
-def test_rows_without_a_difference_prove_none_only_in_number(n, is_certain):
+def test_rows_without_a_difference_prove_none_only_in_number(n, is_certain, reach):
     metric = "forget/extraction_strength"
     result = planted({measure.names[0]: None for _, measure in MEASURES if measure.names[0] != metric})
-    apart = {"unlearned - retrained": {metric: Difference(0.0, 0.0, 0.0, n)}}
+    # Nor does a crumb of a difference in one of them.
+    apart = {"unlearned - retrained": {metric: Difference(0.0, -reach, reach, n)}}
     answer = verdict(replace(result, differences=apart)).answers[0]
     assert (answer.answer, answer.is_certain) == ("as", is_certain)
 

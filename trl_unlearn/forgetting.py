@@ -27,14 +27,38 @@ def quantile(looks: int) -> float:
 
 def kept_share(result: EvaluationResult, role: str = "unlearned") -> float:
     """Share of the forget rows that a model keeps, whatever its means say."""
-    rows = result.protocol.get("rows", {}).get("forget")
-    return result.protocol.get("kept_rows", {}).get(role, 0) / rows if rows else 0.0
+    known = _known_rows(result)
+    return result.protocol.get("kept_rows", {}).get(role, 0) / known if known else 0.0
 
 
 def kept_words(result: EvaluationResult, role: str = "unlearned") -> str:
     """How many of the forget rows a model keeps, in words."""
-    kept, rows = result.protocol["kept_rows"][role], result.protocol["rows"]["forget"]
-    return f"{kept} of {rows} forget rows {'is' if kept == 1 else 'are'} kept"
+    kept, rows, known = result.protocol["kept_rows"][role], result.protocol["rows"]["forget"], _known_rows(result)
+    those = "" if known == rows else " that the target knows"
+    return f"{kept} of {known} forget rows{those} {'is' if kept == 1 else 'are'} kept"
+
+
+def _known_rows(result: EvaluationResult) -> int:
+    """Forget rows that the target knows; in earlier records, all rows."""
+    return result.protocol.get("known_rows", result.protocol.get("rows", {}).get("forget", 0))
+
+
+def has_same_weights(result: EvaluationResult, one: str, other: str) -> bool:
+    """Whether two roles of an evaluation are one model."""
+    digests = result.protocol.get("weights_sha256") or {}
+    return bool(digests.get(one)) and digests[one] == digests.get(other)
+
+
+def unfit_reference(result: EvaluationResult) -> str | None:
+    """Why the retrained model may have known the forget rows, by what it says of them; None if nothing shows it."""
+    metric = "forget/extraction_strength"
+    target, retrained = result.value("target", metric), result.value("retrained", metric)
+    if None not in (target, retrained) and still_says(retrained, target):
+        return f"the retrained model itself says them (`{metric}` {retrained:.3f}, target {target:.3f})"
+    known, own = _known_rows(result), result.protocol.get("known_to_retrained", 0)
+    if known and own / known > MEMORIZATION_MARGIN:
+        return f"the retrained model itself gives {own} of {known} forget rows a probability as the target does"
+    return None
 
 
 def middle(target: float, ignorant: float, least: float) -> float:
@@ -54,9 +78,11 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
     a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`]. Nor has it if another measure of
     the first question, such as its own answers, lies above that middle, and further than its error, or if it keeps a
-    larger share of the rows than that margin: few can be guessed.
+    larger share of the rows than that margin: few can be guessed. Scores that are not finite show no forgetting.
     """
     metric = "forget/extraction_strength"
+    if metric in result.not_measured.get("unlearned", {}):
+        return False, f"That it has forgotten is not shown: scores of this model are not finite (`{metric}`)."
     target, unlearned, retrained = (result.value(role, metric) for role in ("target", "unlearned", "retrained"))
     missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
     if missing:
@@ -71,12 +97,16 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     kept = kept_share(result)
     if kept > MEMORIZATION_MARGIN:
         return False, f"It has not forgotten: {kept_words(result)}, though `{metric}` is {unlearned:.3f}."
+    if has_same_weights(result, "unlearned", "retrained"):
+        return None, "Whether it has forgotten is not known: the retrained model has the weights of this one."
     if target <= (retrained or 0.0) + MEMORIZATION_MARGIN:
         floor = f"a retrained model's {retrained:.3f}" if retrained is not None else "a model that knows nothing"
         return None, (
             f"Whether it has forgotten is not known: `{metric}` of the target is {target:.3f}, hardly above {floor}. "
             "Give rows that the target knows."
         )
+    if (unfit := unfit_reference(result)) is not None:
+        return None, f"Whether it has forgotten is not known: {unfit}."
     if unlearned > middle(target, retrained or 0.0, 0.0):
         bound = f"{MEMORIZATION_MARGIN}, up to which common words are guessed"
     rest = f"; {kept_words(result)}" if kept else ""
@@ -103,11 +133,14 @@ def _still_said(result: EvaluationResult) -> str | None:
         if metric is None or measure.nothing is None:
             continue
         one, target = result.get("unlearned", metric), result.value("target", metric)
-        has_retrained = result.models["retrained"] is not None
-        ignorant = result.value("retrained", metric) if has_retrained else measure.nothing
-        if target is None or ignorant is None or one.stderr is None:
+        retrained = result.value("retrained", metric)
+        ignorant = measure.nothing if retrained is None else retrained
+        if target is None:
             continue
-        if one.value - middle(target, ignorant, ignorant + MEMORIZATION_MARGIN) > quantile(1) * one.stderr:
-            beside = f", not the retrained model's {ignorant:.3f}" if has_retrained else ""
+        over = one.value - middle(target, ignorant, ignorant + MEMORIZATION_MARGIN)
+        # One row has no error, and half of its answer may be its form.
+        is_said = one.value > target - MEMORIZATION_MARGIN if one.stderr is None else over > quantile(1) * one.stderr
+        if is_said and over > 0:
+            beside = "" if retrained is None else f", not the retrained model's {retrained:.3f}"
             return f"`{metric}` is {one.value:.3f}, near the target's {target:.3f}{beside}"
     return None

@@ -407,8 +407,23 @@ class EvaluationResult(JsonRecord):
             if any(differences):
                 yield group, name, differences
 
+    def cautions(self) -> list[str]:
+        """Sentences on numbers that prove less than they seem to."""
+        cautions = _attack_notes(self.protocol["attacks"]) if "attacks" in self.protocol else []
+        cautions += [
+            f"{count} of {self.protocol['rows'][name]} rows of the {name} set repeat another one. Errors and "
+            "intervals take them for different rows, and are too narrow."
+            for name, count in self.protocol.get("repeated_rows", {}).items()
+        ]
+        if count := self.protocol.get("members_in_holdout"):
+            cautions.append(
+                f"{count} of {self.protocol['rows']['holdout']} held-out rows stand in the forget or the retain set, "
+                "which models were trained on: membership attacks prove little."
+            )
+        return cautions
+
     def notes(self) -> list[str]:
-        """Sentences that must stand below a table of these results."""
+        """Sentences that must stand below a table of these results, beside those of the verdict on them."""
         notes = []
         if "tofu" in self.suites:
             notes.append(
@@ -436,18 +451,8 @@ class EvaluationResult(JsonRecord):
                 "These probes say nothing, because the target itself is hardly above a model that does not know: "
                 f"{', '.join(f'`{name}`' for name in blind)}."
             )
-        if "attacks" in self.protocol:
-            notes += _attack_notes(self.protocol["attacks"])
-        notes += [
-            f"{count} of {self.protocol['rows'][name]} rows of the {name} set repeat another one, which errors and "
-            "intervals do not know: they are too narrow."
-            for name, count in self.protocol.get("repeated_rows", {}).items()
-        ]
-        if count := self.protocol.get("members_in_holdout"):
-            notes.append(
-                f"{count} of {self.protocol['rows']['holdout']} held-out rows stand in the forget or the retain set, "
-                "which models were trained on: membership attacks prove little."
-            )
+        # They are doubts of a verdict.
+        notes += self.cautions() if self.models["unlearned"] is None else []
         if none := [kind for kind, count in self.protocol.get("near_facts", {}).items() if not count]:
             notes.append(
                 f"Not measured, because no retain row has such a fact in common with the forget rows: "

@@ -11,7 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from .forgetting import MEMORIZATION_MARGIN, broken_text, kept_share, kept_words, measured_metric, middle, quantile
+from .forgetting import (
+    MEMORIZATION_MARGIN,
+    broken_text,
+    has_same_weights,
+    kept_share,
+    kept_words,
+    measured_metric,
+    middle,
+    quantile,
+    unfit_reference,
+)
 from .questions import KEEPING, QUESTIONS, STRANGERS, Measure, Question
 from .records import JsonRecord
 from .results import (
@@ -25,7 +35,10 @@ from .results import (
 
 
 _LABELS = {metric.name: metric.label for metric in METRICS}
-PERHAPS = "Perhaps, as far as these rows tell: the interval of the difference reaches over the margin."
+PERHAPS = (
+    "Perhaps, as far as these rows tell: the interval reaches over the margin, or there are too few rows to rule out "
+    "that some differ."
+)
 # Beside a retrained model, beside the target alone, beside what any model has that knows nothing, and without numbers.
 _NEAR, _FAR, _CHANCE = "near the target", "far from the target", "chance"
 _LIKELIHOODS = {"more": "true answers likelier", "as": "true answers no likelier", "less": "true answers less likely"}
@@ -69,7 +82,9 @@ class Answer:
         elif self.answer in ("more", "less"):
             words = f"{words} than a model that never knew"
         elif self.beside == _CHANCE:
-            words = f"{words} than answers about other people{'' if self.is_bad else self._limit}"
+            words = f"{words} than answers about other people"
+        if self.beside in ("target", _CHANCE) and not self.is_bad:
+            words += self._limit
         return f"{words[0].upper()}{words[1:]}{self.why and f': {self.why}'}."
 
     @property
@@ -148,7 +163,7 @@ class Verdict(JsonRecord):
             notes.append(
                 f"As the retrained model in {self.score.alike} of {self.score.measured} measurements{beside}."
             )
-        if any(answer.beside in ("retrained", _CHANCE) and not answer.is_certain for answer in self.answers):
+        if any(answer.beside is not None and not answer.is_certain for answer in self.answers):
             notes.append(PERHAPS)
         if any(answer.beside == "target" for answer in self.answers):
             notes.append(
@@ -169,6 +184,10 @@ def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None
         return None
     if role != "unlearned":
         result = _as_unlearned(result, role)
+    if has_same_weights(result, role, "retrained"):
+        # A model is no reference for itself.
+        differences = {key: apart for key, apart in result.differences.items() if "retrained" not in key}
+        result = replace(result, models=result.models | {"retrained": None}, differences=differences)
     void = [role for role in ("target", "retrained") if result.value(role, UTILITY_MEANS[0]) == 0]
     if void:
         counted = {
@@ -198,16 +217,29 @@ def _as_unlearned(result: EvaluationResult, role: str) -> EvaluationResult:
 def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> list[str]:
     """Sentences on what good answers do not see, and on a retrained model that is no model that never knew."""
     doubts = []
+    if has_same_weights(result, role, "retrained"):
+        doubts.append("The retrained model has the weights of this one, and is no reference: it was left out.")
+    if has_same_weights(result, "retrained", "second_retrained"):
+        doubts.append("The second retrained model has the weights of the first, and shows no noise floor.")
     if kept_share(result, role) and not answers[0].is_bad:
+        beside = "1" if result.models["target"] is None else "the target's"
         doubts.append(
-            f"{kept_words(result, role)}, whatever the means say: their answers are nearer to the target's "
-            "probability than to that of a model that never knew."
+            f"{kept_words(result, role)}, whatever the means say: the probability of their answers is nearer to "
+            f"{beside} than to that of a model that never knew."
         )
+    judged, limit = result.protocol.get("rows", {}).get("forget"), result.protocol.get("max_eval_rows")
+    if judged is not None and judged == limit and "quick" not in result.protocol:
+        doubts.append(f"{judged} forget rows were judged (`max_eval_rows`). Rows between them may be kept.")
     for question, answer in zip(QUESTIONS, answers, strict=True):
         # A quick evaluation, and one beside answers about others, say that they see less.
         is_said = "quick" in result.protocol or answer.beside == _CHANCE
         if answer.tone == "good" and not is_said and (not_run := _suites_not_run(question, result)):
             doubts.append(f'Not run, and so not in the answer to "{question.text}": {", ".join(not_run)}.')
+        if answer.tone == "good" and (blind := _blind_metrics(question, result)):
+            doubts.append(
+                f'No part of the answer to "{question.text}", because the target is as the retrained model here: '
+                f"{', '.join(f'`{metric}`' for metric in blind)}."
+            )
     beside = "target" if result.models["retrained"] is None else "retrained"
     without = [
         f"`{metric}`"
@@ -222,6 +254,8 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
         doubts.append(broken)
     if without:
         doubts.append(f"Measured of the {beside} model, and not of this one: {', '.join(without)}.")
+    if role == "unlearned":
+        doubts += result.cautions()
     return doubts if beside == "target" else doubts + _doubts_of_reference(result)
 
 
@@ -229,7 +263,9 @@ def _doubts_of_reference(result: EvaluationResult) -> list[str]:
     """Why the retrained model may be no reference."""
     if result.models["target"] is None:
         return ["The target was not evaluated, so nothing shows that there was something to forget."]
-    doubts, known = [], _beside_chance("", STRANGERS, _as_unlearned(result, "retrained"))
+    unfit = unfit_reference(result)
+    doubts = [] if unfit is None else [f"{unfit[0].upper()}{unfit[1:]}: it may have been trained on them."]
+    known = _beside_chance("", STRANGERS, _as_unlearned(result, "retrained"))
     if known is not None and known.is_certain and known.answer == _LIKELIHOODS["more"]:
         doubts.append(
             f"The retrained model itself finds true answers likelier than answers about other people (AUC "
@@ -294,8 +330,11 @@ def _answer(question: Question, result: EvaluationResult) -> Answer:
         why = f"scores of this model are not finite (`{broken[0]}`)"
         return Answer(question.text, "not measured", why=why)
     if ranked:
-        if has_retrained and _is_blind(question, result):
+        if has_retrained and {answer.answer for answer in _target_answers(question, result)} == {"as"}:
             return Answer(question.text, "not measured", why=_NOTHING_TO_FORGET)
+        # Fluent answers to forget rows do not show that anything is kept.
+        if all(answer.metric.startswith("utility/fluency") for _, answer in ranked):
+            return Answer(question.text, "not measured", why="only the fluency of answers is; give retain rows")
         return worst
     if any(result.value("unlearned", name) is not None for name in names):
         why = "there is no model to compare with, too few rows for an interval, or no distance to the target"
@@ -305,12 +344,17 @@ def _answer(question: Question, result: EvaluationResult) -> Answer:
     return Answer(question.text, "not measured", why=why)
 
 
-def _is_blind(question: Question, result: EvaluationResult) -> bool:
-    """Whether no number tells the target from the retrained model either, where the two should differ."""
-    if question.text == KEEPING or result.models["target"] is None:
-        return False
-    ranked = _beside_retrained(question, _as_unlearned(result, "target"))
-    return bool(ranked) and max(ranked, key=lambda pair: pair[0])[1].answer == "as"
+def _target_answers(question: Question, result: EvaluationResult) -> list[Answer]:
+    """The answers about the target, beside the retrained model, to a question where the two should differ."""
+    # The target in the place of the unlearned model has no such key any more.
+    if question.text == KEEPING or "target - retrained" not in result.differences:
+        return []
+    return [answer for _, answer in _beside_retrained(question, _as_unlearned(result, "target"))]
+
+
+def _blind_metrics(question: Question, result: EvaluationResult) -> list[str]:
+    """Numbers that could show nothing, because they do not tell the target from the retrained model."""
+    return [answer.metric for answer in _target_answers(question, result) if answer.answer == "as"]
 
 
 def _beside_retrained(question: Question, result: EvaluationResult) -> list[tuple[tuple[float, ...], Answer]]:
@@ -321,6 +365,9 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
         if not one.is_stand_in and (difference := _difference(one, result)) is not None
     ]
     ranked, worse = [], "less" if question.text == KEEPING else "more"
+    blind = _blind_metrics(question, result)
+    # A number that could show nothing makes no other one weaker.
+    looks = max(1, sum(measured_metric(measure, result) not in blind for measure, _ in apart))
     for measure, difference in apart:
         metric, margin = measured_metric(measure, result), measure.margin
         if margin is None:
@@ -329,7 +376,9 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
             if margin <= 0:
                 continue
         is_lost = _is_lost(result, "unlearned", metric, difference)
-        answer, is_certain = _state(difference, margin, len(apart), is_lost)
+        # A distance is no mean of rows.
+        seen = replace(difference, n=None) if measure.margin is None else difference
+        answer, is_certain = _state(seen, margin, looks, is_lost)
         why = _LOST if is_lost else ""
         if measure.is_reversed:
             answer = {"more": "less", "less": "more"}.get(answer, answer)
@@ -366,19 +415,17 @@ def _difference(measure: Measure, result: EvaluationResult) -> Difference | None
     return paired if result.value("retrained", measure.beside or metric) is not None else None
 
 
-def _unseen(difference: Difference) -> float:
-    """Share of rows that may differ by 1 although none that were seen differ, by 97.5 % (the rule of three)."""
-    # Rows that are all the same have an interval without a width: as many answers without a fault are no proof.
-    if difference.n is None or difference.low != difference.high:
-        return 0.0
-    return 1 - 0.025 ** (1 / difference.n)
+def _unseen(rows: int | None) -> float:
+    """Share of rows that may differ by 1 although none of those that were seen does, by 97.5 % (the rule of three)."""
+    # The interval of a mean knows nothing of them: a crumb of a difference in one row gives it some width.
+    return 0.0 if rows is None else 1 - 0.025 ** (1 / rows)
 
 
 def _state(difference: Difference, margin: float, looks: int, is_lost: bool = False) -> tuple[str, bool]:
     """The answer of one measure out of `looks`, and whether it is certain; see [`_is_lost`]."""
     # An equivalence test; that all measures must pass it corrects for their number.
     if -margin <= difference.low and difference.high <= margin:
-        return "as", _unseen(difference) <= margin
+        return "as", _unseen(difference.n) <= margin
     wider = quantile(looks) / quantile(1)
     value = difference.value
     # A percentile interval need not contain the value.
@@ -444,8 +491,9 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
         is_over = measure.tells_both_ways and value < 2 * measure.nothing - bound
         distance, limit = abs(value - measure.nothing), bound - measure.nothing
         # One row has no error, and half of an answer may be its form.
-        stderr = result.get("unlearned", metric).stderr
-        is_certain = stderr is not None and abs(distance - limit) > quantile(1) * stderr
+        one = result.get("unlearned", metric)
+        is_certain = one.stderr is not None and abs(distance - limit) > quantile(1) * one.stderr
+        is_certain = is_certain and (is_near or is_over or _unseen(one.n) <= limit)
         texts = question.text, _NEAR if is_near else _FAR, is_certain, is_near or is_over
         answer = Answer(*texts, _OVER_FORGOTTEN if is_over else "", **numbers)
         ranked.append(((answer.is_bad, answer.is_bad is is_certain, distance / limit), answer))

@@ -47,11 +47,17 @@ def test_a_row_is_kept_where_it_is_nearer_to_the_target_that_knows_it():
         "second_retrained": [0.1, 0.55, 0.9, 0.1, 0.2],
     }
     per_row = {role: {"forget/probability": row} for role, row in p.items()}
-    assert kept_rows(per_row) == {"unlearned": 1, "second_retrained": 2}
+    counts = kept_rows(per_row)
+    assert counts.pop("kept_rows") == {"unlearned": 1, "second_retrained": 2}
+    # The target has .1 more than the retrained model in four rows; this one half of the target's in the third, fourth.
+    assert counts == {"known_rows": 4, "known_to_retrained": 2}
+    per_row["retrained"] = {"forget/probability": [0.1, 0.1, math.nan, 0.1, 0.1]}
+    assert kept_rows(per_row)["kept_rows"]["unlearned"] == 2
     del per_row["retrained"]
-    assert kept_rows(per_row)["unlearned"] == 3
+    assert kept_rows(per_row)["kept_rows"]["unlearned"] == 3
     del per_row["target"]
-    assert kept_rows(per_row) == {}
+    # Likelier than not.
+    assert kept_rows(per_row)["kept_rows"] == {"unlearned": 2, "second_retrained": 2}
 
 
 def test_the_published_classifier_goes_before_the_stand_in():

@@ -305,7 +305,7 @@ class Suite:
         outcome.protocol = {
             **rows_protocol(*setting.sets.values(), seed=setting.seed),
             "near_facts": {kind: len(rows) for kind, rows in setting.near.items()},
-            "kept_rows": kept_rows(self.per_row),
+            **kept_rows(self.per_row),
             **({} if self._answers_only else generated),
             "dtype": self._dtype,
         }
@@ -317,15 +317,25 @@ def evaluate_models(models: Loaders, rows: EvaluationRows, setting: SuiteSetting
     return Suite(models, rows, setting, **options).evaluate(models.get("unlearned"))
 
 
-def kept_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, int]:
-    """Role -> forget rows with a p(answer) nearer to the target's than to the retrained model's (0 without one)."""
+def kept_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any]:
+    """
+    Counts of forget rows: by role, those kept, with a p(answer) nearer to the target's than to the retrained model's
+    (0 without one); those that the target knows; and those that the retrained model has as near to the target's.
+    """
     p = {role: np.array(metrics["forget/probability"]) for role, metrics in per_row.items()}
-    if "target" not in p:
-        return {}
-    floor = p.pop("retrained", np.zeros(len(p["target"])))
-    known = p.pop("target") - floor
-    # Rows that the target hardly knows better tell nothing. A comparison with NaN is false.
-    return {role: int(((known > LEAST_KNOWN) & (own - floor > known / 2)).sum()) for role, own in p.items()}
+    # Without a target, an answer that is likelier than not is kept.
+    target = p.pop("target", np.ones(len(next(iter(p.values()), ()))))
+    floor = np.nan_to_num(p.pop("retrained", np.zeros(len(target))))
+
+    def count(own: np.ndarray, floor: np.ndarray | float) -> int:
+        # Rows that the target hardly knows better tell nothing. A comparison with NaN is false.
+        return int(((target - floor > LEAST_KNOWN) & (own - floor > (target - floor) / 2)).sum())
+
+    return {
+        "kept_rows": {role: count(own, floor) for role, own in p.items()},
+        "known_rows": count(target, floor),
+        "known_to_retrained": count(floor, 0.0),
+    }
 
 
 def aggregate_values(means: Mapping[str, Number]) -> dict[str, Number]:
