@@ -396,6 +396,8 @@ def test_a_part_of_the_rows_is_said_to_be_one():
     rows = {"rows": {"forget": 100}, "max_eval_rows": 100}
     sentence = "100 forget rows were judged (`max_eval_rows`). Rows between them may be kept."
     assert verdict(planted(protocol=rows)).doubts == [sentence]
+    forgotten = planted({"forget/extraction_strength": (-0.4, 0.01)}, protocol=rows)
+    assert has_forgotten(forgotten)[1].endswith("; 100 forget rows were judged (`max_eval_rows`).")
     assert not verdict(planted(protocol=rows | {"max_eval_rows": 200})).doubts
     assert not verdict(planted(protocol=rows | {"quick": {}})).doubts
 

@@ -43,6 +43,12 @@ def _known_rows(result: EvaluationResult) -> int:
     return result.protocol.get("known_rows", result.protocol.get("rows", {}).get("forget", 0))
 
 
+def judged_part(result: EvaluationResult) -> str | None:
+    """How many forget rows were judged, if there may be more."""
+    rows, limit = result.protocol.get("rows", {}).get("forget"), result.protocol.get("max_eval_rows")
+    return None if rows is None or rows != limit else f"{rows} forget rows were judged (`max_eval_rows`)"
+
+
 def has_same_weights(result: EvaluationResult, one: str, other: str) -> bool:
     """Whether two roles of an evaluation are one model."""
     digests = result.protocol.get("weights_sha256") or {}
@@ -110,6 +116,7 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     if unlearned > middle(target, retrained or 0.0, 0.0):
         bound = f"{MEMORIZATION_MARGIN}, up to which common words are guessed"
     rest = f"; {kept_words(result)}" if kept else ""
+    rest += "" if (part := judged_part(result)) is None else f"; {part}"
     return True, f"`{metric}` is {unlearned:.3f}, not above {bound}{rest}."
 
 

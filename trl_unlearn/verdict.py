@@ -15,6 +15,7 @@ from .forgetting import (
     MEMORIZATION_MARGIN,
     broken_text,
     has_same_weights,
+    judged_part,
     kept_share,
     kept_words,
     measured_metric,
@@ -227,9 +228,8 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
             f"{kept_words(result, role)}, whatever the means say: the probability of their answers is nearer to "
             f"{beside} than to that of a model that never knew."
         )
-    judged, limit = result.protocol.get("rows", {}).get("forget"), result.protocol.get("max_eval_rows")
-    if judged is not None and judged == limit and "quick" not in result.protocol:
-        doubts.append(f"{judged} forget rows were judged (`max_eval_rows`). Rows between them may be kept.")
+    if (part := judged_part(result)) is not None and "quick" not in result.protocol:
+        doubts.append(f"{part}. Rows between them may be kept.")
     for question, answer in zip(QUESTIONS, answers, strict=True):
         # A quick evaluation, and one beside answers about others, say that they see less.
         is_said = "quick" in result.protocol or answer.beside == _CHANCE

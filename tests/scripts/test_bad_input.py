@@ -16,6 +16,8 @@ from peft import LoraConfig, get_peft_model
 
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.scripts import bs_s, bs_t, evaluate
+from trl_unlearn.scripts.arguments import EvaluationArguments, UnlearnModelConfig
+from trl_unlearn.scripts.models import check_models
 from trl_unlearn.scripts.series import refuse_for_several
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
@@ -649,6 +651,19 @@ def test_an_adapter_of_another_model(good, refuse, tmp_path, tiny_model, script,
     found = refuse(script, [*argv, f"--{argument}", str(tmp_path / "adapter")])
     assert f"The adapter `{tmp_path / 'adapter'}` does not fit" in found
     assert ("64 inputs, there it has 32" if family == "a wider Llama" else "does not exist") in found
+
+
+@pytest.mark.parametrize(("change", "is_warned"), [(0.1, True), (0.0, False)])
+def test_an_adapter_on_another_base_of_its_shape_is_warned_of(
+    tmp_path, checkpoint, tiny_model, caplog, change, is_warned
+):
+    with torch.no_grad():
+        tiny_model.lm_head.weight.add_(change)
+    tiny_model.save_pretrained(tmp_path / "other")
+    _adapter(tmp_path / "adapter", transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "other"))
+    models = UnlearnModelConfig(model_name_or_path=checkpoint)
+    check_models(models, EvaluationArguments(), unlearned=str(tmp_path / "adapter"))
+    assert (f"was trained on `{tmp_path / 'other'}`, and is put on `{checkpoint}`" in caplog.text) == is_warned
 
 
 @pytest.mark.parametrize("script", ["bs_s", "evaluate"])

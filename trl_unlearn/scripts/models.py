@@ -3,6 +3,7 @@
 
 """Models by name: checked before anything is computed, loaded as they were trained, identified by their weights."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from accelerate import PartialState
 from huggingface_hub import try_to_load_from_cache
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,6 +29,8 @@ from ..records import quantization_label
 from ..trainer.checks import refuse_adapter, refuse_missing_folder, refuse_model_name
 from .arguments import EvaluationArguments, UnlearnModelConfig
 
+
+logger = logging.getLogger(__name__)
 
 # Model argument -> setting of transformers.
 _QUANTIZATION_FIELDS = {
@@ -66,9 +69,31 @@ def check_models(
             continue
         if argument == "adapter_name_or_path" or (argument == "unlearned_model_name_or_path" and _is_adapter(name)):
             refuse_adapter(name, target, trust_remote_code=trust_remote_code)
+            _warn_of_other_base(name, target)
         else:
             # A revision is one of the target's repository.
             refuse_model_name(name, revision=revision if name == target else None, trust_remote_code=trust_remote_code)
+
+
+def _warn_of_other_base(adapter: str, target: str) -> None:
+    """Warn of an adapter in a folder that names another base of the same shape than the target."""
+    if not Path(adapter).is_dir():
+        return
+    base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    if not base or base == target:
+        return
+    here = [Path(one).is_dir() for one in (base, target)]
+    if all(here):
+        is_other = weights_sha256(Path(base), False) != weights_sha256(Path(target), False)
+    else:
+        # Two ids on the Hub. Of a folder on another machine nothing is known.
+        is_other = not any(here) and not Path(base).is_absolute()
+    if not is_other:
+        return
+    logger.warning(
+        f"The adapter `{adapter}` was trained on `{base}`, and is put on `{target}`, which has other weights: "
+        "the model is none that was trained. Give its own base as `model_name_or_path`."
+    )
 
 
 def refuse_replaced(
