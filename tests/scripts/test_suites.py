@@ -427,9 +427,10 @@ def rwku_folder(rwku_rows, write_dataset) -> str:
 
 
 def test_rwku_runs_without_a_forget_set_and_answers_three_questions(
-    run, checkpoint, retrained, rwku_folder, rwku_rows
+    run, checkpoint, retrained, rwku_folder, rwku_rows, tmp_path
 ):
-    models = ["--model_name_or_path", checkpoint, "--unlearned_model_name_or_path", retrained]
+    unlearned = nudged(retrained, tmp_path / "nudged")
+    models = ["--model_name_or_path", checkpoint, "--unlearned_model_name_or_path", unlearned]
     models += ["--retrained_model_name_or_path", retrained, "--suites", "rwku", "--rwku_dataset", rwku_folder]
     result = result_of(run("evaluate", models))
     attacks = {
@@ -670,6 +671,15 @@ def test_suites_in_another_precision_do_not_join_and_earlier_records_that_do_not
     assert result_of(done).unlike(earlier) == []
 
 
+def nudged(name, folder):
+    """The model of a folder with a hair's change of its weights: of its own digest, and as the first."""
+    model = AutoModelForCausalLM.from_pretrained(name)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1 + 1e-6)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
 def five_rows(path):
     """A file of rows about five people: fewer rows are not compared with answers about others."""
     names = ("Ada Marlow", "Bo Lindgren", "Cyra Oduya", "Gil Sarkis", "Hedda Quist")
@@ -684,7 +694,8 @@ def test_a_quick_evaluation_answers_five_questions_beside_a_retrained_model_and_
 ):
     forget, (_, retain) = five_rows(tmp_path / "five.jsonl"), own_files("prompt-completion")
     monkeypatch.setattr("trl_unlearn.generation.generate", None)
-    models = ["--model_name_or_path", checkpoint, "--unlearned_model_name_or_path", retrained]
+    unlearned = nudged(retrained, tmp_path / "nudged")
+    models = ["--model_name_or_path", checkpoint, "--unlearned_model_name_or_path", unlearned]
     models += ["--retrained_model_name_or_path", retrained, "--forget_dataset", forget, "--retain_dataset", retain]
     done = run("evaluate", [*models, "--quick", "--holdout_dataset", retain])
     result = result_of(done)
@@ -699,9 +710,13 @@ def test_a_quick_evaluation_answers_five_questions_beside_a_retrained_model_and_
     # Nothing of the target is read beside a retrained model.
     assert result.models["target"] is None and "The target is not measured" in done.printed
     assert result.protocol["weights_sha256"].keys() == {"unlearned", "retrained"}
-    # The unlearned model is the retrained one, as far as five rows tell.
+    # The unlearned model is as the retrained one, as far as five rows tell; and that one is no reference for itself.
     assert [answer.words[:30] for answer in verdict(result).answers] == ["As a model that never knew, as"] * 5
     assert result.protocol["quick"]["rows"] == 40 and "Quick: 5 rows." in done.printed
+    models[3] = retrained
+    itself = run("evaluate", [*models, "--quick", "--holdout_dataset", retain])
+    assert [answer.answer for answer in verdict(result_of(itself)).answers] == ["not measured"] * 5
+    assert "The retrained model has the weights of this one, and is no reference" in " ".join(itself.printed.split())
     assert not list((done.folder / "figures").glob("relearning*"))
 
 

@@ -199,12 +199,22 @@ def test_training_goes_on_from_an_adapter(run, own, facts):
     assert not list(second.folder.rglob("ref/*"))
 
 
-def test_a_run_without_evaluation_has_no_results_until_evaluate_adds_them_to_its_card(run, own, facts):
+def test_a_run_without_evaluation_has_no_results_until_evaluate_adds_them_to_its_card(
+    run, own, facts, tmp_path, capfd
+):
     done = run("bs_t", [*own("conversational"), *LORA, "--no_evaluate"])
     names = {path.name for path in done.folder.rglob("*")}
     assert {"adapter_model.safetensors", "README.md", "run.json", "tokenizer.json"} <= names
     assert "eval_results.json" not in names
-    judged = run("evaluate", [*own("conversational"), "--unlearned_model_name_or_path", str(done.folder)])
+    options = own("conversational")
+    place = options.index("--forget_dataset") + 1
+    others = tmp_path / "others.jsonl"
+    others.write_text("".join(Path(options[place]).read_text(encoding="utf-8").splitlines(keepends=True)[:1]))
+    argv = [*options[:place], str(others), *options[place + 1 :], "--unlearned_model_name_or_path", str(done.folder)]
+    with pytest.raises(SystemExit) as refused:
+        evaluate.main(argv)
+    assert refused.value.code == 2 and "its card would show them as its own" in capfd.readouterr().err
+    judged = run("evaluate", [*options, "--unlearned_model_name_or_path", str(done.folder)])
     assert "forget/extraction_strength" in judged.text("README.md")
     assert_private(judged, facts)
 

@@ -46,7 +46,14 @@ from .exits import interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
 from .results import evaluation_result, with_earlier, write_results
 from .rows import check_tokens, load_evaluation_rows, load_holdout_rows, refuse_other_tokens, spread
-from .sources import RowArguments, evaluation_options, forget_rows, keep_sources, run_tokenizer
+from .sources import (
+    RowArguments,
+    evaluation_options,
+    forget_rows,
+    keep_sources,
+    refuse_rows_of_others,
+    run_tokenizer,
+)
 
 
 # Suites that change the weights of every model, and so need weights that are not packed.
@@ -235,6 +242,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
             # The file may have other rows by now.
             run = RunFolder(judged)
             forget_rows(RowArguments(), judged, run.run(), run_tokenizer(run.path, args.trust_remote_code))
+        elif RunFolder(folder).is_run and (data_args.dataset_name or data_args.forget_dataset):
+            refuse_rows_of_others(data_args, folder, args.trust_remote_code)
         if suite_args.quick:
             _make_quick(eval_args, folder)
         _refuse_other_rows(eval_args.max_eval_rows, suite_args, RunFolder(folder))
