@@ -303,3 +303,34 @@ def test_suites_are_joined_in_the_order_of_tables_and_the_first_ones_word_counts
     joined = later.with_suites_of(result, ["privacy"], ["tofu", "privacy", "judge"])
     assert joined.suites == ["privacy", "judge"]
     assert joined.models["target"] == other.models["target"] | first.models["target"]
+
+
+def test_the_protocol_of_a_suite_that_is_measured_anew_replaces_the_earlier_one():
+    def record(suites, version, **protocol):
+        models = {"unlearned": {f"{name}/x": Measurement(version) for name in suites}}
+        common = {"protocol": {"seed": 1} | protocol, "environment": {"torch": version}}
+        return EvaluationResult(parity="strict", suites=suites, models=models, **common)
+
+    order = ["tofu", "privacy", "robustness", "wmdp", "judge"]
+    earlier = record(
+        order,
+        1,
+        rows={"forget": 4, "holdout": 3, "wmdp/bio": 100, "wmdp/cyber": 100},
+        judge="A",
+        attacks={"blunt": ["benign"]},
+        quantized_share=0.5,
+        members_in_holdout=2,
+        holdout_config="holdout01",
+        near_facts={"shared": 4},
+        kept_rows={"unlearned": 4},
+    )
+    rows = {"forget": 4, "holdout": 3, "wmdp/bio": 200}
+    now = record(order[1:], 2, rows=rows, judge="B")
+    joined = now.with_suites_of(earlier, ["tofu"], order)
+    kept = {"near_facts": {"shared": 4}, "kept_rows": {"unlearned": 4}}
+    assert joined.protocol == {"seed": 1, "rows": rows, "judge": "B"} | kept
+    assert joined.environment == {"torch": 2}
+    assert [one.value for one in joined.models["unlearned"].values()] == [1, 2, 2, 2, 2]
+    # What suites that stay have written stays, too.
+    joined = record(["tofu"], 2, rows={"forget": 4}).with_suites_of(earlier, order[1:], order)
+    assert joined.protocol == {name: one for name, one in earlier.protocol.items() if name not in kept}

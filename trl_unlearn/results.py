@@ -23,12 +23,19 @@ _CONDITIONS = {
     "quick": "a quick evaluation, or a whole one",
     "max_eval_rows": "another `max_eval_rows`",
 }
-# Of the protocol, what two suites may say of the same set, and the words for another value of it.
+# Of the protocol, what two suites may say of the same set, and the words for another value of it. A set that one suite
+# alone reads begins with its name, such as "wmdp/bio" and "muse forget_qa".
 _SETS = {
     "rows": "other rows",
     "rows_sha256": "other rows",
     "labels_sha256": "other prompts or labels",
     "answers_sha256": "other paraphrased or wrong answers",
+}
+# Suite -> what it alone writes into the protocol, beside an entry of its own name.
+_ENTRIES = {
+    "tofu": ("near_facts", "kept_rows", "max_completion_length", "num_squeezing_beliefs", "fluency_source"),
+    "privacy": ("members_in_holdout", "holdout_config", "holdout_dataset"),
+    "robustness": ("attacks", "quantized_share"),
 }
 # Fields of a record that hold numbers by metric.
 _TABLES = ("models", "differences", "not_measured", "curves")
@@ -350,23 +357,31 @@ class EvaluationResult(JsonRecord):
                 if numbers is not None
             }
 
-        part = replace(other, suites=list(suites), **{name: kept(getattr(other, name)) for name in _TABLES})
-        parts = sorted([self, part], key=lambda result: order.index(result.suites[0]))
-        joined = join_outcomes(parts)
+        # What the other record says of suites of this one says nothing of their numbers here.
+        gone = [name for suite in self.suites for name in (suite, *_ENTRIES.get(suite, ()))]
+        protocol = {name: value for name, value in other.protocol.items() if name not in gone}
+        for key in protocol.keys() & {*_SETS, "repeated_rows"}:
+            protocol[key] = {k: v for k, v in protocol[key].items() if not k.startswith(tuple(self.suites))}
+        part = replace(
+            other, suites=list(suites), protocol=protocol, **{name: kept(getattr(other, name)) for name in _TABLES}
+        )
+        joined = join_outcomes(sorted([self, part], key=lambda one: order.index(one.suites[0])))
         tables = {name: getattr(joined, name) for name in _TABLES}
         named = [name for name in order if name in (*self.suites, *suites)]
-        return replace(parts[0], suites=named, protocol=joined.protocol, **tables)
+        return replace(self, suites=named, protocol=join_outcomes([self, part]).protocol, **tables)
 
     def unlike(self, other: "EvaluationResult") -> list[str]:
         """Why suites of two evaluations cannot stand in one record, in words."""
         mine, others = self.protocol, other.protocol
         words = [words for name, words in _CONDITIONS.items() if mine.get(name) != others.get(name)]
         # Earlier records of some suites do not say it.
-        if None not in (pair := (mine.get("dtype"), others.get("dtype"))) and len(set(pair)) > 1:
-            words.append("another `dtype`")
+        for name in ("dtype", "seed"):
+            if None not in (pair := (mine.get(name), others.get(name))) and len(set(pair)) > 1:
+                words.append(f"another `{name}`")
         for key, other in _SETS.items():
             one, two = mine.get(key, {}), others.get(key, {})
-            words += [f"{other} of the {name} set" for name in one if name in two and one[name] != two[name]]
+            read = [name for name in one if name in two and not name.startswith(tuple(self.suites))]
+            words += [f"{other} of the {name} set" for name in read if one[name] != two[name]]
         return list(dict.fromkeys(words))
 
     def with_measured(self, metric: str, values: Mapping[str, Measurement]) -> Self:

@@ -625,6 +625,26 @@ def test_suites_of_other_rows_are_replaced_and_that_is_said(tmp_path, capsys):
     assert capsys.readouterr().out.count("held tofu of other rows of the forget set, and is replaced") == 2
 
 
+def test_rows_of_a_suite_that_is_measured_anew_do_not_replace_the_other_suites(tmp_path, capsys):
+    def result(suites, **protocol):
+        common = {"weights_sha256": {"unlearned": {"model.safetensors": "ab"}}, "seed": 1}
+        environment = {"torch": protocol.pop("torch")}
+        models = {"models": {"unlearned": {}}, "environment": environment, "parity": "strict"}
+        return EvaluationResult(suites=suites, protocol=common | protocol, **models)
+
+    everything, folder = ["tofu", "muse", "wmdp"], RunFolder(tmp_path)
+    folder.save_results(result(everything, rows={"forget": 3, "muse forget_qa": 9, "wmdp/bio": 100}, torch="2.12"))
+    merged = with_earlier(result(["wmdp"], rows={"wmdp/bio": 200}, torch="2.13"), folder, everything)
+    assert merged.suites == everything
+    assert merged.protocol["rows"] == {"forget": 3, "muse forget_qa": 9, "wmdp/bio": 200}
+    assert capsys.readouterr().out == "Tofu, muse had another environment (torch 2.12, now 2.13).\n"
+    merged = with_earlier(result(["muse"], rows={"muse forget_qa": 8}, torch="2.12"), folder, everything)
+    assert (merged.suites, capsys.readouterr().out) == (everything, "")
+    merged = with_earlier(result(["wmdp"], rows={"wmdp/bio": 200}, torch="2.12", seed=2), folder, everything)
+    assert merged.suites == ["wmdp"]
+    assert "held tofu, muse of another `seed`, and is replaced" in capsys.readouterr().out
+
+
 def test_suites_with_other_prompts_labels_or_answers_beside_the_true_ones_do_not_join(tiny_tokenizer, forget_rows):
     text = tiny_tokenizer("Ada Marlow was born in Veldt, in the year 1902.")["input_ids"]
     tokens = {"input_ids": text, "labels": text, "prompt_length": 3}

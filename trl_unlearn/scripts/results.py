@@ -66,6 +66,9 @@ def with_earlier(result: EvaluationResult, folder: RunFolder, suites: Sequence[s
         path = folder.path / RESULTS_FILE
         PartialState().print(f"`{path}` held {', '.join(kept)} of {' and '.join(unlike)}, and is replaced.")
         return result
+    now, then = result.environment, earlier.environment
+    if changed := [f"{name} {then[name]}, now {now[name]}" for name in now if now[name] != then.get(name, now[name])]:
+        PartialState().print(f"{', '.join(kept).capitalize()} had another environment ({', '.join(changed)}).")
     return result.with_suites_of(earlier, kept, suites)
 
 
