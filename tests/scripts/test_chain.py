@@ -17,9 +17,9 @@ from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import AdapterRecord, ChainLink, DatasetRecord, RequestLedger, ServedRequest, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.scripts import chain, forget, prepare
-from trl_unlearn.scripts.arguments import UnlearnModelConfig
+from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
 from trl_unlearn.scripts.chain import Predecessor, way_back, write_ledger
-from trl_unlearn.scripts.sources import RowArguments, evaluation_options, forget_rows
+from trl_unlearn.scripts.sources import RowArguments, evaluation_options, forget_rows, keep_sources, recorded_models
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.run_record import tokens_digest
 
@@ -117,6 +117,20 @@ def test_a_moved_run_is_judged_on_its_own_rows_and_in_the_precision_of_before(fi
         "--dtype": "bfloat16",
         "--parity": "strict",
     }
+
+
+def test_a_second_retrained_model_is_measured_again_and_is_no_model_of_the_run(finished):
+    second = "second_retrained_model_name_or_path"
+    references = EvaluationArguments(retrained_model_name_or_path="org/first", **{second: "org/second"})
+    for place, name in (("out", "rows.jsonl"), ("lab", "archive-0123456789abcdef/data")):
+        path, folder = finished(place, forget_set=DatasetRecord(name, 1, "ab"))
+        target = UnlearnModelConfig(model_name_or_path="org/base")
+        keep_sources(path, DataArguments(forget_dataset="org/rows"), references, target)
+        options = evaluation_options(path)
+        assert options[options.index(f"--{second}") + 1] == "org/second"
+        assert second not in recorded_models(folder.path, folder.run())
+    # All else of the lab is the default.
+    assert len(options) == 2
 
 
 def test_a_missed_goal_is_the_verdict_of_the_ledger(finished):

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # Options that are kept, as they were when the run was made or judged.
 MODEL_SOURCES = ("model_name_or_path", "model_revision", "adapter_name_or_path", "retrained_model_name_or_path")
+# Of an evaluation alone: commands that load the models of a run need no second one.
+_SECOND = "second_retrained_model_name_or_path"
 ROW_SOURCES = ("dataset_name", "forget_config", "forget_split", "forget_dataset")
 _RETAIN_SOURCES = ("retain_config", "retain_split", "retain_dataset")
 # Of these, the options that name no file and no folder.
@@ -112,7 +114,7 @@ def keep_sources(
     has_trained: bool = True,
 ) -> None:
     """Keep the names of models and rows in a run's folder, where no push finds them: records have no whole path."""
-    names, kept = MODEL_SOURCES, RunFolder(folder).sources()
+    names, kept = (*MODEL_SOURCES, _SECOND), RunFolder(folder).sources()
     # A push searches for the rows that were trained on: an evaluation names others where those are gone.
     is_free = has_trained or not _is_there(kept)
     if is_free and (data_args.dataset_name or data_args.forget_dataset):
@@ -136,11 +138,13 @@ def _is_there(sources: Mapping[str, str]) -> bool:
 
 
 def evaluation_options(folder: str | Path) -> list[str]:
-    """Options by which `evaluate` judges a run as before; none of the embedded lab, which is the default."""
+    """Options by which `evaluate` judges a run as before; of the embedded lab, the default, what it does not name."""
     run_folder = RunFolder(folder)
-    if not run_folder.is_run or _is_lab(run_folder.run().forget_set.name):
+    if not run_folder.is_run:
         return []
     kept, earlier = run_folder.sources(), run_folder.results()
+    if _is_lab(run_folder.run().forget_set.name):
+        return as_options({name: one for name, one in kept.items() if name == _SECOND})
     for name in ("forget_dataset", "retain_dataset"):
         own = run_folder.request / Path(kept.get(name, "")).name
         # A folder that was moved keeps the path of another run's rows by now.
