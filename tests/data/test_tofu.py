@@ -39,9 +39,9 @@ def all_rows():
     return plain_rows() | {config: [perturbed_fact(config, i) for i in range(4)] for config in PERTURBED + GENERAL}
 
 
-def evaluation_rows(name, **kwargs):
+def evaluation_rows(name, retain="retain90", **kwargs):
     splits = {"forget_split": "train", "retain_split": "train", "conversational": False} | kwargs
-    return load_tofu_evaluation(name, "forget10", "retain90", **splits)
+    return load_tofu_evaluation(name, "forget10", retain, **splits)
 
 
 def test_what_rows_give_to_the_chat_template_is_kept(write_folder):
@@ -146,6 +146,14 @@ def test_evaluation_falls_back_to_the_configs_that_were_trained_on(write_folder)
         "forget": [f" Answer {i} of forget10." for i in range(3)],
         "retain": [f" Answer {i} of retain90." for i in (1, 2)],
     }
+
+
+def test_evaluation_without_a_retain_config_has_no_retain_set_but_the_perturbed_one(write_folder):
+    # Without a config `datasets` loads the default one.
+    plain = {"forget10": plain_rows()["forget10"], "default": [fact("default", 0)]}
+    assert set(evaluation_rows(write_folder(plain), retain=None)) == {"forget"}
+    perturbed = evaluation_rows(write_folder(all_rows()), retain=None)["retain"]
+    assert perturbed["completion"][0] == " Answer 0 of retain_perturbed."
 
 
 def test_evaluation_takes_the_form_that_is_asked_for(write_folder):

@@ -28,7 +28,13 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
 
 
 def load_tofu_evaluation(
-    name: str, forget_config: str, retain_config: str, *, forget_split: str, retain_split: str, conversational: bool
+    name: str,
+    forget_config: str,
+    retain_config: str | None,
+    *,
+    forget_split: str,
+    retain_split: str,
+    conversational: bool,
 ) -> dict[str, Dataset]:
     """The rows that TOFU is evaluated on, by set: perturbed configs, or those of the training in their place."""
     known = set(config_names(name))
@@ -41,6 +47,6 @@ def load_tofu_evaluation(
     rows = {"forget": load(perturbed if perturbed in known else forget_config, forget_split)}
     if RETAIN_EVALUATION_CONFIG in known:
         rows["retain"] = load(RETAIN_EVALUATION_CONFIG)
-    else:
+    elif retain_config is not None:
         rows["retain"] = load(retain_config, retain_split)
     return rows | {key: load(config) for key, config in GENERAL_CONFIGS.items() if config in known}
