@@ -381,6 +381,15 @@ def test_models_are_loaded_one_after_another_and_the_target_first(tiny_model, ti
     assert "unlearned" not in outcome.models
 
 
+def test_answers_about_others_stand_under_the_given_names_as_in_the_goal_of_a_training(tiny_tokenizer, retain_rows):
+    # In small letters they are no names by themselves.
+    forget = [{"prompt": f"where was {name} born?", "completion": f" {name} was born here."} for name in ("ada", "bo")]
+    rows = EvaluationRows(forget * 3, retain_rows)
+    for subjects, count in ((None, 0), (["ada", "bo"], 6)):
+        suite = Suite({}, rows, SuiteSetting(tiny_tokenizer, subjects=subjects))
+        assert len(suite.setting.moved) == count
+
+
 def test_a_second_evaluation_gives_the_same_values(tiny_model, tiny_tokenizer, full_rows):
     first = run({"target": tiny_model}, full_rows, tiny_tokenizer).result
     assert run({"target": tiny_model}, full_rows, tiny_tokenizer).result.models == first.models

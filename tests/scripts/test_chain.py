@@ -4,6 +4,7 @@
 """The ledger of requests, the run that a request resumes from, and the way back, on folders without a model."""
 
 import json
+import stat
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from trl_unlearn.encoding import encode_dataset
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import AdapterRecord, ChainLink, DatasetRecord, RequestLedger, ServedRequest, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
-from trl_unlearn.scripts import chain, forget, prepare
+from trl_unlearn.scripts import chain, evaluate, forget, prepare
 from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
 from trl_unlearn.scripts.chain import Predecessor, way_back, write_ledger
 from trl_unlearn.scripts.sources import RowArguments, evaluation_options, forget_rows, keep_sources, recorded_models
@@ -106,7 +107,7 @@ def test_rows_of_a_moved_run_are_those_of_its_own_request_and_others_are_refused
 def test_a_moved_run_is_judged_on_its_own_rows_and_in_the_precision_of_before(finished, tmp_path):
     path, folder = finished()
     rows = {f"{name}_dataset": f"{tmp_path}/before/request/{name}.jsonl" for name in ("forget", "retain")}
-    folder.save_sources({"model_name_or_path": "org/base", **rows})
+    folder.save_sources({"model_name_or_path": "org/base", "forget_subjects": ["Ada Marlow"], **rows})
     folder.save_results(replace(folder.results(), protocol={"dtype": "bfloat16", "parity": "strict"}))
     options = evaluation_options(path)
     given = dict(zip(options[::2], options[1::2], strict=True))
@@ -131,6 +132,18 @@ def test_a_second_retrained_model_is_measured_again_and_is_no_model_of_the_run(f
         assert second not in recorded_models(folder.path, folder.run())
     # All else of the lab is the default.
     assert len(options) == 2
+
+
+def test_the_subjects_of_a_run_are_those_of_its_later_evaluations_and_only_its_owner_reads_them(finished):
+    path, folder = finished()
+    data, evaluation, target = DataArguments(forget_dataset="org/rows"), EvaluationArguments(), UnlearnModelConfig()
+    keep_sources(path, data, evaluation, target, subjects=["Ada Marlow"])
+    # An evaluation keeps its own sources beside them.
+    keep_sources(path, data, evaluation, target, has_trained=False)
+    args = evaluate.EvaluateArguments()
+    evaluate._evaluate_as_trained(args, target, path)
+    assert args.forget_subjects == ["Ada Marlow"]
+    assert stat.S_IMODE((folder.path / ".sources.json").stat().st_mode) == 0o600
 
 
 def test_a_missed_goal_is_the_verdict_of_the_ledger(finished):

@@ -194,7 +194,7 @@ def _answer_logps(
     return [next(scores).logps if text else [] for text in texts]
 
 
-def _moved(sets: Mapping[str, EncodedSet], tokenizer: PreTrainedTokenizerBase, **options: int) -> MovedAnswers:
+def _moved(sets: Mapping[str, EncodedSet], tokenizer: PreTrainedTokenizerBase, **options: Any) -> MovedAnswers:
     """The answers about others under the questions of the forget set; none for a few rows."""
     forget, retain = sets["forget"].answers, sets["retain"].answers if "retain" in sets else None
     return moved_answers(forget, retain, tokenizer, **options) if len(forget) >= LEAST_COMPARED else {}
@@ -215,7 +215,8 @@ class Suite:
         fluency_classifier: FluencyClassifier | None = None,
         answers_only: bool = False,
     ):
-        tokenizer, options = setting.tokenizer, {"seed": setting.seed, **({"most": 1} if answers_only else {})}
+        tokenizer = setting.tokenizer
+        options = {"seed": setting.seed, "subjects": setting.subjects, **({"most": 1} if answers_only else {})}
         # `answers_only`: true answers of two sets, no paraphrased or wrong ones, and nothing is generated.
         names = ("forget", "retain") if answers_only else ("forget", "retain", "real_authors", "world_facts")
         encoded = {name: rows.encoded(name, tokenizer) for name in names if getattr(rows, name) is not None}

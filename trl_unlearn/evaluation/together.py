@@ -30,12 +30,14 @@ Measured = TypeVar("Measured")
 
 @dataclass
 class SuiteSetting:
-    """Tokenizer, batch size and seed: the same for every model that a suite measures."""
+    """Tokenizer, batch size, seed and names: the same for every model that a suite measures."""
 
     tokenizer: PreTrainedTokenizerBase
     # Rows of a forward pass and of a `generate` call; `None`: 32, and chosen from memory.
     batch_size: int | None = None
     seed: int = 42
+    # Names that the forget set is about; `None`: capitalised words of its prompts.
+    subjects: Sequence[str] | None = None
 
     @property
     def pad_token_id(self) -> int:

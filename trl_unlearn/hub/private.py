@@ -36,14 +36,14 @@ class PrivateFiles:
         write_whole(self.path / PAGE_FILE, text, 0o600)
         return self.path / PAGE_FILE
 
-    def sources(self) -> dict[str, str]:
-        """Options that name the models and rows of the run on this machine; none in a folder from elsewhere."""
+    def sources(self) -> dict[str, Any]:
+        """Options that name models, rows and subjects of the run on this machine; none in a folder from elsewhere."""
         path = self.path / _SOURCES
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def save_sources(self, options: Mapping[str, str]) -> None:
-        """Keep options that name models and rows; they hold paths, and are hidden."""
-        (self.path / _SOURCES).write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
+    def save_sources(self, options: Mapping[str, Any]) -> None:
+        """Keep options that name models, rows and subjects; they hold paths, and only their owner can read them."""
+        write_whole(self.path / _SOURCES, json.dumps(options, indent=2) + "\n", 0o600)
 
     def row_values(self, result: EvaluationResult) -> RowValues:
         """Effects of attacks on each row, as measured on the models of a result; nothing of other models."""

@@ -204,6 +204,8 @@ class EvaluateArguments:
     )
     trust_remote_code: bool = option(False, "Whether code from the Hub may run.")
     verbose: bool = option(False, "Whether to show all warnings of libraries, and their bars.")
+    # No option: those of the judged run.
+    forget_subjects = None
 
     def __post_init__(self):
         self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
@@ -342,6 +344,7 @@ def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig
     if unlearned is None or not RunFolder(unlearned).is_run:
         return
     path, run = Path(unlearned, RUN_FILE), RunFolder(unlearned).run()
+    args.forget_subjects = RunFolder(unlearned).sources().get("forget_subjects")
     for name, default in _ROW_OPTIONS.items():
         trained, given = run.hyperparameters.get(name) or default, getattr(args, name)
         if given is None:
@@ -493,7 +496,7 @@ def load_suite_inputs(
     config: PretrainedConfig,
 ) -> SuiteInputs:
     """Load the rows of all suites, made tokens as `trained` says, and check them before any model is loaded."""
-    setting = SuiteSetting(tokenizer, eval_args.evaluation_batch_size, trained.seed)
+    setting = SuiteSetting(tokenizer, eval_args.evaluation_batch_size, trained.seed, trained.forget_subjects)
     inputs, max_rows = SuiteInputs(loaders, setting, eval_args, args), eval_args.max_eval_rows
     if "wmdp" in args.suites:
         inputs.wmdp = load_wmdp_tasks(args.wmdp_tasks, args.wmdp_include_path, args.wmdp_limit)

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,8 +112,9 @@ def keep_sources(
     eval_args: EvaluationArguments,
     model_args: UnlearnModelConfig,
     has_trained: bool = True,
+    subjects: Sequence[str] | None = None,
 ) -> None:
-    """Keep the names of models and rows in a run's folder, where no push finds them: records have no whole path."""
+    """Keep the names of models, rows and subjects in a run's folder, where no push finds them: records have none."""
     names, kept = (*MODEL_SOURCES, _SECOND), RunFolder(folder).sources()
     # A push searches for the rows that were trained on: an evaluation names others where those are gone.
     is_free = has_trained or not _is_there(kept)
@@ -128,7 +129,7 @@ def keep_sources(
             name: str(Path(one).resolve()) if name not in _NO_PLACES and Path(one).exists() else one
             for name, one in given.items()
         }
-    RunFolder(folder).save_sources(kept)
+    RunFolder(folder).save_sources(kept | ({"forget_subjects": list(subjects)} if subjects else {}))
 
 
 def _is_there(sources: Mapping[str, str]) -> bool:
@@ -143,6 +144,8 @@ def evaluation_options(folder: str | Path) -> list[str]:
     if not run_folder.is_run:
         return []
     kept, earlier = run_folder.sources(), run_folder.results()
+    # An evaluation reads them where it needs them.
+    kept.pop("forget_subjects", None)
     if _is_lab(run_folder.run().forget_set.name):
         return as_options({name: one for name, one in kept.items() if name == _SECOND})
     for name in ("forget_dataset", "retain_dataset"):

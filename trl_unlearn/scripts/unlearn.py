@@ -300,7 +300,7 @@ def main(
             output.begin(trainer)
             trainer.dataset_sources |= dataset_sources(data_args)
             if trainer.is_world_process_zero():
-                keep_sources(output.path, data_args, eval_args, model_args)
+                keep_sources(output.path, data_args, eval_args, model_args, subjects=training_args.forget_subjects)
 
         if output.holds_run:
             # Last: it stays as it is until a checkpoint is read, and all other callbacks know that this one can begin.
@@ -341,7 +341,9 @@ def _evaluate(
     outcome = evaluate_models(
         evaluation_loaders(eval_args, model_args, str(folder), trainer.args.trust_remote_code),
         rows,
-        SuiteSetting(trainer.processing_class, eval_args.evaluation_batch_size, trainer.args.seed),
+        SuiteSetting(
+            trainer.processing_class, eval_args.evaluation_batch_size, trainer.args.seed, trainer.args.forget_subjects
+        ),
         parity=eval_args.parity,
         fluency_classifier=classifier,
     )
