@@ -93,7 +93,7 @@ def test_every_push_goes_through_the_allow_list_and_the_search_for_leaks():
     # What a script and the trainer call; neither sees the list or the files.
     assert users("push", "push_output") == {"scripts.push", "trainer.publishing"}
     assert users("push_space") == {"scripts.demo"}
-    assert users("is_published", "RepoContents") == {"hub.folder", "hub.push"}
+    assert users("is_published", "is_of_run", "RepoContents") == {"hub.folder", "hub.push"}
 
 
 # Which results a card prints

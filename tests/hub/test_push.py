@@ -66,11 +66,14 @@ def test_a_second_push_changes_what_changed_and_deletes_what_is_gone(hub, folder
     assert pushes(case, case) == ["pushed", "pushed"]
     assert len(hub.repos[REPO].messages) == 2
     repo = hub.repos[REPO]
-    repo.commit("main", repo.commits[repo.branches["main"]] | {"NOTES.md": (b"by hand", False)}, "by hand")
-    (folder / "figures/training.png").unlink()
+    own = {"NOTES.md", "LICENSE", "figures/mine.png", ".eval_results/gsm8k.yaml"}
+    added = dict.fromkeys(own, (b"by hand", False))
+    repo.commit("main", repo.commits[repo.branches["main"]] | added, "by hand")
+    for gone in ("figures/training.png", ".eval_results/tofu-strict.yaml"):
+        (folder / gone).unlink()
     (folder / "README.md").write_text("# Anew\n")
     assert pushes(case | {"commit_message": "Second"}) == ["pushed"]
-    assert published(hub) == ADAPTER_FILES - {"figures/training.png"} | {"NOTES.md"}
+    assert published(hub) == ADAPTER_FILES - {"figures/training.png", ".eval_results/tofu-strict.yaml"} | own
     assert repo.files()["README.md"] == b"# Anew\n"
     assert repo.messages[2:] == ["by hand", "Second"]
 

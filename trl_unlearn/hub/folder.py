@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import ModelCard
 
 from ..records import UnlearningRun, write_whole
-from ..results import EvaluationResult
+from ..results import PARITIES, EvaluationResult
 from .access import is_repo_id
 from .card import eval_result_files, render_card
 from .private import PRIVATE_FILES, PrivateFiles
@@ -148,6 +148,13 @@ class RepoContents:
 def is_published(path: str) -> bool:
     """Whether the allow-list has a path: weights, configs, tokenizer, records, card and figures."""
     return _PUBLISHED.fullmatch(path) is not None
+
+
+def is_of_run(path: str) -> bool:
+    """Whether a run writes a path of the allow-list: no licence, and no figure and no result of another name."""
+    figures, ends = "|".join((*_RESULT_FIGURES, *_RUN_FIGURES)), "|".join(PARITIES)
+    by_hand = rf"LICENSE|figures/(?!({figures})\.png)|\.eval_results/(?!.*-({ends})\.yaml)"
+    return is_published(path) and re.match(by_hand, path) is None
 
 
 def read_folder(folder: Path, repo_id: str, kind: str) -> RepoContents:

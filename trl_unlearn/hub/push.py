@@ -43,7 +43,7 @@ from .folder import (
     RunFolder,
     base_is_local,
     differing,
-    is_published,
+    is_of_run,
     weights_sha256,
 )
 from .leaks import MIN_CHARACTERS, TextIndex
@@ -295,8 +295,8 @@ def _commit(api: HfApi, contents: RepoContents, revision: str | None, message: s
         # Listed again for each try: if only the answer to a commit was lost, nothing is left to change, and the
         # client makes no second commit.
         remote = {file.path for file in api.list_repo_tree(repo_id, recursive=True, revision=revision, **kind)}
-        # Only what a push may have written is deleted: a file that was added by hand stays.
-        stale = sorted(path for path in remote - set(contents.files) if is_published(path))
+        # A file that was added by hand stays.
+        stale = sorted(path for path in remote - set(contents.files) if is_of_run(path))
         others, mark = stale, RUN_FILE
         if contents.kind == _SPACE:
             # Every file is replaced, and an app of somebody else is not.
