@@ -7,15 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from trl_unlearn.encoding import pad_rows
 from trl_unlearn.token_scores import score_batch
+from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.logs import RowMetrics
 from trl_unlearn.trainer.reference import disable_dropout
 from trl_unlearn.trainer.step import (
     StepRow,
+    can_share_prompts,
     collate_rows,
     cut_and_share,
     cut_rows,
@@ -24,6 +27,8 @@ from trl_unlearn.trainer.step import (
     padded_tokens,
     split_to,
 )
+
+from ..families import build
 
 
 def rows_of(*lengths):
@@ -63,6 +68,15 @@ def test_prompts_are_shared_where_that_saves_more_products_than_attention_costs(
     assert shared == shares
     assert sorted(map(id, (row for part in slices for row in part))) == sorted(map(id, rows))
     assert shares or slices == cut_rows(rows, most)
+
+
+def test_a_refusal_that_is_longer_than_the_window_of_the_model_shares_no_prompt(tmp_path):
+    args = BootstrapUnlearnConfig(str(tmp_path), forget_loss_type="dpo", lambda_bss=0.0, share_prompts=True)
+    model = build("mistral")
+    window = model.config.sliding_window
+    for length, shares in ((window, True), (window + 1, False)):
+        rows = Dataset.from_dict({"input_ids": [[1] * 4], "chosen_input_ids": [[1] * length]})
+        assert can_share_prompts(args, model, rows, None, is_sharded=False) == shares
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7])

@@ -175,7 +175,10 @@ def can_share_prompts(
     """Whether rows with the same prompt have it once in a pass; where a model cannot do that, a warning says why."""
     if not args.share_prompts:
         return False
-    longest = max(len(ids) for rows in (forget, retain) if rows is not None for ids in rows["input_ids"])
+    # A refusal may be longer than the answer in whose place it stands.
+    names, sets = ("input_ids", "chosen_input_ids"), [rows for rows in (forget, retain) if rows is not None]
+    columns = [rows[name] for rows in sets for name in names if name in rows.column_names]
+    longest = max(len(ids) for column in columns for ids in column)
     if args.lambda_bss > 0:
         longest = max(longest, max(forget["prompt_length"]) + args.max_completion_length)
     obstacle = "it is sharded" if is_sharded else sharing_obstacle(model, longest)
