@@ -24,8 +24,8 @@ from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.hub.leaks import TextIndex
 from trl_unlearn.results import EvaluationResult, SuiteOutcome, Unmeasured
 from trl_unlearn.scripts import evaluate
-from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments
-from trl_unlearn.scripts.results import with_earlier
+from trl_unlearn.scripts.arguments import DataArguments, EvaluationArguments, UnlearnModelConfig
+from trl_unlearn.scripts.results import evaluation_result, with_earlier
 from trl_unlearn.token_scores import score_batch
 from trl_unlearn.verdict import verdict
 
@@ -676,6 +676,22 @@ def test_results_of_other_weights_are_replaced_and_that_is_said(run, own, checkp
     done = run("evaluate", [*other, "--suites", "privacy", "--holdout_dataset", holdout])
     assert result_of(done).suites == ["privacy"]
     assert "held tofu of other models" in done.printed
+
+
+def test_suites_of_weights_without_a_digest_do_not_join(own, tmp_path, capsys):
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    shutil.copy(Path(own[3], "config.json"), folder)
+    (folder / "pytorch_model.bin").write_bytes(b"weights")
+    model_args = UnlearnModelConfig(model_name_or_path=str(folder))
+    outcomes = {name: SuiteOutcome({"unlearned": {}}) for name in ("tofu", "privacy")}
+    first, second = (
+        evaluation_result({name: outcome}, EvaluationArguments(), model_args, str(folder))
+        for name, outcome in outcomes.items()
+    )
+    RunFolder(tmp_path).save_results(first)
+    assert with_earlier(second, RunFolder(tmp_path), ["tofu", "privacy"]).suites == ["privacy"]
+    assert "held tofu of perhaps other models, and is replaced" in capsys.readouterr().out
 
 
 def test_suites_in_another_precision_do_not_join_and_earlier_records_that_do_not_say_theirs_do(run, own, holdout):

@@ -272,7 +272,7 @@ def models_protocol(
 def _digests(name: str, revision: str | None) -> dict[str, str] | None:
     """SHA-256 by file of a model's weights, of an id on the Hub by its cache; None if they are not there."""
     if Path(name).is_dir():
-        return weights_sha256(Path(name), holds_adapter(name))
+        return weights_sha256(Path(name), holds_adapter(name)) or None
     try:
         for file in ("adapter_config.json", "config.json"):
             cached = try_to_load_from_cache(name, file, revision=revision)
