@@ -582,6 +582,9 @@ def test_an_unlearned_model_with_other_tokens_or_another_template_is_refused(
     other.chat_template = "{{ 'Say that you do not know. ' }}" + other.chat_template
     other.save_pretrained(tmp_path / "other")
     assert "has other tokens, or another chat template, for row 0 of the forget set" in refuse(asked)
+    # `AutoTokenizer` needs no config of it.
+    (tmp_path / "other/tokenizer_config.json").unlink()
+    assert "has other tokens, or another chat template, for row 0 of the forget set" in refuse(asked)
     # A name with a token of its own: the model may know that one, and not those that the target is asked by.
     other = copy.deepcopy(tiny_tokenizer)
     other.add_tokens(["Ada Marlow"])

@@ -210,8 +210,8 @@ def holds_adapter(folder: str | Path) -> bool:
 
 
 def holds_tokenizer(folder: str | Path) -> bool:
-    """Whether a folder has a tokenizer of its own."""
-    return Path(folder, "tokenizer_config.json").is_file()
+    """Whether a folder has a tokenizer, or a template, of its own."""
+    return any(re.fullmatch(_TOKENIZER, path.relative_to(folder).as_posix()) for path in Path(folder).rglob("*"))
 
 
 def weights_sha256(folder: Path, is_adapter: bool) -> dict[str, str]:
