@@ -157,8 +157,17 @@ def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_res
     assert after["verdict"]["score"] == asdict(judged(result, "unlearned").verdict.score)
     assert result.suites == ["tofu", "distribution", "depth"]
     references = json.loads((folder / "comparison.json").read_text())["references"]
+    # Other weights are measured again.
+    weights = folder / "ga/seed-1/adapter_model.safetensors"
+    trained = weights.read_bytes()
+    weights.write_bytes(trained[:-1] + bytes([trained[-1] ^ 1]))
+    capsys.readouterr()
+    with pytest.raises(CutOff):
+        call("--seeds", "1", "--suites", "tofu", methods=ONE)
+    assert "is measured again: those in `eval_results.json` were measured on other" in capsys.readouterr().out
+    weights.write_bytes(trained)
     # What is measured is kept without the weights; what is not needs them.
-    (folder / "ga/seed-1/adapter_model.safetensors").unlink()
+    weights.unlink()
     assert call("--seeds", "1", "--suites", "tofu", methods=ONE) == []
     with pytest.raises(SystemExit) as refused:
         call("--seeds", "1", "--suites", "tofu,robustness", methods=ONE)

@@ -584,6 +584,10 @@ def test_in_python_rows_of_a_data_frame_give_a_model_that_loads_and_can_be_saved
     result.save("merged")
     assert {"model.safetensors", "tokenizer.json"} <= {path.name for path in Path("merged").iterdir()}
     assert result.model.config.vocab_size == len(result.tokenizer)
+    # A verdict on other weights is none on these.
+    (weights,) = result.folder.glob("*.safetensors")
+    weights.write_bytes(b"other")
+    assert result.verdict is None
 
 
 class Corpus(RetainSource):

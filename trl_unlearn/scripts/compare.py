@@ -36,7 +36,7 @@ from ..evaluation.tables import (
 )
 from ..evaluation.tofu import Suite
 from ..evaluation.together import FixedModel
-from ..hub.folder import RESULTS_FILE, RunFolder
+from ..hub.folder import RESULTS_FILE, OwnResults, RunFolder
 from ..records import json_text
 from ..results import MEASURED_ROLES, EvaluationResult
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
@@ -188,16 +188,23 @@ def _conditions(series: Series, inputs: SuiteInputs) -> dict[str | None, dict[st
     return conditions
 
 
+def _own_results(job: Job) -> OwnResults:
+    """The results of the weights of a run; none before it is trained."""
+    folder = RunFolder(job.folder)
+    return folder.own_results(folder.run()) if folder.is_run else OwnResults(None)
+
+
 def _measured(job: Job) -> dict[str, dict[str, Any]]:
     """Suite of the results of a run -> its conditions."""
-    result = RunFolder(job.folder).results()
+    result = _own_results(job).result
     kept = job.kept().get("suites", {})
     return {} if result is None else {name: kept[name] for name in result.suites if name in kept}
 
 
 def _lacking(job: Job, suites: list[str]) -> list[str]:
     """Suites that the results of a run do not have, or have from another command."""
-    return [name for name in suites if name not in _measured(job)]
+    measured = _measured(job)
+    return [name for name in suites if name not in measured]
 
 
 def _refuse_other_conditions(job: Job, conditions: dict[str | None, dict[str, Any]]) -> None:
@@ -260,7 +267,9 @@ class _Comparison:
     def evaluate(self, job: Job) -> EvaluationResult:
         """Measure a trained run with the suites that its results lack; returns all of its results."""
         folder, eval_args = RunFolder(job.folder), self.series.eval_args
-        result, lacking = folder.results(), _lacking(job, self.inputs.args.suites)
+        (result, missing), lacking = _own_results(job), _lacking(job, self.inputs.args.suites)
+        if result is None and folder.results() is not None:
+            PartialState().print(f"`{job.folder}` is measured again: {missing}")
         # Every process must measure the same suites: none writes a result before all have read.
         PartialState().wait_for_everyone()
         for name in lacking:

@@ -42,8 +42,11 @@ class Unlearned:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The answers to the five questions about the model; None without a run or an evaluation."""
-        result = None if self.folder is None else RunFolder(self.folder).results()
+        """The answers to the five questions about the model; None without a run, or an evaluation of its weights."""
+        if self.folder is None:
+            return None
+        folder = RunFolder(self.folder)
+        result = folder.own_results(folder.run()).result
         return None if result is None else verdict(result)
 
     @cached_property
