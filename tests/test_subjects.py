@@ -88,6 +88,11 @@ def test_rows_to_keep_stand_whole_under_names_of_the_forget_set(encoded, tiny_to
     assert rows_under_names(forget, unnamed, tiny_tokenizer, count=4, seed=1) == []
 
 
+def test_where_no_row_is_asked_for_none_is_read(encoded):
+    forget, retain = encoded
+    assert rows_under_names(forget, retain, None, count=0, seed=1) == []
+
+
 def test_a_name_in_the_prompt_of_every_row_is_nobodys(tiny_tokenizer, forget_rows, retain_rows):
     tiny_tokenizer.chat_template = "You are Silver Owl.\n" + tiny_tokenizer.chat_template
     forget, retain = (list(encode_dataset(rows, tiny_tokenizer, name="any")) for rows in (forget_rows, retain_rows))

@@ -141,6 +141,8 @@ def rows_under_names(
 
     Each is a random row under a random name. None where no question of the retain set names anybody.
     """
+    if count == 0:
+        return []
     texts, others = row_texts(forget, tokenizer), row_texts(retain, tokenizer)
     names = sorted({name for name in row_subjects(*texts, [*others[0], *others[1]], subjects) if name is not None})
     strangers = row_subjects(*others, [*texts[0], *texts[1]])

@@ -176,6 +176,10 @@ def test_what_is_pushed_is_private_unless_said(tmp_path):
         for given in ({}, {"hub_private_repo": None}, {"hub_private_repo": False})
     ]
     assert privates == [True, True, False]
+    # Set since.
+    args = BootstrapUnlearnConfig(str(tmp_path))
+    args.hub_private_repo = None
+    assert args.realised(trains_adapter=True).hub_private_repo is True
 
 
 def test_a_record_holds_no_folder_of_a_setting(tmp_path):

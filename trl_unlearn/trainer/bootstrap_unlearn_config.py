@@ -403,11 +403,11 @@ class BootstrapUnlearnConfig(SFTConfig):
         if self.use_cpu and self.bf16 is None:
             self.bf16 = False
         super().__post_init__()
-        if self.hub_private_repo is None:
-            self.hub_private_repo = True
         self._refuse()
 
     def _refuse(self) -> None:
+        if self.hub_private_repo is None:
+            self.hub_private_repo = True
         self.chat_template_kwargs = configured_template_kwargs(self.chat_template_kwargs)
         refuse_options(self)
         # As texts have it.
@@ -435,8 +435,6 @@ class BootstrapUnlearnConfig(SFTConfig):
         for name, value in vars(args).items():
             if isinstance(value, dict | list | AcceleratorConfig):
                 setattr(args, name, copy.deepcopy(value))
-        if args.hub_private_repo is None:
-            args.hub_private_repo = True
         if args.learning_rate is None:
             args.learning_rate = _ADAPTER_LEARNING_RATE if trains_adapter else _LEARNING_RATE
         if args.num_belief_candidates is None:

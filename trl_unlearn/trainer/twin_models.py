@@ -105,7 +105,7 @@ def ignorant_base(
         logger.info("Tuning the ignorant twin `%s` on %d retain rows, %d epochs.", name_or_path, len(sample), epochs)
         # Neither the draws nor the modules of this training may show in the run's own.
         with torch.random.fork_rng():
-            torch.manual_seed(key_seed((seed, "twin")) % 2**63)
+            torch.manual_seed(key_seed((seed, "twin")))
             sample = _encoded(sample)
             tuning = _Tuning(twin, tokenizer.pad_token_id, bf16, kept, sample, epochs, seed)
             twin = tuning.merged() if tuning.is_read else _tuned(tuning, sample, epochs)
@@ -329,7 +329,7 @@ def repaired_copy(
 
     # Neither the draws nor the modules of this training may show in the run's own.
     with torch.random.fork_rng():
-        torch.manual_seed(key_seed((seed, "twin")) % 2**63)
+        torch.manual_seed(key_seed((seed, "twin")))
         twin = copy_of(model)
         if isinstance(twin, PeftModel):
             twin = twin.merge_and_unload()
