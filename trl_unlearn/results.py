@@ -33,7 +33,10 @@ _SETS = {
 }
 # Suite -> what it alone writes into the protocol, beside an entry of its own name.
 _ENTRIES = {
-    "tofu": ("near_facts", "kept_rows", "max_completion_length", "num_squeezing_beliefs", "fluency_source"),
+    "tofu": (
+        *("near_facts", "kept_rows", "known_rows", "known_to_retrained"),
+        *("max_completion_length", "num_squeezing_beliefs", "fluency_source"),
+    ),
     "privacy": ("members_in_holdout", "holdout_config", "holdout_dataset"),
     "robustness": ("attacks", "quantized_share"),
 }
@@ -454,7 +457,7 @@ class EvaluationResult(JsonRecord):
         if bits := self.protocol.get("base_quantization"):
             notes.append(
                 f"The target, and the base of an adapter, was loaded in {bits}. A model that the adapter is merged "
-                "into has other weights, which these numbers do not judge."
+                "into has other weights: these numbers are not about it."
             )
         if misfits := self.protocol.get("depth", {}).get("misfits"):
             notes.append(

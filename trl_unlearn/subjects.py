@@ -85,7 +85,7 @@ def moved_answers(
     rows, and fewer of a large set.
 
     Each is the answer of a random retain row, or without a retain set of another forget row, under the subject's name.
-    A model that never knew the forget set finds its true answers no likelier. A row that names nobody has none.
+    A model that never knew the forget set finds its true answers no likelier. A row without a name gets no answers.
     """
     texts = row_texts(forget, tokenizer)
     if retain is None:

@@ -241,7 +241,7 @@ class UnlearnUntil(ForgettingCurveCallback):
 
 
 class EndAfter(TrainerCallback):
-    """Ends training after so many minutes; another call of `train` has what is left, an interruption counts anew."""
+    """Ends training after some minutes. A second call of `train` shares them; a resumed process has all of them."""
 
     def __init__(self, trainer: Trainer, minutes: float):
         self.trainer, self.minutes = trainer, minutes

@@ -67,7 +67,7 @@ class TextIndex:
         self.too_short = {source: index.too_short for source, index in self._sources.items() if index.too_short}
 
     def leaks(self, path: str, content: bytes) -> list[Leak]:
-        """One leak for each row in a file, whose ending says how it is read; of rows that share a part, the first."""
+        """One leak a row; the first of rows that share the part that leaks. The ending says how a file is read."""
         versions = {_fold(version) for version in _versions(_readable_text(path, content))}
         leaks = {(name, row) for one in versions for name, index in self._sources.items() for row in index.rows(one)}
         return [Leak(path, source, row) for source, row in sorted(leaks)]

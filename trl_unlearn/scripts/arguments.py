@@ -81,8 +81,8 @@ class EvaluationArguments:
     retrained_model_name_or_path: str | None = option(None, "Reference model that was trained without the forget set.")
     second_retrained_model_name_or_path: str | None = option(
         None,
-        "Such a model of another seed, which is measured beside an unlearned one: in how many measurements it is as "
-        "the first is the noise floor of the verdict's score.",
+        "Second retrained model, of another seed. Its score beside the first one is the noise floor of the verdict's "
+        "score.",
     )
     parity: str = option(
         "open-unlearning",
@@ -116,8 +116,8 @@ class StoppingArguments:
 
     stop_at: str | None = option(
         None,
-        "Where training ends, and the closest state is kept: 'strangers' (true answers are no likelier than answers "
-        "about other people), 'retrained', 'teacher' (the values of that model) or a value of `stop_metric`. "
+        "Goal of the training: 'strangers' (true answers are no likelier than answers about other people), "
+        "'retrained', 'teacher' (the values of that model) or a value of `stop_metric`. The closest state is kept. "
         "`num_train_epochs` is then an upper bound, over which the default schedule decays the learning rate to zero: "
         "set `lr_scheduler_type` to 'constant' if you do not know how many epochs it takes.",
     )
@@ -224,10 +224,10 @@ class ForgetArguments:
         "keep of that run are kept here, too, and the rows that it has forgotten are measured again.",
     )
     undo: str | None = option(
-        None, "Output folder of a run, in place of a request: prints how to have the model back as it was before."
+        None, "Output folder of a run, in place of a request. Prints how to restore the model from before the run."
     )
     max_utility_loss: float = option(
-        0.2, "Part of the probability of the rows to keep that may be lost; training ends there. In (0, 1)."
+        0.2, "Largest relative loss of probability of the rows to keep. Training ends there. In (0, 1)."
     )
     dry_run: bool = option(False, "Whether to end after the checks, before a weight moves. Nothing is written.")
     review: bool = option(False, "Whether to only write the rows to forget to a file, for you to edit.")

@@ -43,7 +43,7 @@ _REPORT = "retain-report.json"
 NOT_WRITTEN = {"overwrite_output_dir", "hub_token"}
 _NOTHING = (
     "There is nothing to forget: the model says none of these rows, and finds their answers no likelier than a model "
-    "does that never saw them. Nothing was changed. If it knows the facts in other words, give rows in its words, or "
+    "that never saw them. Nothing was changed. If it knows the facts in other words, give rows in its words, or "
     "the name as `--subject`."
 )
 # Why a row that the model made is not kept; for any other reason, it repeats the forget set.

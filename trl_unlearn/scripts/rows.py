@@ -162,9 +162,9 @@ def refuse_other_tokens(
             if ids != list(other["input_ids"]) or tokenizer.decode(ids) != own.decode(ids):
                 raise ValueError(
                     f"The tokenizer of `{unlearned}` has other tokens, or another chat template, for row {index} of "
-                    f"the {name} set than the target's, by which all models are asked: the numbers would say nothing "
-                    "of this model in use. Put the target's tokenizer into its folder, or remove the tokenizer there "
-                    "if the model is used with the target's."
+                    f"the {name} set than the target's. All models are asked with the target's, and the numbers would "
+                    "not describe this model in use. Put the target's tokenizer into its folder, or remove the "
+                    "tokenizer there if the model is used with the target's."
                 )
 
 

@@ -92,11 +92,11 @@ class BootstrapUnlearnConfig(SFTConfig):
         > Parameters that control the ignorant twin
 
         ignorant_model_name_or_path (`str`, *optional*):
-            A model that never knew the forget set, with the target's tokenizer: the base that the target was tuned
-            from. If not set, and neither are names, it is the base that the target's adapter or card names, unless
-            that one knows the forget set. Otherwise the target itself is asked about somebody else: names in the
-            forget rows are replaced by those of strangers. Where it gives the answers under any name, too, a copy of
-            it is made to lose them, if `forget_aliases` are not set.
+            A model that never knew the forget set, with the target's tokenizer, such as the base that the target was
+            tuned from. Default without names: the base that the target's adapter or card names, unless that base
+            knows the forget set. Else the target itself is asked about strangers, whose names replace those in the
+            forget rows. Where it recites the answers under any name, a copy of it is made to lose them, unless
+            `forget_aliases` are set.
         ignorant_refresh_epochs (`float`, *optional*, defaults to `5.0`):
             Epochs after which the model in training is asked anew under other names. A target that has memorised an
             answer as a whole gives it under any name at first, and less so as it forgets. It is asked no more where
@@ -131,10 +131,9 @@ class BootstrapUnlearnConfig(SFTConfig):
         > Parameters that control the weights of beliefs
 
         lambda_schedule (`str`, *optional*, defaults to `"constant"`):
-            What `lambda_bst` and `lambda_bss` do during training: `"constant"`, `"linear"` (they grow from 0 to their
-            values) or `"adaptive"` (they start at their values, grow while beliefs that were frozen before unlearning
-            fall less than half as much as the target, and fall while these fall more, see
-            [`~trl_unlearn.trainer.weights.adapted_share`]).
+            Course of `lambda_bst` and `lambda_bss` during training: `"constant"`, `"linear"` (from 0 to their
+            values) or `"adaptive"` (from their values up while beliefs that were frozen before unlearning fall less
+            than half as far as the target, else down, see [`~trl_unlearn.trainer.weights.adapted_share`]).
 
         > Parameters that control sequence beliefs (BS-S)
 
@@ -306,7 +305,7 @@ class BootstrapUnlearnConfig(SFTConfig):
         "than of others. 0 asks once, before training.",
     )
     ignorant_retain_rows: int = option(
-        80, "Retain rows that `ignorant_model_name_or_path`, or a copy of the target, is tuned on before."
+        80, "Retain rows for tuning `ignorant_model_name_or_path`, or a copy of the target, before the training."
     )
     ignorant_epochs: int = option(6, "Passes over these rows.")
     forget_subjects: list[str] | None = option(
