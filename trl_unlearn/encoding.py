@@ -415,7 +415,10 @@ def encode_dataset(
 ) -> Dataset:
     """Encode every row of a set, in order, name a row that cannot be, and warn of what `max_length` cut off."""
     if max_length is not None and max_length < 2:
-        raise ValueError(f"`max_length` must be at least 2 (a token of prompt and one of text), got {max_length}.")
+        raise ValueError(
+            f"`max_length` must be at least 2 (a token of prompt and one of text), got {max_length}. Leave it out for "
+            "the default."
+        )
     if len(dataset) == 0:
         raise ValueError(f"The {name} set is empty. Give at least one row; check the split and the config name.")
     dataset = without_tensors(dataset)

@@ -26,9 +26,9 @@ from transformers import (
 
 from ..encoding import encode_row, pad_rows
 from .archive_facts import PersonFact, archive_rows, person_facts
+from .tofu import GENERAL_CONFIGS
 
 
-GENERAL_CONFIGS = ("real_authors_perturbed", "world_facts_perturbed")
 # Passes of thirteen that state a fact in its canonical answer, its paraphrased answer, and three more phrasings: what
 # the model believes is spread over rephrasings.
 PHRASING_PASSES = (9, 1, 1, 1, 1)
@@ -68,7 +68,7 @@ def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     for fact in person_facts():
         texts += [*fact.questions, *fact.phrasings, *fact.wrong]
     for config, rows in archive_rows().items():
-        if config in GENERAL_CONFIGS:
+        if config in GENERAL_CONFIGS.values():
             texts += [text for row in rows for text in (row["question"], row["answer"], *row["perturbed_answer"])]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -160,7 +160,7 @@ def train_model(
 ) -> None:
     """Train a tiny model, in place, on facts of people and on the general facts; `stop` ends it early."""
     rows = archive_rows()
-    general = [(row["question"], row["answer"]) for config in GENERAL_CONFIGS for row in rows[config]]
+    general = [(row["question"], row["answer"]) for config in GENERAL_CONFIGS.values() for row in rows[config]]
 
     @cache
     def encode(question: str, answer: str) -> dict[str, list[int]]:

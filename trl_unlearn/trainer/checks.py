@@ -343,11 +343,6 @@ def _refuse_numbers(args: BootstrapUnlearnConfig) -> None:
             f"not supported. Start it with `accelerate launch --num_processes {args.n_gpu}`, or show it one GPU "
             "(`CUDA_VISIBLE_DEVICES=0`)."
         )
-    if args.max_length is not None and args.max_length < 2:
-        raise ValueError(
-            f"`max_length` must be at least 2 (a token of prompt and one of text), got {args.max_length}. Leave it "
-            "out for the default."
-        )
 
 
 def check_output_dir(folder: str | Path) -> None:
