@@ -68,11 +68,14 @@ class Answer:
     @property
     def brief(self) -> str:
         """The answer in a few words."""
-        if self.answer not in ("as", "more", "less"):
-            return self.answer if self.is_certain or not self.is_bad else f"perhaps {self.answer}"
         ways = {"more": "better", "less": "worse"} if self.question == KEEPING else {}
         way = ways.get(self.answer, self.answer)
-        return way if self.is_certain else f"perhaps {way}"
+        return f"perhaps {way}" if self.is_perhaps else way
+
+    @property
+    def is_perhaps(self) -> bool:
+        """Whether the numbers of a reference, or a fault, are no certainty."""
+        return not self.is_certain and (self.is_bad or self.answer in ("as", "more", "less"))
 
     @property
     def words(self) -> str:

@@ -125,7 +125,7 @@ def plot_answers(
                 left, (colour, _) = x + place * width, _TONES[answer.tone]
                 axes.barh(y, width, 0.86, left, color=colour, edgecolor="white")
                 words = answer.brief.removeprefix("perhaps ").removeprefix("true answers ").split(" the ")[0]
-                text = "" if answer.tone == "unknown" else words + "?" * answer.brief.startswith("perhaps ")
+                text = "" if answer.tone == "unknown" else words + "?" * answer.is_perhaps
                 axes.text(left + width / 2, y, text, ha="center", va="center", fontsize=9 if len(seeds) < 3 else 7)
     questions = [textwrap.fill(question.text, 22) for question in QUESTIONS]
     axes.set_xticks([x + 0.48 for x in range(len(questions))], questions, fontsize=9)

@@ -270,7 +270,7 @@ def comparison_notes(runs: Sequence[ComparedRun], references: Mapping[str, Judge
             "There is no retrained model: an answer counts if it shows no fault beside the target, and the distance "
             "to a model that never knew was not measured."
         )
-    if any(answer.brief.startswith("perhaps") for run in runs if run.verdict for answer in run.verdict.answers):
+    if any(answer.is_perhaps for run in runs if run.verdict for answer in run.verdict.answers):
         notes.append(PERHAPS)
     lacking: dict[str, list[str]] = {}
     for run in runs:
