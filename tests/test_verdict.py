@@ -405,9 +405,10 @@ def test_a_part_of_the_rows_is_said_to_be_one():
 def test_numbers_that_prove_less_than_they_seem_to_are_doubts_and_without_a_verdict_notes():
     protocol = {"rows": {"forget": 24, "holdout": 24}, "repeated_rows": {"forget": 3}, "members_in_holdout": 2}
     protocol |= {"attacks": {"rows": {"benign": 8}, "blunt": ["relearning_whole"]}}
+    protocol |= {"elicitation": {"too_long": ["elicitation/few_shot"]}}
     result = planted(protocol=protocol)
     cautions = result.cautions()
-    assert len(cautions) == 4 and verdict(result).doubts == cautions
+    assert len(cautions) == 5 and verdict(result).doubts == cautions
     assert not set(cautions) & set(result.notes())
     without_verdict = replace(result, models=result.models | {"unlearned": None})
     assert set(cautions) <= set(without_verdict.notes())

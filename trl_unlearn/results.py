@@ -438,6 +438,11 @@ class EvaluationResult(JsonRecord):
                 f"{count} of {self.protocol['rows']['holdout']} held-out rows stand in the forget or the retain set, "
                 "which models were trained on: membership attacks prove little."
             )
+        if too_long := self.protocol.get("elicitation", {}).get("too_long"):
+            cautions.append(
+                "Left out for all models, because one of them reads too few tokens (`max_position_embeddings`): "
+                f"{', '.join(f'`{name}`' for name in too_long)}."
+            )
         return cautions
 
     def notes(self) -> list[str]:

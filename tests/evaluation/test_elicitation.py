@@ -339,6 +339,8 @@ def test_a_kind_that_is_too_long_for_the_model_is_left_out_with_a_warning(new_gp
     missing = {name for name in KINDS if name not in values(outcome)}
     assert {"elicitation/choice"} <= missing and "elicitation/alias" in values(outcome)
     assert all(f"`{name}` is left out: its longest row has" in caplog.text for name in missing)
+    # A config alone must not take a probe away from all models in silence.
+    assert set(outcome.protocol["elicitation"]["too_long"]) == missing
 
 
 def test_a_kind_beyond_the_range_that_a_rotary_model_was_trained_on_is_left_out(target, rows, tiny_tokenizer, caplog):
@@ -348,6 +350,8 @@ def test_a_kind_beyond_the_range_that_a_rotary_model_was_trained_on_is_left_out(
     missing = {name for name in KINDS if name not in values(outcome)}
     assert {"elicitation/choice"} <= missing and "elicitation/alias" in values(outcome)
     assert all(f"`{name}` is left out: its longest row has" in caplog.text for name in missing)
+    # A config alone must not take a probe away from all models in silence.
+    assert set(outcome.protocol["elicitation"]["too_long"]) == missing
 
 
 def test_a_model_with_positions_for_no_probe_has_no_number_and_no_excuse(new_gpt2, rows, tiny_tokenizer):

@@ -345,6 +345,7 @@ def measure_elicitation(models: Loaders, rows: EvaluationRows, setting: SuiteSet
         **rows_protocol(forget, seed=setting.seed),
         "elicitation": {
             "not_made": {kind: count for kind, count in missing.items() if count},
+            "too_long": [f"elicitation/{kind}" for kind in probes if kind not in kinds],
             "blind": (blind := _drop_blind(outcome, chance)),
         },
     }
