@@ -43,7 +43,9 @@ PERHAPS = (
 # Beside a retrained model, beside the target alone, beside what any model has that knows nothing, and without numbers.
 _NEAR, _FAR, _CHANCE = "near the target", "far from the target", "chance"
 _LIKELIHOODS = {"more": "true answers likelier", "as": "true answers no likelier", "less": "true answers less likely"}
-ANSWERS = ("as", "more", "less", _NEAR, _FAR, *_LIKELIHOODS.values(), "not measured")
+# Measurably so, and within the margin.
+_HARDLY = "true answers hardly likelier"
+ANSWERS = ("as", "more", "less", _NEAR, _FAR, *_LIKELIHOODS.values(), _HARDLY, "not measured")
 _LOST = "a term of model utility is 0"
 _NOTHING_TO_FORGET = "the target is as the retrained model here, so nothing shows that there was something to forget"
 _OVER_FORGOTTEN = "over-forgotten, the forget rows look less familiar than rows that no model saw"
@@ -452,7 +454,8 @@ def _beside_chance(question: str, measure: Measure, result: EvaluationResult) ->
     difference = Difference(value, value - reach, value + reach, one.n)
     state, is_certain = _state(difference, measure.margin, 1)
     why = _OVER_FORGOTTEN if state == "less" else ""
-    texts = question, _LIKELIHOODS[state], is_certain, state != "as", why, metric
+    words = _HARDLY if state == "as" and difference.low > 0 else _LIKELIHOODS[state]
+    texts = question, words, is_certain, state != "as", why, metric
     return Answer(*texts, one.value, _CHANCE, measure.nothing, difference, measure.margin)
 
 
