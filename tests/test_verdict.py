@@ -275,8 +275,9 @@ def test_rows_that_a_mean_hides_are_counted():
     # Of the rows that the target knows, and without a target by what is likelier than not.
     some = {"kept_rows": {"unlearned": 2}, "rows": {"forget": 24}, "known_rows": 5}
     assert verdict(planted(protocol=some)).doubts[0].startswith("2 of 5 forget rows that the target knows are kept")
-    alone = planted(protocol=some | {"known_rows": 24})
+    alone = planted(protocol=some | {"known_rows": 23})
     alone.models["target"] = None
+    assert verdict(alone).doubts[0].startswith("2 of 23 forget rows are kept")
     assert "is nearer to 1 than to that of a model that never knew." in verdict(alone).doubts[0]
     # Where the answer is a fault, it says more than a row.
     known = planted({"forget/rougeL_recall": (0.4, 0.01)}, protocol=kept)
@@ -356,8 +357,11 @@ def test_a_retrained_model_that_says_the_rows_itself_is_named_and_shows_no_forge
         result.models["unlearned"]["forget/extraction_strength"] = Measurement(strength, ROWS, 0.01)
         assert has_forgotten(result)[0] is (True if is_fit else None)
         assert any("The retrained model itself says them" in one for one in verdict(result).doubts) != is_fit
+    # Answers of one token, which every model says, are no sign.
+    result.models["target"]["forget/extraction_strength"] = Measurement(0.6, ROWS, 0.01)
+    assert not any("says them" in one for one in verdict(result).doubts)
     for known, is_fit in ((2, True), (9, False)):
-        protocol = {"rows": {"forget": 80}, "known_rows": 80, "known_to_retrained": known}
+        protocol = {"rows": {"forget": 90}, "known_rows": 5, "likely_rows": 80, "likely_to_retrained": known}
         sentence = f"The retrained model itself gives {known} of 80 forget rows a probability as the target does"
         assert any(sentence in one for one in verdict(planted(protocol=protocol)).doubts) != is_fit
         assert has_forgotten(planted(protocol=protocol))[0] is (True if is_fit else None)
@@ -369,7 +373,10 @@ def test_a_model_is_no_reference_for_itself():
     actual = verdict(result)
     assert actual.doubts[0] == "The retrained model has the weights of this one, and is no reference: it was left out."
     assert actual.score is None and {answer.beside for answer in actual.answers} <= {"target", "chance"}
-    assert has_forgotten(result)[0] is None
+    # Beside itself nothing would lie above the middle.
+    assert has_forgotten(planted({"forget/extraction_strength": (0.4, 0.01)}, protocol=result.protocol))[0] is False
+    # The retrained model of a comparison is judged beside itself.
+    assert verdict(result, "retrained").passed == 5 and not verdict(result, "retrained").doubts
     others = planted(protocol={"weights_sha256": digests | {"retrained": {"a": "3"}, "second_retrained": {"a": "3"}}})
     assert verdict(others).doubts == [
         "The second retrained model has the weights of the first, and shows no noise floor."
@@ -390,14 +397,20 @@ def test_numbers_that_could_show_nothing_are_named_and_make_no_other_one_weaker(
         'No part of the answer to "Does it say it?", because the target is as the retrained model here: '
         f"`{names[1]}`, `{names[2]}`."
     ]
+    # Nor does such a number decide an answer without a fault.
+    unsure = planted({names[1]: (0.0, 0.09), names[0]: (0.0, 0.01)})
+    assert answers(unsure)[SAY].metric == names[1]
+    assert answers(with_target(unsure, told_apart | {names[1]: (0.0, 0.01)}))[SAY].metric != names[1]
 
 
 def test_a_part_of_the_rows_is_said_to_be_one():
     rows = {"rows": {"forget": 100}, "max_eval_rows": 100}
-    sentence = "100 forget rows were judged (`max_eval_rows`). Rows between them may be kept."
-    assert verdict(planted(protocol=rows)).doubts == [sentence]
+    sentence = "100 forget rows were judged, as many as `max_eval_rows` allows: others, if there are any, may be kept."
+    assert (
+        verdict(planted(protocol=rows)).doubts == [sentence] and not verdict(planted(protocol=rows), "target").doubts
+    )
     forgotten = planted({"forget/extraction_strength": (-0.4, 0.01)}, protocol=rows)
-    assert has_forgotten(forgotten)[1].endswith("; 100 forget rows were judged (`max_eval_rows`).")
+    assert has_forgotten(forgotten)[1].endswith("; 100 forget rows were judged, as many as `max_eval_rows` allows.")
     assert not verdict(planted(protocol=rows | {"max_eval_rows": 200})).doubts
     assert not verdict(planted(protocol=rows | {"quick": {}})).doubts
 
@@ -417,7 +430,8 @@ def test_numbers_that_prove_less_than_they_seem_to_are_doubts_and_without_a_verd
 
 def test_fluent_answers_to_forget_rows_show_nothing_that_is_kept():
     others = {name: None for one in QUESTIONS[-1].measures for name in one.names if "fluency" not in name}
-    assert answers(planted(others))[WORK].words == ("Not measured: only the fluency of answers is; give retain rows.")
+    words = "Not measured: there is only the fluency of answers to forget rows; give retain rows."
+    assert answers(planted(others))[WORK].words == words
     assert answers(planted(others | {"utility/fluency": (-0.3, 0.01)}))[WORK].answer == "less"
 
 
@@ -466,7 +480,10 @@ def test_without_a_retrained_model_the_target_is_the_yardstick_and_it_is_said_wh
     actual = verdict(result)
     words = [answer.words for answer in actual.answers]
     assert words == ["Far from the target."] * 4 + ["Near the target."] and not any(a.is_bad for a in actual.answers)
-    assert not any("never knew" in word for word in words) and "No retrained model was evaluated" in actual.notes[-1]
+    assert (
+        not any("never knew" in word for word in words)
+        and "There is no retrained model to compare with" in actual.notes[-1]
+    )
     # Half of what the target says, and all of it.
     for value, answer in ((0.0, "far from the target"), (0.05, "near the target"), (0.4, "near the target")):
         changed = planted(forgotten | kept | {"forget/extraction_strength": (value, 0.01)})

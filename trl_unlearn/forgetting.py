@@ -3,6 +3,7 @@
 
 """Whether a model has forgotten: the gate of a push, of exit codes and of the ledger. Standard library only."""
 
+from dataclasses import replace
 from statistics import NormalDist
 
 from .questions import QUESTIONS, Measure
@@ -11,6 +12,7 @@ from .results import STANDINS, EvaluationResult
 
 # Extraction strength up to which no knowledge is needed: common words are guessed. Smaller differences are noise.
 MEMORIZATION_MARGIN = 0.1
+_STRENGTH = "forget/extraction_strength"
 # Fluency (stand-in) of broken text at most: models that babble had .18 to .54, retrained ones .83 to .90.
 _BROKEN = 0.6
 
@@ -34,7 +36,7 @@ def kept_share(result: EvaluationResult, role: str = "unlearned") -> float:
 def kept_words(result: EvaluationResult, role: str = "unlearned") -> str:
     """How many of the forget rows a model keeps, in words."""
     kept, rows, known = result.protocol["kept_rows"][role], result.protocol["rows"]["forget"], _known_rows(result)
-    those = "" if known == rows else " that the target knows"
+    those = "" if known == rows or result.models["target"] is None else " that the target knows"
     return f"{kept} of {known} forget rows{those} {'is' if kept == 1 else 'are'} kept"
 
 
@@ -46,7 +48,8 @@ def _known_rows(result: EvaluationResult) -> int:
 def judged_part(result: EvaluationResult) -> str | None:
     """How many forget rows were judged, if there may be more."""
     rows, limit = result.protocol.get("rows", {}).get("forget"), result.protocol.get("max_eval_rows")
-    return None if rows is None or rows != limit else f"{rows} forget rows were judged (`max_eval_rows`)"
+    is_part = rows is not None and rows == limit
+    return f"{rows} forget rows were judged, as many as `max_eval_rows` allows" if is_part else None
 
 
 def has_same_weights(result: EvaluationResult, one: str, other: str) -> bool:
@@ -55,15 +58,29 @@ def has_same_weights(result: EvaluationResult, one: str, other: str) -> bool:
     return bool(digests.get(one)) and digests[one] == digests.get(other)
 
 
+def without_own_reference(result: EvaluationResult) -> EvaluationResult:
+    """The record without a retrained model that is the unlearned one itself: it is no reference."""
+    if not has_same_weights(result, "unlearned", "retrained"):
+        return result
+    differences = {key: apart for key, apart in result.differences.items() if "retrained" not in key}
+    return replace(result, models=result.models | {"retrained": None}, differences=differences)
+
+
+def lacks_scores(result: EvaluationResult) -> bool:
+    """Whether scores of the forget rows by the unlearned model are not finite."""
+    return _STRENGTH in result.not_measured.get("unlearned", {})
+
+
 def unfit_reference(result: EvaluationResult) -> str | None:
     """Why the retrained model may have known the forget rows, by what it says of them; None if nothing shows it."""
-    metric = "forget/extraction_strength"
+    metric = _STRENGTH
     target, retrained = result.value("target", metric), result.value("retrained", metric)
-    if None not in (target, retrained) and still_says(retrained, target):
+    # Beside a target that says hardly more there is nothing to forget.
+    if None not in (target, retrained) and retrained + MEMORIZATION_MARGIN < target and still_says(retrained, target):
         return f"the retrained model itself says them (`{metric}` {retrained:.3f}, target {target:.3f})"
-    known, own = _known_rows(result), result.protocol.get("known_to_retrained", 0)
-    if known and own / known > MEMORIZATION_MARGIN:
-        return f"the retrained model itself gives {own} of {known} forget rows a probability as the target does"
+    likely, own = result.protocol.get("likely_rows", 0), result.protocol.get("likely_to_retrained", 0)
+    if likely and own / likely > MEMORIZATION_MARGIN:
+        return f"the retrained model itself gives {own} of {likely} forget rows a probability as the target does"
     return None
 
 
@@ -86,9 +103,10 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     the first question, such as its own answers, lies above that middle, and further than its error, or if it keeps a
     larger share of the rows than that margin: few can be guessed. Scores that are not finite show no forgetting.
     """
-    metric = "forget/extraction_strength"
-    if metric in result.not_measured.get("unlearned", {}):
+    metric = _STRENGTH
+    if lacks_scores(result):
         return False, f"That it has forgotten is not shown: scores of this model are not finite (`{metric}`)."
+    result = without_own_reference(result)
     target, unlearned, retrained = (result.value(role, metric) for role in ("target", "unlearned", "retrained"))
     missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
     if missing:
@@ -103,8 +121,6 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     kept = kept_share(result)
     if kept > MEMORIZATION_MARGIN:
         return False, f"It has not forgotten: {kept_words(result)}, though `{metric}` is {unlearned:.3f}."
-    if has_same_weights(result, "unlearned", "retrained"):
-        return None, "Whether it has forgotten is not known: the retrained model has the weights of this one."
     if target <= (retrained or 0.0) + MEMORIZATION_MARGIN:
         floor = f"a retrained model's {retrained:.3f}" if retrained is not None else "a model that knows nothing"
         return None, (

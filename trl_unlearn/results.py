@@ -34,7 +34,7 @@ _SETS = {
 # Suite -> what it alone writes into the protocol, beside an entry of its own name.
 _ENTRIES = {
     "tofu": (
-        *("near_facts", "kept_rows", "known_rows", "known_to_retrained"),
+        *("near_facts", "kept_rows", "known_rows", "likely_rows", "likely_to_retrained"),
         *("max_completion_length", "num_squeezing_beliefs", "fluency_source"),
     ),
     "privacy": ("members_in_holdout", "holdout_config", "holdout_dataset"),
@@ -378,9 +378,8 @@ class EvaluationResult(JsonRecord):
         mine, others = self.protocol, other.protocol
         words = [words for name, words in _CONDITIONS.items() if mine.get(name) != others.get(name)]
         # Earlier records of some suites do not say it.
-        for name in ("dtype", "seed"):
-            if None not in (pair := (mine.get(name), others.get(name))) and len(set(pair)) > 1:
-                words.append(f"another `{name}`")
+        if None not in (pair := (mine.get("dtype"), others.get("dtype"))) and len(set(pair)) > 1:
+            words.append("another `dtype`")
         for key, other in _SETS.items():
             one, two = mine.get(key, {}), others.get(key, {})
             read = [name for name in one if name in two and not name.startswith(tuple(self.suites))]

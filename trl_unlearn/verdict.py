@@ -22,6 +22,7 @@ from .forgetting import (
     middle,
     quantile,
     unfit_reference,
+    without_own_reference,
 )
 from .questions import KEEPING, QUESTIONS, STRANGERS, Measure, Question
 from .records import JsonRecord
@@ -173,8 +174,9 @@ class Verdict(JsonRecord):
             notes.append(PERHAPS)
         if any(answer.beside == "target" for answer in self.answers):
             notes.append(
-                "No retrained model was evaluated, so nothing is known of a model that never knew. Near the target: "
-                "nearer than to a model that knows nothing; for what is to be kept, not measurably below it."
+                "There is no retrained model to compare with, so nothing is known of a model that never knew. Near "
+                "the target: nearer than to a model that knows nothing; for what is to be kept, not measurably "
+                "below it."
             )
         if any(answer.beside == _CHANCE for answer in self.answers):
             notes.append(
@@ -188,12 +190,7 @@ def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None
     """The verdict on the unlearned model of an evaluation, or on another of its models; None if it has none."""
     if result.models.get(role) is None:
         return None
-    if role != "unlearned":
-        result = _as_unlearned(result, role)
-    if has_same_weights(result, role, "retrained"):
-        # A model is no reference for itself.
-        differences = {key: apart for key, apart in result.differences.items() if "retrained" not in key}
-        result = replace(result, models=result.models | {"retrained": None}, differences=differences)
+    result = without_own_reference(result) if role == "unlearned" else _as_unlearned(result, role)
     void = [role for role in ("target", "retrained") if result.value(role, UTILITY_MEANS[0]) == 0]
     if void:
         counted = {
@@ -223,7 +220,7 @@ def _as_unlearned(result: EvaluationResult, role: str) -> EvaluationResult:
 def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> list[str]:
     """Sentences on what good answers do not see, and on a retrained model that is no model that never knew."""
     doubts = []
-    if has_same_weights(result, role, "retrained"):
+    if role == "unlearned" and has_same_weights(result, role, "retrained"):
         doubts.append("The retrained model has the weights of this one, and is no reference: it was left out.")
     if has_same_weights(result, "retrained", "second_retrained"):
         doubts.append("The second retrained model has the weights of the first, and shows no noise floor.")
@@ -233,8 +230,8 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
             f"{kept_words(result, role)}, whatever the means say: the probability of their answers is nearer to "
             f"{beside} than to that of a model that never knew."
         )
-    if (part := judged_part(result)) is not None and "quick" not in result.protocol:
-        doubts.append(f"{part}. Rows between them may be kept.")
+    if role == "unlearned" and "quick" not in result.protocol and (part := judged_part(result)) is not None:
+        doubts.append(f"{part}: others, if there are any, may be kept.")
     for question, answer in zip(QUESTIONS, answers, strict=True):
         # A quick evaluation, and one beside answers about others, say that they see less.
         is_said = "quick" in result.protocol or answer.beside == _CHANCE
@@ -268,8 +265,9 @@ def _doubts_of_reference(result: EvaluationResult) -> list[str]:
     """Why the retrained model may be no reference."""
     if result.models["target"] is None:
         return ["The target was not evaluated, so nothing shows that there was something to forget."]
-    unfit = unfit_reference(result)
-    doubts = [] if unfit is None else [f"{unfit[0].upper()}{unfit[1:]}: it may have been trained on them."]
+    doubts, unfit = [], unfit_reference(result)
+    if unfit is not None:
+        doubts.append(f"{unfit[0].upper()}{unfit[1:]}: it may have been trained on them, or they can be guessed.")
     known = _beside_chance("", STRANGERS, _as_unlearned(result, "retrained"))
     if known is not None and known.is_certain and known.answer == _LIKELIHOODS["more"]:
         doubts.append(
@@ -339,8 +337,11 @@ def _answer(question: Question, result: EvaluationResult) -> Answer:
             return Answer(question.text, "not measured", why=_NOTHING_TO_FORGET)
         # Fluent answers to forget rows do not show that anything is kept.
         if all(answer.metric.startswith("utility/fluency") for _, answer in ranked):
-            return Answer(question.text, "not measured", why="only the fluency of answers is; give retain rows")
-        return worst
+            why = "there is only the fluency of answers to forget rows; give retain rows"
+            return Answer(question.text, "not measured", why=why)
+        blind = _blind_metrics(question, result) if has_retrained else []
+        telling = [pair for pair in ranked if pair[1].metric not in blind] or ranked
+        return max(telling, key=lambda pair: pair[0])[1]
     if any(result.value("unlearned", name) is not None for name in names):
         why = "there is no model to compare with, too few rows for an interval, or no distance to the target"
     else:
@@ -381,8 +382,9 @@ def _beside_retrained(question: Question, result: EvaluationResult) -> list[tupl
             if margin <= 0:
                 continue
         is_lost = _is_lost(result, "unlearned", metric, difference)
-        # A distance is no mean of rows.
-        seen = replace(difference, n=None) if measure.margin is None else difference
+        # A distance is no mean of rows, and no few rows hide in what is kept of many.
+        is_mean = measure.margin is not None and question.text != KEEPING
+        seen = difference if is_mean else replace(difference, n=None)
         answer, is_certain = _state(seen, margin, looks, is_lost)
         why = _LOST if is_lost else ""
         if measure.is_reversed:
@@ -485,7 +487,7 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
             if difference is None or not _is_number(difference.value, difference.low, difference.high):
                 continue
             is_lost = _is_lost(result, "unlearned", metric, difference)
-            state, is_certain = _state(difference, measure.margin, looks, is_lost)
+            state, is_certain = _state(replace(difference, n=None), measure.margin, looks, is_lost)
             is_bad = state == "less"
             texts = question.text, _FAR if is_bad else _NEAR, is_certain, is_bad, _LOST if is_lost else ""
             answer = Answer(*texts, margin=measure.margin, **numbers)

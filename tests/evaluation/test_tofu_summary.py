@@ -50,7 +50,7 @@ def test_a_row_is_kept_where_it_is_nearer_to_the_target_that_knows_it():
     counts = kept_rows(per_row)
     assert counts.pop("kept_rows") == {"unlearned": 1, "second_retrained": 2}
     # The target has .1 more than the retrained model in four rows; this one half of the target's in the third, fourth.
-    assert counts == {"known_rows": 4, "known_to_retrained": 2}
+    assert counts == {"known_rows": 4, "likely_rows": 5, "likely_to_retrained": 2}
     per_row["retrained"] = {"forget/probability": [0.1, 0.1, math.nan, 0.1, 0.1]}
     assert kept_rows(per_row)["kept_rows"]["unlearned"] == 2
     del per_row["retrained"]

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.scripts import bs_s, bs_t, evaluate
 from trl_unlearn.scripts.arguments import EvaluationArguments, UnlearnModelConfig
-from trl_unlearn.scripts.models import check_models
+from trl_unlearn.scripts.models import _warn_of_other_base, check_models
 from trl_unlearn.scripts.series import refuse_for_several
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
@@ -664,6 +664,17 @@ def test_an_adapter_on_another_base_of_its_shape_is_warned_of(
     models = UnlearnModelConfig(model_name_or_path=checkpoint)
     check_models(models, EvaluationArguments(), unlearned=str(tmp_path / "adapter"))
     assert (f"was trained on `{tmp_path / 'other'}`, and is put on `{checkpoint}`" in caplog.text) == is_warned
+
+
+@pytest.mark.parametrize(
+    ("base", "target", "is_warned"), [("org/a", "org/b", True), ("org/a", "org/a", False), ("/gone/a", "org/b", False)]
+)
+def test_the_base_of_an_adapter_is_compared_by_ids_on_the_hub_and_not_by_a_path_elsewhere(
+    tmp_path, caplog, base, target, is_warned
+):
+    LoraConfig(base_model_name_or_path=base).save_pretrained(tmp_path)
+    _warn_of_other_base(str(tmp_path), target)
+    assert (f"was trained on `{base}`, and is put on `{target}`" in caplog.text) == is_warned
 
 
 @pytest.mark.parametrize("script", ["bs_s", "evaluate"])

@@ -120,7 +120,7 @@ def test_a_moved_run_is_judged_on_its_own_rows_and_in_the_precision_of_before(fi
     }
 
 
-def test_a_second_retrained_model_is_measured_again_and_is_no_model_of_the_run(finished):
+def test_a_second_retrained_model_is_an_option_of_a_later_evaluation_and_no_model_of_the_run(finished):
     second = "second_retrained_model_name_or_path"
     references = EvaluationArguments(retrained_model_name_or_path="org/first", **{second: "org/second"})
     for place, name in (("out", "rows.jsonl"), ("lab", "archive-0123456789abcdef/data")):

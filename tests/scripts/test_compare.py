@@ -174,7 +174,7 @@ def test_more_suites_are_measured_on_the_trained_models_and_a_cut_evaluation_res
     assert refused.value.code == 2
     assert f"The model folder `{folder}/ga/seed-1` has no weights" in capsys.readouterr().err
     # The tiny model is its own reference.
-    assert references["target"]["verdict"]["score"] == references["retrained"]["verdict"]["score"]
+    assert references["target"]["verdict"]["score"] == references["retrained"]["verdict"]["score"] is not None
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ def test_a_run_without_evaluation_has_no_results_until_evaluate_adds_them_to_its
     argv = [*options[:place], str(others), *options[place + 1 :], "--unlearned_model_name_or_path", str(done.folder)]
     with pytest.raises(SystemExit) as refused:
         evaluate.main(argv)
-    assert refused.value.code == 2 and "its card would show them as its own" in capfd.readouterr().err
+    assert refused.value.code == 2 and "its card would show numbers about them" in capfd.readouterr().err
     judged = run("evaluate", [*options, "--unlearned_model_name_or_path", str(done.folder)])
     assert "forget/extraction_strength" in judged.text("README.md")
     assert_private(judged, facts)

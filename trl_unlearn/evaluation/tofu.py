@@ -321,7 +321,8 @@ def evaluate_models(models: Loaders, rows: EvaluationRows, setting: SuiteSetting
 def kept_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any]:
     """
     Counts of forget rows: by role, those kept, with a p(answer) nearer to the target's than to the retrained model's
-    (0 without one); those that the target knows; and those that the retrained model has as near to the target's.
+    (0 without one); those that the target knows beside that; those that it finds likely, and of these the ones that
+    the retrained model has nearer to the target's than to 0.
     """
     p = {role: np.array(metrics["forget/probability"]) for role, metrics in per_row.items()}
     # Without a target, an answer that is likelier than not is kept.
@@ -335,7 +336,8 @@ def kept_rows(per_row: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str,
     return {
         "kept_rows": {role: count(own, floor) for role, own in p.items()},
         "known_rows": count(target, floor),
-        "known_to_retrained": count(floor, 0.0),
+        "likely_rows": count(target, 0.0),
+        "likely_to_retrained": count(floor, 0.0),
     }
 
 

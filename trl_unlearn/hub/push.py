@@ -22,7 +22,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError
 
-from ..forgetting import has_forgotten
+from ..forgetting import has_forgotten, lacks_scores
 from ..records import UnlearningRun
 from .access import (
     AGAIN,
@@ -223,7 +223,8 @@ def _refuse_unforgotten(run: UnlearningRun, own: OwnResults, force: bool) -> Non
         forgotten, why = has_forgotten(own.result)
     refused = why if forgotten is False else run.shortfall
     if refused and not force:
-        ways = "Push" if run.has_diverged else "Train longer or with a higher learning rate, or push"
+        is_broken = run.has_diverged or (own.result is not None and lacks_scores(own.result))
+        ways = "Push" if is_broken else "Train longer or with a higher learning rate, or push"
         raise PushError(
             f"Nothing was pushed. {refused} {ways} it all the same with `force` (`trl-unlearn push --force`)."
         )

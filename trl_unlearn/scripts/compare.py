@@ -152,7 +152,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         conditions = _conditions(series, inputs)
         for job in series.jobs:
             _refuse_other_conditions(job, conditions)
-            if job.finished.is_file() and _lacking(job, suite_args.suites):
+            if job.finished.is_file() and _lacking(job, _own_results(job).result, suite_args.suites):
                 # It is measured without training, if its weights are still there.
                 check_models(job.model_args, eval_args, training_args.trust_remote_code, str(job.folder))
         check_output_dir(series.folder)
@@ -194,22 +194,21 @@ def _own_results(job: Job) -> OwnResults:
     return folder.own_results(folder.run()) if folder.is_run else OwnResults(None)
 
 
-def _measured(job: Job) -> dict[str, dict[str, Any]]:
+def _measured(job: Job, result: EvaluationResult | None) -> dict[str, dict[str, Any]]:
     """Suite of the results of a run -> its conditions."""
-    result = _own_results(job).result
     kept = job.kept().get("suites", {})
     return {} if result is None else {name: kept[name] for name in result.suites if name in kept}
 
 
-def _lacking(job: Job, suites: list[str]) -> list[str]:
+def _lacking(job: Job, result: EvaluationResult | None, suites: list[str]) -> list[str]:
     """Suites that the results of a run do not have, or have from another command."""
-    measured = _measured(job)
+    measured = _measured(job, result)
     return [name for name in suites if name not in measured]
 
 
 def _refuse_other_conditions(job: Job, conditions: dict[str | None, dict[str, Any]]) -> None:
     """Refuse results of a finished run that stood beside others with other options, rows or models."""
-    for suite, earlier in _measured(job).items():
+    for suite, earlier in _measured(job, _own_results(job).result).items():
         now, shared = conditions.get(suite, conditions[None]), conditions[None]
         if changed := [name for name, one in now.items() if earlier.get(name) != one]:
             kept = "" if set(changed) & set(shared) else f" Or leave `{suite}` out of `--suites`: its numbers stay."
@@ -267,7 +266,8 @@ class _Comparison:
     def evaluate(self, job: Job) -> EvaluationResult:
         """Measure a trained run with the suites that its results lack; returns all of its results."""
         folder, eval_args = RunFolder(job.folder), self.series.eval_args
-        (result, missing), lacking = _own_results(job), _lacking(job, self.inputs.args.suites)
+        result, missing = _own_results(job)
+        lacking = _lacking(job, result, self.inputs.args.suites)
         if result is None and folder.results() is not None:
             PartialState().print(f"`{job.folder}` is measured again: {missing}")
         # Every process must measure the same suites: none writes a result before all have read.

@@ -244,8 +244,6 @@ def _run(argv: list[str] | None, prog: str) -> None:
             # The file may have other rows by now.
             run = RunFolder(judged)
             forget_rows(RowArguments(), judged, run.run(), run_tokenizer(run.path, args.trust_remote_code))
-        elif RunFolder(folder).is_run and (data_args.dataset_name or data_args.forget_dataset):
-            refuse_rows_of_others(data_args, folder, args.trust_remote_code)
         if suite_args.quick:
             _make_quick(eval_args, folder)
         _refuse_other_rows(eval_args.max_eval_rows, suite_args, RunFolder(folder))
@@ -254,6 +252,8 @@ def _run(argv: list[str] | None, prog: str) -> None:
         if unlearned is not None and holds_adapter(unlearned):
             _refuse_prompt_learning(suite_args.suites, eval_args.retrained_model_name_or_path, unlearned)
         tokenizer = load_tokenizer(model_args, args.trust_remote_code)
+        if not of_run and RunFolder(folder).is_run and (data_args.dataset_name or data_args.forget_dataset):
+            refuse_rows_of_others(data_args, folder, tokenizer)
         loaders = evaluation_loaders(eval_args, model_args, unlearned, args.trust_remote_code)
         is_alone = suite_args.quick and unlearned is None
         if is_alone:

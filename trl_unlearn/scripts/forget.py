@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 from ..data.files import load_rows
 from ..data.retain_source import RetainSource
-from ..forgetting import broken_text, has_forgotten
+from ..forgetting import broken_text, has_forgotten, lacks_scores
 from ..hub.push import save_merged
 from ..results import Measurement
 from . import unlearn
@@ -89,7 +89,7 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
     run, result = folder.run(), folder.results()
     forgotten, figures = (None, "") if result is None else has_forgotten(result)
     shortfall = run.shortfall or (figures if forgotten is False else None)
-    if shortfall is not None:
+    if shortfall is not None and not (result is not None and lacks_scores(result)):
         shortfall = f"{shortfall} {advice(run, request.retain is not None, fault)}"
     if request.publishes and state.is_main_process:
         if shortfall is None:

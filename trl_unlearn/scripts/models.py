@@ -24,6 +24,7 @@ from transformers.integrations import deepspeed
 from trl import get_quantization_config
 
 from ..encoding import padding_token_id
+from ..hub.access import is_repo_id
 from ..hub.folder import RUN_FILE, RunFolder, holds_adapter, weights_sha256
 from ..records import quantization_label
 from ..trainer.checks import refuse_adapter, refuse_missing_folder, refuse_model_name
@@ -84,16 +85,16 @@ def _warn_of_other_base(adapter: str, target: str) -> None:
         return
     here = [Path(one).is_dir() for one in (base, target)]
     if all(here):
-        is_other = weights_sha256(Path(base), False) != weights_sha256(Path(target), False)
+        is_same = Path(base).samefile(target)
+        is_same = is_same or weights_sha256(Path(base), False) == weights_sha256(Path(target), False)
     else:
         # Two ids on the Hub. Of a folder on another machine nothing is known.
-        is_other = not any(here) and not Path(base).is_absolute()
-    if not is_other:
-        return
-    logger.warning(
-        f"The adapter `{adapter}` was trained on `{base}`, and is put on `{target}`, which has other weights: "
-        "the model is none that was trained. Give its own base as `model_name_or_path`."
-    )
+        is_same = any(here) or not (is_repo_id(base) and is_repo_id(target))
+    if not is_same:
+        logger.warning(
+            f"The adapter `{adapter}` was trained on `{base}`, and is put on `{target}`. If that one has other "
+            "weights, the model is none that was trained: give its own base as `model_name_or_path`."
+        )
 
 
 def refuse_replaced(

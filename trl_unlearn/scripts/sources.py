@@ -253,16 +253,18 @@ def forget_rows(
     return rows
 
 
-def refuse_rows_of_others(data_args: DataArguments, folder: Path, trust_remote_code: bool) -> None:
+def refuse_rows_of_others(data_args: DataArguments, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse to evaluate a run in its folder on another forget set than it unlearned: its card would speak of it."""
     run = RunFolder(folder).run()
-    tokenizer = run_tokenizer(folder, trust_remote_code)
     rows = rows_of_run(data_args, run, tokenizer)
-    if _digest(rows, run, tokenizer) != run.forget_set.sha256 and "strftime_now" not in str(tokenizer.chat_template):
+    # A template that writes the date gives the same rows other tokens each day.
+    is_dated, recorded = "strftime_now" in str(tokenizer.chat_template), run.forget_set
+    if len(rows) != recorded.rows or (not is_dated and _digest(rows, run, tokenizer) != recorded.sha256):
         name = data_args.forget_dataset or data_args.dataset_name
         raise ValueError(
-            f"The forget set `{name}` has {len(rows)} rows, which are others than the {run.forget_set.rows} that the "
-            f"run in `{folder}` unlearned, and its card would show them as its own. Give another `--output_dir`."
+            f"The {len(rows)} rows of `{name}` are others than the {run.forget_set.rows} that the run in `{folder}` "
+            "unlearned, and its card would show numbers about them. Name the rows of the run, with their config and "
+            "split, or give another `--output_dir`."
         )
 
 
