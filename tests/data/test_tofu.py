@@ -148,10 +148,13 @@ def test_evaluation_falls_back_to_the_configs_that_were_trained_on(write_folder)
     }
 
 
-def test_evaluation_without_a_retain_config_has_no_retain_set_but_the_perturbed_one(write_folder):
+def test_evaluation_without_a_retain_config_has_no_retain_set(write_folder):
     # Without a config `datasets` loads the default one.
     plain = {"forget10": plain_rows()["forget10"], "default": [fact("default", 0)]}
     assert set(evaluation_rows(write_folder(plain), retain=None)) == {"forget"}
+
+
+def test_evaluation_without_a_retain_config_has_the_perturbed_retain_set(write_folder):
     perturbed = evaluation_rows(write_folder(all_rows()), retain=None)["retain"]
     assert perturbed["completion"][0] == " Answer 0 of retain_perturbed."
 

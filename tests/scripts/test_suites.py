@@ -643,9 +643,9 @@ def test_rows_of_a_suite_that_is_measured_anew_do_not_replace_the_other_suites(t
     assert capsys.readouterr().out == "Tofu, muse had another environment (torch 2.12, now 2.13).\n"
     merged = with_earlier(result(["muse"], rows={"muse forget_qa": 8}, torch="2.12"), folder, everything)
     assert (merged.suites, capsys.readouterr().out) == (everything, "")
+    # A training has a seed of its own, and `evaluate` has 42 if none is given.
     merged = with_earlier(result(["wmdp"], rows={"wmdp/bio": 200}, torch="2.12", seed=2), folder, everything)
-    assert merged.suites == ["wmdp"]
-    assert "held tofu, muse of another `seed`, and is replaced" in capsys.readouterr().out
+    assert (merged.suites, merged.protocol["seed"]) == (everything, 2)
 
 
 def test_suites_with_other_prompts_labels_or_answers_beside_the_true_ones_do_not_join(tiny_tokenizer, forget_rows):
@@ -750,7 +750,9 @@ def test_a_quick_evaluation_answers_five_questions_beside_a_retrained_model_and_
     assert result.models["target"] is None and "The target is not measured" in done.printed
     assert result.protocol["weights_sha256"].keys() == {"unlearned", "retrained"}
     # The unlearned model is as the retrained one, as far as five rows tell; and that one is no reference for itself.
-    assert [answer.words[:30] for answer in verdict(result).answers] == ["As a model that never knew, as"] * 5
+    *words, kept = [answer.words for answer in verdict(result).answers]
+    assert [one[:30] for one in words] == ["As a model that never knew, as"] * 4
+    assert kept.startswith("As a model that never knew")
     assert result.protocol["quick"]["rows"] == 40 and "Quick: 5 rows." in done.printed
     models[3] = retrained
     itself = run("evaluate", [*models, "--quick", "--holdout_dataset", retain])

@@ -432,10 +432,10 @@ def moved_for(
     moved = moved_answers(forget.answers, retain.answers, tokenizer, seed=args.seed, subjects=args.forget_subjects)
     if not moved:
         raise ValueError(
-            "`strangers_auc` cannot be measured: no true answer can be compared with answers about other people. One "
-            "of the sets names nobody whom the other does not name, or the tokens of its rows are not those of their "
-            "text. Stop at a number, or at 'retrained', with the `stop_metric` 'extraction_strength', or give rows "
-            "about people by name."
+            "No true answer can be compared with answers about other people, as `strangers_auc` needs: one of the "
+            "sets names nobody whom the other does not name, or the tokens of its rows are not those of their text. "
+            "Stop at a number, or at 'retrained', with the `stop_metric` 'extraction_strength', or give rows about "
+            "people by name."
         )
     return moved
 
