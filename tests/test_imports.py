@@ -32,12 +32,13 @@ ALLOWED = {
     "escaping": set(),
     # The JSON form of its file, and the verdict in it.
     "results": {"records", "verdict"},
+    "notes": {"results"},
     "questions": {"results"},
     "forgetting": {"questions", "results"},
-    "verdict": {"forgetting", "questions", "records", "results"},
+    "verdict": {"forgetting", "notes", "questions", "records", "results"},
     "beliefs": {"encoding", "generation"},
     "data": {"row_forms", "encoding", "token_scores", "names", "generation", "metrics"},
-    "hub": {"escaping", "forgetting", "names", "records", "results", "verdict"},
+    "hub": {"escaping", "forgetting", "names", "notes", "records", "results", "verdict"},
     "trainer": {
         "row_forms",
         "encoding",
@@ -62,6 +63,7 @@ ALLOWED = {
         "label_states",
         "token_scores",
         "names",
+        "notes",
         "subjects",
         "generation",
         "metrics",
@@ -78,7 +80,7 @@ ALLOWED = {
     "_trl": set(),
 }
 PLUMBING = {"_trl", "__init__"}
-STANDARD_LIBRARY_ONLY = {"escaping", "forgetting", "questions", "records", "results", "verdict"}
+STANDARD_LIBRARY_ONLY = {"escaping", "forgetting", "notes", "questions", "records", "results", "verdict"}
 
 
 def modules():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import trl_unlearn
+from trl_unlearn.notes import table_notes
 from trl_unlearn.records import (
     AdapterRecord,
     BeliefAudit,
@@ -214,7 +215,7 @@ def test_rows_hold_the_metrics_of_a_suite_that_was_run_and_no_line_of_one_that_w
     assert not {name for _, name, _ in make_result().rows()} & set(privacy)
     ran = replace(make_result(), suites=["tofu", "privacy"])
     assert [name for group, name, _ in ran.rows() if group == "privacy"] == privacy
-    assert "Privacy: closer to retrained is better." in ran.notes()
+    assert "Privacy: closer to retrained is better." in table_notes(ran)
 
 
 @pytest.mark.parametrize(
@@ -235,13 +236,13 @@ def test_a_measurement_is_shown_with_its_error_and_its_absence(measurement, text
 
 
 def test_the_notes_say_what_a_reader_could_take_for_granted():
-    notes = " ".join(make_result().notes())
+    notes = " ".join(table_notes(make_result()))
     assert "The retrained model was not evaluated." in notes
     assert "Parity: strict." in notes
     assert "stand-in" in notes
     published = replace(make_result(), parity="open-unlearning", protocol={"fluency_source": "classifier"})
-    assert "Parity: open-unlearning." in " ".join(published.notes())
-    assert "stand-in" not in " ".join(published.notes())
+    assert "Parity: open-unlearning." in " ".join(table_notes(published))
+    assert "stand-in" not in " ".join(table_notes(published))
 
 
 def test_a_standin_and_what_it_stands_for_are_not_both_due():
@@ -293,9 +294,9 @@ def test_suites_are_joined_in_the_order_of_tables_and_the_first_ones_word_counts
         "seed": 1,
         "weights_sha256": {"target": "a"},
     }
-    notes = replace(
-        result, protocol=result.protocol | {"repeated_rows": {"forget": 2}, "members_in_holdout": 1}
-    ).notes()
+    notes = table_notes(
+        replace(result, protocol=result.protocol | {"repeated_rows": {"forget": 2}, "members_in_holdout": 1})
+    )
     assert any(note.startswith("2 of 4 rows of the forget set repeat another one") for note in notes)
     assert any(note.startswith("1 of 3 held-out rows stand in the forget or the retain set") for note in notes)
     assert SuiteOutcome.from_dict(json.loads(json.dumps(other.to_dict()))) == other

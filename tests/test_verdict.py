@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trl_unlearn.forgetting import broken_text, has_forgotten
+from trl_unlearn.notes import cautions, table_notes
 from trl_unlearn.results import (
     METRICS,
     MODEL_ROLES,
@@ -420,12 +421,12 @@ def test_numbers_that_prove_less_than_they_seem_to_are_doubts_and_without_a_verd
     protocol |= {"attacks": {"rows": {"benign": 8}, "blunt": ["relearning_whole"]}}
     protocol |= {"elicitation": {"too_long": ["elicitation/few_shot"]}}
     result = planted(protocol=protocol)
-    cautions = result.cautions()
-    assert len(cautions) == 5 and verdict(result).doubts == cautions
-    assert not set(cautions) & set(result.notes())
+    sentences = cautions(result)
+    assert len(sentences) == 5 and verdict(result).doubts == sentences
+    assert not set(sentences) & set(table_notes(result))
     without_verdict = replace(result, models=result.models | {"unlearned": None})
-    assert set(cautions) <= set(without_verdict.notes())
-    assert not set(cautions) & set(verdict(with_target(result, {}), "target").doubts)
+    assert set(sentences) <= set(table_notes(without_verdict))
+    assert not set(sentences) & set(verdict(with_target(result, {}), "target").doubts)
 
 
 def test_fluent_answers_to_forget_rows_show_nothing_that_is_kept():

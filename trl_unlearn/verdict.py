@@ -24,6 +24,7 @@ from .forgetting import (
     unfit_reference,
     without_own_reference,
 )
+from .notes import cautions
 from .questions import KEEPING, QUESTIONS, STRANGERS, Measure, Question
 from .records import JsonRecord
 from .results import (
@@ -257,7 +258,7 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
     if without:
         doubts.append(f"Measured of the {beside} model, and not of this one: {', '.join(without)}.")
     if role == "unlearned":
-        doubts += result.cautions()
+        doubts += cautions(result)
     return doubts if beside == "target" else doubts + _doubts_of_reference(result)
 
 

@@ -16,6 +16,7 @@ from trl_unlearn.evaluation.facts import entity_rows, fact_words
 from trl_unlearn.evaluation.plots import plot_depth
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.evaluation.together import SuiteSetting
+from trl_unlearn.notes import table_notes
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.row_forms import with_answer
 from trl_unlearn.token_scores import score_rows
@@ -260,7 +261,7 @@ def test_a_retrained_model_from_another_start_gives_no_score(measure, models, ro
     assert UDS not in outcome.models["unlearned"] and value(outcome, "retrained", UDS) == 1.0
     assert "is left out for the unlearned model" in caplog.text
     result = EvaluationResult.of_suites({"depth": outcome}, parity="strict", device="cpu")
-    assert any("No UDS" in note and note.endswith(": unlearned.") for note in result.notes())
+    assert any("No UDS" in note and note.endswith(": unlearned.") for note in table_notes(result))
     outcome = measure({**models, "retrained": other}, rows)
     assert not any(UDS in metrics for metrics in outcome.models.values())
 

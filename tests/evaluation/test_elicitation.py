@@ -21,6 +21,7 @@ from trl_unlearn.evaluation.elicitation import (
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set, row_key
 from trl_unlearn.evaluation.tofu import evaluate_models
 from trl_unlearn.evaluation.together import SuiteSetting
+from trl_unlearn.notes import table_notes
 from trl_unlearn.results import METRICS, EvaluationResult
 from trl_unlearn.row_forms import with_answer
 
@@ -296,7 +297,7 @@ def test_what_the_target_does_not_know_either_is_named_and_compared_with_nothing
     blind = outcome.protocol["elicitation"]["blind"]
     assert set(blind) == set(outcome.models["target"]) and outcome.differences["unlearned - retrained"] == {}
     result = EvaluationResult.of_suites({"elicitation": outcome}, parity="strict", device="cpu")
-    (note,) = [note for note in result.notes() if "say nothing" in note]
+    (note,) = [note for note in table_notes(result) if "say nothing" in note]
     assert "`elicitation/alias`" in note
     # Without a retrained model, beside guessing: one of two letters, one of two claims.
     alone = measure({"target": target}, rows, tiny_tokenizer)

@@ -29,6 +29,7 @@ from trl_unlearn.evaluation.relearning import (
 from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.evaluation.together import SuiteSetting
+from trl_unlearn.notes import table_notes
 from trl_unlearn.results import RELEARNING_STEPS, EvaluationResult
 
 
@@ -119,7 +120,7 @@ def test_an_attack_that_the_target_does_not_survive_and_one_without_rows_are_nam
     assert blunt == [BENIGN.name]
     protocol = {"attacks": {"rows": {"share": 1, "benign": 8}, "blunt": blunt}}
     fields = {"parity": "strict", "suites": ["robustness"], "models": {}, "environment": {}}
-    text = "\n".join(EvaluationResult(protocol=protocol, **fields).notes())
+    text = "\n".join(table_notes(EvaluationResult(protocol=protocol, **fields)))
     assert "prove little" in text and f"under them: `{BENIGN.name}`." in text
     assert "Not attacked by fine-tuning on rows of the same form" in text and "retain rows" not in text
 

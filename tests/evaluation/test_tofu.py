@@ -16,6 +16,7 @@ from trl_unlearn.evaluation.tofu import Suite, evaluate_models
 from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import Completion
 from trl_unlearn.metrics import RougeRecall
+from trl_unlearn.notes import table_notes
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.subjects import moved_answers
 
@@ -364,7 +365,7 @@ def test_that_no_retain_row_shares_a_fact_is_said(tiny_model, tiny_tokenizer):
     result = run({"target": tiny_model}, rows, tiny_tokenizer).result
     assert result.protocol["near_facts"] == {"shared": 0, "neighbour": 1}
     assert "retain/shared_probability" not in result.models["target"]
-    (note,) = [note for note in result.notes() if "no retain row" in note]
+    (note,) = [note for note in table_notes(result) if "no retain row" in note]
     assert "`retain/shared_probability`" in note and "neighbour" not in note
 
 

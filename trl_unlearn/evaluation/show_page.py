@@ -21,6 +21,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from ..escaping import visible
+from ..notes import table_notes
 from ..records import UnlearningRun
 from ..results import (
     COMPARISON_COLUMNS,
@@ -180,7 +181,7 @@ def render_page(
         chart_size=(WIDTH, HEIGHT),
         table=[] if result is None else _table(result),
         columns=[*MODEL_ROLES, *DIFFERENCES],
-        table_notes=(judged.notes if judged else []) + ([] if result is None else result.notes()),
+        table_notes=(judged.notes if judged else []) + ([] if result is None else table_notes(result)),
         roles=MODEL_ROLES,
         rows=rows,
         seed=seed,

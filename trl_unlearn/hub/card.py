@@ -19,6 +19,7 @@ from jinja2 import Environment, StrictUndefined
 
 from ..escaping import markdown, markdown_code, visible
 from ..forgetting import MEMORIZATION_MARGIN, has_forgotten
+from ..notes import table_notes
 from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun, quantization_label
 from ..results import (
     DIFFERENCES,
@@ -280,7 +281,7 @@ def _roles(result: EvaluationResult) -> str:
 def _notes(result: EvaluationResult) -> list[str]:
     """The notes that do not repeat the heading of a group."""
     given = {f"{group.capitalize()}: {hint}." for group, hint in METRIC_GROUPS.items()}
-    return [note for note in result.notes() if note not in given]
+    return [note for note in table_notes(result) if note not in given]
 
 
 def _weights(result: EvaluationResult) -> list[tuple[str, str, str]]:
