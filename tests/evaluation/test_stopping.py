@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from trl_unlearn.encoding import pad_rows
 from trl_unlearn.evaluation.callbacks import CannotBeginError, curve_point
 from trl_unlearn.evaluation.rows import encode_set
-from trl_unlearn.evaluation.stopping import UnlearnUntil
+from trl_unlearn.evaluation.stopping import EndAfter, UnlearnUntil
 from trl_unlearn.evaluation.together import score_rows_together
 from trl_unlearn.subjects import moved_answers
 
@@ -93,6 +93,19 @@ class AtStep(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step == self.step:
             self.change(model)
+
+
+def test_a_limit_of_minutes_ends_a_run_after_the_step_in_which_it_was_over_and_holds_for_a_second_call(new_trainer):
+    trainer = new_trainer()
+    trainer.add_callback(EndAfter(trainer, 1e-9))
+    for _ in range(2):
+        trainer.train()
+        assert trainer.state.global_step == 1
+        assert trainer.stop_reason == "the limit of 1e-09 minutes (`max_minutes`) was over."
+    free = new_trainer(max_steps=2)
+    free.add_callback(EndAfter(free, 1e6))
+    free.train()
+    assert free.state.global_step == 2 and free.stop_reason is None
 
 
 @pytest.mark.parametrize("peft", [False, True])

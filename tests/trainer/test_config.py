@@ -9,6 +9,7 @@ import torch
 from trl import TrlParser
 
 from trl_unlearn import BootstrapUnlearnConfig
+from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
 
 
 RMU, SATIMP = {"forget_loss_type": "rmu"}, {"forget_loss_type": "satimp"}
@@ -168,3 +169,27 @@ def test_it_runs_without_a_flag_on_a_machine_without_an_accelerator(tmp_path):
 
 def test_mixed_precision_that_was_asked_for_stays(tmp_path):
     assert BootstrapUnlearnConfig(str(tmp_path), use_cpu=True, bf16=True).bf16
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_beliefs", 5),
+        ("temperature", 0.7),
+        ("top_p", 0.8),
+        ("top_k", 9),
+        ("max_completion_length", 33),
+        ("generation_kwargs", {"repetition_penalty": 1.1}),
+        ("seed", 7),
+    ],
+)
+def test_an_option_of_sampling_reaches_the_sampler(tmp_path, field, value):
+    args = BootstrapUnlearnConfig(str(tmp_path), **{field: value}).realised(trains_adapter=True)
+    assert getattr(args.belief_sampling(), field) == value
+    assert args.belief_sampling(2).num_beliefs == args.belief_sampling(2).num_candidates == 2
+
+
+def test_options_of_token_beliefs_reach_the_scores(tmp_path):
+    options = {"belief_top_k": 3, "belief_temperature": 0.5, "belief_exclude_target": True}
+    terms = FORGET_OBJECTIVES["bs_t"].terms(BootstrapUnlearnConfig(str(tmp_path), **options))
+    assert {name: getattr(terms, name) for name in options} == options
