@@ -661,3 +661,15 @@ def test_why_rows_that_the_model_made_are_left_out_is_said(monkeypatch, tiny_mod
     assert len(rows) == len(FACTS[3:]) and report is Source.report
     line = "made by the model (2 neighbours, 1 strangers). Of others, 4 repeat the forget set, 60 do not end."
     assert line in capsys.readouterr().out
+
+
+def test_a_run_that_reaches_its_goal_ends_with_0_and_is_forgotten_by_its_ledger(knowing, files, forget):
+    goal = ["--stop_metric", "extraction_strength", "--stop_at", "0.2", "--stop_every_steps", "2", "--max_steps", "80"]
+    short = ["--num_beliefs", "1", "--max_completion_length", "8"]
+    code, printed, folder = forget(
+        "--model_name_or_path", knowing, *files, *goal, *short, "--learning_rate", "5e-3", "--forget_loss_type", "npo"
+    )
+    assert code == 0, printed
+    assert RunFolder(folder).run().shortfall is None and "not reached" not in printed
+    (entry,) = RequestLedger.load(folder / "requests.json").requests
+    assert entry.forgotten is True and entry.strength <= 0.3 < entry.target_strength
