@@ -242,24 +242,31 @@ def forget_rows(
     remedy = "Give that one with `--forget_dataset`, or `--dataset_name` and `--forget_config`."
     if len(rows) != run.forget_set.rows:
         raise ValueError(f"it has {len(rows)} rows, and the run was trained on {run.forget_set.rows}. {remedy}")
-    if not args.given() and _digest(rows, run, tokenizer) != run.forget_set.sha256:
-        if "strftime_now" in str(tokenizer.chat_template):
-            logger.warning(
-                f"Whether the {len(rows)} forget rows are those that the run was trained on cannot be told: the chat "
-                "template writes the date, so that their tokens are others each day."
-            )
-            return rows
+    are_same = True if args.given() else _are_rows_of_run(rows, run, tokenizer)
+    if are_same is None:
+        logger.warning(
+            f"Whether the {len(rows)} forget rows are those that the run was trained on cannot be told: the chat "
+            "template writes the date, so that their tokens are others each day."
+        )
+    elif not are_same:
         raise ValueError(f"its {len(rows)} rows are others than those that the run was trained on. {remedy}")
     return rows
+
+
+def _are_rows_of_run(rows: Dataset, run: UnlearningRun, tokenizer: PreTrainedTokenizerBase) -> bool | None:
+    """Whether rows are those that a run was trained on; None: a template that writes the date hides it."""
+    if len(rows) != run.forget_set.rows:
+        return False
+    if _digest(rows, run, tokenizer) == run.forget_set.sha256:
+        return True
+    return None if "strftime_now" in str(tokenizer.chat_template) else False
 
 
 def refuse_rows_of_others(data_args: DataArguments, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse to evaluate a run in its folder on another forget set than it unlearned: its card would speak of it."""
     run = RunFolder(folder).run()
     rows = rows_of_run(data_args, run, tokenizer)
-    # A template that writes the date gives the same rows other tokens each day.
-    is_dated, recorded = "strftime_now" in str(tokenizer.chat_template), run.forget_set
-    if len(rows) != recorded.rows or (not is_dated and _digest(rows, run, tokenizer) != recorded.sha256):
+    if _are_rows_of_run(rows, run, tokenizer) is False:
         name = data_args.forget_dataset or data_args.dataset_name
         raise ValueError(
             f"The {len(rows)} rows of `{name}` are others than the {run.forget_set.rows} that the run in `{folder}` "
