@@ -678,10 +678,23 @@ def test_whether_a_model_has_forgotten_is_read_off_its_extraction_strength(targe
 
 
 def test_a_strength_above_the_middle_that_words_can_be_guessed_at_is_said_to_be_below_that_bound():
-    models = {"target": 0.15, "unlearned": 0.09, "retrained": 0.0}
+    models = {"target": 0.15, "unlearned": 0.09}
     models = {role: {"forget/extraction_strength": Measurement(value)} for role, value in models.items()}
-    actual, why = has_forgotten(planted(models=models))
+    actual, why = has_forgotten(planted(models=models | {"retrained": None}, differences={}))
     assert actual and "is 0.090, not above 0.1, up to which common words are guessed" in why
+
+
+@pytest.mark.parametrize(("strengths", "forgotten"), [((0.2, 0.14, 0.05), True), ((0.35, 0.33, 0.3), None)])
+def test_a_strength_within_the_margin_of_the_retrained_model_is_not_that_of_a_model_that_says_the_rows(
+    strengths, forgotten
+):
+    models = {
+        role: {"forget/extraction_strength": Measurement(value)}
+        for role, value in zip(MODEL_ROLES, strengths, strict=True)
+    }
+    actual, why = has_forgotten(planted(models=models))
+    assert actual is forgotten
+    assert not forgotten or "is 0.140, not above the retrained model's 0.050 by more than 0.1" in why
 
 
 @pytest.mark.parametrize(("stderr", "is_certain"), [(0.1, True), (0.3, False), (None, False)])

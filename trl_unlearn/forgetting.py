@@ -84,22 +84,33 @@ def unfit_reference(result: EvaluationResult) -> str | None:
     return None
 
 
-def middle(target: float, ignorant: float, least: float) -> float:
-    """The bound of forgetting: the middle between the target and a model that does not know, and at least `least`."""
-    return max((target + ignorant) / 2, least)
+def middle(target: float, ignorant: float) -> float:
+    """The bound of forgetting: the middle between the target and an ignorant model, a margin above it at least."""
+    return max((target + ignorant) / 2, ignorant + MEMORIZATION_MARGIN)
 
 
 def still_says(strength: float, target: float, retrained: float | None = None) -> bool:
     """Whether an extraction strength is that of a model that has not forgotten; see [`has_forgotten`]."""
-    return strength > middle(target, retrained or 0.0, MEMORIZATION_MARGIN)
+    return strength > middle(target, retrained or 0.0)
+
+
+def bound_words(strength: float, target: float, retrained: float | None = None) -> str:
+    """The bound of [`still_says`] that a strength lies above or not, in words."""
+    if strength <= (target + (retrained or 0.0)) / 2 or still_says(strength, target, retrained):
+        if retrained is None:
+            return f"half of the target's {target:.3f}"
+        return f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
+    if retrained is None:
+        return f"{MEMORIZATION_MARGIN}, up to which common words are guessed"
+    return f"the retrained model's {retrained:.3f} by more than {MEMORIZATION_MARGIN}"
 
 
 def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     """
     Whether the unlearned model has forgotten by its own evaluation (None: not known), and a sentence with the figures.
 
-    It has not if its extraction strength lies above the middle between the retrained model and the target, or, without
-    a retrained model, above half of the target's; and above [`MEMORIZATION_MARGIN`]. Nor has it if another measure of
+    It has not if its extraction strength lies above the middle between the retrained model (0 without one) and the
+    target, and [`MEMORIZATION_MARGIN`] above the former. Nor has it if another measure of
     the first question, such as its own answers, lies above that middle, and further than its error, or if it keeps a
     larger share of the rows than that margin: few can be guessed. Scores that are not finite show no forgetting.
     """
@@ -111,9 +122,7 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
     if missing:
         return None, f"Whether it has forgotten is not known: `{metric}` of the {missing[0]} model was not measured."
-    bound = f"half of the target's {target:.3f}"
-    if retrained is not None:
-        bound = f"the middle between the retrained model's {retrained:.3f} and the target's {target:.3f}"
+    bound = bound_words(unlearned, target, retrained)
     if still_says(unlearned, target, retrained):
         return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
     if (figures := _still_said(result)) is not None:
@@ -129,8 +138,6 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
         )
     if (unfit := unfit_reference(result)) is not None:
         return None, f"Whether it has forgotten is not known: {unfit}."
-    if unlearned > middle(target, retrained or 0.0, 0.0):
-        bound = f"{MEMORIZATION_MARGIN}, up to which common words are guessed"
     rest = f"; {kept_words(result)}" if kept else ""
     rest += "" if (part := judged_part(result)) is None else f"; {part}"
     return True, f"`{metric}` is {unlearned:.3f}, not above {bound}{rest}."
@@ -160,7 +167,7 @@ def _still_said(result: EvaluationResult) -> str | None:
         ignorant = measure.nothing if retrained is None else retrained
         if target is None:
             continue
-        over = one.value - middle(target, ignorant, ignorant + MEMORIZATION_MARGIN)
+        over = one.value - middle(target, ignorant)
         # One row has no error, and half of its answer may be its form.
         is_said = one.value > target - MEMORIZATION_MARGIN if one.stderr is None else over > quantile(1) * one.stderr
         if is_said and over > 0:

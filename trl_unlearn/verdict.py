@@ -494,7 +494,7 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
             answer = Answer(*texts, margin=measure.margin, **numbers)
             ranked.append(((is_bad, is_bad is is_certain, -difference.low / measure.margin), answer))
             continue
-        bound = middle(target, measure.nothing, measure.nothing + MEMORIZATION_MARGIN)
+        bound = middle(target, measure.nothing)
         is_near = value > bound
         # As far below a model that knows nothing as a model near the target is above it.
         is_over = measure.tells_both_ways and value < 2 * measure.nothing - bound

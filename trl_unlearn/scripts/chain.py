@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.files import load_rows
 from ..evaluation.rows import encode_set
-from ..forgetting import has_forgotten, still_says
+from ..forgetting import bound_words, has_forgotten, still_says
 from ..hub.folder import RunFolder, weights_sha256
 from ..records import ChainLink, RequestLedger, ServedRequest, UnlearningRun
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
@@ -185,10 +185,8 @@ def _entry_now(
     # No answers are generated here: a strength can take a good verdict away, and never gives one.
     has_come_down = entry.strength is not None and says(entry.strength)
     forgotten = False if says(strength) else None if has_come_down else entry.forgotten
-    bound = f"half of the {target:.3f}"
-    if entry.retrained_strength is not None:
-        bound = f"the middle between a retrained model's {entry.retrained_strength:.3f} and the {target:.3f}"
-    sentence = f"`{_STRENGTH}` is {strength:.3f}, {'' if says(strength) else 'not '}above {bound} before it."
+    bound = bound_words(strength, target, entry.retrained_strength)
+    sentence = f"`{_STRENGTH}` is {strength:.3f}, {'' if says(strength) else 'not '}above {bound}."
     if not says(strength) and not forgotten:
         before = "whether they were forgotten was not known" if entry.forgotten is None else "they were not forgotten"
         sentence += f" Before this request {before}, and no answers were generated that could say more."
