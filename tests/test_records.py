@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import trl_unlearn
-from trl_unlearn.notes import table_notes
+from trl_unlearn.notes import group_hints, table_notes
 from trl_unlearn.records import (
     AdapterRecord,
     BeliefAudit,
@@ -215,7 +215,7 @@ def test_rows_hold_the_metrics_of_a_suite_that_was_run_and_no_line_of_one_that_w
     assert not {name for _, name, _ in make_result().rows()} & set(privacy)
     ran = replace(make_result(), suites=["tofu", "privacy"])
     assert [name for group, name, _ in ran.rows() if group == "privacy"] == privacy
-    assert "Privacy: closer to retrained is better." in table_notes(ran)
+    assert "Privacy: closer to retrained is better." in group_hints(ran)
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,17 @@ def cautions(result: EvaluationResult) -> list[str]:
     return sentences
 
 
+def group_hints(result: EvaluationResult) -> list[str]:
+    """Which numbers of each group are good ones, for a table without headings that say it."""
+    hints = []
+    if "tofu" in result.suites:
+        hints.append("Forget metrics: closer to retrained is better. Keep and aggregate metrics: higher is better.")
+    return hints + [f"{name.capitalize()}: {METRIC_GROUPS[name]}." for name in result.suites if name in METRIC_GROUPS]
+
+
 def table_notes(result: EvaluationResult) -> list[str]:
     """Sentences that must stand below a table of these results, beside those of the verdict on them."""
-    sentences = []
-    if "tofu" in result.suites:
-        sentences.append(
-            "Forget metrics: closer to retrained is better. Keep and aggregate metrics: higher is better."
-        )
-    sentences += [f"{name.capitalize()}: {METRIC_GROUPS[name]}." for name in result.suites if name in METRIC_GROUPS]
-    sentences += [f"The {role} model was not evaluated." for role in MODEL_ROLES if result.models[role] is None]
+    sentences = [f"The {role} model was not evaluated." for role in MODEL_ROLES if result.models[role] is None]
     sentences += [_unmeasured_note(role, metrics) for role, metrics in result.not_measured.items() if metrics]
     if result.parity == "strict":
         sentences.append("Parity: strict. Not to be compared with numbers of open-unlearning.")

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from trl_unlearn.hub.card import eval_result_files, render_card
 from trl_unlearn.hub.folder import RunFolder, is_published
+from trl_unlearn.questions import QUESTIONS
 from trl_unlearn.records import (
     AdapterRecord,
     BeliefAudit,
@@ -22,7 +23,7 @@ from trl_unlearn.records import (
     Truncation,
     UnlearningRun,
 )
-from trl_unlearn.results import METRICS, Difference, EvaluationResult, Measurement, Unmeasured
+from trl_unlearn.results import METRICS, MODEL_ROLES, Difference, EvaluationResult, Measurement, Unmeasured
 
 
 SECRET_FOLDER = "/home/someone/private"
@@ -427,21 +428,6 @@ def test_a_model_that_has_not_forgotten_is_a_failure_also_without_a_retrained_mo
     assert "- It has not forgotten: `forget/extraction_strength` is 0.974, above half of the target's 1.000." in found
 
 
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({"forget/extraction_strength": Measurement(0.16)}, "Under-forgotten: `forget/extraction_strength` is 0.160"),
-        ({"forget/exact_memorization": Measurement(0.3)}, "Over-forgotten: `forget/exact_memorization` is 0.300"),
-        ({"retain/probability": Measurement(0.7)}, "Damaged: `retain/probability` fell from 0.950 to 0.700"),
-        ({"forget/squeezing": Measurement(0.2)}, "Squeezed: `forget/squeezing` is +0.200"),
-    ],
-)
-def test_a_failure_is_read_off_the_figures(changes, word):
-    before, found = (failures(render_card(make_run(), one)) for one in (make_result(), make_result(**changes)))
-    assert word in found and word not in before
-    assert found.count("\n- ") == before.count("\n- ") + 1
-
-
 KEPT = "retain/probability"
 # One number for each question of the verdict.
 DECIDING = {
@@ -479,16 +465,14 @@ def test_an_answer_that_speaks_against_the_model_or_is_missing_is_a_failure(ques
     assert f"- {question} {words}" in found and "None of the automatic checks" not in found
 
 
-def test_what_attacks_bring_out_is_a_failure_where_the_rows_are_enough_to_tell():
-    names = ("privacy/min_k_auc", "privacy/loss_auc", "robustness/relearned_8_steps", "robustness/relearned_4_steps")
-    sure, unsure = Difference(-0.3, -0.5, -0.1, 8), Difference(-0.1, -0.3, 0.1, 8)
-    result = make_result(**{name: Measurement(0.2, 8, 0.1) for name in names})
-    result.models["retrained"] |= {name: Measurement(0.5, 8, 0.1) for name in names}
-    back = Difference(0.2, 0.1, 0.3, 8)
-    result.differences = {"unlearned - retrained": dict(zip(names, (sure, unsure, back, back), strict=True))}
-    attacked, returned, *_ = failures(render_card(make_run(), result)).strip().split("\n")
-    assert "`privacy/min_k_auc` 0.200 (retrained 0.500)" in attacked and "loss_auc" not in attacked
-    assert "`robustness/relearned_8_steps`" in returned and "_4_" not in returned
+def test_a_card_has_no_rules_beside_those_of_its_verdict():
+    result = result_of_every_question({"forget/squeezing": Difference(-0.38, -0.4, -0.36, 80)})
+    numbers = {"forget/squeezing": (0.0, 0.02, 0.4), KEPT: (0.99, 0.72, 0.71), "privacy/loss_auc": (0.9, 0.53, 0.5)}
+    for metric, values in numbers.items():
+        for role, value in zip(MODEL_ROLES, values, strict=True):
+            result.models[role][metric] = Measurement(value, 80, 0.01)
+    result.differences["unlearned - retrained"]["privacy/loss_auc"] = Difference(0.03, 0.01, 0.05, 80)
+    assert "None of the automatic checks failed" in failures(render_card(make_run(), result))
 
 
 def test_without_a_reference_or_an_evaluation_the_card_says_that_nothing_can_be_said():
@@ -496,7 +480,7 @@ def test_without_a_reference_or_an_evaluation_the_card_says_that_nothing_can_be_
     assert "has not been evaluated" in failures(render_card(make_run(), None))
     partial = replace(make_result(), models={"unlearned": {"aggregate/agg": Measurement(0.5)}, "retrained": {}})
     found = failures(render_card(make_run(), partial))
-    assert "`retain/probability` is not known" in found and "`forget/squeezing` was not measured" in found
+    assert found.count("Not measured: ") == len(QUESTIONS)
 
 
 def test_a_run_that_diverged_or_missed_rows_says_so():

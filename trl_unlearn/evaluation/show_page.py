@@ -21,7 +21,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from ..escaping import visible
-from ..notes import table_notes
+from ..notes import group_hints, table_notes
 from ..records import UnlearningRun
 from ..results import (
     COMPARISON_COLUMNS,
@@ -167,6 +167,7 @@ def render_page(
             f"Cut: the page holds the {len(rows)} least forgotten of {len(views)} rows, "
             f"{MAX_BYTES / 1e6:.1f} MB of them. Fewer samples (`--num_samples`) make room for more rows."
         )
+    below = [] if result is None else [*group_hints(result), *table_notes(result)]
     # Both are free of template code, so that their hashes are known before the page is.
     script, style = (re.search(rf"<{tag}>(.*?)</{tag}>", source, re.DOTALL)[1] for tag in ("script", "style"))
     return environment.from_string(source).render(
@@ -181,7 +182,7 @@ def render_page(
         chart_size=(WIDTH, HEIGHT),
         table=[] if result is None else _table(result),
         columns=[*MODEL_ROLES, *DIFFERENCES],
-        table_notes=(judged.notes if judged else []) + ([] if result is None else table_notes(result)),
+        table_notes=(judged.notes if judged else []) + below,
         roles=MODEL_ROLES,
         rows=rows,
         seed=seed,

@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..notes import table_notes
+from ..notes import group_hints, table_notes
 from ..results import (
     COMPARISON_COLUMNS,
     DIFFERENCES,
@@ -41,7 +41,7 @@ def print_results(result: EvaluationResult, console: Console | None = None) -> N
     rows = [(group, name, *map(format_measurement, numbers)) for group, name, numbers in result.rows()]
     console.print(_table(MODEL_ROLES, rows))
     console.print()
-    for note in table_notes(result):
+    for note in [*group_hints(result), *table_notes(result)]:
         console.print(note, style="dim", **_PLAIN)
     rows = [(group, name, *map(format_difference, numbers)) for group, name, numbers in result.difference_rows()]
     if rows:

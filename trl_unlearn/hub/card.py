@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from jinja2 import Environment, StrictUndefined
 
 from ..escaping import markdown, markdown_code, visible
-from ..forgetting import MEMORIZATION_MARGIN, has_forgotten
+from ..forgetting import has_forgotten, without_own_reference
 from ..notes import table_notes
 from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun, quantization_label
 from ..results import (
@@ -27,7 +27,6 @@ from ..results import (
     METRICS,
     MODEL_ROLES,
     PARITIES,
-    RELEARNING_STEPS,
     Difference,
     EvaluationResult,
     Measurement,
@@ -49,8 +48,6 @@ METHOD_SETTINGS = (
 )
 TOKEN_SETTINGS = ("lambda_schedule", "lambda_bst", "belief_top_k", "belief_temperature", "belief_exclude_target")
 SEQUENCE_SETTINGS = ("lambda_schedule", "lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
-# The card calls the retained rows damaged below this share of the target's probability.
-RETAIN_SHARE = 0.8
 _LABELS = {metric.name: metric.label for metric in METRICS}
 _REFERENCES = ("retrained", "second_retrained")
 _VERDICT_FIGURE = "figures/verdict.png"
@@ -278,12 +275,6 @@ def _roles(result: EvaluationResult) -> str:
     return " ".join(f"*{role.capitalize()}*: {meanings[role]}{absent[role]}." for role in MODEL_ROLES)
 
 
-def _notes(result: EvaluationResult) -> list[str]:
-    """The notes that do not repeat the heading of a group."""
-    given = {f"{group.capitalize()}: {hint}." for group, hint in METRIC_GROUPS.items()}
-    return [note for note in table_notes(result) if note not in given]
-
-
 def _weights(result: EvaluationResult) -> list[tuple[str, str, str]]:
     """(verb, file, SHA-256) of the weights that were measured, and of those that they were merged into."""
     measured = (result.protocol.get("weights_sha256") or {}).get("unlearned") or {}
@@ -292,83 +283,6 @@ def _weights(result: EvaluationResult) -> list[tuple[str, str, str]]:
         *(("Measured on", *pair) for pair in measured.items()),
         *(("Merged, after the measurement, to", *pair) for pair in merged.items()),
     ]
-
-
-def _against_retrained(result: EvaluationResult) -> list[str]:
-    """Memorization beside a model that never saw the forget set, or what cannot be said without one."""
-    if result.models["retrained"] is None:
-        return [
-            "No retrained model was evaluated. Whether this model forgot too little or too much cannot be said"
-            + (": only the change against the target is known." if result.models["target"] is not None else ".")
-        ]
-    findings = []
-    for metric in ("forget/extraction_strength", "forget/exact_memorization"):
-        unlearned, retrained = result.value("unlearned", metric), result.value("retrained", metric)
-        if unlearned is None or retrained is None:
-            findings.append(f"`{metric}` is not known for both the unlearned and the retrained model.")
-        elif unlearned > retrained + MEMORIZATION_MARGIN:
-            findings.append(
-                f"Under-forgotten: `{metric}` is {unlearned:.3f}, {unlearned - retrained:.3f} above the retrained "
-                f"model's. Part of the forget set can still be read out."
-            )
-        elif unlearned < retrained - MEMORIZATION_MARGIN:
-            findings.append(
-                f"Over-forgotten: `{metric}` is {unlearned:.3f}, {retrained - unlearned:.3f} below the retrained "
-                f"model's. A model that never knew the rows does not look like this: the removal is visible."
-            )
-    return findings
-
-
-def _side_effects(result: EvaluationResult) -> list[str]:
-    """Damage to the retained rows, and mass that moved to rephrasings."""
-    findings = []
-    before, after = (result.value(role, "retain/probability") for role in ("target", "unlearned"))
-    if before is None or after is None:
-        findings.append(
-            "`retain/probability` is not known before and after. Damage to the retained rows cannot be said."
-        )
-    elif after < RETAIN_SHARE * before:
-        findings.append(
-            f"Damaged: `retain/probability` fell from {before:.3f} to {after:.3f}, to {after / before:.0%} of the "
-            f"target's."
-        )
-    squeezing = result.value("unlearned", "forget/squeezing")
-    if squeezing is None:
-        findings.append("`forget/squeezing` was not measured. Whether mass moved to rephrasings cannot be said.")
-    elif squeezing > 0:
-        findings.append(
-            f"Squeezed: `forget/squeezing` is +{squeezing:.3f} nats a token. The rephrasings that the model held "
-            f"before became more likely: the knowledge moved there."
-        )
-    return findings
-
-
-def _attacks(result: EvaluationResult) -> list[str]:
-    """Attacks that tell the model from the retrained one: the 95 % interval of the difference excludes 0."""
-    differences = result.differences.get("unlearned - retrained", {})
-
-    def listed(names: list[str]) -> str:
-        values = [[result.value(role, name) for role in ("unlearned", "retrained")] for name in names]
-        return ", ".join(
-            f"`{name}` {mine:.3f} (retrained {other:.3f})" for name, (mine, other) in zip(names, values, strict=True)
-        )
-
-    visible = [name for name in differences if name.startswith("privacy/") and name.endswith("_auc")]
-    visible = [name for name in visible if differences[name].low > 0 or differences[name].high < 0]
-    curve = [name for name in differences if name.startswith("robustness/relearn")]
-    # Of the curve its end alone: one finding, not five.
-    end = f"_{RELEARNING_STEPS[-1]}_steps"
-    regained = [name for name in differences if name.startswith("robustness/") and (name not in curve or end in name)]
-    regained = [name for name in regained if differences[name].low > 0]
-    findings = []
-    if visible:
-        findings.append(
-            f"Visible to membership attacks: {listed(visible)}. The forget rows can be told from rows that no model "
-            "has seen, in another way than under the retrained model."
-        )
-    if regained:
-        findings.append(f"Comes back under attack, further than the retrained model gets: {listed(regained)}.")
-    return findings
 
 
 def known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list[str]:
@@ -391,7 +305,8 @@ def known_failures(run: UnlearningRun, result: EvaluationResult | None) -> list[
     forgotten, why = has_forgotten(result)
     if forgotten is False:
         findings.append(why)
-    findings += _against_retrained(result) + _side_effects(result) + _attacks(result)
+    if without_own_reference(result).models["retrained"] is None:
+        findings.append("No retrained model was evaluated. Whether it forgot too little or too much cannot be said.")
     # A fault by the verdict, also a doubtful one, and a question without an answer: neither is a check that passed.
     return findings + [f"{one.question} {one.words}" for one in verdict(result).answers if one.tone != "good"]
 
@@ -430,7 +345,7 @@ def render_card(
         missing=missing,
         roles=MODEL_ROLES,
         meanings=_roles(result) if result is not None else "",
-        notes=_notes(result) if result is not None else [],
+        notes=table_notes(result) if result is not None else [],
         weights=_weights(result) if result is not None else [],
         adapter_type=run.adapter and _ADAPTER_NAMES.get(run.adapter.type, run.adapter.type),
         continued_from=run.adapter and run.adapter.continued_from and _last_part(run.adapter.continued_from),
