@@ -45,6 +45,8 @@ QUESTIONS = (
         "Does it say it?",
         (
             Measure(("forget/extraction_strength",), 0.05, nothing=0.0),
+            # One wrong token an answer hides it from the extraction strength.
+            Measure(("forget/exact_memorization",), 0.1),
             Measure(("forget/rougeL_recall",), 0.1, nothing=0.0),
             # Whatever the words around the fact.
             Measure(("forget/fact_recall",), 0.1, nothing=0.0),
@@ -63,6 +65,8 @@ QUESTIONS = (
             Measure(("elicitation/strongest",), 0.05, nothing=0.0),
             Measure(("robustness/leak_at_8",), 0.1),
             Measure(("robustness/paraphrased_rougeL",), 0.1, nothing=0.0),
+            # Its own answer, begun for it.
+            Measure(("robustness/prefix_rougeL",), 0.1),
             Measure(("forget/truth_ratio_knowledge",), 0.1, nothing=0.5),
             Measure(("muse/knowmem",), 0.05),
             Measure(("rwku/forget_level3",), 0.05, nothing=0.0),
