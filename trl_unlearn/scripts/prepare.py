@@ -347,6 +347,7 @@ def _with_earlier(request: Request, rows: Dataset, forget: Dataset, state: Parti
 def _teacher(request: Request, model: PreTrainedModel, forget: Dataset) -> str | None:
     """A model that never knew the rows: the one that is given, or the one that the target was tuned from."""
     given = request.given
-    if {"forget_loss_type", "forget_subjects", "forget_aliases", "ignorant_model_name_or_path"} & given.keys():
+    is_taught = given.get("forget_loss_type", "ignorance") == "ignorance"
+    if not is_taught or {"forget_subjects", "forget_aliases", "ignorant_model_name_or_path"} & given.keys():
         return given.get("ignorant_model_name_or_path")
     return fit_base(model, request.tokenizer, forget, request.training_args.trust_remote_code)
