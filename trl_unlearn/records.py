@@ -297,6 +297,11 @@ class RequestLedger(JsonRecord):
             self.requests[place] = request
 
 
+# Why a goal was missed: the steps or the minutes were over; the rows to keep had fallen to their floor; the goal was
+# overshot; training diverged. Seen after training: the answers are broken text; rows of earlier requests came back.
+MISSED = ("steps", "minutes", "floor", "overshot", "diverged", "broken", "earlier")
+
+
 @dataclass(kw_only=True)
 class UnlearningRun(JsonRecord):
     """
@@ -325,6 +330,8 @@ class UnlearningRun(JsonRecord):
             Why training ended before its last step, as a sentence.
         shortfall (`str`, *optional*):
             How much of the goal of the training was missing at its end, or why it diverged, as a sentence.
+        missed (`str`, *optional*):
+            Why the goal was missed, one of `MISSED`; None where it was reached, or there was none.
         first_attempt (`str`, *optional*):
             What a first attempt left of the goal, and what the second one, which this record is about, did in another
             way; None where there was one attempt.
@@ -357,6 +364,7 @@ class UnlearningRun(JsonRecord):
     world_size: int
     stopped: str | None = None
     shortfall: str | None = None
+    missed: str | None = None
     first_attempt: str | None = None
     chain: list[ChainLink] = field(default_factory=list)
     belief_audit: BeliefAudit | None = None
@@ -376,9 +384,9 @@ class UnlearningRun(JsonRecord):
             )
 
     @property
-    def has_diverged(self) -> bool:
-        """`bool`: Whether training diverged: `stopped` and `shortfall` are then the same sentence."""
-        return self.shortfall is not None and self.shortfall == self.stopped
+    def stops_short(self) -> bool:
+        """`bool`: Whether `shortfall` says why training ended early, too."""
+        return self.missed in ("floor", "overshot", "diverged")
 
     @property
     def is_adapter(self) -> bool:

@@ -153,6 +153,7 @@ def test_the_state_closest_to_the_goal_is_kept_where_none_is_within_the_toleranc
     assert closest["forget_logp"] == pytest.approx(-3, abs=0.2)
     assert measured(trainer) == values_of(closest)
     assert "past the goal of -3.000; kept is the closest state" in trainer.stop_reason
+    assert trainer.missed == ("overshot" if closest["forget_logp"] > -3 + 1e-9 else None)
 
 
 def test_a_retain_probability_below_the_floor_ends_the_run_above_it(new_trainer, until, measured):
@@ -168,7 +169,7 @@ def test_a_retain_probability_below_the_floor_ends_the_run_above_it(new_trainer,
     assert trainer.stop_reason.startswith(
         f"retain probability fell to {last['retain_probability']:.3f}, below the floor of 0.5; kept is the state of "
     )
-    assert trainer.state.global_step < trainer.state.max_steps
+    assert trainer.state.global_step < trainer.state.max_steps and trainer.missed == "floor"
 
 
 def test_a_state_that_is_not_finite_is_never_kept(new_trainer, until, measured):
@@ -196,7 +197,7 @@ def test_a_run_that_ends_before_the_goal_gets_its_best_state_back_and_says_so(
     assert measured(trainer) == values_of(callback.kept) != values_of(callback.history[3])
     assert trainer.stop_reason is None
     (warned,) = [record.getMessage() for record in caplog.records if "goal" in record.getMessage()]
-    assert warned == trainer.shortfall
+    assert warned == trainer.shortfall and trainer.missed == "steps"
     assert warned.startswith(
         f"The goal was not reached in 3 steps: `forget_logp` is {callback.kept['forget_logp']:.3f} (goal -50.000)"
     )
@@ -251,6 +252,14 @@ def test_of_two_metrics_the_one_that_lags_ends_the_run(new_trainer, until, measu
     )
 
 
+def test_a_goal_that_the_limit_of_minutes_cut_off_is_missed_by_the_minutes(new_trainer, until):
+    trainer = new_trainer()
+    until(trainer, goals={"forget_logp": -50.0})
+    trainer.add_callback(EndAfter(trainer, 1e-9))
+    trainer.train()
+    assert trainer.missed == "minutes" and trainer.shortfall.startswith("The goal was not reached in 1 steps")
+
+
 def test_what_is_missing_is_said_of_each_metric_above_its_goal(new_trainer, until):
     trainer = new_trainer(max_steps=2)
     goals = {"extraction_strength": 1.0, "forget_logp": -50.0}
@@ -286,11 +295,11 @@ def test_the_log_has_the_curve_and_last_of_all_the_state_that_is_kept(new_traine
 def test_a_run_after_a_run_begins_anew(new_trainer, until):
     trainer = new_trainer(max_steps=2)
     callback = until(trainer, goals={"forget_logp": -50.0}, every_steps=1)
-    trainer.stop_reason = trainer.shortfall = "left over"
+    trainer.stop_reason = trainer.shortfall = trainer.missed = "left over"
     for _ in range(2):
         trainer.train()
         assert [entry["step"] for entry in callback.history] == [0, 1, 2]
-        assert trainer.stop_reason is None and trainer.shortfall != "left over"
+        assert trainer.stop_reason is None and "left over" not in (trainer.shortfall, trainer.missed)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,8 @@ def test_earlier_rows_that_come_back_are_a_missed_goal(finished, monkeypatch, ca
     )
     # The second time after an interruption, before the ledger was written.
     for _ in range(2):
-        assert forget._finish(request) is forget.Fault.COME_BACK
+        forget._finish(request)
+        assert folder.run().missed == "earlier"
         assert "Request 1, of 2 rows, now: It is back." in capsys.readouterr().out
         assert folder.run().shortfall == "Rows of earlier requests are not forgotten: of request 1."
         entries = RequestLedger.load(folder.path / "requests.json").requests
@@ -182,8 +183,8 @@ def test_broken_text_about_the_rows_is_a_missed_goal(fluency, forgotten, finishe
     )
     args = SimpleNamespace(merge=False, subject=None)
     for _ in range(2):
-        fault = forget._finish(SimpleNamespace(folder=folder, earlier=None, args=args))
-        assert fault is (None if forgotten else forget.Fault.BROKEN)
+        forget._finish(SimpleNamespace(folder=folder, earlier=None, args=args))
+        assert folder.run().missed == (None if forgotten else "broken")
     (entry,) = RequestLedger.load(folder.path / "requests.json").requests
     assert entry.forgotten is forgotten and ("broken text" in entry.verdict) is not forgotten
     assert (folder.run().shortfall is None) is forgotten

@@ -13,9 +13,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trl_unlearn.evaluation.stopping import EndAfter
-from trl_unlearn.scripts import preflight
+from trl_unlearn.records import MISSED
+from trl_unlearn.scripts import preflight, prepare
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
-from trl_unlearn.scripts.plan import Fault, advice, plan, retain_count, retain_spare, second_attempt, step_settings
+from trl_unlearn.scripts.plan import advice, plan, retain_count, retain_spare, second_attempt, step_settings
 from trl_unlearn.scripts.preflight import Knowledge, fit_base, knowledge
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 
@@ -183,14 +184,22 @@ def test_what_is_given_wins_and_other_choices_follow_it(chosen):
     assert not {"stop_metric", "forget_loss_kwargs", "forget_aliases"} & settings.keys()
 
 
+@pytest.mark.parametrize(("objective", "base"), [("ignorance", "org/base"), ("npo", None)])
+def test_an_objective_that_is_given_has_the_base_as_its_teacher_if_it_has_one(objective, base, monkeypatch):
+    monkeypatch.setattr(prepare, "fit_base", lambda *_: "org/base")
+    args = SimpleNamespace(trust_remote_code=False)
+    request = SimpleNamespace(given={"forget_loss_type": objective}, tokenizer=None, training_args=args)
+    assert prepare._teacher(request, None, None) == base
+
+
 @pytest.fixture
 def trainer():
     """Function of how a training ended: what a second attempt reads and changes of it."""
 
-    def call(shortfall="It was not reached.", stop_reason=None, minutes=None):
+    def call(shortfall="It was not reached.", missed="steps", minutes=None):
         args = SimpleNamespace(learning_rate=0.1, retain_weight=2.0, save_strategy="steps", seed=0, device="cpu")
         accelerator = SimpleNamespace(print=lambda _: None, reduce=lambda value: value)
-        one = SimpleNamespace(args=args, shortfall=shortfall, stop_reason=stop_reason, accelerator=accelerator)
+        one = SimpleNamespace(args=args, shortfall=shortfall, missed=missed, accelerator=accelerator)
         one.callback_handler, one.first_attempt = SimpleNamespace(callbacks=[]), None
         if minutes is not None:
             one.callback_handler.callbacks.append(EndAfter(one, minutes))
@@ -201,10 +210,10 @@ def trainer():
 
 
 @pytest.mark.parametrize(
-    ("stop_reason", "rate", "weight"), [(None, 0.2, 2.0), ("retain probability fell to 0.1.", 0.1, 4.0)]
+    ("missed", "rate", "weight"), [("steps", 0.2, 2.0), ("floor", 0.1, 4.0), ("overshot", 0.05, 2.0)]
 )
-def test_a_second_attempt_changes_what_the_first_one_lacked(trainer, stop_reason, rate, weight):
-    one = trainer(stop_reason=stop_reason, minutes=10)
+def test_a_second_attempt_changes_what_the_first_one_lacked(trainer, missed, rate, weight):
+    one = trainer(missed=missed, minutes=10)
     assert second_attempt(one)
     assert (one.args.learning_rate, one.args.retain_weight, one.args.save_strategy) == (rate, weight, "no")
     assert one.first_attempt.startswith("First attempt: It was not reached. The second resumed from there with a ")
@@ -218,26 +227,32 @@ def test_there_is_no_second_attempt_where_the_goal_is_reached_or_the_time_is_ove
 
 
 @pytest.mark.parametrize(
-    ("shortfall", "stopped", "own", "fault", "way"),
+    ("missed", "own", "way"),
     [
-        (None, "`strangers_auc` reached 0.6.", False, None, "`--stop_at`"),
-        ("Not reached.", None, False, None, "`--num_train_epochs`"),
-        ("Not reached.", "the limit of 1 minutes (`max_minutes`) was over.", False, None, "`--max_minutes`"),
-        ("Not reached.", "retain probability fell to 0.1.", False, None, "`--retain`"),
-        ("Not reached.", "retain probability fell to 0.1.", True, None, "`--max_utility_loss`"),
-        ("Of request 1.", "`strangers_auc` reached 0.6.", True, Fault.COME_BACK, "all requests as `--forget`"),
-        ("Broken text.", "`strangers_auc` reached 0.6.", True, Fault.BROKEN, "`--ignorant_model_name_or_path`"),
+        (None, False, "`--stop_at`"),
+        ("steps", False, "`--num_train_epochs`"),
+        ("minutes", False, "`--max_minutes`"),
+        ("floor", False, "`--retain`"),
+        ("floor", True, "`--max_utility_loss`"),
+        ("overshot", False, "`--learning_rate`"),
+        ("diverged", False, "`--learning_rate`"),
+        ("earlier", True, "all requests as `--forget`"),
+        ("broken", True, "`--ignorant_model_name_or_path`"),
     ],
 )
-def test_the_advice_is_the_one_thing_that_was_missing(shortfall, stopped, own, fault, way):
-    run = SimpleNamespace(shortfall=shortfall, stopped=stopped, hyperparameters={}, has_diverged=False)
-    sentence = advice(run, own, fault)
+def test_the_advice_is_the_one_thing_that_was_missing(missed, own, way):
+    sentence = advice(SimpleNamespace(missed=missed, hyperparameters={}), own)
     assert way in sentence and sentence.count("`--") == 1
 
 
+def test_every_way_to_miss_a_goal_has_an_advice():
+    for missed in MISSED:
+        assert advice(SimpleNamespace(missed=missed, hyperparameters={}), False).startswith("Most likely to help: ")
+
+
 def test_broken_text_beside_a_base_is_no_reason_to_ask_for_a_base():
-    run = SimpleNamespace(shortfall="Broken text.", hyperparameters={"ignorant_model_name_or_path": "org/base"})
-    assert advice(run, False, Fault.BROKEN) == "Most likely to help: fewer rows as `--forget`."
+    run = SimpleNamespace(missed="broken", hyperparameters={"ignorant_model_name_or_path": "org/base"})
+    assert advice(run, False) == "Most likely to help: fewer rows as `--forget`."
 
 
 @pytest.fixture

@@ -118,8 +118,8 @@ def _facts(run: UnlearningRun) -> list[tuple[str, str]]:
     facts.append(("training", f"{run.steps} steps, {run.epochs:g} epochs, seed {run.seed}, {run.seconds:.0f} s"))
     facts.append(("on", f"{run.hardware}, {run.started_at}"))
     facts += [(f"request before {i + 1}", link.request) for i, link in enumerate(run.chain)]
-    facts += [("stopped", run.stopped)] if run.stopped else []
-    facts += [("shortfall", run.shortfall)] if run.shortfall and not run.has_diverged else []
+    facts += [("stopped", run.stopped)] if run.stopped and not run.stops_short else []
+    facts += [("shortfall", run.shortfall)] if run.shortfall else []
     return facts
 
 

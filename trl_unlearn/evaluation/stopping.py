@@ -115,6 +115,7 @@ class UnlearnUntil(ForgettingCurveCallback):
         self.trainer.stop_reason = self._reason(point)
         if self._farthest_above(self.kept) > 1:
             self.trainer.shortfall = f"The goal was not reached: {self.trainer.stop_reason}"
+            self.trainer.missed = "overshot" if self._keeps_enough(point) else "floor"
         control.should_training_stop = True
 
     def _refuse_start(self, point: dict[str, float]) -> None:
@@ -225,7 +226,8 @@ class UnlearnUntil(ForgettingCurveCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._reshard()
         self._parameters = [parameter for parameter in self.trainer.model.parameters() if parameter.requires_grad]
-        self._ended, self.trainer.stop_reason, self.trainer.shortfall = False, None, None
+        self._ended, self.trainer.stop_reason = False, None
+        self.trainer.shortfall = self.trainer.missed = None
         self.trainer.goals = self.goals
         if not self._is_resumed:
             self.kept = None
@@ -235,6 +237,8 @@ class UnlearnUntil(ForgettingCurveCallback):
         if not self._ended:
             self._put(self._kept_weights)
             self.trainer.shortfall = self._missing(state.global_step)
+            # Nobody but the limit of minutes ends a run that has a goal.
+            self.trainer.missed = "minutes" if self.trainer.stop_reason else "steps"
             if state.is_world_process_zero:
                 logger.warning(self.trainer.shortfall)
         self._parameters, self._kept_weights = [], []

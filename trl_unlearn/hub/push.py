@@ -22,7 +22,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError
 
-from ..forgetting import has_forgotten, lacks_scores
+from ..forgetting import has_forgotten
 from ..records import UnlearningRun
 from .access import (
     AGAIN,
@@ -221,12 +221,10 @@ def _refuse_unforgotten(run: UnlearningRun, own: OwnResults, force: bool) -> Non
     forgotten, why = None, f"Whether it has forgotten is not known: {own.missing}"
     if own.result is not None:
         forgotten, why = has_forgotten(own.result)
-    refused = why if forgotten is False else run.shortfall
+    refused = run.shortfall or (why if forgotten is False else None)
     if refused and not force:
-        is_broken = run.has_diverged or (own.result is not None and lacks_scores(own.result))
-        ways = "Push" if is_broken else "Train longer or with a higher learning rate, or push"
         raise PushError(
-            f"Nothing was pushed. {refused} {ways} it all the same with `force` (`trl-unlearn push --force`)."
+            f"Nothing was pushed. {refused} Push it all the same with `force` (`trl-unlearn push --force`)."
         )
     if not forgotten:
         logger.warning(why)

@@ -47,9 +47,9 @@ def stop(prog: str, sentence: str, speaks: bool = True) -> NoReturn:
     _end(f"{prog}: stopped", sentence if speaks else None, 3)
 
 
-def miss(prog: str, sentence: str, speaks: bool = True) -> NoReturn:
+def miss(prog: str, sentence: str) -> NoReturn:
     """Exit with 3: the model was made and saved, and its goal was not reached."""
-    _end(f"{prog}: not reached", sentence if speaks else None, 3)
+    _end(f"{prog}: not reached", sentence, 3)
 
 
 class _Ended(SystemExit):

@@ -24,7 +24,7 @@ from .arguments import RETRAINED, DataArguments, ForgetArguments, as_options, gi
 from .chain import FORGET, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
 from .exits import clearing, interruptible, miss, on_interrupt, refusing
 from .models import check_models, load_config, load_tokenizer, refuse_replaced
-from .plan import Fault, advice, second_attempt
+from .plan import advice, second_attempt
 from .prepare import CONFIG, HELD_OUT, NOT_WRITTEN, Request, is_prepared, prepare
 from .push import fail_late, forget_texts, may_publish, publish, push_command
 from .request import read_request
@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None, prog: str = "trl-unlearn forget") -> Non
     """Run the command; `argv` is that of the process if not given."""
     with interruptible(prog):
         outcome = run(sys.argv[1:] if argv is None else argv, prog)
-        if outcome.shortfall is not None:
-            sentence = f"{outcome.shortfall} The model is in `{outcome.folder}`."
-            miss(prog, sentence, speaks=outcome.speaks)
+        # The others end first, and with 0: a code of theirs lets the launcher end the one that writes.
+        if outcome.shortfall is not None and outcome.speaks:
+            miss(prog, f"{outcome.shortfall} The model is in `{outcome.folder}`.")
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,13 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
     # No process waits for another any more: the run has ended their group.
     again = f"the same command{' without `--overwrite_output_dir`' if request.overwrites else ''}"
     on_interrupt(lambda: f"when the model was saved: {again} does the rest.")
-    fault = _finish(request) if state.is_main_process else None
+    if state.is_main_process:
+        _finish(request)
     run, result = folder.run(), folder.results()
     forgotten, figures = (None, "") if result is None else has_forgotten(result)
     shortfall = run.shortfall or (figures if forgotten is False else None)
     if shortfall is not None and not (result is not None and lacks_scores(result)):
-        shortfall = f"{shortfall} {advice(run, request.retain is not None, fault)}"
+        shortfall = f"{shortfall} {advice(run, request.retain is not None)}"
     if request.publishes and state.is_main_process:
         if shortfall is None:
             _push(request, prog)
@@ -115,8 +116,8 @@ def _take_back(request: Request, before: Mapping[str, bytes]) -> None:
         request.folder.restore_request(before)
 
 
-def _finish(request: Request) -> Fault | None:
-    """Merge, measure what no run trained on, and write the ledger; returns a fault that training did not see."""
+def _finish(request: Request) -> None:
+    """Merge, measure what no run trained on, note a fault that training did not see, and write the ledger."""
     folder, args = request.folder, request.args
     run = folder.run()
     if args.merge:
@@ -147,26 +148,22 @@ def _finish(request: Request) -> Fault | None:
     for number, entry in enumerate(entries, 1):
         print(f"Request {number}, of {entry.rows} rows, now: {entry.verdict}")
     back = [str(number) for number, entry in enumerate(entries, 1) if entry.forgotten is False]
-    fault = broken = comes_back = None
-    if result is not None and has_forgotten(result)[0] is not False:
-        broken = broken_text(result)
-    if back:
-        comes_back = f"Rows of earlier requests are not forgotten: of request {', '.join(back)}."
-    if run.shortfall in (broken, comes_back):
-        # Of this function, which was interrupted before the ledger was written.
-        run = replace(run, shortfall=None)
-    if run.shortfall is None and broken is not None:
-        fault, run = Fault.BROKEN, replace(run, shortfall=broken)
-        folder.save_run(run)
-    elif run.shortfall is None and comes_back is not None:
-        # The ledger has these by themselves, and the rows of this request are forgotten.
-        fault = Fault.COME_BACK
-        folder.save_run(replace(run, shortfall=comes_back))
-    if has_held_out or fault is not None:
+    noted = run
+    # Both faults are of this function, which may have been interrupted before the ledger was written.
+    if run.shortfall is None or run.missed in ("broken", "earlier"):
+        has_own = result is not None and has_forgotten(result)[0] is not False
+        broken = broken_text(result) if has_own else None
+        noted = run = replace(run, shortfall=broken, missed=broken and "broken")
+        if broken is None and back:
+            # Not for the ledger: it has earlier requests by themselves, and the rows of this one are forgotten.
+            comes_back = f"Rows of earlier requests are not forgotten: of request {', '.join(back)}."
+            noted = replace(run, shortfall=comes_back, missed="earlier")
+    if is_changed := noted != folder.run():
+        folder.save_run(noted)
+    if has_held_out or is_changed:
         folder.write_card()
     # Last: a run that is not in it is finished by the same command.
     write_ledger(folder, run, entries)
-    return fault
 
 
 def _push(request: Request, prog: str) -> None:

@@ -6,7 +6,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -223,13 +222,13 @@ def second_attempt(trainer: BootstrapUnlearnTrainer) -> bool:
     if any(limit.is_over(_LATE) for limit in limits):
         return False
     args = trainer.args
-    if trainer.stop_reason is None:
-        # Its steps are over, and nothing stood in the way.
-        args.learning_rate *= _MORE
-        way = f"a learning rate of {args.learning_rate:.2g}"
-    else:
+    if trainer.missed == "floor":
         args.retain_weight *= _MORE
         way = f"a weight of {args.retain_weight:g} on the rows to keep"
+    else:
+        # Its steps are over and nothing stood in the way, or it came past the goal between two looks.
+        args.learning_rate *= 1 / _MORE if trainer.missed == "overshot" else _MORE
+        way = f"a learning rate of {args.learning_rate:.2g}"
     # An interrupted run resumes from the first attempt, and repeats the second as it was.
     args.save_strategy = IntervalStrategy.NO
     set_seed(args.seed)
@@ -238,31 +237,19 @@ def second_attempt(trainer: BootstrapUnlearnTrainer) -> bool:
     return True
 
 
-class Fault(Enum):
-    """A fault of a run that reached its goal, seen after training."""
-
-    COME_BACK = "rows of earlier requests are not forgotten"
-    BROKEN = "answers are broken text"
-
-
-def advice(run: UnlearningRun, has_own_retain: bool, fault: Fault | None = None) -> str:
+def advice(run: UnlearningRun, has_own_retain: bool) -> str:
     """A sentence of advice for a finished run that has not reached its goal."""
-    if fault is Fault.COME_BACK:
-        way = "one run on the first model, with the rows of all requests as `--forget`"
-    elif fault is Fault.BROKEN and run.hyperparameters.get("ignorant_model_name_or_path"):
-        way = "fewer rows as `--forget`"
-    elif fault is Fault.BROKEN:
-        way = "a model that never saw the rows, such as a base, as `--ignorant_model_name_or_path`"
-    elif run.shortfall is None:
-        way = "a lower goal: a number in `--stop_at` below that of this run"
-    elif run.stopped is None:
-        way = "more passes, with `--num_train_epochs`"
-    elif run.has_diverged:
-        way = "a lower `--learning_rate`"
-    elif "max_minutes" in run.stopped:
-        way = "more time, with `--max_minutes`"
-    elif has_own_retain:
-        way = "more room, with `--max_utility_loss`"
-    else:
-        way = "rows of your own that the model is to keep, with `--retain`"
-    return f"Most likely to help: {way}."
+    has_base = run.hyperparameters.get("ignorant_model_name_or_path")
+    room = "more room, with `--max_utility_loss`"
+    base = "a model that never saw the rows, such as a base, as `--ignorant_model_name_or_path`"
+    ways = {
+        "steps": "more passes, with `--num_train_epochs`",
+        "minutes": "more time, with `--max_minutes`",
+        "floor": room if has_own_retain else "rows of your own that the model is to keep, with `--retain`",
+        "overshot": "a lower `--learning_rate`",
+        "diverged": "a lower `--learning_rate`",
+        "broken": "fewer rows as `--forget`" if has_base else base,
+        "earlier": "one run on the first model, with the rows of all requests as `--forget`",
+        None: "a lower goal: a number in `--stop_at` below that of this run",
+    }
+    return f"Most likely to help: {ways[run.missed]}."

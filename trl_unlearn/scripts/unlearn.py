@@ -235,12 +235,15 @@ def _end_diverged(
     """Save the last good weights, if there are any, say what happened, and exit with 3."""
     # No goal was reached either: the model is not pushed, and `forget` does not take it for one that forgot.
     trainer.stop_reason = trainer.shortfall = one_line(error)
+    trainer.missed = "diverged"
     saved = ""
     if error.good_step is not None:
         trainer.save_model()
         saved = f" They are saved in {trainer.args.output_dir}."
     # The same command would diverge again.
     output.end(trainer)
+    # A process that ends with a code of its own lets the launcher end the one that writes.
+    trainer.accelerator.wait_for_everyone()
     stop(prog, f"{trainer.stop_reason}{saved}", speaks=trainer.is_world_process_zero())
 
 

@@ -132,6 +132,8 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         shortfall (`str` or `None`):
             How much of a goal is missing after the last step, or why training diverged, in a sentence. A callback
             that has a goal sets this.
+        missed (`str` or `None`):
+            The same in a word, one of `trl_unlearn.records.MISSED`.
         goals (`dict[str, float]`):
             Metric of `curve/...` -> value to come down to, shown beside it. A callback that has goals sets this.
 
@@ -260,7 +262,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
     def _begin_run(self) -> None:
         super()._begin_run()
         args, config = self.args, self.model.config.get_text_config()
-        self.stop_reason = self.shortfall = None
+        self.stop_reason = self.shortfall = self.missed = None
         self.goals: dict[str, float] = {}
         self._last_means.clear()
         self._meter = StepMeter(self.accelerator, config)

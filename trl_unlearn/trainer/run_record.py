@@ -203,6 +203,7 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         world_size=args.world_size,
         stopped=trainer.stop_reason,
         shortfall=trainer.shortfall,
+        missed=trainer.missed,
         first_attempt=trainer.first_attempt,
         chain=trainer.earlier_requests,
         belief_audit=audit,
