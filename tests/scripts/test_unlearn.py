@@ -257,7 +257,9 @@ def test_a_run_is_judged_in_its_own_folder_and_its_card_has_the_results(run, own
         with pytest.raises(SystemExit) as refused:
             judged_in_the_lab(*options, "--output_dir", "out")
         assert refused.value.code == 2
-        assert "whose card would show results of another model" in capfd.readouterr().err
+        printed = capfd.readouterr()
+        assert "whose card would show results of another model" in printed.err
+        assert ("judged as one of the embedded lab" in printed.out) is bool(options)
     assert values_of(trained, "unlearned")
 
 

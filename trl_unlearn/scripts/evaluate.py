@@ -231,6 +231,11 @@ def _run(argv: list[str] | None, prog: str) -> None:
         unlearned = args.unlearned_model_name_or_path
         if of_run:
             PartialState().print(f"As the run in `{unlearned}` names them: {shlex.join(of_run)}")
+        elif judged is not None and not RunFolder(judged).is_run:
+            PartialState().print(
+                f"`{judged}` is not the folder of a run, and neither a model nor data is named: judged as one of "
+                "the embedded lab. For others give `--model_name_or_path` and `--forget_dataset` or `--dataset_name`."
+            )
         check_models(model_args, eval_args, args.trust_remote_code, unlearned)
         if eval_args.second_retrained_model_name_or_path is not None and unlearned is None:
             raise ValueError(
