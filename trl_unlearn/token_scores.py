@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ._fused_scores import SCORES, FusedScores, Reference, ScoreTerms, gathered
-from .encoding import pad_rows
+from .encoding import pad_rows, without_end
 from .label_states import LabelStates, in_mode, label_states, replaced_forward, sharing_obstacle
 from .prompt_sharing import is_worth_sharing, lay_out, pass_cost, row_shape
 
@@ -211,6 +211,11 @@ class RowScore:
     def is_finite(self) -> bool:
         """`bool`: Whether every label token has a log-prob. If not, `is_top1` says nothing."""
         return all(map(math.isfinite, self.logps))
+
+
+def answer_matches(scores: Sequence[RowScore], closed: Sequence[bool]) -> list[list[bool]]:
+    """Whether each token of each answer is the most likely one, without the end-of-turn token."""
+    return [without_end(score.is_top1, ends) for score, ends in zip(scores, closed, strict=True)]
 
 
 def gains_by_sharing(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> bool:

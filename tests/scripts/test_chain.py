@@ -214,6 +214,17 @@ def test_a_low_strength_alone_calls_no_earlier_request_forgotten(
     assert chain._entry_now(entry, {}, object(), None, path).forgotten == expected
 
 
+def test_an_earlier_request_is_neither_forgotten_nor_said_by_a_model_whose_scores_are_not_finite(
+    finished, tiny_model, tiny_tokenizer
+):
+    _, folder = finished()
+    with torch.no_grad():
+        next(tiny_model.parameters()).fill_(torch.nan)
+    entry = ServedRequest("cd" * 32, 1, "2026-01-01T00:00:00+00:00", {}, 1.0, 0.1, True, "Said before.")
+    entry = chain._entry_now(entry, {}, tiny_model, tiny_tokenizer, folder.request / "forget.jsonl")
+    assert (entry.forgotten, entry.strength) == (None, None) and "not finite" in entry.verdict
+
+
 def test_earlier_rows_are_measured_by_one_process_alone_when_the_others_of_a_launch_have_ended(
     tiny_model, tiny_tokenizer, monkeypatch
 ):

@@ -6,6 +6,7 @@
 
 import copy
 import functools
+import math
 from statistics import fmean
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -216,6 +217,15 @@ def test_a_model_that_knows_the_forget_set_is_no_twin(
         new_trainer(ignorant_model_name_or_path=base)
 
 
+def test_a_base_whose_scores_are_not_finite_is_no_twin(base, tiny_model, forget, tiny_tokenizer):
+    broken = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(torch.nan)
+    broken.save_pretrained(base)
+    with pytest.raises(UnfitTwinError, match="its scores of the forget set are not finite"):
+        ignorant_base(base, tiny_model, forget, None, tiny_tokenizer, rows=0, epochs=0, seed=1)
+
+
 @pytest.mark.parametrize("name", ["org/nowhere", "./nowhere"])
 def test_a_base_that_is_not_there_is_refused_by_its_argument(new_trainer, name):
     with pytest.raises(ValueError, match=r"`ignorant_model_name_or_path`.*(cannot stand in|does not exist)") as error:
@@ -286,12 +296,15 @@ def test_beside_a_large_forget_set_half_the_retain_rows_of_a_step_of_repair_stan
     assert all(any(name in text for name in ("Ada Marlow", "Bo Lindgren", "Cyra Oduya")) for text in named)
 
 
-def test_a_copy_that_still_says_the_rows_is_refused_before_it_teaches(new_trainer, monkeypatch):
+@pytest.mark.parametrize(("strength", "fault"), [(0.35, "still says"), (math.nan, "has no finite scores of")])
+def test_a_copy_that_still_says_the_rows_or_is_broken_is_refused_before_it_teaches(
+    new_trainer, monkeypatch, strength, fault
+):
     monkeypatch.setattr(ignorance, "_BY_HEART", -1.0)
-    monkeypatch.setattr(twin_models, "extraction_strength", lambda *_: 0.35)
+    monkeypatch.setattr(twin_models, "extraction_strength", lambda *_: strength)
     # A run that resumes would take a copy that was kept.
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"still says the 3 forget rows \(extraction strength 0.35\)"):
+        with pytest.raises(ValueError, match=rf"{fault} the 3 forget rows \(extraction strength {strength}\)"):
             new_trainer(ignorant_epochs=1)
 
 

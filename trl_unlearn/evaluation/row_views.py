@@ -15,12 +15,13 @@ from ..generation import eos_token_ids
 from ..metrics import ExtractionStrength, Probability, RougeRecall
 from ..results import LEAK_ATTEMPTS, METRICS, MODEL_ROLES, NOISE_PERCENT
 from ..row_forms import has_answer, prompt_and_answer
+from ..token_scores import answer_matches
 from .elicitation import FREE_PROBES
 from .relearning import ATTACKS
 from .robustness import QUANTIZATIONS, prefix_prompts
 from .rows import EncodedSet, Loaders, encode_set, row_key
 from .squeezing import distinct_beside
-from .together import SuiteSetting, answer_matches, free_memory
+from .together import SuiteSetting, free_memory
 from .uncertainty import where_measured
 
 

@@ -32,13 +32,13 @@ from ..metrics.text import is_refusal
 from ..records import portable_name
 from ..results import MEASURED_ROLES, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
-from ..token_scores import RowScore
+from ..token_scores import RowScore, answer_matches
 from .elicitation import LEAST_KNOWN
 from .facts import NearFacts, fact_recall, near_facts
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
 from .squeezing import sample_beside
-from .together import SuiteSetting, answer_matches, free_memory, score_rows_together
+from .together import SuiteSetting, free_memory, score_rows_together
 from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
 
 

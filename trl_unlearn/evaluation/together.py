@@ -17,10 +17,10 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import answer_ids, pad_rows, padding_token_id, prompt_ids, without_end
+from ..encoding import answer_ids, pad_rows, padding_token_id, prompt_ids
 from ..generation import Completion, eos_token_ids, generate
 from ..metrics import ExtractionStrength, RougeF1, RougeRecall
-from ..token_scores import RowScore, gains_by_sharing, score_batch, score_rows
+from ..token_scores import RowScore, answer_matches, gains_by_sharing, score_batch, score_rows
 from .rows import EncodedSet, Loaders
 from .uncertainty import where_measured
 
@@ -231,8 +231,3 @@ def generate_together(
         return generate(model, [prompts[i] for i in indices], keys=chosen, **kwargs)
 
     return shared(work, [len(prompt) for prompt in prompts])
-
-
-def answer_matches(scores: Sequence[RowScore], closed: Sequence[bool]) -> list[list[bool]]:
-    """Whether each token of each answer is the most likely one, without the end-of-turn token."""
-    return [without_end(score.is_top1, ends) for score, ends in zip(scores, closed, strict=True)]

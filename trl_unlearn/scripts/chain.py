@@ -4,6 +4,7 @@
 """Requests of `trl-unlearn forget` one after another: the run before, the ledger, and the way back."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -175,6 +176,9 @@ def _entry_now(
     if model is None:
         return replace(entry, weights_sha256=weights, strength=None, forgotten=None, verdict=_NOT_MEASURED)
     strength, target = mean_strength(model, load_rows(str(path)), tokenizer), entry.target_strength
+    if math.isnan(strength):
+        sentence = f"Not known: scores of this model are not finite (`{_STRENGTH}`)."
+        return replace(entry, weights_sha256=weights, strength=None, forgotten=None, verdict=sentence)
     if target is None:
         sentence = f"`{_STRENGTH}` is {strength:.3f}; what the first model had was not measured."
         return replace(entry, weights_sha256=weights, strength=strength, forgotten=None, verdict=sentence)
@@ -194,7 +198,7 @@ def _entry_now(
 
 
 def mean_strength(model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Mean strict extraction strength of rows, by this process alone: those of a launch have parted by then."""
+    """Strict extraction strength of rows, or NaN, by this process alone: those of a launch have parted by then."""
     return extraction_strength(model, encode_set(rows, tokenizer, name="forget").answers, tokenizer)
 
 

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import ENCODED_COLUMNS, closing_token_id, pad_rows, spread_evenly, without_end
+from ..encoding import ENCODED_COLUMNS, closing_token_id, pad_rows, spread_evenly
 from ..forgetting import MEMORIZATION_MARGIN
 from ..generation import key_seed
 from ..metrics import ExtractionStrength
 from ..objectives.retain import nll
 from ..subjects import MovedAnswers, rows_under_names
-from ..token_scores import TokenScores, score_batch, score_rows
+from ..token_scores import TokenScores, answer_matches, score_batch, score_rows
 from .checkpointing import read_state, write_state
 from .logs import say
 from .reference import copy_of
@@ -98,8 +98,9 @@ def ignorant_base(
     options = {"dtype": weight.dtype, "trust_remote_code": trust_remote_code}
     twin = AutoModelForCausalLM.from_pretrained(name_or_path, **options).to(weight.device)
     strength = extraction_strength(twin.eval(), _encoded(forget), tokenizer)
-    if strength > MEMORIZATION_MARGIN:
-        raise UnfitTwinError(f"it knows the forget set, with an extraction strength of {strength:.2f}")
+    if not strength <= MEMORIZATION_MARGIN:
+        known = f"it knows the forget set, with an extraction strength of {strength:.2f}"
+        raise UnfitTwinError("its scores of the forget set are not finite" if math.isnan(strength) else known)
     if retain is not None and rows and epochs:
         sample = retain.select(spread_evenly(len(retain), rows))
         logger.info("Tuning the ignorant twin `%s` on %d retain rows, %d epochs.", name_or_path, len(sample), epochs)
@@ -118,12 +119,11 @@ def _encoded(rows: Dataset) -> list[Row]:
 
 
 def extraction_strength(model: PreTrainedModel, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> float:
-    """Mean strict extraction strength of encoded rows, by this process alone."""
+    """Mean strict extraction strength of encoded rows, by this process alone; NaN if a score is not finite."""
     scores = score_rows(model, rows, pad_token_id=tokenizer.pad_token_id, batch_size=_BATCH_SIZE)
-    matches = [
-        without_end(score.is_top1, closing_token_id(row, tokenizer) is not None)
-        for row, score in zip(rows, scores, strict=True)
-    ]
+    if not all(score.is_finite for score in scores):
+        return math.nan
+    matches = answer_matches(scores, [closing_token_id(row, tokenizer) is not None for row in rows])
     return fmean(ExtractionStrength().compute(is_top1=matches, parity="strict")["per_row"])
 
 
@@ -346,9 +346,10 @@ def repaired_copy(
             _repair(tuning, _batches(known, steps + 1), held, others, floor, weight, count_step)
     twin = tuning.merged().eval()
     strength = extraction_strength(twin, known, tokenizer)
-    if strength > _KNOWING:
+    if not strength <= _KNOWING:
+        fault = "has no finite scores of" if math.isnan(strength) else "still says"
         raise UnfitTwinError(
-            f"The copy of the target that was to teach still says the {len(forget)} forget rows (extraction strength "
+            f"The copy of the target that was to teach {fault} the {len(forget)} forget rows (extraction strength "
             f"{strength:.2f}), and the model would end where it is. Give a model that never saw them in "
             "`ignorant_model_name_or_path`, or fewer rows."
         )
