@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import logging
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -259,6 +260,22 @@ def test_what_max_length_cut_off_is_in_the_record_of_the_run(new_trainer, tiny_t
     record = build_run_record(new_trainer(max_length=length, lambda_bss=0.0), RunClock())
     assert record.forget_set.truncation == Truncation(3, sum(lost), length)
     assert build_run_record(new_trainer(lambda_bss=0.0), RunClock()).forget_set.truncation is None
+
+
+@pytest.mark.parametrize(
+    ("name", "is_there", "expected"),
+    [("org/base", False, True), ("org/base", True, False), ("../org/base", False, False), ("", False, False)],
+)
+def test_a_base_that_was_a_folder_is_not_on_the_hub_in_the_record_where_it_was_moved_away(
+    new_trainer, tmp_path, monkeypatch, name, is_there, expected
+):
+    trainer = new_trainer(lambda_bss=0.0)
+    trainer.model.config._name_or_path = name
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    if is_there:
+        Path(name).mkdir(parents=True)
+    assert build_run_record(trainer, RunClock()).base_model_on_hub is expected
 
 
 def test_a_special_token_at_which_a_row_was_cut_off_ends_no_belief(new_trainer, tiny_tokenizer):

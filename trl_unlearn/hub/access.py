@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi
@@ -36,6 +37,11 @@ class PushError(RuntimeError):
 def is_repo_id(name: str) -> bool:
     """Whether a name has the form of an id on the Hub, with an owner or without."""
     return re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name, re.ASCII) is not None
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether a name is an id on the Hub: it has the form of one, and nothing lies here under it."""
+    return is_repo_id(name) and not Path(name).exists()
 
 
 def check_repo_id(repo_id: str) -> None:

@@ -24,7 +24,7 @@ from ..evaluation import demo_page
 from ..evaluation.demo_page import Question, Reply, build_page, serve
 from ..evaluation.row_views import token_texts
 from ..evaluation.together import SuiteSetting
-from ..hub.access import PushError, check_repo_id, is_repo_id
+from ..hub.access import PushError, check_repo_id, is_on_hub
 from ..hub.folder import RunFolder
 from ..hub.push import push_space
 from ..records import UnlearningRun
@@ -212,7 +212,7 @@ def space_files(args: DemoArguments, folder: Path, run: UnlearningRun) -> dict[s
     if not run.is_adapter:
         others["target"] = known.get("model_name_or_path")
     # Folders of this machine are of no use there, and nobody's business.
-    models |= {role: name for role, name in others.items() if name and is_repo_id(name) and not Path(name).exists()}
+    models |= {role: name for role, name in others.items() if name and is_on_hub(name)}
     if "target" in models and (revision := known.get("model_revision")):
         models["target_revision"] = revision
     roles = [role for role in MODEL_ROLES if role in models or (role == "target" and models["base_is_target"])]

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from trl import SFTConfig
 
-from ..hub.access import PushError, check_access
+from ..hub.access import PushError, check_access, is_on_hub
 from ..hub.folder import RunFolder
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
@@ -151,7 +151,7 @@ def forget_texts(args: RowArguments, folder: Path, prog: str) -> dict[str, list[
     for link in run.chain:
         record = link.forget_set
         if args.dataset_name is not None and record.config is not None:
-            record = replace(record, name=args.dataset_name, on_hub=not Path(args.dataset_name).exists())
+            record = replace(record, name=args.dataset_name, on_hub=is_on_hub(args.dataset_name))
         # A warning only: the data of an earlier request may be gone for good, and was searched for when it was served.
         try:
             rows = rows_of_run(recorded_forget_set(record, folder), run, tokenizer)

@@ -18,6 +18,7 @@ from trl import SFTConfig, TrlParser
 
 from ..data.archive import ArchivePaths, build_archive
 from ..encoding import encode_dataset
+from ..hub.access import is_on_hub
 from ..hub.folder import RunFolder, differing
 from ..records import DatasetRecord, UnlearningRun
 from ..results import EvaluationResult
@@ -101,7 +102,7 @@ def dataset_sources(data_args: DataArguments) -> dict[str, dict[str, Any]]:
             "name": name,
             "config": None if own else getattr(data_args, f"{role}_config"),
             "split": getattr(data_args, f"{role}_split"),
-            "on_hub": not Path(name).exists() if name else False,
+            "on_hub": bool(name) and is_on_hub(name),
         }
     return sources
 

@@ -24,6 +24,7 @@ from datasets import Dataset
 from huggingface_hub import hf_hub_download, metadata_load
 from trl import SFTConfig
 
+from ..hub.access import is_on_hub
 from ..records import (
     NO_SETTINGS,
     AdapterRecord,
@@ -186,7 +187,7 @@ def build_run_record(trainer, clock: RunClock) -> UnlearningRun:
         audit = BeliefAudit(coverage=min(one["coverage"] for one in store.audits), refreshes=refreshes)
     return UnlearningRun(
         base_model=portable_name(name),
-        base_model_on_hub=name != "in memory" and not Path(name).exists(),
+        base_model_on_hub=is_on_hub(name),
         base_model_revision=getattr(base.config, "_commit_hash", None),
         base_quantization=_quantization(base),
         **_terms(card_metadata(path), args.hub_license),
