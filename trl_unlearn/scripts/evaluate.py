@@ -47,11 +47,13 @@ from .models import check_models, evaluation_loaders, load_config, load_tokenize
 from .results import evaluation_result, with_earlier, write_results
 from .rows import check_tokens, load_evaluation_rows, load_holdout_rows, refuse_other_tokens, spread
 from .sources import (
+    ROW_SETTINGS,
     RowArguments,
     evaluation_options,
     forget_rows,
     keep_sources,
     refuse_rows_of_others,
+    row_settings,
     run_tokenizer,
 )
 
@@ -69,8 +71,6 @@ QUICK_SUITES = {
 }
 # Endings of the files that decide what a local model, tokenizer or task of one's own does.
 _CONTENT = (".safetensors", ".bin", ".json", ".jinja", ".model", ".yaml", ".py")
-# Options that decide the tokens of rows -> the value where a record leaves it out.
-_ROW_OPTIONS = {"chat_template_kwargs": {}, "prompt_length": 64, "dataset_text_field": "text"}
 
 
 @dataclass
@@ -350,8 +350,9 @@ def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig
         return
     path, run = Path(unlearned, RUN_FILE), RunFolder(unlearned).run()
     args.forget_subjects = RunFolder(unlearned).sources().get("forget_subjects")
-    for name, default in _ROW_OPTIONS.items():
-        trained, given = run.hyperparameters.get(name) or default, getattr(args, name)
+    settings = row_settings(run)
+    for name, default in ROW_SETTINGS.items():
+        trained, given = settings[name] or default, getattr(args, name)
         if given is None:
             setattr(args, name, trained)
             if trained != default:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from trl import SFTConfig
-
 from ..hub.access import PushError, check_access, is_on_hub
 from ..hub.folder import RunFolder
 from ..hub.leaks import answer_texts
@@ -19,7 +17,7 @@ from ..hub.push import PushedRepo, push
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from .arguments import parse
 from .exits import fail, interruptible, refusing
-from .sources import RowArguments, forget_rows, recorded_forget_set, rows_of_run, run_tokenizer
+from .sources import RowArguments, forget_rows, recorded_forget_set, row_settings, rows_of_run, run_tokenizer
 
 
 @dataclass
@@ -137,8 +135,7 @@ def push_command(args: BootstrapUnlearnConfig, force: bool = False) -> str:
 def forget_texts(args: RowArguments, folder: Path, prog: str) -> dict[str, list[str]]:
     """Source -> answers: those of the forget set, and of the forget sets of earlier requests."""
     run, tokenizer = RunFolder(folder).run(), run_tokenizer(folder, args.trust_remote_code)
-    # Settings with their default are not recorded.
-    text_field = run.hyperparameters.get("dataset_text_field", SFTConfig.dataset_text_field)
+    text_field = row_settings(run)["dataset_text_field"]
     try:
         rows = forget_rows(args, folder, run, tokenizer)
     except (ValueError, OSError) as error:

@@ -25,11 +25,15 @@ from ..trainer.checks import check_output_dir
 from ..trainer.options import refuse_below
 from .exits import interruptible, one_line, refusing
 from .rows import spread
-from .sources import SourceArguments, forget_rows, parse_folder, refuse_models, run_loaders, run_tokenizer
-
-
-# Settings of a run that decide the tokens of its rows.
-_ROW_SETTINGS = ("chat_template_kwargs", "prompt_length", "dataset_text_field")
+from .sources import (
+    SourceArguments,
+    forget_rows,
+    parse_folder,
+    refuse_models,
+    row_settings,
+    run_loaders,
+    run_tokenizer,
+)
 
 
 _DESCRIPTION = (
@@ -111,8 +115,7 @@ def _rows(
     try:
         tokenizer = run_tokenizer(folder, args.trust_remote_code)
         rows = spread(forget_rows(args, folder, run, tokenizer), args.max_rows)
-        trained = SimpleNamespace(**{name: run.hyperparameters.get(name) for name in _ROW_SETTINGS})
-        return rows_as_trained(rows, tokenizer, trained, name="forget"), tokenizer
+        return rows_as_trained(rows, tokenizer, SimpleNamespace(**row_settings(run)), name="forget"), tokenizer
     except (ValueError, OSError) as error:
         why = f"The forget set (`{given.get('forget_dataset') or given.get('dataset_name') or run.forget_set.name}`)"
         if given:

@@ -23,7 +23,7 @@ from ..hub.folder import RunFolder, differing
 from ..records import DatasetRecord, UnlearningRun
 from ..results import EvaluationResult
 from ..row_forms import with_template_kwargs
-from ..trainer.bootstrap_unlearn_config import option
+from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
 from ..trainer.checks import refuse_missing_folder, refuse_model_name
 from ..trainer.run_record import tokens_digest
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, as_options, silence_libraries
@@ -40,7 +40,13 @@ MODEL_SOURCES = ("model_name_or_path", "model_revision", "adapter_name_or_path",
 _SECOND = "second_retrained_model_name_or_path"
 ROW_SOURCES = ("dataset_name", "forget_config", "forget_split", "forget_dataset")
 _RETAIN_SOURCES = ("retain_config", "retain_split", "retain_dataset")
-# Of these, the options that name no file and no folder.
+# Settings of a run that decide the tokens of its rows -> the value where its record leaves it out.
+ROW_SETTINGS = {
+    "chat_template_kwargs": {},
+    "prompt_length": BootstrapUnlearnConfig.prompt_length,
+    "dataset_text_field": SFTConfig.dataset_text_field,
+}
+# Of the sources, the options that name no file and no folder.
 _NO_PLACES = ("model_revision", "forget_config", "forget_split", "retain_config", "retain_split")
 
 
@@ -278,9 +284,9 @@ def refuse_rows_of_others(data_args: DataArguments, folder: Path, tokenizer: Pre
 
 def _digest(rows: Dataset, run: UnlearningRun, tokenizer: PreTrainedTokenizerBase) -> str:
     """Digest of rows as tokens of a run."""
-    settings = _settings(run)
+    settings = row_settings(run)
     encoded = encode_dataset(
-        with_template_kwargs(rows, settings.get("chat_template_kwargs")),
+        with_template_kwargs(rows, settings["chat_template_kwargs"]),
         tokenizer,
         name="forget",
         max_length=settings["max_length"],
@@ -292,13 +298,13 @@ def _digest(rows: Dataset, run: UnlearningRun, tokenizer: PreTrainedTokenizerBas
 
 def rows_of_run(data_args: DataArguments, run: UnlearningRun, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """A forget set, cut as in the training of a run."""
-    return load_training_rows(data_args, tokenizer, _settings(run)["max_length"])[0]
+    return load_training_rows(data_args, tokenizer, row_settings(run)["max_length"])[0]
 
 
-def _settings(run: UnlearningRun) -> dict[str, Any]:
-    """Settings of a run, with the defaults of those that read rows: a record has only what differs from them."""
-    defaults = {"max_length": SFTConfig.max_length, "dataset_text_field": SFTConfig.dataset_text_field}
-    return defaults | run.hyperparameters
+def row_settings(run: UnlearningRun) -> dict[str, Any]:
+    """The `ROW_SETTINGS` of a run, and the `max_length` at which its rows were cut."""
+    defaults = ROW_SETTINGS | {"max_length": SFTConfig.max_length}
+    return {name: run.hyperparameters.get(name, default) for name, default in defaults.items()}
 
 
 def refuse_models(args: SourceArguments) -> None:
