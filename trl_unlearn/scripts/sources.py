@@ -156,9 +156,7 @@ def evaluation_options(folder: str | Path) -> list[str]:
     if _is_lab(run_folder.run().forget_set.name):
         return as_options({name: one for name, one in kept.items() if name == _SECOND})
     for name in ("forget_dataset", "retain_dataset"):
-        own = run_folder.request / Path(kept.get(name, "")).name
-        # A folder that was moved keeps the path of another run's rows by now.
-        if own.is_file() and own.parts[-2:] == Path(kept[name]).parts[-2:]:
+        if (own := _own_rows(kept.get(name, ""), folder)) is not None:
             kept[name] = str(own.resolve())
     if "model_name_or_path" not in kept or not _is_there(kept):
         raise ValueError(
@@ -187,16 +185,17 @@ def _lab(name: str, part: Callable[[ArchivePaths], Path]) -> Path | None:
     return path
 
 
-def _own_rows(record: DatasetRecord, folder: str | Path) -> Path | None:
-    """The file of a forget set in the folder's `request/`, if the record names one there."""
-    own = RunFolder(folder).request / Path(record.name).name
-    return own if own.is_file() and own.parts[-2:] == Path(record.name).parts else None
+def _own_rows(name: str, folder: str | Path) -> Path | None:
+    """The file in the folder's `request/` that a record or a kept path names."""
+    # Whole, the path of a folder that was moved is that of another run's rows by now.
+    own = RunFolder(folder).request / Path(name).name
+    return own if own.is_file() and own.parts[-2:] == Path(name).parts[-2:] else None
 
 
 def recorded_forget_set(record: DatasetRecord, folder: str | Path) -> DataArguments:
     """The forget set by its name in the record, which has only the last two parts of a path; of a request, in it."""
     name, split = record.name, record.split or "train"
-    if (own := _own_rows(record, folder)) is not None:
+    if (own := _own_rows(name, folder)) is not None:
         name = str(own)
     elif not record.on_hub and not Path(name).exists():
         data = _lab(name, lambda paths: paths.data)
@@ -239,8 +238,7 @@ def forget_rows(
 ) -> Dataset:
     """The forget set of a run: as given, in its `request/`, as kept in its folder, or by its name in the record."""
     kept = {name: one for name, one in RunFolder(folder).sources().items() if name in ROW_SOURCES}
-    # A folder that was moved keeps the path of another run's rows by now.
-    is_kept = _own_rows(run.forget_set, folder) is None and _is_there(kept)
+    is_kept = _own_rows(run.forget_set.name, folder) is None and _is_there(kept)
     if named := args.given() or (kept if is_kept else {}):
         data_args = DataArguments(**named)
     else:
