@@ -493,7 +493,7 @@ class RunFolder(PrivateFiles):
         card = contents.files.get(CARD_FILE)
         text = card.content.decode() if card else self._render(run, own, contents)
         if base_model_id is not None:
-            named = replace(run, base_model=base_model_id, base_model_on_hub=True, base_model_revision=None)
+            named = _on_base(run, base_model_id)
             contents.put(RUN_FILE, named.to_json())
             text = _card_with_base(text, run, named, own)
         contents.put(CARD_FILE, text)
@@ -509,7 +509,7 @@ class RunFolder(PrivateFiles):
         contents.files |= read_folder(merged, repo_id, "model").files
         run = replace(run, status="merged")
         if base_model_id is not None:
-            run = replace(run, base_model=base_model_id, base_model_on_hub=True, base_model_revision=None)
+            run = _on_base(run, base_model_id)
         if own.result is not None:
             protocol = own.result.protocol | {"merged_weights_sha256": contents.weights()}
             own = OwnResults(replace(own.result, protocol=protocol))
@@ -538,6 +538,11 @@ def base_is_local(base: str | None, run: UnlearningRun) -> bool:
     )
 
 
+def _on_base(run: UnlearningRun, base: str) -> UnlearningRun:
+    """The record with an id on the Hub as its base."""
+    return replace(run, base_model=base, base_model_on_hub=True, base_model_revision=None)
+
+
 def _with_base(config: dict[str, Any], base: str) -> str:
     return json.dumps(config | {"base_model_name_or_path": base}, indent=2) + "\n"
 
@@ -549,7 +554,7 @@ def _card_with_base(text: str, run: UnlearningRun, named: UnlearningRun, own: Ow
         return render_card(named, own.result, figures, own.missing)
     card = ModelCard(text, ignore_metadata_errors=True)
     card.data.base_model = named.base_model
-    card.data.base_model_relation = "adapter" if run.adapter else "finetune"
+    card.data.base_model_relation = "adapter" if run.is_adapter else "finetune"
     return re.sub(
         r'from_pretrained\("\.\.\."\)  # the folder of [^\n]*', f'from_pretrained("{named.base_model}")', str(card)
     )
