@@ -49,9 +49,7 @@ class PrivateFiles:
         """Effects of attacks on each row, as measured on the models of a result; nothing of other models."""
         path = self.path / _ROW_VALUES
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        # Files of before have the weights alone.
-        models = kept.get("models") or _models(result) | {"weights_sha256": kept.get("weights")}
-        return kept["values"] if kept and models == _models(result) else {}
+        return kept["values"] if kept.get("models") == _models(result) else {}
 
     def save_row_values(self, parts: Sequence[RowValues], result: EvaluationResult) -> None:
         """Keep what suites measured on each row, beside what others measured on the models of the same result."""
