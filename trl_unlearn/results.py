@@ -198,6 +198,7 @@ METRICS = tuple(
         ("judge/similarity_standin", "similarity (stand-in)", "judge"),
     )
 )
+LABELS = {metric.name: metric.label for metric in METRICS}
 
 # Metric that needs a judge or a classifier -> the stand-in without one. A table has only one of the two.
 STANDINS = {"utility/fluency": "utility/fluency_standin", "judge/similarity": "judge/similarity_standin"}

@@ -28,7 +28,7 @@ from .notes import cautions
 from .questions import KEEPING, QUESTIONS, STRANGERS, Measure, Question
 from .records import JsonRecord
 from .results import (
-    METRICS,
+    LABELS,
     UTILITY_MEANS,
     Difference,
     EvaluationResult,
@@ -37,7 +37,6 @@ from .results import (
 )
 
 
-_LABELS = {metric.name: metric.label for metric in METRICS}
 PERHAPS = (
     "Perhaps, as far as these rows tell: the interval reaches over the margin, or there are too few rows to rule out "
     "that some differ."
@@ -111,7 +110,7 @@ class Answer:
     @property
     def label(self) -> str:
         """The metric as tables and figures call it."""
-        return _LABELS.get(self.metric, self.metric or "")
+        return LABELS.get(self.metric, self.metric or "")
 
     @property
     def figures(self) -> str:

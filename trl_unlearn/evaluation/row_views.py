@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import answer_ids, continuation_row, prompt_ids, repeats
 from ..generation import eos_token_ids
 from ..metrics import ExtractionStrength, Probability, RougeRecall
-from ..results import LEAK_ATTEMPTS, METRICS, MODEL_ROLES, NOISE_PERCENT
+from ..results import LABELS, LEAK_ATTEMPTS, MODEL_ROLES, NOISE_PERCENT
 from ..row_forms import has_answer, prompt_and_answer
 from ..token_scores import answer_matches
 from .elicitation import FREE_PROBES
@@ -108,15 +108,14 @@ def _attacks() -> dict[str, tuple[str, str]]:
     names = [f"robustness/quantized_int{bits}" for bits in QUANTIZATIONS]
     names += [f"robustness/noise_{percent}_percent" for percent in NOISE_PERCENT]
     words = {attack.name: (attack.words, strength) for attack in ATTACKS}
-    labels = {metric.name: metric.label for metric in METRICS}
-    words |= {name: (labels[name], strength) for name in names}
+    words |= {name: (LABELS[name], strength) for name in names}
     names = [
         f"robustness/leak_at_{LEAK_ATTEMPTS[-1]}",
         "robustness/in_context_rougeL",
         "robustness/paraphrased_rougeL",
     ]
-    words |= {name: (labels[name], recall) for name in names}
-    return words | {f"elicitation/{kind}": (labels[f"elicitation/{kind}"], "probability") for kind in FREE_PROBES}
+    words |= {name: (LABELS[name], recall) for name in names}
+    return words | {f"elicitation/{kind}": (LABELS[f"elicitation/{kind}"], "probability") for kind in FREE_PROBES}
 
 
 def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -23,8 +23,8 @@ from ..notes import table_notes
 from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun, quantization_label
 from ..results import (
     DIFFERENCES,
+    LABELS,
     METRIC_GROUPS,
-    METRICS,
     MODEL_ROLES,
     PARITIES,
     Difference,
@@ -48,7 +48,6 @@ METHOD_SETTINGS = (
 )
 TOKEN_SETTINGS = ("lambda_schedule", "lambda_bst", "belief_top_k", "belief_temperature", "belief_exclude_target")
 SEQUENCE_SETTINGS = ("lambda_schedule", "lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
-_LABELS = {metric.name: metric.label for metric in METRICS}
 _REFERENCES = ("retrained", "second_retrained")
 _VERDICT_FIGURE = "figures/verdict.png"
 # Secrets and paths: they are on no card, whatever a record of any version holds.
@@ -131,7 +130,7 @@ def eval_result_files(run: UnlearningRun, result: EvaluationResult) -> dict[str,
     for name, measurement, dataset in _finite(run, result):
         if not dataset.on_hub:
             continue
-        notes = [_LABELS.get(name, name), f"definitions: {result.parity}{quick}"]
+        notes = [LABELS.get(name, name), f"definitions: {result.parity}{quick}"]
         notes += [f"config {dataset.config}"] if dataset.config else []
         notes += [f"n = {measurement.n}"] if measurement.n is not None else []
         notes += [f"standard error {measurement.stderr:.3g}"] if measurement.stderr is not None else []
@@ -163,7 +162,7 @@ def _eval_results(run: UnlearningRun, result: EvaluationResult) -> list[EvalResu
                 dataset_config=config,
                 dataset_split=split,
                 metric_type=name,
-                metric_name=_LABELS.get(name, name),
+                metric_name=LABELS.get(name, name),
                 metric_value=measurement.value,
             )
         )
