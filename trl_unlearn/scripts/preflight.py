@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import torch
@@ -51,13 +51,6 @@ _TRAINED_BYTES = 16
 _STATES, _CHECKPOINTED = 34, 2
 
 
-class Check(NamedTuple):
-    """A line of the table before a run."""
-
-    name: str
-    finding: str
-
-
 @dataclass
 class Knowledge:
     """A model's knowledge of a forget set, row by row."""
@@ -94,15 +87,15 @@ class Knowledge:
         """Whether the rows name their subjects, so that the model can be asked about somebody else instead."""
         return bool(self.names) and sum(name is not None for name in self.names) >= _NAMED * len(self.names)
 
-    def check(self) -> Check:
-        """The known share, as a check."""
+    def check(self) -> tuple[str, str]:
+        """The known share, as a check: its name and its finding."""
         finding = (
             f"{len(self.known)} of {len(self.strengths)} rows (extraction strength {fmean(self.strengths):.2f}, "
             f"probability {fmean(self.probabilities):.2f}"
         )
         if self.strangers_auc is not None:
             finding += f", likelier than answers about others {self.strangers_auc:.0%}"
-        return Check("known to the model", f"{finding})")
+        return "known to the model", f"{finding})"
 
 
 def knowledge(
@@ -175,7 +168,7 @@ def machine_checks(
     step: Mapping[str, Any],
     copies: int,
     merges: bool,
-) -> list[Check]:
+) -> list[tuple[str, str]]:
     """Whether the model can be trained beside `copies`, and the result be kept; a `ValueError` says why not."""
     encoded = encode_set(forget.select(range(1)), tokenizer, name="forget").answers[0]
     end = closing_token_id(encoded, tokenizer)
@@ -185,7 +178,7 @@ def machine_checks(
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=args.trust_remote_code)
     weights = sum(parameter.numel() for parameter in model.parameters())
     targets, trained = _trained(model, model_args, weights)
-    checks = [Check("end of a turn", ending), Check("trained weights", targets)]
+    checks = [("end of a turn", ending), ("trained weights", targets)]
     longest = max(len(row["input_ids"]) for row in encode_set(forget, tokenizer, name="forget").answers)
     checks.append(_memory(model_args, config, step, weights * (1 + copies), trained, longest))
     if merges:
@@ -225,7 +218,7 @@ def _memory(
     weights: int,
     trained: int,
     longest: int,
-) -> Check:
+) -> tuple[str, str]:
     text, dtype = config.get_text_config(), getattr(torch, str(model_args.dtype), None) or config.dtype
     width = 0.5 if model_args.load_in_4bit else 1 if model_args.load_in_8bit else (dtype or torch.float32).itemsize
     states = _CHECKPOINTED if step["gradient_checkpointing"] else _STATES
@@ -249,10 +242,10 @@ def _memory(
     if needed > free:
         ways = [None if step["gradient_checkpointing"] else "`--gradient_checkpointing true`", adapter or smaller]
         hint = f"; if it does not fit, {' or '.join(filter(None, ways)) or 'use a machine with more'}"
-    return Check("memory", f"about {_size(needed)} of {_size(free)} free{hint}")
+    return "memory", f"about {_size(needed)} of {_size(free)} free{hint}"
 
 
-def _merging(weights: int) -> Check:
+def _merging(weights: int) -> tuple[str, str]:
     """Main memory to merge the adapter: the base in float32, whatever it was loaded in before."""
     needed, free = weights * torch.float32.itemsize, psutil.virtual_memory().available
     if needed > free:
@@ -260,10 +253,10 @@ def _merging(weights: int) -> Check:
             f"To merge takes {_size(needed)} of main memory, the base in float32, and {_size(free)} are free. Leave "
             "`merge` out, and merge on a machine with more: `trl-unlearn push --merge`."
         )
-    return Check("memory to merge", f"{_size(needed)} of {_size(free)} free")
+    return "memory to merge", f"{_size(needed)} of {_size(free)} free"
 
 
-def _disk(args: BootstrapUnlearnConfig, trained: int, merged: int) -> Check:
+def _disk(args: BootstrapUnlearnConfig, trained: int, merged: int) -> tuple[str, str]:
     folder = Path(args.output_dir).absolute()
     existing = next(one for one in (folder, *folder.parents) if one.exists())
     free = shutil.disk_usage(existing).free
@@ -274,7 +267,7 @@ def _disk(args: BootstrapUnlearnConfig, trained: int, merged: int) -> Check:
             f"`{folder}` needs about {_size(needed)}, and {_size(free)} of the disk are free. Make room, or give "
             "another `--output_dir`."
         )
-    return Check("disk", f"about {_size(needed)} of {_size(free)} free")
+    return "disk", f"about {_size(needed)} of {_size(free)} free"
 
 
 def _size(count: float) -> str:

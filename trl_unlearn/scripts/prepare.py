@@ -32,7 +32,7 @@ from .arguments import EvaluationArguments, ForgetArguments, UnlearnModelConfig
 from .chain import FORGET, RETAIN, Predecessor
 from .models import evaluation_loaders
 from .plan import plan, retain_count, retain_spare, step_settings
-from .preflight import Check, Knowledge, fit_base, knowledge, machine_checks
+from .preflight import Knowledge, fit_base, knowledge, machine_checks
 from .request import READ_COLUMNS, ForgetRows, best_form, json_lines, read_request, scored
 
 
@@ -166,16 +166,16 @@ def _refuse_edited(review: Path) -> None:
         raise ValueError(f"`{review}` is there, and may hold what you have edited. Give it as `--forget`, or move it.")
 
 
-def _checks(request: Request, forget: Dataset, form: str, known: Knowledge) -> list[Check]:
+def _checks(request: Request, forget: Dataset, form: str, known: Knowledge) -> list[tuple[str, str]]:
     """The rows, the knowledge and the machine; a `ValueError` says why the machine does not suffice."""
-    checks = [Check("forget set", request.rows.words()), Check("the model knows it", form), known.check()]
+    checks = [("forget set", request.rows.words()), ("the model knows it", form), known.check()]
     machine = request.model_args, request.training_args, request.config, request.tokenizer
     step = step_settings(request.given, len(forget))
     # The twin, and the original model where no adapter can be taken off for it.
     copies = int(known.is_by_heart) + int(not (request.learns_retain or request.model_args.use_peft))
     checks += machine_checks(*machine, forget, step, copies, request.args.merge)
     if request.publishes:
-        checks.append(Check("Hub", f"`{request.training_args.hub_model_id}` may be written"))
+        checks.append(("Hub", f"`{request.training_args.hub_model_id}` may be written"))
     return checks
 
 
