@@ -99,6 +99,11 @@ class _MeasuringCallback(TrainerCallback):
         self._measure_at_end(state, control, is_last=control.should_training_stop)
 
 
+def _scores(model: PreTrainedModel, encoded: EncodedSet, **sizes: int) -> dict[str, list[float]]:
+    """Metric -> value of each row of a set, as the points of all curves have them."""
+    return score_set(model, encoded.true_answers(), parity="strict", **sizes)
+
+
 def curve_point(
     model: PreTrainedModel,
     forget: EncodedSet,
@@ -110,7 +115,7 @@ def curve_point(
     """Strict extraction strength, forget and retain probability, mean log-prob, and with `moved` answers the AUC."""
     values = {}
     for encoded in (forget, retain):
-        values |= score_set(model, encoded.true_answers(), parity="strict", pad_token_id=pad_token_id)
+        values |= _scores(model, encoded, pad_token_id=pad_token_id)
     # The exponential of a log-prob below -708 underflows, and the logarithm of 0 is no number.
     logps = [math.log(max(probability, sys.float_info.min)) for probability in values["forget/probability"]]
     point = {
@@ -136,8 +141,7 @@ def sequence_point(
     """`requests` and `retain_probability` of a model, see [`~evaluation.tables.SequenceStage`]."""
 
     def score(encoded: EncodedSet) -> dict[str, float]:
-        sizes = {"pad_token_id": pad_token_id, "batch_size": batch_size}
-        values = score_set(model, encoded.true_answers(), parity="strict", **sizes)
+        values = _scores(model, encoded, pad_token_id=pad_token_id, batch_size=batch_size)
         return {metric: fmean(row) for metric, row in values.items()}
 
     requests = {}
