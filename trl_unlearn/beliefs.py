@@ -58,7 +58,7 @@ def _nested(values: np.ndarray, *bounds: np.ndarray) -> pa.Array:
 class _BeliefFile:
     """Beliefs of each forget row as token ids: a context that writes them, then read from the disk row by row."""
 
-    def __init__(self, folder: str | Path | None = None):
+    def __init__(self, folder: str | Path | None):
         self.folder, self._table = folder, _SCHEMA.empty_table()
 
     def __enter__(self) -> "_BeliefFile":

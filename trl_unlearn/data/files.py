@@ -451,7 +451,7 @@ def load_corpus(
     return Dataset.from_dict({"text": list(chunk_documents(documents, tokenizer, max_length=max_length))})
 
 
-def is_corpus(name: str, config: str, *, split: str = "train") -> bool:
+def is_corpus(name: str, config: str, *, split: str) -> bool:
     """Whether a config is raw text (`text` and no `question`); False also for one that cannot be loaded."""
     try:
         columns = load_config(name, config, split=split).column_names

@@ -50,7 +50,7 @@ def check_repo_id(repo_id: str) -> None:
         raise ValueError(f"The repository is {repo_id!r}. Give an id with its owner, such as 'me/unlearned'.")
 
 
-def check_access(repo_id: str, *, private: bool = True, token: str | None = None) -> None:
+def check_access(repo_id: str, *, private: bool, token: str | None) -> None:
     """Check that a token may push to a repository, which must not be public if it is to be private."""
     check_repo_id(repo_id)
     api = HfApi(token=token)

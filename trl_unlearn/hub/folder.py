@@ -500,7 +500,7 @@ class RunFolder(PrivateFiles):
         return repos
 
     def collect_merged(
-        self, merged: Path, repo_id: str, own: OwnResults, base_model_id: str | None = None
+        self, merged: Path, repo_id: str, own: OwnResults, base_model_id: str | None
     ) -> list[RepoContents]:
         """The repository of the merged model in a folder, with a card and results that name the merged weights."""
         run = self.run()

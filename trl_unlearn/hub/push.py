@@ -126,12 +126,12 @@ def push_output(
     repo_id: str,
     *,
     forbidden_texts: Mapping[str, Sequence[str]],
-    private: bool = True,
-    revision: str | None = None,
-    commit_message: str | None = None,
-    token: str | None = None,
-    force: bool = False,
-    run_as_future: bool = False,
+    private: bool,
+    revision: str | None,
+    commit_message: str | None,
+    token: str | None,
+    force: bool,
+    run_as_future: bool,
 ) -> PushedRepo | Future:
     """Push the output folder of a trainer as [`push`] does, without the base and results of other weights."""
     run_folder = RunFolder(folder, in_training=True)
@@ -195,7 +195,7 @@ def save_merged(
     target: Path,
     base_model_id: str | None = None,
     *,
-    trust_remote_code: bool = False,
+    trust_remote_code: bool,
 ) -> None:
     """Write the adapter of a run merged into its base, as safetensors in the base's dtype."""
     # Here, because the import takes seconds and a plain push needs none of it.

@@ -131,12 +131,12 @@ def take_as_target(model_args: UnlearnModelConfig, folder: Path) -> None:
         model_args.model_name_or_path, model_args.adapter_name_or_path = str(folder), None
 
 
-def load_config(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PretrainedConfig:
+def load_config(model_args: UnlearnModelConfig, trust_remote_code: bool) -> PretrainedConfig:
     options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
     return AutoConfig.from_pretrained(model_args.model_name_or_path, **options)
 
 
-def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Tokenizer of the target, with the EOS token as padding if it has none."""
     options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, **options)

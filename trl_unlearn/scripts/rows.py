@@ -144,7 +144,7 @@ def load_evaluation_rows(
 
 
 def refuse_other_tokens(
-    rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, unlearned: str, trust_remote_code: bool = False
+    rows: EvaluationRows, tokenizer: PreTrainedTokenizerBase, unlearned: str, trust_remote_code: bool
 ) -> None:
     """Refuse an unlearned model with a tokenizer of its own, under which rows or prompts have other tokens."""
     if Path(unlearned).is_dir() and not holds_tokenizer(unlearned):

@@ -46,7 +46,7 @@ def refuse_input(
     args: BootstrapUnlearnConfig,
     forget: Dataset | IterableDataset | None,
     retain: Dataset | IterableDataset | None,
-    peft_config: PeftConfig | None = None,
+    peft_config: PeftConfig | None,
 ) -> None:
     """Refuse sets, a model, a new adapter or an output folder as passed in; of a stream, only a first row is read."""
     _refuse_numbers(args)
@@ -130,7 +130,7 @@ def refuse_missing_folder(argument: str, name: str) -> None:
         )
 
 
-def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> None:
+def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_code: bool) -> None:
     """Refuse a model, an id on the Hub or a folder, by its config and files, before any weights are read."""
     folder = Path(name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
@@ -161,7 +161,7 @@ def refuse_model_name(name: str, *, revision: str | None = None, trust_remote_co
         )
 
 
-def refuse_adapter(name: str, base: str, *, trust_remote_code: bool = False) -> None:
+def refuse_adapter(name: str, base: str, *, trust_remote_code: bool) -> None:
     """Refuse an adapter in a folder that was trained on another model than `base`, before any weights are read."""
     if not Path(name).is_dir():
         return

@@ -320,8 +320,8 @@ class PassScorer:
         objective: ForgetObjective,
         reference: Callable[[], AbstractContextManager[nn.Module]],
         is_sharded: bool,
-        layer: int | None = None,
-        twin: "IgnorantTwin | None" = None,
+        layer: int | None,
+        twin: "IgnorantTwin | None",
     ):
         self.args, self.objective, self._layer = args, objective, layer
         self._reference, self._is_sharded = reference, is_sharded
