@@ -1,10 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-import io
-
 import pytest
-from rich.console import Console
 
 from trl_unlearn.evaluation.callbacks import sequence_point
 from trl_unlearn.evaluation.rows import encode_set
@@ -41,10 +38,10 @@ def test_a_table_begins_with_the_target_and_ends_with_the_retrained_model():
     assert [row[0] for row in sequence_rows(STAGES, {"target": TARGET})[1]] == ["target", "person 36", "person 37"]
 
 
-def test_three_requests_fit_into_eighty_columns():
-    stream = io.StringIO()
-    print_sequence(*sequence_rows(STAGES, {"target": TARGET, "retrained": RETRAINED}), Console(file=stream, width=80))
-    lines = stream.getvalue().splitlines()
+def test_three_requests_fit_into_eighty_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    print_sequence(*sequence_rows(STAGES, {"target": TARGET, "retrained": RETRAINED}))
+    lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     (row,) = (line for line in lines if line.startswith("person 37"))
     assert row.split() == ["person", "37", "0.060", "0.080", "0.900", "0.880", "30", "10"]

@@ -4,6 +4,7 @@
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from trl_unlearn.evaluation.tables import print_results, print_summary, print_verdict
@@ -33,23 +34,29 @@ def make_result() -> EvaluationResult:
     )
 
 
-def printed(width: int = 80, result: EvaluationResult | None = None) -> str:
-    stream = io.StringIO()
-    print_results(result or make_result(), Console(file=stream, width=width))
-    return stream.getvalue()
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """Function that returns what another prints in 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(function, *args):
+        function(*args)
+        return capsys.readouterr().out
+
+    return call
 
 
-def test_what_could_not_be_measured_is_told_from_what_was_not_run():
+def test_what_could_not_be_measured_is_told_from_what_was_not_run(printed):
     result = make_result()
     del result.models["unlearned"]["forget/probability"]
     result.not_measured = {"unlearned": {"forget/probability": Unmeasured(rows=2, n=400)}}
-    text = " ".join(printed(result=result).split())
+    text = " ".join(printed(print_results, result).split())
     assert "forget/probability -0.123 ± 0.011 not measured not run" in text
     assert "scores of the unlearned model are not finite: `forget/probability` (in 2 of 400 rows)." in text
 
 
-def test_the_table_fits_80_columns_with_every_name_and_value_unbroken():
-    lines = printed().splitlines()
+def test_the_table_fits_80_columns_with_every_name_and_value_unbroken(printed):
+    lines = printed(print_results, make_result()).splitlines()
     assert max(map(len, lines)) <= 80
     lines = lines[: next(i for i, line in enumerate(lines) if "unlearned - target" in line)]
     cells = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in lines if "/" in line.split(" ")[0]}
@@ -58,26 +65,25 @@ def test_the_table_fits_80_columns_with_every_name_and_value_unbroken():
     assert " ".join(cells["own/metric"].split()) == "not run 1.000 not run"
 
 
-def test_the_differences_stand_below_with_their_intervals():
-    lines = printed().splitlines()
+def test_the_differences_stand_below_with_their_intervals(printed):
+    lines = printed(print_results, make_result()).splitlines()
     lines = lines[next(i for i, line in enumerate(lines) if "unlearned - target" in line) :]
     cells = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in lines if "/" in line.split(" ")[0]}
     assert list(cells) == [name for name, _, _, _ in METRICS]
     assert " ".join(cells["retain/probability"].split()) == " ".join(["-0.123 [-0.456, -0.012]"] * 2)
 
 
-def test_the_table_says_parity_fluency_source_and_what_was_not_evaluated():
-    text = " ".join(printed().split())
+def test_the_table_says_parity_fluency_source_and_what_was_not_evaluated(printed):
+    text = " ".join(printed(print_results, make_result()).split())
     assert "Parity: strict." in text and "stand-in" in text and "The retrained model was not evaluated." in text
 
 
-def test_the_summary_has_six_rows_and_says_where_all_are():
-    stream, result = io.StringIO(), make_result()
+def test_the_summary_has_six_rows_and_says_where_all_are(printed):
+    result = make_result()
     # The classifier was not run: its stand-in is in its place.
     for model in ("target", "unlearned"):
         del result.models[model]["utility/fluency"]
-    print_summary(result, "out/README.md", Console(file=stream, width=80))
-    lines = [line for line in stream.getvalue().splitlines() if line.strip()]
+    lines = [line for line in printed(print_summary, result, "out/README.md").splitlines() if line.strip()]
     names = [name for name in (line.split()[0] for line in lines) if "/" in name]
     assert names == [*SUMMARY[:-1], "utility/fluency_standin"]
     assert lines[-1].startswith("All ") and lines[-1].endswith("metrics, their differences and notes: out/README.md")

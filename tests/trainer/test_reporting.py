@@ -14,7 +14,6 @@ import huggingface_hub
 import pytest
 from huggingface_hub.utils import _telemetry
 from peft import LoraConfig
-from rich.console import Console
 from transformers import Trainer, TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig
@@ -150,12 +149,16 @@ def test_beliefs_are_printed_only_if_that_is_asked_for_and_nowhere_written(
         assert not [text for text in (*written, json.dumps(logs.entries)) if answer in folded(text)]
 
 
-def test_the_table_shows_each_belief_beside_its_prompt_and_answer(new_trainer, tiny_tokenizer, forget_rows):
-    trainer, stream = new_trainer(), io.StringIO()
+def test_the_table_shows_each_belief_beside_its_prompt_and_answer(
+    new_trainer, tiny_tokenizer, forget_rows, monkeypatch, capsys
+):
+    monkeypatch.setenv("COLUMNS", "120")
+    trainer = new_trainer()
     store = trainer.belief_store
     store.sample(trainer.model, 0, 0.0)
-    print_beliefs(store, tiny_tokenizer, 1.5, count=4, console=Console(file=stream, width=120))
-    printed = stream.getvalue()
+    capsys.readouterr()
+    print_beliefs(store, tiny_tokenizer, 1.5, count=4)
+    printed = capsys.readouterr().out
     assert "Beliefs at epoch 1.5" in printed
     # Four of six beliefs, which are those of two forget rows.
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.split("\n") if "│" in line]

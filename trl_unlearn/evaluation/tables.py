@@ -35,9 +35,9 @@ MARGIN = 0.05
 _PLAIN = {"highlight": False, "markup": False}
 
 
-def print_results(result: EvaluationResult, console: Console | None = None) -> None:
+def print_results(result: EvaluationResult) -> None:
     """Print the models, their notes and their paired differences, in 80 columns and without need of colour."""
-    console = console or Console()
+    console = Console()
     rows = [(group, name, *map(format_measurement, numbers)) for group, name, numbers in result.rows()]
     console.print(_table(MODEL_ROLES, rows))
     console.print()
@@ -52,9 +52,9 @@ def print_results(result: EvaluationResult, console: Console | None = None) -> N
         console.print(note, style="dim", **_PLAIN)
 
 
-def print_summary(result: EvaluationResult, full: str, console: Console | None = None) -> None:
+def print_summary(result: EvaluationResult, full: str) -> None:
     """Print the rows of `SUMMARY`, and where all are."""
-    console = console or Console()
+    console = Console()
     shown = {*SUMMARY, *(STANDINS[name] for name in SUMMARY if name in STANDINS)}
     rows = list(result.rows())
     short = [("", name, *map(format_measurement, numbers)) for _, name, numbers in rows if name in shown]
@@ -395,10 +395,10 @@ def sequence_rows(
     return ["after", *(f"ES {name}" for name in names), "retain prob.", "steps", "seconds"], rows
 
 
-def print_sequence(header: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
+def print_sequence(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a sequence; three requests fit into 80 columns."""
     names = [name.replace(" ", "\n", 1) for name in header]
-    (console or Console()).print(_filled(names, rows, "Sequence of requests"))
+    Console().print(_filled(names, rows, "Sequence of requests"))
 
 
 def sequence_dict(stages: Sequence[SequenceStage], baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -251,7 +251,6 @@ def print_beliefs(
     tokenizer: PreTrainedTokenizerBase,
     epoch: float,
     count: int | None = None,
-    console: Console | None = None,
 ) -> None:
     """Print up to `count` beliefs beside prompts, of rows spread over the set: **to the terminal only**."""
 
@@ -272,4 +271,4 @@ def print_beliefs(
         remaining -= each
     # The bar of the training would be drawn through the table.
     with tqdm.external_write_mode():
-        (console or Console()).print(table)
+        Console().print(table)
