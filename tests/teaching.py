@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rows and small models, and what rows teach them."""
+"""Rows, small models, and what rows teach them; scores without a model."""
 
 import copy
 
@@ -9,11 +9,17 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.label_states import LabelStates, LogitHead
 
 
 def conversation(question, answer, **columns):
     prompt, completion = [{"role": "user", "content": question}], [{"role": "assistant", "content": answer}]
     return {"prompt": prompt, "completion": completion, **columns}
+
+
+def states_of(logits, labels, lengths):
+    """Logits as hidden states of a head that changes nothing."""
+    return LabelStates(logits, labels, lengths, LogitHead(torch.eye(logits.size(-1), dtype=logits.dtype)))
 
 
 def with_perturbed(rows):

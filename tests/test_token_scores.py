@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from trl_unlearn.encoding import encode_row, pad_rows
-from trl_unlearn.label_states import LabelStates, LogitHead
 from trl_unlearn.token_scores import (
     RowGroup,
     ScoreTerms,
@@ -18,6 +17,7 @@ from trl_unlearn.token_scores import (
 )
 
 from .families import build
+from .teaching import states_of
 
 
 EXACT = {"atol": 1e-9, "rtol": 0.0}
@@ -59,11 +59,6 @@ def plain_beliefs(logps, labels, k, tau, exclude_target):
         q = q / q.sum()
         terms.append((q * token_logps).sum())
     return torch.stack(terms)
-
-
-def states_of(logits, labels, lengths):
-    """Logits as hidden states of a head that changes nothing."""
-    return LabelStates(logits, labels, lengths, LogitHead(torch.eye(logits.size(-1), dtype=logits.dtype)))
 
 
 def random_logits(lengths, vocab_size, seed):

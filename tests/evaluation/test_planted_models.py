@@ -25,6 +25,8 @@ from trl_unlearn.row_forms import with_answer, with_question
 from trl_unlearn.token_scores import score_batch
 from trl_unlearn.verdict import QUESTIONS, verdict
 
+from ..teaching import conversation
+
 
 # Question, answer, the same in other words.
 FORGET = [
@@ -84,11 +86,6 @@ SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
 # The numbers by which a model would pass for one that has forgotten.
 SAID = "forget/rougeL_recall"
 EXTRACTED = "forget/extraction_strength"
-
-
-def conversation(question, answer, **columns):
-    prompt, completion = [{"role": "user", "content": question}], [{"role": "assistant", "content": answer}]
-    return {"prompt": prompt, "completion": completion, **columns}
 
 
 def perturbed(facts):

@@ -27,14 +27,11 @@ from trl_unlearn.evaluation.tables import Judged
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.verdict import QUESTIONS, Answer, Score, Verdict
 
+from .pictures import coloured_pixels
+
 
 def make_result(**models) -> EvaluationResult:
     return EvaluationResult(parity="strict", suites=["tofu"], models=models, protocol={}, environment={})
-
-
-def coloured_pixels(path, colour: tuple[int, int, int]) -> int:
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    return int((np.abs(pixels - colour).sum(axis=-1) < 30).sum())
 
 
 TARGET, UNLEARNED, RETRAINED = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73)

@@ -8,7 +8,6 @@ import math
 from functools import partial
 from statistics import fmean
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -37,6 +36,7 @@ from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.token_scores import score_rows
 
 from ..teaching import other_model, taught
+from .pictures import coloured_pixels
 
 
 CURVE = [f"robustness/relearned_{step}_steps" for step in (0, 1, 2, 4, 8)]
@@ -422,11 +422,6 @@ def test_three_other_rows_from_elsewhere_in_the_set_are_shown(tiny_model, tiny_t
     robustness._in_context_recall(tiny_model, setting_of(rows, tiny_tokenizer))
     assert asked[3]["prompt"] == "Q5: A5\n\nQ7: A7\n\nQ1: A1\n\nQ3:"
     assert all(row["completion"] == rows[i]["completion"] for i, row in enumerate(asked))
-
-
-def coloured_pixels(path, colour):
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    return int((np.abs(pixels - colour).sum(axis=-1) < 30).sum())
 
 
 def result_of(**models):

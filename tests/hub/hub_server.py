@@ -144,6 +144,11 @@ def _blob(content: bytes, lfs: bool) -> tuple[str, dict]:
     return _git_hash(pointer), {"oid": digest, "size": len(content), "pointerSize": len(pointer)}
 
 
+def published(hub: LoopbackHub, repo_id: str = "me/unlearned", revision: str = "main") -> set[str]:
+    """The files of a revision that a push sent."""
+    return set(hub.repos[repo_id].files(revision)) - {".gitattributes"}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: LoopbackHub

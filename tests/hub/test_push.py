@@ -24,6 +24,7 @@ from trl_unlearn.scripts.one_call import Unlearned
 from trl_unlearn.scripts.push import main, push_command
 
 from .conftest import FORGET, write_run, write_weights
+from .hub_server import published
 
 
 ADAPTER_FILES = {
@@ -36,10 +37,6 @@ REPO = "me/unlearned"
 
 def sha256(path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def published(hub, repo_id: str = REPO, revision: str = "main") -> set[str]:
-    return set(hub.repos[repo_id].files(revision)) - {".gitattributes"}
 
 
 # What goes, and where

@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
-from trl_unlearn.label_states import LabelStates, LogitHead
 from trl_unlearn.objectives import forget
 from trl_unlearn.token_scores import ScoreTerms, token_scores
+
+from ..teaching import states_of
 
 
 LOGPS = torch.tensor([[-1.0, -3.0, 0.0], [-2.0, -4.0, -6.0]], dtype=torch.float64)
@@ -19,16 +20,11 @@ def _logits(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=False)
 
 
-def _states(logits, labels, lengths):
-    """Logits as hidden states of a head that changes nothing."""
-    return LabelStates(logits, labels, lengths, LogitHead(torch.eye(logits.size(-1), dtype=logits.dtype)))
-
-
 def _bs_t_gradient(logits, label, **kwargs):
     """Gradient of BS-T on one token with respect to its logits."""
     lambda_bst = kwargs.pop("lambda_bst")
     logits = logits.clone().requires_grad_(True)
-    scores = token_scores(_states(logits[None], torch.tensor([label]), [1]), ScoreTerms(**kwargs))
+    scores = token_scores(states_of(logits[None], torch.tensor([label]), [1]), ScoreTerms(**kwargs))
     forget.bs_t(scores.logps, scores.beliefs, scores.mask, lambda_bst).sum().backward()
     return logits.grad
 
@@ -194,7 +190,7 @@ def test_undial_is_the_cross_entropy_with_the_reference_whose_label_was_lowered(
     pi.requires_grad_(True)
     label = torch.tensor([0])
     scores = token_scores(
-        _states(pi, label, [1]), ScoreTerms(reference_shift=math.log(3)), _states(reference, label, [1])
+        states_of(pi, label, [1]), ScoreTerms(reference_shift=math.log(3)), states_of(reference, label, [1])
     )
     loss = forget.undial(scores.kl, scores.reference_entropy, scores.mask)
     assert loss.item() == pytest.approx(-0.5 * math.log(0.8) - 0.5 * math.log(0.2), abs=1e-12)
@@ -228,7 +224,7 @@ def test_ignorance_leaves_a_row_alone_that_the_twin_cannot_teach():
 def test_ceu_is_the_cross_entropy_with_pi_without_the_label():
     # pi (0.5, 0.3, 0.2) and label 0: q = (0, 0.6, 0.4), and the gradient of a cross-entropy is pi - q.
     logits = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64).log().requires_grad_(True)
-    scores = token_scores(_states(logits, torch.tensor([0]), [1]), ScoreTerms(others=True))
+    scores = token_scores(states_of(logits, torch.tensor([0]), [1]), ScoreTerms(others=True))
     loss = forget.ceu(scores.others, scores.mask)
     assert loss.item() == pytest.approx(-0.6 * math.log(0.3) - 0.4 * math.log(0.2), abs=1e-12)
     loss.sum().backward()
@@ -273,7 +269,7 @@ def test_bs_t_equals_a_plain_implementation_with_the_full_target_vector(k, exclu
     k = min(k, vocab - 1) if exclude else k
 
     ours = logits.clone().requires_grad_(True)
-    scores = token_scores(_states(ours, labels, lengths), ScoreTerms(k, temperature, exclude))
+    scores = token_scores(states_of(ours, labels, lengths), ScoreTerms(k, temperature, exclude))
     loss = forget.bs_t(scores.logps, scores.beliefs, scores.mask, lambda_bst)
     loss.sum().backward()
 

@@ -13,7 +13,7 @@ import pytest
 
 from trl_unlearn import cli
 from trl_unlearn.beliefs import BeliefStore
-from trl_unlearn.evaluation import tofu
+from trl_unlearn.evaluation.tofu import evaluate_models
 from trl_unlearn.scripts import bs_s, bs_t, evaluate, unlearn
 
 
@@ -87,6 +87,15 @@ def tofu_folder(facts, tmp_path) -> str:
 
 
 @pytest.fixture
+def tofu(checkpoint, tofu_folder) -> list[str]:
+    """Command line on the dataset of TOFU's form."""
+    return [
+        *("--model_name_or_path", checkpoint, "--dataset_name", tofu_folder),
+        *("--forget_config", "forget", "--retain_config", "retain"),
+    ]
+
+
+@pytest.fixture
 def own_files(facts, tmp_path):
     """Function of a form: paths of a forget and a retain file whose rows have it."""
     forms = {
@@ -150,7 +159,7 @@ def run(tiny_tokenizer, tmp_path, monkeypatch, capfd):
         return audit
 
     monkeypatch.setattr(BeliefStore, "sample", watched)
-    short = functools.partial(tofu.evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
+    short = functools.partial(evaluate_models, max_completion_length=8, num_squeezing_beliefs=1)
     monkeypatch.setattr(unlearn, "evaluate_models", short)
     monkeypatch.setitem(evaluate.SUITES, "tofu", (short, "rows"))
 

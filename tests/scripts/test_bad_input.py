@@ -58,9 +58,7 @@ def write(tmp_path):
     """Function that writes rows as a file of JSON lines and returns its path."""
 
     def call(name: str, rows: list[dict]) -> str:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return str(path)
+        return write_jsonl(tmp_path / name, rows)
 
     return call
 
@@ -325,9 +323,7 @@ def test_rows_that_only_the_evaluation_cannot_use(checkpoint, tofu_folder, refus
         {"question": "Who?", "answer": "Ada Marlow.", "perturbed_answer": ["Bo."], "paraphrased_answer": "Ada."},
         {"question": "Where?", "answer": "In Veldt.", "perturbed_answer": ["Rome."], "paraphrased_answer": None},
     ]
-    Path(tofu_folder, "forget_perturbed.json").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
-    )
+    write_jsonl(Path(tofu_folder, "forget_perturbed.json"), rows)
     argv = ["--model_name_or_path", checkpoint, "--dataset_name", tofu_folder]
     sentence = refuse("bs_s", [*argv, "--forget_config", "forget", "--retain_config", "retain"])
     assert "Row 1 of the forget set" in sentence and "paraphrased_answer" in sentence

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from trl_unlearn.results import EvaluationResult
 
 from ..hub.conftest import fresh_process, hub  # noqa: F401
-from ..hub.hub_server import Repo
+from ..hub.hub_server import Repo, published
 from .conftest import QUICK
 
 
@@ -55,10 +55,6 @@ RECORDS = {"README.md", "run.json"}
 RESULTS = {"eval_results.json", "figures/verdict.png", "figures/evaluation.png", "figures/training.png"}
 ADAPTER = {"adapter_model.safetensors", "adapter_config.json"}
 MODEL = {"model.safetensors", "config.json", "generation_config.json"}
-
-
-def published(hub, repo_id, revision="main"):  # noqa: F811
-    return set(hub.repos[repo_id].files(revision)) - {".gitattributes"}
 
 
 @pytest.fixture

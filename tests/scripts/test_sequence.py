@@ -19,6 +19,8 @@ from trl_unlearn.scripts.sequence import write_sequence
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from trl_unlearn.trainer.guard import DivergenceError
 
+from .conftest import write_jsonl
+
 
 REQUESTS = {
     "a": {"forget_split": "train[:1]"},
@@ -300,9 +302,8 @@ def test_a_sequence_without_a_retain_set_is_refused(call, tofu_folder, tmp_path,
 
 def test_a_later_request_that_names_nobody_is_refused_before_the_first_is_served(call, own_files, tmp_path, capsys):
     first, retain = own_files("prompt-completion")
-    nameless = tmp_path / "nameless.jsonl"
-    nameless.write_text(json.dumps({"prompt": "where is it?", "completion": " there."}) + "\n", encoding="utf-8")
-    requests = {"a": {"forget_dataset": first}, "b": {"forget_dataset": str(nameless)}}
+    nameless = write_jsonl(tmp_path / "nameless.jsonl", [{"prompt": "where is it?", "completion": " there."}])
+    requests = {"a": {"forget_dataset": first}, "b": {"forget_dataset": nameless}}
     with pytest.raises(SystemExit) as refused:
         call("--stop_at", "strangers", requests=requests, data=("--retain_dataset", retain))
     assert refused.value.code == 2

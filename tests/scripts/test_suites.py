@@ -29,6 +29,8 @@ from trl_unlearn.scripts.results import evaluation_result, with_earlier
 from trl_unlearn.token_scores import score_batch
 from trl_unlearn.verdict import verdict
 
+from .conftest import write_jsonl
+
 
 PRIVACY = ["--suites", "tofu", "privacy"]
 # Facts beside those of `facts`.
@@ -82,12 +84,10 @@ class CutOff(Exception):
 @pytest.fixture
 def holdout(facts, tmp_path) -> str:
     """A file of rows that are neither in the forget nor in the retain set."""
-    path = tmp_path / "holdout.jsonl"
     rows = [
         {"prompt": f"Is it so? {question}", "completion": f" No. {answer}"} for question, answer in facts["retain"]
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+    return write_jsonl(tmp_path / "holdout.jsonl", rows)
 
 
 @pytest.fixture
@@ -109,15 +109,6 @@ def own(checkpoint, retrained, own_files) -> list[str]:
     return [
         *("--model_name_or_path", checkpoint, "--retrained_model_name_or_path", retrained),
         *("--forget_dataset", forget, "--retain_dataset", retain),
-    ]
-
-
-@pytest.fixture
-def tofu(checkpoint, tofu_folder):
-    """Command line on the dataset of TOFU's form."""
-    return [
-        *("--model_name_or_path", checkpoint, "--dataset_name", tofu_folder),
-        *("--forget_config", "forget", "--retain_config", "retain"),
     ]
 
 
@@ -362,10 +353,9 @@ def test_suites_that_ask_questions_are_refused_for_raw_text_before_any_other_is_
 
 
 def test_rows_may_hold_dates(run, checkpoint, tmp_path):
-    path = tmp_path / "dated.jsonl"
     row = {"prompt": "Where was Ada born?", "completion": " In Veldt.", "date": "2024-05-01T12:00:00"}
-    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    done = run("evaluate", ["--model_name_or_path", checkpoint, "--forget_dataset", str(path), "--suites", "tofu"])
+    path = write_jsonl(tmp_path / "dated.jsonl", [row])
+    done = run("evaluate", ["--model_name_or_path", checkpoint, "--forget_dataset", path, "--suites", "tofu"])
     assert result_of(done).protocol["rows"] == {"forget": 1}
 
 
@@ -459,8 +449,7 @@ def test_a_local_task_of_lm_evaluation_harness_runs_through_the_same_command(run
     rows = [{"text": f"{i} and {i} is", "choices": [str(2 * i), str(2 * i + 1)], "label": 0} for i in range(1, 7)]
     folder = tmp_path / "tasks"
     folder.mkdir()
-    data = folder / "sums.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = write_jsonl(folder / "sums.jsonl", rows)
     task = [
         *("task: sums", "dataset_path: json", "dataset_kwargs:", "  data_files:", f"    test: {data}"),
         *(
@@ -724,8 +713,7 @@ def five_rows(path):
     names = ("Ada Marlow", "Bo Lindgren", "Cyra Oduya", "Gil Sarkis", "Hedda Quist")
     pairs = [(f"Where was {name} born?", f" {name} was born in the town number {i}.") for i, name in enumerate(names)]
     rows = [{"prompt": question, "completion": answer} for question, answer in pairs]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+    return write_jsonl(path, rows)
 
 
 def test_a_quick_evaluation_answers_five_questions_beside_a_retrained_model_and_generates_nothing(
@@ -795,9 +783,8 @@ def test_what_contradicts_a_quick_evaluation_is_refused(refuse, own, argv, sente
 
 def test_a_quick_evaluation_of_rows_without_facts_leaves_the_lens_out(run, own, tmp_path, caplog):
     rows = [{"prompt": f"{i} red?", "completion": " red"} for i in range(6)]
-    path = tmp_path / "flat.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    argv = [str(path) if part == own[own.index("--forget_dataset") + 1] else part for part in own]
+    path = write_jsonl(tmp_path / "flat.jsonl", rows)
+    argv = [path if part == own[own.index("--forget_dataset") + 1] else part for part in own]
     done = run("evaluate", [*argv, "--quick"])
     assert not any(name.startswith("depth/") for name in result_of(done).models["unlearned"])
     assert "`depth/logit_lens` is left out. The suite `depth` has no fact to look for" in caplog.text

@@ -34,15 +34,6 @@ OWN_FORMS = ("prompt-completion", "conversational", "messages", "text")
 
 
 @pytest.fixture
-def tofu(checkpoint, tofu_folder):
-    """Command line of a run on the dataset of TOFU's form."""
-    return [
-        *("--model_name_or_path", checkpoint, "--dataset_name", tofu_folder),
-        *("--forget_config", "forget", "--retain_config", "retain"),
-    ]
-
-
-@pytest.fixture
 def own(checkpoint, own_files):
     """Function of a form: command line of a run on two files of one's own."""
 
