@@ -419,6 +419,15 @@ def test_of_shards_only_those_that_the_index_names_are_the_model(tmp_path):
         read_folder(folder, REPO, "model")
 
 
+def test_shards_numbered_in_six_digits_are_weights(tmp_path):
+    names = [f"model-0000{i}-of-000002.safetensors" for i in (1, 2)]
+    for i, name in enumerate(names):
+        write_weights(tmp_path / name, i)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
+    assert read_folder(tmp_path, REPO, "model").weights().keys() == set(names)
+
+
 # What goes wrong
 
 

@@ -313,11 +313,11 @@ def test_a_model_of_the_hub_is_known_by_its_weights_in_the_cache(own, tmp_path, 
         for name in ("org/model", "org/other")
     )
     assert known == {"target": weights_sha256(repo / "snapshots" / commit, False)} and unknown == {}
-    # Shards with names of their own, and a folder that is gone.
+    # Shards with names of their own, on the Hub and in a folder, and a folder that is gone.
     (repo / "snapshots" / commit / "model.safetensors").unlink()
     index = repo / "snapshots" / commit / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-000163.safetensors"}}))
-    for name in ("org/model", "out/my--run"):
+    index.write_text(json.dumps({"weight_map": {"a": "model-1-of-163.safetensors"}}))
+    for name in ("org/model", str(index.parent), "out/my--run"):
         models = UnlearnModelConfig(model_name_or_path=name)
         assert models_protocol(EvaluationArguments(), models, None)["weights_sha256"] == {}
 

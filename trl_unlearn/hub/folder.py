@@ -33,8 +33,8 @@ RUN_FILE, RESULTS_FILE, CARD_FILE = "run.json", "eval_results.json", "README.md"
 _ADAPTER_WEIGHTS, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _MODEL_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
-# The allow-list. A file that no pattern matches stays.
-_WEIGHTS = r"adapter_model\.safetensors|model(-\d{5}-of-\d{5})?\.safetensors"
+# The allow-list. A file that no pattern matches stays. Some models on the Hub number their shards in six digits.
+_WEIGHTS = r"adapter_model\.safetensors|model(-\d{5,}-of-\d{5,})?\.safetensors"
 _MODEL = rf"{_WEIGHTS}|model\.safetensors\.index\.json|(adapter_|generation_)?config\.json"
 _TOKENIZER = (
     r"tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|"

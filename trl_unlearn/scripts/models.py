@@ -272,15 +272,15 @@ def models_protocol(
 
 def _digests(name: str, revision: str | None) -> dict[str, str] | None:
     """SHA-256 by file of a model's weights, of an id on the Hub by its cache; None if they are not there."""
-    if Path(name).is_dir():
-        return weights_sha256(Path(name), holds_adapter(name)) or None
     try:
+        if Path(name).is_dir():
+            return weights_sha256(Path(name), holds_adapter(name)) or None
         for file in ("adapter_config.json", "config.json"):
             cached = try_to_load_from_cache(name, file, revision=revision)
             if isinstance(cached, str):
                 return weights_sha256(Path(cached).parent, file == "adapter_config.json") or None
     except ValueError:
-        # A folder that is gone is no id; and some repositories name their shards in ways of their own.
+        # A folder that is gone is no id; and some models name their shards in ways of their own.
         pass
     return None
 
