@@ -13,7 +13,7 @@ import torch
 from accelerate import DistributedType
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaForCausalLM
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from trl_unlearn import BootstrapUnlearnConfig, BootstrapUnlearnTrainer
 from trl_unlearn.encoding import encode_row, pad_rows
@@ -679,3 +679,16 @@ def test_a_model_whose_scores_are_not_finite_ends_training_before_its_beliefs_ar
         trainer.model.model.norm.weight.fill_(torch.nan)
     with pytest.raises(DivergenceError, match=r"no belief.*This was at step 0"):
         trainer.train()
+
+
+def test_a_whole_model_whose_generation_config_is_invalid_is_saved(new_trainer, tiny_model, tmp_path, caplog):
+    tiny_model.generation_config.update(temperature=0.9, top_p=0.6)
+    trainer = new_trainer(tiny_model, max_steps=1)
+    assert "It is saved with `do_sample=True`" in caplog.text
+    trainer.train()
+    trainer.save_model(tmp_path / "saved")
+    saved = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert (saved.do_sample, saved.temperature, saved.top_p) == (True, 0.9, 0.6)
+    tiny_model.generation_config.max_new_tokens = -1
+    with pytest.raises(ValueError, match=r"could not be saved: .*Correct `generation_config.json`"):
+        new_trainer(tiny_model)

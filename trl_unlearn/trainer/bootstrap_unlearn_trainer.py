@@ -39,6 +39,7 @@ from ..token_scores import score_batch
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .checks import (
     keep_4_bit_gradients,
+    mend_generation_config,
     refuse_dropped_rows,
     refuse_input,
     refuse_model,
@@ -201,6 +202,7 @@ class BootstrapUnlearnTrainer(PublishingTrainer):
         refuse_model(self.model, args)
         warn_of_lost_steps(self.model, self.args.learning_rate)
         keep_4_bit_gradients(self.model)
+        mend_generation_config(self.model)
         text_config = self.model.config.get_text_config()
         if getattr(text_config, "output_router_logits", False):
             # `SFTTrainer` turns it on for a loss that is no term here. Saved so, `generate` fails on padded rows.

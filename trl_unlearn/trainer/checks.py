@@ -120,6 +120,31 @@ def keep_4_bit_gradients(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def mend_generation_config(model: nn.Module) -> None:
+    """Let the settings of generation sample where they name a temperature: Transformers saves no model with them."""
+    # It saves invalid ones only as they were loaded, and training puts the tokens of the tokenizer into them.
+    config = getattr(model, "generation_config", None)
+    if config is None or isinstance(model, PeftModel):
+        return
+    try:
+        config.validate(strict=True)
+        return
+    except ValueError as error:
+        samples, config.do_sample = config.do_sample, True
+        try:
+            config.validate(strict=True)
+        except ValueError:
+            config.do_sample = samples
+            raise ValueError(
+                f"The generation config of the model is invalid, and the trained model could not be saved: {error} "
+                "Correct `generation_config.json`."
+            ) from error
+    logger.warning(
+        "The generation config of the model has settings of sampling, such as a temperature, without `do_sample`. It "
+        "is saved with `do_sample=True`: Transformers would not save it as it is."
+    )
+
+
 def refuse_missing_folder(argument: str, name: str) -> None:
     """Refuse the name of a model that is a path, and where no folder is."""
     # An id on the Hub has one slash at most.
