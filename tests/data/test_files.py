@@ -94,6 +94,15 @@ def test_cells_of_a_csv_file_are_texts_as_they_are_written_and_only_an_empty_one
         assert list(load_rows(str(name), split="train[:4]")) == rows
 
 
+def test_a_csv_file_whose_first_row_has_a_comma_without_quotes_is_refused(tmp_path):
+    path = tmp_path / "folder/rows.csv"
+    path.parent.mkdir()
+    path.write_text("question,answer\nWhere was Bo born?,In Veldt, by the sea.\nWho?,Bo\n", encoding="utf-8")
+    for name in (path, path.parent):
+        with pytest.raises(ValueError, match=r"Row 1 of the CSV file has more fields than its header\. Put texts"):
+            load_rows(str(name))
+
+
 def test_each_line_of_a_text_file_is_a_row_of_raw_text(tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_text("The first line.\nThe second line.\n", encoding="utf-8")

@@ -113,6 +113,11 @@ def _load(split: str, in_memory: bool = False, **source: Any) -> Dataset:
     if load_dataset_builder(**source).name == "csv":
         # Types are those of the first rows, and others need not have them.
         head = next(iter(load_dataset(**source, nrows=1).values()))
+        # Pandas takes the first field of such a row for the name of a row, and puts the others a column too far left.
+        if "__index_level_0__" in head.features:
+            raise ValueError(
+                "Row 1 of the CSV file has more fields than its header. Put texts that have commas in double quotes."
+            )
         # An answer such as "NA" or "None" is no gap.
         source |= {"keep_default_na": False, "na_values": [""]}
         source["features"] = Features(dict.fromkeys(head.features, Value("string")))
