@@ -394,6 +394,20 @@ def test_in_python_a_model_with_code_of_its_own_is_loaded_and_saved_as_the_call_
     assert (tmp_path / "merged/model.safetensors").is_file()
 
 
+def test_in_python_a_model_is_not_saved_over_a_run_or_a_model(on_own_code, tmp_path):
+    result = Unlearned(on_own_code, trust_remote_code=True)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/README.md").write_text("by hand")
+    for name in ("adapter", "base", "new"):
+        folder = tmp_path / name
+        if name == "new":
+            result.save(folder)
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with pytest.raises(ValueError, match=f"{name}` holds a run or a model, which this one would replace"):
+            result.save(folder)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_of_shards_only_those_that_the_index_names_are_the_model(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()

@@ -12,7 +12,7 @@ from typing import Any
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..hub.folder import RunFolder, holds_adapter, saved_files
+from ..hub.folder import CARD_FILE, RunFolder, holds_adapter, saved_files
 from ..hub.push import save_merged
 from ..verdict import Verdict, verdict
 from .arguments import as_options
@@ -64,6 +64,9 @@ class Unlearned:
     def save(self, folder: str | Path) -> None:
         """Save the whole model, an adapter merged into it, and the tokenizer: an adapter can be taken off again."""
         made, folder = self._made(), Path(folder)
+        held = RunFolder(folder)
+        if held.holds_run or set(held.files_of_user()) - {CARD_FILE}:
+            raise ValueError(f"`{folder}` holds a run or a model, which this one would replace. Give another folder.")
         if holds_adapter(made):
             save_merged(made, RunFolder(made).run(), folder, trust_remote_code=self.trust_remote_code)
             self.tokenizer.save_pretrained(folder)
