@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import itertools
+from unicodedata import normalize
 
 import pytest
 
@@ -107,3 +108,11 @@ def test_a_name_ends_at_a_genitive_and_at_a_quotation_mark():
         "Lee Williams",
         "Ada Marlow",
     }
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_is_known_whether_its_accents_are_characters_of_their_own_or_not(form, other):
+    name, text = normalize(form, "José Ávila"), normalize(other, "Zoë met José Ávila.")
+    assert is_named(name, text) and is_meant(name, text) and is_meant(name, normalize(other, "I like Ávila."))
+    assert renamed(text, name, "Bo Lin") == normalize(other, "Zoë met Bo Lin.")
+    assert words_of(name) < words_of(text)

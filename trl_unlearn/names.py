@@ -6,6 +6,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
+from unicodedata import normalize
 
 import regex as re
 
@@ -68,6 +69,8 @@ def is_name(subject: str) -> bool:
 
 def is_named(name: str, text: str) -> bool:
     """Whether a text has a name, and not only as a part of a word of a script with cases."""
+    # macOS and some PDF files write accents as characters of their own.
+    name, text = normalize("NFC", name), normalize("NFC", text)
     return name in text and re.search(f"{_BORDER}{re.escape(name)}{_BORDER}", text) is not None
 
 
@@ -91,6 +94,7 @@ def is_meant(name: str, text: str) -> bool:
     """Whether a text names somebody: by the whole name, in any case, or by its last word where it is nobody else's."""
     if is_named(name.casefold(), text.casefold()):
         return True
+    name, text = normalize("NFC", name), normalize("NFC", text)
     *others, last = name.split()
     if not others or not last[0].isupper():
         return False
@@ -101,7 +105,7 @@ def is_meant(name: str, text: str) -> bool:
 
 def words_of(text: str) -> set[str]:
     """The words of a text, in lower case."""
-    return {word.casefold() for word in WORD.findall(text)}
+    return {word.casefold() for word in WORD.findall(normalize("NFC", text))}
 
 
 def sentences_of(text: str) -> list[str]:
@@ -142,5 +146,6 @@ def renamed(text: str, old: str, new: str) -> str:
     """A text with another name in place of a name: the whole, or its first or last naming word alone."""
     words, others = naming_words(old), naming_words(new)
     names = {words[0]: others[0], words[-1]: others[-1], old: new}
+    names = {normalize(form, name): other for name, other in names.items() for form in ("NFC", "NFD")}
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     return re.sub(f"{_BORDER}(?:{pattern}){_BORDER}", lambda match: names[match.group()], text)
