@@ -81,6 +81,12 @@ def test_rows_ask_the_forget_questions_about_people_whom_the_model_names(scripte
     assert any(" ".join(question.rstrip("?").split()[2:4]) in names for question in asked)
 
 
+def test_a_turn_that_calls_a_tool_needs_no_text(scripted, tiny_model, tiny_tokenizer):
+    call = [{"role": "assistant", "tool_calls": [{"type": "function"}]}, {"role": "tool", "content": "Veldt"}]
+    rows = [{**row, "prompt": [*row["prompt"], *call]} for row in conversations(FORGET)]
+    assert ModelRetainSource(tiny_model, tiny_tokenizer, rows, None, seed=0).rows(8)
+
+
 def test_what_repeats_the_forget_set_is_dropped_and_counted(scripted, tiny_model, tiny_tokenizer):
     source = ModelRetainSource(tiny_model, tiny_tokenizer, conversations(FORGET), ["Ada Marlow"], seed=0)
     rows = source.rows(20)

@@ -34,7 +34,7 @@ def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str]:
     prompt, answer = prompt_and_answer(row)
     if isinstance(prompt, str):
         return prompt, answer
-    turns = [turn["content"] or "" for turn in prompt if turn["role"] != "system"]
+    turns = [turn.get("content") or "" for turn in prompt if turn["role"] != "system"]
     return "\n".join(turns), answer[0]["content"] or ""
 
 

@@ -293,14 +293,14 @@ def _as_messages(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _text(prompt: Prompt) -> str:
     """The text of a prompt or an answer."""
-    return prompt if isinstance(prompt, str) else " ".join(turn["content"] or "" for turn in prompt)
+    return prompt if isinstance(prompt, str) else " ".join(turn.get("content") or "" for turn in prompt)
 
 
 def _changed(prompt: Prompt, change: Callable[[str], str]) -> Prompt:
     """A prompt with its texts changed."""
     if isinstance(prompt, str):
         return change(prompt)
-    return [{**turn, "content": change(turn["content"] or "")} for turn in prompt]
+    return [{**turn, "content": change(turn.get("content") or "")} for turn in prompt]
 
 
 def _about(prompt: Prompt, old: str, new: str) -> Prompt:

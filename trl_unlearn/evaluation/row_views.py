@@ -138,7 +138,7 @@ def _prompt_text(row: Mapping[str, Any], encoded: Mapping[str, Any], setting: Su
     if isinstance(prompt, str):
         return prompt.strip()
     if len(prompt) == 1:
-        return (prompt[0]["content"] or "").strip()
+        return (prompt[0].get("content") or "").strip()
     return "\n".join(f"{turn['role']}: {(turn.get('content') or '').strip()}" for turn in prompt)
 
 
