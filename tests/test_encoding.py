@@ -10,6 +10,7 @@ from datasets import Dataset
 from tokenizers import processors
 
 from trl_unlearn import encoding
+from trl_unlearn.data.retain_source import as_table
 from trl_unlearn.encoding import (
     answer_ids,
     answer_row,
@@ -142,6 +143,19 @@ def test_what_a_table_fills_up_tools_and_variables_with_is_none_of_them(tiny_tok
     ]
     encoded = encode_dataset(Dataset.from_list(rows), tiny_tokenizer, name="forget")
     assert list(encoded) == [encode_row(row, tiny_tokenizer) for row in rows]
+
+
+def test_what_a_table_fills_up_the_arguments_of_a_tool_call_with_is_none_of_them(tiny_tokenizer):
+    tiny_tokenizer.chat_template = tiny_tokenizer.chat_template.replace("message['content']", "message | tojson")
+
+    def calling(**arguments):
+        call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+        return {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [call]}, ASSISTANT]}
+
+    rows = [calling(town="Veldt"), calling(person="Ada")]
+    assert list(encode_dataset(as_table(rows), tiny_tokenizer, name="forget")) == [
+        encode_row(row, tiny_tokenizer) for row in rows
+    ]
 
 
 def test_variables_for_all_rows_give_way_to_those_of_a_row(tiny_tokenizer):

@@ -56,6 +56,7 @@ def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Any, Any]:
     if row.get("messages") is None and isinstance(row["completion"], str):
         return row["prompt"], row["completion"]
     turns = [*row["prompt"], *row["completion"]] if row.get("messages") is None else row["messages"]
+    turns = [_without_gaps(turn) for turn in turns]
     return turns[:-1], turns[-1:]
 
 
@@ -119,6 +120,14 @@ def _without_null(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_null(one) for key, one in value.items() if one is not None}
     return [_without_null(one) for one in value if one is not None] if isinstance(value, list) else value
+
+
+def _without_gaps(message: Any) -> Any:
+    """A message without such nulls, as in the arguments of a tool call; a turn that calls a tool may have no text."""
+    if not isinstance(message, Mapping):
+        return message
+    text = {"content": message["content"]} if "content" in message else {}
+    return {**_without_null(message), **text}
 
 
 def _template_value(row: Mapping[str, Any], column: str, expected: type) -> Any:
