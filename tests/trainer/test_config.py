@@ -3,12 +3,14 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
 from trl import TrlParser
 
 from trl_unlearn import BootstrapUnlearnConfig
+from trl_unlearn.trainer import options
 from trl_unlearn.trainer.forget_objectives import FORGET_OBJECTIVES
 
 
@@ -193,3 +195,16 @@ def test_options_of_token_beliefs_reach_the_scores(tmp_path):
     options = {"belief_top_k": 3, "belief_temperature": 0.5, "belief_exclude_target": True}
     terms = FORGET_OBJECTIVES["bs_t"].terms(BootstrapUnlearnConfig(str(tmp_path), **options))
     assert {name: getattr(terms, name) for name in options} == options
+
+
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(options, "get_available_reporting_integrations", lambda: ["trackio"])
+    for given in ("none", "trackio", ["trackio"]):
+        BootstrapUnlearnConfig(str(tmp_path), report_to=given)
+    for given, message in (
+        ("wandb", "Not installed, but in `report_to`: `wandb`. Run `pip install wandb`, or leave them out."),
+        (["trackio", "mlflow", "comet_ml"], "`report_to`: `comet_ml`, `mlflow`. Run `pip install comet_ml mlflow`"),
+        ("wandbb", "Unknown trackers in `report_to`: `wandbb`. Set it to some of 'none', 'azure_ml'"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            BootstrapUnlearnConfig(str(tmp_path), report_to=given)

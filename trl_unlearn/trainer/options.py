@@ -8,6 +8,10 @@ from collections import ChainMap
 from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 from transformers.trainer_utils import HubStrategy
 from trl import SFTConfig
 
@@ -73,6 +77,7 @@ def refuse_options(args: "BootstrapUnlearnConfig") -> None:
             f"{args.retain_loss_type!r}, `retain_weight` {args.retain_weight}). Leave it out, or use one."
         )
     _refuse_generation_kwargs(args)
+    _refuse_reporters(args)
     _refuse_inherited(args)
 
 
@@ -241,6 +246,21 @@ def _refuse_generation_kwargs(args: "BootstrapUnlearnConfig") -> None:
     if unknown:
         raise ValueError(
             f"`generation_kwargs` holds {_names(unknown)}, which `GenerationConfig` does not have. Check the spelling."
+        )
+
+
+def _refuse_reporters(args: SFTConfig) -> None:
+    """Refuse trackers that are not installed: their callbacks raise when all else is prepared."""
+    names = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    if unknown := sorted(set(names) - {"none", "all", *INTEGRATION_TO_CALLBACK}):
+        known = ", ".join(map(repr, ("none", *INTEGRATION_TO_CALLBACK)))
+        raise ValueError(f"Unknown trackers in `report_to`: {_names(unknown)}. Set it to some of {known}.")
+    # Whether the other two are installed, Transformers does not say.
+    missing = sorted({*names} - {"none", "all", "azure_ml", "flyte", *get_available_reporting_integrations()})
+    if missing:
+        raise ValueError(
+            f"Not installed, but in `report_to`: {_names(missing)}. Run `pip install {' '.join(missing)}`, or leave "
+            "them out."
         )
 
 
