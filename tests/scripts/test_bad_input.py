@@ -86,6 +86,11 @@ def test_a_revision_that_only_the_training_would_read(good, refuse):
     assert "`model_init_kwargs` holds `revision`" in sentence and "`model_revision`" in sentence
 
 
+def test_a_quantised_model_whose_weights_would_all_be_trained(good, refuse):
+    sentence = refuse("bs_s", [*good, "--load_in_8bit", "--no_use_peft"])
+    assert "`load_in_8bit` is given, and all weights are trained, which quantised ones cannot be" in sentence
+
+
 @pytest.mark.parametrize("role", ["forget", "retain"])
 @pytest.mark.parametrize("content", ["", "\n"], ids=["no byte", "an empty line"])
 def test_an_empty_file(good, refuse, tmp_path, role, content):

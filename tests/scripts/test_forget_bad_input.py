@@ -109,6 +109,7 @@ def good(tmp_path):
         (("--forget_dataset", "GOOD", "--subject", "Ada Marlow"), "There is no option `--forget_dataset`"),
         (("--forget", "GOOD", "--push_to_hub"), "without `hub_model_id`"),
         (("--forget", "GOOD", "--merge", "--no_use_peft"), "there is no adapter to merge"),
+        (("--forget", "GOOD", "--load_in_4bit", "--no_use_peft"), "`load_in_4bit` is given, and all weights are"),
         (
             ("--forget", "GOOD", "--adapter_name_or_path", "out", "--no_use_peft"),
             "which trains all weights. Leave one",
