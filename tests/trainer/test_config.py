@@ -208,3 +208,14 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused(tmp_path, monkeyp
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             BootstrapUnlearnConfig(str(tmp_path), report_to=given)
+
+
+def test_a_config_of_ones_own_may_have_null_for_a_default_and_no_other_null(tmp_path):
+    @dataclasses.dataclass
+    class Own(BootstrapUnlearnConfig):
+        floor: float = None
+        ceiling: float = 1.0
+
+    assert Own(str(tmp_path)).floor is None
+    with pytest.raises(ValueError, match="`ceiling` is null, expected a `float`"):
+        Own(str(tmp_path), ceiling=None)

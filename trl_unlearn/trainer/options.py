@@ -5,6 +5,7 @@
 
 import math
 from collections import ChainMap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
@@ -95,12 +96,17 @@ def _names(names) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+def _hints(args: "BootstrapUnlearnConfig") -> Mapping[str, Any]:
+    """The type of each field."""
+    # Annotations, not the types of the fields: a parser overwrites those.
+    return ChainMap(*(vars(one).get("__annotations__", {}) for one in type(args).__mro__))
+
+
 def _refuse_nulls(args: "BootstrapUnlearnConfig") -> None:
     """Refuse a key that a recipe leaves empty after its colon, where null means nothing."""
-    # Annotations, not the types of the fields: a parser overwrites those.
-    hints = ChainMap(*(vars(one).get("__annotations__", {}) for one in type(args).__mro__))
-    for name, hint in hints.items():
-        if isinstance(hint, type) and getattr(args, name) is None:
+    for name, hint in _hints(args).items():
+        # A subclass may leave the null out of the type of its default.
+        if isinstance(hint, type) and getattr(args, name) is None and getattr(type(args), name, hint) is not None:
             raise ValueError(f"`{name}` is null, expected a `{hint.__name__}`. Give one, or leave the key out.")
 
 
