@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from transformers import HfArgumentParser
 from trl import TrlParser
 
 from trl_unlearn import BootstrapUnlearnConfig
@@ -219,3 +220,13 @@ def test_a_config_of_ones_own_may_have_null_for_a_default_and_no_other_null(tmp_
     assert Own(str(tmp_path)).floor is None
     with pytest.raises(ValueError, match="`ceiling` is null, expected a `float`"):
         Own(str(tmp_path), ceiling=None)
+
+
+def test_a_number_that_yaml_reads_as_a_string_is_one(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"output_dir: {tmp_path}\nlearning_rate: 1e-4\nforget_weight: 1e0\nrun_name: 1e-4\n")
+    (args,) = HfArgumentParser(BootstrapUnlearnConfig).parse_yaml_file(path)
+    assert (args.learning_rate, args.forget_weight, args.run_name) == (1e-4, 1.0, "1e-4")
+    path.write_text(f"output_dir: {tmp_path}\nlearning_rate: fast\n")
+    with pytest.raises(ValueError, match="`learning_rate` is 'fast', expected a number"):
+        HfArgumentParser(BootstrapUnlearnConfig).parse_yaml_file(path)

@@ -14,7 +14,7 @@ from trl import SFTConfig
 from ..beliefs import BeliefSampling
 from ..row_forms import configured_template_kwargs
 from .forget_objectives import BETAS, FORGET_OBJECTIVES
-from .options import refuse_options
+from .options import read_numbers, refuse_options
 
 
 # Learning rates where `learning_rate` is not set: an adapter needs one 10 to 50 times higher.
@@ -396,6 +396,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        read_numbers(self)
         # TRL's configs raise without an accelerator unless `use_cpu` is set; this one just runs.
         if not torch.accelerator.is_available():
             self.use_cpu = True

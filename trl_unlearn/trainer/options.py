@@ -6,7 +6,7 @@
 import math
 from collections import ChainMap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from transformers import GenerationConfig
 from transformers.integrations.integration_utils import (
@@ -100,6 +100,17 @@ def _hints(args: "BootstrapUnlearnConfig") -> Mapping[str, Any]:
     """The type of each field."""
     # Annotations, not the types of the fields: a parser overwrites those.
     return ChainMap(*(vars(one).get("__annotations__", {}) for one in type(args).__mro__))
+
+
+def read_numbers(args: "BootstrapUnlearnConfig") -> None:
+    """Make numbers of the strings in fields that are numbers: to YAML, `1e-4` is a string."""
+    for name, hint in _hints(args).items():
+        kinds, value = (hint, *get_args(hint)), getattr(args, name, None)
+        if float in kinds and str not in kinds and isinstance(value, str):
+            try:
+                setattr(args, name, float(value))
+            except ValueError:
+                raise ValueError(f"`{name}` is {value!r}, expected a number. Correct it, or leave it out.") from None
 
 
 def _refuse_nulls(args: "BootstrapUnlearnConfig") -> None:
