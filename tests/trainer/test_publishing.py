@@ -186,3 +186,9 @@ def test_a_record_holds_no_folder_of_a_setting(tmp_path):
     (tmp_path / "template.jinja").write_text("{{ messages }}")
     args = BootstrapUnlearnConfig(str(tmp_path / "out"), chat_template_path=str(tmp_path / "template.jinja"))
     assert _hyperparameters(args)["chat_template_path"] == "template.jinja"
+
+
+def test_a_setting_whose_keys_json_does_not_know_is_text_in_a_record(tmp_path):
+    args = BootstrapUnlearnConfig(str(tmp_path))
+    args.generation_kwargs = {(1, 2): "a"}
+    assert _hyperparameters(args)["generation_kwargs"] == "{(1, 2): 'a'}"

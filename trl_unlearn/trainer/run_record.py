@@ -152,7 +152,11 @@ def _hyperparameters(args) -> dict[str, Any]:
             value = f"{len(value)} given"
         elif isinstance(value, dict):
             # A JSON object; what JSON does not know in it, such as a dtype, is text.
-            value = json.loads(json.dumps(value, default=str))
+            try:
+                value = json.loads(json.dumps(value, default=str))
+            except TypeError:
+                # Of keys that JSON does not know: no record is worth a trained model.
+                value = str(value)
         elif not plain:
             value = str(value)
         if field.name not in NO_SETTINGS:
