@@ -208,6 +208,16 @@ def test_a_base_in_a_folder_goes_first_and_is_named_by_its_id(hub, folder, pushe
     assert held["README.md"].endswith(b"\nBy hand.\n")
 
 
+def test_a_base_without_safetensors_is_refused_with_what_can_be_done(hub, folder, pushes, tmp_path):
+    write_base(folder, tmp_path / "base")
+    (tmp_path / "base/model.safetensors").rename(tmp_path / "base/pytorch_model.bin")
+    refused, pushed = pushes(
+        {"folder": folder, "repo_id": REPO}, {"folder": folder, "repo_id": REPO, "base_model_id": "org/base"}
+    )
+    assert f"The adapter's base `{tmp_path / 'base'}` has no weights as safetensors" in refused
+    assert "`--merge`" in refused and "`--base_model_id`" in refused and pushed == "pushed"
+
+
 def test_a_folder_that_is_not_that_of_a_finished_run_is_refused(hub, folder, pushes, tmp_path):
     case, copies = {"repo_id": REPO}, [tmp_path / f"copy{number}" for number in range(4)]
     for copy in copies:

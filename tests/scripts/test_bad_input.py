@@ -6,6 +6,7 @@
 import json
 import logging
 import math
+import shutil
 import types
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from trl_unlearn.hub.folder import RunFolder
-from trl_unlearn.scripts import bs_s, bs_t, evaluate
+from trl_unlearn.scripts import bs_s, bs_t, evaluate, push
 from trl_unlearn.scripts.arguments import EvaluationArguments, UnlearnModelConfig
 from trl_unlearn.scripts.models import _warn_of_other_base, check_models
 from trl_unlearn.scripts.series import refuse_for_several
@@ -665,6 +666,21 @@ def test_an_adapter_on_another_base_of_its_shape_is_warned_of(
     models = UnlearnModelConfig(model_name_or_path=checkpoint)
     check_models(models, EvaluationArguments(), unlearned=str(tmp_path / "adapter"))
     assert (f"was trained on `{tmp_path / 'other'}`, and is put on `{checkpoint}`" in caplog.text) == is_warned
+
+
+def test_of_bases_without_safetensors_nothing_is_known(tmp_path, checkpoint, caplog):
+    Path(checkpoint, "model.safetensors").rename(Path(checkpoint, "pytorch_model.bin"))
+    shutil.copytree(checkpoint, tmp_path / "other")
+    LoraConfig(base_model_name_or_path=str(tmp_path / "other")).save_pretrained(tmp_path / "adapter")
+    _warn_of_other_base(str(tmp_path / "adapter"), checkpoint)
+    assert f"was trained on `{tmp_path / 'other'}`" in caplog.text
+
+
+def test_a_base_that_could_not_be_published_is_refused_before_training(good, refuse, checkpoint, monkeypatch):
+    monkeypatch.setattr(push, "check_access", lambda *_, **__: None)
+    Path(checkpoint, "model.safetensors").rename(Path(checkpoint, "pytorch_model.bin"))
+    found = refuse("bs_s", [*good, "--push_to_hub", "--hub_model_id", "me/out"])
+    assert f"The adapter's base `{checkpoint}` has no weights as safetensors" in found
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 """Wrong input to `trl-unlearn forget`: a sentence, exit code 2, and nothing is left behind."""
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -15,6 +16,7 @@ from huggingface_hub.errors import GatedRepoError
 from transformers import LlamaForCausalLM, LlavaConfig, T5Config
 
 from trl_unlearn import cli
+from trl_unlearn.scripts import push
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 
 from .conftest import write_jsonl
@@ -71,6 +73,13 @@ def refused(checkpoint, tmp_path, monkeypatch, capfd):
         return line
 
     return call
+
+
+def test_a_base_that_could_not_be_published(refused, good, checkpoint, monkeypatch):
+    monkeypatch.setattr(push, "check_access", lambda *_, **__: None)
+    Path(checkpoint, "model.safetensors").rename(Path(checkpoint, "pytorch_model.bin"))
+    sentence = refused("--forget", good, "--push_to_hub", "--hub_model_id", "me/out")
+    assert "has no weights as safetensors, and others are not published" in sentence
 
 
 @pytest.mark.parametrize("case", ROWS)

@@ -160,6 +160,8 @@ def is_of_run(path: str) -> bool:
 def read_folder(folder: Path, repo_id: str, kind: str) -> RepoContents:
     """Sort the files of a folder into those that may be published and those that stay; see [`RepoContents`]."""
     contents = RepoContents(repo_id, kind, {})
+    if kind == "base model":
+        refuse_base(folder)
     weights = _weight_files(folder, is_adapter := kind in ("adapter", "merged model"))
     if not weights:
         name = _ADAPTER_WEIGHTS if is_adapter else _MODEL_WEIGHTS
@@ -183,6 +185,16 @@ def read_folder(folder: Path, repo_id: str, kind: str) -> RepoContents:
         if reason in _SCANNED_TOO and file.suffix in _TEXT_SUFFIXES:
             contents.also_scanned.append(PushFile(path, file.read_bytes()))
     return contents
+
+
+def refuse_base(folder: Path) -> None:
+    """Refuse the base of an adapter whose weights no push takes."""
+    if not _weight_files(folder, is_adapter=False):
+        raise ValueError(
+            f"The adapter's base `{folder}` has no weights as safetensors, and others are not published. Save it anew "
+            "as safetensors, or publish the run with `trl-unlearn push`: merged (`--merge`), or with the base's place "
+            "on the Hub (`--base_model_id`)."
+        )
 
 
 def _weight_files(folder: Path, is_adapter: bool) -> list[str]:

@@ -26,7 +26,7 @@ from .exits import clearing, interruptible, miss, on_interrupt, refusing
 from .models import check_models, load_config, load_tokenizer, refuse_replaced
 from .plan import advice, second_attempt
 from .prepare import CONFIG, HELD_OUT, NOT_WRITTEN, Request, is_prepared, prepare
-from .push import fail_late, forget_texts, may_publish, publish, push_command
+from .push import fail_late, forget_texts, may_publish, publish, push_command, refuse_unpublished_base
 from .request import read_request
 from .sources import RowArguments
 
@@ -212,6 +212,8 @@ def _read(argv: list[str], prog: str, in_memory: Mapping[str, Any]) -> Request |
     if args.merge and not model_args.use_peft:
         raise ValueError("`merge` is given, and all weights are trained: there is no adapter to merge. Leave it out.")
     check_models(model_args, eval_args, training_args.trust_remote_code)
+    if publishes:
+        refuse_unpublished_base(model_args)
     if "output_dir" in names:
         refuse_replaced(training_args.output_dir, model_args, eval_args, training_args.ignorant_model_name_or_path)
     tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)

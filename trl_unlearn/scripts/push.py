@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..hub.access import PushError, check_access, is_on_hub
-from ..hub.folder import RunFolder
+from ..hub.folder import RunFolder, refuse_base
 from ..hub.leaks import answer_texts
 from ..hub.push import PushedRepo, push
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig, option
-from .arguments import parse
+from .arguments import UnlearnModelConfig, parse
 from .exits import fail, interruptible, refusing
 from .sources import RowArguments, forget_rows, recorded_forget_set, row_settings, rows_of_run, run_tokenizer
 
@@ -100,6 +100,13 @@ def may_publish(prog: str, args: BootstrapUnlearnConfig) -> bool:
     # `Trainer` would push without the evaluation, and in the middle of the training.
     args.push_to_hub = False
     return True
+
+
+def refuse_unpublished_base(model_args: UnlearnModelConfig) -> None:
+    """Refuse the base of an adapter in a folder whose weights no push takes, for a run that is to be published."""
+    base, trains_adapter = model_args.model_name_or_path, model_args.use_peft or model_args.adapter_name_or_path
+    if trains_adapter and Path(base).is_dir():
+        refuse_base(Path(base))
 
 
 def publish(prog: str, args: BootstrapUnlearnConfig, texts: Mapping[str, Sequence[str]]) -> None:
