@@ -533,6 +533,11 @@ def test_a_judge_without_its_suite_is_refused(refuse, own):
     assert "Add `judge` to `suites`" in refuse([*own, "--judge_model", "any"])
 
 
+def test_replies_of_a_judge_that_cannot_be_written_are_refused_before_any_suite(refuse, own, checkpoint, tmp_path):
+    judge = ["--suites", "tofu,judge", "--judge_model", checkpoint, "--judge_replies", str(tmp_path)]
+    assert f"`{tmp_path}`, cannot be written (Is a directory). Give another path." in refuse([*own, *judge])
+
+
 def test_a_fluency_classifier_that_does_not_exist_is_refused(refuse, own, tmp_path):
     assert "The fluency classifier" in refuse([*own, "--fluency_classifier", str(tmp_path / "none")])
 

@@ -124,7 +124,7 @@ class _Request:
 
 
 @contextmanager
-def _replies_file(path: str | os.PathLike | None) -> Iterator[TextIO | None]:
+def replies_file(path: str | os.PathLike | None) -> Iterator[TextIO | None]:
     """The file of the replies, opened to append in the main process; None in the others, and without a path."""
     if path is None or not PartialState().is_main_process:
         yield None
@@ -136,7 +136,9 @@ def _replies_file(path: str | os.PathLike | None) -> Iterator[TextIO | None]:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.chmod(path, 0o600)
     except OSError as error:
-        raise ValueError(f"The file of the judge's replies, `{path}`, cannot be written ({error.strerror}).") from None
+        raise ValueError(
+            f"The file of the judge's replies, `{path}`, cannot be written ({error.strerror}). Give another path."
+        ) from None
     with open(descriptor, "a", encoding="utf-8") as file:
         yield file
 
@@ -310,7 +312,7 @@ def measure_judge(
             "The suite `judge` has nothing to measure: there is no judge, and the stand-in for similarity needs a "
             "target and two different answers. Give `judge_model`."
         )
-    with _replies_file(replies_path) as file:
+    with replies_file(replies_path) as file:
         answers, standin = _answers_and_standin(models, encoded, setting)
         per_row = {role: {} for role in answers}
         if judge is not None:

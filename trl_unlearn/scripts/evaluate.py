@@ -23,7 +23,7 @@ from ..data.benchmarks import load_muse, load_rwku
 from ..evaluation.depth import measure_depth
 from ..evaluation.distribution import measure_distribution
 from ..evaluation.elicitation import measure_elicitation
-from ..evaluation.judge import measure_judge
+from ..evaluation.judge import measure_judge, replies_file
 from ..evaluation.judge_models import FluencyClassifier, Judge, load_fluency_classifier, load_judge
 from ..evaluation.muse import MuseRows, measure_muse, muse_tokens
 from ..evaluation.privacy import measure_privacy
@@ -542,6 +542,9 @@ def load_suite_inputs(
             "The suite `privacy` has no non-members. Give rows that no model was trained on: `--holdout_config` "
             "with `--dataset_name`, or `--holdout_dataset`."
         )
+    # The judge answers last, after hours of other suites.
+    with replies_file(args.judge_replies):
+        pass
     return inputs
 
 
