@@ -6,6 +6,7 @@ import stat
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
@@ -46,13 +47,15 @@ class Server:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
+                for name, value in server.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
 
             def log_message(self, *args):
                 pass
 
-        self.script_ping = False
+        self.script_ping, self.headers = False, {}
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
@@ -194,6 +197,29 @@ def test_a_server_that_goes_away_ends_the_evaluation_and_what_was_said_is_kept(s
         measure(replies_path=path)
     kept = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["row"], line["question"]) for line in kept] == [(i, "naturalness") for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "seconds"),
+    [
+        (503, None, [1, 2]),
+        (503, "7", [7, 7]),
+        (429, None, [8, 16]),
+        (429, "30", [30, 30]),
+        (429, "9999", [300, 300]),
+        (503, "Wed, 21 Oct 2026 07:28:00 GMT", [1, 2]),
+    ],
+)
+def test_a_busy_server_is_given_the_time_that_it_asks_for(server, monkeypatch, status, header, seconds):
+    waited = []
+    monkeypatch.setattr(judge_models, "_WAITS", (1, 2))
+    monkeypatch.setattr(judge_models, "time", SimpleNamespace(sleep=waited.append))
+    server.script, server.headers = (
+        lambda prompt, n: status if n < 2 else GOOD,
+        {"Retry-After": header} if header else {},
+    )
+    assert list(load_judge("small", server.url)([[{"role": "user", "content": "<question>"}]])) == [GOOD]
+    assert waited == seconds
 
 
 def test_a_text_that_the_server_refuses_is_missing(server, measure):

@@ -18,6 +18,7 @@ from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from trl_unlearn.encoding import encode_row, pad_rows
+from trl_unlearn.evaluation.judge_models import JudgeError
 from trl_unlearn.evaluation.rows import encode_set, rows_protocol
 from trl_unlearn.evaluation.wmdp import load_wmdp_tasks
 from trl_unlearn.hub.folder import RunFolder
@@ -536,6 +537,26 @@ def test_a_judge_without_its_suite_is_refused(refuse, own):
 def test_replies_of_a_judge_that_cannot_be_written_are_refused_before_any_suite(refuse, own, checkpoint, tmp_path):
     judge = ["--suites", "tofu,judge", "--judge_model", checkpoint, "--judge_replies", str(tmp_path)]
     assert f"`{tmp_path}`, cannot be written (Is a directory). Give another path." in refuse([*own, *judge])
+
+
+def test_a_judge_that_no_longer_answers_ends_with_a_sentence_and_what_is_finished_is_kept(
+    own, holdout, checkpoint, tmp_path, monkeypatch, capsys
+):
+    def answer(*_, **__):
+        raise JudgeError("The judge `m` no longer answers. See to the server.")
+
+    monkeypatch.setitem(evaluate.SUITES, "privacy", (lambda *_, **__: SuiteOutcome({}), "rows"))
+    monkeypatch.setitem(evaluate.SUITES, "judge", (answer, "rows"))
+    argv = ["--suites", "privacy,judge", "--judge_model", checkpoint, "--holdout_dataset", holdout]
+    with pytest.raises(SystemExit) as failed:
+        evaluate.main([*own, *argv, "--output_dir", str(tmp_path / "out")])
+    assert failed.value.code == 1
+    said = capsys.readouterr().err.rstrip().splitlines()[-1]
+    assert said == (
+        "evaluate.py: failed: The judge `m` no longer answers. See to the server. What is finished is kept, and the "
+        "same command goes on."
+    )
+    assert [path.name for path in (tmp_path / "out/stages").iterdir()] == ["privacy.json"]
 
 
 def test_a_fluency_classifier_that_does_not_exist_is_refused(refuse, own, tmp_path):

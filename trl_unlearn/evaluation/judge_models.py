@@ -48,8 +48,14 @@ _TIMEOUT = 300
 # Seconds before each further try where a server does not answer or is busy.
 _WAITS = (1, 2, 4, 8)
 _BUSY = {408, 429, 500, 502, 503, 504}
+# A limit of requests is mostly one a minute.
+_TOO_MANY, _PATIENCE = 429, 8
 # The endpoint refuses this text (a filter, a length), not the caller.
 _REFUSED_TEXT = {400, 413, 422}
+
+
+class JudgeError(ConnectionError):
+    """A judge that no longer answers; the message says what to do."""
 
 
 class EndpointJudge:
@@ -108,13 +114,15 @@ class EndpointJudge:
                 if status in _REFUSED_TEXT:
                     return ""
                 fault, is_passing = f"HTTP status {status}", status in _BUSY
+                if wait is not None:
+                    wait = _patient(wait, error)
             # What the server said may quote a row of the forget set.
             except (HTTPError, ValueError) as error:
                 fault, is_passing = type(error).__name__, True
             if wait is None or not is_passing:
                 break
             time.sleep(wait)
-        raise ConnectionError(
+        raise JudgeError(
             f"The judge `{self.model}` at {self._url} no longer answers ({fault}). See to the server and start again."
         )
 
@@ -132,6 +140,15 @@ class EndpointJudge:
             broadcast_object_list(shared)
             if not state.is_main_process:
                 yield from shared[0]
+
+
+def _patient(wait: float, error: HfHubHTTPError) -> float:
+    """Seconds until a server is asked again: as long as it says, and longer where there were too many requests."""
+    if error.response.status_code == _TOO_MANY:
+        wait *= _PATIENCE
+    # It may also be a date.
+    asked = error.response.headers.get("Retry-After", "").strip()
+    return max(wait, min(int(asked), _TIMEOUT)) if asked.isdecimal() else wait
 
 
 class ModelJudge:

@@ -48,6 +48,7 @@ from .evaluate import (
     SuiteArguments,
     SuiteInputs,
     content_digest,
+    ending_without_judge,
     load_suite_inputs,
     measure_suite,
     refuse_quantized,
@@ -116,7 +117,8 @@ class CompareArguments:
 
 
 def main(argv: list[str] | None = None, prog: str = "compare.py") -> None:
-    with interruptible(prog, "before all runs were done: what is finished is kept, and the same command resumes."):
+    progress = "before all runs were done: what is finished is kept, and the same command resumes."
+    with interruptible(prog, progress), ending_without_judge(prog):
         _run(argv, prog)
 
 

@@ -9,7 +9,8 @@ import math
 import shlex
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ..evaluation.depth import measure_depth
 from ..evaluation.distribution import measure_distribution
 from ..evaluation.elicitation import measure_elicitation
 from ..evaluation.judge import measure_judge, replies_file
-from ..evaluation.judge_models import FluencyClassifier, Judge, load_fluency_classifier, load_judge
+from ..evaluation.judge_models import FluencyClassifier, Judge, JudgeError, load_fluency_classifier, load_judge
 from ..evaluation.muse import MuseRows, measure_muse, muse_tokens
 from ..evaluation.privacy import measure_privacy
 from ..evaluation.relearning import QUICK_STEPS, measure_few_steps
@@ -42,7 +43,7 @@ from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.checks import check_output_dir
 from ..trainer.options import refuse_below
 from .arguments import DataArguments, EvaluationArguments, UnlearnModelConfig, names_model_or_data, parse, use_archive
-from .exits import interruptible, refusing
+from .exits import fail, interruptible, refusing
 from .models import check_models, evaluation_loaders, load_config, load_tokenizer, quantize_as_trained
 from .results import evaluation_result, with_earlier, write_results
 from .rows import check_tokens, load_evaluation_rows, load_holdout_rows, refuse_other_tokens, spread
@@ -213,8 +214,18 @@ class EvaluateArguments:
 
 
 def main(argv: list[str] | None = None, prog: str = "evaluate.py") -> None:
-    with interruptible(prog, "before all suites were done: what is finished is kept, and the same command resumes."):
+    progress = "before all suites were done: what is finished is kept, and the same command resumes."
+    with interruptible(prog, progress), ending_without_judge(prog):
         _run(argv, prog)
+
+
+@contextmanager
+def ending_without_judge(prog: str) -> Iterator[None]:
+    """End with a sentence where the judge no longer answers."""
+    try:
+        yield
+    except JudgeError as error:
+        fail(prog, f"{error} What is finished is kept, and the same command goes on.")
 
 
 def _run(argv: list[str] | None, prog: str) -> None:
