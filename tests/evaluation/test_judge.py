@@ -42,7 +42,7 @@ class Server:
                     n = server.seen[prompt]
                     server.seen[prompt] += 1
                 reply = server.script(prompt, n) if "<question>" in prompt or server.script_ping else "yes"
-                status, data = (reply, {"error": "no"}) if isinstance(reply, int) else (200, completion(reply))
+                status, data = (reply, {"error": server.error}) if isinstance(reply, int) else (200, completion(reply))
                 data = json.dumps(data).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -55,7 +55,7 @@ class Server:
             def log_message(self, *args):
                 pass
 
-        self.script_ping, self.headers = False, {}
+        self.script_ping, self.headers, self.error = False, {}, "no"
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
@@ -303,6 +303,25 @@ def test_a_server_that_refuses_is_refused(server, status, message):
     with pytest.raises(ValueError, match=f"HTTP status {status}. {message}") as caught:
         load_judge("small", server.url)
     assert "key-of-the-judge" not in str(caught.value)
+
+
+def test_what_a_server_says_about_the_first_request_is_shown_unless_it_may_quote_the_key(server):
+    server.script_ping, server.error = True, {"message": "`max_tokens` is not supported."}
+    for status, said in ((400, "It says: .*`max_tokens` is not supported"), (401, r"of this server\.$")):
+        server.script = lambda prompt, n, status=status: status
+        with pytest.raises(ValueError, match=said):
+            load_judge("small", server.url)
+
+
+def test_a_reply_in_parts_is_their_text(server):
+    server.script = lambda prompt, n: [{"type": "thinking", "thinking": []}, {"type": "text", "text": GOOD}]
+    assert list(load_judge("small", server.url)([[{"role": "user", "content": "<question>"}]])) == [GOOD]
+
+
+def test_a_reply_in_a_form_that_is_none_is_refused(server):
+    server.script_ping, server.script = True, lambda prompt, n: 3 * [GOOD]
+    with pytest.raises(ValueError, match="no chat completion"):
+        load_judge("small", server.url)
 
 
 def test_a_server_that_is_not_there_is_refused(server):

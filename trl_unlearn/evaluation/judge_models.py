@@ -92,7 +92,9 @@ class EndpointJudge:
                 if status in (401, 403)
                 else "Check `judge_model`, which must be a name that the server knows, and `judge_base_url`."
             )
-            raise ValueError(f"{place} refused a first request with HTTP status {status}. {advice}") from None
+            # It was asked about no row, so that its words may be shown; those about a key may quote that.
+            said = "" if status in (401, 403) or not error.server_message else f" It says: {error.server_message}"
+            raise ValueError(f"{place} refused a first request with HTTP status {status}. {advice}{said}") from None
         except (HTTPError, ValueError) as error:
             raise ValueError(
                 f"{place} cannot be reached ({error}). Start the server, or correct `judge_base_url`."
@@ -101,7 +103,9 @@ class EndpointJudge:
     def _request(self, messages: list[dict[str, str]]) -> str:
         reply = self._client.chat_completion(messages, model=self.model, temperature=0.0, max_tokens=_MAX_REPLY_LENGTH)
         try:
-            return reply.choices[0].message.content or ""
+            content = reply.choices[0].message.content or ""
+            # Of a reasoning model in parts: its thoughts have no `text`.
+            return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
         except (AttributeError, IndexError, TypeError):
             raise ValueError("its reply is no chat completion") from None
 
