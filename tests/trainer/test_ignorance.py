@@ -203,6 +203,23 @@ def test_a_base_with_code_of_its_own_is_loaded_where_such_code_is_trusted(new_tr
     assert trusted == [True, True, False, False]
 
 
+def test_the_base_under_an_adapter_is_loaded_in_its_own_revision(
+    base, tiny_model, forget, tiny_tokenizer, monkeypatch
+):
+    revisions, load = [], AutoModelForCausalLM.from_pretrained
+
+    def loading(name, **options):
+        revisions.append(options["revision"])
+        return load(name, **options)
+
+    monkeypatch.setattr(twin_models, "AutoModelForCausalLM", SimpleNamespace(from_pretrained=loading))
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.config._commit_hash = "ab" * 20
+    for target in (get_peft_model(model, LoraConfig(target_modules="all-linear")), tiny_model):
+        ignorant_base(base, target, forget, None, tiny_tokenizer, rows=0, epochs=0, seed=1)
+    assert revisions == ["ab" * 20, None]
+
+
 @pytest.mark.parametrize("is_named", [True, False])
 def test_a_model_that_knows_the_forget_set_is_no_twin(
     new_trainer, tiny_model, base, tmp_path, is_named, monkeypatch, caplog

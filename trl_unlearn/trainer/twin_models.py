@@ -91,12 +91,14 @@ def ignorant_base(
 ) -> PreTrainedModel:
     """Load a model that never knew, with the form of a few retain rows by LoRA, which the file `kept` keeps or has."""
     weight = next(model.parameters())
-    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    # The base under an adapter is the one that the adapter is on; `main` may be another.
+    revision = getattr(model.config, "_commit_hash", None) if name_or_path == model.config.name_or_path else None
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(name_or_path, **options)
     sizes = [one.get_text_config().vocab_size for one in (model.config, config)]
     if sizes[0] != sizes[1]:
         raise UnfitTwinError(f"it is a model over {sizes[1]} tokens, and the target has {sizes[0]}")
-    options = {"dtype": weight.dtype, "trust_remote_code": trust_remote_code}
-    twin = AutoModelForCausalLM.from_pretrained(name_or_path, **options).to(weight.device)
+    twin = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=weight.dtype, **options).to(weight.device)
     strength = extraction_strength(twin.eval(), _encoded(forget), tokenizer)
     if not strength <= MEMORIZATION_MARGIN:
         known = f"it knows the forget set, with an extraction strength of {strength:.2f}"
