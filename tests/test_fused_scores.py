@@ -148,6 +148,36 @@ def test_nothing_cancels_where_the_label_has_nearly_all_of_the_mass():
         torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-5, atol=1e-16)
 
 
+@pytest.mark.parametrize("surety", [0.99, 0.999, 0.9999])
+@pytest.mark.parametrize(("trainable", "softcap"), itertools.product([False, True], [None, 64.0]))
+def test_gradients_of_sure_tokens_in_bfloat16_are_no_rounding(trainable, softcap, surety):
+    # Logits are 4 x the first column of W, exact in bfloat16, so that only the gradients round.
+    weight = torch.randn(VOCAB, HIDDEN, generator=torch.Generator().manual_seed(0)).bfloat16()
+    weight[0, 0] = 0.25 * (4 * weight[1:, 0]).float().logsumexp(0) + 0.25 * torch.tensor(surety / (1 - surety)).log()
+    if softcap is not None:
+        weight[0, 0] = 0.25 * softcap * (4 * weight[0, 0].float() / softcap).atanh()
+    other = torch.cat([weight[:1], weight[1:].flip(0)])
+    hidden, labels = 4 * torch.eye(HIDDEN)[:1].bfloat16(), torch.tensor([0])
+
+    def directions(dtype, of_reference):
+        head = LogitHead(weight.to(dtype, copy=True).requires_grad_(trainable), None, 1.0, softcap)
+        states = hidden.to(dtype, copy=True).requires_grad_()
+        reference = LabelStates(hidden.to(dtype), labels, [1], LogitHead(of_reference.to(dtype), None, 1.0, softcap))
+        scores = token_scores(LabelStates(states, labels, [1], head), ScoreTerms(belief_top_k=3), reference)
+        assert -scores.logps.expm1().item() == pytest.approx(1 - surety, rel=0.2)
+        return {
+            name: torch.autograd.grad(getattr(scores, name).sum(), states, retain_graph=True)[0].double()
+            for name in ("logps", "beliefs", "kl")
+        }
+
+    found, exact = (directions(dtype, other) for dtype in (torch.bfloat16, torch.float64))
+    # Probabilities near 1 are exact to 1e-6 in float32, and to 2e-3 in bfloat16.
+    rounding = 1e-6 * weight[0].float().norm()
+    for name, direction in exact.items():
+        assert (found[name] - direction).norm() <= 0.02 * direction.norm() + rounding
+    assert directions(torch.bfloat16, weight)["kl"].norm() <= rounding
+
+
 def test_the_variance_of_log_pi_does_not_cancel_where_pi_is_nearly_flat():
     z = 7 + 1e-3 * torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(0))
     states = LabelStates(z, torch.tensor([0, 1, 2]), [3], LogitHead(torch.eye(VOCAB)))

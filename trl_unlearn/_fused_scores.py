@@ -298,22 +298,33 @@ def _directions(
     if slope is not None:
         e.mul_(slope)
         row_y = row_y * slope.gather(-1, labels)
-    # `e` has no label.
-    others = tiles.pull(e)
-    gradients = {"d_logps": (e_others * row_y - others) / total * scale}
-    mean_row = (others + e_y * row_y) / total
+    gradients = {}
+    # Where the model is sure, p - t and q - p are far smaller than their terms: they are subtracted before they are
+    # rounded to the dtype of the products. `e` has no label.
+    p_y = e_y / total if slope is None else e_y / total * slope.gather(-1, labels)
+    if t is not None:
+        if slope is not None:
+            t.mul_(slope)
+        t.addcdiv_(e, total, value=-1).scatter_add_(-1, labels, -p_y)
+        gradients["d_kl"] = tiles.pull(t) * -scale
     if "beliefs" in scores:
         q, candidates = scores["q"], scores["top"]
         if slope is not None:
             q = q * slope.gather(-1, candidates)
-        believed = F.embedding_bag(candidates, weight, per_sample_weights=q.to(weight.dtype), mode="sum")
-        gradients["d_beliefs"] = (believed.to(e.dtype) - mean_row) * scale
+        e_top, is_label = e.gather(-1, candidates), candidates == labels
+        # The sum of `others` in two parts, as one of them is also that of the belief term.
+        beyond = tiles.pull(e.scatter_(-1, candidates, 0.0))
+        weights = torch.cat([e_top, q - e_top / total - p_y * is_label]).to(weight.dtype)
+        bags = F.embedding_bag(candidates.repeat(2, 1), weight, per_sample_weights=weights, mode="sum").to(e.dtype)
+        within, believed = bags.chunk(2)
+        others = within + beyond
+        label_apart = ~is_label.any(-1, keepdim=True) * e_y / total * row_y
+        gradients["d_beliefs"] = (believed - beyond / total - label_apart) * scale
+    else:
+        others = tiles.pull(e)
+    gradients["d_logps"] = (e_others * row_y - others) / total * scale
     if "others" in scores:
-        gradients["d_others"] = (others / e_others - mean_row) * scale
-    if t is not None:
-        if slope is not None:
-            t.mul_(slope)
-        gradients["d_kl"] = (mean_row - tiles.pull(t)) * scale
+        gradients["d_others"] = (others / e_others - (others + e_y * row_y) / total) * scale
     return gradients
 
 
