@@ -12,15 +12,18 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trl_unlearn.evaluation.callbacks import curve_point
+from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.stopping import EndAfter
 from trl_unlearn.records import MISSED
 from trl_unlearn.scripts import preflight, prepare
 from trl_unlearn.scripts.arguments import UnlearnModelConfig
 from trl_unlearn.scripts.plan import advice, plan, retain_count, retain_spare, second_attempt, step_settings
 from trl_unlearn.scripts.preflight import Knowledge, fit_base, knowledge
+from trl_unlearn.scripts.rows import spread
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 
-from ..conftest import conversations
+from ..conftest import FACTS, conversations
 
 
 NAMES = ["Ada Marlow", "Bo Lindgren", "Cyra Oduya"]
@@ -143,6 +146,21 @@ def test_a_large_forget_set_comes_down_to_its_teacher(chosen, base, monkeypatch)
 @pytest.mark.parametrize("floor", [0.7123, 0.0004321])
 def test_a_low_probability_of_rows_to_keep_is_a_floor_that_can_be_used(chosen, floor):
     assert chosen(floor=floor)[0]["stop_retain_floor"] == pytest.approx(floor, rel=1e-3)
+
+
+@pytest.mark.parametrize(("given", "most"), [({}, 3), ({"max_eval_rows": 2}, 2)])
+def test_the_floor_is_a_part_of_what_the_first_look_at_the_goal_measures(
+    given, most, monkeypatch, tiny_model, tiny_tokenizer, forget_rows
+):
+    monkeypatch.setattr(prepare, "MOST_EVALUATED", 3)
+    retain = conversations(FACTS[1:])
+    request = SimpleNamespace(tokenizer=tiny_tokenizer, given=given, args=SimpleNamespace(max_utility_loss=0.2))
+    sets = [
+        encode_set(rows, tiny_tokenizer, name=name)
+        for rows, name in ((forget_rows, "forget"), (spread(retain, most), "retain"))
+    ]
+    measured = curve_point(tiny_model, *sets, pad_token_id=0)["retain_probability"]
+    assert prepare._retain_floor(request, tiny_model, retain) == pytest.approx(0.8 * measured, rel=1e-5)
 
 
 def test_a_copy_teaches_only_where_rows_to_keep_about_others_repair_it(chosen):

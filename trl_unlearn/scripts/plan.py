@@ -48,7 +48,7 @@ _LEVEL_OF_COPY, _REPAIRING = 0.7, 480
 _STRENGTH = 0.1
 # A belief need not be longer than the longest answer: hardly a sentence where that is short, some where it is a page.
 _SHORTEST_BELIEF, _LONGEST_BELIEF = 32, 96
-_MOST_EVALUATED = 100
+MOST_EVALUATED = 100
 # A second attempt has the setting that is likeliest to help so many times as high. It needs a part of the time.
 _MORE, _LATE = 2, 0.9
 
@@ -107,7 +107,7 @@ def plan(
             "belief_refresh_epochs": max(1, round(_ASK / epoch)),
             "ignorant_refresh_epochs": max(1, round(_ASK / epoch)),
             "parity": "strict",
-            "max_eval_rows": _MOST_EVALUATED,
+            "max_eval_rows": MOST_EVALUATED,
             "save_steps": 2 * _LOOK,
             "save_total_limit": 1,
         }

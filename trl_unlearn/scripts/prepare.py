@@ -31,9 +31,10 @@ from ..trainer.checks import check_output_dir
 from .arguments import EvaluationArguments, ForgetArguments, UnlearnModelConfig
 from .chain import FORGET, RETAIN, Predecessor
 from .models import evaluation_loaders
-from .plan import plan, retain_count, retain_spare, step_settings
+from .plan import MOST_EVALUATED, plan, retain_count, retain_spare, step_settings
 from .preflight import Knowledge, fit_base, knowledge, machine_checks
 from .request import READ_COLUMNS, ForgetRows, best_form, json_lines, read_request, scored
+from .rows import spread
 
 
 # Files of a request in its run's folder, beside those of `chain.py`.
@@ -229,9 +230,7 @@ def _settings(
     state: PartialState,
 ) -> dict[str, Any]:
     """Every option of the run; says why those that were chosen are as they are."""
-    tokenizer = request.tokenizer
-    kept = scored(model, encode_set(retain, tokenizer, name="retain"), tokenizer)["retain/probability"]
-    floor = (1 - request.args.max_utility_loss) * fmean(kept)
+    floor = _retain_floor(request, model, retain)
     chosen = plan(request, known, forget, retain, retain_floor=floor, base=_teacher(request, model, forget))
     for reason in chosen.reasons:
         state.print(f"- {reason}")
@@ -244,6 +243,13 @@ def _settings(
         **{name: value for name, value in chosen.settings.items() if name not in NOT_WRITTEN},
     }
     return {name: _plain(value) for name, value in settings.items()}
+
+
+def _retain_floor(request: Request, model: PreTrainedModel, retain: Dataset) -> float:
+    """The retain probability that ends the run, of the rows that its goal is measured on."""
+    measured = spread(retain, request.given.get("max_eval_rows", MOST_EVALUATED))
+    encoded = encode_set(measured, request.tokenizer, name="retain")
+    return (1 - request.args.max_utility_loss) * fmean(scored(model, encoded, request.tokenizer)["retain/probability"])
 
 
 def _update_settings(request: Request) -> None:
