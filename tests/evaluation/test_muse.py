@@ -129,7 +129,7 @@ def test_privleak_is_hand_worked_from_ties_and_a_recited_text(scripted, tokenize
     assert {role: leak.value for role, leak in leaks.items()} == pytest.approx(
         {"target": -100, "unlearned": -50, "retrained": 0}
     )
-    assert {leak.n for leak in leaks.values()} == {4}
+    assert {leak.n for leak in leaks.values()} == {2}
     assert (leaks["retrained"].stderr, leaks["target"].stderr) == (0, 0)
     assert outcome.differences["unlearned - target"]["muse/privleak"].value == pytest.approx(50)
 

@@ -60,7 +60,7 @@ def test_rows_that_were_trained_on_are_found_and_those_of_random_weights_are_not
     assert measured["target"]["privacy/min_k_auc"].value == 1.0
     assert measured["retrained"]["privacy/min_k_auc"].value < 1.0
     assert measured["target"]["privacy/privleak"].value == -100.0
-    assert measured["target"]["privacy/loss_auc"].n == 6
+    assert measured["target"]["privacy/loss_auc"].n == 3
 
 
 def test_the_retrained_model_leaks_nothing_against_itself(tiny_model, rows, tiny_tokenizer):
@@ -122,7 +122,7 @@ def test_every_attack_agrees_with_a_plain_loop(trained_model, tiny_model, tiny_t
 def test_raw_text_is_attacked_too(tiny_model, tiny_tokenizer):
     rows = EvaluationRows([{"text": "Ada Marlow was born."}], holdout=[{"text": "Edda Brandt lives."}])
     measured = measure({"target": tiny_model}, rows, tiny_tokenizer)["target"]
-    assert {actual.n for actual in measured.values()} == {2}
+    assert {actual.n for actual in measured.values()} == {1}
     assert {actual.stderr for actual in measured.values()} == {None}
     assert all(math.isfinite(actual.value) for actual in measured.values())
 
@@ -221,7 +221,7 @@ def test_the_combined_attack_has_an_error_and_a_difference_and_needs_five_rows_o
     loaders = {role: lambda: tiny_model for role in ("unlearned", "retrained")}
     outcome = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout), SuiteSetting(tiny_tokenizer, 2, 1))
     actual = outcome.models["unlearned"]["privacy/combined_auc"]
-    assert 0 <= actual.value <= 1 and actual.stderr is not None and actual.n == 10
+    assert 0 <= actual.value <= 1 and actual.stderr is not None and actual.n == 5
     # The reference is the model itself for the retrained one alone, and says nothing of a model with the same scores.
     assert outcome.differences["unlearned - retrained"]["privacy/combined_auc"].value == 0.0
     few = measure_privacy(loaders, EvaluationRows(forget, holdout=holdout[:4]), SuiteSetting(tiny_tokenizer, 2, 1))
@@ -245,12 +245,12 @@ def test_held_out_rows_that_models_were_trained_on_and_rows_that_repeat_are_coun
     assert mixed["rows_sha256"]["forget"] != clean["rows_sha256"]["forget"]
 
 
-def test_the_error_of_an_auc_is_widened_as_that_of_its_smaller_set():
+def test_the_error_of_an_auc_is_widened_as_that_of_its_smaller_set_whose_rows_it_counts():
     scores = np.random.default_rng(0).normal(size=(105, 1))
     outcome = privacy._summarise({"target": {"loss": scores[:, 0].tolist()}}, 5, 0)
     draws = bootstrap(lambda *rows: np.concatenate(separation(*rows)), scores[:5], scores[5:], seed=0)
     measured = outcome.models["target"]["privacy/loss_auc"]
-    assert measured.stderr == pytest.approx(draws[:, 0].std(ddof=1) * math.sqrt(5 / 4)) and measured.n == 105
+    assert measured.stderr == pytest.approx(draws[:, 0].std(ddof=1) * math.sqrt(5 / 4)) and measured.n == 5
 
 
 def test_the_combined_attack_tells_nothing_from_noise_where_members_are_about_two_people():

@@ -84,7 +84,8 @@ def summarise(
     """Measurements and paired differences of role -> metric name -> value."""
     # `draws`: the values on the same resamples for every role; without them there is no error. `counts`, `missing`:
     # the rows behind a value, and those that are not finite; an aggregate has none. `fewest`: of a metric of several
-    # sets, the rows of the smallest, which decide how far an error and an interval are too narrow.
+    # sets, the rows of the smallest, which decide how far an error and an interval are too narrow; and one of which
+    # moves an AUC by up to 1/n, whatever the other set has.
     fewest = fewest or {}
     models: dict[str, dict[str, Measurement]] = {}
     not_measured: dict[str, dict[str, Unmeasured]] = {}
@@ -93,8 +94,9 @@ def summarise(
         for name, value in metrics.items():
             n = counts[role].get(name)
             if math.isfinite(value):
-                stderr = _stderr(draws[role][name], fewest.get(name, n)) if name in draws[role] else None
-                models[role][name] = Measurement(value=value, n=n, stderr=stderr)
+                few = fewest.get(name, n)
+                stderr = _stderr(draws[role][name], few) if name in draws[role] else None
+                models[role][name] = Measurement(value=value, n=None if n is None else few, stderr=stderr)
             else:
                 # With all of its own rows finite, it depends on another model whose scores are not.
                 rows = (missing or {}).get(role, {}).get(name) or None
@@ -111,8 +113,9 @@ def summarise(
             finite = apart[np.isfinite(apart)]
             if len(finite) > 1:
                 n, value = counts[first].get(name), values[first][name] - values[second][name]
-                low, high = _interval(finite, fewest.get(name, n))
-                differences[key][name] = Difference(value=value, low=low, high=high, n=n)
+                few = fewest.get(name, n)
+                low, high = _interval(finite, few)
+                differences[key][name] = Difference(value=value, low=low, high=high, n=None if n is None else few)
     return SuiteOutcome(models, differences, not_measured)
 
 
