@@ -64,6 +64,12 @@ def test_the_draws_depend_on_the_seed_alone(encoded, tiny_tokenizer):
     assert any(draws[0] != other for other in draws[2:])
 
 
+def test_answers_about_others_name_the_row_that_they_were_made_of(encoded, tiny_tokenizer):
+    forget, retain = encoded
+    for rows in moved_answers(forget, retain, tiny_tokenizer, seed=1).values():
+        assert sorted(row["source"] for row in rows) == [0, 1, 2]
+
+
 def test_a_large_set_has_fewer_answers_about_others_for_each_row(encoded, tiny_tokenizer):
     forget, retain = encoded
     moved = moved_answers(forget * 40, retain, tiny_tokenizer, seed=1)

@@ -24,7 +24,7 @@ _STRANGERS = ("Ansel Brockway", "Mirela Tavish", "Corwin Haldane", "Petra Lindqv
 # Answers about others for each forget row, and how many in all make up for fewer: the rest of the error of their
 # comparison with the true answers is that of the true ones.
 _MOST_MOVED, _ENOUGH_MOVED = 8, 256
-# Index of a forget row -> encoded answers about others, see `moved_answers`.
+# Index of a forget row -> encoded answers about others, each with its `source`, see `moved_answers`.
 MovedAnswers = Mapping[int, Sequence[Mapping[str, Any]]]
 
 
@@ -85,7 +85,8 @@ def moved_answers(
     rows, and fewer of a large set.
 
     Each is the answer of a random retain row, or without a retain set of another forget row, under the subject's name.
-    A model that never knew the forget set finds its true answers no likelier. A row without a name gets no answers.
+    That row is its `source`, a number. A model that never knew the forget set finds its true answers no likelier. A
+    row without a name gets no answers.
     """
     texts = row_texts(forget, tokenizer)
     if retain is None:
@@ -102,14 +103,18 @@ def moved_answers(
     # The model has positions for so many tokens.
     longest = max(len(row["input_ids"]) for row in [*forget, *(retain or [])])
     most = max(1, min(most, _ENOUGH_MOVED // len(forget)))
-    moved = {}
+    moved, numbered = {}, list(enumerate(pool))
     for index, (row, name, answer) in enumerate(zip(forget, named, texts[1], strict=True)):
         if name is None or (before := _text_before(row, answer, tokenizer)) is None:
             continue
-        drawn = random.Random(key_seed((seed, "moved answers", index))).sample(pool, len(pool))
-        renamed_texts = (renamed(text, other, name) for text, other in drawn if other != name)
+        drawn = random.Random(key_seed((seed, "moved answers", index))).sample(numbered, len(pool))
+        renamed_texts = ((source, renamed(text, other, name)) for source, (text, other) in drawn if other != name)
         # Somebody else with the same fact: a tie with the true answer itself says nothing.
-        rows = (_with_text(row, text, before, tokenizer) for text in renamed_texts if text != answer)
+        rows = (
+            _with_text(row, text, before, tokenizer) | {"source": source}
+            for source, text in renamed_texts
+            if text != answer
+        )
         if chosen := list(islice((one for one in rows if len(one["input_ids"]) <= longest), most)):
             moved[index] = chosen
     missing = len(forget) - len(moved)

@@ -207,7 +207,7 @@ def test_true_answers_are_compared_with_answers_about_others_token_by_token(know
     point = curve_point(knowing_model, *sets, pad_token_id=0, moved=moved)
     assert point["strangers_auc"] == 1.0
     # A true answer is as likely as itself, and likelier or less likely than another as often.
-    own = {index: [row] for index, row in enumerate(sets[0].answers)}
+    own = {index: [row | {"source": index}] for index, row in enumerate(sets[0].answers)}
     assert curve_point(knowing_model, *sets, pad_token_id=0, moved=own)["strangers_auc"] == 0.5
     with torch.no_grad():
         knowing_model.model.embed_tokens.weight.normal_(generator=torch.Generator().manual_seed(2))

@@ -6,8 +6,10 @@ import math
 from pathlib import Path
 
 import evaluate
+import numpy as np
 import pytest
 from evaluate.naming import camelcase_to_snakecase
+from scipy.stats import t
 
 from trl_unlearn import metrics
 from trl_unlearn.metrics import (
@@ -26,6 +28,7 @@ from trl_unlearn.metrics import (
     RougeRecall,
     SpvAttack,
     Squeezing,
+    StrangersAUC,
     TruthRatio,
     ZlibAttack,
     memorization_score,
@@ -105,6 +108,23 @@ def test_the_published_components_give_the_published_aggregates():
     utility = HarmonicMean().compute(terms=[0.5892923, 0.8981131])["harmonic_mean"]
     agg = HarmonicMean().compute(terms=[memorization, utility])["harmonic_mean"]
     assert (memorization, utility, agg) == pytest.approx((0.584, 0.712, 0.641), abs=1e-3)
+
+
+def test_an_interval_of_answers_that_repeat_under_several_questions_holds_what_it_says():
+    # A model to which all 24 answers about others, each under 8 of 24 questions, are as likely as the true ones.
+    generator, size, held, runs = np.random.default_rng(0), 24, 0, 500
+    for _ in range(runs):
+        familiar, order = generator.normal(size=size), generator.permutation(size)
+        sources = [[order[(8 * row + place) % size] for place in range(8)] for row in range(size)]
+        others = [[0.8**0.5 * familiar[one] + 0.2**0.5 * generator.normal() for one in row] for row in sources]
+        parts = StrangersAUC()._compute(generator.normal(size=size).tolist(), others, sources)["per_row"]
+        held += abs(np.mean(parts) - 0.5) < t.ppf(0.975, size - 1) * np.std(parts, ddof=1) / size**0.5
+    assert 0.93 <= held / runs <= 0.98
+
+
+def test_sources_of_other_answers_than_those_are_refused():
+    with pytest.raises(ValueError, match="other numbers of `sources` than of `others`"):
+        StrangersAUC().compute(true=[0.1, 0.2], others=[[0.1], [0.2, 0.3]], sources=[[1, 2], [3]])
 
 
 def test_everything_remembered_gives_memorization_zero():

@@ -146,7 +146,8 @@ def compare_with_strangers(
     others = iter(Probability().compute(logps=[score.logps for score in scores])["per_row"])
     moved_probabilities = [[next(others) for _ in rows] for rows in moved.values()]
     true = [probabilities[index] for index in moved]
-    return StrangersAUC().compute(true=true, others=moved_probabilities)
+    sources = [[row["source"] for row in rows] for rows in moved.values()]
+    return StrangersAUC().compute(true=true, others=moved_probabilities, sources=sources)
 
 
 def _text_ids(answer: Completion) -> list[int]:

@@ -339,11 +339,14 @@ class StrangersAUC(UnlearningMetric):
             Probability of each row's true answer, or any score that rises with it.
         others (`list[list[float]]`):
             The same of the answers about others that were moved to that row; their number may differ.
+        sources (`list[list[int]]`, *optional*):
+            What each of these answers was made of, where one was moved to several rows.
 
     Returns:
         `dict`: `strangers_auc` (`float`, in [0, 1]) and `per_row` (`list[float]`). The area compares all true answers
         with all others. A row's part of it is how it does on either side, so that the mean over rows is the area, and
-        its error counts the true answers as well as the others.
+        its error counts the true answers as well as the others. What answers of one source have in common stands in
+        the part of one row (in 24 rows' own parts, with 8 of 24 answers each, intervals of 95 % held .5 in 86 %).
 
     Source: the components are those of DeLong et al., Comparing the Areas under Two or More Correlated Receiver
     Operating Characteristic Curves (https://doi.org/10.2307/2531595).
@@ -351,16 +354,30 @@ class StrangersAUC(UnlearningMetric):
 
     inputs = Features({"true": NUMBER, "others": NUMBERS})
 
-    def _compute(self, true: list[float], others: Rows) -> dict[str, Any]:
+    def _compute(
+        self, true: list[float], others: Rows, sources: Sequence[Sequence[int]] | None = None
+    ) -> dict[str, Any]:
         self._check_filled(others, "answers about others")
+        if sources is not None and [len(row) for row in sources] != [len(row) for row in others]:
+            raise ValueError("`StrangersAUC` got other numbers of `sources` than of `others`. Give one an answer.")
         known, moved = np.array(true), np.concatenate([np.array(row) for row in others])
         wins = (known[:, None] > moved) + 0.5 * (known[:, None] == moved)
         area = wins.mean()
         # wins[i, j]: row i against answer j. v_i = mean_j wins[i, j] + (w_i - area), w_i: the mean over all true
         # answers against the row's own others, weighed by how many these are.
         row_of = np.repeat(np.arange(len(others)), [len(row) for row in others])
-        lost = np.bincount(row_of, weights=wins.mean(0)) * len(others) / len(moved)
-        per_row = wins.mean(1) + lost - area
+        lost, size = wins.mean(0), len(others)
+        parts = np.bincount(row_of, weights=lost)
+        if sources is not None:
+            # What an answer has beyond the mean of its row counts with the other answers of its source, in one row; of
+            # a row with one answer, all of it. Sources of several are dealt out, so that no row has many.
+            counts = np.bincount(row_of)
+            apart = lost - np.where(counts > 1, parts / counts, area)[row_of]
+            _, source_of, times = np.unique(np.concatenate(sources), return_inverse=True, return_counts=True)
+            dealt = (np.cumsum(times > 1) - 1) % size
+            holders = np.where(times[source_of] > 1, dealt[source_of], row_of)
+            parts += np.bincount(holders, weights=apart, minlength=size) - np.bincount(row_of, weights=apart)
+        per_row = wins.mean(1) + parts * size / len(moved) - area
         # A comparison with what is no number is false, which looks like a number.
         broken = ~np.isfinite(known) | (np.bincount(row_of, weights=~np.isfinite(moved)) > 0)
         per_row[broken] = np.nan
