@@ -41,6 +41,19 @@ def test_the_adaptive_schedule_brings_a_floor_unless_one_is_set(tmp_path):
     assert floors == [None, -2.5, -5.0]
 
 
+@pytest.mark.parametrize("objective", ["ignorance", "undial"])
+def test_an_objective_that_ends_by_itself_has_no_floor_unless_one_is_set(tmp_path, objective):
+    floors = [
+        BootstrapUnlearnConfig(
+            str(tmp_path), use_cpu=True, forget_loss_type=objective, lambda_schedule="adaptive", **options
+        )
+        .realised(trains_adapter=False)
+        .forget_floor
+        for options in ({}, {"forget_floor": -5.0})
+    ]
+    assert floors == [None, -5.0]
+
+
 @pytest.mark.parametrize("name", ["forget_floor", "forget_token_floor"])
 def test_rmu_has_no_floor(tmp_path, name):
     with pytest.raises(ValueError, match=f"`{name}` is -3.0, but .* acts on hidden states"):

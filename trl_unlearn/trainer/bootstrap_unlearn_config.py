@@ -53,7 +53,8 @@ class BootstrapUnlearnConfig(SFTConfig):
         forget_floor (`float`, *optional*):
             Mean log-prob of an answer or a belief, in nats per token, below which it is left alone: it bounds an
             ascent that has no end. If not set: -2.5 (a probability of 0.08, as of a model that never saw the
-            row) with `lambda_schedule="adaptive"`, otherwise no bound.
+            row) with `lambda_schedule="adaptive"` and an objective without an end of its own (all but `"ignorance"`,
+            `"undial"` and `"rmu"`), otherwise no bound.
         forget_token_floor (`float`, *optional*):
             Log-prob, in nats, that each token of an answer or a belief is clipped at: a token below it is left alone.
             `forget_floor` takes a row as a whole; this one lets the likely tokens of a row fall further. No bound if
@@ -258,7 +259,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     forget_floor: float | None = option(
         None,
         "Mean log-prob of an answer or a belief, in nats per token, below which it is left alone. If not set: -2.5 "
-        "with the adaptive schedule, otherwise no bound.",
+        "with the adaptive schedule and an ascent, otherwise no bound.",
     )
     forget_token_floor: float | None = option(
         None,
@@ -439,13 +440,13 @@ class BootstrapUnlearnConfig(SFTConfig):
             args.learning_rate = _ADAPTER_LEARNING_RATE if trains_adapter else _LEARNING_RATE
         if args.num_belief_candidates is None:
             args.num_belief_candidates = args.num_beliefs
-        if args.forget_floor is None and args.lambda_schedule == "adaptive" and args.forget_loss_type != "rmu":
+        objective = FORGET_OBJECTIVES[args.forget_loss_type]
+        if args.forget_floor is None and args.lambda_schedule == "adaptive" and not objective.has_end:
             args.forget_floor = _ADAPTIVE_FLOOR
         if args.beta is None:
             args.beta = BETAS.get(args.forget_loss_type)
-        parameters = FORGET_OBJECTIVES[args.forget_loss_type].parameters
-        if parameters:
-            defaults = {name: one.default for name, one in parameters.items()}
+        if objective.parameters:
+            defaults = {name: one.default for name, one in objective.parameters.items()}
             args.forget_loss_kwargs = defaults | (args.forget_loss_kwargs or {})
         return args
 

@@ -78,6 +78,11 @@ class ForgetObjective:
         return self.needs_logps or self.needs_states
 
     @property
+    def has_end(self) -> bool:
+        """Whether it pulls to what another model has (or RMU to a vector) from either side, and so ends by itself."""
+        return self.needs_twin or self.needs_states or self.needs_inner
+
+    @property
     def parameters(self) -> dict[str, inspect.Parameter]:
         """Name -> type and default of each key of `forget_loss_kwargs`."""
         parameters = inspect.signature(self.loss).parameters
