@@ -44,12 +44,13 @@ def chosen(forget_rows, retain_rows, tiny_tokenizer):
         own=True,
         retain=retain_rows,
         floor=0.7,
+        processes=1,
         **given,
     ):
         known = Knowledge([1.0] * 3, [0.9] * 3, 1.0, names, is_by_heart)
         request = SimpleNamespace(
             model_args=UnlearnModelConfig(use_peft=use_peft),
-            training_args=SimpleNamespace(seed=42),
+            training_args=SimpleNamespace(seed=42, world_size=processes),
             tokenizer=tiny_tokenizer,
             config=LlamaConfig(hidden_size=width),
             given=given,
@@ -74,6 +75,19 @@ def test_a_large_forget_set_has_passes_and_a_small_one_steps(chosen, monkeypatch
     assert chosen()[0]["num_train_epochs"] == 240
     monkeypatch.setattr("trl_unlearn.scripts.plan._STEPS", 7)
     assert chosen()[0]["num_train_epochs"] == 8
+
+
+def test_passes_are_counted_in_steps_of_all_processes_and_accumulated_batches(chosen):
+    # Three rows, one a batch: three steps a pass, or two of two batches, or one of four or more.
+    options = [
+        {},
+        {"gradient_accumulation_steps": 2},
+        {"processes": 2},
+        {"gradient_accumulation_steps": 2, "processes": 2},
+    ]
+    settings = [chosen(per_device_train_batch_size=1, **option)[0] for option in options]
+    assert [one["num_train_epochs"] for one in settings] == [80, 120, 120, 240]
+    assert [one["belief_refresh_epochs"] for one in settings] == [5, 8, 8, 15]
 
 
 def test_rows_about_people_are_unlearned_by_what_the_model_says_of_strangers(chosen):

@@ -87,7 +87,9 @@ def plan(
     rows = {"forget": forget, "retain": retain}
     sets = [encode_set(one, request.tokenizer, name=name).answers for name, one in rows.items()]
     of_step = step_settings(given, len(forget))
-    epoch = math.ceil(len(forget) / of_step["per_device_train_batch_size"])
+    # Optimiser steps of a pass: each is of all processes, and of all batches whose gradients are accumulated.
+    batches = request.training_args.world_size * given.get("gradient_accumulation_steps", 1)
+    epoch = math.ceil(len(forget) / (of_step["per_device_train_batch_size"] * batches))
     hidden = request.config.get_text_config().hidden_size
     rate = min(max((_RATE if use_peft else _WHOLE_RATE) / hidden, _SLOWEST), _FASTEST)
     longest = max(len(answer_ids(row)) for row in sets[0])
