@@ -87,6 +87,12 @@ def test_a_revision_that_only_the_training_would_read(good, refuse):
     assert "`model_init_kwargs` holds `revision`" in sentence and "`model_revision`" in sentence
 
 
+@pytest.mark.parametrize("name", ["CHECKPOINT", "org/model", "missing.jinja"])
+def test_a_chat_template_that_is_no_file_of_one(good, refuse, checkpoint, name):
+    found = refuse("bs_s", [*good, "--chat_template_path", checkpoint if name == "CHECKPOINT" else name])
+    assert "expected a file that ends in `.jinja`" in found
+
+
 def test_a_quantised_model_whose_weights_would_all_be_trained(good, refuse):
     sentence = refuse("bs_s", [*good, "--load_in_8bit", "--no_use_peft"])
     assert "`load_in_8bit` is given, and all weights are trained, which quantised ones cannot be" in sentence

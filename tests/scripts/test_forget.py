@@ -495,6 +495,18 @@ def test_a_dry_run_counts_the_rows_to_keep_that_repeat_the_forget_set_as_a_run_d
     assert code == 2 and "There are no rows to keep." in printed
 
 
+def test_rows_are_read_with_a_chat_template_of_a_file(knowing, files, forget, tmp_path):
+    path = Path(knowing, "chat_template.jinja").rename(tmp_path / "own.jinja")
+    turns = [
+        {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]}
+        for row in ROWS
+    ]
+    argv = ["--model_name_or_path", knowing, "--forget", write_jsonl(tmp_path / "turns.jsonl", turns), *files[2:]]
+    assert "has no chat template" in forget(*argv, "--dry_run")[1]
+    code, printed, _ = forget(*argv, "--dry_run", "--chat_template_path", str(path))
+    assert code == 0, printed
+
+
 def test_a_dry_run_shows_the_checks_and_writes_nothing(knowing, files, forget):
     code, printed, folder = forget("--model_name_or_path", knowing, *files, "--dry_run")
     assert code == 0

@@ -322,6 +322,16 @@ def test_a_model_of_the_hub_is_known_by_its_weights_in_the_cache(own, tmp_path, 
         assert models_protocol(EvaluationArguments(), models, None)["weights_sha256"] == {}
 
 
+def test_a_run_is_evaluated_with_the_chat_template_that_it_was_trained_with(run, own, checkpoint, tmp_path, capfd):
+    template = Path(checkpoint, "chat_template.jinja")
+    path = tmp_path / "own.jinja"
+    path.write_text(template.read_text().replace("<|im_start|>", "<|im_start|>The ", 1))
+    argv = [*own("conversational"), *LORA, "--no_evaluate", "--chat_template_path", str(path)]
+    trained = run("bs_t", argv)
+    evaluate.main(["--unlearned_model_name_or_path", str(trained.folder), "--suites", "depth"])
+    assert "depth/" in capfd.readouterr().out
+
+
 def test_a_folder_of_a_run_that_may_not_be_written_is_refused_before_anything_is_measured(
     run, own, judged_in_the_lab, monkeypatch, capfd
 ):

@@ -66,6 +66,7 @@ _SHARED = dict.fromkeys(
     ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
     "at the same number of optimiser steps",
 ) | dict.fromkeys(("model_name_or_path", "model_revision", "adapter_name_or_path"), "on the same target")
+_SHARED |= {"chat_template_path": "by the same prompts"}
 # Suites that read rows that no model was trained on.
 _WITH_HOLDOUT = ("privacy", "robustness")
 # Suite -> options that no row shows.

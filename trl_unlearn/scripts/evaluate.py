@@ -267,7 +267,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         refuse_quantized(suite_args.suites, model_args, eval_args.retrained_model_name_or_path)
         if unlearned is not None and holds_adapter(unlearned):
             _refuse_prompt_learning(suite_args.suites, eval_args.retrained_model_name_or_path, unlearned)
-        tokenizer = load_tokenizer(model_args, args.trust_remote_code)
+        tokenizer = load_tokenizer(model_args, args.trust_remote_code, _trained_template(unlearned))
         if not of_run and RunFolder(folder).is_run and (data_args.dataset_name or data_args.forget_dataset):
             refuse_rows_of_others(data_args, folder, tokenizer)
         loaders = evaluation_loaders(eval_args, model_args, unlearned, args.trust_remote_code)
@@ -373,6 +373,13 @@ def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig
                 f"`{name}` is {given!r}, but `{path}` says that the model was trained with {trained!r}: other tokens "
                 "are scored than were trained. Leave the option out to score the same."
             )
+
+
+def _trained_template(unlearned: str | None) -> str | None:
+    """File of the chat template that a run was trained with, if that is not the target's."""
+    folder = RunFolder(unlearned or "")
+    has_own = unlearned is not None and folder.is_run and "chat_template_path" in folder.run().hyperparameters
+    return str(folder.path / "chat_template.jinja") if has_own else None
 
 
 def _changing(suites: list[str], retrained: str | None) -> list[str]:

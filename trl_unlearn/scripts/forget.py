@@ -216,7 +216,7 @@ def _read(argv: list[str], prog: str, in_memory: Mapping[str, Any]) -> Request |
         refuse_unpublished_base(model_args)
     if "output_dir" in names:
         refuse_replaced(training_args.output_dir, model_args, eval_args, training_args.ignorant_model_name_or_path)
-    tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
+    tokenizer = load_tokenizer(model_args, training_args.trust_remote_code, training_args.chat_template_path)
     config = load_config(model_args, training_args.trust_remote_code)
     sources = {name: in_memory.get(name, getattr(args, name)) for name in ("forget", "retain")}
     rows, retain = (

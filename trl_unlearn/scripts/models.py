@@ -143,14 +143,29 @@ def load_config(model_args: UnlearnModelConfig, trust_remote_code: bool) -> Pret
     return AutoConfig.from_pretrained(model_args.model_name_or_path, **options)
 
 
-def load_tokenizer(model_args: UnlearnModelConfig, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """Tokenizer of the target, with the EOS token as padding if it has none."""
+def load_tokenizer(
+    model_args: UnlearnModelConfig, trust_remote_code: bool, template: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Tokenizer of the target, with the chat template of a file if given, and EOS as padding if it has none."""
     options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, **options)
+    if template is not None:
+        # The trainer sets it, too, but rows are read and checked before.
+        tokenizer.chat_template = _chat_template(Path(template))
     # Padding is masked in every pass: any token that the model knows does.
     if tokenizer.pad_token is None:
         tokenizer.pad_token_id = padding_token_id(tokenizer)
     return tokenizer
+
+
+def _chat_template(path: Path) -> str:
+    """The chat template in a file; another model's is refused."""
+    if path.suffix not in (".jinja", ".j2") or not path.is_file():
+        raise ValueError(
+            f"`chat_template_path` is `{path}`, expected a file that ends in `.jinja`. Another model's template would "
+            "come with tokens that the embeddings lack: write its text to such a file."
+        )
+    return path.read_text(encoding="utf-8")
 
 
 def load_model(name: str, *, adapter: str | None = None, is_trainable: bool = False, **kwargs: Any) -> PreTrainedModel:

@@ -131,7 +131,8 @@ class Series:
                     f"`{job.folder}` holds {held}. The {job.label} would replace that: move it, or give another "
                     "`--output_dir`."
                 )
-        return load_tokenizer(self.model_args, trust_remote_code), load_config(self.model_args, trust_remote_code)
+        tokenizer = load_tokenizer(self.model_args, trust_remote_code, self.training_args.chat_template_path)
+        return tokenizer, load_config(self.model_args, trust_remote_code)
 
     def identify(self, rows: Sequence[Mapping[str, str]], goal: str | None = None) -> None:
         """Note digests of the rows of each run, and of its models; refuse a finished run that had others."""

@@ -375,7 +375,7 @@ def build_trainer(
         raise ValueError(
             "`model_init_kwargs` holds `revision`. Give `model_revision`, which counts for the evaluation too."
         )
-    tokenizer = load_tokenizer(model_args, training_args.trust_remote_code)
+    tokenizer = load_tokenizer(model_args, training_args.trust_remote_code, training_args.chat_template_path)
     forget, retain = load_training_rows(data_args, tokenizer, training_args.max_length)
     init_kwargs = {
         "revision": model_args.model_revision,
