@@ -681,14 +681,29 @@ def test_a_model_whose_scores_are_not_finite_ends_training_before_its_beliefs_ar
         trainer.train()
 
 
-def test_a_whole_model_whose_generation_config_is_invalid_is_saved(new_trainer, tiny_model, tmp_path, caplog):
-    tiny_model.generation_config.update(temperature=0.9, top_p=0.6)
+@pytest.mark.parametrize(
+    ("settings", "listed"),
+    [
+        ({"temperature": 0.9, "top_p": 0.6}, "`temperature`, `top_p`"),
+        ({"early_stopping": True, "length_penalty": 2.0}, "`early_stopping`, `length_penalty`"),
+        ({"output_scores": True, "top_k": 5}, "`top_k`, `output_scores`"),
+    ],
+)
+def test_a_whole_model_whose_generation_config_is_invalid_is_saved(
+    new_trainer, tiny_model, tmp_path, caplog, settings, listed
+):
+    for name, value in settings.items():
+        setattr(tiny_model.generation_config, name, value)
     trainer = new_trainer(tiny_model, max_steps=1)
-    assert "It is saved with `do_sample=True`" in caplog.text
+    assert f"is saved without {listed}: as it is, that has no effect." in caplog.text
     trainer.train()
     trainer.save_model(tmp_path / "saved")
-    saved = GenerationConfig.from_pretrained(tmp_path / "saved")
-    assert (saved.do_sample, saved.temperature, saved.top_p) == (True, 0.9, 0.6)
+    assert not settings.keys() & GenerationConfig.from_pretrained(tmp_path / "saved").to_diff_dict().keys()
     tiny_model.generation_config.max_new_tokens = -1
     with pytest.raises(ValueError, match=r"could not be saved: .*Correct `generation_config.json`"):
         new_trainer(tiny_model)
+
+
+def test_a_generation_config_that_samples_stays(new_trainer, tiny_model):
+    tiny_model.generation_config.update(do_sample=True, temperature=0.9)
+    assert new_trainer(tiny_model).model.generation_config.temperature == 0.9

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 import tempfile
 from array import array
 from collections.abc import Iterator, Mapping
@@ -121,8 +122,9 @@ def keep_4_bit_gradients(model: nn.Module) -> None:
 
 
 def mend_generation_config(model: nn.Module) -> None:
-    """Let the settings of generation sample where they name a temperature: Transformers saves no model with them."""
-    # It saves invalid ones only as they were loaded, and training puts the tokens of the tokenizer into them.
+    """Leave out settings of generation that have no effect, such as a temperature without `do_sample`."""
+    # Transformers saves a model with such settings only as they were loaded, and training puts the tokens of the
+    # tokenizer beside them: it would raise before the weights are written.
     config = getattr(model, "generation_config", None)
     if config is None or isinstance(model, PeftModel):
         return
@@ -130,19 +132,18 @@ def mend_generation_config(model: nn.Module) -> None:
         config.validate(strict=True)
         return
     except ValueError as error:
-        samples, config.do_sample = config.do_sample, True
-        try:
-            config.validate(strict=True)
-        except ValueError:
-            config.do_sample = samples
-            raise ValueError(
-                f"The generation config of the model is invalid, and the trained model could not be saved: {error} "
-                "Correct `generation_config.json`."
-            ) from error
-    logger.warning(
-        "The generation config of the model has settings of sampling, such as a temperature, without `do_sample`. It "
-        "is saved with `do_sample=True`: Transformers would not save it as it is."
-    )
+        names, said = re.findall(r"^- `(\w+)`", str(error), re.MULTILINE), error
+    for name in names:
+        setattr(config, name, None)
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        raise ValueError(
+            f"The generation config of the model is invalid, and the trained model could not be saved: {said} Correct "
+            "`generation_config.json`."
+        ) from said
+    listed = ", ".join(f"`{name}`" for name in names)
+    logger.warning(f"The generation config of the model is saved without {listed}: as it is, that has no effect.")
 
 
 def refuse_missing_folder(argument: str, name: str) -> None:
