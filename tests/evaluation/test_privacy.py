@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from trl_unlearn.encoding import encode_row
-from trl_unlearn.evaluation import privacy
+from trl_unlearn.evaluation import privacy, uncertainty
 from trl_unlearn.evaluation.privacy import attack_scores, measure_privacy, row_groups
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.together import SuiteSetting, score_rows_together
@@ -251,6 +251,21 @@ def test_the_error_of_an_auc_is_widened_as_that_of_its_smaller_set_whose_rows_it
     draws = bootstrap(lambda *rows: np.concatenate(separation(*rows)), scores[:5], scores[5:], seed=0)
     measured = outcome.models["target"]["privacy/loss_auc"]
     assert measured.stderr == pytest.approx(draws[:, 0].std(ddof=1) * math.sqrt(5 / 4)) and measured.n == 5
+
+
+def test_the_error_of_the_combined_attack_counts_that_other_rows_give_another_fit(monkeypatch):
+    monkeypatch.setattr(uncertainty, "NUM_RESAMPLES", 100)
+    generator, is_member = np.random.default_rng(1), [True] * 24 + [False] * 24
+    measured = []
+    for _ in range(100):
+        features = generator.normal(size=(48, 7))
+        scores = CombinedAttack()._compute(features.tolist(), is_member)["per_row"]
+        # The same scores as of an attack that is fitted to nothing.
+        outcome = privacy._summarise({"target": {"combined": scores, "loss": scores}}, 24, 0)
+        measured.append([outcome.models["target"][f"privacy/{one}_auc"] for one in ("combined", "loss")])
+    combined, loss = (np.mean([pair[i].stderr for pair in measured]) for i in (0, 1))
+    spread = np.std([pair[0].value for pair in measured])
+    assert combined == pytest.approx(spread, rel=0.15) and loss < 0.8 * spread
 
 
 def test_the_combined_attack_tells_nothing_from_noise_where_members_are_about_two_people():
