@@ -615,10 +615,17 @@ def test_only_the_end_of_a_closed_answer_is_left_out():
 
 @pytest.mark.parametrize(
     ("count", "most", "expected"),
-    [(10, 4, [0, 2, 5, 7]), (3, 8, [0, 1, 2]), (3, None, [0, 1, 2]), (0, 4, []), (5, 0, [])],
+    [(10, 4, [1, 3, 5, 8]), (3, 8, [0, 1, 2]), (3, None, [0, 1, 2]), (0, 4, []), (5, 0, [])],
 )
 def test_indices_are_spread_evenly(count, most, expected):
     assert spread_evenly(count, most) == expected
+
+
+def test_rows_that_are_spread_over_a_set_are_one_of_each_part_and_follow_no_order_in_it():
+    # TOFU has 20 questions about each author, in one order; steps of one length find two of them.
+    indices = spread_evenly(400, 40)
+    assert [index // 10 for index in indices] == list(range(40))
+    assert len({index % 20 for index in indices}) > 15
 
 
 def test_no_other_module_cuts_a_prompt_from_an_encoded_row_or_spreads_indices():

@@ -166,9 +166,9 @@ def test_a_limit_takes_rows_of_every_task_spread_evenly(write_task, tiny_model, 
     tasks = load_wmdp_tasks(["both"], path, limit=3)
     assert tasks.rows == {"facts": [0, 1, 2], "people": [0, 1]}
     tasks = load_wmdp_tasks(["both"], path, limit=2)
-    assert tasks.rows == {"facts": [0, 2], "people": [0, 1]}
+    assert tasks.rows == {"facts": [1, 3], "people": [0, 1]}
     measured = measure({"target": tiny_model}, tasks, tiny_tokenizer).models["target"]["wmdp/both"]
-    asked = [QUESTIONS[i] for i in (0, 2, 4, 5)]
+    asked = [QUESTIONS[i] for i in (1, 3, 4, 5)]
     assert measured.value == pytest.approx(sum(by_hand(tiny_model, tiny_tokenizer, asked)) / 4)
     assert measured.n == 4
 

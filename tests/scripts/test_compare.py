@@ -222,7 +222,7 @@ def test_a_finished_run_is_not_taken_over_when_its_rows_or_models_have_changed(
     # Two rows of three are measured.
     forget = Path(rows[0])
     before = forget.read_text()
-    for word, names in (("Cyra", "training rows"), ("Ada", "training rows and measured rows")):
+    for word, names in (("Bo Lindgren", "training rows"), ("Ada", "training rows and measured rows")):
         forget.write_text(before.replace(word, "Eda"))
         assert f"{finished}{names} changed. Put back what was there" in refused(*command, **options)
     forget.write_text(before)
@@ -251,7 +251,8 @@ def test_a_second_retrained_model_has_a_row_and_a_place_in_the_figures(call, tin
     with torch.no_grad():
         tiny_model.model.norm.weight.mul_(3)
     tiny_model.save_pretrained(tmp_path / "second")
-    call("--seeds", "1", "--second_retrained_model_name_or_path", str(tmp_path / "second"), methods=ONE)
+    second = ["--second_retrained_model_name_or_path", str(tmp_path / "second"), "--max_eval_rows", "3"]
+    call("--seeds", "1", *second, methods=ONE)
     comparison = json.loads((tmp_path / "out/comparison.json").read_text())
     baselines, references = comparison["baselines"], comparison["references"]
     assert list(baselines) == list(references) == ["target", "retrained", "second_retrained"]

@@ -10,6 +10,7 @@ from trl_unlearn.records import UnlearningRun
 from trl_unlearn.scripts import unlearn
 
 
+ALL_ROWS = ("--max_eval_rows", "3")
 STOPPING = ["--stop_every_steps", "1", "--no_use_peft", "--no_evaluate"]
 LOGP = ["--stop_metric", "forget_logp"]
 
@@ -20,7 +21,7 @@ def own(own):
 
 
 def test_a_run_ends_at_a_number_and_its_record_says_so(run, own):
-    done = run("bs_t", [*own, *LOGP, "--stop_at=-6.04"])
+    done = run("bs_t", [*own, *LOGP, "--stop_at=-6.04"], override=ALL_ROWS)
     record = UnlearningRun.load(done.folder / "run.json")
     assert record.stopped.startswith("`forget_logp` reached -6.0")
     assert "(goal -6.040 ± 0.02) at step 1." in record.stopped
@@ -80,14 +81,16 @@ def test_goals_that_are_not_reached_are_the_last_words_of_a_run(run, own, checkp
 
 
 def test_the_level_of_strangers_needs_no_retrained_model(run, own):
-    stopped = UnlearningRun.load(run("bs_t", [*own, "--stop_at", "strangers"]).folder / "run.json").stopped
+    stopped = UnlearningRun.load(
+        run("bs_t", [*own, "--stop_at", "strangers"], override=("--max_eval_rows", "1")).folder / "run.json"
+    ).stopped
     assert stopped.startswith("`strangers_auc` ") and "0.500" in stopped and "extraction_strength" not in stopped
 
 
 def test_a_goal_that_is_reached_before_training_is_one_sentence_and_another_goal_may_follow(run, own, capfd):
     with pytest.raises(SystemExit) as refused:
-        run("bs_t", [*own, *LOGP, "--stop_at=-5"])
+        run("bs_t", [*own, *LOGP, "--stop_at=-5"], override=ALL_ROWS)
     assert refused.value.code == 2
     said = capfd.readouterr().err
-    assert "bs_t.py: error: `forget_logp` is -5.9" in said and "there is nothing to unlearn" in said
+    assert "bs_t.py: error: `forget_logp` is -6.0" in said and "there is nothing to unlearn" in said
     assert UnlearningRun.load(run("bs_t", [*own, *LOGP, "--stop_at=-6.04"]).folder / "run.json").stopped

@@ -17,6 +17,7 @@ from peft import LoraConfig
 from transformers import Trainer, TrainerCallback
 
 from trl_unlearn import BootstrapUnlearnConfig
+from trl_unlearn.encoding import spread_evenly
 from trl_unlearn.trainer.logs import print_beliefs
 
 
@@ -163,11 +164,12 @@ def test_the_table_shows_each_belief_beside_its_prompt_and_answer(
     # Four of six beliefs, which are those of two forget rows.
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.split("\n") if "│" in line]
     prompts, answers, beliefs = (folded("".join(column)) for column in zip(*cells, strict=True))
+    chosen = spread_evenly(3, 2)
     for number, row in enumerate(forget_rows):
-        shown = number < 2
+        shown = number in chosen
         assert prompts.count(folded(row["prompt"][0]["content"])) == shown
         assert answers.count(folded(row["completion"][0]["content"])) == shown
-    for row in store.rows([0, 1]):
+    for row in store.rows(chosen):
         belief = tiny_tokenizer.decode([label for label in row["labels"] if label >= 0], skip_special_tokens=True)
         assert folded(belief) in beliefs
 
