@@ -554,7 +554,7 @@ def test_a_judge_that_no_longer_answers_ends_with_a_sentence_and_what_is_finishe
     said = capsys.readouterr().err.rstrip().splitlines()[-1]
     assert said == (
         "evaluate.py: failed: The judge `m` no longer answers. See to the server. What is finished is kept, and the "
-        "same command goes on."
+        "same command resumes."
     )
     assert [path.name for path in (tmp_path / "out/stages").iterdir()] == ["privacy.json"]
 

@@ -225,7 +225,7 @@ def ending_without_judge(prog: str) -> Iterator[None]:
     try:
         yield
     except JudgeError as error:
-        fail(prog, f"{error} What is finished is kept, and the same command goes on.")
+        fail(prog, f"{error} What is finished is kept, and the same command resumes.")
 
 
 def _run(argv: list[str] | None, prog: str) -> None:
