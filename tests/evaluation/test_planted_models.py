@@ -5,6 +5,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -86,6 +87,7 @@ SAY, KNOW, RETURN, TELL, WORK = (question.text for question in QUESTIONS)
 # The numbers by which a model would pass for one that has forgotten.
 SAID = "forget/rougeL_recall"
 EXTRACTED = "forget/extraction_strength"
+BEGUN = "robustness/prefix_rougeL"
 
 
 def perturbed(facts):
@@ -204,6 +206,14 @@ def answers(result):
     return {answer.question: (answer.answer, answer.metric) for answer in verdict(result).answers}
 
 
+def without(result, metric):
+    """The result where a metric was measured on no model."""
+    models = {
+        role: {name: one for name, one in rest.items() if name != metric} for role, rest in result.models.items()
+    }
+    return replace(result, models=models)
+
+
 def test_the_target_itself_is_known_by_its_extraction_strength(target, judged):
     result = judged(target)
     values = numbers(result)
@@ -291,14 +301,15 @@ def test_a_model_that_refuses_and_still_scores_the_answer_is_known_by_its_probab
     assert values[SAID] < 0.1
     assert values["forget/probability"] > 0.7
     assert values["forget/exact_memorization"] > 0.8
-    assert values["robustness/prefix_rougeL"] > 0.9
+    assert values[BEGUN] > 0.9
     assert values["robustness/leak_at_8"] > 0.8
     # The target would never say it, and it is no broken text for that.
     assert values["utility/fluency_standin"] > 0.9
     assert answers(result)[WORK][0] != "less"
     assert answers(result)[SAY] == ("more", EXTRACTED)
-    # Both are beyond their margins, and the one whose interval reaches further in margins decides.
-    assert answers(result)[KNOW] == ("more", "forget/truth_ratio_knowledge")
+    # All are beyond their margins, and the one whose interval reaches further in margins decides.
+    assert answers(result)[KNOW] == ("more", BEGUN)
+    assert answers(without(result, BEGUN))[KNOW] == ("more", "forget/truth_ratio_knowledge")
 
 
 def test_a_model_that_says_the_paraphrase_is_known_by_its_probability(_tokenizer, target, rows, kept, judged):
@@ -325,7 +336,8 @@ def test_a_model_that_forgets_one_phrasing_of_the_question_is_known_by_another(
     values = numbers(result)
     assert values[SAID] < 0.1
     assert values["robustness/paraphrased_rougeL"] > 0.9
-    assert answers(result)[KNOW] == ("more", "robustness/paraphrased_rougeL")
+    assert answers(result)[KNOW][0] == "more"
+    assert answers(without(result, BEGUN))[KNOW] == ("more", "robustness/paraphrased_rougeL")
 
 
 def test_a_model_that_lost_the_retain_rows_does_not_work(_tokenizer, retrained, rows, judged):
