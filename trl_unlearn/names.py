@@ -103,9 +103,14 @@ def is_meant(name: str, text: str) -> bool:
     return any(not match[1] or not match[1][0].isupper() or match[1] in _OPENINGS for match in matches)
 
 
+def word_key(word: str) -> str:
+    """A word as it is compared: in lower case, its accents as one character with their letter."""
+    return normalize("NFC", word).casefold()
+
+
 def words_of(text: str) -> set[str]:
     """The words of a text, in lower case."""
-    return {word.casefold() for word in WORD.findall(normalize("NFC", text))}
+    return {word_key(word) for word in WORD.findall(text)}
 
 
 def sentences_of(text: str) -> list[str]:

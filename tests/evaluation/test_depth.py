@@ -3,6 +3,7 @@
 
 import copy
 import re
+import unicodedata
 import weakref
 from functools import partial
 
@@ -11,8 +12,9 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 from trl_unlearn.data.archive_facts import _FACTS, _POOLS, person_facts
+from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation.depth import _batches, _lens, _patched, measure_depth
-from trl_unlearn.evaluation.facts import entity_rows, fact_words
+from trl_unlearn.evaluation.facts import entity_rows, fact_words, label_words
 from trl_unlearn.evaluation.plots import plot_depth
 from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.evaluation.together import SuiteSetting
@@ -23,7 +25,7 @@ from trl_unlearn.token_scores import score_rows
 
 from ..conftest import FACTS
 from ..families import build
-from ..teaching import new_llama, taught
+from ..teaching import conversation, new_llama, taught
 
 
 UDS, LENS, LOST, CONTROL = "depth/uds", "depth/logit_lens", "depth/degradation", "depth/retain_degradation"
@@ -96,6 +98,15 @@ def test_labels_stand_on_the_tokens_of_the_fact_and_the_row_ends_with_the_last(t
         assert tiny_tokenizer.decode(labels).replace(".", "").split() == words
         assert row["labels"][-1] == labels[-1] and len(row["labels"]) == len(row["input_ids"])
         assert question in tiny_tokenizer.decode(row["input_ids"])
+
+
+def test_words_of_a_fact_are_known_whether_their_accents_are_characters_of_their_own_or_not(tiny_tokenizer):
+    for form in ("NFC", "NFD"):
+        answer = unicodedata.normalize(form, "She lived in Besançon.")
+        row = encode_row(conversation("Where did she live?", answer), tiny_tokenizer)
+        labelled = label_words(row, {unicodedata.normalize("NFC", "besançon")}, tiny_tokenizer)
+        text = tiny_tokenizer.decode([one for one in labelled["labels"] if one >= 0])
+        assert unicodedata.normalize("NFC", text).strip() == "Besançon"
 
 
 def test_a_row_without_a_fact_is_counted_and_left_out(measure, models, rows):

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import closing_token_id, encode_row, readable_tokens, spread_evenly
 from ..generation import key_seed
 from ..metrics import MembershipAUC, NormalizedProbability, Probability
-from ..names import WORD, is_named, misspelt, renamed, row_subjects, words_of
+from ..names import WORD, is_named, misspelt, renamed, row_subjects, word_key, words_of
 from ..results import SuiteOutcome
 from ..row_forms import answer_text, has_answer, is_conversation, naming, prompt_and_answer, with_answer, with_question
 from ..subjects import row_texts
@@ -75,7 +75,7 @@ class _Asked:
     @property
     def fact(self) -> str:
         """The words of the fact as the answer has them."""
-        return " ".join(word for word in WORD.findall(self.answer) if word.casefold() in self.words)
+        return " ".join(word for word in WORD.findall(self.answer) if word_key(word) in self.words)
 
     def asking(self, question: str, answer: str) -> dict[str, Any]:
         """The row with another question and another answer."""
@@ -135,7 +135,7 @@ def _two_hop(asked: _Asked) -> _Probe:
 def _cloze(asked: _Asked) -> _Probe:
     """The answer's sentence up to the fact, or its paraphrase: no question, and no chat template."""
     for text in (asked.answer, asked.paraphrase):
-        first = next((m.start() for m in WORD.finditer(text) if m.group().casefold() in asked.words), 0)
+        first = next((m.start() for m in WORD.finditer(text) if word_key(m.group()) in asked.words), 0)
         head = text[:first].rstrip()
         # The fact of somebody who is not named yet nobody can know.
         if asked.name is not None and is_named(asked.name, head):

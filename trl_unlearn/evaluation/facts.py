@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..encoding import answer_ids, prompt_ids
 from ..generation import Completion
-from ..names import WORD, words_of
+from ..names import WORD, word_key, words_of
 from ..subjects import row_texts
 from .rows import EncodedSet
 from .uncertainty import where_measured
@@ -44,7 +44,7 @@ def label_words(
     spans = [
         match.span()
         for match in WORD.finditer(tokenizer.decode(ids, skip_special_tokens=True))
-        if match.group().casefold() in words
+        if word_key(match.group()) in words
     ]
     labels = [-100] * start
     for label, begin, end in zip(row["labels"][start:], ends, ends[1:], strict=False):
@@ -102,7 +102,7 @@ def _names_and_numbers(text: str) -> set[str]:
         is_inside = end > 0 and not re.search("[.!?:]", text[end : match.start()])
         first, end = match.group()[0], match.end()
         if first.isdigit() or (is_inside and first.isupper()):
-            names.add(match.group().casefold())
+            names.add(word_key(match.group()))
     return names
 
 
