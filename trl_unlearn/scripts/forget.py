@@ -23,7 +23,7 @@ from . import unlearn
 from .arguments import RETRAINED, DataArguments, ForgetArguments, as_options, given_options, parse
 from .chain import FORGET, Predecessor, earlier_now, is_in_ledger, mean_strength, way_back, write_ledger
 from .exits import clearing, interruptible, miss, on_interrupt, refusing
-from .models import check_models, load_config, load_tokenizer, refuse_replaced
+from .models import check_models, load_config, load_tokenizer, refuse_replaced, refuse_whole_quantized
 from .plan import advice, second_attempt
 from .prepare import CONFIG, HELD_OUT, NOT_WRITTEN, Request, is_prepared, prepare
 from .push import fail_late, forget_texts, may_publish, publish, push_command, refuse_unpublished_base
@@ -148,7 +148,7 @@ def _finish(request: Request) -> None:
     for number, entry in enumerate(entries, 1):
         print(f"Request {number}, of {entry.rows} rows, now: {entry.verdict}")
     back = [str(number) for number, entry in enumerate(entries, 1) if entry.forgotten is False]
-    noted = run
+    before = noted = run
     # Both faults are of this function, which may have been interrupted before the ledger was written.
     if run.shortfall is None or run.missed in ("broken", "earlier"):
         has_own = result is not None and has_forgotten(result)[0] is not False
@@ -158,9 +158,9 @@ def _finish(request: Request) -> None:
             # Not for the ledger: it has earlier requests by themselves, and the rows of this one are forgotten.
             comes_back = f"Rows of earlier requests are not forgotten: of request {', '.join(back)}."
             noted = replace(run, shortfall=comes_back, missed="earlier")
-    if is_changed := noted != folder.run():
+    if noted != before:
         folder.save_run(noted)
-    if has_held_out or is_changed:
+    if has_held_out or noted != before:
         folder.write_card()
     # Last: a run that is not in it is finished by the same command.
     write_ledger(folder, run, entries)
@@ -212,6 +212,7 @@ def _read(argv: list[str], prog: str, in_memory: Mapping[str, Any]) -> Request |
     if args.merge and not model_args.use_peft:
         raise ValueError("`merge` is given, and all weights are trained: there is no adapter to merge. Leave it out.")
     check_models(model_args, eval_args, training_args.trust_remote_code)
+    refuse_whole_quantized(model_args)
     if publishes:
         refuse_unpublished_base(model_args)
     if "output_dir" in names:

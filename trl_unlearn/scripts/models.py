@@ -47,7 +47,7 @@ def check_models(
     trust_remote_code: bool = False,
     unlearned: str | None = None,
 ) -> None:
-    """Refuse a missing target, folders that do not exist, and models, adapters or precisions that cannot be used."""
+    """Refuse a missing target, folders that do not exist, and models or adapters that cannot be used."""
     target, revision = model_args.model_name_or_path, model_args.model_revision
     names = {
         "model_name_or_path": target,
@@ -62,12 +62,6 @@ def check_models(
         )
     if target is None:
         raise ValueError("`model_name_or_path` is missing: there is no target. Give an id on the Hub or a folder.")
-    quantized = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(model_args, name)), None)
-    if quantized and not model_args.use_peft and model_args.adapter_name_or_path is None and unlearned is None:
-        raise ValueError(
-            f"`{quantized}` is given, and all weights are trained, which quantised ones cannot be. Leave it out, or "
-            "train an adapter (`--use_peft true`)."
-        )
     for argument, name in names.items():
         if name is not None:
             refuse_missing_folder(argument, name)
@@ -80,6 +74,16 @@ def check_models(
         else:
             # A revision is one of the target's repository.
             refuse_model_name(name, revision=revision if name == target else None, trust_remote_code=trust_remote_code)
+
+
+def refuse_whole_quantized(model_args: UnlearnModelConfig) -> None:
+    """Refuse to train all weights of a quantised model."""
+    quantized = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(model_args, name)), None)
+    if quantized and not model_args.use_peft and model_args.adapter_name_or_path is None:
+        raise ValueError(
+            f"`{quantized}` is given, and all weights are trained, which quantised ones cannot be. Leave it out, or "
+            "train an adapter (`--use_peft true`)."
+        )
 
 
 def _warn_of_other_base(adapter: str, target: str) -> None:

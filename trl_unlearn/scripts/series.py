@@ -36,7 +36,14 @@ from .arguments import (
 )
 from .evaluate import SuiteArguments
 from .exits import close_bars, one_line, refuse, stop
-from .models import check_models, identities, load_config, load_tokenizer, refuse_replaced
+from .models import (
+    check_models,
+    identities,
+    load_config,
+    load_tokenizer,
+    refuse_replaced,
+    refuse_whole_quantized,
+)
 
 
 @dataclass
@@ -124,6 +131,7 @@ class Series:
             if names not in checked:
                 check_models(model_args, self.eval_args, trust_remote_code)
                 checked.add(names)
+            refuse_whole_quantized(model_args)
         for job in self.jobs:
             refuse_replaced(job.folder, job.model_args, self.eval_args, job.training_args.ignorant_model_name_or_path)
             if held := _held(job):

@@ -46,7 +46,14 @@ from .arguments import (
     use_archive,
 )
 from .exits import clearing, fail, on_interrupt, one_line, refuse, refusing, stop
-from .models import check_models, evaluation_loaders, load_model, load_tokenizer, refuse_replaced
+from .models import (
+    check_models,
+    evaluation_loaders,
+    load_model,
+    load_tokenizer,
+    refuse_replaced,
+    refuse_whole_quantized,
+)
 from .push import may_publish, publish, push_command, refuse_unpublished_base
 from .results import evaluation_result, verdict_logs, write_results
 from .rows import load_evaluation_rows, load_training_rows
@@ -273,6 +280,7 @@ def main(
             use_archive(data_args, eval_args, model_args)
         read_args = data_args if rows_in is None else _in_folder(data_args, rows_in)
         check_models(model_args, eval_args, training_args.trust_remote_code)
+        refuse_whole_quantized(model_args)
         if publishes:
             refuse_unpublished_base(model_args)
         refuse_replaced(output.path, model_args, eval_args, training_args.ignorant_model_name_or_path)
