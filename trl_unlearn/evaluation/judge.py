@@ -123,8 +123,17 @@ class _Request:
         return [{"role": "user", "content": self.prompt + again}]
 
 
+def refuse_replies_file(path: str | os.PathLike | None) -> None:
+    """Refuse a file of replies that cannot be written, and leave nothing behind."""
+    is_new = path is not None and not os.path.exists(path)
+    with _replies_file(path) as file:
+        pass
+    if is_new and file is not None:
+        os.unlink(path)
+
+
 @contextmanager
-def replies_file(path: str | os.PathLike | None) -> Iterator[TextIO | None]:
+def _replies_file(path: str | os.PathLike | None) -> Iterator[TextIO | None]:
     """The file of the replies, opened to append in the main process; None in the others, and without a path."""
     if path is None or not PartialState().is_main_process:
         yield None
@@ -312,7 +321,7 @@ def measure_judge(
             "The suite `judge` has nothing to measure: there is no judge, and the stand-in for similarity needs a "
             "target and two different answers. Give `judge_model`."
         )
-    with replies_file(replies_path) as file:
+    with _replies_file(replies_path) as file:
         answers, standin = _answers_and_standin(models, encoded, setting)
         per_row = {role: {} for role in answers}
         if judge is not None:

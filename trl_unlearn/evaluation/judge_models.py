@@ -126,9 +126,7 @@ class EndpointJudge:
             if wait is None or not is_passing:
                 break
             time.sleep(wait)
-        raise JudgeError(
-            f"The judge `{self.model}` at {self._url} no longer answers ({fault}). See to the server and start again."
-        )
+        raise JudgeError(f"The judge `{self.model}` at {self._url} no longer answers ({fault}). See to the server.")
 
     def __call__(self, conversations: Sequence[list[dict[str, str]]]) -> Iterator[str]:
         """One reply to the messages of each conversation, in order, as they come, the same in every process."""

@@ -24,7 +24,7 @@ from ..data.benchmarks import load_muse, load_rwku
 from ..evaluation.depth import measure_depth
 from ..evaluation.distribution import measure_distribution
 from ..evaluation.elicitation import measure_elicitation
-from ..evaluation.judge import measure_judge, replies_file
+from ..evaluation.judge import measure_judge, refuse_replies_file
 from ..evaluation.judge_models import FluencyClassifier, Judge, JudgeError, load_fluency_classifier, load_judge
 from ..evaluation.muse import MuseRows, measure_muse, muse_tokens
 from ..evaluation.privacy import measure_privacy
@@ -267,7 +267,13 @@ def _run(argv: list[str] | None, prog: str) -> None:
         refuse_quantized(suite_args.suites, model_args, eval_args.retrained_model_name_or_path)
         if unlearned is not None and holds_adapter(unlearned):
             _refuse_prompt_learning(suite_args.suites, eval_args.retrained_model_name_or_path, unlearned)
-        tokenizer = load_tokenizer(model_args, args.trust_remote_code, _trained_template(unlearned))
+        tokenizer = load_tokenizer(model_args, args.trust_remote_code)
+        if (template := _trained_template(unlearned, args.trust_remote_code)) is not None:
+            PartialState().print(
+                f"All models are asked by the chat template of `{unlearned}`, with which it was trained "
+                "(`chat_template_path`), and not by the target's."
+            )
+            tokenizer.chat_template = template
         if not of_run and RunFolder(folder).is_run and (data_args.dataset_name or data_args.forget_dataset):
             refuse_rows_of_others(data_args, folder, tokenizer)
         loaders = evaluation_loaders(eval_args, model_args, unlearned, args.trust_remote_code)
@@ -375,11 +381,12 @@ def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig
             )
 
 
-def _trained_template(unlearned: str | None) -> str | None:
-    """File of the chat template that a run was trained with, if that is not the target's."""
-    folder = RunFolder(unlearned or "")
-    has_own = unlearned is not None and folder.is_run and "chat_template_path" in folder.run().hyperparameters
-    return str(folder.path / "chat_template.jinja") if has_own else None
+def _trained_template(unlearned: str | None, trust_remote_code: bool) -> str | None:
+    """The chat template that a run was trained with, if that is not the target's."""
+    if unlearned is None or not (folder := RunFolder(unlearned)).is_run:
+        return None
+    has_own = "chat_template_path" in folder.run().hyperparameters
+    return run_tokenizer(folder.path, trust_remote_code).chat_template if has_own else None
 
 
 def _changing(suites: list[str], retrained: str | None) -> list[str]:
@@ -551,6 +558,8 @@ def load_suite_inputs(
     if "tofu" in args.suites and not args.quick:
         inputs.classifier = load_fluency_classifier(eval_args.fluency_classifier)
     if "judge" in args.suites:
+        # It answers after hours of other suites.
+        refuse_replies_file(args.judge_replies)
         inputs.judge = load_judge(args.judge_model, args.judge_base_url, batch_size=eval_args.evaluation_batch_size)
     if "privacy" in args.suites or ("robustness" in args.suites and not args.quick):
         names = args.holdout_config, args.holdout_dataset
@@ -560,9 +569,6 @@ def load_suite_inputs(
             "The suite `privacy` has no non-members. Give rows that no model was trained on: `--holdout_config` "
             "with `--dataset_name`, or `--holdout_dataset`."
         )
-    # The judge answers last, after hours of other suites.
-    with replies_file(args.judge_replies):
-        pass
     return inputs
 
 
