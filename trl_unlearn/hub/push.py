@@ -221,7 +221,7 @@ def _refuse_unforgotten(run: UnlearningRun, own: OwnResults, force: bool) -> Non
     forgotten, why = None, f"Whether it has forgotten is not known: {own.missing}"
     if own.result is not None:
         forgotten, why = has_forgotten(own.result)
-    refused = run.shortfall or (why if forgotten is False else None)
+    refused = " ".join(filter(None, [run.shortfall, why if forgotten is False else None]))
     if refused and not force:
         raise PushError(
             f"Nothing was pushed. {refused} Push it all the same with `force` (`trl-unlearn push --force`)."

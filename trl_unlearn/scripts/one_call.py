@@ -66,7 +66,9 @@ class Unlearned:
         made, folder = self._made(), Path(folder)
         held = RunFolder(folder)
         if held.holds_run or set(held.files_of_user()) - {CARD_FILE}:
-            raise ValueError(f"`{folder}` holds a run or a model, which this one would replace. Give another folder.")
+            raise ValueError(
+                f"`{folder}` holds files of a run or a model, which this one would replace. Give another."
+            )
         if holds_adapter(made):
             save_merged(made, RunFolder(made).run(), folder, trust_remote_code=self.trust_remote_code)
             self.tokenizer.save_pretrained(folder)

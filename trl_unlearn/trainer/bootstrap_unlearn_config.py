@@ -259,7 +259,7 @@ class BootstrapUnlearnConfig(SFTConfig):
     forget_floor: float | None = option(
         None,
         "Mean log-prob of an answer or a belief, in nats per token, below which it is left alone. If not set: -2.5 "
-        "with the adaptive schedule and an ascent, otherwise no bound.",
+        "with the adaptive schedule and an objective without an end of its own, otherwise no bound.",
     )
     forget_token_floor: float | None = option(
         None,

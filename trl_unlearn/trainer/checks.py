@@ -122,7 +122,7 @@ def keep_4_bit_gradients(model: nn.Module) -> None:
 
 
 def mend_generation_config(model: nn.Module) -> None:
-    """Leave out settings of generation that have no effect, such as a temperature without `do_sample`."""
+    """Take settings of generation without effect out of a model, such as a temperature without `do_sample`."""
     # Transformers saves a model with such settings only as they were loaded, and training puts the tokens of the
     # tokenizer beside them: it would raise before the weights are written.
     config = getattr(model, "generation_config", None)
@@ -139,8 +139,8 @@ def mend_generation_config(model: nn.Module) -> None:
         config.validate(strict=True)
     except ValueError:
         raise ValueError(
-            f"The generation config of the model is invalid, and the trained model could not be saved: {said} Correct "
-            "`generation_config.json`."
+            "The generation config of the model is invalid, and the trained model could not be saved: "
+            f"{' '.join(str(said).split())} Correct `model.generation_config`, or its file."
         ) from said
     listed = ", ".join(f"`{name}`" for name in names)
     logger.warning(f"The generation config of the model is saved without {listed}: as it is, that has no effect.")

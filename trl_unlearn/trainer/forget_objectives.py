@@ -157,8 +157,8 @@ def _rmu(
 # `beta` where it is not set, of the objectives that have one: the published settings.
 BETAS = {"npo": 0.1, "dpo": 0.1, "simnpo": 4.5, "wga": 1.0, "tnpo": 1.0}
 # Readers of the flags: step.py (`terms`, `needs_logps`, `needs_states`, `needs_chosen`), bootstrap_unlearn_trainer.py
-# (`needs_reference` keeps the original model, `needs_chosen` adds refusals), `inner_layer` (`needs_inner`), and
-# ignorance.py and options.py (`needs_twin`).
+# (`needs_reference` keeps the original model, `needs_chosen` adds refusals), `inner_layer` (`needs_inner`),
+# bootstrap_unlearn_config.py (`has_end`: no floor), and ignorance.py and options.py (`needs_twin`).
 FORGET_OBJECTIVES: dict[str, ForgetObjective] = {
     "ga": ForgetObjective(lambda s, args, _: forget.ga(s.logps, s.mask, args.token_reduction)),
     "npo": ForgetObjective(
