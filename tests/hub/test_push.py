@@ -413,7 +413,7 @@ def test_in_python_a_model_is_not_saved_over_a_run_or_a_model(on_own_code, tmp_p
         if name == "new":
             result.save(folder)
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        with pytest.raises(ValueError, match=f"{name}` holds a run or a model, which this one would replace"):
+        with pytest.raises(ValueError, match=f"{name}` holds files of a run or a model, which this one would replace"):
             result.save(folder)
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
