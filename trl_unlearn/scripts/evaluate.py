@@ -267,13 +267,7 @@ def _run(argv: list[str] | None, prog: str) -> None:
         refuse_quantized(suite_args.suites, model_args, eval_args.retrained_model_name_or_path)
         if unlearned is not None and holds_adapter(unlearned):
             _refuse_prompt_learning(suite_args.suites, eval_args.retrained_model_name_or_path, unlearned)
-        tokenizer = load_tokenizer(model_args, args.trust_remote_code)
-        if (template := _trained_template(unlearned, args.trust_remote_code)) is not None:
-            PartialState().print(
-                f"All models are asked by the chat template of `{unlearned}`, with which it was trained "
-                "(`chat_template_path`), and not by the target's."
-            )
-            tokenizer.chat_template = template
+        tokenizer = _tokenizer(model_args, args.trust_remote_code, unlearned)
         if not of_run and RunFolder(folder).is_run and (data_args.dataset_name or data_args.forget_dataset):
             refuse_rows_of_others(data_args, folder, tokenizer)
         loaders = evaluation_loaders(eval_args, model_args, unlearned, args.trust_remote_code)
@@ -381,12 +375,19 @@ def _evaluate_as_trained(args: EvaluateArguments, model_args: UnlearnModelConfig
             )
 
 
-def _trained_template(unlearned: str | None, trust_remote_code: bool) -> str | None:
-    """The chat template that a run was trained with, if that is not the target's."""
-    if unlearned is None or not (folder := RunFolder(unlearned)).is_run:
-        return None
-    has_own = "chat_template_path" in folder.run().hyperparameters
-    return run_tokenizer(folder.path, trust_remote_code).chat_template if has_own else None
+def _tokenizer(
+    model_args: UnlearnModelConfig, trust_remote_code: bool, unlearned: str | None
+) -> PreTrainedTokenizerBase:
+    """Tokenizer of the target, with the chat template of the unlearned model's run if it was trained with its own."""
+    tokenizer = load_tokenizer(model_args, trust_remote_code)
+    folder = RunFolder(unlearned or "")
+    if unlearned is not None and folder.is_run and "chat_template_path" in folder.run().hyperparameters:
+        tokenizer.chat_template = run_tokenizer(folder.path, trust_remote_code).chat_template
+        PartialState().print(
+            f"All models are asked by the chat template of `{unlearned}`, with which it was trained "
+            "(`chat_template_path`), and not by the target's."
+        )
+    return tokenizer
 
 
 def _changing(suites: list[str], retrained: str | None) -> list[str]:
