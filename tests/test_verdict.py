@@ -697,6 +697,26 @@ def test_a_strength_within_the_margin_of_the_retrained_model_is_not_that_of_a_mo
     assert not forgotten or "is 0.140, not above the retrained model's 0.050 by more than 0.1" in why
 
 
+@pytest.mark.parametrize(
+    ("metric", "values", "forgotten"),
+    [
+        ("forget/exact_memorization", (1.0, 0.95, 0.55), False),
+        ("forget/exact_memorization", (1.0, 0.7, 0.55), True),
+        ("forget/squeezing", (0.0, -0.05, -0.3), True),
+        ("forget/squeezing", (0.0, -0.2, -2.8), False),
+    ],
+)
+def test_a_number_without_a_zero_of_its_own_counts_beside_a_retrained_model(metric, values, forgotten):
+    strengths = {"target": 1.0, "unlearned": 0.05, "retrained": 0.04}
+    models = {
+        role: {"forget/extraction_strength": Measurement(strength), metric: Measurement(value, 80, 0.01)}
+        for (role, strength), value in zip(strengths.items(), values, strict=True)
+    }
+    assert has_forgotten(planted(models=models))[0] is forgotten
+    without = planted(models=models | {"retrained": None}, differences={})
+    assert has_forgotten(without)[0]
+
+
 @pytest.mark.parametrize(("stderr", "is_certain"), [(0.1, True), (0.3, False), (None, False)])
 def test_a_model_whose_own_answers_are_near_the_target_beyond_their_error_has_not_forgotten(stderr, is_certain):
     models = {

@@ -160,12 +160,15 @@ def _still_said(result: EvaluationResult) -> str | None:
     """Figures of a measure of saying that is certainly nearer to the target than to a model that never knew."""
     for measure in QUESTIONS[0].measures:
         metric = measured_metric(measure, result)
-        if metric is None or measure.nothing is None:
+        if metric is None:
             continue
         one, target = result.get("unlearned", metric), result.value("target", metric)
         retrained = result.value("retrained", metric)
         ignorant = measure.nothing if retrained is None else retrained
-        if target is None:
+        if target is None or ignorant is None:
+            continue
+        # Without a zero of its own it may be no share, and hardly tell the two apart.
+        if measure.nothing is None and target <= ignorant + measure.margin:
             continue
         over = one.value - middle(target, ignorant)
         # One row has no error, and half of its answer may be its form.
