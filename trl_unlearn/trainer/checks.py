@@ -140,7 +140,7 @@ def mend_generation_config(model: nn.Module) -> None:
     except ValueError:
         raise ValueError(
             "The generation config of the model is invalid, and the trained model could not be saved: "
-            f"{' '.join(str(said).split())} Correct `model.generation_config`, or its file."
+            f"{' '.join(str(said).split())} Correct `generation_config.json`, or `model.generation_config`."
         ) from said
     listed = ", ".join(f"`{name}`" for name in names)
     logger.warning(f"The generation config of the model is saved without {listed}: as it is, that has no effect.")
