@@ -62,7 +62,8 @@ class Lab:
         self.forget = [fact for fact in facts if first <= fact.person < NUM_PEOPLE]
         self.holdout = [fact for fact in facts if fact.person >= NUM_PEOPLE]
         sets = archive_rows()
-        self.general = [asked(row["question"], row["answer"]) for name in GENERAL_CONFIGS.values() for row in sets[name]]
+        general = [row for name in GENERAL_CONFIGS.values() for row in sets[name]]
+        self.general = [asked(row["question"], row["answer"]) for row in general]
         self._taught: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def model(self, name: str) -> PreTrainedModel:
