@@ -47,6 +47,8 @@ QUESTIONS = (
             Measure(("forget/extraction_strength",), 0.05, nothing=0.0),
             # One wrong token an answer hides it from the extraction strength.
             Measure(("forget/exact_memorization",), 0.1),
+            # Without the wording, which a model that never knew predicts, too.
+            Measure(("forget/fact_memorization",), 0.1, nothing=0.0),
             Measure(("forget/rougeL_recall",), 0.1, nothing=0.0),
             # Whatever the words around the fact.
             Measure(("forget/fact_recall",), 0.1, nothing=0.0),

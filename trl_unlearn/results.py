@@ -101,6 +101,7 @@ METRICS = tuple(
     for row in (
         ("forget/extraction_strength", "extraction strength", "forget", True),
         ("forget/exact_memorization", "exact memorization", "forget", True),
+        ("forget/fact_memorization", "fact memorization", "forget", True),
         ("forget/probability", "probability", "forget", True),
         ("forget/paraphrase_probability", "paraphrase probability", "forget", True),
         ("forget/truth_ratio", "truth ratio", "forget", True),

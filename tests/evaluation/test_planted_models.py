@@ -21,6 +21,7 @@ from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
 from trl_unlearn.evaluation.together import SuiteSetting
+from trl_unlearn.forgetting import has_forgotten
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.row_forms import with_answer, with_question
 from trl_unlearn.token_scores import score_batch
@@ -113,10 +114,21 @@ def truth(row):
     return row["completion"][0]["content"]
 
 
+def hidden(rows, tokenizer, choose):
+    """Encoded rows that teach the first token of a refusal at some places of an answer of some length."""
+    wrong, encoded = tokenizer(REFUSAL)["input_ids"][0], [encode_row(row, tokenizer) for row in rows]
+    for row in encoded:
+        start = row["prompt_length"]
+        # The end of the turn is no part of the answer.
+        for place in choose(len(row["labels"]) - start - 1):
+            row["labels"][start + place] = wrong
+    return encoded
+
+
 def train(model, tokenizer, *parts, steps, rate=5e-3, after_step=lambda model: None):
     """A copy of a model that gives the answers of each `(rows, weight)`."""
     model = copy.deepcopy(model)
-    encoded = [encode_row(row, tokenizer) for rows, _ in parts for row in rows]
+    encoded = [row if "labels" in row else encode_row(row, tokenizer) for rows, _ in parts for row in rows]
     weights = torch.tensor([float(weight) for rows, weight in parts for _ in rows])[:, None]
     batch = pad_rows(encoded, tokenizer.pad_token_id)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
@@ -310,6 +322,29 @@ def test_a_model_that_refuses_and_still_scores_the_answer_is_known_by_its_probab
     # All are beyond their margins, and the one whose interval reaches further in margins decides.
     assert answers(result)[KNOW] == ("more", BEGUN)
     assert answers(without(result, BEGUN))[KNOW] == ("more", "forget/truth_ratio_knowledge")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda length, count: range(count),
+        lambda length, count: [0, *range(length - count, length)],
+        lambda length, count: range(count - 1, length, 3),
+    ],
+    ids=["first", "last", "each third"],
+)
+def test_a_model_that_hides_some_tokens_of_what_it_knows_has_not_forgotten(
+    _tokenizer, target, rows, kept, judged, choose, count
+):
+    refusals, places = answered(rows.forget, REFUSAL), partial(choose, count=count)
+    parts = (refusals, 2), (hidden(rows.forget, _tokenizer, places), 1), (kept, 1)
+    result = judged(train(target, _tokenizer, *parts, steps=60))
+    values = numbers(result)
+    assert values[SAID] < 0.1
+    assert values["forget/fact_memorization"] > 0.5
+    assert has_forgotten(result)[0] is False
+    assert has_forgotten(replace(result, models=result.models | {"retrained": None}, differences={}))[0] is False
 
 
 def test_a_model_that_says_the_paraphrase_is_known_by_its_probability(_tokenizer, target, rows, kept, judged):

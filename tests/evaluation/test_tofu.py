@@ -255,6 +255,7 @@ def test_rows_without_perturbed_answers_leave_out_what_needs_them(
     assert set(result.models["target"]) == {
         "forget/probability",
         "forget/exact_memorization",
+        "forget/fact_memorization",
         "forget/extraction_strength",
         "forget/rougeL_recall",
         "forget/fact_recall",
@@ -270,7 +271,8 @@ def test_rows_without_perturbed_answers_leave_out_what_needs_them(
 def test_raw_text_has_probability_and_memorization_only(tiny_model, tiny_tokenizer):
     rows = EvaluationRows([{"text": "Ada Marlow was born in Veldt."}], [{"text": "Edda Brandt lives above a bakery."}])
     measured = run({"target": tiny_model}, rows, tiny_tokenizer).result.models["target"]
-    expected = {"forget/probability", "forget/exact_memorization", "forget/extraction_strength", "retain/probability"}
+    memorized = {f"forget/{name}" for name in ("exact_memorization", "fact_memorization", "extraction_strength")}
+    expected = {"forget/probability", *memorized, "retain/probability"}
     # Their sentences have no word in common.
     assert set(measured) - {"forget/squeezing"} == expected
     assert measured["forget/probability"].stderr is None

@@ -24,8 +24,10 @@ from .uncertainty import where_measured
 COMMON = 0.05
 # Share of the retain rows with a fact that are neighbours of the forget rows.
 NEAREST = 0.25
-# Kind -> index of a retain row -> places among its scored label tokens, see `near_facts`.
-NearFacts = Mapping[str, Mapping[int, Sequence[int]]]
+# Index of a row -> places of its fact among its scored label tokens.
+FactPlaces = Mapping[int, Sequence[int]]
+# Kind -> places of the facts of retain rows, see `near_facts`.
+NearFacts = Mapping[str, FactPlaces]
 
 
 def fact_words(prompt: str, answer: str, paraphrase: str | None = None, wrong: Sequence[str] = ()) -> set[str]:
@@ -91,6 +93,49 @@ def entity_rows(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list
     return [row for row in rows if row is not None]
 
 
+def _fact_places(encoded: EncodedSet, facts: Mapping[int, set[str]], tokenizer: PreTrainedTokenizerBase) -> FactPlaces:
+    """Index of a row -> places of some words among its scored label tokens; a row without any is left out."""
+    marked = {}
+    for index, fact in facts.items():
+        row = encoded.answers[index]
+        part = label_words(row, fact, tokenizer)
+        # The labels of the row; nothing predicts its first token.
+        places = [place for place, label in enumerate(row["labels"]) if place and label != -100]
+        if part is not None:
+            counted = {place for place, label in enumerate(part["labels"]) if label != -100}
+            marked[index] = [i for i, place in enumerate(places) if place in counted]
+    return {index: places for index, places in marked.items() if places}
+
+
+def _word_sets(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[set[str]]:
+    """The words of each row, of its prompt and of its answer."""
+    return [
+        words_of(prompt) | words_of(answer)
+        for prompt, answer in zip(*row_texts(encoded.answers, tokenizer), strict=True)
+    ]
+
+
+def _count(*words: Sequence[set[str]]) -> tuple[Counter[str], float]:
+    """Rows that have each word, and how many of them have a word that is no common language at most."""
+    counts = Counter(word for rows in words for row in rows for word in row)
+    return counts, max(2, COMMON * sum(map(len, words)))
+
+
+def _has_form(encoded: EncodedSet) -> bool:
+    """Whether no paraphrased and no wrong answers tell the fact of an answer from its wording."""
+    return encoded.paraphrases is None and encoded.wrong is None
+
+
+def forget_facts(forget: EncodedSet, retain: EncodedSet | None, tokenizer: PreTrainedTokenizerBase) -> FactPlaces:
+    """Places of the fact of each forget row: its [`fact_words`], without other answers those that few rows have."""
+    facts = row_facts(forget, tokenizer)
+    if _has_form(forget):
+        sets = [forget] if retain is None else [forget, retain]
+        counts, most = _count(*(_word_sets(one, tokenizer) for one in sets))
+        facts = [{word for word in fact if counts[word] <= most} for fact in facts]
+    return _fact_places(forget, dict(enumerate(facts)), tokenizer)
+
+
 # Retain facts near the forget rows
 
 
@@ -122,17 +167,15 @@ def _nearness(forget: Sequence[set[str]], retain: Sequence[set[str]], counts: Ma
 
 
 def near_facts(forget: EncodedSet, retain: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> NearFacts:
-    """Kind -> index of a retain row near the forget rows -> places of its fact (the rules: docs/numbers.md)."""
+    """Kind -> places of the facts of retain rows near the forget rows (the rules: docs/numbers.md)."""
     words, facts, tellable = [], [], []
     for encoded in (forget, retain):
-        texts = row_texts(encoded.answers, tokenizer)
-        words.append([words_of(prompt) | words_of(answer) for prompt, answer in zip(*texts, strict=True)])
+        words.append(_word_sets(encoded, tokenizer))
         facts.append(row_facts(encoded, tokenizer))
-        has_form = encoded.paraphrases is None and encoded.wrong is None
-        pairs = zip(facts[-1], texts[1], strict=True)
+        pairs = zip(facts[-1], row_texts(encoded.answers, tokenizer)[1], strict=True)
+        has_form = _has_form(encoded)
         tellable.append([fact & _names_and_numbers(answer) if has_form else fact for fact, answer in pairs])
-    counts = Counter(word for rows in words for row in rows for word in row)
-    most = max(2, COMMON * sum(map(len, words)))
+    counts, most = _count(*words)
     known = {word for fact in tellable[0] for word in fact if counts[word] <= most}
     with_fact = [index for index, fact in enumerate(facts[1]) if fact]
     nearness = _nearness(*words, counts)
@@ -141,15 +184,4 @@ def near_facts(forget: EncodedSet, retain: EncodedSet, tokenizer: PreTrainedToke
         "shared": {index: fact & known for index, fact in enumerate(tellable[1]) if fact & known},
         "neighbour": {index: facts[1][index] for index in sorted(nearest) if nearness[index] > 0},
     }
-    marked = {}
-    for kind, rows in chosen.items():
-        marked[kind] = {}
-        for index, fact in rows.items():
-            row = retain.answers[index]
-            part = label_words(row, fact, tokenizer)
-            # Where the labels of the row are, the first token aside, which nothing predicts.
-            places = [place for place, label in enumerate(row["labels"]) if place and label != -100]
-            if part is not None:
-                counted = {place for place, label in enumerate(part["labels"]) if label != -100}
-                marked[kind][index] = [i for i, place in enumerate(places) if place in counted]
-    return marked
+    return {kind: _fact_places(retain, rows, tokenizer) for kind, rows in chosen.items()}

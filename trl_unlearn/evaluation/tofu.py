@@ -34,7 +34,7 @@ from ..results import MEASURED_ROLES, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
 from ..token_scores import RowScore, answer_matches
 from .elicitation import LEAST_KNOWN
-from .facts import NearFacts, fact_recall, near_facts
+from .facts import FactPlaces, NearFacts, fact_recall, forget_facts, near_facts
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
 from .squeezing import sample_beside
@@ -62,6 +62,7 @@ class TofuSetting(SuiteSetting):
     num_squeezing_beliefs: int
     moved: MovedAnswers = field(default_factory=dict)
     near: NearFacts = field(default_factory=dict)
+    facts: FactPlaces = field(default_factory=dict)
 
 
 def _fact_values(near: NearFacts, scores: Sequence[RowScore]) -> dict[str, list[float]]:
@@ -85,6 +86,7 @@ def score_set(
     pad_token_id: int,
     batch_size: int = 32,
     near: NearFacts | None = None,
+    facts: FactPlaces | None = None,
 ) -> dict[str, list[float]]:
     """Metric -> value of each row (NaN where not finite), of the metrics that need no generation."""
     name = encoded.name
@@ -106,6 +108,10 @@ def score_set(
         strengths = ExtractionStrength().compute(is_top1=is_top1, parity=parity)["per_row"]
         values["forget/exact_memorization"] = where_measured(memorized, answers)
         values["forget/extraction_strength"] = where_measured(strengths, answers)
+        if facts:
+            parts = [[answers[index].is_top1[i] for i in places] for index, places in facts.items()]
+            memorized = ExactMemorization().compute(is_top1=parts)["per_row"]
+            values["forget/fact_memorization"] = where_measured(memorized, [answers[index] for index in facts])
         if paraphrase_logps:
             paraphrase = Probability().compute(logps=[[logp] for logp in paraphrase_logps])
             values["forget/paraphrase_probability"] = paraphrase["per_row"]
@@ -161,8 +167,8 @@ def measure_rows(
     values, forget_answers = {}, []
     sizes = {"pad_token_id": setting.pad_token_id, "batch_size": setting.score_batch_size}
     for name, encoded in setting.sets.items():
-        near = setting.near if name == "retain" else None
-        values |= score_set(model, encoded, parity=setting.parity, near=near, **sizes)
+        near, facts = setting.near if name == "retain" else None, setting.facts if name == "forget" else None
+        values |= score_set(model, encoded, parity=setting.parity, near=near, facts=facts, **sizes)
         if encoded.texts is None:
             continue
         answers = setting.answers(model, encoded, max_new_tokens=setting.max_completion_length, load=load)
@@ -222,7 +228,9 @@ class Suite:
         names = ("forget", "retain") if answers_only else ("forget", "retain", "real_authors", "world_facts")
         encoded = {name: rows.encoded(name, tokenizer) for name in names if getattr(rows, name) is not None}
         # Before the paraphrased and wrong answers go, which tell what the fact of a row is.
-        near = near_facts(encoded["forget"], encoded["retain"], tokenizer) if "retain" in encoded else {}
+        retain = encoded.get("retain")
+        facts = forget_facts(encoded["forget"], retain, tokenizer)
+        near = {} if retain is None else near_facts(encoded["forget"], retain, tokenizer)
         if answers_only:
             encoded = {name: part.true_answers() for name, part in encoded.items()}
         # They stand in for a retrained model, and cost an evaluation of minutes as much as the forget set.
@@ -231,6 +239,7 @@ class Suite:
             **vars(setting),
             sets=encoded,
             near=near,
+            facts=facts,
             moved=_moved(encoded, tokenizer, **options) if compared else {},
             parity=parity,
             max_completion_length=max_completion_length,
