@@ -368,19 +368,28 @@ def test_a_retrained_model_that_says_the_rows_itself_is_named_and_shows_no_forge
         assert has_forgotten(planted(protocol=protocol))[0] is (True if is_fit else None)
 
 
-def test_a_model_is_no_reference_for_itself():
-    digests = {"target": {"a": "1"}, "unlearned": {"a": "2"}, "retrained": {"a": "2"}}
-    result = planted(protocol={"weights_sha256": digests})
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        {"weights_sha256": {"target": {"a": "1"}, "unlearned": {"a": "2"}, "retrained": {"a": "2"}}},
+        {"equal_scores": [["unlearned", "retrained"]]},
+    ],
+    ids=["weights", "scores"],
+)
+def test_a_model_is_no_reference_for_itself(protocol):
+    result = planted(protocol=protocol)
     actual = verdict(result)
-    assert actual.doubts[0] == "The retrained model has the weights of this one, and is no reference: it was left out."
+    assert actual.doubts[0] == (
+        "The retrained model has the weights or the scores of this one. It is no reference, and was left out."
+    )
     assert actual.score is None and {answer.beside for answer in actual.answers} <= {"target", "chance"}
     # Beside itself nothing would lie above the middle.
     assert has_forgotten(planted({"forget/extraction_strength": (0.4, 0.01)}, protocol=result.protocol))[0] is False
     # The retrained model of a comparison is judged beside itself.
     assert verdict(result, "retrained").passed == 5 and not verdict(result, "retrained").doubts
-    others = planted(protocol={"weights_sha256": digests | {"retrained": {"a": "3"}, "second_retrained": {"a": "3"}}})
+    others = planted(protocol={"weights_sha256": {"retrained": {"a": "3"}, "second_retrained": {"a": "3"}}})
     assert verdict(others).doubts == [
-        "The second retrained model has the weights of the first, and shows no noise floor."
+        "The second retrained model has the weights or scores of the first: it shows no noise floor."
     ]
     # A model on the Hub that is not in the cache has no digest.
     assert not verdict(planted(protocol={"weights_sha256": {"target": {"a": "1"}}})).doubts

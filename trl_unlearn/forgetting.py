@@ -53,9 +53,10 @@ def judged_part(result: EvaluationResult) -> str | None:
 
 
 def has_same_weights(result: EvaluationResult, one: str, other: str) -> bool:
-    """Whether two roles of an evaluation are one model."""
+    """Whether two roles of an evaluation are one model, by the digest of their weights or by their scores."""
     digests = result.protocol.get("weights_sha256") or {}
-    return bool(digests.get(one)) and digests[one] == digests.get(other)
+    is_alike = any({one, other} == set(pair) for pair in result.protocol.get("equal_scores", []))
+    return is_alike or (bool(digests.get(one)) and digests[one] == digests.get(other))
 
 
 def without_own_reference(result: EvaluationResult) -> EvaluationResult:

@@ -34,7 +34,7 @@ _SETS = {
 # Suite -> what it alone writes into the protocol, beside an entry of its own name.
 _ENTRIES = {
     "tofu": (
-        *("near_facts", "kept_rows", "known_rows", "likely_rows", "likely_to_retrained"),
+        *("near_facts", "kept_rows", "known_rows", "likely_rows", "likely_to_retrained", "equal_scores"),
         *("max_completion_length", "num_squeezing_beliefs", "fluency_source"),
     ),
     "privacy": ("members_in_holdout", "holdout_config", "holdout_dataset"),

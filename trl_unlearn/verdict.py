@@ -221,9 +221,11 @@ def _doubts(answers: Sequence[Answer], result: EvaluationResult, role: str) -> l
     """Sentences on what good answers do not see, and on a retrained model that is no model that never knew."""
     doubts = []
     if role == "unlearned" and has_same_weights(result, role, "retrained"):
-        doubts.append("The retrained model has the weights of this one, and is no reference: it was left out.")
+        doubts.append(
+            "The retrained model has the weights or the scores of this one. It is no reference, and was left out."
+        )
     if has_same_weights(result, "retrained", "second_retrained"):
-        doubts.append("The second retrained model has the weights of the first, and shows no noise floor.")
+        doubts.append("The second retrained model has the weights or scores of the first: it shows no noise floor.")
     if kept_share(result, role) and not answers[0].is_bad:
         beside = "1" if result.models["target"] is None else "the target's"
         doubts.append(

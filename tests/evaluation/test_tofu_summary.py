@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from trl_unlearn.evaluation.tofu import aggregate_values, kept_rows, summarise_tofu
+from trl_unlearn.evaluation.tofu import aggregate_values, equal_scores, kept_rows, summarise_tofu
 from trl_unlearn.evaluation.uncertainty import bootstrap_indices
 from trl_unlearn.metrics import ForgetQuality, HarmonicMean
 
@@ -58,6 +58,18 @@ def test_a_row_is_kept_where_it_is_nearer_to_the_target_that_knows_it():
     del per_row["target"]
     # Likelier than not.
     assert kept_rows(per_row)["kept_rows"] == {"unlearned": 2, "second_retrained": 2}
+
+
+def test_models_are_one_if_every_row_has_the_same_probability_but_for_rounding():
+    logps = np.linspace(-3.0, -0.1, 6)
+    rounded = logps + np.array([0.02, -0.06, 0.0, 0.06, -0.02, 0.01])
+    other = logps + np.array([0.0, 0.0, 0.9, 0.0, 0.0, 0.0])
+    roles = {"unlearned": logps, "retrained": rounded, "second_retrained": other, "target": np.full(6, np.nan)}
+    per_row = {role: {"forget/probability": np.exp(row).tolist()} for role, row in roles.items()}
+    assert equal_scores(per_row) == [["unlearned", "retrained"]]
+    # Four rows may be alike by chance.
+    few = {role: {"forget/probability": metrics["forget/probability"][:4]} for role, metrics in per_row.items()}
+    assert equal_scores(few) == []
 
 
 def test_the_published_classifier_goes_before_the_stand_in():
