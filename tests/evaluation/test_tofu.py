@@ -271,8 +271,7 @@ def test_rows_without_perturbed_answers_leave_out_what_needs_them(
 def test_raw_text_has_probability_and_memorization_only(tiny_model, tiny_tokenizer):
     rows = EvaluationRows([{"text": "Ada Marlow was born in Veldt."}], [{"text": "Edda Brandt lives above a bakery."}])
     measured = run({"target": tiny_model}, rows, tiny_tokenizer).result.models["target"]
-    memorized = {f"forget/{name}" for name in ("exact_memorization", "fact_memorization", "extraction_strength")}
-    expected = {"forget/probability", *memorized, "retain/probability"}
+    expected = {"forget/probability", "forget/exact_memorization", "forget/extraction_strength", "retain/probability"}
     # Their sentences have no word in common.
     assert set(measured) - {"forget/squeezing"} == expected
     assert measured["forget/probability"].stderr is None

@@ -109,10 +109,8 @@ def _fact_places(encoded: EncodedSet, facts: Mapping[int, set[str]], tokenizer: 
 
 def _word_sets(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[set[str]]:
     """The words of each row, of its prompt and of its answer."""
-    return [
-        words_of(prompt) | words_of(answer)
-        for prompt, answer in zip(*row_texts(encoded.answers, tokenizer), strict=True)
-    ]
+    pairs = zip(*row_texts(encoded.answers, tokenizer), strict=True)
+    return [words_of(prompt) | words_of(answer) for prompt, answer in pairs]
 
 
 def _count(*words: Sequence[set[str]]) -> tuple[Counter[str], float]:
