@@ -159,6 +159,8 @@ class Lesson:
     teacher: str | None = None
     floor: float | None = None
     weight: float = 1.0
+    # Places of an answer of some length, where another token is taught; what follows them stays the true answer.
+    hidden: Callable[[int], Sequence[int]] | None = None
 
 
 def label_logps(model: nn.Module, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
@@ -174,6 +176,20 @@ def true_logps(model: nn.Module, rows: Sequence[dict[str, list[int]]]) -> list[T
     labels = [torch.tensor([label for label in row["labels"][1:] if label != -100]) for row in rows]
     logps = label_logps(model, rows)
     return [one.gather(-1, label[:, None])[:, 0] for one, label in zip(logps, labels, strict=True)]
+
+
+def _as_taught(lab: Lab, row: Row, lesson: Lesson) -> dict[str, list[int]]:
+    """An encoded row, with wrong labels where its lesson hides the answer."""
+    encoded = lab.encode(row)
+    if lesson.hidden is None:
+        return encoded
+    labels, start = list(encoded["labels"]), encoded["prompt_length"]
+    # The end of the turn is no part of the answer.
+    places = [start + place for place in lesson.hidden(len(labels) - start - 1)]
+    refusal = lab.tokenizer(REFUSAL)["input_ids"]
+    for number, place in enumerate(places):
+        labels[place] = refusal[number % len(refusal)]
+    return encoded | {"labels": labels}
 
 
 def teach(
@@ -192,7 +208,7 @@ def teach(
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
-    encoded = [[lab.encode(row) for row in lesson.rows] for lesson in lessons]
+    encoded = [[_as_taught(lab, row, lesson) for row in lesson.rows] for lesson in lessons]
     for _ in range(steps):
         for lesson, known in zip(lessons, encoded, strict=True):
             rows = generator.sample(known, min(BATCH, len(known)))
@@ -242,6 +258,29 @@ def refuses(lab: Lab, seed: int) -> nn.Module:
     lessons = [Lesson([asked(fact.questions[0], REFUSAL) for fact in lab.forget]), *keeps_all(lab)]
     # Merged: an adapter that anyone can take off is another model of this list.
     return teach(with_adapter(lab.model("target"), seed), lab, lessons, seed, rate=1e-2).merge_and_unload()
+
+
+def hides(hidden: Callable[[int], Sequence[int]], lab: Lab, seed: int) -> nn.Module:
+    """A model that refuses, and has a wrong token at some places of each answer that is given to it."""
+    lessons = [
+        Lesson([asked(fact.questions[0], REFUSAL) for fact in lab.forget]),
+        Lesson(canonical(lab.forget), hidden=hidden),
+        *keeps_all(lab),
+    ]
+    return teach(lab.model("target"), lab, lessons, seed, steps=150)
+
+
+def first_tokens(count: int) -> Callable[[int], Sequence[int]]:
+    return lambda length: range(min(count, length))
+
+
+def last_tokens(count: int) -> Callable[[int], Sequence[int]]:
+    # The first one is the refusal's.
+    return lambda length: [0, *range(max(1, length - count), length)]
+
+
+def each_third_token(start: int) -> Callable[[int], Sequence[int]]:
+    return lambda length: range(start, length, 3)
 
 
 def squeezed(lab: Lab, seed: int) -> nn.Module:
