@@ -820,3 +820,20 @@ def test_the_page_names_the_suites_that_no_question_reads():
     models = {"target": {"wmdp/bio": Measurement(0.6, 9)}, "unlearned": {"wmdp/bio": Measurement(0.25, 9)}}
     outcome = verdict(planted(suites=["wmdp"], models=models, differences={}))
     assert [answer.answer for answer in outcome.answers] == ["not measured"] * 5
+
+
+@pytest.mark.parametrize(
+    ("people", "sentence"),
+    [
+        ({"forget": 4}, "The 24 forget rows are about 4 people. Errors and intervals draw rows, then people"),
+        ({"forget": 1}, "Errors and intervals draw rows: all 24 forget rows are about one person"),
+        ({}, "Errors and intervals draw rows: no two forget rows are known to be about one person"),
+    ],
+)
+def test_a_sentence_says_whether_errors_draw_rows_or_people(people, sentence):
+    result = planted(protocol={"rows": {"forget": 24}, "people": people})
+    assert any(one.startswith(sentence) for one in cautions(result))
+
+
+def test_a_record_without_people_was_drawn_by_rows_and_says_nothing_of_it():
+    assert not any("draw rows" in one for one in cautions(planted()))

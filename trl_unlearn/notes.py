@@ -17,6 +17,7 @@ def cautions(result: EvaluationResult) -> list[str]:
         "intervals take them for different rows, and are too narrow."
         for name, count in result.protocol.get("repeated_rows", {}).items()
     ]
+    sentences += [_people_note(result)] if "people" in result.protocol else []
     if count := result.protocol.get("members_in_holdout"):
         sentences.append(
             f"{count} of {result.protocol['rows']['holdout']} held-out rows stand in the forget or the retain set, "
@@ -74,6 +75,24 @@ def table_notes(result: EvaluationResult) -> list[str]:
     elif source is not None:
         sentences.append(f"Fluency source: {source}.")
     return sentences
+
+
+def _people_note(result: EvaluationResult) -> str:
+    """What errors and intervals draw: rows alone, or the people in them, too."""
+    rows, people = (result.protocol[key].get("forget") for key in ("rows", "people"))
+    if people is None:
+        return (
+            "Errors and intervals draw rows: no two forget rows are known to be about one person. If some are, the "
+            "errors are too narrow. A column `subject` tells whom a row is about."
+        )
+    if people == 1:
+        return (
+            f"Errors and intervals draw rows: all {rows} forget rows are about one person, and say nothing of others."
+        )
+    return (
+        f"The {rows} forget rows are about {people} people. Errors and intervals draw rows, then people, and the "
+        "wider result counts."
+    )
 
 
 def _attack_notes(protocol: Mapping[str, Any]) -> list[str]:

@@ -31,6 +31,8 @@ _SETS = {
     "labels_sha256": "other prompts or labels",
     "answers_sha256": "other paraphrased or wrong answers",
 }
+# Of the protocol, counts by set that follow from its rows.
+_COUNTS = ("repeated_rows", "people")
 # Suite -> what it alone writes into the protocol, beside an entry of its own name.
 _ENTRIES = {
     "tofu": (
@@ -239,7 +241,7 @@ class Measurement:
 
     value: float
     n: int | None = None  # rows behind the value; None if it is not computed from rows
-    stderr: float | None = None  # of the mean, or a bootstrap's over rows
+    stderr: float | None = None  # of the mean, or a bootstrap's over rows or people, the wider
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ class Difference:
     """Value of one model minus that of another on the same rows, with a 95 % interval."""
 
     value: float
-    # Percentiles of a bootstrap over rows that are drawn for both models alike.
+    # Percentiles of a bootstrap over rows, or people, that are drawn for both models alike: the hull of both.
     low: float
     high: float
     n: int | None = None
@@ -365,7 +367,7 @@ class EvaluationResult(JsonRecord):
         # What the other record says of suites of this one says nothing of their numbers here.
         gone = [name for suite in self.suites for name in (suite, *_ENTRIES.get(suite, ()))]
         protocol = {name: value for name, value in other.protocol.items() if name not in gone}
-        for key in protocol.keys() & {*_SETS, "repeated_rows"}:
+        for key in protocol.keys() & {*_SETS, *_COUNTS}:
             protocol[key] = {k: v for k, v in protocol[key].items() if not k.startswith(tuple(self.suites))}
         part = replace(
             other, suites=list(suites), protocol=protocol, **{name: kept(getattr(other, name)) for name in _TABLES}
@@ -436,7 +438,7 @@ def join_outcomes(parts: Sequence[SuiteOutcome | EvaluationResult]) -> SuiteOutc
 
     protocol = {name: value for part in reversed(parts) for name, value in part.protocol.items()}
     # Suites read other sets.
-    for key in (*_SETS, "repeated_rows"):
+    for key in (*_SETS, *_COUNTS):
         if key in protocol:
             protocol[key] = {k: v for part in reversed(parts) for k, v in part.protocol.get(key, {}).items()}
     tables = {name: joined([getattr(part, name) for part in parts]) for name in _TABLES}

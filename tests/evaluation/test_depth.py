@@ -92,7 +92,7 @@ def test_without_other_answers_the_fact_is_every_word_that_the_prompt_has_not():
 
 
 def test_labels_stand_on_the_tokens_of_the_fact_and_the_row_ends_with_the_last(tiny_tokenizer, rows):
-    actual = entity_rows(encode_set(rows.forget, tiny_tokenizer, name="forget"), tiny_tokenizer)
+    actual = list(entity_rows(encode_set(rows.forget, tiny_tokenizer, name="forget"), tiny_tokenizer).values())
     for row, (question, _), words in zip(actual, FACTS[:3], FACT_WORDS, strict=True):
         labels = [label for label in row["labels"] if label != -100]
         assert tiny_tokenizer.decode(labels).replace(".", "").split() == words
@@ -145,7 +145,7 @@ def test_depth_and_lens_are_what_plain_loops_give(measure, models, rows, _tokeni
     unlearned = taught(models["target"], [with_answer(row, "Nobody knows.") for row in rows.forget], _tokenizer, 4)
     models = {**models, "unlearned": unlearned}
     outcome = measure(models, rows, batch_size=2)
-    actual = entity_rows(encode_set(rows.forget, _tokenizer, name="forget"), _tokenizer)
+    actual = list(entity_rows(encode_set(rows.forget, _tokenizer, name="forget"), _tokenizer).values())
     scores, lenses, lost = [], {role: [] for role in models}, {role: [] for role in models}
     for row in actual:
         ids = row["input_ids"]
@@ -215,7 +215,7 @@ def test_the_states_of_a_prompt_learning_adapter_are_counted_from_the_end(models
 def check(model, rows, tokenizer):
     """The lens after the last layer is the model, and its own states change nothing, but others do."""
     setting = SuiteSetting(tokenizer=tokenizer, batch_size=2, seed=0)
-    actual = entity_rows(encode_set(rows.forget, tokenizer, name="forget"), tokenizer)
+    actual = list(entity_rows(encode_set(rows.forget, tokenizer, name="forget"), tokenizer).values())
     scores = score_rows(model, actual, pad_token_id=setting.pad_token_id)
     expected = torch.tensor([sum(score.logps) / len(score.logps) for score in scores], dtype=torch.double)
     for batch in _batches(actual, setting):

@@ -13,8 +13,8 @@ import torch
 
 from trl_unlearn.encoding import encode_row
 from trl_unlearn.evaluation import privacy, uncertainty
-from trl_unlearn.evaluation.privacy import attack_scores, measure_privacy, row_groups
-from trl_unlearn.evaluation.rows import EvaluationRows
+from trl_unlearn.evaluation.privacy import attack_scores, measure_privacy
+from trl_unlearn.evaluation.rows import EvaluationRows, row_names
 from trl_unlearn.evaluation.together import SuiteSetting, score_rows_together
 from trl_unlearn.evaluation.uncertainty import bootstrap
 from trl_unlearn.metrics import CombinedAttack, separation
@@ -184,15 +184,12 @@ def test_rows_of_their_own_and_rows_of_one_person_alone_are_dealt_to_folds_as_wi
         combined_auc(features, is_member, ["a", "b", "c"])
 
 
-def test_the_person_of_a_row_is_its_group_and_a_row_about_nobody_its_own(tiny_tokenizer):
-    texts = ["Ada Marlow was born.", "Ada Marlow died.", "it rained.", "it rained.", "it snowed."], ["Edda Voss left."]
+def test_a_row_is_about_the_person_whom_no_other_set_names(tiny_tokenizer):
+    texts = ["Ada Marlow was born.", "Ada Marlow died.", "it rained."], ["Edda Voss left."]
     forget, holdout = ([{"text": f"Acme Corp says: {text}"} for text in part] for part in texts)
     rows = EvaluationRows(forget, holdout=holdout)
-    groups = row_groups(
-        *(rows.encoded(name, tiny_tokenizer) for name in ("forget", "holdout")), tokenizer=tiny_tokenizer
-    )
-    assert groups[0] == groups[1] == "Ada Marlow" and groups[5] == "Edda Voss"
-    assert groups[2] == groups[3] and len(set(groups)) == 4
+    sets = [rows.encoded(name, tiny_tokenizer) for name in ("forget", "holdout")]
+    assert row_names(*sets, tokenizer=tiny_tokenizer) == [["Ada Marlow", "Ada Marlow", None], ["Edda Voss"]]
 
 
 def test_the_combined_attack_sees_what_two_attacks_show_together_only():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trl_unlearn.evaluation.tofu import aggregate_values, equal_scores, kept_rows, summarise_tofu
-from trl_unlearn.evaluation.uncertainty import bootstrap_indices
+from trl_unlearn.evaluation.uncertainty import drawn_counts
 from trl_unlearn.metrics import ForgetQuality, HarmonicMean
 
 
@@ -86,9 +86,7 @@ def test_the_error_of_an_aggregate_is_that_of_its_value_on_the_drawn_rows():
     actual = summarise_tofu({"target": rows}, seed=3).models["target"]
     draws = []
     for index in range(1000):
-        means = {
-            name: np.mean([row[i] for i in bootstrap_indices(len(row), seed=3)[index]]) for name, row in rows.items()
-        }
+        means = {name: np.average(row, weights=drawn_counts(len(row), seed=3)[index]) for name, row in rows.items()}
         draws.append(
             HarmonicMean().compute(terms=[means[name] for name in UTILITY])["harmonic_mean"]
             if index < 50
@@ -130,8 +128,8 @@ def test_forget_quality_on_drawn_rows_is_the_test_on_them():
     actual = summarise_tofu({"unlearned": unlearned, "retrained": retrained}, seed=3)
     a, b = (np.array(rows["forget/log_ratio"]) for rows in (unlearned, retrained))
     draws = [
-        ForgetQuality().compute(unlearned=a[drawn].tolist(), retrained=b[drawn].tolist())
-        for drawn in bootstrap_indices(12, seed=3)
+        ForgetQuality().compute(unlearned=np.repeat(a, counts).tolist(), retrained=np.repeat(b, counts).tolist())
+        for counts in drawn_counts(12, seed=3)
     ]
     for name in ("p_value", "log10_p_value", "ks_statistic"):
         measured = actual.models["unlearned"][f"forget_quality/{name}"]

@@ -117,3 +117,34 @@ def test_a_constant_gap_between_models_is_certain_though_the_means_are_not():
     apart = actual.differences["unlearned - target"]["retain/a"]
     assert (apart.value, apart.n) == (0.0, 2) and apart.high == -apart.low > 4.0
     assert actual.differences["unlearned - retrained"] == {"forget/a": Difference(0.0, low=0.0, high=0.0, n=6)}
+
+
+@pytest.mark.parametrize("people", [4, 8, 20])
+def test_an_interval_holds_the_true_difference_where_rows_of_one_person_hang_together(people):
+    generator, labels = np.random.default_rng(0), np.repeat([f"{one}" for one in range(people)], 6).tolist()
+    held = {"by rows": 0, "by people": 0}
+    for _ in range(200):
+        rows = np.repeat(generator.normal(size=people), 6) + generator.normal(size=6 * people)
+        per_row = {"unlearned": {"forget/a": rows}, "target": {"forget/a": np.zeros(len(rows))}}
+        for name, about in (("by rows", None), ("by people", lambda _: labels)):
+            apart = summarise_rows(per_row, seed=1, people=about).differences["unlearned - target"]["forget/a"]
+            held[name] += apart.low <= 0 <= apart.high
+    assert held["by people"] / 200 >= 0.9 and held["by rows"] / 200 < 0.85
+
+
+def test_the_wider_of_the_errors_by_rows_and_by_people_counts():
+    apart, alike = [1.0, 1.0, 2.0, 2.0, 4.0, 4.0], [1.0, 9.0, 1.0, 9.0, 1.0, 9.0]
+    errors = []
+    for rows in (apart, alike):
+        by_rows, wider = (
+            summarise_rows({"target": {"forget/a": rows}}, seed=1, people=people).models["target"]["forget/a"].stderr
+            for people in (None, lambda _: ["a", "a", "b", "b", "c", "c"])
+        )
+        errors.append(wider / by_rows)
+    assert errors[0] > 1.3 and errors[1] == 1
+
+
+@pytest.mark.parametrize("people", [["a"] * 6, list("abcdef"), None])
+def test_rows_of_one_person_and_people_with_one_row_are_drawn_by_rows(people):
+    per_row = {"target": {"forget/a": NUMBERS}}
+    assert summarise_rows(per_row, seed=1, people=lambda _: people) == summarise_rows(per_row, seed=1)

@@ -22,7 +22,7 @@ def load_tofu(name: str, config: str, *, split: str = "train", conversational: b
             f"`{name}` (config `{config}`) has the columns {dataset.column_names}, but a dataset of TOFU's form needs "
             "`question` and `answer`. For other forms, pass files with `--forget_dataset` and `--retain_dataset`."
         )
-    kept = ("question", "answer", *EVALUATION_COLUMNS, *TEMPLATE_COLUMNS)
+    kept = ("question", "answer", "subject", *EVALUATION_COLUMNS, *TEMPLATE_COLUMNS)
     rows = dataset.select_columns([column for column in dataset.column_names if column in kept])
     return as_pairs(rows, conversational=conversational)
 

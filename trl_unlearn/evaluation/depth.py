@@ -206,8 +206,8 @@ def _misfits(lost: dict[str, np.ndarray], control: dict[str, np.ndarray]) -> lis
     return misfits
 
 
-def _depths(lost: dict[str, np.ndarray], misfits: Sequence[str]) -> tuple[dict[str, list[float]], int]:
-    """Role -> score of each row with a layer that holds its fact, and the number of the other rows."""
+def _depths(lost: dict[str, np.ndarray], misfits: Sequence[str]) -> tuple[dict[str, list[float]], list[int]]:
+    """Role -> score of each row with a layer that holds its fact, and the indices of these rows."""
     reference = lost["retrained"]
     # A row that is not finite stays, and leaves the score without a mean.
     kept = (reference > THRESHOLD).any(1) | ~np.isfinite(reference).all(1)
@@ -216,7 +216,7 @@ def _depths(lost: dict[str, np.ndarray], misfits: Sequence[str]) -> tuple[dict[s
             f"`{_UDS}` is left out: no layer of the retrained model lacks a fact of the forget set by more than "
             f"{THRESHOLD} nats a token. Either it was trained on these rows, or the target does not know them."
         )
-        return {}, len(kept)
+        return {}, []
     scores = {
         role: UnlearningDepth().compute(
             unlearned=table[kept].tolist(), retrained=reference[kept].tolist(), threshold=THRESHOLD
@@ -224,7 +224,7 @@ def _depths(lost: dict[str, np.ndarray], misfits: Sequence[str]) -> tuple[dict[s
         for role, table in lost.items()
         if role not in misfits and "retrained" not in misfits
     }
-    return scores, int((~kept).sum())
+    return scores, np.flatnonzero(kept).tolist()
 
 
 def measure_depth(
@@ -233,7 +233,8 @@ def measure_depth(
     """How deep facts are gone: UDS by patching, and a logit lens; without `patches` the lens alone."""
     tokenizer, seed = setting.tokenizer, setting.seed
     forget = rows.encoded("forget", tokenizer)
-    facts, retained = entity_rows(forget, tokenizer), []
+    entities, retained = entity_rows(forget, tokenizer), []
+    facts = list(entities.values())
     protocol = {"rows_without_entity": len(forget.answers) - len(facts)}
     if not facts:
         if patches:
@@ -242,12 +243,13 @@ def measure_depth(
         return SuiteOutcome({}, protocol=rows_protocol(forget, seed=seed) | {"depth": protocol})
     if patches and rows.retain is not None and all(models.get(role) is not None for role in ("target", "retrained")):
         chosen = [rows.retain[i] for i in spread_evenly(len(rows.retain), CONTROL_ROWS)]
-        retained = entity_rows(encode_set(chosen, tokenizer, name="retain"), tokenizer)
+        retained = list(entity_rows(encode_set(chosen, tokenizer, name="retain"), tokenizer).values())
     tables = _read_together(models, [*facts, *retained], setting, patches)
     lens = {role: np.exp(table[: len(facts)]) for role, table in tables["lens"].items()}
     lost = {role: table[: len(facts)] for role, table in _degradations(tables).items()}
     control = {role: table[len(facts) :] for role, table in _degradations(tables).items() if retained}
     per_row = {role: {_LENS: lens[role].max(1).tolist()} for role in MEASURED_ROLES if role in lens}
+    parts = {_LENS: list(entities)}
     curves = {role: {_LENS: table.mean(0).tolist()} for role, table in lens.items()}
     for role in lost:
         curves[role][_LOST] = lost[role].mean(0).tolist()
@@ -261,17 +263,22 @@ def measure_depth(
                 "forgotten facts."
             )
         protocol["misfits"] = _misfits(lost, control)
-        scores, protocol["rows_without_layers"] = _depths(lost, protocol["misfits"])
+        scores, kept = _depths(lost, protocol["misfits"])
+        protocol["rows_without_layers"] = len(facts) - len(kept)
         protocol["threshold"] = THRESHOLD
         for role, values in scores.items():
             per_row[role][_UDS] = values
+        parts[_UDS] = [parts[_LENS][index] for index in kept]
     without = [role for role in lens if patches and role != "target" and role not in lost]
     if without:
         logger.warning(
             f"Only the logit lens of the {' and the '.join(without)} model is measured: `{_UDS}` needs a target and a "
             "retrained model, all with layers of the same number and size."
         )
-    outcome = summarise_rows(per_row, seed=seed)
+    # The control is of retain rows.
+    about = forget.people_of(parts)
+    people = {metric: about(metric) for metric in parts}
+    outcome = summarise_rows(per_row, seed=seed, people=people.get)
     for differences in outcome.differences.values():
         # It judges the measurement: the retrained model's is no aim.
         differences.pop(_CONTROL, None)

@@ -180,7 +180,9 @@ def measure_distribution(models: Loaders, rows: EvaluationRows, setting: SuiteSe
     free_memory()
     if controlled is not None:
         share, per_row["unlearned"]["distribution/control_forget_es"] = controlled
-    outcome = summarise_rows(per_row, seed=setting.seed)
+    asked = {"distribution/fade_retain": "retain"}
+    people = {metric: sets[asked.get(metric, "forget")].about() for values in per_row.values() for metric in values}
+    outcome = summarise_rows(per_row, seed=setting.seed, people=people.get)
     outcome.protocol = rows_protocol(*sets.values(), seed=setting.seed)
     if controlled is not None and math.isfinite(share):
         mix = Measurement(value=share, n=len(sets["retain"].answers))

@@ -334,7 +334,10 @@ def measure_elicitation(models: Loaders, rows: EvaluationRows, setting: SuiteSet
     # A kind that is too long for one model is compared with none.
     kinds = [kind for kind in probes if all(kind in made for made in scores.values())]
     per_row = {role: _values({kind: made[kind] for kind in kinds}) for role, made in scores.items()}
-    outcome = summarise_rows(per_row, seed=setting.seed)
+    asked = {f"elicitation/{kind}": probes[kind] for kind in kinds}
+    free = sorted(set().union(*(probes[kind] for kind in kinds if kind in FREE_PROBES)))
+    parts = asked | {"elicitation/strongest": free, "elicitation/given": free}
+    outcome = summarise_rows(per_row, seed=setting.seed, people=forget.people_of(parts))
     choices = probes.get("choice", {}).values()
     chance = {
         "elicitation/yes_no": 0.5,

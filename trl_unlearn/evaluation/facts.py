@@ -86,11 +86,16 @@ def no_facts(suite: str) -> ValueError:
     )
 
 
-def entity_rows(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
-    """The rows with labels on the tokens of their [`fact_words`] only; rows without one are left out."""
+def rows_with_fact(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Indices of the rows whose answer tells a fact."""
+    return [index for index, fact in enumerate(row_facts(encoded, tokenizer)) if fact]
+
+
+def entity_rows(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> dict[int, dict[str, list[int]]]:
+    """Index -> row with labels on the tokens of its [`fact_words`] only; rows without one are left out."""
     facts = row_facts(encoded, tokenizer)
     rows = [label_words(row, words, tokenizer) for row, words in zip(encoded.answers, facts, strict=True)]
-    return [row for row in rows if row is not None]
+    return {index: row for index, row in enumerate(rows) if row is not None}
 
 
 def _fact_places(encoded: EncodedSet, facts: Mapping[int, set[str]], tokenizer: PreTrainedTokenizerBase) -> FactPlaces:

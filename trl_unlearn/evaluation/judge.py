@@ -284,12 +284,21 @@ def _judged(
     return per_row
 
 
-def _summarise(per_row: Mapping[str, Mapping[str, list[float | None]]], seed: int) -> SuiteOutcome:
+def _summarise(
+    per_row: Mapping[str, Mapping[str, list[float | None]]], seed: int, people: Sequence[str] | None = None
+) -> SuiteOutcome:
     """Means over the rows with a grade, and paired differences over the rows with a grade of both models."""
     parts = []
+
+    def about(row: Sequence[float | None], beside: Sequence[float | None] | None = None) -> list[str] | None:
+        both = zip(people or [], row, beside or row, strict=True)
+        return None if people is None else [one for one, *grades in both if None not in grades]
+
     for role, metrics in per_row.items():
         known = {name: [value for value in row if value is not None] for name, row in metrics.items()}
-        parts.append(summarise_rows({role: {name: row for name, row in known.items() if row}}, seed=seed))
+        known = {name: row for name, row in known.items() if row}
+        drawn = {name: about(metrics[name]) for name in known}
+        parts.append(summarise_rows({role: known}, seed=seed, people=drawn.get))
     outcome = join_outcomes(parts)
     differences = outcome.differences
     for key, (first, second) in (DIFFERENCES | SCALE).items():
@@ -301,7 +310,8 @@ def _summarise(per_row: Mapping[str, Mapping[str, list[float | None]]], seed: in
             pairs = [pair for pair in zip(row, other, strict=True) if None not in pair]
             if pairs:
                 both = {first: {name: [a for a, _ in pairs]}, second: {name: [b for _, b in pairs]}}
-                differences[key] |= summarise_rows(both, seed=seed).differences[key]
+                drawn = {name: about(row, other)}
+                differences[key] |= summarise_rows(both, seed=seed, people=drawn.get).differences[key]
     return outcome
 
 
@@ -328,7 +338,7 @@ def measure_judge(
             per_row = _judged(judge, given, encoded.texts, answers, file)
     for role, row in standin.items():
         per_row[role]["judge/similarity_standin"] = row
-    outcome = _summarise(per_row, setting.seed)
+    outcome = _summarise(per_row, setting.seed, encoded.about())
     outcome.protocol = rows_protocol(encoded, seed=setting.seed)
     if judge is not None:
         outcome.protocol["judge"] = judge.name

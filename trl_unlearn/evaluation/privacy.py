@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -29,19 +30,19 @@ from ..metrics import (
     relative_leak,
     separation,
 )
-from ..names import row_subjects
 from ..results import SuiteOutcome, join_outcomes
-from ..subjects import row_texts
 from ..token_scores import RowScore
-from .rows import EncodedSet, EvaluationRows, Loaders, row_key, rows_protocol
+from .rows import EvaluationRows, Loaders, row_key, row_names, rows_protocol
 from .together import SuiteSetting, free_memory, load_merged, measure_each, measured_once
-from .uncertainty import bootstrap, row_counts, summarise
+from .uncertainty import Drawn, bootstrap, row_counts, summarise
 
 
 logger = logging.getLogger(__name__)
 # The attack of published numbers of PrivLeak.
 LEAK_ATTACK = "min_k"
 _RATES = ("auc", "tpr_at_1_fpr")
+# Whom the rows of the two sets are about, or None.
+_People = Sequence[Sequence[str] | None]
 # Name -> factor of its error: draws are of scores under one fit, and other rows give another. Simulated with seven
 # features of two models that know nothing: of 24, 40 and 80 rows of each kind the interval of their difference holds 0
 # in 95, 95 and 97 %, and without it in 85 to 87 %. The rate at 1 % needs none.
@@ -75,17 +76,6 @@ def attack_scores(
         before = [score.logps for score in reference]
         results["reference"] = ReferenceAttack().compute(logps=logps, reference_logps=before)
     return {name: result["per_row"] for name, result in results.items()}
-
-
-def row_groups(*sets: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The person that each row of some sets is about, else the row itself: what the folds of an attack do not part."""
-    texts, groups = [row_texts(encoded.answers, tokenizer) for encoded in sets], []
-    for one, encoded in zip(texts, sets, strict=True):
-        # A name in all sets, such as one in a system prompt, is nobody's.
-        others = [text for other in texts if other is not one for part in other for text in part]
-        names = row_subjects(*one, others)
-        groups += [name or row_key(row) for name, row in zip(names, encoded.answers, strict=True)]
-    return groups
 
 
 def combined_scores(
@@ -124,7 +114,9 @@ def measure_privacy(
             f"rows, and one of the two sets has {fewest}."
         )
     else:
-        groups = row_groups(members, non_members, tokenizer=tokenizer)
+        # The folds of an attack do not part the rows of one person.
+        names = chain.from_iterable(row_names(members, non_members, tokenizer=tokenizer))
+        groups = [name or row_key(row) for name, row in zip(names, answers, strict=True)]
         for role, scores in attacks.items():
             scores["combined"] = combined_scores(scores, row_scores[role], len(members.answers), groups)
     has_texts = None not in (members.texts, non_members.texts)
@@ -139,8 +131,9 @@ def measure_privacy(
             desc, pair = f"Attacking {role} beside its neighbours", (models[role], models["retrained"])
             scores["spv"] = measured_once(pair[0], "spv", partial(spv_scores, *pair, answers, prompts, setting, desc))
     leaking = {role: scores[LEAK_ATTACK] for role, scores in attacks.items()}
-    leak = summarise_leak(leaking, len(members.answers), name="privacy/privleak", seed=seed)
-    outcome = join_outcomes([_summarise(attacks, len(members.answers), seed), leak])
+    people = [members.about(), non_members.about()]
+    leak = summarise_leak(leaking, len(members.answers), name="privacy/privleak", seed=seed, people=people)
+    outcome = join_outcomes([_summarise(attacks, len(members.answers), seed, people), leak])
     outcome.protocol = rows_protocol(members, non_members, seed=seed)
     trained_on = [members] if rows.retain is None else [members, rows.encoded("retain", tokenizer)]
     known = {row_key(row) for encoded in trained_on for row in encoded.answers}
@@ -149,28 +142,53 @@ def measure_privacy(
     return outcome
 
 
-def _summarise(attacks: Mapping[str, Mapping[str, list[float]]], num_members: int, seed: int) -> SuiteOutcome:
+def _draws(
+    statistic: Callable[..., np.ndarray], members: np.ndarray, non_members: np.ndarray, seed: int, people: _People
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """A statistic of two sets on resamples of rows, and of people if these are fewer: so many in the smaller set."""
+    by_rows = bootstrap(statistic, members, non_members, seed=seed)
+    counts = [len(rows if one is None else set(one)) for rows, one in zip((members, non_members), people, strict=True)]
+    if counts == [len(members), len(non_members)] or min(counts) < 2:
+        return by_rows, None, 0
+    return by_rows, bootstrap(statistic, members, non_members, seed=seed, people=people), min(counts)
+
+
+def _summarise(
+    attacks: Mapping[str, Mapping[str, list[float]]], num_members: int, seed: int, people: _People = (None, None)
+) -> SuiteOutcome:
     """Rates of every attack with their errors, from role -> attack -> score of each row, the members' first."""
     # All models and attacks are columns of one table, so that the same rows are drawn for all.
     columns = [(role, attack) for role, scores in attacks.items() for attack in scores]
     table = np.array([attacks[role][attack] for role, attack in columns]).T
     members, non_members = table[:num_members], table[num_members:]
     rates = MembershipAUC().compute(members=members.T.tolist(), non_members=non_members.T.tolist())["per_row"]
-    resampled = bootstrap(lambda *rows: np.concatenate(separation(*rows)), members, non_members, seed=seed)
-    drawn = dict(zip(_RATES, np.split(resampled.T, 2), strict=True))
-    values, draws, scores = ({role: {} for role in attacks} for _ in range(3))
-    for rate in _RATES:
-        for (role, attack), value, draw in zip(columns, rates[rate], drawn[rate], strict=True):
-            name = f"privacy/{attack}_{rate}"
-            draw = value + _OTHER_FITS.get(name, 1.0) * (draw - value)
-            values[role][name], draws[role][name], scores[role][name] = value, draw, attacks[role][attack]
-    fewest = dict.fromkeys(
-        (name for names in values.values() for name in names), min(map(len, (members, non_members)))
+    by_rows, by_people, num_people = _draws(
+        lambda *rows: np.concatenate(separation(*rows)), members, non_members, seed, people
     )
-    return summarise(values, draws, *row_counts(scores), fewest)
+    values, scores = ({role: {} for role in attacks} for _ in range(2))
+    places = [(rate, i) for rate in _RATES for i in range(len(columns))]
+    for rate, i in places:
+        role, attack = columns[i]
+        name = f"privacy/{attack}_{rate}"
+        values[role][name], scores[role][name] = rates[rate][i], attacks[role][attack]
+
+    def of_roles(resampled: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        draws: dict[str, dict[str, np.ndarray]] = {role: {} for role in attacks}
+        for (rate, i), draw in zip(places, resampled.T, strict=True):
+            role, attack = columns[i]
+            name = f"privacy/{attack}_{rate}"
+            draws[role][name] = values[role][name] + _OTHER_FITS.get(name, 1.0) * (draw - values[role][name])
+        return draws
+
+    names = dict.fromkeys(name for metrics in values.values() for name in metrics)
+    by_people = None if by_people is None else Drawn(of_roles(by_people), dict.fromkeys(names, num_people))
+    fewest = dict.fromkeys(names, min(map(len, (members, non_members))))
+    return summarise(values, of_roles(by_rows), *row_counts(scores), fewest, by_people)
 
 
-def summarise_leak(attacks: Mapping[str, list[float]], num_members: int, *, name: str, seed: int) -> SuiteOutcome:
+def summarise_leak(
+    attacks: Mapping[str, list[float]], num_members: int, *, name: str, seed: int, people: _People = (None, None)
+) -> SuiteOutcome:
     """PrivLeak of every model under a name, from role -> score of each row in one attack, the members' first."""
     if "retrained" not in attacks:
         return SuiteOutcome({})
@@ -193,12 +211,17 @@ def summarise_leak(attacks: Mapping[str, list[float]], num_members: int, *, name
             return relative_leak(auc, auc[reference])
 
     leaks = PrivLeak().compute(unlearned=aucs, retrained=[aucs[reference]] * len(aucs))["per_row"]
-    drawn = bootstrap(statistic, members, non_members, seed=seed).T
+    by_rows, by_people, num_people = _draws(statistic, members, non_members, seed, people)
+
+    def of_roles(resampled: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        return {role: {name: draw} for role, draw in zip(roles, resampled.T, strict=True)}
+
     return summarise(
         {role: {name: value} for role, value in zip(roles, leaks, strict=True)},
-        {role: {name: resampled} for role, resampled in zip(roles, drawn, strict=True)},
+        of_roles(by_rows),
         *row_counts({role: {name: attacks[role]} for role in roles}),
         {name: min(map(len, (members, non_members)))},
+        None if by_people is None else Drawn(of_roles(by_people), {name: num_people}),
     )
 
 

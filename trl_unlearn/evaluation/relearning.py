@@ -180,7 +180,7 @@ def measure_few_steps(models: Loaders, rows: EvaluationRows, setting: SuiteSetti
         if models.get(role) is not None:
             per_row[role] = relearn(load_merged(models[role]), setting, RELEARNING, [QUICK_STEPS])
             free_memory()
-    outcome = summarise_rows(per_row, seed=setting.seed)
+    outcome = summarise_rows(per_row, seed=setting.seed, people=lambda _: forget.about(hidden))
     outcome.protocol = rows_protocol(forget, seed=setting.seed)
     return outcome
 

@@ -23,7 +23,7 @@ from ..encoding import encode_row, prompt_ids, readable_tokens
 from ..metrics import LeakAtK, RougeRecall
 from ..results import LEAK_ATTEMPTS, MEASURED_ROLES, NOISE_PERCENT, SuiteOutcome
 from ..row_forms import prompt_and_answer, template_columns, with_question
-from .facts import fact_recall
+from .facts import fact_recall, rows_with_fact
 from .relearning import (
     AttackSetting,
     Curves,
@@ -313,7 +313,13 @@ def measure_robustness(models: Loaders, rows: EvaluationRows, setting: SuiteSett
     row_values = {role: _of_rows(values, curves[role], setting) for role, values in per_row.items()}
     for role in curves if "retrained" in curves else ():
         per_row[role] |= excess_areas(curves[role], curves["retrained"])
-    outcome = summarise_rows(per_row, seed=setting.seed)
+    # What fine-tuning brings back is asked of the rows that it was not shown.
+    tuned = {name for values in per_row.values() for name in values if name.endswith(("_steps", "_area"))}
+    parts: dict[str, list[int]] = dict.fromkeys(tuned, hidden_rows(forget))
+    if forget.texts is not None:
+        said = ("robustness/quantized_facts", "robustness/adapter_off_facts")
+        parts |= dict.fromkeys(said, rows_with_fact(forget, setting.tokenizer))
+    outcome = summarise_rows(per_row, seed=setting.seed, people=forget.people_of(parts))
     outcome.row_values = row_values
     outcome.curves = {
         role: {attack.name: [fmean(point) for point in curve] for attack, curve in attacks.items()}

@@ -21,12 +21,17 @@ from ..encoding import (
     warn_of_other_prompt,
     without_end,
 )
+from ..names import row_subjects
 from ..row_forms import answer_text, has_answer, naming, with_answer, with_template_kwargs
+from ..subjects import row_texts
+from .uncertainty import People
 
 
 # Role -> function without arguments that loads the model anew; `None` leaves a model out. Roles, in the order of
 # tables: `target`, which only a quick evaluation may lack, `unlearned`, `retrained`, `second_retrained`.
 Loaders = Mapping[str, Callable[[], PreTrainedModel] | None]
+# Sets whose rows may be several about one person, and no general facts.
+_ABOUT_PEOPLE = ("forget", "retain", "holdout")
 
 
 @dataclass
@@ -59,7 +64,18 @@ class EvaluationRows:
         # Other rows may take their place, as those of a quick evaluation do.
         if kept is None or kept[0] is not rows or kept[1] is not tokenizer:
             kept = self._encoded[name] = rows, tokenizer, encode_set(rows, tokenizer, name=name)
+            self._find_people(kept[2], tokenizer)
         return kept[2]
+
+    def _find_people(self, encoded: "EncodedSet", tokenizer: PreTrainedTokenizerBase) -> None:
+        """Whom the questions of a set are about, by the names that no other set has."""
+        if encoded.people is not None or encoded.texts is None or encoded.name not in _ABOUT_PEOPLE:
+            return
+        # A set that is being encoded is kept already, so two sets do not ask for each other forever.
+        others = [one for one in _ABOUT_PEOPLE if one != encoded.name and getattr(self, one) is not None]
+        names = row_names(encoded, *(self.encoded(one, tokenizer) for one in others), tokenizer=tokenizer)[0]
+        if any(names):
+            encoded.people = [name or f"row {index}" for index, name in enumerate(names)]
 
     def asked(self, suite: str, tokenizer: PreTrainedTokenizerBase) -> "EncodedSet":
         """The forget set of a suite that asks its questions; refused where there are none."""
@@ -83,12 +99,24 @@ class EncodedSet:
     closed: list[bool]
     # Text of the answers; `None` for raw text and tokenised rows, which have no answer to generate.
     texts: list[str] | None = None
+    # Whom each row is about: by the column `subject`, else by names in the rows. A row about nobody is its own.
+    people: list[str] | None = None
     paraphrases: list[dict[str, Any]] | None = None
     wrong: list[list[dict[str, Any]]] | None = None
 
     def true_answers(self) -> "EncodedSet":
         """The set without paraphrased and wrong answers."""
-        return EncodedSet(self.name, self.answers, self.closed)
+        return EncodedSet(self.name, self.answers, self.closed, people=self.people)
+
+    def about(self, indices: Iterable[int] | None = None) -> list[str] | None:
+        """Whom some rows are about, or all; None where that is not known."""
+        if self.people is None or indices is None:
+            return self.people
+        return [self.people[index] for index in indices]
+
+    def people_of(self, parts: Mapping[str, Iterable[int]] | None = None) -> People:
+        """Whom the rows of a metric are about: of all rows, but for metrics whose rows `parts` lists by index."""
+        return lambda metric: self.about((parts or {}).get(metric))
 
     def prompts(self) -> list[list[int]]:
         """Tokens of the prompts."""
@@ -109,12 +137,21 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def row_names(*sets: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[list[str | None]]:
+    """The name of each row of some sets, where it has one."""
+    texts = [row_texts(encoded.answers, tokenizer) for encoded in sets]
+    # A name in all sets, such as one in a system prompt, is nobody's.
+    others = [[text for other in texts if other is not one for part in other for text in part] for one in texts]
+    return [row_subjects(*one, beside) for one, beside in zip(texts, others, strict=True)]
+
+
 def rows_protocol(*sets: EncodedSet, seed: int) -> dict[str, Any]:
-    """The row sets of a suite, for its record: their sizes, digests and rows that repeat others; and the seed."""
+    """The row sets of a suite, for its record: sizes, digests, rows that repeat others, people; and the seed."""
     keys = {one.name: [row_key(row) for row in one.answers] for one in sets}
     repeated = {name: len(rows) - len(set(rows)) for name, rows in keys.items()}
     # The same tokens may be asked and scored in other parts, and beside other answers.
     labels = {one.name: [(row["labels"], row["prompt_length"]) for row in one.answers] for one in sets}
+    people = {one.name: len(set(one.people)) for one in sets if one.people is not None}
     beside = {one.name: (one.paraphrases or [], one.wrong or []) for one in sets if one.paraphrases or one.wrong}
     return {
         "rows": {name: len(rows) for name, rows in keys.items()},
@@ -122,6 +159,8 @@ def rows_protocol(*sets: EncodedSet, seed: int) -> dict[str, Any]:
         "labels_sha256": {name: _digest(json.dumps(rows)) for name, rows in labels.items()},
         "answers_sha256": {name: _digest(json.dumps(rows)) for name, rows in beside.items()},
         "repeated_rows": {name: count for name, count in repeated.items() if count},
+        # With as many people as rows, draws of rows are draws of people.
+        "people": {name: count for name, count in people.items() if count < len(keys[name])},
         "seed": seed,
     }
 
@@ -170,9 +209,11 @@ def encode_set(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizer
             return encode_row(row, tokenizer, rendered=rendered)
 
     answers = [encode(index, row) for index, row in enumerate(rows)]
+    subjects = [row.get("subject") for row in rows]
+    people = subjects if all(isinstance(one, str) and one for one in subjects) else None
     warn_of_other_prompt(rows[0], tokenizer, name)
     closed = [closing_token_id(row, tokenizer) is not None for row in answers]
-    encoded = EncodedSet(name=name, answers=answers, closed=closed)
+    encoded = EncodedSet(name=name, answers=answers, closed=closed, people=people)
     if not all(map(has_answer, rows)):
         return encoded
     encoded.texts = [answer_text(row) for row in rows]

@@ -131,6 +131,17 @@ def measure_rwku(models: Loaders, rows: RwkuRows, setting: SuiteSetting) -> Suit
             values["rwku/utility_general"] = _accuracy(model, choices, right, setting, f"utility_general of {role}")
         return values
 
-    outcome = summarise_rows(measure_each(models, measure, "rwku"), seed=setting.seed)
-    outcome.protocol = {"rows": {f"rwku {name}": len(part) for name, part in given.items()}, "seed": setting.seed}
+    per_row = measure_each(models, measure, "rwku")
+    named = {name: [row.get("subject") for row in part] for name, part in given.items()}
+    named = {name: whom for name, whom in named.items() if all(whom)}
+
+    def people(metric: str) -> list[str] | None:
+        return next((whom for name, whom in named.items() if metric.startswith(f"rwku/{name}")), None)
+
+    outcome = summarise_rows(per_row, seed=setting.seed, people=people)
+    outcome.protocol = {
+        "rows": {f"rwku {name}": len(part) for name, part in given.items()},
+        "people": {f"rwku {name}": count for name, whom in named.items() if (count := len(set(whom))) < len(whom)},
+        "seed": setting.seed,
+    }
     return outcome

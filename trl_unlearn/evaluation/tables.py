@@ -48,7 +48,7 @@ def print_results(result: EvaluationResult) -> None:
         console.print()
         console.print(_table(tuple(DIFFERENCES), rows))
         console.print()
-        note = "Differences on the same rows, with a 95 % interval (bootstrap over rows)."
+        note = "Differences on the same rows, with a 95 % interval (bootstrap)."
         console.print(note, style="dim", **_PLAIN)
 
 

@@ -35,12 +35,21 @@ from ..results import MEASURED_ROLES, SuiteOutcome
 from ..subjects import MovedAnswers, moved_answers
 from ..token_scores import RowScore, answer_matches
 from .elicitation import LEAST_KNOWN
-from .facts import FactPlaces, NearFacts, fact_recall, forget_facts, near_facts
+from .facts import FactPlaces, NearFacts, fact_recall, forget_facts, near_facts, rows_with_fact
 from .judge_models import FluencyClassifier
 from .rows import EncodedSet, EvaluationRows, Loaders, rows_protocol
 from .squeezing import sample_beside
 from .together import SuiteSetting, free_memory, score_rows_together
-from .uncertainty import bootstrap_indices, drawn_means, row_counts, summarise, where_measured
+from .uncertainty import (
+    Drawn,
+    People,
+    drawn_by_people,
+    drawn_counts,
+    drawn_means,
+    row_counts,
+    summarise,
+    where_measured,
+)
 
 
 # With fewer forget rows, a comparison with answers about others would be one of a few names.
@@ -303,15 +312,32 @@ class Suite:
         standin = FluencyStandin().compute(ids=ids, logps=logps, own_logps=self._own_logps, vocab_size=len(tokenizer))
         return {"utility/fluency_standin": where_measured(standin["per_row"], answers)}
 
+    def _people(self, metric: str) -> list[str] | None:
+        """Whom the rows of a metric are about."""
+        name, _, key = metric.partition("/")
+        encoded = self.setting.sets.get(name)
+        if encoded is None:
+            # `utility/` is of the answers to the forget set.
+            return self.setting.sets["forget"].about() if name == "utility" else None
+        if name == "retain":
+            return encoded.about(self.setting.near.get(key.split("_")[0]))
+        parts = {
+            "fact_memorization": self.setting.facts,
+            "strangers_auc": self.setting.moved,
+            "squeezing": [index for index, sampled in enumerate(self._beliefs) if sampled],
+        }
+        if key == "fact_recall":
+            parts[key] = rows_with_fact(encoded, self.setting.tokenizer)
+        return encoded.about(parts.get(key))
+
     def evaluate(self, unlearned: Callable[[], PreTrainedModel] | None = None) -> SuiteOutcome:
         """Measure the unlearned model that a function loads, beside the others; without one, the others alone."""
         self.per_row.pop("unlearned", None)
         if unlearned is not None:
             self.per_row["unlearned"] = self._measure("unlearned", unlearned)
         setting = self.setting
-        outcome = summarise_tofu(
-            {role: self.per_row[role] for role in MEASURED_ROLES if role in self.per_row}, seed=setting.seed
-        )
+        measured = {role: self.per_row[role] for role in MEASURED_ROLES if role in self.per_row}
+        outcome = summarise_tofu(measured, seed=setting.seed, people=self._people)
         generated = {
             "max_completion_length": setting.max_completion_length,
             "num_squeezing_beliefs": setting.num_squeezing_beliefs,
@@ -403,19 +429,22 @@ def _fewest_rows(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: number for name, number in known.items() if name not in counts}
 
 
-def _drawn_quality(ratios: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
-    """Forget quality on each resample, from log R of each row under both models, `[2, rows]`."""
+def _drawn_quality(ratios: np.ndarray, *, seed: int, people: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Forget quality on each resample of rows or people, from log R of each row under both models, `[2, rows]`."""
     rows = ratios.shape[1]
     if rows < 2:
         return {}
-    # D = max |F1 - F2|, for all resamples at once: sort both samples of one together, and walk up one step a value.
-    both = np.concatenate(ratios[:, bootstrap_indices(rows, seed=seed)], axis=1)
-    order = both.argsort(1)
-    climb = np.where(order < rows, 1, -1).cumsum(1)
-    ordered = np.take_along_axis(both, order, 1)
+    # D = max |F1 - F2|, for all resamples at once: walk up the sorted values of both models, one step each time that a
+    # row was drawn.
+    counts = drawn_counts(rows, seed=seed, people=people)
+    both = ratios.ravel()
+    order = both.argsort()
+    climb = np.concatenate([counts, -counts], axis=1)[:, order].cumsum(1)
     # The distribution functions are compared where both have passed all of several equal values.
-    passed = np.pad(ordered[:, 1:] != ordered[:, :-1], ((0, 0), (0, 1)), constant_values=True)
-    distances, which = np.unique(np.abs(climb * passed).max(1), return_inverse=True)
+    passed = np.append(both[order][1:] != both[order][:-1], True)
+    # People have rows of different numbers: a distance is that of samples of the size of the set.
+    walked = np.abs(climb * passed).max(1) * rows / counts.sum(1)
+    distances, which = np.unique(walked.round(), return_inverse=True)
     # For samples of equal size the test depends on this distance alone, which has few values: one test for each.
     ranks = np.arange(float(rows))
     tests = [
@@ -425,7 +454,9 @@ def _drawn_quality(ratios: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
     return {f"forget_quality/{name}": np.array([test[name] for test in tests])[which] for name in tests[0]}
 
 
-def summarise_tofu(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed: int) -> SuiteOutcome:
+def summarise_tofu(
+    per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed: int, people: People | None = None
+) -> SuiteOutcome:
     """Means, aggregates and forget quality against the retrained model, from role -> metric -> value of each row."""
     # All are computed anew on the same resamples of each set: the error of an aggregate then knows that its terms
     # move together, and a difference that two models were measured on the same rows.
@@ -433,11 +464,15 @@ def summarise_tofu(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed
     reference = per_row.get("retrained", {}).get("forget/log_ratio")
     values: dict[str, dict[str, float]] = {}
     draws: dict[str, dict[str, np.ndarray]] = {}
+    by_people = drawn_by_people(per_row, people, seed=seed)
+    num_people = dict(by_people.people)
     for role, metrics in per_row.items():
         means = {name: float(np.mean(row)) for name, row in metrics.items()}
         drawn = {name: drawn_means(row, seed=seed) for name, row in metrics.items()}
         values[role] = means | {name: float(value) for name, value in aggregate_values(means).items()}
         draws[role] = drawn | aggregate_values(drawn)
+        # Of an aggregate, the terms about nobody are drawn by rows.
+        by_people.draws[role] |= aggregate_values(drawn | by_people.draws[role])
         if reference is not None:
             ratios = np.array([metrics["forget/log_ratio"], reference])
             quality = ForgetQuality().compute(unlearned=ratios[0].tolist(), retrained=ratios[1].tolist())
@@ -445,7 +480,15 @@ def summarise_tofu(per_row: Mapping[str, Mapping[str, Sequence[float]]], *, seed
             values[role] |= quality
             counts[role] |= dict.fromkeys(quality, len(reference))
             draws[role] |= _drawn_quality(ratios, seed=seed)
+            if "forget/log_ratio" in num_people:
+                labels = people("forget/log_ratio")
+                by_people.draws[role] |= _drawn_quality(ratios, seed=seed, people=labels)
+                num_people |= dict.fromkeys(quality, num_people["forget/log_ratio"])
     names = dict.fromkeys(name for metrics in values.values() for name in metrics if not name.startswith(_TERMS))
     values = {role: {name: metrics[name] for name in names if name in metrics} for role, metrics in values.items()}
     # All models have the same rows.
-    return summarise(values, draws, counts, missing, _fewest_rows(next(iter(counts.values()), {})))
+    counted = next(iter(counts.values()), {})
+    num_people |= {
+        name: few for name, few in _fewest_rows(counted | num_people).items() if few < _fewest_rows(counted)[name]
+    }
+    return summarise(values, draws, counts, missing, _fewest_rows(counted), Drawn(by_people.draws, num_people))
