@@ -128,7 +128,7 @@ def test_a_space_asks_the_pushed_model_by_its_id_as_the_folder_does_and_holds_no
     assert done.returncode == 0, done.stderr
     (early, _, pushed, public), replies = json.loads(done.stdout.splitlines()[-1])
     # The model has to be there first.
-    assert early.startswith("trl-unlearn demo: failed: There is no repository `me/unlearned`")
+    assert "trl-unlearn demo: failed: There is no repository `me/unlearned`" in early
     assert "me/demo: Space, private, 5 files" in pushed and "PUBLIC" not in pushed
     assert "WARNING: `me/open` is PUBLIC: everybody can ask its target" in public
     repo = hub.repos["spaces/me/demo"]

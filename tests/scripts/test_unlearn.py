@@ -157,7 +157,8 @@ def test_files_of_ones_own_leave_out_what_they_have_no_columns_for(run, own, fac
         "retain/probability",
     }
     if form != "text":
-        expected |= {"forget/rougeL_recall", "forget/fact_recall", "retain/rougeL_recall", "utility/fluency_standin"}
+        expected |= {"forget/rougeL_recall", "forget/fact_recall", "forget/fact_memorization"}
+        expected |= {"retain/rougeL_recall", "utility/fluency_standin"}
         # Without a paraphrase, any rare words in common make a neighbour, and only names and numbers a shared fact.
         expected |= {"retain/neighbour_probability", "retain/neighbour_accuracy"}
     for model in ("target", "unlearned"):
