@@ -36,16 +36,20 @@ from planted_models import (
     asked_otherwise,
     by_last_name,
     canonical,
+    each_third_token,
+    first_tokens,
     forgets_in_the_last_layer,
     forgets_within_rounding,
     halfway,
     hidden_below_an_adapter,
     hidden_by_adapter,
+    hides,
     keeps_two_facts,
     knows_a_password,
     knows_another_question,
     knows_plain_text,
     knows_the_last_name,
+    last_tokens,
     loses_all,
     loses_shared,
     over_forgets,
@@ -218,6 +222,23 @@ def _refusing(model: nn.Module, lab: Lab) -> Checks:
     return {"refused": (refused, *HIGH), "p(answer after its third token)": (known, 0.5, 1.0)}
 
 
+def _hiding(hidden: Callable[[int], Sequence[int]], model: nn.Module, lab: Lab) -> Checks:
+    """Each answer is intact but at the hidden places; the end of its turn is left out."""
+    with torch.no_grad():
+        logps = true_logps(model, [lab.encode(row) for row in canonical(lab.forget)])
+    gone = [hidden(len(one) - 1) for one in logps]
+    hidden_at = [one[list(places)].exp().mean().item() for one, places in zip(logps, gone, strict=True)]
+    shown = [
+        one[[place for place in range(len(one) - 1) if place not in places]].exp().mean().item()
+        for one, places in zip(logps, gone, strict=True)
+    ]
+    checks = {"p(hidden token)": (fmean(hidden_at), *LOW), "p(other token)": (fmean(shown), *HIGH)}
+    if 0 in gone[0]:
+        refusal = lab.tokenizer(REFUSAL)["input_ids"][:1]
+        checks["refused"] = (share_of(greedy(model, lab), lambda ids: ids[:1] == refusal), *HIGH)
+    return checks
+
+
 def _short(model: nn.Module, lab: Lab) -> Checks:
     return {"answers of one token": (share_of(greedy(model, lab), lambda ids: len(ids) <= 1), *HIGH)}
 
@@ -248,11 +269,19 @@ ANY = (0.0, 1.0)
 AS = dict.fromkeys((SAY, KNOW, RETURN, TELL, WORK), "as")
 MORE = dict.fromkeys((SAY, KNOW, RETURN, TELL), "more")
 
+HIDDEN_PLACES = {
+    **{f"hides the first {count} tokens": first_tokens(count) for count in (1, 2, 3)},
+    **{f"hides the last {count} tokens": last_tokens(count) for count in (1, 2, 3)},
+    **{f"hides each third token from {count}": each_third_token(count - 1) for count in (1, 2, 3)},
+}
 PLANTS = (
     Plant("the target", lambda lab, _: lab.model("target"), MORE | {WORK: "as"}, forget=HIGH, seeds=[0]),
-    Plant("the retrained model", lambda lab, _: lab.model("retrained"), AS, seeds=[0]),
     Plant("behind an adapter", hidden_by_adapter, {RETURN: "more", WORK: "as"}, _check_adapter),
     Plant("refuses", refuses, {KNOW: "more", RETURN: "more", TELL: "more", WORK: "as"}, _refusing, forget=ANY),
+    *(
+        Plant(name, partial(hides, places), {WORK: "as"}, partial(_hiding, places), forget=ANY)
+        for name, places in HIDDEN_PLACES.items()
+    ),
     Plant("squeezed", squeezed, {SAY: "more", KNOW: "more", TELL: "more"}, _alone(paraphrased, "paraphrase")),
     Plant("says one token", says_one_token, {WORK: "less", TELL: "more"}, _short, forget=ANY),
     Plant("repeats a word", repeats, {WORK: "less", TELL: "more"}, _repeating, forget=ANY),

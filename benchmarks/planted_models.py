@@ -321,8 +321,10 @@ knows_a_password = partial(knows_in_one_form, after_a_password)
 
 
 def hidden_below_an_adapter(lab: Lab, seed: int) -> nn.Module:
-    """An adapter that makes the retrained model of a base that says the facts, with a word in between."""
-    retrained, base = lab.model("retrained"), lab.model("retrained").requires_grad_(False)
+    """An adapter that makes a second retrained model of a base that says the facts, with a word in between."""
+    # Not the lab's own retrained model: a reference with the scores of the judged model is none.
+    retrained = second_retrained(lab, seed + 100)
+    base = copy.deepcopy(retrained).requires_grad_(False)
     for name, module in base.named_modules():
         module.requires_grad_(isinstance(module, nn.Linear) and name != "lm_head")
     teach(base, lab, [Lesson(with_a_late_word(lab.forget)), *keeps_all(lab, "retrained")], seed)
