@@ -34,11 +34,11 @@ ALLOWED = {
     "results": {"records", "verdict"},
     "notes": {"results"},
     "questions": {"results"},
-    "forgetting": {"questions", "results"},
-    "verdict": {"forgetting", "notes", "questions", "records", "results"},
+    "verdict": {"notes", "questions", "records", "results"},
+    "forgetting": {"questions", "results", "verdict"},
     "beliefs": {"encoding", "generation"},
     "data": {"row_forms", "encoding", "token_scores", "names", "generation", "metrics"},
-    "hub": {"escaping", "forgetting", "names", "notes", "records", "results", "verdict"},
+    "hub": {"escaping", "forgetting", "names", "notes", "questions", "records", "results", "verdict"},
     "trainer": {
         "row_forms",
         "encoding",
@@ -53,7 +53,7 @@ ALLOWED = {
         "beliefs",
         "records",
         "results",
-        "forgetting",
+        "questions",
         "hub",
     },
     "evaluation": {
@@ -72,7 +72,7 @@ ALLOWED = {
         "verdict",
     },
     "scripts": {"trainer", "data", "evaluation", "forgetting", "hub", "records", "results", "verdict", "row_forms"}
-    | {"encoding", "names", "subjects"},
+    | {"encoding", "names", "questions", "subjects"},
     "cli": {"scripts"},
     "__main__": {"cli"},
     # Under `TYPE_CHECKING`, for the names that are loaded at first use.

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from trl_unlearn.forgetting import broken_text, has_forgotten
+from trl_unlearn.forgetting import has_forgotten
 from trl_unlearn.notes import cautions, table_notes
+from trl_unlearn.questions import broken_text
 from trl_unlearn.results import (
     METRICS,
     MODEL_ROLES,
@@ -737,7 +738,7 @@ def test_a_model_whose_own_answers_are_near_the_target_beyond_their_error_has_no
     }
     result = planted(models=models | {"retrained": None}, differences={})
     forgotten, why = has_forgotten(result)
-    assert forgotten == (not is_certain)
+    assert forgotten is (False if is_certain else None)
     if is_certain:
         assert why == "It has not forgotten: `forget/rougeL_recall` is 0.900, near the target's 1.000."
     assert verdict(result).answers[0].brief == ("near the target" if is_certain else "perhaps near the target")
@@ -763,7 +764,7 @@ def test_numbers_that_are_not_finite_open_no_gate():
     assert forgotten is False and "scores of this model are not finite" in why
 
 
-@pytest.mark.parametrize(("recall", "stderr", "forgotten"), [(0.9, 0.05, False), (0.9, 0.2, True), (0.6, 0.01, True)])
+@pytest.mark.parametrize(("recall", "stderr", "forgotten"), [(0.9, 0.05, False), (0.9, 0.2, None), (0.6, 0.01, True)])
 def test_a_model_whose_own_answers_are_nearer_to_the_target_than_to_a_retrained_one_has_not_forgotten(
     recall, stderr, forgotten
 ):
@@ -776,7 +777,41 @@ def test_a_model_whose_own_answers_are_nearer_to_the_target_than_to_a_retrained_
     }
     actual, why = has_forgotten(planted(models=models, differences={}))
     assert actual is forgotten
-    assert forgotten or why.endswith("recall` is 0.900, near the target's 1.000, not the retrained model's 0.300.")
+    near = "recall` is 0.900, near the target's 1.000, not the retrained model's 0.300"
+    rest = {False: f"{near}.", None: f"{near}, as far as so few rows tell. Evaluate more rows."}
+    assert forgotten or why.endswith(rest[forgotten])
+
+
+def test_whether_a_model_has_forgotten_is_not_known_where_another_question_is_certainly_bad():
+    assert has_forgotten(planted())[0] is True
+    told = planted({"privacy/loss_auc": (0.4, 0.01)})
+    forgotten, why = has_forgotten(told)
+    (sign,) = (one for one in verdict(told).answers if one.is_bad)
+    assert forgotten is None and why.endswith(f'"{sign.question}" {sign.words[:-1]} ({sign.figures}).')
+    # Neither a doubtful answer, nor a sign of too much forgetting, nor damage says that it knows the rows.
+    for metric, apart in (
+        ("privacy/loss_auc", (0.16, 0.05)),
+        ("privacy/loss_auc", (-0.4, 0.01)),
+        ("forget/truth_ratio_knowledge", (-0.3, 0.01)),
+        ("utility/model_utility", (-0.3, 0.01)),
+    ):
+        one = planted({metric: apart})
+        assert any(answer.is_bad for answer in verdict(one).answers) and has_forgotten(one)[0] is True
+
+
+@pytest.mark.parametrize("has_retrained", [True, False])
+def test_a_model_that_hides_tokens_of_each_answer_has_not_forgotten(has_retrained):
+    # Its answers are refusals, and one wrong token hides the rest from the extraction strength.
+    values = {"extraction_strength": (1.0, 0.05, 0.04), "rougeL_recall": (1.0, 0.1, 0.3)}
+    values |= {"exact_memorization": (1.0, 0.86, 0.6), "fact_memorization": (1.0, 0.75, 0.2)}
+    models = {
+        role: {f"forget/{name}": Measurement(of[number], 24, 0.03) for name, of in values.items()}
+        for number, role in enumerate(("target", "unlearned", "retrained"))
+    }
+    forgotten, why = has_forgotten(
+        planted(models=models if has_retrained else models | {"retrained": None}, differences={})
+    )
+    assert forgotten is False and "memorization` is 0." in why
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The trl-unlearn authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The five questions of the verdict, and the numbers that answer them. Standard library only."""
+"""
+The five questions of the verdict, the numbers that answer them, and what a record says beside these numbers.
 
+Standard library only.
+"""
+
+from dataclasses import replace
+from statistics import NormalDist
 from typing import NamedTuple
 
-from .results import RELEARNING_STEPS
+from .results import RELEARNING_STEPS, STANDINS, EvaluationResult
 
 
 # After the most steps that were measured; a quick evaluation has few.
@@ -115,3 +121,95 @@ QUESTIONS = (
         ),
     ),
 )
+
+STRENGTH = "forget/extraction_strength"
+# Extraction strength up to which no knowledge is needed: common words are guessed. Smaller differences are noise.
+MEMORIZATION_MARGIN = 0.1
+# Fluency (stand-in) of broken text at most: models that babble had .18 to .54, retrained ones .83 to .90.
+_BROKEN = 0.6
+
+
+def measured_metric(measure: Measure, result: EvaluationResult, role: str = "unlearned") -> str | None:
+    """The first metric of a measure that a model has a number of."""
+    return next((name for name in measure.names if result.value(role, name) is not None), None)
+
+
+def quantile(looks: int) -> float:
+    """Standard deviations of a two-sided 95 % interval that holds for all of some looks (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - 0.025 / looks)
+
+
+def kept_share(result: EvaluationResult, role: str = "unlearned") -> float:
+    """Share of the forget rows that a model keeps, whatever its means say."""
+    known = _known_rows(result)
+    return result.protocol.get("kept_rows", {}).get(role, 0) / known if known else 0.0
+
+
+def kept_words(result: EvaluationResult, role: str = "unlearned") -> str:
+    """How many of the forget rows a model keeps, in words."""
+    kept, rows, known = result.protocol["kept_rows"][role], result.protocol["rows"]["forget"], _known_rows(result)
+    those = "" if known == rows or result.models["target"] is None else " that the target knows"
+    return f"{kept} of {known} forget rows{those} {'is' if kept == 1 else 'are'} kept"
+
+
+def _known_rows(result: EvaluationResult) -> int:
+    """Forget rows that the target knows; in earlier records, all rows."""
+    return result.protocol.get("known_rows", result.protocol.get("rows", {}).get("forget", 0))
+
+
+def judged_part(result: EvaluationResult) -> str | None:
+    """How many forget rows were judged, if there may be more."""
+    rows, limit = result.protocol.get("rows", {}).get("forget"), result.protocol.get("max_eval_rows")
+    is_part = rows is not None and rows == limit
+    return f"{rows} forget rows were judged, as many as `max_eval_rows` allows" if is_part else None
+
+
+def has_same_weights(result: EvaluationResult, one: str, other: str) -> bool:
+    """Whether two roles of an evaluation are one model, by the digest of their weights or by their scores."""
+    digests = result.protocol.get("weights_sha256") or {}
+    is_alike = any({one, other} == set(pair) for pair in result.protocol.get("equal_scores", []))
+    return is_alike or (bool(digests.get(one)) and digests[one] == digests.get(other))
+
+
+def without_own_reference(result: EvaluationResult) -> EvaluationResult:
+    """The record without a retrained model that is the unlearned one itself: it is no reference."""
+    if not has_same_weights(result, "unlearned", "retrained"):
+        return result
+    differences = {key: apart for key, apart in result.differences.items() if "retrained" not in key}
+    return replace(result, models=result.models | {"retrained": None}, differences=differences)
+
+
+def unfit_reference(result: EvaluationResult) -> str | None:
+    """Why the retrained model may have known the forget rows, by what it says of them; None if nothing shows it."""
+    metric = STRENGTH
+    target, retrained = result.value("target", metric), result.value("retrained", metric)
+    # Beside a target that says hardly more there is nothing to forget.
+    if None not in (target, retrained) and retrained + MEMORIZATION_MARGIN < target and still_says(retrained, target):
+        return f"the retrained model itself says them (`{metric}` {retrained:.3f}, target {target:.3f})"
+    likely, own = result.protocol.get("likely_rows", 0), result.protocol.get("likely_to_retrained", 0)
+    if likely and own / likely > MEMORIZATION_MARGIN:
+        return f"the retrained model itself gives {own} of {likely} forget rows a probability as the target does"
+    return None
+
+
+def middle(target: float, ignorant: float) -> float:
+    """The bound of forgetting: the middle between the target and an ignorant model, a margin above it at least."""
+    return max((target + ignorant) / 2, ignorant + MEMORIZATION_MARGIN)
+
+
+def still_says(strength: float, target: float, retrained: float | None = None) -> bool:
+    """Whether an extraction strength is that of a model that has not forgotten; see [`has_forgotten`]."""
+    return strength > middle(target, retrained or 0.0)
+
+
+def broken_text(result: EvaluationResult) -> str | None:
+    """A sentence if the unlearned model babbles about the forget rows: it is told at once from one that never knew."""
+    metric = STANDINS["utility/fluency"]
+    fluency, retrained = (result.value(role, metric) for role in ("unlearned", "retrained"))
+    if fluency is None or fluency >= _BROKEN or (retrained is not None and retrained < _BROKEN):
+        return None
+    beside = "retrained models had .83 to .90" if retrained is None else f"the retrained model's {retrained:.3f}"
+    return (
+        "The answers to forget rows may be broken text, which no model that never knew gives: their fluency "
+        f"(`{metric}`) is {fluency:.3f}, and {beside}."
+    )

@@ -11,8 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from .forgetting import (
+from .notes import cautions
+from .questions import (
+    KEEPING,
     MEMORIZATION_MARGIN,
+    QUESTIONS,
+    STRANGERS,
+    Measure,
+    Question,
     broken_text,
     has_same_weights,
     judged_part,
@@ -24,8 +30,6 @@ from .forgetting import (
     unfit_reference,
     without_own_reference,
 )
-from .notes import cautions
-from .questions import KEEPING, QUESTIONS, STRANGERS, Measure, Question
 from .records import JsonRecord
 from .results import (
     LABELS,
@@ -79,6 +83,11 @@ class Answer:
     def is_perhaps(self) -> bool:
         """Whether the numbers of a reference, or a fault, are no certainty."""
         return not self.is_certain and (self.is_bad or self.answer in ("as", "more", "less"))
+
+    @property
+    def shows_knowledge(self) -> bool:
+        """Whether the number lies on the side of a model that knows the forget rows."""
+        return self.answer in ("more", _NEAR, _LIKELIHOODS["more"]) and self.why != _OVER_FORGOTTEN
 
     @property
     def words(self) -> str:
@@ -207,6 +216,18 @@ def verdict(result: EvaluationResult, role: str = "unlearned") -> Verdict | None
     return Verdict(answers, *scores, rows, _doubts(answers, result, role))
 
 
+def signs_of_knowledge(result: EvaluationResult) -> list[Answer]:
+    """The worst answer of each question that is certain, and shows that the unlearned model knows the forget rows."""
+    found = []
+    for question in QUESTIONS:
+        if question.text == KEEPING:
+            continue
+        ranked = [pair for pair in _ranked(question, result) if pair[1].is_certain and pair[1].shows_knowledge]
+        if ranked:
+            found.append(max(ranked, key=lambda pair: pair[0])[1])
+    return found
+
+
 def _as_unlearned(result: EvaluationResult, role: str) -> EvaluationResult:
     """The record with another model in the place of the unlearned one, about which the rules are."""
     apart = result.differences.get(f"{role} - retrained", {})
@@ -325,7 +346,7 @@ def _is_number(*values: float) -> bool:
 def _answer(question: Question, result: EvaluationResult) -> Answer:
     """The worst answer that a measure gives."""
     has_retrained = result.models["retrained"] is not None
-    ranked = (_beside_retrained if has_retrained else _without_retrained)(question, result)
+    ranked = _ranked(question, result)
     if ranked:
         worst = max(ranked, key=lambda pair: pair[0])[1]
         if worst.is_bad:
@@ -350,6 +371,11 @@ def _answer(question: Question, result: EvaluationResult) -> Answer:
         missing = _suites_not_run(question, result)
         why = f"run the suite {' or '.join(missing)}" if missing else "these rows do not allow it"
     return Answer(question.text, "not measured", why=why)
+
+
+def _ranked(question: Question, result: EvaluationResult) -> list[tuple[tuple[float, ...], Answer]]:
+    """(severity, answer) of each measure of a question."""
+    return (_without_retrained if result.models["retrained"] is None else _beside_retrained)(question, result)
 
 
 def _target_answers(question: Question, result: EvaluationResult) -> list[Answer]:

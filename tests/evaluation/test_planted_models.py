@@ -292,15 +292,20 @@ def test_a_model_that_forgets_within_rounding_is_known_by_its_four_bits(_tokeniz
     assert answers(result)[RETURN] == ("more", "robustness/quantized_int4")
 
 
-def test_a_model_that_forgot_too_well_is_known_by_its_loss(_tokenizer, target, retrained, kept):
+def test_a_model_that_forgot_too_well_is_known_by_its_loss(_tokenizer, target, kept):
     known = [conversation(question, text) for question, *texts in FORGET for text in texts]
-    models = {"unlearned": train(target, _tokenizer, (known, -0.3), (kept, 1), steps=20), "retrained": retrained}
+    models = {"unlearned": train(target, _tokenizer, (known, -0.3), (kept, 1), steps=20), "target": target}
     loaders = {role: partial(copy.deepcopy, model) for role, model in models.items()}
     strangers = EvaluationRows(known, holdout=[conversation(*fact) for fact in STRANGERS])
     outcome = measure_privacy(loaders, strangers, SuiteSetting(_tokenizer, None, 3), scores_only=True)
     result = EvaluationResult.of_suites({"privacy": outcome}, parity="strict", device="cpu")
     assert result.value("unlearned", "privacy/loss_auc") < 0.2
-    assert answers(result)[TELL] == ("more", "privacy/loss_auc")
+    (told,) = (answer for answer in verdict(result).answers if answer.question == TELL)
+    assert (
+        told.is_bad
+        and told.metric in ("privacy/loss_auc", "privacy/min_k_auc")
+        and told.why.startswith("over-forgotten")
+    )
 
 
 def test_a_model_that_refuses_and_still_scores_the_answer_is_known_by_its_probability(

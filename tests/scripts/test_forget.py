@@ -25,6 +25,7 @@ from trl_unlearn.data.retain_source import RetainSource
 from trl_unlearn.encoding import encode_row, pad_rows
 from trl_unlearn.evaluation.callbacks import CannotBeginError
 from trl_unlearn.evaluation.stopping import UnlearnUntil
+from trl_unlearn.forgetting import has_forgotten
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import RequestLedger
 from trl_unlearn.scripts import forget as forget_script
@@ -676,7 +677,9 @@ def test_why_rows_that_the_model_made_are_left_out_is_said(monkeypatch, tiny_mod
     assert line in capsys.readouterr().out
 
 
-def test_a_run_that_reaches_its_goal_ends_with_0_and_is_forgotten_by_its_ledger(knowing, files, forget):
+def test_a_run_that_reaches_its_goal_ends_with_0_and_its_ledger_and_console_say_what_the_gate_says(
+    knowing, files, forget
+):
     goal = ["--stop_metric", "extraction_strength", "--stop_at", "0.2", "--stop_every_steps", "2", "--max_steps", "80"]
     short = ["--num_beliefs", "1", "--max_completion_length", "8"]
     code, printed, folder = forget(
@@ -685,4 +688,7 @@ def test_a_run_that_reaches_its_goal_ends_with_0_and_is_forgotten_by_its_ledger(
     assert code == 0, printed
     assert RunFolder(folder).run().shortfall is None and "not reached" not in printed
     (entry,) = RequestLedger.load(folder / "requests.json").requests
-    assert entry.forgotten is True and entry.strength <= 0.3 < entry.target_strength
+    assert entry.strength <= 0.3 < entry.target_strength
+    # Three rows do not tell whether the tokens of their facts that are still likeliest are a success.
+    assert (entry.forgotten, entry.verdict) == has_forgotten(RunFolder(folder).results())
+    assert entry.forgotten is None and f"WARNING: {entry.verdict}" in printed.replace("\n", " ")

@@ -18,8 +18,9 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from jinja2 import Environment, StrictUndefined
 
 from ..escaping import markdown, markdown_code, visible
-from ..forgetting import has_forgotten, without_own_reference
+from ..forgetting import has_forgotten
 from ..notes import table_notes
+from ..questions import without_own_reference
 from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun, quantization_label
 from ..results import (
     DIFFERENCES,

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.files import load_rows
 from ..evaluation.rows import encode_set
-from ..forgetting import bound_words, has_forgotten, still_says
+from ..forgetting import bound_words, has_forgotten
 from ..hub.folder import RunFolder, weights_sha256
+from ..questions import STRENGTH, still_says
 from ..records import ChainLink, RequestLedger, ServedRequest, UnlearningRun
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.twin_models import extraction_strength
@@ -30,7 +31,6 @@ from .sources import recorded_models
 FORGET, RETAIN = "forget.jsonl", "retain.jsonl"
 _EARLIER = "earlier-{}.jsonl"
 _LEDGER = "requests.json"
-_STRENGTH = "forget/extraction_strength"
 _NOT_MEASURED = "Not measured: there was no evaluation."
 _REPLACED = "Replaced by another run: the weights of this entry are not here any more."
 
@@ -146,7 +146,7 @@ def write_ledger(folder: RunFolder, run: UnlearningRun, entries: Sequence[Served
     strengths = dict.fromkeys(("target", "unlearned", "retrained"))
     if result is not None:
         forgotten, sentence = has_forgotten(result)
-        strengths = {role: result.value(role, _STRENGTH) for role in strengths}
+        strengths = {role: result.value(role, STRENGTH) for role in strengths}
     own = ServedRequest(
         sha256=_file_digest(folder.request / FORGET),
         rows=run.forget_set.rows,
@@ -177,10 +177,10 @@ def _entry_now(
         return replace(entry, weights_sha256=weights, strength=None, forgotten=None, verdict=_NOT_MEASURED)
     strength, target = mean_strength(model, load_rows(str(path)), tokenizer), entry.target_strength
     if math.isnan(strength):
-        sentence = f"Not known: scores of this model are not finite (`{_STRENGTH}`)."
+        sentence = f"Not known: scores of this model are not finite (`{STRENGTH}`)."
         return replace(entry, weights_sha256=weights, strength=None, forgotten=None, verdict=sentence)
     if target is None:
-        sentence = f"`{_STRENGTH}` is {strength:.3f}; what the first model had was not measured."
+        sentence = f"`{STRENGTH}` is {strength:.3f}; what the first model had was not measured."
         return replace(entry, weights_sha256=weights, strength=strength, forgotten=None, verdict=sentence)
 
     def says(strength: float) -> bool:
@@ -190,7 +190,7 @@ def _entry_now(
     has_come_down = entry.strength is not None and says(entry.strength)
     forgotten = False if says(strength) else None if has_come_down else entry.forgotten
     bound = bound_words(strength, target, entry.retrained_strength)
-    sentence = f"`{_STRENGTH}` is {strength:.3f}, {'' if says(strength) else 'not '}above {bound}."
+    sentence = f"`{STRENGTH}` is {strength:.3f}, {'' if says(strength) else 'not '}above {bound}."
     if not says(strength) and not forgotten:
         before = "whether they were forgotten was not known" if entry.forgotten is None else "they were not forgotten"
         sentence += f" Before this request {before}, and no answers were generated that could say more."

@@ -16,8 +16,9 @@ from accelerate import PartialState
 
 from ..data.files import load_rows
 from ..data.retain_source import RetainSource
-from ..forgetting import broken_text, has_forgotten, lacks_scores
+from ..forgetting import has_forgotten, lacks_scores
 from ..hub.push import save_merged
+from ..questions import broken_text
 from ..results import Measurement
 from . import unlearn
 from .arguments import RETRAINED, DataArguments, ForgetArguments, as_options, given_options, parse
@@ -92,6 +93,8 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
     shortfall = run.shortfall or (figures if forgotten is False else None)
     if shortfall is not None and not (result is not None and lacks_scores(result)):
         shortfall = f"{shortfall} {advice(run, request.retain is not None)}"
+    if forgotten is None and figures:
+        state.print(f"WARNING: {figures}")
     if request.publishes and state.is_main_process:
         if shortfall is None:
             _push(request, prog)

@@ -24,10 +24,10 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding import ENCODED_COLUMNS, closing_token_id, pad_rows, spread_evenly
-from ..forgetting import MEMORIZATION_MARGIN
 from ..generation import key_seed
 from ..metrics import ExtractionStrength
 from ..objectives.retain import nll
+from ..questions import MEMORIZATION_MARGIN
 from ..subjects import MovedAnswers, rows_under_names
 from ..token_scores import TokenScores, answer_matches, score_batch, score_rows
 from .checkpointing import read_state, write_state
