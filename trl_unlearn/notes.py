@@ -17,6 +17,11 @@ def cautions(result: EvaluationResult) -> list[str]:
         "intervals take them for different rows, and are too narrow."
         for name, count in result.protocol.get("repeated_rows", {}).items()
     ]
+    if result.protocol.get("other_base"):
+        sentences.append(
+            "The adapter was trained on another base than the one that it was evaluated on: these numbers are about a "
+            "model that nobody trained."
+        )
     sentences += [_people_note(result)] if "people" in result.protocol else []
     if count := result.protocol.get("members_in_holdout"):
         sentences.append(

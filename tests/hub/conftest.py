@@ -85,11 +85,14 @@ def pushes(fresh_process):
     return call
 
 
-def write_run(folder: Path, base: str, on_hub: bool, recorded: bool = True) -> None:
-    """Write the records, the card and the figures of a run on the adapter of a folder."""
+def write_run(
+    folder: Path, base: str, on_hub: bool, recorded: bool = True, target: dict[str, str] | None = None
+) -> None:
+    """Write the records, the card and the figures of a run on an adapter; `target`: the evaluated base."""
     run = UnlearningRun(
         base_model=base,
         base_model_on_hub=on_hub,
+        base_model_revision="main" if on_hub else None,
         adapter=AdapterRecord("LORA", 4, 8, ["q_proj"]),
         forget_set=DatasetRecord("folder/forget.jsonl", 3, "ab" * 32, split="train"),
         hyperparameters={"forget_loss_type": "bs_t", "lambda_bss": 0.0},
@@ -108,7 +111,7 @@ def write_run(folder: Path, base: str, on_hub: bool, recorded: bool = True) -> N
         parity="strict",
         suites=["tofu"],
         models={"unlearned": {"forget/probability": Measurement(0.25, 3, 0.125)}},
-        protocol={"seed": 0} | ({"weights_sha256": {"unlearned": digests}} if recorded else {}),
+        protocol={"seed": 0} | ({"weights_sha256": {"unlearned": digests, "target": target}} if recorded else {}),
         environment={},
     )
     run.save(folder / "run.json")

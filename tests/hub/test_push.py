@@ -24,7 +24,7 @@ from trl_unlearn.scripts.one_call import Unlearned
 from trl_unlearn.scripts.push import main, push_command
 
 from .conftest import FORGET, write_run, write_weights
-from .hub_server import published
+from .hub_server import Repo, published
 
 
 ADAPTER_FILES = {
@@ -188,7 +188,7 @@ def test_a_base_in_a_folder_goes_first_and_is_named_by_its_id(hub, folder, pushe
     by_hand = tmp_path / "by_hand"
     shutil.copytree(folder, by_hand)
     (by_hand / "README.md").write_text(edited)
-    named = {"folder": by_hand, "repo_id": "me/second", "base_model_id": "org/base"}
+    named = {"folder": by_hand, "repo_id": "me/second", "base_model_id": "org/base", "force": True}
     assert pushes({"folder": folder, "repo_id": REPO}, named) == ["pushed", "pushed"]
     assert published(hub, f"{REPO}-base") == {"README.md", "config.json", "model.safetensors"}
     assert hub.repos[f"{REPO}-base"].private
@@ -208,11 +208,79 @@ def test_a_base_in_a_folder_goes_first_and_is_named_by_its_id(hub, folder, pushe
     assert held["README.md"].endswith(b"\nBy hand.\n")
 
 
+def on_the_hub(hub, repo_id: str, base: Path) -> None:
+    """Put the weights of a folder in a repository."""
+    hub.repos[repo_id] = Repo(private=False)
+    hub.repos[repo_id].commit("main", {"model.safetensors": ((base / "model.safetensors").read_bytes(), True)}, "x")
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_base_in_a_folder_that_changed_after_the_evaluation_is_refused_with_both_digests(
+    merge, hub, folder, pushes, tmp_path
+):
+    base = tmp_path / "base"
+    write_base(folder, base)
+    judged = weights_sha256(base, is_adapter=False)
+    write_run(folder, str(base), on_hub=False, target=judged)
+    write_weights(base / "model.safetensors", 3)
+    (refused,) = pushes({"folder": folder, "repo_id": REPO, "merge": merge})
+    assert refused.startswith("bad input") and "has other weights than the evaluated base" in refused
+    assert judged["model.safetensors"] in refused and sha256(base / "model.safetensors") in refused
+    assert hub.repos == {}
+    # The weights of an adapter as the target say nothing of its base.
+    write_run(folder, str(base), on_hub=False, target={"adapter_model.safetensors": "ab" * 32})
+    if not merge:
+        assert pushes({"folder": folder, "repo_id": REPO}) == ["pushed"]
+
+
+def test_a_base_on_the_hub_has_the_weights_of_the_run(hub, folder, pushes, tmp_path):
+    base, other = tmp_path / "base", tmp_path / "other"
+    write_base(folder, base)
+    shutil.copytree(base, other)
+    write_weights(other / "model.safetensors", 3)
+    on_the_hub(hub, "org/base", base)
+    on_the_hub(hub, "org/other", other)
+    named = [
+        {"folder": folder, "repo_id": REPO, "base_model_id": name} for name in ("org/other", "org/none", "org/base")
+    ]
+    wrong, missing, pushed = pushes(*named)
+    assert "`org/other` has other weights than the evaluated base" in wrong
+    assert "the weights of the base `org/none` cannot be compared" in missing and "--force`" in missing
+    assert pushed == "pushed" and set(hub.repos) == {"org/base", "org/other", REPO}
+    # Also where the record names it.
+    for name, outcome in (("org/other", "bad input"), ("org/base", "pushed"), ("org/none", "pushed")):
+        write_run(folder, name, on_hub=True, target=weights_sha256(base, is_adapter=False))
+        (said,) = pushes({"folder": folder, "repo_id": REPO})
+        assert said.startswith(outcome)
+
+
+def test_a_folder_of_the_working_directory_does_not_take_the_place_of_a_base_on_the_hub(hub, folder, pushes, tmp_path):
+    # The processes of `pushes` run there.
+    (tmp_path / "org").mkdir()
+    write_base(folder, tmp_path / "org/base")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    write_run(folder, "org/base", on_hub=True)
+    case = {"folder": folder, "repo_id": REPO}
+    plain, merged = pushes(case, case | {"repo_id": "me/merged", "merge": True})
+    assert plain == "pushed" and set(hub.repos) == {REPO}
+    assert json.loads(hub.repos[REPO].files()["adapter_config.json"])["base_model_name_or_path"] == "org/base"
+    assert merged.startswith("failed: A folder `org/base` in the working directory has the name of the base")
+
+
+def test_weights_that_were_added_by_hand_in_another_folder_stay_and_stop_no_push(hub, folder, pushes):
+    case = {"folder": folder, "repo_id": REPO}
+    assert pushes(case) == ["pushed"]
+    hub.repos[REPO].commit("main", {"onnx/model.safetensors": (b"by hand", True)}, "x")
+    assert pushes(case) == ["pushed"]
+    assert hub.repos[REPO].files()["onnx/model.safetensors"] == b"by hand"
+
+
 def test_a_base_without_safetensors_is_refused_with_what_can_be_done(hub, folder, pushes, tmp_path):
     write_base(folder, tmp_path / "base")
     (tmp_path / "base/model.safetensors").rename(tmp_path / "base/pytorch_model.bin")
     refused, pushed = pushes(
-        {"folder": folder, "repo_id": REPO}, {"folder": folder, "repo_id": REPO, "base_model_id": "org/base"}
+        {"folder": folder, "repo_id": REPO},
+        {"folder": folder, "repo_id": REPO, "base_model_id": "org/base", "force": True},
     )
     assert f"The adapter's base `{tmp_path / 'base'}` has no weights as safetensors" in refused
     assert "`--merge`" in refused and "`--base_model_id`" in refused and pushed == "pushed"

@@ -30,7 +30,7 @@ from .private import PRIVATE_FILES, PrivateFiles
 logger = logging.getLogger(__name__)
 
 RUN_FILE, RESULTS_FILE, CARD_FILE = "run.json", "eval_results.json", "README.md"
-_ADAPTER_WEIGHTS, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _MODEL_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 # The allow-list. A file that no pattern matches stays. Some models on the Hub number their shards in six digits.
@@ -166,7 +166,7 @@ def read_folder(folder: Path, repo_id: str, kind: str) -> RepoContents:
     if not weights:
         name = _ADAPTER_WEIGHTS if is_adapter else _MODEL_WEIGHTS
         raise ValueError(f"`{folder}` holds no `{name}`. Give the folder of a finished run, saved as safetensors.")
-    of_model = {_ADAPTER_CONFIG, *weights} if is_adapter else {"config.json", "generation_config.json", *weights}
+    of_model = {ADAPTER_CONFIG, *weights} if is_adapter else {"config.json", "generation_config.json", *weights}
     if len(weights) > 1 or weights != [_MODEL_WEIGHTS]:
         of_model.add(_INDEX)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -218,7 +218,7 @@ def saved_files(folder: Path, is_adapter: bool) -> list[str]:
 
 def holds_adapter(folder: str | Path) -> bool:
     """Whether a folder is that of an adapter."""
-    return Path(folder, _ADAPTER_CONFIG).is_file()
+    return Path(folder, ADAPTER_CONFIG).is_file()
 
 
 def holds_tokenizer(folder: str | Path) -> bool:
@@ -246,6 +246,24 @@ def weights_mismatch(result: EvaluationResult, weights: dict[str, str]) -> str:
     if not recorded:
         return "do not record the weights that they were measured on."
     return "" if recorded == weights else f"were measured on other weights: {differing(recorded, weights)}."
+
+
+def base_weights(result: EvaluationResult | None) -> dict[str, str]:
+    """Digests of the base that an adapter was evaluated on; none where the results do not tell."""
+    recorded = {} if result is None else (result.protocol.get("weights_sha256") or {}).get("target") or {}
+    # The target may be an adapter itself, and says nothing of its base.
+    return {} if _ADAPTER_WEIGHTS in recorded else recorded
+
+
+def refuse_other_base(base: str | Path, weights: dict[str, str], judged: dict[str, str]) -> None:
+    """Refuse the base of an adapter whose weights are not those that it was evaluated on, if these are known."""
+    if judged and weights != judged:
+        names = [name for name in sorted(judged | weights) if judged.get(name) != weights.get(name)]
+        pairs = (f"`{name}` {judged.get(name, 'none')}, now {weights.get(name, 'none')}" for name in names)
+        raise ValueError(
+            f"The adapter's base `{base}` has other weights than the evaluated base (SHA-256: {'; '.join(pairs)}). "
+            "Put the earlier weights back, or evaluate the adapter on this base again."
+        )
 
 
 class OwnResults(NamedTuple):
@@ -408,7 +426,7 @@ class RunFolder(PrivateFiles):
 
     def clear_adapter(self) -> None:
         """Remove the adapter of an earlier run: `from_pretrained` would load it on top of a whole model beside it."""
-        for name in (_ADAPTER_WEIGHTS, _ADAPTER_CONFIG):
+        for name in (_ADAPTER_WEIGHTS, ADAPTER_CONFIG):
             (self.path / name).unlink(missing_ok=True)
 
     def copy_model(self, checkpoint: Path, is_adapter: bool) -> None:
@@ -485,23 +503,24 @@ class RunFolder(PrivateFiles):
             contents.leave_out(_RESULTS, "of other weights")
         repos = [contents]
         if run.is_adapter:
-            config = json.loads(contents.files[_ADAPTER_CONFIG].content)
+            config = json.loads(contents.files[ADAPTER_CONFIG].content)
             base = config["base_model_name_or_path"]
             if base_model_id is None and self.in_training:
-                if base and Path(base).is_dir():
-                    contents.put(_ADAPTER_CONFIG, _with_base(config, Path(base).absolute().name))
+                if base and Path(base).is_dir() and base_is_local(base, run):
+                    contents.put(ADAPTER_CONFIG, _with_base(config, Path(base).absolute().name))
                     logger.warning(
                         f"The adapter's base is a folder ({base}), which nobody else can load. `trl-unlearn push` "
                         "publishes both, or names where the base is on the Hub (`--base_model_id`)."
                     )
             elif base_model_id is None and base_is_local(base, run):
+                refuse_other_base(base, weights_sha256(Path(base), is_adapter=False), base_weights(own.result))
                 base_model_id = f"{repo_id}-base"
                 base_contents = read_folder(Path(base), base_model_id, "base model")
                 if CARD_FILE not in base_contents.files:
                     base_contents.put(CARD_FILE, BASE_CARD.format(repo_id=repo_id))
                 repos.insert(0, base_contents)
             if base_model_id is not None:
-                contents.put(_ADAPTER_CONFIG, _with_base(config | {"revision": None}, base_model_id))
+                contents.put(ADAPTER_CONFIG, _with_base(config | {"revision": None}, base_model_id))
         card = contents.files.get(CARD_FILE)
         text = card.content.decode() if card else self._render(run, own, contents)
         if base_model_id is not None:
@@ -538,10 +557,11 @@ class RunFolder(PrivateFiles):
 
 def base_is_local(base: str | None, run: UnlearningRun) -> bool:
     """Whether an adapter's base is a folder of this machine and not on the Hub; a `ValueError` if it is neither."""
-    if base and Path(base).is_dir():
-        return True
+    # First: a folder of the working directory may have the same name as an id on the Hub.
     if base and run.base_model_on_hub and is_repo_id(base):
         return False
+    if base and Path(base).is_dir():
+        return True
     if not base:
         raise ValueError("The adapter does not name its base. Name where that is on the Hub with `base_model_id`.")
     raise ValueError(

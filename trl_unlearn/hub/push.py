@@ -9,6 +9,7 @@ The only way to the Hub: one commit for each repository, private, and no text th
 [`push_space`] sends an app that names what was pushed.
 """
 
+import json
 import logging
 import shlex
 import tempfile
@@ -36,14 +37,17 @@ from .access import (
     token_user,
 )
 from .folder import (
+    ADAPTER_CONFIG,
     RUN_FILE,
     OwnResults,
     PushFile,
     RepoContents,
     RunFolder,
     base_is_local,
+    base_weights,
     differing,
     is_of_run,
+    refuse_other_base,
     weights_sha256,
 )
 from .leaks import MIN_CHARACTERS, TextIndex
@@ -108,6 +112,8 @@ def push(
             "results and the card."
         )
     _refuse_unforgotten(run, own, force)
+    if run.is_adapter:
+        _refuse_other_hub_base(HfApi(token=token), run_folder, own, base_model_id, force)
     with tempfile.TemporaryDirectory() as scratch:
         if merge:
             save_merged(run_folder.path, run, Path(scratch), base_model_id, trust_remote_code=trust_remote_code)
@@ -204,16 +210,56 @@ def save_merged(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    if base_model_id is not None and not Path(base).is_dir():
+    is_local = bool(base) and Path(base).is_dir() and base_is_local(base, run)
+    if is_local:
+        judged = base_weights(RunFolder(folder).own_results(run).result)
+        refuse_other_base(base, weights_sha256(Path(base), is_adapter=False), judged)
+        revision = None
+    elif base_model_id is not None:
         base, revision = base_model_id, None
     else:
         revision = None if base_is_local(base, run) else run.base_model_revision
+    if not is_local and Path(base).exists():
+        raise PushError(
+            f"A folder `{base}` in the working directory has the name of the base on the Hub, and would be merged in "
+            "its place. Run the command in another directory."
+        )
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     dtype = AutoConfig.from_pretrained(base, **options).dtype
     # W + BA in float32: in 16 bits an update that is small beside W would be lost in rounding.
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
     merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
     merged.to(dtype or torch.float32).save_pretrained(target)
+
+
+def _refuse_other_hub_base(
+    api: HfApi, folder: RunFolder, own: OwnResults, base_model_id: str | None, force: bool
+) -> None:
+    """Refuse a base on the Hub whose weights are not the evaluated ones, and one given by hand that hides them."""
+    run, judged = folder.run(), base_weights(own.result)
+    base, revision = (run.base_model, run.base_model_revision) if base_model_id is None else (base_model_id, None)
+    if base_model_id is None and not (run.base_model_on_hub and judged):
+        return
+    trained_on = json.loads((folder.path / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if not judged and Path(trained_on or "").is_dir() and base_is_local(trained_on, run):
+        judged = weights_sha256(Path(trained_on), is_adapter=False)
+    try:
+        with explaining("read", base):
+            _, weights = _remote_weights(api, base, revision)
+        why = "its own are not known" if not judged else "the Hub has none as safetensors" if not weights else None
+        if why is None and weights.keys() != judged.keys():
+            why = f"its files have other names: {differing(judged, weights)}"
+    except PushError as error:
+        weights, why = {}, str(error).rstrip(".")
+    if why is None:
+        refuse_other_base(base, weights, judged)
+    elif base_model_id is None or force:
+        logger.warning(f"The weights of the base `{base}` were not compared with those of this run: {why}.")
+    else:
+        raise PushError(
+            f"Nothing was pushed: the weights of the base `{base}` cannot be compared with those of this run: {why}. "
+            "Name the base's own repository, or push all the same with `force` (`trl-unlearn push --force`)."
+        )
 
 
 def _refuse_unforgotten(run: UnlearningRun, own: OwnResults, force: bool) -> None:
@@ -280,7 +326,9 @@ def _push_one(
         commit, deleted = _commit(api, contents, revision, message, kind)
         local, remote = contents.weights(), {}
         if not is_space:
-            _, remote = _remote_weights(api, repo_id, commit.oid)
+            # Weights that somebody added by hand in another folder stay, and are not loaded.
+            _, there = _remote_weights(api, repo_id, commit.oid)
+            remote = {path: digest for path, digest in there.items() if path in local or is_of_run(path)}
     # A load by id must give the model that was evaluated: the Hub's own digests say whether all of it arrived.
     if local != remote:
         raise PushError(f"`{repo_id}` holds other weights than were sent: {differing(local, remote)}. {AGAIN}")

@@ -70,7 +70,12 @@ def check_models(
             continue
         if argument == "adapter_name_or_path" or (argument == "unlearned_model_name_or_path" and _is_adapter(name)):
             refuse_adapter(name, target, trust_remote_code=trust_remote_code)
-            _warn_of_other_base(name, target)
+            if _is_other_base(name, target):
+                logger.warning(
+                    f"The adapter `{name}` was trained on `{_base_of(name)}`, and is put on `{target}`. If that one "
+                    "has other weights, the model is none that was trained: give its own base as "
+                    "`model_name_or_path`."
+                )
         else:
             # A revision is one of the target's repository.
             refuse_model_name(name, revision=revision if name == target else None, trust_remote_code=trust_remote_code)
@@ -86,13 +91,15 @@ def refuse_whole_quantized(model_args: UnlearnModelConfig) -> None:
         )
 
 
-def _warn_of_other_base(adapter: str, target: str) -> None:
-    """Warn of an adapter in a folder that names another base of the same shape than the target."""
-    if not Path(adapter).is_dir():
-        return
-    base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+def _base_of(adapter: str) -> str | None:
+    return PeftConfig.from_pretrained(adapter).base_model_name_or_path if Path(adapter).is_dir() else None
+
+
+def _is_other_base(adapter: str, target: str) -> bool:
+    """Whether an adapter in a folder names another base than the target, as far as the two can be compared."""
+    base = _base_of(adapter)
     if not base or base == target:
-        return
+        return False
     here = [Path(one).is_dir() for one in (base, target)]
     if all(here):
         # Of other weights than safetensors nothing is known.
@@ -101,11 +108,7 @@ def _warn_of_other_base(adapter: str, target: str) -> None:
     else:
         # Two ids on the Hub. Of a folder on another machine nothing is known.
         is_same = any(here) or not (is_repo_id(base) and is_repo_id(target))
-    if not is_same:
-        logger.warning(
-            f"The adapter `{adapter}` was trained on `{base}`, and is put on `{target}`. If that one has other "
-            "weights, the model is none that was trained: give its own base as `model_name_or_path`."
-        )
+    return not is_same
 
 
 def refuse_replaced(
@@ -293,6 +296,9 @@ def models_protocol(
         protocol["dtype"] = dtype
     if (quantization := get_quantization_config(model_args)) is not None:
         protocol["base_quantization"] = quantization_label(quantization.to_dict())
+    target = model_args.model_name_or_path
+    if unlearned is not None and target is not None and _is_adapter(unlearned) and _is_other_base(unlearned, target):
+        protocol["other_base"] = True
     return protocol
 
 

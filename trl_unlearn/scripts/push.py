@@ -39,11 +39,13 @@ class PushArguments(RowArguments):
     merge: bool = option(False, "Whether to push the adapter merged into its base, as safetensors.")
     base_model_id: str | None = option(
         None,
-        "Where the adapter's base is on the Hub, if it was a folder. Without it, the folder is pushed too, to "
-        "`hub_model_id` with '-base' at its end.",
+        "Where the adapter's base is on the Hub, if it was a folder. Its weights have to be those of the run. Without "
+        "it, the folder is pushed too, to `hub_model_id` with '-base' at its end.",
     )
     force: bool = option(
-        False, "Whether to push a model that has not forgotten by its own evaluation, or has missed its goal, too."
+        False,
+        "Whether to push a model that has not forgotten by its own evaluation, or has missed its goal, too, and one "
+        "whose `base_model_id` cannot be compared.",
     )
     dry_run: bool = option(False, "Whether to only check, and list what would go and what stays.")
     allow_text_in: list[str] = option(
