@@ -314,8 +314,10 @@ class UnlearningRun(JsonRecord):
             `"trained"` or `"merged"`.
         base_model (`str`), base_model_on_hub (`bool`), base_model_revision (`str`, *optional*):
             Name or path as given; whether it is an id on the Hub, which a relative path looks like; its revision.
-        license (`str`, *optional*), language (`list[str]`):
-            As the card of the base has them, or as the config says; None and empty where neither does.
+        license (`str`, *optional*), license_name (`str`, *optional*), license_link (`str`, *optional*), \
+        language (`list[str]`):
+            As the card of the base has them, or as the config says; None and empty where neither does. A license
+            that is no identifier of the Hub (`other`) has a name and a link.
         base_quantization (`dict[str, Any]`, *optional*):
             How the base was quantised in training, in transformers' words; None if it was not.
         adapter ([`AdapterRecord`], *optional*):
@@ -351,6 +353,8 @@ class UnlearningRun(JsonRecord):
     base_model_on_hub: bool
     base_model_revision: str | None = None
     license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
     language: list[str] = field(default_factory=list)
     base_quantization: dict[str, Any] | None = None
     adapter: AdapterRecord | None = None

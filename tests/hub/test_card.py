@@ -241,6 +241,9 @@ def test_the_head_has_license_and_language_where_they_are_known_and_the_card_lin
     content = render_card(make_run(license="apache-2.0", language=["en", "de"]))
     data = ModelCard(content).data
     assert (data.license, data.language) == ("apache-2.0", ["en", "de"])
+    other = {"license": "other", "license_name": "qwen-research", "license_link": "https://example.org/LICENSE"}
+    head = ModelCard(render_card(make_run(**other))).data.to_dict()
+    assert {name: head[name] for name in other} == other
     assert "generated_from_trainer" in data.tags and "https://huggingface.co/papers/2510.19422" in content
     data = ModelCard(render_card(make_run())).data.to_dict()
     assert "license" not in data and "language" not in data

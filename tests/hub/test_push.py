@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, dynamic_module_utils
 
-from trl_unlearn.hub.folder import read_folder, weights_sha256
+from trl_unlearn.hub.folder import RunFolder, read_folder, weights_sha256
 from trl_unlearn.records import ChainLink, DatasetRecord, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
 from trl_unlearn.scripts.one_call import Unlearned
@@ -265,6 +265,21 @@ def test_a_folder_of_the_working_directory_does_not_take_the_place_of_a_base_on_
     assert plain == "pushed" and set(hub.repos) == {REPO}
     assert json.loads(hub.repos[REPO].files()["adapter_config.json"])["base_model_name_or_path"] == "org/base"
     assert merged.startswith("failed: A folder `org/base` in the working directory has the name of the base")
+
+
+@pytest.mark.parametrize("bits", [None, "4 bits (nf4)"])
+def test_numbers_of_a_quantized_model_are_not_those_of_the_merged_one(bits, folder, tmp_path):
+    write_weights(tmp_path / "model.safetensors", 2)
+    result = EvaluationResult.load(folder / "eval_results.json")
+    result.protocol |= {"base_quantization": bits} if bits else {}
+    result.save(folder / "eval_results.json")
+    run = RunFolder(folder)
+    (contents,) = run.collect_merged(tmp_path, "me/merged", run.own_results(run.run()), None)
+    card = contents.files["README.md"].content.decode()
+    figures = {"eval_results.json", ".eval_results/tofu-strict.yaml", "figures/evaluation.png"}
+    assert figures - contents.files.keys() == (figures if bits else set())
+    assert ("model-index" in card) == ("forget/probability" in card) == (bits is None)
+    assert (f"evaluated on a base in {bits}, which this model was not merged into" in card) == (bits is not None)
 
 
 def test_weights_that_were_added_by_hand_in_another_folder_stay_and_stop_no_push(hub, folder, pushes):

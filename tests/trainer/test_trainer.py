@@ -381,6 +381,21 @@ def test_the_record_has_license_and_language_of_the_base_s_card_unless_the_confi
     assert new_trainer(hub_license="apache-2.0").run_record().license == "apache-2.0"
 
 
+@pytest.mark.parametrize(("link", "kept"), [("https://example.org/a/LICENSE", True), ("../LICENSE", False)])
+def test_a_license_of_another_kind_keeps_its_name_and_a_link_that_leads_somewhere(
+    new_trainer, tiny_model, tmp_path, link, kept
+):
+    (tmp_path / "base").mkdir()
+    head = f"---\nlicense: other\nlicense_name: qwen-research\nlicense_link: {link}\n---\n"
+    (tmp_path / "base/README.md").write_text(head, encoding="utf-8")
+    tiny_model.config.name_or_path = str(tmp_path / "base")
+    record = new_trainer().run_record()
+    assert (record.license, record.license_name) == ("other", "qwen-research")
+    assert record.license_link == (link if kept else None)
+    given = new_trainer(hub_license="mit").run_record()
+    assert (given.license, given.license_name, given.license_link) == ("mit", None, None)
+
+
 @pytest.mark.parametrize("refresh_epochs,refreshes", [(0.0, 1), (2.0, 2), (0.5, 6)])
 def test_beliefs_are_refreshed_when_they_are_due(new_trainer, refresh_epochs, refreshes):
     trainer = new_trainer(num_train_epochs=3, belief_refresh_epochs=refresh_epochs, per_device_train_batch_size=1)

@@ -181,6 +181,8 @@ def _card_data(run: UnlearningRun, result: EvaluationResult | None) -> ModelCard
     adapter_type = [_slug(run.adapter.type)] if run.adapter else []
     return ModelCardData(
         license=run.license,
+        license_name=run.license_name,
+        license_link=run.license_link,
         language=run.language or None,
         base_model=run.base_model if run.base_model_on_hub else None,
         base_model_relation=("adapter" if run.is_adapter else "finetune") if run.base_model_on_hub else None,

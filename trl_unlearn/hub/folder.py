@@ -70,6 +70,9 @@ _RESULT_FIGURES, _RUN_FIGURES = (
     ("training", "squeezing"),
 )
 
+# What an evaluation writes, and no training.
+_OF_EVALUATION = rf"eval_results\.json|\.eval_results/.*|figures/({'|'.join(_RESULT_FIGURES)})\.png"
+
 # Marks the folder of a run from its first step until all is written; holds the digest of the settings.
 _UNFINISHED = "unfinished.json"
 # Folder of the rows and settings that `trl-unlearn forget` has made; its digest is written when all of them are. Those
@@ -541,6 +544,12 @@ class RunFolder(PrivateFiles):
         run = replace(run, status="merged")
         if base_model_id is not None:
             run = _on_base(run, base_model_id)
+        if own.result is not None and (bits := own.result.protocol.get("base_quantization")):
+            own = OwnResults(
+                None,
+                f"the adapter was evaluated on a base in {bits}, which this model was not merged into. Evaluate it.",
+            )
+            contents.leave_out(_OF_EVALUATION, "of other weights")
         if own.result is not None:
             protocol = own.result.protocol | {"merged_weights_sha256": contents.weights()}
             own = OwnResults(replace(own.result, protocol=protocol))

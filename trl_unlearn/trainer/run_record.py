@@ -39,7 +39,8 @@ from ..records import (
 
 _LIBRARIES = ("trl-unlearn", "trl", "transformers", "peft", "accelerate", "datasets", "torch")
 # Of licenses and languages on the Hub.
-_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
+_URL = re.compile(r"https?://[\w.-]+/[\w./~%#?=&+-]*", re.ASCII)
 
 
 class RunClock:
@@ -77,11 +78,17 @@ def card_metadata(name: str) -> dict[str, Any]:
 
 
 def _terms(metadata: dict[str, Any], given: str | None) -> dict[str, Any]:
-    """`license` and `language` of a record: identifiers of the Hub, as a card or the config has them."""
-    license, language = given or metadata.get("license"), metadata.get("language") or []
+    """Licence and language of a record: identifiers of the Hub, as a card or the config has them."""
+    found = {"license": given} if given else metadata
+    language = metadata.get("language") or []
     languages = [language] if isinstance(language, str) else language
+    # A link to a file of the base's folder leads nowhere from another one.
+    forms = {"license": _IDENTIFIER, "license_name": _IDENTIFIER, "license_link": _URL}
     return {
-        "license": license if isinstance(license, str) and _IDENTIFIER.fullmatch(license) else None,
+        **{
+            name: found[name] if isinstance(found.get(name), str) and form.fullmatch(found[name]) else None
+            for name, form in forms.items()
+        },
         "language": [one for one in languages if isinstance(one, str) and _IDENTIFIER.fullmatch(one)],
     }
 
