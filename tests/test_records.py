@@ -18,7 +18,6 @@ from trl_unlearn.records import (
     BeliefRefresh,
     DatasetRecord,
     UnlearningRun,
-    portable_name,
 )
 from trl_unlearn.results import (
     METRIC_GROUPS,
@@ -138,12 +137,6 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         make_run(seed=2).save(tmp_path / "run.json")
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
     assert UnlearningRun.load(tmp_path / "run.json").seed == 1
-
-
-def test_a_record_names_a_folder_without_its_place(tmp_path):
-    assert portable_name(str(tmp_path), parts=1) == tmp_path.name
-    assert portable_name(str(tmp_path)) == f"{tmp_path.parent.name}/{tmp_path.name}"
-    assert portable_name("org/classifier", parts=1) == "org/classifier"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import math
 import numbers
 import os
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
@@ -182,9 +183,18 @@ def settings_digest(*arguments: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def portable_name(name: str, parts: int = 2) -> str:
-    """A name, or the last parts of a folder or file of this machine."""
-    return "/".join(Path(name).resolve().parts[-parts:]) if Path(name).exists() else name
+def last_part(name: str) -> str:
+    """The public part of a path: its last part, but `"local"` for a home folder, which has its user's name."""
+    name = name.rstrip("/\\")
+    part = re.split(r"[/\\]", name)[-1]
+    is_home = re.search(r"(?i)(^|[/\\])(home|users)[/\\][^/\\]+$|^~[^/\\]*$", name) or part == Path.home().name
+    return "local" if is_home else part.lstrip("~.") or "local"
+
+
+def portable_name(name: str) -> str:
+    """A name, or the last part of a folder or file of this machine."""
+    # Not of what a link leads to: that name is another one.
+    return last_part(os.path.abspath(name)) if Path(name).exists() else name
 
 
 @dataclass
@@ -200,7 +210,7 @@ class Truncation:
 class DatasetRecord:
     """A data set by name, size and hash; never its text."""
 
-    name: str  # as given; of a path its last two parts
+    name: str  # as given; of a path its last part
     rows: int
     sha256: str  # of the encoded rows: input ids and labels
     config: str | None = None

@@ -48,9 +48,19 @@ def test_a_run_goes_into_a_private_repository_in_one_commit_without_what_lies_be
     assert hub.repos[REPO].private
     assert hub.repos[REPO].messages == ["initial commit", "Upload with trl-unlearn"]
     held = hub.repos[REPO].files()
-    assert {path: held[path] for path in ADAPTER_FILES} == {
-        path: (folder / path).read_bytes() for path in ADAPTER_FILES
+    assert {path: held[path] for path in ADAPTER_FILES - {"run.json"}} == {
+        path: (folder / path).read_bytes() for path in ADAPTER_FILES - {"run.json"}
     }
+    assert json.loads(held["run.json"])["forget_set"]["name"] == "forget.jsonl"
+
+
+def test_a_file_that_names_a_folder_of_this_machine_stops_the_push(hub, folder, pushes):
+    card = folder / "README.md"
+    card.write_text(f"{card.read_text()}\nThe rows are in {folder}/rows.\n")
+    refused, pushed = pushes(
+        {"folder": folder, "repo_id": REPO}, {"folder": folder, "repo_id": REPO, "allow_text_in": ["README.md"]}
+    )
+    assert "`README.md` of `me/unlearned` names a folder of this machine" in refused and pushed == "pushed"
 
 
 def test_a_dry_run_sends_nothing_and_needs_no_token(hub, folder, pushes):

@@ -341,7 +341,7 @@ class Suite:
         generated = {
             "max_completion_length": setting.max_completion_length,
             "num_squeezing_beliefs": setting.num_squeezing_beliefs,
-            "fluency_source": "standin" if self._classifier is None else portable_name(self._classifier.name, parts=1),
+            "fluency_source": "standin" if self._classifier is None else portable_name(self._classifier.name),
         }
         outcome.protocol = {
             **rows_protocol(*setting.sets.values(), seed=setting.seed),

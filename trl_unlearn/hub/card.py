@@ -8,7 +8,6 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,11 +16,11 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from jinja2 import Environment, StrictUndefined
 
-from ..escaping import markdown, markdown_code, visible
+from ..escaping import markdown, markdown_code
 from ..forgetting import has_forgotten
 from ..notes import table_notes
 from ..questions import without_own_reference
-from ..records import NO_SETTINGS, DatasetRecord, UnlearningRun, quantization_label
+from ..records import DatasetRecord, UnlearningRun, last_part, quantization_label
 from ..results import (
     DIFFERENCES,
     LABELS,
@@ -36,7 +35,7 @@ from ..results import (
     suite_of,
 )
 from ..verdict import Verdict, verdict
-from .access import is_repo_id
+from .public import public_name, public_run, public_settings
 
 
 # PEFT's names of the kinds -> their authors' spelling.
@@ -51,55 +50,12 @@ TOKEN_SETTINGS = ("lambda_schedule", "lambda_bst", "belief_top_k", "belief_tempe
 SEQUENCE_SETTINGS = ("lambda_schedule", "lambda_bss", "num_beliefs", "num_belief_candidates", "belief_refresh_epochs")
 _REFERENCES = ("retrained", "second_retrained")
 _VERDICT_FIGURE = "figures/verdict.png"
-# Secrets and paths: they are on no card, whatever a record of any version holds.
-_HIDDEN_SETTINGS = re.compile(r"(^|_)(dir|token|path)$|^hub_")
 
 
-def _last_part(name: str) -> str:
-    """The public part of a path: its last component."""
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].lstrip("~.") or "local"
-
-
-def _public_name(name: str, on_hub: bool) -> tuple[str, bool]:
-    """A name without a path, and whether it is an id on the Hub."""
-    # A record may err: when it was written, a folder that had been moved looked like an id on the Hub.
-    on_hub = on_hub and is_repo_id(name)
-    # A folder may be called anything.
-    return (name if on_hub else visible(_last_part(name))), on_hub
-
-
-def _public_dataset(dataset: DatasetRecord) -> DatasetRecord:
-    name, on_hub = _public_name(dataset.name, dataset.on_hub)
-    parts = {part: visible(value) for part in ("config", "split") if (value := getattr(dataset, part)) is not None}
-    return replace(dataset, name=name, on_hub=on_hub, **parts)
-
-
-def _public_run(run: UnlearningRun) -> UnlearningRun:
-    """The run with every path cut to its last component."""
-    name, on_hub = _public_name(run.base_model, run.base_model_on_hub)
-    # It stands in the code of the card.
-    is_revision = re.fullmatch(r"[\w./-]+", run.base_model_revision or "", re.ASCII)
-    return replace(
-        run,
-        base_model=name,
-        base_model_on_hub=on_hub,
-        base_model_revision=run.base_model_revision if is_revision else None,
-        forget_set=_public_dataset(run.forget_set),
-        retain_set=run.retain_set and _public_dataset(run.retain_set),
-        chain=[replace(link, forget_set=_public_dataset(link.forget_set)) for link in run.chain],
-    )
-
-
-def _public_settings(settings: dict[str, Any]) -> dict[str, str]:
-    """Setting -> value as a cell of a table, without secrets and without values that may be a path."""
-    public = {}
-    for name, value in settings.items():
-        text = json.dumps(value, ensure_ascii=False)
-        hidden = name in NO_SETTINGS or _HIDDEN_SETTINGS.search(name) or re.search(r"[/\\]|\"[~.]", text)
-        if value is None or hidden:
-            continue
-        public[name] = markdown(text.strip('"'))
-    return public
+def _cells(settings: dict[str, Any]) -> dict[str, str]:
+    """Setting -> value as a cell of a table, of what may be shown."""
+    shown = {name: value for name, value in public_settings(settings).items() if value is not None}
+    return {name: markdown(json.dumps(value, ensure_ascii=False).strip('"')) for name, value in shown.items()}
 
 
 def _method_settings(run: UnlearningRun) -> list[str]:
@@ -125,7 +81,7 @@ def _finite(run: UnlearningRun, result: EvaluationResult) -> Iterator[tuple[str,
 
 def eval_result_files(run: UnlearningRun, result: EvaluationResult) -> dict[str, str]:
     """Path -> text of `.eval_results/`: the results that the Hub shows beside a benchmark, of data that are there."""
-    run = _public_run(run)
+    run = public_run(run)
     quick = ", quick evaluation" if "quick" in result.protocol else ""
     files: dict[str, list[EvalResultEntry]] = {}
     for name, measurement, dataset in _finite(run, result):
@@ -190,7 +146,7 @@ def _card_data(run: UnlearningRun, result: EvaluationResult | None) -> ModelCard
         pipeline_tag="text-generation",
         tags=["unlearning", "trl-unlearn", "trl", "generated_from_trainer", method, *adapter_type],
         datasets=_hub_datasets(run) or None,
-        model_name=f"{_last_part(run.base_model)}-{method}" if eval_results else None,
+        model_name=f"{last_part(run.base_model)}-{method}" if eval_results else None,
         eval_results=eval_results or None,
     )
 
@@ -229,7 +185,7 @@ def _command(run: UnlearningRun, result: EvaluationResult) -> str:
     holdout = protocol.get("holdout_dataset")
     options |= {
         "holdout_config": protocol.get("holdout_config"),
-        "holdout_dataset": holdout if holdout is None or _public_name(holdout, on_hub=True)[1] else "...",
+        "holdout_dataset": holdout if holdout is None or public_name(holdout, on_hub=True)[1] else "...",
         "muse_dataset": "..." if "muse" in result.suites else None,
         "rwku_dataset": "..." if "rwku" in result.suites else None,
         "quick": "true" if "quick" in protocol else None,
@@ -326,9 +282,9 @@ def render_card(
                 f"`figures` has {figure!r}, expected paths relative to the card's folder, such as "
                 f"`figures/evaluation.png`: save the figure there and pass that path."
             )
-    run, judged = _public_run(run), verdict(result) if result is not None else None
-    settings, of_method = _public_settings(run.hyperparameters), _method_settings(run)
-    protocol = _public_settings(result.protocol | result.environment) if result is not None else {}
+    run, judged = public_run(run), verdict(result) if result is not None else None
+    settings, of_method = _cells(run.hyperparameters), _method_settings(run)
+    protocol = _cells(result.protocol | result.environment) if result is not None else {}
     modules = (run.adapter and run.adapter.target_modules) or []
     template = files(__package__).joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(
@@ -350,7 +306,7 @@ def render_card(
         notes=table_notes(result) if result is not None else [],
         weights=_weights(result) if result is not None else [],
         adapter_type=run.adapter and _ADAPTER_NAMES.get(run.adapter.type, run.adapter.type),
-        continued_from=run.adapter and run.adapter.continued_from and _last_part(run.adapter.continued_from),
+        continued_from=run.adapter and run.adapter.continued_from,
         target_modules=", ".join(map(markdown_code, [modules] if isinstance(modules, str) else modules)),
         quantization=quantization_label(run.base_quantization),
         method_settings={name: settings[name] for name in of_method if name in settings},

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard
 
-from ..records import UnlearningRun, write_whole
+from ..records import UnlearningRun, last_part, write_whole
 from ..results import PARITIES, EvaluationResult
 from .access import is_repo_id
 from .card import eval_result_files, render_card
 from .private import PRIVATE_FILES, PrivateFiles
+from .public import public_config, public_result, public_run
 
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ _TOKENIZER = (
     r"tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|"
     r"(tokenizer|spiece)\.model|chat_template\.(jinja|json)|additional_chat_templates/[\w-]+\.jinja"
 )
+_CONFIG = r"((adapter_|generation_|tokenizer_)?config|special_tokens_map)\.json"
 _RESULTS = r"eval_results\.json|squeezing\.json|figures/[\w-]+\.png|\.eval_results/[\w.-]+\.yaml"
 _EVAL_RESULTS = ".eval_results/*.yaml"
 _PUBLISHED = re.compile(rf"{_MODEL}|{_TOKENIZER}|README\.md|LICENSE|run\.json|{_RESULTS}")
@@ -510,7 +512,7 @@ class RunFolder(PrivateFiles):
             base = config["base_model_name_or_path"]
             if base_model_id is None and self.in_training:
                 if base and Path(base).is_dir() and base_is_local(base, run):
-                    contents.put(ADAPTER_CONFIG, _with_base(config, Path(base).absolute().name))
+                    contents.put(ADAPTER_CONFIG, _with_base(config, last_part(base)))
                     logger.warning(
                         f"The adapter's base is a folder ({base}), which nobody else can load. `trl-unlearn push` "
                         "publishes both, or names where the base is on the Hub (`--base_model_id`)."
@@ -528,9 +530,11 @@ class RunFolder(PrivateFiles):
         text = card.content.decode() if card else self._render(run, own, contents)
         if base_model_id is not None:
             named = _on_base(run, base_model_id)
-            contents.put(RUN_FILE, named.to_json())
-            text = _card_with_base(text, run, named, own)
+            text, run = _card_with_base(text, run, named, own), named
         contents.put(CARD_FILE, text)
+        _put_public(contents, run)
+        for one in repos:
+            _cut_paths(one)
         return repos
 
     def collect_merged(
@@ -554,8 +558,9 @@ class RunFolder(PrivateFiles):
             protocol = own.result.protocol | {"merged_weights_sha256": contents.weights()}
             own = OwnResults(replace(own.result, protocol=protocol))
             contents.put(RESULTS_FILE, own.result.to_json())
-        contents.put(RUN_FILE, run.to_json())
         contents.put(CARD_FILE, self._render(run, own, contents))
+        _put_public(contents, run)
+        _cut_paths(contents)
         return [contents]
 
     def _render(self, run: UnlearningRun, own: OwnResults, contents: RepoContents) -> str:
@@ -577,6 +582,25 @@ def base_is_local(base: str | None, run: UnlearningRun) -> bool:
         f"The adapter's base `{base}` was a folder and does not exist. Put it back, or name where the base is on the "
         "Hub with `base_model_id`."
     )
+
+
+def _put_public(contents: RepoContents, run: UnlearningRun) -> None:
+    """Put the records as everybody may read them; a file that would be the same stays as it is."""
+    if (public := public_run(run)) != run or RUN_FILE not in contents.files:
+        contents.put(RUN_FILE, public.to_json())
+    if RESULTS_FILE in contents.files:
+        result = EvaluationResult.from_dict(json.loads(contents.files[RESULTS_FILE].content))
+        if (public := public_result(result)) != result:
+            contents.put(RESULTS_FILE, public.to_json())
+
+
+def _cut_paths(contents: RepoContents) -> None:
+    """Cut the paths of this machine in configs of model and tokenizer."""
+    for path, file in list(contents.files.items()):
+        if re.fullmatch(_CONFIG, path):
+            text = file.content.decode()
+            if (public := public_config(text)) != text:
+                contents.put(path, public)
 
 
 def _on_base(run: UnlearningRun, base: str) -> UnlearningRun:

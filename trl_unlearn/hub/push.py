@@ -121,6 +121,7 @@ def push(
         else:
             repos = run_folder.collect(repo_id, own, base_model_id)
         _refuse_leaks(repos, forbidden_texts, commit_message, allow_text_in)
+        _refuse_paths(repos, run_folder.path, allow_text_in)
         privacy = [private_base if contents.kind == "base model" else private for contents in repos]
         if dry_run:
             return [PushedRepo.of(one, private=is_private) for one, is_private in zip(repos, privacy, strict=True)]
@@ -146,6 +147,7 @@ def push_output(
     _refuse_unforgotten(run, own, force)
     repos = run_folder.collect(repo_id, own)
     _refuse_leaks(repos, forbidden_texts, commit_message)
+    _refuse_paths(repos, run_folder.path)
 
     def send() -> PushedRepo:
         return _send(repos, [private], revision, commit_message, token)[0]
@@ -306,6 +308,18 @@ def _refuse_leaks(
             f"Nothing was pushed, because text that was to be forgotten stands in {'; '.join(lines)}. Rows count from "
             "0. Remove the text or the file, or name the file in `allow_text_in` if that is meant."
         )
+
+
+def _refuse_paths(repos: list[RepoContents], folder: Path, allowed: Sequence[str] = ()) -> None:
+    """Refuse the push if a file names the home folder or the run's own: a card that was edited, a figure, a header."""
+    places = {str(path) for path in (Path.home(), folder.absolute(), folder.resolve()) if len(path.parts) > 2}
+    for contents in repos:
+        for path, file in contents.files.items():
+            if path not in allowed and any(place.encode() in file.scanned() for place in places):
+                raise PushError(
+                    f"Nothing was pushed: `{path}` of `{contents.repo_id}` names a folder of this machine. Take the "
+                    "path out, or name the file in `allow_text_in` if that is meant."
+                )
 
 
 def _push_one(

@@ -33,6 +33,7 @@ from ..records import (
     DatasetRecord,
     Truncation,
     UnlearningRun,
+    last_part,
     portable_name,
 )
 
@@ -151,9 +152,9 @@ def _hyperparameters(args) -> dict[str, Any]:
         # Objects and lists among the inherited ones are filled in by the parents, with defaults of their own.
         if field.name in inherited and (not plain or value == inherited[field.name]):
             continue
-        if isinstance(value, str) and Path(value).is_absolute():
+        if isinstance(value, str) and (Path(value).is_absolute() or Path(value).exists()):
             # A published record shows neither the user's name nor those of their folders.
-            value = Path(value).name
+            value = "local" if Path(value).is_dir() else last_part(value)
         elif field.name == "forget_subjects" and value is not None:
             # Who is forgotten is what nobody may read in a record.
             value = f"{len(value)} given"
