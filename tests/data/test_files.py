@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import json
+from pathlib import Path
 
 import datasets
 import pytest
@@ -48,6 +49,15 @@ def test_nor_does_a_folder_that_only_its_owner_may_read(of_folder, of_file, copi
     (folder / "rows.jsonl").chmod(of_file)
     folder.chmod(of_folder)
     assert list(load_rows(str(folder)).map(lambda row: row)) == ROWS
+    assert len(list((tmp_path / "cache").rglob("*-train.arrow"))) == copies
+
+
+@pytest.mark.parametrize(("mode", "copies"), [(0o600, 0), (0o644, 1)])
+def test_nor_does_a_config_of_such_a_folder(mode, copies, tmp_path, monkeypatch, write_dataset):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = Path(write_dataset({"one": {"train": ROWS}}))
+    (folder / "one/train.jsonl").chmod(mode)
+    assert list(load_config(str(folder), "one", split="train").map(lambda row: row)) == ROWS
     assert len(list((tmp_path / "cache").rglob("*-train.arrow"))) == copies
 
 

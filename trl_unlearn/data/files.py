@@ -355,8 +355,11 @@ def _cache(name: str) -> str | None:
 
 def load_config(name: str, config: str, *, split: str) -> Dataset:
     """One config of a dataset; a `ValueError` names it if it cannot be loaded."""
+    folder = Path(name)
+    files = [folder, *(path for path in folder.rglob("*") if path.is_file())] if folder.is_dir() else []
     try:
-        return _load(split, path=source_name(name), name=config, cache_dir=_cache(name))
+        with _cache_beside(files, _cache(name)) as (cache, in_memory):
+            return _load(split, in_memory, path=source_name(name), name=config, cache_dir=cache)
     except ValueError as error:
         raise ValueError(
             f"`{name}` could not be loaded with config `{config}` and split `{split}`: {error}"
