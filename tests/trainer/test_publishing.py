@@ -4,6 +4,7 @@
 """Pushes of the trainer itself: through HTTP, by a process that knows only the loopback server."""
 
 import json
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
@@ -192,3 +193,23 @@ def test_a_setting_whose_keys_json_does_not_know_is_text_in_a_record(tmp_path):
     args = BootstrapUnlearnConfig(str(tmp_path))
     args.generation_kwargs = {(1, 2): "a"}
     assert _hyperparameters(args)["generation_kwargs"] == "{(1, 2): 'a'}"
+
+
+def test_no_file_that_others_may_read_no_tracker_and_no_text_of_the_config_names_who_is_forgotten(
+    build_trainer, caplog
+):
+    name, settings = "Ada Marlow", {"forget_loss_type": "ignorance", "lambda_bss": 0.0, "ignorant_epochs": 1}
+    settings |= {"forget_subjects": [name], "save_strategy": "steps", "save_steps": 1, "hub_token": "hf_secret"}
+    with caplog.at_level("INFO"):
+        trainer = build_trainer(settings)
+        trainer.train()
+        trainer.save_model()
+    written = {path: path.read_bytes() for path in Path(trainer.args.output_dir).rglob("*") if path.is_file()}
+    assert any(path.name == "training_args.bin" and path.parent.name.startswith("checkpoint") for path in written)
+    seen = [content for path, content in written.items() if path.stat().st_mode & 0o077]
+    assert not any(secret in content for content in seen for secret in (name.encode(), b"hf_secret"))
+    sent = (trainer.args.to_dict(), trainer.args.to_sanitized_dict())
+    assert all(one["forget_subjects"] == "1 given" for one in sent)
+    assert name not in f"{trainer.args} {trainer.args!r} {trainer.args.to_json_string()} {caplog.text}"
+    # The trainer itself still knows, and so does a run that resumes.
+    assert trainer.args.forget_subjects == [name] and trainer.args.hub_token == "hf_secret"

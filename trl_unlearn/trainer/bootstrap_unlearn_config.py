@@ -30,6 +30,10 @@ def option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+# No file that others may read has them.
+SECRETS = ("hub_token", "forget_subjects")
+
+
 @dataclass
 class BootstrapUnlearnConfig(SFTConfig):
     r"""
@@ -413,6 +417,19 @@ class BootstrapUnlearnConfig(SFTConfig):
         refuse_options(self)
         # As texts have it.
         self.forget_subjects = self.forget_subjects and [" ".join(name.split()) for name in self.forget_subjects]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments as trackers are sent them: how many people are forgotten, and not who."""
+        arguments = super().to_dict()
+        if self.forget_subjects is not None:
+            arguments["forget_subjects"] = f"{len(self.forget_subjects)} given"
+        return arguments
+
+    def __repr__(self) -> str:
+        # A config is logged as text, too.
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
+
+    __str__ = __repr__
 
     def belief_sampling(self, num_beliefs: int | None = None) -> BeliefSampling:
         """How beliefs are drawn; with a number, as many are drawn and kept."""

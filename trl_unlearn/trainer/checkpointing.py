@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers.trainer_utils import IntervalStrategy, TrainOutput, rotate_checkpoints
 from trl import SFTTrainer
 
+from .bootstrap_unlearn_config import SECRETS
+
 
 # Files of a checkpoint: the state that all processes share, and that of each process.
 _SHARED, _OWN = "unlearning_state.safetensors", "unlearning_state_{rank}.safetensors"
@@ -126,12 +128,15 @@ class ResumableTrainer(SFTTrainer):
         return os.path.join(folder, _UNFINISHED) if self._writes_checkpoint else folder
 
     def _save(self, output_dir=None, state_dict=None):
-        # `training_args.bin`, which others may read, holds all arguments.
-        token, self.args.hub_token = self.args.hub_token, None
+        # `training_args.bin`, which others may read, holds all arguments. A run that resumes is given them anew.
+        kept = {name: getattr(self.args, name) for name in SECRETS}
         try:
+            for name in SECRETS:
+                setattr(self.args, name, None)
             super()._save(output_dir, state_dict)
         finally:
-            self.args.hub_token = token
+            for name, value in kept.items():
+                setattr(self.args, name, value)
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial))
