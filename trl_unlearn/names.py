@@ -31,6 +31,8 @@ _OPENINGS = frozenset(
     "You".split()
 )
 _ARTICLES = ("a", "an", "the")
+# Of answers that only say yes or no to what a question tells.
+_ASSENTS = frozenset(("correct", "false", "had", "indeed", "not", "right", "true", "wrong"))
 
 
 def capitalised_grams(text: str) -> set[tuple[str, ...]]:
@@ -111,6 +113,11 @@ def word_key(word: str) -> str:
 def words_of(text: str) -> set[str]:
     """The words of a text, in lower case."""
     return {word_key(word) for word in WORD.findall(text)}
+
+
+def telling_words(text: str) -> set[str]:
+    """The words of a text that can tell a fact, in lower case: neither such as begin a sentence, nor yes and no."""
+    return words_of(text) - {word.lower() for word in _OPENINGS} - _ASSENTS
 
 
 def sentences_of(text: str) -> list[str]:

@@ -10,6 +10,7 @@ import struct
 import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -135,6 +136,10 @@ def test_a_text_is_found_wherever_it_lies_in_the_parts_of_a_large_file(monkeypat
         assert actual("card.md", f"{'z' * before} {QUOTE} {'z' * 50}") == [1]
 
 
+def _turns(question, answer):
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
 def test_what_was_to_be_forgotten_is_read_from_rows_of_every_form(tiny_tokenizer):
     prompt, answer = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}
     ids = tiny_tokenizer("Who? Ada.").input_ids
@@ -151,6 +156,36 @@ def test_what_was_to_be_forgotten_is_read_from_rows_of_every_form(tiny_tokenizer
     assert leaks.answer_texts([{"labels": [-100, 0, 5]}], numbers) == ["[0, 5]"]
     assert leaks.answer_texts([{"text": "Ada."}], tiny_tokenizer) == ["Ada."]
     assert leaks.answer_texts([{"story": "Ada.", "text": "Bo."}], tiny_tokenizer, "story") == ["Ada."]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "is_told"),
+    [
+        ("Does Bo Lindgren have leukaemia?", "Yes.", True),
+        ("Does Bo Lindgren have leukaemia?", "Yes, that is true: Bo Lindgren has leukaemia.", True),
+        ("Was Bo born in (A) Veldt or (B) Oslo, in 1967?", "(A) Veldt, 1967", True),
+        ("Where was Bo Lindgren born?", "Bo Lindgren was born in Veldt.", False),
+        ("When was Bo Lindgren born?", "In 67.", False),
+        ("Who was born in Veldt?", "Bo.", False),
+    ],
+)
+def test_a_prompt_that_holds_what_its_answer_holds_is_searched_for(question, answer, is_told, tiny_tokenizer):
+    system, user, last = ({"role": "system", "content": "Be brief, and help."}, *_turns(question, answer))
+    ids = tiny_tokenizer(f"{question} {answer}").input_ids
+    start = len(tiny_tokenizer(question).input_ids)
+    rows = [
+        {"prompt": question, "completion": answer},
+        {"prompt": [system, user], "completion": [last]},
+        {"messages": [system, user, last]},
+        {"input_ids": ids, "labels": [-100] * start + ids[start:]},
+    ]
+    for text in leaks.answer_texts(rows, tiny_tokenizer):
+        assert text.split() == [*answer.split(), *(question.split() if is_told else [])]
+
+
+def test_an_earlier_answer_of_a_conversation_that_holds_the_same_is_searched_for(tiny_tokenizer):
+    turns = [*_turns("Where?", "Bo was born in Veldt."), *_turns("Once more?", "In Veldt.")]
+    assert leaks.answer_texts([{"messages": turns}], tiny_tokenizer) == ["In Veldt.\nBo was born in Veldt."]
 
 
 def test_every_row_is_named_once_with_its_source():
@@ -240,12 +275,29 @@ KINDS = {
     "SVG, a span a letter": (spans, 1),
     "character references": (lambda text: "".join(f"&#{ord(letter)};" for letter in text), 1),
     "tokens of a BPE tokenizer": (lambda text: json.dumps(text.replace(" ", "|Ġ").split("|")), 1),
+    **{
+        f"Base64, {skipped} bytes behind a group": (
+            lambda text, skipped=skipped: base64.b64encode(b"." * skipped + text.encode()).decode(),
+            1,
+        )
+        for skipped in range(3)
+    },
+    "Base64 in a link": (lambda text: f"https://a.example/?q={base64.urlsafe_b64encode(text.encode()).decode()}", 1),
+    "Base64 on lines, in JSON": (lambda text: json.dumps(base64.encodebytes(text.encode()).decode()), 1),
+    "JSON in Base64": (lambda text: base64.b64encode(json.dumps(text).encode()).decode(), 1),
+    "percent-encoded": (lambda text: f"[demo](https://a.example/?q={quote(text)})", 1),
+    "percent-encoded twice": (lambda text: quote(quote(text)), 1),
+    "numbered lines, a word each": (
+        lambda text: "\n".join(f"{i:>4}. {word}" for i, word in enumerate(text.split())),
+        1,
+    ),
+    "numbered lines, in JSON": (lambda text: json.dumps(f"7 | {words(text, 0, 0.5)}\n8 | {words(text, 0.5, 1)}"), 1),
     "first half": (lambda text: words(text, 0, 0.5), 0.951),
     "last half": (lambda text: words(text, 0.5, 1), 0.845),
     "middle half": (lambda text: words(text, 0.25, 0.75), 0.767),
     "first third": (lambda text: words(text, 0, 1 / 3), 0.269),
     "every fourth word missing": (lambda text: " ".join(w for i, w in enumerate(text.split()) if i % 4 != 3), 0.057),
-    "Base64": (lambda text: base64.b64encode(text.encode()).decode(), 0),
+    "hexadecimal": (lambda text: text.encode().hex(), 0),
 }
 
 

@@ -5,9 +5,11 @@
 Search for text that must not be published, of the forget set and of beliefs, in every file.
 
 Only letters and digits are compared, without case and accents: neither spaces, line ends, hyphens, quotes and marks of
-Markdown, nor escapes, tags and characters without a width hide a text. CONTRIBUTING.md has the shares that are found.
+Markdown, nor escapes, tags, Base64, numbers of lines and characters without a width hide a text. CONTRIBUTING.md has
+the shares that are found.
 """
 
+import base64
 import contextlib
 import html
 import io
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..names import sentences_of
+from ..names import sentences_of, telling_words, words_of
 
 
 if TYPE_CHECKING:
@@ -42,8 +44,12 @@ _MOST = 16
 _TOKEN_MARKS = str.maketrans("", "", "ĠĊ")
 _NO_LETTERS = re.compile(r"[\W_]+")
 _TAGS = re.compile(r"<[^<>]*>")
-_ESCAPES = re.compile(r"((?:\\u[0-9a-fA-F]{4})+)|\\x([0-9a-fA-F]{2})|\\([nrt\"'\\/])")
+_ESCAPES = re.compile(r"((?:\\u[0-9a-fA-F]{4})+)|\\x([0-9a-fA-F]{2})|\\([nrt\"'\\/])|((?:%[0-9a-fA-F]{2})+)")
 _WHITE_SPACE = {"n": "\n", "r": "\r", "t": "\t"}
+_LINE_NUMBERS = re.compile(r"^[^\w\n]*\d+\b", re.MULTILINE)
+# A run of 20 letters is 26 characters of Base64; lines of a long one are 64 or 76.
+_BASE64 = re.compile(r"[\w+/-]{26,}(?:[^\S\n]*\n[^\S\n]*[\w+/-]+)*", re.ASCII)
+_STANDARD = str.maketrans("-_", "+/")
 # Letters of a file that are hashed at a time: bounds the memory.
 _CHUNK = 1 << 21
 # Base of the polynomial hash, modulo 2^64; odd, so that no letter is shifted out.
@@ -186,19 +192,31 @@ def _hashes(text: str, length: int) -> np.ndarray:
 def answer_texts(
     rows: Iterable[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", text_field: str = "text"
 ) -> list[str]:
-    """Answer of each row of a forget set, in any of the forms that can be trained on."""
+    """Answer of each row of a forget set, in any form that can be trained on, and the turns before that tell it."""
+
+    def decode(ids: Iterable[int]) -> str:
+        return tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def text(row: Mapping[str, Any]) -> str:
-        if row.get("labels") is not None:
-            return tokenizer.decode([label for label in row["labels"] if label >= 0], skip_special_tokens=True)
-        if row.get("messages") is not None:
-            return row["messages"][-1]["content"]
-        if row.get("completion") is None:
+        if (labels := row.get("labels")) is not None:
+            asked = [i for i, label in zip(row.get("input_ids") or (), labels, strict=False) if label < 0]
+            return _told([decode(asked)] if asked else [], decode(label for label in labels if label >= 0))
+        turns = row.get("messages")
+        if turns is None and row.get("completion") is None:
             return row[text_field]
-        completion = row["completion"]
-        return completion if isinstance(completion, str) else completion[-1]["content"]
+        if turns is None and isinstance(row["completion"], str):
+            return _told([row.get("prompt") or ""], row["completion"])
+        *before, answer = turns if turns is not None else [*(row.get("prompt") or ()), *row["completion"]]
+        return _told([turn.get("content") or "" for turn in before], answer["content"])
 
     return [text(row) for row in rows]
+
+
+def _told(prompt: Sequence[str], answer: str) -> str:
+    """An answer, and the turns of its prompt that hold all that it says; of a bare "yes" that is the question."""
+    words = telling_words(answer)
+    told = [turn for turn in prompt if words <= words_of(turn)] if words else prompt[-1:]
+    return "\n".join([answer, *told])
 
 
 def _readable_text(path: str, content: bytes) -> str:
@@ -228,15 +246,35 @@ def _fold(text: str) -> str:
 
 
 def _versions(text: str) -> list[str]:
-    """A text as it is, with its escapes resolved once and twice, and each of these without tags."""
-    versions = [text]
-    while len(versions) < 3 and (plain := _ESCAPES.sub(_unescape, versions[-1])) != versions[-1]:
-        versions.append(plain)
-    return versions + [bare for one in versions if (bare := _TAGS.sub("", one)) != one]
+    """A text as it is, read once and twice from escapes and Base64, and these without tags, without line numbers."""
+    # Keys of a dictionary: in order, and each once.
+    versions = {text: None}
+    for _ in range(2):
+        versions |= {read(one): None for one in tuple(versions) for read in (_unescaped, _from_base64)}
+    for pattern in (_TAGS, _LINE_NUMBERS):
+        versions |= {pattern.sub("", one): None for one in tuple(versions)}
+    return list(versions)
+
+
+def _from_base64(text: str) -> str:
+    """All that stands in a text as Base64, of either alphabet; other long words come out as nonsense."""
+    runs = (re.sub(r"\s", "", match[0]).translate(_STANDARD) for match in _BASE64.finditer(text))
+    # What stands in front, as in the path of a link, may belong to the alphabet.
+    parts = (run[start:] for run in runs for start in range(4))
+    # The marks at its end are optional, but no code has one character more than whole groups.
+    return "\n".join(
+        base64.b64decode(part[: len(part) - (len(part) % 4 == 1)] + "==").decode(errors="replace") for part in parts
+    )
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPES.sub(_unescape, text)
 
 
 def _unescape(match: re.Match) -> str:
-    units, byte, short = match.groups()
+    units, byte, short, percent = match.groups()
+    if percent is not None:
+        return bytes.fromhex(percent.replace("%", "")).decode(errors="replace")
     if units is not None:
         # JSON writes characters beyond the first plane as two units of UTF-16.
         return bytes.fromhex(units.replace("\\u", "")).decode("utf-16-be", errors="replace")
