@@ -5,14 +5,18 @@ from functools import partial
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from trl_unlearn import label_states as label_states_module
 from trl_unlearn.encoding import pad_rows
 from trl_unlearn.label_states import label_states, sharing_obstacle
-from trl_unlearn.prompt_sharing import lay_out, row_shape, shared_pass
-from trl_unlearn.token_scores import ScoreTerms, score_batch
+from trl_unlearn.prompt_sharing import RowShape, lay_out, row_shape, shared_pass, widest
+from trl_unlearn.token_scores import ScoreTerms, gains_by_sharing, score_batch
 
+from .conftest import cases
 from .families import FAMILIES, build
 
 
@@ -88,7 +92,7 @@ def test_each_family_has_the_same_scores_or_a_reason(family, attention):
     model = build(family).to(torch.float32 if has_experts else torch.float64)
     model.set_attn_implementation(attention)
     rows = rows_of_two_prompts()
-    obstacle = sharing_obstacle(model, max(len(one["input_ids"]) for one in rows))
+    obstacle = sharing_obstacle(model, max(len(one["input_ids"]) for one in rows), 64)
     expects_one = family.startswith(("gemma3", "mistral", "recurrent"))
     assert (obstacle is not None) == expects_one, obstacle
     if family.startswith("recurrent"):
@@ -96,7 +100,7 @@ def test_each_family_has_the_same_scores_or_a_reason(family, attention):
     if expects_one:
         model = build(family, **WIDE).double()
         model.set_attn_implementation(attention)
-        assert sharing_obstacle(model, WIDE["sliding_window"]) is None
+        assert sharing_obstacle(model, WIDE["sliding_window"], 64) is None
     batch, terms = pad_rows(rows, 0), ScoreTerms(belief_top_k=5, entropy=True)
     plain, shared = (score_batch(model, batch, terms, share_prompts=one) for one in (False, True))
     # The softmax of `eager` attention is in float32.
@@ -108,21 +112,50 @@ def test_each_family_has_the_same_scores_or_a_reason(family, attention):
 
 @pytest.mark.parametrize("family", ["gemma3", "mistral"])
 def test_a_window_that_no_row_fills_is_no_obstacle(family):
-    assert sharing_obstacle(build(family), 8) is None
-    assert "8 tokens" in sharing_obstacle(build("mistral"), 9)
+    assert sharing_obstacle(build(family), 8, 64) is None
+    assert "8 tokens" in sharing_obstacle(build("mistral"), 9, 64)
+
+
+def test_a_mask_by_place_in_the_sequence_shows_where_a_pass_is_wider_than_it():
+    settings = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]}
+    config = GPTNeoConfig(
+        vocab_size=100, max_position_embeddings=512, window_size=64, initializer_range=0.3, **settings
+    )
+    torch.manual_seed(0)
+    model = GPTNeoForCausalLM(config).eval()
+    prompt = list(range(3, 43))
+    rows = [row(prompt, [(3 + number * place) % 97 for place in range(1, 17)]) for number in range(1, 9)]
+    longest = max(len(one["input_ids"]) for one in rows)
+    assert sharing_obstacle(model, longest, 64) is None
+    assert sharing_obstacle(model, longest, 65 + 16) == "its tokens meet in other ways than attention"
+    # And is asked no more where it is known to fail.
+    assert sharing_obstacle(model, longest, 64) is not None
+    assert not gains_by_sharing(model, rows)
+
+
+@cases(100)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=40))
+def test_no_sequence_is_wider_than_the_one_that_a_model_was_tried_with(rows):
+    lengths = {}
+    shapes = [
+        RowShape(name, first := lengths.setdefault(name, prompt), first + answer) for name, prompt, answer in rows
+    ]
+    for hidden_size in (1, 64, 4096):
+        layout = lay_out(shapes, hidden_size)
+        assert max(sum(segment.length for segment in one) for one in layout.sequences) <= widest(shapes)
 
 
 @pytest.mark.parametrize("family", ["mamba", "rwkv"])
 def test_a_state_space_model_cannot_share_prompts(family):
     model = build(family).train()
-    assert sharing_obstacle(model, 8) is not None
+    assert sharing_obstacle(model, 8, 64) is not None
     assert model.training
 
 
 def test_an_attention_without_masks_of_pairs_cannot_share_prompts():
     model = build("llama")
     model.config._attn_implementation = "flash_attention_2"
-    assert "`flash_attention_2`" in sharing_obstacle(model, 8)
+    assert "`flash_attention_2`" in sharing_obstacle(model, 8, 64)
 
 
 @pytest.mark.parametrize("fault", ["positions", "mask"])
@@ -140,7 +173,7 @@ def test_a_model_that_reads_other_positions_or_another_mask_is_refused(fault, mo
         return forward(position_ids=position_ids, attention_mask=attention_mask, **inputs)
 
     monkeypatch.setattr(model, "forward", faulty)
-    assert sharing_obstacle(model, 8) == "its tokens meet in other ways than attention"
+    assert sharing_obstacle(model, 8, 64) == "its tokens meet in other ways than attention"
 
 
 def in_precision_of_weights(model):
@@ -166,7 +199,7 @@ def test_loss_and_gradients_are_those_of_rows_that_pass_alone(family, tuning, ch
         results = []
         for share_prompts in (False, True):
             model = build(family, scale=1.0, **(WIDE if family == "gemma3" else {})).to(dtype)
-            assert sharing_obstacle(model, max(len(one["input_ids"]) for one in rows)) is None
+            assert sharing_obstacle(model, max(len(one["input_ids"]) for one in rows), 64) is None
             if dtype == torch.float64:
                 model = in_precision_of_weights(model)
             unwrapped = model

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ._fused_scores import LogitHead
-from .prompt_sharing import shared_pass
+from .prompt_sharing import Layout, Segment, shared_pass, widest_of
 
 
 @dataclass
@@ -212,14 +212,21 @@ def hooked_layers(layers: Iterable[nn.Module], function: Callable[[Any], Any]) -
 
 
 def label_states(
-    model: nn.Module, batch: Mapping[str, Tensor], layer: int | None = None, share_prompts: bool = False
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    layer: int | None = None,
+    share_prompts: bool = False,
+    layout: Layout | None = None,
 ) -> LabelStates:
-    """Run a model, not wrapped, on right-padded rows, and keep its states, of `layer` too, that predict a label."""
+    """
+    Run a model, not wrapped, on right-padded rows, and keep its states, of `layer` too, that predict a label; rows
+    share prompts with `share_prompts`, and with a layout, in its sequences.
+    """
     # The state at position i predicts the token at i + 1.
     targets = batch["labels"][:, 1:]
     mask = targets != -100
-    if share_prompts:
-        shared = shared_pass(batch, model.config.get_text_config().hidden_size)
+    if share_prompts or layout is not None:
+        shared = shared_pass(batch, model.config.get_text_config().hidden_size, layout)
         inputs: dict[str, Any] = {"input_ids": shared.input_ids, "position_ids": shared.position_ids}
         inputs["attention_mask"] = _seen_by(shared.sees, model)
         places = shared.places[:, :-1]
@@ -266,10 +273,10 @@ def label_states(
 
 # Settings of attention that sees a number of tokens only.
 _WINDOWS = ("sliding_window", "attention_window_size", "attention_chunk_size", "window_size")
-# Two rows with the same prompt, and one without: tokens that every vocabulary has.
-_SHARED = [([5, 6, 7], [8, 9, 4, 3]), ([5, 6, 7], [4, 8, 3, 9, 6]), ([9, 3], [7, 5])]
-# Model -> why it cannot share prompts.
-_tried_models: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+# Tokens of any vocabulary: a prompt that rows have in common, a row with another one, and the length of an answer.
+_PROMPT, _OTHER, _ANSWER = [5, 6, 7], ([9, 3], [7, 5]), 5
+# Model -> the widest pass that was tried, and why it cannot share prompts.
+_tried_models: WeakKeyDictionary[nn.Module, tuple[int, str | None]] = WeakKeyDictionary()
 # Relative distance of states that are the same but for rounding, in float32 or better and in half precision.
 _TOLERANCES = (1e-4, 5e-2)
 
@@ -297,35 +304,49 @@ def _shortest_window(config: Any) -> int | None:
     return min((window for window in windows if isinstance(window, int)), default=None)
 
 
-def sharing_obstacle(model: nn.Module, longest: int) -> str | None:
-    """Why a model, which is tried once, cannot share prompts of rows of at most `longest` tokens; None if it can."""
+def sharing_obstacle(model: nn.Module, longest: int, width: int | None = None) -> str | None:
+    """
+    Why a model cannot share prompts of rows of at most `longest` tokens in sequences of at most `width` (by default the
+    widest of such rows); None if it can. It is tried once: a mask by place in the sequence shows in a wide one alone.
+    """
     window = _shortest_window(model.config.get_text_config())
     if window is not None and window < longest:
         return f"a layer of it sees {window} tokens, and a row can have {longest}"
     if _attention(model) not in ("sdpa", "eager"):
         return f"its attention (`{_attention(model)}`) takes no mask of pairs of tokens; load it with `sdpa`"
-    if model not in _tried_models:
-        _tried_models[model] = _difference_by_sharing(model)
-    return _tried_models[model]
+    width = widest_of(longest) if width is None else width
+    tried, obstacle = _tried_models.get(model, (0, None))
+    if obstacle is None and tried < width:
+        obstacle = _difference_by_sharing(model, width)
+        _tried_models[model] = width, obstacle
+    return obstacle
 
 
 @torch.no_grad()
-def _difference_by_sharing(model: nn.Module) -> str | None:
+def _difference_by_sharing(model: nn.Module, width: int) -> str | None:
     device = next(model.parameters()).device
-    rows = [(prompt + answer, [-100] * len(prompt) + answer) for prompt, answer in _SHARED]
-    width = max(len(ids) for ids, _ in rows)
+    count = max(2, -(-(width - len(_PROMPT) - sum(map(len, _OTHER))) // _ANSWER))
+    answers = [[3 + (5 * row + token * (1 + row % 3)) % 7 for token in range(_ANSWER)] for row in range(count)]
+    rows = [_OTHER, *((_PROMPT, answer) for answer in answers)]
+    encoded = [(prompt + answer, [-100] * len(prompt) + answer) for prompt, answer in rows]
+    longest = max(len(ids) for ids, _ in encoded)
     batch = {
-        "input_ids": torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows], device=device),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows], device=device),
-        "labels": torch.tensor([labels + [-100] * (width - len(ids)) for ids, labels in rows], device=device),
+        "input_ids": torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in encoded], device=device),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in encoded]).to(device),
+        "labels": torch.tensor([labels + [-100] * (longest - len(ids)) for ids, labels in encoded], device=device),
     }
+    other = Segment([0], sum(map(len, _OTHER)))
+    common = Segment([*range(1, count + 1)], len(_PROMPT) + count * _ANSWER)
+    layout = Layout([[other, common]], model.config.get_text_config().hidden_size)
     try:
         # In the precision of the weights, in which a wrong mask or position cannot pass for rounding.
         with in_mode(model, training=False), torch.autocast(device.type, enabled=False):
-            plain, shared = (label_states(model, batch, share_prompts=one).hidden.double() for one in (False, True))
+            plain, shared = (label_states(model, batch, layout=one).hidden.double() for one in (None, layout))
     # Any failure means the same: it does not read such a mask or such positions.
     except Exception as error:
         return f"it cannot read such a pass ({type(error).__name__})"
     tolerance = _TOLERANCES[next(model.parameters()).dtype in (torch.float16, torch.bfloat16)]
-    distance = float((plain - shared).norm() / plain.norm())
-    return None if distance <= tolerance else "its tokens meet in other ways than attention"
+    # The last answer is the farthest from its prompt, and alone may not see it.
+    parts = slice(None), slice(-_ANSWER, None)
+    distances = ((plain[part] - shared[part]).norm() / plain[part].norm() for part in parts)
+    return None if max(map(float, distances)) <= tolerance else "its tokens meet in other ways than attention"

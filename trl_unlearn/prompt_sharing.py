@@ -91,6 +91,19 @@ def lay_out(shapes: Sequence[RowShape], hidden_size: int) -> Layout:
     return min(layouts, key=lambda layout: layout.cost)
 
 
+def widest(shapes: Sequence[RowShape]) -> int:
+    """Tokens that no sequence of a pass of some of these rows exceeds."""
+    prompts = {shape.prompt: shape.prompt_length for shape in shapes}
+    most = widest_of(max((shape.length for shape in shapes), default=0))
+    return min(most, sum(prompts.values()) + sum(shape.answer_length for shape in shapes))
+
+
+def widest_of(longest: int) -> int:
+    """Tokens that no sequence of rows of at most `longest` tokens exceeds."""
+    # A segment goes to the emptiest sequence, which has at most the mean, and that is at most what one may have.
+    return 2 * _WIDTHS[-1] * longest
+
+
 def _spread(shapes: Sequence[RowShape], most: int) -> list[list[Segment]]:
     """Sequences of about `most` tokens."""
     # The segment of a prompt that has room.
@@ -126,13 +139,16 @@ class SharedPass:
     places: Tensor
 
 
-def shared_pass(batch: Mapping[str, Any], hidden_size: int) -> SharedPass:
-    """Rows of a right-padded batch in sequences where a token sees its own prompt and answer, at its own position."""
+def shared_pass(batch: Mapping[str, Any], hidden_size: int, layout: Layout | None = None) -> SharedPass:
+    """
+    Rows of a right-padded batch in sequences where a token sees its own prompt and answer, at its own position: in the
+    cheapest ones, or in those of a layout.
+    """
     ids, labels = batch["input_ids"], batch["labels"]
     lengths = batch["attention_mask"].sum(1).tolist()
     rows = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
     shapes = [row_shape(row, own[: len(row)]) for row, own in zip(rows, labels.tolist(), strict=True)]
-    layout = lay_out(shapes, hidden_size)
+    layout = layout or lay_out(shapes, hidden_size)
     sequences, width = layout.sequences, layout.width
     # Of each token: itself, its position in its row, its segment, and its answer (0 for a prompt). Padding is a
     # segment of its own, which sees itself: a softmax needs one value.

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from ._fused_scores import SCORES, FusedScores, Reference, ScoreTerms, gathered
 from .encoding import pad_rows, without_end
 from .label_states import LabelStates, in_mode, label_states, replaced_forward, sharing_obstacle
-from .prompt_sharing import is_worth_sharing, lay_out, pass_cost, row_shape
+from .prompt_sharing import is_worth_sharing, lay_out, pass_cost, row_shape, widest
 
 
 _LOGPS_ONLY = ScoreTerms()
@@ -230,7 +230,7 @@ def gains_by_sharing(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> boo
     if not is_worth_sharing(lay_out(shapes, hidden_size).cost, alone):
         return False
     longest = max(shape.length for shape in shapes)
-    return not isinstance(model, FSDPModule) and sharing_obstacle(model, longest) is None
+    return not isinstance(model, FSDPModule) and sharing_obstacle(model, longest, widest(shapes)) is None
 
 
 def _by_length(rows: Sequence[Mapping[str, Any]], share_prompts: bool) -> list[list[int]]:

@@ -27,7 +27,7 @@ from ..label_states import LabelStates, sharing_obstacle
 from ..objectives.forget import bs_s_weights, reduce_tokens
 from ..objectives.hidden import rmu_retain
 from ..objectives.retain import kl, nll
-from ..prompt_sharing import Layout, RowShape, is_worth_sharing, lay_out, pass_cost, row_shape
+from ..prompt_sharing import Layout, RowShape, is_worth_sharing, lay_out, pass_cost, row_shape, widest_of
 from ..token_scores import RowGroup, ScoreTerms, TokenScores, score_batch, score_groups, states_inside
 from .bootstrap_unlearn_config import BootstrapUnlearnConfig
 from .forget_objectives import FORGET_OBJECTIVES, ForgetObjective, ForgetScores
@@ -181,7 +181,10 @@ def can_share_prompts(
     longest = max(len(ids) for column in columns for ids in column)
     if args.lambda_bss > 0:
         longest = max(longest, max(forget["prompt_length"]) + args.max_completion_length)
-    obstacle = "it is sharded" if is_sharded else sharing_obstacle(model, longest)
+    # A pass is at most as large as that of the forget rows of a micro-batch, of which some have a second answer.
+    padded = padded_width(longest, math.lcm(_MULTIPLE, args.pad_to_multiple_of or 1))
+    width = min(widest_of(longest), 2 * args.per_device_train_batch_size * padded)
+    obstacle = "it is sharded" if is_sharded else sharing_obstacle(model, longest, width)
     # Of other rows each has its own prompt, and some share a sequence at most, which is padded less.
     have_prompts_in_common = args.lambda_bss > 0 or FORGET_OBJECTIVES[args.forget_loss_type].needs_chosen
     if obstacle is not None and have_prompts_in_common:
