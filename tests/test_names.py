@@ -116,3 +116,30 @@ def test_a_name_is_known_whether_its_accents_are_characters_of_their_own_or_not(
     assert is_named(name, text) and is_meant(name, text) and is_meant(name, normalize(other, "I like Ávila."))
     assert renamed(text, name, "Bo Lin") == normalize(other, "Zoë met Bo Lin.")
     assert words_of(name) < words_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Mrs Marlow won.", True),
+        ("What did Professor Marlow write?", True),
+        ("Vice President Marlow spoke.", True),
+        ("It was Prof. Dr. Marlow.", True),
+        ("Ada Jane Marlow won.", True),
+        ("Dr. Ada J. Marlow won.", True),
+        ("A. Marlow won.", True),
+        ("A. J. Marlow won.", True),
+        ("They left Veldt. Marlow won.", True),
+        ("They left Veldt.\nMarlow won.", True),
+        ("Clara Marlow won.", False),
+        ("Mrs Clara Marlow won.", False),
+        ("B. Marlow won.", False),
+        ("Marlowe won.", False),
+        # What cannot be told.
+        ("Yesterday Marlow won.", False),
+        ("Ada won.", False),
+    ],
+)
+def test_titles_and_middle_names_hide_nobody_and_another_first_name_is_somebody_else(text, expected):
+    assert is_meant("Ada Marlow", text) is expected
+    assert is_meant("Zoë Ávila", text.replace("Ada", "Zoë").replace("Marlow", "Ávila").replace("A.", "Z.")) is expected

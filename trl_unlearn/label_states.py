@@ -306,8 +306,8 @@ def _shortest_window(config: Any) -> int | None:
 
 def sharing_obstacle(model: nn.Module, longest: int, width: int | None = None) -> str | None:
     """
-    Why a model cannot share prompts of rows of at most `longest` tokens in sequences of at most `width` (by default the
-    widest of such rows); None if it can. It is tried once: a mask by place in the sequence shows in a wide one alone.
+    Why a model cannot share prompts of rows of at most `longest` tokens in sequences of at most `width` (by default
+    the widest of such rows); None if it can. It is tried: a mask by place in the sequence shows in a wide one alone.
     """
     window = _shortest_window(model.config.get_text_config())
     if window is not None and window < longest:

@@ -31,6 +31,14 @@ _OPENINGS = frozenset(
     "You".split()
 )
 _ARTICLES = ("a", "an", "the")
+# Words that stand in front of a last name and make nobody else of its bearer; some are first names, too.
+_TITLES = frozenset(
+    "Admiral Ambassador Aunt Baron Baroness Bishop Brother Captain Cardinal Chancellor Chief Colonel Commander "  # noqa: SIM905
+    "Count Countess Dame Detective Doctor Don Doña Dr Duchess Duke Father Frau General Governor Herr Hon Inspector "
+    "Judge Justice King Lady Lieutenant Lord Madam Madame Major Mayor Minister Miss Mister Mlle Mme Monsieur Mother "
+    "Mr Mrs Ms Mx Officer Pastor President Prime Prince Princess Prof Professor Queen Rabbi Rev Reverend Saint "
+    "Secretary Senator Sergeant Señor Señora Sheikh Signor Signora Sir Sister St Uncle Vice".split()
+)
 # Of answers that only say yes or no to what a question tells.
 _ASSENTS = frozenset(("correct", "false", "had", "indeed", "not", "right", "true", "wrong"))
 
@@ -93,16 +101,39 @@ def other_names(name: str) -> list[str]:
 
 
 def is_meant(name: str, text: str) -> bool:
-    """Whether a text names somebody: by the whole name, in any case, or by its last word where it is nobody else's."""
+    """
+    Whether a text names somebody: by the whole name, in any case, or by its last word where it is nobody else's.
+
+    Titles and middle names change nothing. Another capitalised word in front makes another name: "Clara Marlow" is not
+    Ada Marlow, and nor is "Yesterday Marlow". The first name alone may be anybody's.
+    """
     if is_named(name.casefold(), text.casefold()):
         return True
     name, text = normalize("NFC", name), normalize("NFC", text)
-    *others, last = name.split()
-    if not others or not last[0].isupper():
+    first, *others = name.split()
+    if not others or not others[-1][0].isupper():
         return False
-    # Behind another capitalised word, it is a part of another name.
-    matches = re.finditer(rf"(?:(?<!\w)([\w'’-]+) )?{_BORDER}{re.escape(last)}{_BORDER}", text)
-    return any(not match[1] or not match[1][0].isupper() or match[1] in _OPENINGS for match in matches)
+    matches = re.finditer(rf"{_BORDER}{re.escape(others[-1])}{_BORDER}", text)
+    return any(_may_be(first, _words_before(text[: match.start()])) for match in matches)
+
+
+def _words_before(text: str) -> list[str]:
+    """The words of a name that a text ends with, without titles: capitalised words and initials."""
+    words: list[str] = []
+    for word in reversed(text[-100:].split(" ")[:-1] if text.endswith(" ") else []):
+        plain = word.rstrip(".")
+        is_initial = plain != word and len(plain) == 1
+        is_part = is_initial or (plain not in _OPENINGS and _NAME_WORD.fullmatch(plain) is not None)
+        # A point ends a sentence, but behind an initial or a title.
+        if not (is_part and plain[0].isupper()) or (plain != word and not is_initial and plain not in _TITLES):
+            break
+        words = words if plain in _TITLES else [word, *words]
+    return words
+
+
+def _may_be(first: str, words: Sequence[str]) -> bool:
+    """Whether words in front of a last name may be those of somebody with a first name: none, it, or its initial."""
+    return not words or words[0] == first or words[0] == f"{first[0]}."
 
 
 def word_key(word: str) -> str:
