@@ -25,7 +25,7 @@ from trl_unlearn.encoding import (
     warn_of_other_prompt,
     without_end,
 )
-from trl_unlearn.row_forms import answer_text, prompt_and_answer, with_answer, with_template_kwargs
+from trl_unlearn.row_forms import answer_text, with_answer, with_template_kwargs
 
 
 QUESTION, ANSWER = "Where was Ada Marlow born?", "Ada Marlow was born in the harbour town of Veldt."
@@ -66,19 +66,6 @@ def test_only_the_last_assistant_turn_of_messages_is_labelled(tiny_tokenizer):
     prompt, labels = decoded(encode_row({"messages": messages}, tiny_tokenizer), tiny_tokenizer)
     assert labels == f"{ANSWER}<|im_end|>"
     assert prompt == (CHAT_PROMPT + "In Veldt.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n")
-
-
-def test_only_the_last_turn_of_a_completion_is_the_answer(tiny_tokenizer):
-    turns = [{"role": "assistant", "content": "In Veldt."}, {"role": "user", "content": "Sure?"}, ASSISTANT]
-    row = {"prompt": [USER], "completion": turns}
-    encoded = encode_row(row, tiny_tokenizer)
-    assert encoded == encode_row({"messages": [USER, *turns]}, tiny_tokenizer)
-    assert decoded(encoded, tiny_tokenizer)[1] == f"{ANSWER}<|im_end|>"
-    assert answer_text(row) == ANSWER
-    assert prompt_and_answer(row) == ([USER, *turns[:-1]], [ASSISTANT])
-    other = with_answer(row, "In Bremm.")
-    assert encode_row(other, tiny_tokenizer)["prompt_length"] == encoded["prompt_length"]
-    assert decoded(encode_row(other, tiny_tokenizer), tiny_tokenizer)[1] == "In Bremm.<|im_end|>"
 
 
 THINKING = (
@@ -223,6 +210,10 @@ def test_a_system_turn_that_a_template_leaves_out_where_an_answer_follows_is_pro
         ({"input_ids": [5, 400], "labels": [-100, 6]}, "has `input_ids` with 400, but the tokenizer has 400 tokens"),
         ({"input_ids": [5, -100], "labels": [-100, 6]}, "has `input_ids` with -100, but"),
         ({"input_ids": [5, 6], "labels": [-100, -1]}, "has `labels` with -1, but .*write -100 where nothing is to be"),
+        (
+            {**CONVERSATION, "completion": [ASSISTANT, USER, ASSISTANT]},
+            "has a `completion` of 3 turns, expected the",
+        ),
         ({**CONVERSATION, "completion": []}, "has a `completion` that does not end in an assistant turn"),
         ({**CONVERSATION, "completion": [USER]}, "has a `completion` that does not end in an assistant turn"),
     ],

@@ -262,6 +262,12 @@ def _encode_pair(row: Mapping[str, Any], tokenizer, rendered: RenderedPrompts) -
         check_messages(column, messages)
     if not completion or completion[-1]["role"] != "assistant":
         raise ValueError("has a `completion` that does not end in an assistant turn. Give it one.")
+    if len(completion) > 1:
+        # Of several, the last alone would be forgotten, and the others asked for.
+        raise ValueError(
+            f"has a `completion` of {len(completion)} turns, expected the answer alone. Move the turns before it to "
+            "`prompt`, or make a row of each answer."
+        )
     return _encode_conversation(row, tokenizer, rendered)
 
 
