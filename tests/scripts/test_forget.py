@@ -32,7 +32,7 @@ from trl_unlearn.scripts import forget as forget_script
 from trl_unlearn.scripts import prepare as prepare_script
 from trl_unlearn.scripts import push as push_script
 from trl_unlearn.scripts import unlearn as unlearn_script
-from trl_unlearn.scripts.arguments import ForgetArguments
+from trl_unlearn.scripts.arguments import ForgetArguments, as_options
 from trl_unlearn.trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from trl_unlearn.trainer.bootstrap_unlearn_trainer import BootstrapUnlearnTrainer
 from trl_unlearn.trainer.guard import DivergenceError
@@ -258,7 +258,7 @@ def test_a_kill_before_training_begins_leaves_the_rows_of_the_run_that_was_to_be
     assert not (folder / "request/next").exists()
     assert len((folder / "request/forget.jsonl").read_text(encoding="utf-8").splitlines()) == len(ROWS)
     run = RunFolder(folder).run()
-    assert (run.forget_set.name, run.forget_set.on_hub, run.forget_set.rows) == ("request/forget.jsonl", False, 3)
+    assert (run.forget_set.name, run.forget_set.on_hub, run.forget_set.rows) == ("forget.jsonl", False, 3)
     assert RunFolder(folder).sources()["forget_dataset"] == str(folder / "request/forget.jsonl")
 
 
@@ -647,8 +647,9 @@ def test_in_python_nothing_to_forget_is_no_model_and_a_bad_value_an_error(checkp
         trl_unlearn.unlearn(checkpoint)
     # The exception alone says it.
     assert capsys.readouterr().err == ""
-    with pytest.raises(ValueError, match="An option cannot be used"):
+    with pytest.raises(ValueError, match="--max_minutes.*: invalid float value: 'soon'"):
         trl_unlearn.unlearn(checkpoint, ROWS, max_minutes="soon")
+    assert capsys.readouterr().err == ""
     with pytest.raises(ValueError, match=r"`model_name_or_path` is missing"):
         trl_unlearn.unlearn(forget=ROWS)
 
@@ -692,3 +693,20 @@ def test_a_run_that_reaches_its_goal_ends_with_0_and_its_ledger_and_console_say_
     # Three rows do not tell whether the tokens of their facts that are still likeliest are a success.
     assert (entry.forgotten, entry.verdict) == has_forgotten(RunFolder(folder).results())
     assert entry.forgotten is None and f"WARNING: {entry.verdict}" in printed.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "argv"),
+    [
+        ({"hints": []}, []),
+        ({"hints": None}, []),
+        ({"forget_floor": -1e-5}, ["--forget_floor=-0.00001"]),
+        ({"learning_rate": 1e-5, "bf16": False}, ["--learning_rate", "0.00001", "--bf16", "False"]),
+        ({"hints": {"b", "a"}}, ["--hints", "a", "b"]),
+        ({"hints": ("one",)}, ["--hints", "one"]),
+        ({"forget": Path("rows.jsonl"), "hints": [Path("a"), "b"]}, ["--forget", "rows.jsonl", "--hints", "a", "b"]),
+        ({"kwargs": {"a": [Path("x"), 1e-5]}}, ["--kwargs", '{"a": ["x", 1e-05]}']),
+    ],
+)
+def test_values_of_python_are_those_of_a_command_line(options, argv):
+    assert as_options(options) == argv

@@ -3,12 +3,14 @@
 
 """Options that the scripts share, how they are parsed, and the embedded lab as their default."""
 
+import functools
 import json
 import math
 import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from ..records import settings_digest
 from ..results import PARITIES
 from ..trainer.bootstrap_unlearn_config import option
 from ..trainer.options import refuse_below
+from .exits import is_in_python, refuse
 from .launch import recipes
 
 
@@ -305,6 +308,9 @@ def parse(
         description=doc,
         epilog="--config reads options from a YAML file; those on the command line win.",
     )
+    if is_in_python():
+        # argparse prints its sentence, and a caller in Python would not see it.
+        parser.error = functools.partial(refuse, prog)
     # Before the config file is read: its values win.
     parser.set_defaults_with_config(**defaults)
     # Warnings of the parsing are shown or not when that is known.
@@ -371,15 +377,28 @@ def given_options(argv: list[str], types: tuple[type, ...]) -> set[str]:
 
 
 def as_options(options: Mapping[str, Any]) -> list[str]:
-    """Options of Python or of a YAML file as a command line has them; None leaves one out."""
+    """Options of Python or of a YAML file as a command line has them; None, or an empty list, leaves one out."""
     argv = []
     for name, value in options.items():
-        if value is not None:
-            parts = value if isinstance(value, list | tuple) else [value]
-            # A parser reads a mapping as JSON; `str` of one is none.
-            texts = [json.dumps(part) if isinstance(part, Mapping | list) else str(part) for part in parts]
+        # A set has no order of its own: that of its texts is the same in every process.
+        value = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+        parts = value if isinstance(value, list | tuple) else [value]
+        texts = [_as_text(part) for part in parts if part is not None]
+        if len(texts) == 1 and texts[0].startswith("-"):
+            # Alone, it would be an option to the parser.
+            argv.append(f"--{name}={texts[0]}")
+        elif texts:
             argv += [f"--{name}", *texts]
     return argv
+
+
+def _as_text(value: Any) -> str:
+    """A value of Python as a parser reads it: a mapping as JSON, and a number without an exponent."""
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, default=str)
+    return (
+        format(Decimal(repr(float(value))), "f") if isinstance(value, float) and math.isfinite(value) else str(value)
+    )
 
 
 def default_config(argv: list[str], recipe: str) -> list[str]:

@@ -66,6 +66,11 @@ def _end(lead: str, sentence: str | None, code: int) -> NoReturn:
     raise _Ended(code, sentence)
 
 
+def is_in_python() -> bool:
+    """Whether a caller in Python is served, and no command line."""
+    return bool(_in_python)
+
+
 @contextmanager
 def raising() -> Iterator[None]:
     """For callers in Python: `ValueError` in place of exit code 2, `RuntimeError` of another one; signals stay."""
@@ -77,8 +82,7 @@ def raising() -> Iterator[None]:
             raise KeyboardInterrupt from None
         if ended.code == 128 + signal.SIGTERM:
             raise
-        # The parser of the command line prints its sentence itself.
-        sentence = getattr(ended, "sentence", None) or "An option cannot be used: the line above says why."
+        sentence = getattr(ended, "sentence", None) or f"The call ended with exit code {ended.code}."
         raise (ValueError if ended.code == 2 else RuntimeError)(sentence) from None
     finally:
         _in_python.pop()
