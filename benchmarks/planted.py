@@ -4,6 +4,7 @@
 r"""
 Models of the embedded lab that are planted to fool the verdict, and the answers that it gives them.
 
+The gate of a push must not call one that knows the facts "forgotten", and must call each retrained model so.
 Each is confirmed by a plain check of what it claims to be; one that fails it is "not made". Every evaluation is kept
 in `--folder`, and the same command resumes: the verdict is computed anew from the numbers; to make a model
 anew, remove its file. Prints Markdown tables.
@@ -78,6 +79,7 @@ from trl_unlearn.evaluation.robustness import measure_robustness
 from trl_unlearn.evaluation.rows import EvaluationRows
 from trl_unlearn.evaluation.tofu import Suite
 from trl_unlearn.evaluation.together import FixedModel, SuiteSetting
+from trl_unlearn.forgetting import has_forgotten
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.verdict import QUESTIONS, Answer, verdict
 
@@ -187,6 +189,8 @@ class Plant:
     forget: tuple[float, float] = LOW
     retain: tuple[float, float] = HIGH
     seeds: Sequence[int] | None = None  # those of the settings if None
+    # What the gate must or must not say: "yes" of a model that never knew, not "yes" of one that knows; None: either.
+    gate: str | None = "not yes"
 
 
 def _alone(rows: Callable[[Sequence[PersonFact]], list[Row]], name: str) -> Callable[[nn.Module, Lab], Checks]:
@@ -283,9 +287,9 @@ PLANTS = (
         for name, places in HIDDEN_PLACES.items()
     ),
     Plant("squeezed", squeezed, {SAY: "more", KNOW: "more", TELL: "more"}, _alone(paraphrased, "paraphrase")),
-    Plant("says one token", says_one_token, {WORK: "less", TELL: "more"}, _short, forget=ANY),
-    Plant("repeats a word", repeats, {WORK: "less", TELL: "more"}, _repeating, forget=ANY),
-    Plant("over-forgotten", over_forgets, {TELL: "more"}, _over_forgotten),
+    Plant("says one token", says_one_token, {WORK: "less", TELL: "more"}, _short, forget=ANY, gate=None),
+    Plant("repeats a word", repeats, {WORK: "less", TELL: "more"}, _repeating, forget=ANY, gate=None),
+    Plant("over-forgotten", over_forgets, {TELL: "more"}, _over_forgotten, gate=None),
     Plant(
         "knows another question",
         knows_another_question,
@@ -294,8 +298,8 @@ PLANTS = (
     ),
     Plant("forgets in the last layer", forgets_in_the_last_layer, {KNOW: "more", WORK: "as"}, _late),
     Plant("forgets within rounding", forgets_within_rounding, {RETURN: "more", WORK: "as"}, _rounding_away),
-    Plant("loses all", loses_all, {WORK: "less"}, retain=LOW),
-    Plant("loses shared facts", loses_shared, {WORK: "less"}, _check_shared, retain=ANY),
+    Plant("loses all", loses_all, {WORK: "less"}, retain=LOW, gate=None),
+    Plant("loses shared facts", loses_shared, {WORK: "less"}, _check_shared, retain=ANY, gate=None),
     Plant("knows the last name", knows_the_last_name, {KNOW: "more", WORK: "as"}, _alone(by_last_name, "last name")),
     Plant("knows plain text", knows_plain_text, {KNOW: "more", WORK: "as"}, _alone(as_text, "plain text")),
     Plant(
@@ -308,7 +312,7 @@ PLANTS = (
         "keeps two facts", keeps_two_facts, {KNOW: "more", TELL: "more", WORK: "as"}, _check_two, seeds=[42, 43, 44]
     ),
     Plant("halfway", halfway, {KNOW: "more"}, forget=ANY, seeds=[0]),
-    Plant("a second retrained model", second_retrained, AS),
+    Plant("a second retrained model", second_retrained, AS, gate="yes"),
 )
 
 
@@ -369,9 +373,20 @@ def cell(answers: Sequence[Answer], must: str | None) -> str:
     return f"{mark}{text}{mark}"
 
 
+_GATE = {True: "yes", False: "no", None: "not known"}
+
+
+def gate_cell(said: Sequence[str], gate: str | None) -> str:
+    """How often the gate says each word, marked as in [`cell`]."""
+    text = ", ".join(f"{word} {count}" for word, count in Counter(said).most_common())
+    mark = "" if gate is None else "**" if all((word == "yes") == (gate == "yes") for word in said) else "~~"
+    return f"{mark}{text}{mark}"
+
+
 def report(judged: dict[tuple[Plant, int], dict[str, Any]]) -> str:
     """A table of the answers, those that are wrong, and the models that are not what they claim."""
     verdicts: dict[Plant, list[list[Answer]]] = {plant: [] for plant, _ in judged}
+    gates: dict[Plant, list[str]] = {plant: [] for plant, _ in judged}
     wrong, failed = [], []
     for (plant, seed), one in judged.items():
         if one["result"] is None:
@@ -380,8 +395,12 @@ def report(judged: dict[tuple[Plant, int], dict[str, Any]]) -> str:
             ]
             failed.append(f"- {plant.name}, seed {seed}: {', '.join(missed)}")
             continue
-        answers = verdict(EvaluationResult.from_dict(one["result"])).answers
+        result = EvaluationResult.from_dict(one["result"])
+        answers, (forgotten, why) = verdict(result).answers, has_forgotten(result)
         verdicts[plant].append(answers)
+        gates[plant].append(_GATE[forgotten])
+        if plant.gate is not None and (forgotten is True) != (plant.gate == "yes"):
+            wrong.append(f"- {plant.name}, seed {seed}: has it forgotten? {_GATE[forgotten]}: {why}")
         for answer in answers:
             must = plant.must.get(answer.question)
             if must is not None and not is_right(answer, must):
@@ -390,8 +409,9 @@ def report(judged: dict[tuple[Plant, int], dict[str, Any]]) -> str:
     rows = []
     for plant, given in verdicts.items():
         cells = [cell(answers, plant.must.get(answers[0].question)) for answers in zip(*given, strict=True)]
-        rows.append([plant.name, str(len(given)), *(cells or ["not made"] * len(QUESTIONS))])
-    parts = [table(["planted", "models", *(question.text for question in QUESTIONS)], rows)]
+        cells = [gate_cell(gates[plant], plant.gate), *cells] if given else ["not made"] * (1 + len(QUESTIONS))
+        rows.append([plant.name, str(len(given)), *cells])
+    parts = [table(["planted", "models", "forgotten?", *(question.text for question in QUESTIONS)], rows)]
     parts += ["", "## Wrong answers", "", *wrong] if wrong else []
     parts += ["", "## Not made", "", *failed] if failed else []
     return "\n".join(parts)

@@ -647,7 +647,7 @@ def test_in_python_nothing_to_forget_is_no_model_and_a_bad_value_an_error(checkp
         trl_unlearn.unlearn(checkpoint)
     # The exception alone says it.
     assert capsys.readouterr().err == ""
-    with pytest.raises(ValueError, match="--max_minutes.*: invalid float value: 'soon'"):
+    with pytest.raises(ValueError, match=r"--max_minutes.*: invalid float value: 'soon'"):
         trl_unlearn.unlearn(checkpoint, ROWS, max_minutes="soon")
     assert capsys.readouterr().err == ""
     with pytest.raises(ValueError, match=r"`model_name_or_path` is missing"):
