@@ -135,8 +135,11 @@ def test_a_name_is_known_whether_its_accents_are_characters_of_their_own_or_not(
         ("Mrs Clara Marlow won.", False),
         ("B. Marlow won.", False),
         ("Marlowe won.", False),
+        ("Ada-Jane Marlow won.", True),
+        ("After Marlow left, who came?", True),
+        ("Will Marlow come back?", True),
         # What cannot be told.
-        ("Yesterday Marlow won.", False),
+        ("Veldt Marlow won.", False),
         ("Ada won.", False),
     ],
 )

@@ -30,6 +30,12 @@ _OPENINGS = frozenset(
     "Of On She Tell That The Their There They This To Was Were What When Where Which Who Whom Whose Why Yes "
     "You".split()
 )
+# In front of a last name, words that begin a sentence or belong to it, and no first name ("Will" is one of each).
+_NO_FIRST_NAMES = _OPENINGS | frozenset(
+    "About After Although Because Before Behind Beside But By During Even Every Had Into Just Later Like May Might "  # noqa: SIM905
+    "Must Near Next Not Now Old Only Or Our Perhaps Shall Should Since So Some Soon Then Though Through Thus Today "
+    "Tomorrow Under Unlike Until We Were While Will With Within Without Would Yesterday Yet Young".split()
+)
 _ARTICLES = ("a", "an", "the")
 # Words that stand in front of a last name and make nobody else of its bearer; some are first names, too.
 _TITLES = frozenset(
@@ -39,6 +45,8 @@ _TITLES = frozenset(
     "Mr Mrs Ms Mx Officer Pastor President Prime Prince Princess Prof Professor Queen Rabbi Rev Reverend Saint "
     "Secretary Senator Sergeant Señor Señora Sheikh Signor Signora Sir Sister St Uncle Vice".split()
 )
+_SUFFIXES = frozenset("Esq II III IV Jr MD PhD Sr".split())  # noqa: SIM905
+_APOSTROPHES = str.maketrans("’ʼ‘", "'''")
 # Of answers that only say yes or no to what a question tells.
 _ASSENTS = frozenset(("correct", "false", "had", "indeed", "not", "right", "true", "wrong"))
 
@@ -104,17 +112,29 @@ def is_meant(name: str, text: str) -> bool:
     """
     Whether a text names somebody: by the whole name, in any case, or by its last word where it is nobody else's.
 
-    Titles and middle names change nothing. Another capitalised word in front makes another name: "Clara Marlow" is not
-    Ada Marlow, and nor is "Yesterday Marlow". The first name alone may be anybody's.
+    Titles, suffixes and middle names change nothing. Another capitalised word in front makes another name: "Clara
+    Marlow" is not Ada Marlow, and nor is "Veldt Marlow". The first name alone may be anybody's.
     """
+    name, text = (normalize("NFC", one).translate(_APOSTROPHES) for one in (name, text))
+    name = _without_titles(name)
     if is_named(name.casefold(), text.casefold()):
         return True
-    name, text = normalize("NFC", name), normalize("NFC", text)
     first, *others = name.split()
     if not others or not others[-1][0].isupper():
         return False
     matches = re.finditer(rf"{_BORDER}{re.escape(others[-1])}{_BORDER}", text)
     return any(_may_be(first, _words_before(text[: match.start()])) for match in matches)
+
+
+def _without_titles(name: str) -> str:
+    """A name without the titles in front of it and the suffixes behind it; as it is where nothing else is left."""
+    words = name.replace(",", " ").split()
+    while len(words) > 1 and words[0].rstrip(".") in _TITLES:
+        words = words[1:]
+    while len(words) > 1 and words[-1].rstrip(".") in _SUFFIXES:
+        words = words[:-1]
+    # A title is a name of its own beside a single word: "King" of "King Arthur" is, "Lady" of "Lady Gaga".
+    return " ".join(words) if len(words) > 1 else name
 
 
 def _words_before(text: str) -> list[str]:
@@ -123,7 +143,7 @@ def _words_before(text: str) -> list[str]:
     for word in reversed(text[-100:].split(" ")[:-1] if text.endswith(" ") else []):
         plain = word.rstrip(".")
         is_initial = plain != word and len(plain) == 1
-        is_part = is_initial or (plain not in _OPENINGS and _NAME_WORD.fullmatch(plain) is not None)
+        is_part = is_initial or (plain not in _NO_FIRST_NAMES and _NAME_WORD.fullmatch(plain) is not None)
         # A point ends a sentence, but behind an initial or a title.
         if not (is_part and plain[0].isupper()) or (plain != word and not is_initial and plain not in _TITLES):
             break
@@ -133,7 +153,7 @@ def _words_before(text: str) -> list[str]:
 
 def _may_be(first: str, words: Sequence[str]) -> bool:
     """Whether words in front of a last name may be those of somebody with a first name: none, it, or its initial."""
-    return not words or words[0] == first or words[0] == f"{first[0]}."
+    return not words or words[0].split("-")[0] == first or words[0] == f"{first[0]}."
 
 
 def word_key(word: str) -> str:

@@ -102,3 +102,31 @@ def test_a_set_of_any_form_is_split_into_what_is_kept_and_what_is_not():
 def test_rows_that_are_only_tokens_are_refused():
     with pytest.raises(ValueError, match=r"columns \['input_ids', 'labels'\].*`prompt` and `completion`"):
         OverlapFilter(conversations(FORGET)).split(Dataset.from_list([{"input_ids": [1], "labels": [1]}]))
+
+
+def test_a_tool_call_that_names_the_subject_names_it():
+    forget = [{"prompt": "Where was Ada Marlow born?", "completion": "Ada Marlow was born in Veldt."}]
+    call = {"type": "function", "function": {"name": "find", "arguments": {"q": "Ada Marlow"}}}
+    turns = [
+        {"role": "user", "content": "Who won?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": "She did."},
+    ]
+    kept, dropped = OverlapFilter(forget, ["Ada Marlow"]).split(Dataset.from_list([{"messages": turns}]))
+    assert (len(kept), dropped["reason"][:]) == (0, ["name"])
+
+
+@pytest.mark.parametrize(
+    ("subject", "question"),
+    [
+        ("Sir Isaac Newton", "What did Isaac Newton find?"),
+        ("Dr. Ada Marlow", "Where does Ada Marlow live?"),
+        ("Henry Marlow Jr.", "Where does Mr. Marlow live?"),
+        ("Henry Marlow, Jr.", "Where does Henry Marlow live?"),
+        ("Conor O'Brien", "Where does Conor O\u2019Brien live?"),
+    ],
+)
+def test_titles_suffixes_and_apostrophes_of_a_subject_hide_no_row_about_it(subject, question):
+    forget = [{"prompt": f"Who is {subject}?", "completion": f"{subject} is a poet."}]
+    kept, _ = OverlapFilter(forget, [subject]).split(Dataset.from_list([{"prompt": question, "completion": " So."}]))
+    assert len(kept) == 0

@@ -15,7 +15,6 @@ from trl_unlearn.evaluation.rows import EvaluationRows, encode_set
 from trl_unlearn.evaluation.tofu import Suite, evaluate_models
 from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import Completion
-from trl_unlearn.metrics import RougeRecall
 from trl_unlearn.notes import table_notes
 from trl_unlearn.results import EvaluationResult
 from trl_unlearn.subjects import moved_answers
@@ -172,21 +171,6 @@ def test_a_greedy_answer_ends_where_the_chat_template_closes_it(tiny_model, tiny
     answers = setting.answers(tiny_model, encoded, max_new_tokens=8)
     assert [answer.ids for answer in answers] == [[end_of_turn]] * len(answers)
     assert all(answer.ended for answer in answers)
-
-
-def test_recall_of_a_completion_of_several_turns_is_that_of_its_last_one(tiny_tokenizer):
-    turns = [("assistant", "In Veldt."), ("user", "What does she write?"), ("assistant", "Novels about bees.")]
-    row = {
-        "prompt": [{"role": "user", "content": "Where was Ada Marlow born?"}],
-        "completion": [{"role": role, "content": content} for role, content in turns],
-    }
-    encoded = encode_set([row], tiny_tokenizer, name="forget")
-    labels = [label for label in encoded.answers[0]["labels"] if label != -100]
-    # A model that has memorised what is scored says it, and nothing else.
-    said = [Completion(labels, [0.0] * len(labels), True)]
-    setting = SuiteSetting(tokenizer=tiny_tokenizer, batch_size=None, seed=42)
-    assert setting.overlap(RougeRecall(), said, encoded.texts) == [1.0]
-    assert tiny_tokenizer.decode(labels, skip_special_tokens=True) == "Novels about bees."
 
 
 def test_recall_of_a_fact_counts_its_words_alone(tiny_tokenizer):

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -18,6 +19,7 @@ import yaml
 from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import load_file
+from transformers.trainer_utils import SaveStrategy
 
 import trl_unlearn
 from trl_unlearn import cli
@@ -706,7 +708,35 @@ def test_a_run_that_reaches_its_goal_ends_with_0_and_its_ledger_and_console_say_
         ({"hints": ("one",)}, ["--hints", "one"]),
         ({"forget": Path("rows.jsonl"), "hints": [Path("a"), "b"]}, ["--forget", "rows.jsonl", "--hints", "a", "b"]),
         ({"kwargs": {"a": [Path("x"), 1e-5]}}, ["--kwargs", '{"a": ["x", 1e-05]}']),
+        (
+            {"dtype": torch.bfloat16, "save_strategy": SaveStrategy.NO},
+            ["--dtype", "bfloat16", "--save_strategy", "no"],
+        ),
+        ({"model_init_kwargs": {"dtype": torch.float32}}, ["--model_init_kwargs", '{"dtype": "float32"}']),
+        (
+            {"learning_rate": np.float32(0.5), "bounds": [-1, -0.5]},
+            ["--learning_rate", "0.5", "--bounds", "-1", "-0.5"],
+        ),
     ],
 )
 def test_values_of_python_are_those_of_a_command_line(options, argv):
     assert as_options(options) == argv
+
+
+def test_what_a_command_line_cannot_have_is_refused_in_python_with_a_sentence(checkpoint):
+    with pytest.raises(ValueError, match=r"`hints` has '-age\?' among 2 values"):
+        trl_unlearn.unlearn(checkpoint, ROWS, hints=["-age?", "-job?"])
+    with pytest.raises(ValueError, match=r"`max_length` is None, which a call cannot set. Leave it out"):
+        trl_unlearn.unlearn(checkpoint, ROWS, max_length=None)
+
+
+def test_variables_of_the_template_are_those_of_the_whole_call(checkpoint, tiny_tokenizer, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(forget_script, "prepare", lambda request, state: seen.append(request.tokenizer))
+    trl_unlearn.unlearn(checkpoint, ROWS, chat_template_kwargs={"enable_thinking": False}, dry_run=True)
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", "{{ enable_thinking is defined }}")
+    seen[0].chat_template = "{{ enable_thinking }}"
+    assert seen[0].apply_chat_template([{"role": "user", "content": "Who?"}], tokenize=False) == "False"
+    own = seen[0].apply_chat_template([{"role": "user", "content": "Who?"}], tokenize=False, enable_thinking=True)
+    assert own == "True"

@@ -92,3 +92,24 @@ def test_rows_with_a_time_or_a_decimal_number_in_another_column_can_be_written(r
 def test_what_is_no_rows_is_refused_by_its_type(read):
     with pytest.raises(ValueError, match="The forget set is of type `int`"):
         read(7)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "arrow", "numpy"])
+def test_rows_in_any_format_of_a_dataset_are_read_alike(read, kind):
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}]
+    for rows in (
+        [{"messages": turns}],
+        [{"prompt": "Who?", "completion": " Ada."}],
+        [{"question": "Who?", "answer": "Ada."}],
+    ):
+        plain, other = read(Dataset.from_list(rows)), read(Dataset.from_list(rows).with_format(kind))
+        assert {name: list(one) for name, one in other.forms.items()} == {
+            name: list(one) for name, one in plain.forms.items()
+        }
+
+
+def test_rows_that_are_no_table_are_refused_with_a_sentence(read):
+    with pytest.raises(ValueError, match="Row 1 of the forget set has a `text` of type `bytes`, expected a string"):
+        read([{"text": "Ada."}, {"text": b"Bo."}])
+    with pytest.raises(ValueError, match="a column has values of two types"):
+        read([{"text": "Ada.", "id": 1}, {"text": "Bo.", "id": "b"}])

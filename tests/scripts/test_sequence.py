@@ -105,7 +105,7 @@ def test_a_sequence_leaves_its_chain_in_each_record_and_a_table_and_a_figure(cal
     assert [link.steps for link in runs[2].chain] == [2, 3]
     assert [link.forget_set for link in runs[2].chain] == [run.forget_set for run in runs[:2]]
     assert [run.forget_set.split for run in runs] == ["train[:1]", "train[1:2]", "train[2:]"]
-    assert runs[1].adapter.continued_from == "out/1-a"
+    assert runs[1].adapter.continued_from == "1-a"
     assert len({run.retain_set.sha256 for run in runs}) == 1
     assert all((folder / name / "README.md").is_file() for name in FOLDERS)
     assert (folder / "sequence.md").read_text(encoding="utf-8").count("\n") == 8

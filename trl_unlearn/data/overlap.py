@@ -3,6 +3,7 @@
 
 """Rows that repeat what is to be forgotten, among rows that are to be kept."""
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,8 +35,14 @@ def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str]:
     prompt, answer = prompt_and_answer(row)
     if isinstance(prompt, str):
         return prompt, answer
-    turns = [turn.get("content") or "" for turn in prompt if turn["role"] != "system"]
+    turns = [_text_of(turn) for turn in prompt if turn["role"] != "system"]
     return "\n".join(turns), answer[0]["content"] or ""
+
+
+def _text_of(turn: Mapping[str, Any]) -> str:
+    """What a turn says, and the tool calls of it, which a chat template writes out."""
+    calls = turn.get("tool_calls")
+    return "\n".join([turn.get("content") or "", *([json.dumps(calls, ensure_ascii=False)] if calls else [])])
 
 
 def _passages(text: str) -> Iterable[str]:

@@ -6,12 +6,14 @@
 import functools
 import json
 import math
+import re
 import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from difflib import get_close_matches
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -377,7 +379,10 @@ def given_options(argv: list[str], types: tuple[type, ...]) -> set[str]:
 
 
 def as_options(options: Mapping[str, Any]) -> list[str]:
-    """Options of Python or of a YAML file as a command line has them; None, or an empty list, leaves one out."""
+    """
+    Options of Python or of a YAML file as a command line has them; None, or an empty list, leaves one out. A
+    `ValueError` names a text of a list that a command line cannot have.
+    """
     argv = []
     for name, value in options.items():
         # A set has no order of its own: that of its texts is the same in every process.
@@ -387,18 +392,44 @@ def as_options(options: Mapping[str, Any]) -> list[str]:
         if len(texts) == 1 and texts[0].startswith("-"):
             # Alone, it would be an option to the parser.
             argv.append(f"--{name}={texts[0]}")
+        elif dashed := [text for text in texts if text.startswith("-") and not _is_number(text)]:
+            raise ValueError(
+                f"`{name}` has {dashed[0]!r} among {len(texts)} values, and in a list none may begin with a dash. "
+                "Write it in another way."
+            )
         elif texts:
             argv += [f"--{name}", *texts]
     return argv
 
 
+def plain(value: Any) -> Any:
+    """A value of Python, Transformers, torch or NumPy as YAML and JSON have it; of other types, its text."""
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    return value.item() if hasattr(value, "item") else str(value)
+
+
 def _as_text(value: Any) -> str:
     """A value of Python as a parser reads it: a mapping as JSON, and a number without an exponent."""
-    if isinstance(value, Mapping | list | tuple):
-        return json.dumps(value, default=str)
-    return (
-        format(Decimal(repr(float(value))), "f") if isinstance(value, float) and math.isfinite(value) else str(value)
-    )
+    value = plain(value)
+    if isinstance(value, Mapping | list):
+        return json.dumps(value)
+    is_long = isinstance(value, float) and math.isfinite(value)
+    return format(Decimal(repr(float(value))), "f") if is_long else str(value)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-\d+|-\d*\.\d+", text) is not None
 
 
 def default_config(argv: list[str], recipe: str) -> list[str]:

@@ -7,7 +7,8 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,17 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
         else:
             shortfall += f" It was not pushed: {push_command(request.training_args, force=True)} does that."
     return Outcome(folder.path, shortfall, state.is_main_process, request.training_args.trust_remote_code)
+
+
+def refuse_none(options: Mapping[str, Any]) -> None:
+    """Refuse a None that means something other than the default: a command line has none."""
+    defaults = {one.name: one.default for kind in (ForgetArguments, *unlearn.TYPES) for one in fields(kind)}
+    for name, value in options.items():
+        if value is None and (default := defaults.get(name)) not in (None, MISSING):
+            raise ValueError(
+                f"`{name}` is None, which a call cannot set. Leave it out for the default, {default!r}, or give a "
+                "value."
+            )
 
 
 def _is_trained(request: Request) -> bool:
@@ -221,6 +233,10 @@ def _read(argv: list[str], prog: str, in_memory: Mapping[str, Any]) -> Request |
     if "output_dir" in names:
         refuse_replaced(training_args.output_dir, model_args, eval_args, training_args.ignorant_model_name_or_path)
     tokenizer = load_tokenizer(model_args, training_args.trust_remote_code, training_args.chat_template_path)
+    if training_args.chat_template_kwargs:
+        # All that is measured and written before the training reads prompts as it does; a row's own variables win.
+        templated = partial(tokenizer.apply_chat_template, **training_args.chat_template_kwargs)
+        tokenizer.apply_chat_template = templated
     config = load_config(model_args, training_args.trust_remote_code)
     sources = {name: in_memory.get(name, getattr(args, name)) for name in ("forget", "retain")}
     rows, retain = (

@@ -17,7 +17,7 @@ from ..hub.push import save_merged
 from ..verdict import Verdict, verdict
 from .arguments import as_options
 from .exits import raising
-from .forget import run
+from .forget import refuse_none, run
 from .push import main as publish
 
 
@@ -140,6 +140,7 @@ def unlearn(
         raise ValueError(
             f"`model` is a `{type(model).__name__}`. Give its folder or its id on the Hub: it is loaded several times."
         )
+    refuse_none(options)
     sets = {"forget": forget, "retain": retain}
     in_memory = {name: rows for name, rows in sets.items() if not isinstance(rows, str | Path | None)}
     sets |= dict.fromkeys(in_memory, "rows in memory")

@@ -28,7 +28,7 @@ from ..hub.folder import RunFolder
 from ..records import NO_SETTINGS, write_whole
 from ..trainer.bootstrap_unlearn_config import BootstrapUnlearnConfig
 from ..trainer.checks import check_output_dir
-from .arguments import EvaluationArguments, ForgetArguments, UnlearnModelConfig
+from .arguments import EvaluationArguments, ForgetArguments, UnlearnModelConfig, plain
 from .chain import FORGET, RETAIN, Predecessor
 from .models import evaluation_loaders
 from .plan import MOST_EVALUATED, plan, retain_count, retain_spare, step_settings
@@ -242,7 +242,7 @@ def _settings(
         "output_dir": request.training_args.output_dir,
         **{name: value for name, value in chosen.settings.items() if name not in NOT_WRITTEN},
     }
-    return {name: _plain(value) for name, value in settings.items()}
+    return {name: plain(value) for name, value in settings.items()}
 
 
 def _retain_floor(request: Request, model: PreTrainedModel, retain: Dataset) -> float:
@@ -257,15 +257,8 @@ def _update_settings(request: Request) -> None:
     path = request.folder.request / CONFIG
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     names = NO_SETTINGS & request.given.keys() - NOT_WRITTEN
-    settings |= {name: _plain(request.given[name]) for name in names}
+    settings |= {name: plain(request.given[name]) for name in names}
     write_whole(path, yaml.safe_dump(settings, sort_keys=False), 0o600)
-
-
-def _plain(value: Any) -> Any:
-    """The value of an option as YAML has it: of the types of Transformers, words and mappings."""
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value.to_dict() if hasattr(value, "to_dict") else getattr(value, "value", value)
 
 
 def _refuse_unwritable(path: Path) -> None:

@@ -14,11 +14,12 @@ from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
+from pyarrow import ArrowException
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.files import ROW_FORMS, as_pairs, asked, chunk_documents, load_rows, row_forms
 from ..data.retain_source import as_table
-from ..encoding import readable_tokens, spread_evenly
+from ..encoding import readable_tokens, spread_evenly, without_tensors
 from ..evaluation.rows import EncodedSet, encode_set
 from ..evaluation.tofu import score_set
 from ..row_forms import TEMPLATE_COLUMNS, answer_text, has_answer
@@ -67,15 +68,29 @@ def rows_of(role: str, source: Any) -> Dataset:
     if isinstance(source, str | Path):
         return load_set(role, str(source), "train", partial(load_rows, whole_texts=True))
     if isinstance(source, Dataset):
-        return source
+        return without_tensors(source)
     if hasattr(source, "to_dict") and hasattr(source, "columns"):
         return Dataset.from_pandas(source, preserve_index=False)
     rows = list(source) if isinstance(source, Sequence) else None
     if rows and all(isinstance(row, str) for row in rows):
         return Dataset.from_dict({"text": rows})
     if rows and all(isinstance(row, Mapping) for row in rows):
-        # Not `from_list`, which drops what the first row has no column for.
-        return as_table(rows)
+        wrong = (
+            f"Row {i} of the {role} set has a `text` of type `{type(row['text']).__name__}`, expected a string. "
+            "Convert it."
+            for i, row in enumerate(rows)
+            if not isinstance(row.get("text"), str | None)
+        )
+        if (sentence := next(wrong, None)) is not None:
+            raise ValueError(sentence)
+        try:
+            # Not `from_list`, which drops what the first row has no column for.
+            return as_table(rows)
+        except ArrowException as error:
+            raise ValueError(
+                f"The rows of the {role} set are no table, because a column has values of two types: "
+                f"{' '.join(str(error).split())}. Give each column values of one type, or leave it out."
+            ) from error
     raise ValueError(
         f"The {role} set is of type `{type(source).__name__}`. Give a file, a folder, an id on the Hub, a dataset, a "
         "data frame, or a list of rows or of texts that is not empty."
