@@ -872,3 +872,34 @@ def test_a_sentence_says_whether_errors_draw_rows_or_people(people, sentence):
 
 def test_a_record_without_people_was_drawn_by_rows_and_says_nothing_of_it():
     assert not any("draw rows" in one for one in cautions(planted()))
+
+
+@pytest.mark.parametrize("metric", ["forget/rougeL_recall", "forget/fact_recall", "forget/paraphrase_probability"])
+def test_a_number_of_saying_that_is_not_finite_is_not_shown_to_be_forgotten(metric):
+    broken = planted({metric: None}, not_measured={"unlearned": {metric: Unmeasured(2, 40)}})
+    forgotten, why = has_forgotten(broken)
+    assert forgotten is False and f"scores of this model are not finite (`{metric}`)" in why
+    # What the target lacks, too, is no fault of this model.
+    both = {key: {metric: Unmeasured(2, 40)} for key in ("target", "unlearned")}
+    assert has_forgotten(planted({metric: None}, not_measured=both))[0] is True
+
+
+def test_neither_a_distance_nor_an_attack_that_reads_both_ends_is_a_sign_of_knowledge_in_what_is_over_forgotten():
+    assert has_forgotten(planted({"distribution/fade_forget": (3.0, 0.1)}))[0] is True
+    over = {"privacy/loss_auc": (-0.4, 0.01), "privacy/combined_auc": (0.5, 0.01)}
+    assert has_forgotten(planted(over))[0] is True
+    assert has_forgotten(planted({"privacy/combined_auc": (0.5, 0.01)}))[0] is None
+
+
+def test_a_row_that_is_kept_and_that_the_retrained_model_does_not_have_leaves_it_open():
+    protocol = {"kept_rows": {"unlearned": 2}, "rows": {"forget": 80}, "known_rows": 80}
+    forgotten, why = has_forgotten(planted(protocol=protocol))
+    assert forgotten is None and "2 of 80 forget rows are kept, nearer to the target's than to the retrained" in why
+    assert has_forgotten(without_retrained(planted(protocol=protocol)))[0] is True
+
+
+def test_a_reference_that_tells_the_facts_in_other_words_is_unfit():
+    result = planted()
+    result.models["retrained"]["forget/fact_recall"] = Measurement(KNOWN - 0.15, ROWS, 0.001)
+    forgotten, why = has_forgotten(result)
+    assert forgotten is None and "the retrained model itself tells their facts (`forget/fact_recall`" in why

@@ -28,9 +28,14 @@ from .verdict import signs_of_knowledge
 _NOT_KNOWN = "Whether it has forgotten is not known:"
 
 
-def lacks_scores(result: EvaluationResult) -> bool:
-    """Whether scores of the forget rows by the unlearned model are not finite."""
-    return STRENGTH in result.not_measured.get("unlearned", {})
+def lacks_scores(result: EvaluationResult) -> str | None:
+    """The number of the first question that scores of the unlearned model, not finite, leave without a value."""
+    missing = result.not_measured.get("unlearned", {})
+    names = [STRENGTH, *(name for measure in QUESTIONS[0].measures for name in measure.names)]
+    # What the target lacks, too, is no fault of this model.
+    return next(
+        (name for name in names if name in missing and name not in result.not_measured.get("target", {})), None
+    )
 
 
 def bound_words(strength: float, target: float, retrained: float | None = None) -> str:
@@ -57,8 +62,8 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     the model still knows the rows in second place, brings them back, or can be told to have been trained on them.
     """
     metric = STRENGTH
-    if lacks_scores(result):
-        return False, f"That it has forgotten is not shown: scores of this model are not finite (`{metric}`)."
+    if (broken := lacks_scores(result)) is not None:
+        return False, f"That it has forgotten is not shown: scores of this model are not finite (`{broken}`)."
     result = without_own_reference(result)
     target, unlearned, retrained = (result.value(role, metric) for role in ("target", "unlearned", "retrained"))
     missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
@@ -81,6 +86,8 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
         )
     if (unfit := unfit_reference(result)) is not None:
         return None, f"{_NOT_KNOWN} {unfit}."
+    if kept and retrained is not None:
+        return None, f"{_NOT_KNOWN} {kept_words(result)}, nearer to the target's than to the retrained model's."
     if said:
         return None, f"{_NOT_KNOWN} {said[0][0]}, as far as so few rows tell. Evaluate more rows."
     if signs := signs_of_knowledge(result):

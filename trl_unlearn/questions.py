@@ -181,11 +181,12 @@ def without_own_reference(result: EvaluationResult) -> EvaluationResult:
 
 def unfit_reference(result: EvaluationResult) -> str | None:
     """Why the retrained model may have known the forget rows, by what it says of them; None if nothing shows it."""
-    metric = STRENGTH
-    target, retrained = result.value("target", metric), result.value("retrained", metric)
-    # Beside a target that says hardly more there is nothing to forget.
-    if None not in (target, retrained) and retrained + MEMORIZATION_MARGIN < target and still_says(retrained, target):
-        return f"the retrained model itself says them (`{metric}` {retrained:.3f}, target {target:.3f})"
+    facts = dict.fromkeys(("forget/fact_memorization", "forget/fact_recall"), "tells their facts")
+    for metric, words in {STRENGTH: "says them", **facts}.items():
+        target, own = result.value("target", metric), result.value("retrained", metric)
+        # Beside a target that says hardly more there is nothing to forget.
+        if None not in (target, own) and own + MEMORIZATION_MARGIN < target and still_says(own, target):
+            return f"the retrained model itself {words} (`{metric}` {own:.3f}, target {target:.3f})"
     likely, own = result.protocol.get("likely_rows", 0), result.protocol.get("likely_to_retrained", 0)
     if likely and own / likely > MEMORIZATION_MARGIN:
         return f"the retrained model itself gives {own} of {likely} forget rows a probability as the target does"

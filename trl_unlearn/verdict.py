@@ -53,6 +53,7 @@ _HARDLY = "true answers hardly likelier"
 ANSWERS = ("as", "more", "less", _NEAR, _FAR, *_LIKELIHOODS.values(), _HARDLY, "not measured")
 _LOST = "a term of model utility is 0"
 _NOTHING_TO_FORGET = "the target is as the retrained model here, so nothing shows that there was something to forget"
+_COMBINED = "privacy/combined_auc"
 _OVER_FORGOTTEN = "over-forgotten, the forget rows look less familiar than rows that no model saw"
 
 
@@ -222,9 +223,13 @@ def signs_of_knowledge(result: EvaluationResult) -> list[Answer]:
     for question in QUESTIONS:
         if question.text == KEEPING:
             continue
-        ranked = [pair for pair in _ranked(question, result) if pair[1].is_certain and pair[1].shows_knowledge]
-        if ranked:
-            found.append(max(ranked, key=lambda pair: pair[0])[1])
+        ranked = [(severity, one) for severity, one in _ranked(question, result) if one.is_certain]
+        # A distance shows no knowledge, and nor does an attack that reads both ends where the rows look too new.
+        silent = {name for measure in question.measures if measure.margin is None for name in measure.names}
+        silent |= {_COMBINED} if any(one.why == _OVER_FORGOTTEN for _, one in ranked) else set()
+        signs = [(severity, one) for severity, one in ranked if one.shows_knowledge and one.metric not in silent]
+        if signs:
+            found.append(max(signs, key=lambda pair: pair[0])[1])
     return found
 
 

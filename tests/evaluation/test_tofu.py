@@ -173,6 +173,18 @@ def test_a_greedy_answer_ends_where_the_chat_template_closes_it(tiny_model, tiny
     assert all(answer.ended for answer in answers)
 
 
+def test_recall_of_a_fact_leaves_out_the_wording_that_all_rows_have_in_common(tiny_tokenizer):
+    places = ["Veldt", "Orrick", "Brenholm"]
+    rows = [
+        {"prompt": f"Where was {name} born?", "completion": f" {name} was born in the old town of {place} by the sea."}
+        for name, place in zip(("Ada", "Bo", "Cyra"), places, strict=True)
+    ]
+    encoded = encode_set(rows, tiny_tokenizer, name="forget")
+    texts = [f" It is {place}." for place in places]
+    said = [Completion(tiny_tokenizer(text)["input_ids"], [0.0], True) for text in texts]
+    assert fact_recall(said, encoded, tiny_tokenizer) == [1.0, 1.0, 1.0]
+
+
 def test_recall_of_a_fact_counts_its_words_alone(tiny_tokenizer):
     row = {
         **{"prompt": "Where was Ada Marlow born?", "completion": " Ada Marlow was born in Veldt in 1931."},

@@ -70,9 +70,19 @@ def row_facts(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[s
     return facts
 
 
+def _told_facts(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[set[str]]:
+    """The words by which an answer tells the fact of each row: without other answers, those that few rows have."""
+    facts = row_facts(encoded, tokenizer)
+    if _has_form(encoded):
+        # Else "It is Veldt." tells one word of ten: the rest is the wording that all rows have in common.
+        counts, most = _count(_word_sets(encoded, tokenizer))
+        facts = [{word for word in fact if counts[word] <= most} for fact in facts]
+    return facts
+
+
 def fact_recall(answers: Sequence[Completion], encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[float]:
     """Share of its fact's words in the greedy answer to each row with a fact, NaN where scores are not finite."""
-    pairs = [(answer, fact) for answer, fact in zip(answers, row_facts(encoded, tokenizer), strict=True) if fact]
+    pairs = [(answer, fact) for answer, fact in zip(answers, _told_facts(encoded, tokenizer), strict=True) if fact]
     texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer, _ in pairs]
     shares = [len(fact & words_of(text)) / len(fact) for text, (_, fact) in zip(texts, pairs, strict=True)]
     return where_measured(shares, [answer for answer, _ in pairs])
@@ -88,7 +98,7 @@ def no_facts(suite: str) -> ValueError:
 
 def rows_with_fact(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Indices of the rows whose answer tells a fact."""
-    return [index for index, fact in enumerate(row_facts(encoded, tokenizer)) if fact]
+    return [index for index, fact in enumerate(_told_facts(encoded, tokenizer)) if fact]
 
 
 def entity_rows(encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> dict[int, dict[str, list[int]]]:

@@ -92,7 +92,7 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
     run, result = folder.run(), folder.results()
     forgotten, figures = (None, "") if result is None else has_forgotten(result)
     shortfall = run.shortfall or (figures if forgotten is False else None)
-    if shortfall is not None and not (result is not None and lacks_scores(result)):
+    if shortfall is not None and not (result is not None and lacks_scores(result) is not None):
         shortfall = f"{shortfall} {advice(run, request.retain is not None)}"
     if forgotten is None and figures:
         state.print(f"WARNING: {figures}")
