@@ -200,7 +200,7 @@ def test_a_base_in_a_folder_goes_first_and_is_named_by_its_id(hub, folder, pushe
     (by_hand / "README.md").write_text(edited)
     named = {"folder": by_hand, "repo_id": "me/second", "base_model_id": "org/base", "force": True}
     assert pushes({"folder": folder, "repo_id": REPO}, named) == ["pushed", "pushed"]
-    assert published(hub, f"{REPO}-base") == {"README.md", "config.json", "model.safetensors"}
+    assert published(hub, f"{REPO}-base") == {"README.md", "base.json", "config.json", "model.safetensors"}
     assert hub.repos[f"{REPO}-base"].private
     assert b"has not forgotten anything" in hub.repos[f"{REPO}-base"].files()["README.md"]
     held = hub.repos[REPO].files()
@@ -290,6 +290,73 @@ def test_numbers_of_a_quantized_model_are_not_those_of_the_merged_one(bits, fold
     assert figures - contents.files.keys() == (figures if bits else set())
     assert ("model-index" in card) == ("forget/probability" in card) == (bits is None)
     assert (f"evaluated on a base in {bits}, which this model was not merged into" in card) == (bits is not None)
+
+
+def test_an_adapter_on_a_branch_names_the_branch_of_its_base(hub, folder, pushes, tmp_path):
+    write_base(folder, tmp_path / "base")
+    case = {"folder": folder, "repo_id": REPO}
+    assert pushes(case) == ["pushed"]
+    write_weights(tmp_path / "base/model.safetensors", 7)
+    assert pushes(case | {"revision": "v2"}) == ["pushed"]
+    held = hub.repos[REPO].files("v2")
+    assert json.loads(held["adapter_config.json"])["revision"] == "v2"
+    assert b'from_pretrained("me/unlearned-base", revision="v2")' in held["README.md"]
+    sent = [hub.repos[f"{REPO}-base"].files(branch)["model.safetensors"][-1] for branch in ("main", "v2")]
+    assert sent == [2, 7]
+
+
+def test_of_a_base_go_its_weights_and_no_words_of_its_folder(hub, folder, pushes, tmp_path):
+    base = tmp_path / "alice/base"
+    base.parent.mkdir()
+    write_base(folder, base)
+    (base / "README.md").write_text(f"---\nbase_model: {base.parent}/llama\n---\n{FORGET[0]}\n")
+    (base / "run.json").write_text('{"base_model": "/scratch/alice/llama"}')
+    places = {"_name_or_path": "/scratch/alice/llama", "x": "/mnt/home/alice/y", "auto": {"/home/alice/z": 1}}
+    (base / "config.json").write_text(json.dumps(places))
+    assert pushes({"folder": folder, "repo_id": REPO, "allow_text_in": ["README.md"]}) == ["pushed"]
+    held = hub.repos[f"{REPO}-base"].files()
+    assert b"alice" not in b"".join(held.values()) and FORGET[0].encode() not in b"".join(held.values())
+    assert json.loads(held["config.json"]) == {"_name_or_path": "llama", "x": "y", "auto": {"z": 1}}
+    assert b"has not forgotten anything" in held["README.md"] and "run.json" not in held
+
+
+def test_a_message_with_a_path_of_this_machine_stops_the_push(hub, folder, pushes):
+    (refused,) = pushes({"folder": folder, "repo_id": REPO, "commit_message": f"from {folder}/rows.jsonl"})
+    assert "the commit's message names a folder of this machine" in refused and hub.repos == {}
+
+
+def test_results_of_weights_that_changed_stay_and_so_does_a_card_that_has_them(hub, folder, pushes):
+    write_weights(folder / "adapter_model.safetensors", 9)
+    (folder / "eval_results.json").unlink()
+    (refused,) = pushes({"folder": folder, "repo_id": REPO})
+    assert "The card `README.md` has results, and none are of these weights" in refused
+    (folder / "README.md").unlink()
+    assert pushes({"folder": folder, "repo_id": REPO}) == ["pushed"]
+    assert published(hub).isdisjoint({".eval_results/tofu-strict.yaml", "figures/evaluation.png"})
+
+
+@pytest.mark.parametrize("taken", [REPO, f"{REPO}-base"])
+@pytest.mark.parametrize("is_public", [True, False])
+def test_nothing_is_sent_where_one_of_two_repositories_cannot_be_written(
+    taken, is_public, hub, folder, pushes, tmp_path
+):
+    write_base(folder, tmp_path / "base")
+    names = ("adapter_model.safetensors", "config.json", "README.md")
+    hub.repos[taken] = Repo(private=not is_public)
+    hub.repos[taken].commit("main", {name: (b"precious", name.endswith("safetensors")) for name in names}, "other")
+    (refused,) = pushes({"folder": folder, "repo_id": REPO})
+    assert ("is public" if is_public else "holds files that no push of a run made") in refused
+    assert set(hub.repos) == {taken} and hub.repos[taken].messages == ["other"]
+
+
+def test_a_base_that_lost_a_file_is_pushed_again(hub, folder, pushes, tmp_path):
+    write_base(folder, tmp_path / "base")
+    (tmp_path / "base/generation_config.json").write_text("{}")
+    case = {"folder": folder, "repo_id": REPO}
+    assert pushes(case) == ["pushed"]
+    (tmp_path / "base/generation_config.json").unlink()
+    assert pushes(case) == ["pushed"]
+    assert "generation_config.json" not in published(hub, f"{REPO}-base")
 
 
 def test_weights_that_were_added_by_hand_in_another_folder_stay_and_stop_no_push(hub, folder, pushes):

@@ -118,7 +118,7 @@ def test_a_run_ends_with_repositories_that_load_with_the_same_logits(hub, fresh_
     assert not hub.repos["me/whole"].private
     assert hub.repos[REPO].private and hub.repos[f"{REPO}-base"].private
     assert published(hub, REPO) == ADAPTER | TOKENIZER | RECORDS | RESULTS
-    assert published(hub, f"{REPO}-base") == MODEL | TOKENIZER | {"README.md"}
+    assert published(hub, f"{REPO}-base") == MODEL | TOKENIZER | {"README.md", "base.json"}
     assert f"{REPO}: adapter, private, {len(published(hub, REPO))} files" in printed["adapter"]
     sent = b"".join(content for repo in hub.repos.values() for content in repo.files().values())
     assert str(tmp_path).encode() not in sent

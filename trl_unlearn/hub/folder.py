@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -81,9 +81,11 @@ _UNFINISHED = "unfinished.json"
 # of a request that is to replace an earlier run are in the folder `_NEXT` in it until training begins.
 _REQUEST, _NEXT, _REQUEST_DIGEST = "request", "next", "digest"
 
+# Marks the repository of a base that a push made.
+BASE_FILE = "base.json"
 BASE_CARD = """---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: text-generation{terms}
 ---
 
 # Base of `{repo_id}`
@@ -135,6 +137,10 @@ class RepoContents:
     def weights(self) -> dict[str, str]:
         """`dict[str, str]`: Path of each file of weights -> its SHA-256."""
         return {path: file.sha256 for path, file in sorted(self.files.items()) if re.fullmatch(_WEIGHTS, path)}
+
+    def allows(self, path: str, allowed: Sequence[str]) -> bool:
+        """Whether somebody has read a file, in the run's folder and not in the base's, so that it may hold texts."""
+        return self.kind != "base model" and path in allowed
 
     def put(self, path: str, content: str | bytes) -> None:
         """Add a file, or replace it."""
@@ -500,13 +506,19 @@ class RunFolder(PrivateFiles):
 
     # What is published
 
-    def collect(self, repo_id: str, own: OwnResults, base_model_id: str | None = None) -> list[RepoContents]:
-        """The repositories to publish; first a base that is a folder, as `<repo_id>-base` if it has no id."""
+    def collect(
+        self, repo_id: str, own: OwnResults, base_model_id: str | None = None, revision: str | None = None
+    ) -> list[RepoContents]:
+        """
+        The repositories to publish; first a base that is a folder, as `<repo_id>-base` if it has no id, of which the
+        adapter names the `revision` that both are pushed to.
+        """
         run = self.run()
         contents = read_folder(self.path, repo_id, "adapter" if run.is_adapter else "model")
-        if self.in_training and own.result is None:
-            contents.leave_out(_RESULTS, "of other weights")
-        repos = [contents]
+        if own.result is None:
+            contents.leave_out(_RESULTS if self.in_training else _OF_EVALUATION, "of other weights")
+            _refuse_results(contents)
+        repos, base_revision = [contents], None
         if run.is_adapter:
             config = json.loads(contents.files[ADAPTER_CONFIG].content)
             base = config["base_model_name_or_path"]
@@ -521,15 +533,20 @@ class RunFolder(PrivateFiles):
                 refuse_other_base(base, weights_sha256(Path(base), is_adapter=False), base_weights(own.result))
                 base_model_id = f"{repo_id}-base"
                 base_contents = read_folder(Path(base), base_model_id, "base model")
-                if CARD_FILE not in base_contents.files:
-                    base_contents.put(CARD_FILE, BASE_CARD.format(repo_id=repo_id))
+                # Its card and records may name rows, people and folders, and are not about it as a base.
+                base_contents.leave_out(rf"(?!{_MODEL}|{_TOKENIZER}|LICENSE).*", "not of the model")
+                names = ("license", "license_name", "license_link")
+                terms = "".join(f"\n{name}: {value}" for name in names if (value := getattr(run, name)))
+                base_contents.put(CARD_FILE, BASE_CARD.format(repo_id=repo_id, terms=terms))
+                base_contents.put(BASE_FILE, json.dumps({"adapter": repo_id}) + "\n")
                 repos.insert(0, base_contents)
+                base_revision = revision
             if base_model_id is not None:
-                contents.put(ADAPTER_CONFIG, _with_base(config | {"revision": None}, base_model_id))
+                contents.put(ADAPTER_CONFIG, _with_base(config | {"revision": base_revision}, base_model_id))
         card = contents.files.get(CARD_FILE)
         text = card.content.decode() if card else self._render(run, own, contents)
         if base_model_id is not None:
-            named = _on_base(run, base_model_id)
+            named = _on_base(run, base_model_id, base_revision)
             text, run = _card_with_base(text, run, named, own), named
         contents.put(CARD_FILE, text)
         _put_public(contents, run)
@@ -603,9 +620,19 @@ def _cut_paths(contents: RepoContents) -> None:
                 contents.put(path, public)
 
 
-def _on_base(run: UnlearningRun, base: str) -> UnlearningRun:
+def _on_base(run: UnlearningRun, base: str, revision: str | None = None) -> UnlearningRun:
     """The record with an id on the Hub as its base."""
-    return replace(run, base_model=base, base_model_on_hub=True, base_model_revision=None)
+    return replace(run, base_model=base, base_model_on_hub=True, base_model_revision=revision)
+
+
+def _refuse_results(contents: RepoContents) -> None:
+    """Refuse a card with results where none are of these weights."""
+    card = contents.files.get(CARD_FILE)
+    if card is not None and re.search(rb"(?m)^model-index:|^- Measured on `", card.content):
+        raise ValueError(
+            f"The card `{CARD_FILE}` has results, and none are of these weights. Write it anew (`trl-unlearn card "
+            "FOLDER`), or evaluate again."
+        )
 
 
 def _with_base(config: dict[str, Any], base: str) -> str:

@@ -19,7 +19,9 @@ from .access import is_repo_id
 _HIDDEN_SETTINGS = re.compile(r"(^|_)(dir|token|path)$|^hub_")
 # The place of an adapter's base, which a push replaces by its id.
 _BASE = "base_model_name_or_path"
-_IN_HOME = r"(?i)~[\w.-]*[/\\]|\.\.?[/\\]\w|([a-z]:)?[/\\](home|users)[/\\]|\\\\[\w.-]+\\|file://"
+# Whose value is the name of a file or a folder, wherever that lay.
+_PLACES = re.compile(r"(name_or_path|_file|_dir|_path)$")
+_IN_HOME = r"(?i)~[\w.-]*[/\\]|\.\.?[/\\]\w|([a-z]:)?([/\\][^/\\\n]+)*[/\\](home|users)[/\\]|\\\\[\w.-]+\\|file://"
 
 
 def public_name(name: str, on_hub: bool) -> tuple[str, bool]:
@@ -98,13 +100,19 @@ def _names_path(value: Any) -> bool:
     return any(re.search(r"[/\\]|^[~.]", text) for text in _strings(value))
 
 
-def _without_paths(value: Any) -> Any:
+def _without_paths(value: Any, is_place: bool = False) -> Any:
     if isinstance(value, dict):
         # The id of a base may be the name of a folder here as well.
-        return {name: part if name == _BASE else _without_paths(part) for name, part in value.items()}
+        return {
+            _without_paths(name): part if name == _BASE else _without_paths(part, bool(_PLACES.search(name)))
+            for name, part in value.items()
+        }
     if isinstance(value, list):
         return [_without_paths(part) for part in value]
-    return last_part(value) if isinstance(value, str) and _is_path(value) else value
+    if not isinstance(value, str):
+        return value
+    is_absolute = is_place and re.match(r"([A-Za-z]:)?[/\\]+[^/\\]+[/\\]", value)
+    return last_part(value) if is_absolute or _is_path(value) else value
 
 
 def _is_path(text: str) -> bool:

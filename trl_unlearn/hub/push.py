@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..forgetting import has_forgotten
 from ..records import UnlearningRun
@@ -38,6 +38,8 @@ from .access import (
 )
 from .folder import (
     ADAPTER_CONFIG,
+    BASE_FILE,
+    CARD_FILE,
     RUN_FILE,
     OwnResults,
     PushFile,
@@ -119,9 +121,9 @@ def push(
             save_merged(run_folder.path, run, Path(scratch), base_model_id, trust_remote_code=trust_remote_code)
             repos = run_folder.collect_merged(Path(scratch), repo_id, own, base_model_id)
         else:
-            repos = run_folder.collect(repo_id, own, base_model_id)
+            repos = run_folder.collect(repo_id, own, base_model_id, revision)
         _refuse_leaks(repos, forbidden_texts, commit_message, allow_text_in)
-        _refuse_paths(repos, run_folder.path, allow_text_in)
+        _refuse_paths(repos, run_folder.path, commit_message, allow_text_in)
         privacy = [private_base if contents.kind == "base model" else private for contents in repos]
         if dry_run:
             return [PushedRepo.of(one, private=is_private) for one, is_private in zip(repos, privacy, strict=True)]
@@ -147,7 +149,7 @@ def push_output(
     _refuse_unforgotten(run, own, force)
     repos = run_folder.collect(repo_id, own)
     _refuse_leaks(repos, forbidden_texts, commit_message)
-    _refuse_paths(repos, run_folder.path)
+    _refuse_paths(repos, run_folder.path, commit_message)
 
     def send() -> PushedRepo:
         return _send(repos, [private], revision, commit_message, token)[0]
@@ -191,6 +193,9 @@ def _send(
     with explaining("log in"):
         user = token_user(api, repos[0].repo_id.split("/")[0])
     message = message or "Upload with trl-unlearn"
+    # Before the first of them is sent: a base that is there alone is of no use, and knows every answer.
+    for contents, private in zip(repos, privacy, strict=True):
+        _refuse_repository(api, user, contents, private, revision)
     return [
         _push_one(api, user, contents, private, revision, message)
         for contents, private in zip(repos, privacy, strict=True)
@@ -293,16 +298,21 @@ def _refuse_leaks(
             f"{len(rows)} of the {len(texts[source])} texts of the {source} are too short to be searched for (under "
             f"{MIN_CHARACTERS} characters): row {', '.join(map(str, rows[:5]))}{' and more' if len(rows) > 5 else ''}."
         )
-    files = [file for contents in repos for file in (*contents.files.values(), *contents.also_scanned)]
+    files = [
+        (f"`{file.path}`{' of the base' * (contents.kind == 'base model')}", file)
+        for contents in repos
+        for file in (*contents.files.values(), *contents.also_scanned)
+        if not contents.allows(file.path, allowed)
+    ]
     # The message is published as well, and is the one text that no file holds.
-    files.append(PushFile("commit_message", (message or "").encode()))
+    files.append(("`commit_message`", PushFile("commit_message", (message or "").encode())))
     lines = []
-    for file in files:
-        leaks = index.leaks(file.path, file.scanned()) if file.path not in allowed else []
+    for name, file in files:
+        leaks = index.leaks(file.path, file.scanned())
         for source in sorted({leak.source for leak in leaks}):
             rows = [str(leak.row) for leak in leaks if leak.source == source]
             more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-            lines.append(f"`{file.path}` (text of the {source}, row {', '.join(rows[:5])}{more})")
+            lines.append(f"{name} (text of the {source}, row {', '.join(rows[:5])}{more})")
     if lines:
         raise PushError(
             f"Nothing was pushed, because text that was to be forgotten stands in {'; '.join(lines)}. Rows count from "
@@ -310,31 +320,71 @@ def _refuse_leaks(
         )
 
 
-def _refuse_paths(repos: list[RepoContents], folder: Path, allowed: Sequence[str] = ()) -> None:
-    """Refuse the push if a file names the home folder or the run's own: a card that was edited, a figure, a header."""
+def _refuse_paths(repos: list[RepoContents], folder: Path, message: str | None, allowed: Sequence[str] = ()) -> None:
+    """Refuse the push if a file, or its message, names the home folder or the run's own, as an edited card may."""
     places = {str(path) for path in (Path.home(), folder.absolute(), folder.resolve()) if len(path.parts) > 2}
-    for contents in repos:
-        for path, file in contents.files.items():
-            if path not in allowed and any(place.encode() in file.scanned() for place in places):
-                raise PushError(
-                    f"Nothing was pushed: `{path}` of `{contents.repo_id}` names a folder of this machine. Take the "
-                    "path out, or name the file in `allow_text_in` if that is meant."
-                )
+    named = [
+        f"`{path}` of `{contents.repo_id}`"
+        for contents in repos
+        for path, file in contents.files.items()
+        if not contents.allows(path, allowed) and any(place.encode() in file.scanned() for place in places)
+    ]
+    named += ["the commit's message"] if any(place in (message or "") for place in places) else []
+    if named:
+        raise PushError(
+            f"Nothing was pushed: {named[0]} names a folder of this machine. Take the path out, or name the file in "
+            "`allow_text_in` if that is meant."
+        )
+
+
+def _refuse_repository(api: HfApi, user: str, contents: RepoContents, private: bool, revision: str | None) -> None:
+    """Refuse a repository that is public where it should not be, or that holds what no push of a run made."""
+    is_base, kind = contents.kind == "base model", _kind(contents)
+    with explaining("write to", contents.repo_id, user):
+        try:
+            info = retried(lambda: api.repo_info(contents.repo_id, **kind))
+        except RepositoryNotFoundError:
+            return
+        if private:
+            option = "`private_base` (`--hub_private_base`)" if is_base else "`private` (`--hub_private_repo`)"
+            refuse_public(contents.repo_id, info.private, option)
+        try:
+            remote = retried(lambda: _paths(api, contents, revision))
+        except RevisionNotFoundError:
+            # A branch begins as a copy of the main one.
+            remote = retried(lambda: _paths(api, contents, None))
+    if contents.kind == _SPACE:
+        others, mark = sorted(remote & {"app.py"}), _SPACE_FILE
+    else:
+        # A card may have been written when the repository was made.
+        others = sorted(path for path in remote if is_of_run(path) and path != CARD_FILE)
+        mark = BASE_FILE if is_base else RUN_FILE
+    if others and mark not in remote:
+        raise PushError(
+            f"`{contents.repo_id}` holds files that no push of a run made, such as `{others[0]}`. Nothing was sent. "
+            "Choose another repository, or delete them there."
+        )
+
+
+def _paths(api: HfApi, contents: RepoContents, revision: str | None) -> set[str]:
+    """Paths of the files in a repository."""
+    tree = api.list_repo_tree(contents.repo_id, recursive=True, revision=revision, **_kind(contents))
+    return {file.path for file in tree}
+
+
+def _kind(contents: RepoContents) -> dict[str, str]:
+    return {"repo_type": "space" if contents.kind == _SPACE else "model"}
 
 
 def _push_one(
     api: HfApi, user: str, contents: RepoContents, private: bool, revision: str | None, message: str
 ) -> PushedRepo:
     repo_id, is_space = contents.repo_id, contents.kind == _SPACE
-    kind = {"repo_type": "space" if is_space else "model"}
+    kind = _kind(contents)
     with explaining("write to", repo_id, user):
         app = {"space_sdk": "gradio"} if is_space else {}
         retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True, **kind, **app))
         info = retried(lambda: api.repo_info(repo_id, **kind))
-        if private:
-            is_base = contents.kind == "base model"
-            option = "`private_base` (`--hub_private_base`)" if is_base else "`private` (`--hub_private_repo`)"
-            refuse_public(repo_id, info.private, option)
         if revision is not None:
             retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
         commit, deleted = _commit(api, contents, revision, message, kind)
@@ -355,18 +405,10 @@ def _commit(api: HfApi, contents: RepoContents, revision: str | None, message: s
     for wait in (*WAITS, None):
         # Listed again for each try: if only the answer to a commit was lost, nothing is left to change, and the
         # client makes no second commit.
-        remote = {file.path for file in api.list_repo_tree(repo_id, recursive=True, revision=revision, **kind)}
-        # A file that was added by hand stays.
-        stale = sorted(path for path in remote - set(contents.files) if is_of_run(path))
-        others, mark = stale, RUN_FILE
-        if contents.kind == _SPACE:
-            # Every file is replaced, and an app of somebody else is not.
-            stale, others, mark = [], sorted(remote & {"app.py"}), _SPACE_FILE
-        if others and mark not in remote:
-            raise PushError(
-                f"`{repo_id}` holds files that no push of a run made, such as `{others[0]}`. Nothing was sent. Choose "
-                "another repository, or delete them there."
-            )
+        remote = _paths(api, contents, revision)
+        # A file that was added by hand stays, and so does what a Space has beside the app.
+        is_space = contents.kind == _SPACE
+        stale = [] if is_space else sorted(path for path in remote - set(contents.files) if is_of_run(path))
         additions = [CommitOperationAdd(path, file.content) for path, file in contents.files.items()]
         # Apart from the commit: the client retries uploads by itself, and keeps those that arrived.
         api.preupload_lfs_files(repo_id, additions, revision=revision, free_memory=False, **kind)
