@@ -64,6 +64,7 @@ ALLOWED = {
         "token_scores",
         "names",
         "notes",
+        "questions",
         "subjects",
         "generation",
         "metrics",

@@ -3,6 +3,7 @@
 
 """The ledger of requests, the run that a request resumes from, and the way back, on folders without a model."""
 
+import copy
 import json
 import stat
 from dataclasses import replace
@@ -13,7 +14,8 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
-from trl_unlearn.encoding import encode_dataset
+from trl_unlearn.data.files import load_rows
+from trl_unlearn.encoding import encode_dataset, encode_row, pad_rows
 from trl_unlearn.hub.folder import RunFolder
 from trl_unlearn.records import AdapterRecord, ChainLink, DatasetRecord, RequestLedger, ServedRequest, UnlearningRun
 from trl_unlearn.results import EvaluationResult, Measurement
@@ -207,6 +209,8 @@ def test_a_low_strength_alone_calls_no_earlier_request_forgotten(
     _, folder = finished()
     path = folder.request / "forget.jsonl"
     monkeypatch.setattr(chain, "mean_strength", lambda *_: now)
+    monkeypatch.setattr(chain, "still_known", lambda *_: None)
+    monkeypatch.setattr(chain, "encode_set", lambda *_, **__: None)
     entry = ServedRequest("cd" * 32, 1, "2026-01-01T00:00:00+00:00", {}, target, strength, forgotten, "Said before.")
     entry = chain._entry_now(entry, {}, object(), None, path)
     assert (entry.forgotten, entry.strength) == (expected, now)
@@ -225,6 +229,25 @@ def test_an_earlier_request_is_neither_forgotten_nor_said_by_a_model_whose_score
     assert (entry.forgotten, entry.strength) == (None, None) and "not finite" in entry.verdict
 
 
+def test_earlier_rows_of_which_one_token_is_hidden_are_not_called_forgotten(finished, tiny_model, tiny_tokenizer):
+    _, folder = finished()
+    path = folder.request / "forget.jsonl"
+    rows = [encode_row(row, tiny_tokenizer) for row in load_rows(str(path))]
+    model = copy.deepcopy(tiny_model)
+    batch = pad_rows(rows, 0)
+    # The last token of each answer is taught as another one: nothing is extracted, and all else is known by heart.
+    last = batch["attention_mask"].sum(1) - 2
+    batch["labels"][torch.arange(len(rows)), last] = 5
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        model(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    entry = ServedRequest("cd" * 32, 1, "2026-01-01T00:00:00+00:00", {}, 1.0, 0.0, True, "Said before.")
+    entry = chain._entry_now(entry, {}, model.eval(), tiny_tokenizer, path)
+    assert entry.forgotten is False and entry.strength < 0.2 and "fact_memorization` is 1.000" in entry.verdict
+
+
 def test_earlier_rows_are_measured_by_one_process_alone_when_the_others_of_a_launch_have_ended(
     tiny_model, tiny_tokenizer, monkeypatch
 ):
@@ -241,6 +264,8 @@ def test_an_earlier_request_is_judged_beside_the_retrained_model_that_judged_it_
     write_ledger(folder, folder.run(), [])
     (entry,) = RequestLedger.load(folder.path / "requests.json").requests
     monkeypatch.setattr(chain, "mean_strength", lambda *_: 0.55)
+    monkeypatch.setattr(chain, "still_known", lambda *_: None)
+    monkeypatch.setattr(chain, "encode_set", lambda *_, **__: None)
     now = chain._entry_now(entry, {}, object(), None, folder.request / "forget.jsonl")
     assert entry.forgotten and now.forgotten and "retrained model's 0.400" in now.verdict
 

@@ -10,12 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..encoding import answer_ids, prompt_ids
 from ..generation import Completion
 from ..names import WORD, word_key, words_of
+from ..questions import MEMORIZATION_MARGIN
 from ..subjects import row_texts
+from ..token_scores import score_rows
 from .rows import EncodedSet
 from .uncertainty import where_measured
 
@@ -147,6 +151,23 @@ def forget_facts(forget: EncodedSet, retain: EncodedSet | None, tokenizer: PreTr
         counts, most = _count(*(_word_sets(one, tokenizer) for one in sets))
         facts = [{word for word in fact if counts[word] <= most} for fact in facts]
     return _fact_places(forget, dict(enumerate(facts)), tokenizer)
+
+
+@torch.no_grad()
+def still_known(model: nn.Module, encoded: EncodedSet, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """
+    By what a model, asked for no answer, still knows most of the facts or more than a tenth of the rows of a forget
+    set, as the end of a sentence; None if by neither. One wrong token hides a row from the extraction strength alone.
+    """
+    # By this process alone: others of a launch may have ended.
+    scores = score_rows(model, encoded.answers, pad_token_id=tokenizer.pad_token_id)
+    likely = sum(math.exp(math.fsum(score.logps) / len(score.logps)) > 0.5 for score in scores)
+    if likely > MEMORIZATION_MARGIN * len(scores):
+        return f"{likely} of {len(scores)} rows have an answer likelier than not"
+    facts = forget_facts(encoded, None, tokenizer)
+    shares = [sum(scores[index].is_top1[i] for i in places) / len(places) for index, places in facts.items()]
+    share = math.fsum(shares) / len(shares) if shares else 0.0
+    return f"`forget/fact_memorization` is {share:.3f}, above 0.5" if share > 0.5 else None
 
 
 # Retain facts near the forget rows

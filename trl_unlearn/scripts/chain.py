@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.files import load_rows
+from ..evaluation.facts import still_known
 from ..evaluation.rows import encode_set
 from ..forgetting import bound_words, has_forgotten
 from ..hub.folder import RunFolder, weights_sha256
@@ -175,13 +176,19 @@ def _entry_now(
     """The entry of an earlier request under the model of now."""
     if model is None:
         return replace(entry, weights_sha256=weights, strength=None, forgotten=None, verdict=_NOT_MEASURED)
-    strength, target = mean_strength(model, load_rows(str(path)), tokenizer), entry.target_strength
+    rows = load_rows(str(path))
+    strength, target = mean_strength(model, rows, tokenizer), entry.target_strength
     if math.isnan(strength):
         sentence = f"Not known: scores of this model are not finite (`{STRENGTH}`)."
         return replace(entry, weights_sha256=weights, strength=None, forgotten=None, verdict=sentence)
     if target is None:
         sentence = f"`{STRENGTH}` is {strength:.3f}; what the first model had was not measured."
         return replace(entry, weights_sha256=weights, strength=strength, forgotten=None, verdict=sentence)
+
+    known = still_known(model, encode_set(rows, tokenizer, name="forget"), tokenizer)
+    if known is not None:
+        sentence = f"`{STRENGTH}` is {strength:.3f}, but {known}."
+        return replace(entry, weights_sha256=weights, strength=strength, forgotten=False, verdict=sentence)
 
     def says(strength: float) -> bool:
         return still_says(strength, target, entry.retrained_strength)
