@@ -903,3 +903,25 @@ def test_a_reference_that_tells_the_facts_in_other_words_is_unfit():
     result.models["retrained"]["forget/fact_recall"] = Measurement(KNOWN - 0.15, ROWS, 0.001)
     forgotten, why = has_forgotten(result)
     assert forgotten is None and "the retrained model itself tells their facts (`forget/fact_recall`" in why
+
+
+@pytest.mark.parametrize(
+    ("strengths", "least", "forgotten"),
+    [
+        ((1.0, 1.0), 1.0, None),
+        ((1.0, 0.4), 0.3, True),
+        ((1.0, 0.4), 0.0, True),
+        ((1.0, 0.6), 0.3, True),
+        ((1.0, 0.6), 0.0, False),
+    ],
+)
+def test_a_strength_that_any_model_has_is_no_knowledge(strengths, least, forgotten):
+    models = {
+        role: {"forget/extraction_strength": Measurement(value, ROWS, 0.001)}
+        for role, value in zip(("target", "unlearned"), strengths, strict=True)
+    }
+    result = planted(models=models | {"retrained": None}, differences={}, protocol={"least_strength": least})
+    actual, why = has_forgotten(result)
+    assert actual is forgotten and (forgotten is not None or "hardly above a model that knows nothing" in why)
+    answer = verdict(result).answers[0]
+    assert answer.is_bad == (forgotten is False)

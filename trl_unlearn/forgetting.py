@@ -19,6 +19,7 @@ from .questions import (
     quantile,
     still_says,
     unfit_reference,
+    without_knowledge,
     without_own_reference,
 )
 from .results import EvaluationResult
@@ -69,8 +70,11 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     missing = [role for role, value in (("target", target), ("unlearned", unlearned)) if value is None]
     if missing:
         return None, f"{_NOT_KNOWN} `{metric}` of the {missing[0]} model was not measured."
+    least = without_knowledge(QUESTIONS[0].measures[0], result) if retrained is None else retrained
     bound = bound_words(unlearned, target, retrained)
-    if still_says(unlearned, target, retrained):
+    if retrained is None and least:
+        bound = f"the bound between the target's {target:.3f} and the {least:.3f} that any model has"
+    if still_says(unlearned, target, least):
         return False, f"It has not forgotten: `{metric}` is {unlearned:.3f}, above {bound}."
     said = _still_said(result)
     if certain := [figures for figures, is_certain in said if is_certain]:
@@ -78,7 +82,7 @@ def has_forgotten(result: EvaluationResult) -> tuple[bool | None, str]:
     kept = kept_share(result)
     if kept > MEMORIZATION_MARGIN:
         return False, f"It has not forgotten: {kept_words(result)}, though `{metric}` is {unlearned:.3f}."
-    if target <= (retrained or 0.0) + MEMORIZATION_MARGIN:
+    if target <= least + MEMORIZATION_MARGIN:
         floor = f"a retrained model's {retrained:.3f}" if retrained is not None else "a model that knows nothing"
         return None, (
             f"{_NOT_KNOWN} `{metric}` of the target is {target:.3f}, hardly above {floor}. "
@@ -110,7 +114,7 @@ def _still_said(result: EvaluationResult) -> list[tuple[str, bool]]:
             continue
         one, target = result.get("unlearned", metric), result.value("target", metric)
         retrained = result.value("retrained", metric)
-        ignorant = measure.nothing if retrained is None else retrained
+        ignorant = without_knowledge(measure, result) if retrained is None else retrained
         if target is None or ignorant is None:
             continue
         # Without a zero of its own it may be no share, and hardly tell the two apart.

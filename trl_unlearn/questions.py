@@ -134,6 +134,12 @@ def measured_metric(measure: Measure, result: EvaluationResult, role: str = "unl
     return next((name for name in measure.names if result.value(role, name) is not None), None)
 
 
+def without_knowledge(measure: Measure, result: EvaluationResult) -> float | None:
+    """The value of a measure by a model that knows nothing; None where it is not known."""
+    # By the definition of open-unlearning, a row of T tokens never has less than 1/T.
+    return result.protocol.get("least_strength", measure.nothing) if STRENGTH in measure.names else measure.nothing
+
+
 def quantile(looks: int) -> float:
     """Standard deviations of a two-sided 95 % interval that holds for all of some looks (Bonferroni)."""
     return NormalDist().inv_cdf(1 - 0.025 / looks)

@@ -37,6 +37,7 @@ _COUNTS = ("repeated_rows", "people")
 _ENTRIES = {
     "tofu": (
         *("near_facts", "kept_rows", "known_rows", "likely_rows", "likely_to_retrained", "equal_scores"),
+        "least_strength",
         *("max_completion_length", "num_squeezing_beliefs", "fluency_source"),
     ),
     "privacy": ("members_in_holdout", "holdout_config", "holdout_dataset"),

@@ -28,6 +28,7 @@ from .questions import (
     middle,
     quantile,
     unfit_reference,
+    without_knowledge,
     without_own_reference,
 )
 from .records import JsonRecord
@@ -507,10 +508,11 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
                 ranked.append(((answer.is_bad, answer.is_bad is answer.is_certain, reach), answer))
             continue
         target = None if metric is None else result.value("target", measure.beside or metric)
-        if target is None or measure.nothing is None:
+        nothing = without_knowledge(measure, result)
+        if target is None or nothing is None:
             continue
         # Nothing can be near or far from a target that does not know it, or does not work, either.
-        if target <= measure.nothing + MEMORIZATION_MARGIN:
+        if target <= nothing + MEMORIZATION_MARGIN:
             continue
         value, difference = result.value("unlearned", metric), None
         if measure.beside is None:
@@ -526,11 +528,11 @@ def _without_retrained(question: Question, result: EvaluationResult) -> list[tup
             answer = Answer(*texts, margin=measure.margin, **numbers)
             ranked.append(((is_bad, is_bad is is_certain, -difference.low / measure.margin), answer))
             continue
-        bound = middle(target, measure.nothing)
+        bound = middle(target, nothing)
         is_near = value > bound
         # As far below a model that knows nothing as a model near the target is above it.
-        is_over = measure.tells_both_ways and value < 2 * measure.nothing - bound
-        distance, limit = abs(value - measure.nothing), bound - measure.nothing
+        is_over = measure.tells_both_ways and value < 2 * nothing - bound
+        distance, limit = abs(value - nothing), bound - nothing
         # One row has no error, and half of an answer may be its form.
         one = result.get("unlearned", metric)
         is_certain = one.stderr is not None and abs(distance - limit) > quantile(1) * one.stderr

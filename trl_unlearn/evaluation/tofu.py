@@ -330,6 +330,12 @@ class Suite:
             parts[key] = rows_with_fact(encoded, self.setting.tokenizer)
         return encoded.about(parts.get(key))
 
+    def _least_strength(self) -> float:
+        """The mean extraction strength that any model has by the definition of open-unlearning: 1/T of T tokens."""
+        forget = self.setting.sets["forget"]
+        labels = (sum(label != -100 for label in row["labels"][1:]) for row in forget.answers)
+        return fmean(1 / max(1, count - ends) for count, ends in zip(labels, forget.closed, strict=True))
+
     def evaluate(self, unlearned: Callable[[], PreTrainedModel] | None = None) -> SuiteOutcome:
         """Measure the unlearned model that a function loads, beside the others; without one, the others alone."""
         self.per_row.pop("unlearned", None)
@@ -347,6 +353,7 @@ class Suite:
             **rows_protocol(*setting.sets.values(), seed=setting.seed),
             "near_facts": {kind: len(rows) for kind, rows in setting.near.items()},
             **kept_rows(self.per_row),
+            **({"least_strength": self._least_strength()} if setting.parity == "open-unlearning" else {}),
             "equal_scores": equal_scores(self.per_row),
             **({} if self._answers_only else generated),
             "dtype": self._dtype,
