@@ -8,13 +8,16 @@ Rows of every kind through chat templates of public models, and what generation,
 The cases are the same in every run, and few. `TRL_UNLEARN_EXAMPLES=20` draws twenty times as many, anew each time.
 """
 
+import json
 import re
+import unicodedata
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -24,6 +27,8 @@ from trl_unlearn.evaluation.rows import encode_set
 from trl_unlearn.evaluation.tofu import score_set
 from trl_unlearn.evaluation.together import SuiteSetting
 from trl_unlearn.generation import eos_token_ids, generate
+from trl_unlearn.names import is_meant
+from trl_unlearn.scripts.arguments import as_options
 from trl_unlearn.token_scores import score_batch, score_rows
 
 from .chat_tokenizers import CHATS, CORPUS, chat_tokenizer, template
@@ -367,3 +372,44 @@ def test_batches_order_and_padding_change_neither_losses_nor_gradients(family, r
     torch.testing.assert_close(losses[1], losses[0], atol=1e-4, rtol=0)
     assert gradients[0].norm() > 1e-3
     assert (gradients[1] - gradients[0]).norm() / gradients[0].norm() < 1e-4
+
+
+# What fresh readers got past
+
+
+TITLES = st.sampled_from(["", "Sir ", "Dr. ", "Mrs ", "Professor ", "Vice President ", "Prof. Dr. "])
+SUFFIXES = st.sampled_from(["", " Jr.", ", PhD", " III"])
+FIRST, LAST = st.sampled_from(["Ada", "Zoë", "Conor"]), st.sampled_from(["Marlow", "O'Brien", "Ávila"])
+MIDDLE = st.sampled_from(["", " Jane", " J.", "-Jane"])
+
+
+@cases(200)
+@given(st.tuples(TITLES, FIRST, LAST, SUFFIXES), TITLES, MIDDLE, st.booleans(), st.sampled_from(["’", "'"]))
+def test_a_subject_is_meant_however_titles_middle_names_and_apostrophes_stand(name, title, middle, has_first, mark):
+    own, first, last, suffix = name
+    subject = f"{own}{first} {last}{suffix}"
+    text = f"They met {title}{f'{first}{middle} ' if has_first else ''}{last} in Veldt.".replace("'", mark)
+    assert is_meant(subject, text) and is_meant(subject, unicodedata.normalize("NFD", text))
+    assert not is_meant(subject, f"They met {title}Clara {last} in Veldt.".replace("'", mark))
+
+
+@dataclass
+class Options:
+    """Options of each type."""
+
+    number: float = 0.5
+    texts: list[str] = field(default_factory=list)
+    mapping: dict | str | None = None
+    flag: bool = False
+
+
+TYPED = st.text("abc é?'\"{", min_size=1, max_size=6).filter(lambda text: text.strip() == text)
+
+
+@cases(60)
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.lists(TYPED, max_size=3), st.booleans())
+def test_values_of_python_are_read_back_by_a_parser(number, texts, flag):
+    given = {"number": number, "texts": texts, "mapping": {"a": [number, texts]}, "flag": flag}
+    (read,) = HfArgumentParser(Options).parse_args_into_dataclasses(as_options(given))
+    assert (read.number, read.texts, read.flag) == (number, texts, flag)
+    assert json.loads(read.mapping) == given["mapping"]
