@@ -329,7 +329,7 @@ def test_results_of_weights_that_changed_stay_and_so_does_a_card_that_has_them(h
     write_weights(folder / "adapter_model.safetensors", 9)
     (folder / "eval_results.json").unlink()
     (refused,) = pushes({"folder": folder, "repo_id": REPO})
-    assert "The card `README.md` has results, and none are of these weights" in refused
+    assert f"The card `{folder / 'README.md'}` has results, and none are of these weights" in refused
     (folder / "README.md").unlink()
     assert pushes({"folder": folder, "repo_id": REPO}) == ["pushed"]
     assert published(hub).isdisjoint({".eval_results/tofu-strict.yaml", "figures/evaluation.png"})

@@ -517,7 +517,13 @@ class RunFolder(PrivateFiles):
         contents = read_folder(self.path, repo_id, "adapter" if run.is_adapter else "model")
         if own.result is None:
             contents.leave_out(_RESULTS if self.in_training else _OF_EVALUATION, "of other weights")
-            _refuse_results(contents)
+            if self._has_stale_card(contents):
+                if not self.in_training:
+                    raise ValueError(
+                        f"The card `{self.path / CARD_FILE}` has results, and none are of these weights. Write it anew "
+                        f"(`trl-unlearn card {self.path}`), or evaluate again."
+                    )
+                contents.leave_out(CARD_FILE, "of other weights")
         repos, base_revision = [contents], None
         if run.is_adapter:
             config = json.loads(contents.files[ADAPTER_CONFIG].content)
@@ -570,8 +576,9 @@ class RunFolder(PrivateFiles):
                 None,
                 f"the adapter was evaluated on a base in {bits}, which this model was not merged into. Evaluate it.",
             )
+        if own.result is None:
             contents.leave_out(_OF_EVALUATION, "of other weights")
-        if own.result is not None:
+        else:
             protocol = own.result.protocol | {"merged_weights_sha256": contents.weights()}
             own = OwnResults(replace(own.result, protocol=protocol))
             contents.put(RESULTS_FILE, own.result.to_json())
@@ -579,6 +586,12 @@ class RunFolder(PrivateFiles):
         _put_public(contents, run)
         _cut_paths(contents)
         return [contents]
+
+    @staticmethod
+    def _has_stale_card(contents: RepoContents) -> bool:
+        """Whether a card has results, where none are of these weights."""
+        card = contents.files.get(CARD_FILE)
+        return card is not None and re.search(rb"(?m)^model-index:|^- Measured on `", card.content) is not None
 
     def _render(self, run: UnlearningRun, own: OwnResults, contents: RepoContents) -> str:
         """The card with the figures that are published beside it."""
@@ -623,16 +636,6 @@ def _cut_paths(contents: RepoContents) -> None:
 def _on_base(run: UnlearningRun, base: str, revision: str | None = None) -> UnlearningRun:
     """The record with an id on the Hub as its base."""
     return replace(run, base_model=base, base_model_on_hub=True, base_model_revision=revision)
-
-
-def _refuse_results(contents: RepoContents) -> None:
-    """Refuse a card with results where none are of these weights."""
-    card = contents.files.get(CARD_FILE)
-    if card is not None and re.search(rb"(?m)^model-index:|^- Measured on `", card.content):
-        raise ValueError(
-            f"The card `{CARD_FILE}` has results, and none are of these weights. Write it anew (`trl-unlearn card "
-            "FOLDER`), or evaluate again."
-        )
 
 
 def _with_base(config: dict[str, Any], base: str) -> str:
