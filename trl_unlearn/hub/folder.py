@@ -520,8 +520,8 @@ class RunFolder(PrivateFiles):
             if self._has_stale_card(contents):
                 if not self.in_training:
                     raise ValueError(
-                        f"The card `{self.path / CARD_FILE}` has results, and none are of these weights. Write it anew "
-                        f"(`trl-unlearn card {self.path}`), or evaluate again."
+                        f"The card `{self.path / CARD_FILE}` has results, and none are of these weights. Write it "
+                        f"anew (`trl-unlearn card {self.path}`), or evaluate again."
                     )
                 contents.leave_out(CARD_FILE, "of other weights")
         repos, base_revision = [contents], None
