@@ -185,14 +185,13 @@ def _entry_now(
         sentence = f"`{STRENGTH}` is {strength:.3f}; what the first model had was not measured."
         return replace(entry, weights_sha256=weights, strength=strength, forgotten=None, verdict=sentence)
 
-    known = still_known(model, encode_set(rows, tokenizer, name="forget"), tokenizer)
-    if known is not None:
-        sentence = f"`{STRENGTH}` is {strength:.3f}, but {known}."
-        return replace(entry, weights_sha256=weights, strength=strength, forgotten=False, verdict=sentence)
-
     def says(strength: float) -> bool:
         return still_says(strength, target, entry.retrained_strength)
 
+    known = None if says(strength) else still_known(model, encode_set(rows, tokenizer, name="forget"), tokenizer)
+    if known is not None:
+        sentence = f"`{STRENGTH}` is {strength:.3f}, but {known}."
+        return replace(entry, weights_sha256=weights, strength=strength, forgotten=False, verdict=sentence)
     # No answers are generated here: a strength can take a good verdict away, and never gives one.
     has_come_down = entry.strength is not None and says(entry.strength)
     forgotten = False if says(strength) else None if has_come_down else entry.forgotten
