@@ -728,6 +728,8 @@ def test_what_a_command_line_cannot_have_is_refused_in_python_with_a_sentence(ch
         trl_unlearn.unlearn(checkpoint, ROWS, hints=["-age?", "-job?"])
     with pytest.raises(ValueError, match=r"`max_length` is None, which a call cannot set. Leave it out"):
         trl_unlearn.unlearn(checkpoint, ROWS, max_length=None)
+    with pytest.raises(ValueError, match=r"`lora_target_modules` is None, .* default, \['all-linear'\]"):
+        trl_unlearn.unlearn(checkpoint, ROWS, lora_target_modules=None)
 
 
 def test_variables_of_the_template_are_those_of_the_whole_call(checkpoint, tiny_tokenizer, monkeypatch, tmp_path):

@@ -106,9 +106,11 @@ def run(argv: list[str], prog: str, **in_memory: Any) -> Outcome:
 
 def refuse_none(options: Mapping[str, Any]) -> None:
     """Refuse a None that means something other than the default: a command line has none."""
-    defaults = {one.name: one.default for kind in (ForgetArguments, *unlearn.TYPES) for one in fields(kind)}
-    for name, value in options.items():
-        if value is None and (default := defaults.get(name)) not in (None, MISSING):
+    options_of = {one.name: one for kind in (ForgetArguments, *unlearn.TYPES) for one in fields(kind)}
+    for name in [name for name, value in options.items() if value is None and name in options_of]:
+        one = options_of[name]
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if default not in (None, MISSING, []):
             raise ValueError(
                 f"`{name}` is None, which a call cannot set. Leave it out for the default, {default!r}, or give a "
                 "value."
